@@ -1,0 +1,189 @@
+"""The shape of a LLaMA: exact parameter counts, FLOPs per token and cache bytes, without torch.
+
+Symbols in formulas: L layers, d width, q = heads x head size, k = KV heads x head size,
+f hidden size of SwiGLU, V vocabulary, T context.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from llama_scale.errors import InputError
+
+ParameterConvention = Literal["total", "non_embedding", "matmul"]
+CONVENTIONS: tuple[ParameterConvention, ...] = get_args(ParameterConvention)
+
+LLAMA_VOCABULARY = 32_000  # Touvron et al. 2023, section 2.1
+LLAMA_CONTEXT = 2_048
+HIDDEN_MULTIPLE = 256  # LLaMA's released code rounds 2/3 x 4d up to a multiple of this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCounts:
+    """Parameters of one model under each convention.
+
+    `total` counts everything once; `non_embedding` leaves out the input embedding and the output
+    head; `matmul` leaves out the input embedding alone (a tied head still multiplies).
+    """
+
+    total: int
+    non_embedding: int
+    matmul: int
+
+    def by(self, convention: ParameterConvention) -> int:
+        return {"total": self.total, "non_embedding": self.non_embedding, "matmul": self.matmul}[convention]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The shape of one LLaMA (Touvron et al. 2023, section 2.2): everything that fixes its weights' sizes.
+
+    >>> LLAMA_7B.parameters.total
+    6738415616
+    """
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    hidden: int
+    vocabulary: int = LLAMA_VOCABULARY
+    context: int = LLAMA_CONTEXT
+    tied_head: bool = False
+    qk_norm: bool = False
+    norm_epsilon: float = 1e-5
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        sizes = ("layers", "width", "heads", "kv_heads", "head_size", "hidden", "vocabulary", "context")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"model.{name} is {getattr(self, name)}, but must be at least 1",
+                    hint=f"set model.{name} to a positive whole number",
+                )
+        if self.heads % self.kv_heads:
+            raise InputError(
+                f"model.kv_heads is {self.kv_heads}, which does not divide model.heads ({self.heads})",
+                hint=f"use a divisor of {self.heads}: {', '.join(map(str, _divisors(self.heads)))}",
+            )
+        if self.head_size % 2:
+            raise InputError(
+                f"model.head_size is {self.head_size}, but rotary embeddings turn pairs of numbers",
+                hint=f"use an even head size, such as {self.head_size + 1}",
+            )
+
+    @property
+    def parameters(self) -> ParameterCounts:
+        """Exact counts, norms included."""
+        attention = 2 * self.width * self.head_size * (self.heads + self.kv_heads)
+        norms = 2 * self.width + (2 * self.head_size if self.qk_norm else 0)
+        body = self.layers * (attention + 3 * self.width * self.hidden + norms) + self.width
+        table = self.vocabulary * self.width
+        return ParameterCounts(
+            total=body + table * (1 if self.tied_head else 2),
+            non_embedding=body,
+            matmul=body + table,
+        )
+
+    @property
+    def matrix_weights(self) -> int:
+        """Weights that every token is multiplied by: `matmul` parameters less the norms."""
+        attention = 2 * self.width * self.head_size * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.width * self.hidden) + self.vocabulary * self.width
+
+    def forward_flops_per_token(self, context: int | None = None) -> int:
+        """FLOPs of the matrix products of one token's forward pass: 2 x weights + 4 L q T.
+
+        Attention is counted over the whole context, as PaLM (appendix B) and torch's FlopCounterMode do.
+        """
+        length = self.context if context is None else context
+        return 2 * self.matrix_weights + 4 * self.layers * self.heads * self.head_size * length
+
+    def train_flops_per_token(self, context: int | None = None) -> int:
+        """FLOPs of forward and backward: the backward pass has two products for each forward one."""
+        return 3 * self.forward_flops_per_token(context)
+
+    def kv_cache_bytes_per_token(self, bytes_per_value: float = 2.0) -> float:
+        """Bytes that one token of context holds in the key-value cache: 2 L k bytes."""
+        return 2 * self.layers * self.kv_heads * self.head_size * bytes_per_value
+
+
+def llama_hidden(width: int, multiple: int = HIDDEN_MULTIPLE) -> int:
+    """SwiGLU's hidden size as LLaMA chooses it: 2/3 x 4 width, rounded up to `multiple`."""
+    return multiple * math.ceil(int(8 * width / 3) / multiple)
+
+
+def llama(layers: int, width: int, *, heads: int | None = None, **others: int | float | bool) -> ModelConfig:
+    """A LLaMA of the paper's proportions: head size 128 unless `heads` is given, no grouped queries."""
+    head_count = heads if heads is not None else max(1, width // 128)
+    fields = {"kv_heads": head_count, "head_size": width // head_count, "hidden": llama_hidden(width), **others}
+    return ModelConfig(layers=layers, width=width, heads=head_count, **fields)  # pyright: ignore[reportArgumentType]
+
+
+LLAMA_7B = llama(32, 4096)
+LLAMA_13B = llama(40, 5120)
+LLAMA_33B = llama(60, 6656)
+LLAMA_65B = llama(80, 8192)
+
+
+def nearest_shape(
+    parameters: float,
+    *,
+    convention: ParameterConvention = "total",
+    vocabulary: int = LLAMA_VOCABULARY,
+    context: int = LLAMA_CONTEXT,
+) -> ModelConfig:
+    """The buildable LLaMA whose parameter count is nearest to `parameters`.
+
+    Head size is 128 from width 1,024 on and 64 or less below; width is a whole number of heads and
+    width / layers stays near the family's (128 at 7B and 13B, 102 at 65B). Among shapes within 1 % of
+    the nearest count, the one of the most LLaMA-like aspect ratio wins.
+    """
+    candidates = [
+        (abs(math.log(shape.parameters.by(convention) / parameters)), _oddness(shape), shape)
+        for shape in _ladder(vocabulary=vocabulary, context=context, parameters=parameters)
+    ]
+    closest = min(miss for miss, _, _ in candidates)
+    return min((c for c in candidates if c[0] <= closest + 0.01), key=lambda c: (c[1], c[0]))[2]
+
+
+def _ladder(*, vocabulary: int, context: int, parameters: float) -> Iterator[ModelConfig]:
+    """Shapes around the width whose body 12 L d^2, at the family's aspect ratio, holds `parameters`."""
+    guess = (parameters * _aspect_ratio(parameters) / 12) ** (1 / 3)
+    unit = next(size for size in (128, 64, 32, 16, 8) if guess >= 6 * size or size == 8)
+    lowest = max(1, math.floor(0.4 * guess / unit))
+    for count in range(lowest, math.ceil(1.4 * guess / unit) + 2):
+        width = count * unit
+        multiple = HIDDEN_MULTIPLE if width >= 768 else 16
+        usual = width / _aspect_ratio(parameters)
+        for layers in range(max(1, math.floor(0.6 * usual)), math.ceil(1.6 * usual) + 2):
+            yield llama(
+                layers,
+                width,
+                heads=count,
+                hidden=llama_hidden(width, multiple),
+                vocabulary=vocabulary,
+                context=context,
+            )
+
+
+def _aspect_ratio(parameters: float) -> float:
+    """Width over layers: 128 from 7B to 13B, 102 at 65B in the family; models below 7B are narrower (64 at 150M)."""
+    if parameters >= 13e9:
+        return max(96.0, 128 - 26 * math.log(parameters / 13e9) / math.log(5))
+    return min(128.0, max(16.0, 128 * (parameters / 6.7e9) ** 0.18))
+
+
+def _oddness(shape: ModelConfig) -> float:
+    """How far the aspect ratio is from the family's, coarsely, with even layer counts preferred."""
+    ratio = shape.width / shape.layers / _aspect_ratio(shape.parameters.total)
+    return round(abs(math.log(ratio)), 1) + (0.05 if shape.layers % 2 else 0.0)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

@@ -1,0 +1,35 @@
+"""The errors that users are meant to see: what went wrong, and how to fix it."""
+
+from __future__ import annotations
+
+
+class LlamaScaleError(Exception):
+    """An expected failure, printed as one line of what and one line of how to fix it.
+
+    `exit_code` is what the command line returns: 1 for work that failed or cannot be done.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(LlamaScaleError):
+    """Bad input from the command line, a file or the environment (exit code 2)."""
+
+    exit_code = 2
+
+
+class InfeasibleError(LlamaScaleError):
+    """A question that has an answer in principle, but none under its constraints (exit code 1)."""
+
+
+class UnidentifiedError(LlamaScaleError):
+    """Data that cannot identify what was asked of them, so no estimate is given (exit code 1)."""
+
+
+class StoreError(LlamaScaleError):
+    """A run folder, checkpoint or corpus that cannot be read or written (exit code 1)."""
