@@ -1,0 +1,124 @@
+"""Accelerators: peak rates, memory, bandwidth, power and dated prices (`data/accelerators.toml`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, get_args
+
+from llama_scale.errors import InputError
+
+Precision = Literal["bf16", "fp16", "fp8", "int8", "fp4"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """US dollars for an hour of one accelerator, as quoted on `date`; `reference` is None where none was dated."""
+
+    reference: float | None
+    low: float | None = None
+    high: float | None = None
+    date: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """One accelerator: dense peaks in operations/s by precision, sizes in bytes, bandwidths in bytes/s."""
+
+    name: str
+    vendor: str
+    year: int
+    peak_flops_per_second: Mapping[str, float]
+    memory_bytes: float
+    bandwidth_bytes_per_second: float
+    interconnect_bytes_per_second: float | None
+    power_watts: float | None
+    price: Price | None
+    source: str
+    aliases: tuple[str, ...] = ()
+    unconfirmed: str | None = None
+    note: str | None = None
+
+    def peak(self, precision: Precision = "bf16") -> float:
+        """Dense operations/s at `precision`; where only bf16 is listed, fp16 runs at its rate.
+
+        Raises InputError naming the precisions that this accelerator has.
+        """
+        peaks = self.peak_flops_per_second
+        if precision == "fp16" and "bf16" in peaks:
+            return peaks["bf16"]
+        if precision not in peaks:
+            raise InputError(
+                f"{self.name} has no {precision} rate in our table",
+                hint=f"use one of its precisions ({', '.join(peaks)}) or another accelerator",
+            )
+        return peaks[precision]
+
+
+def accelerator(name: str) -> Accelerator:
+    """The accelerator of this name or alias; upper case, dashes and blanks do not matter.
+
+    Raises InputError with the nearest names.
+
+    >>> accelerator("h100").name
+    'H100-SXM'
+    """
+    known = {_key(word): chip for chip in accelerators() for word in (chip.name, *chip.aliases)}
+    if found := known.get(_key(name)):
+        return found
+    raise InputError(f"unknown accelerator '{name}'", hint=nearest_names_hint(name, accelerator_names()))
+
+
+def accelerator_names() -> tuple[str, ...]:
+    """Names of every accelerator that we ship figures for."""
+    return tuple(chip.name for chip in accelerators())
+
+
+@cache
+def accelerators() -> tuple[Accelerator, ...]:
+    """Every accelerator of `data/accelerators.toml`."""
+    import tomllib
+
+    text = resources.files("llama_scale").joinpath("data/accelerators.toml").read_text(encoding="utf-8")
+    return tuple(_accelerator_from(entry) for entry in tomllib.loads(text)["accelerator"])
+
+
+def nearest_names_hint(name: str, names: Iterable[str]) -> str:
+    """A hint that offers the names most like `name`, or all of them if none is."""
+    from difflib import get_close_matches
+
+    by_key = {_key(known): known for known in names}
+    wanted = _key(name)
+    alike = [by_key[key] for key in get_close_matches(wanted, by_key, n=4, cutoff=0.5)]
+    within = [known for key, known in by_key.items() if wanted and wanted in key and known not in alike]
+    nearest = (within + alike)[:5]
+    if nearest:
+        return f"did you mean {' or '.join(nearest)}?"
+    return f"choose from: {', '.join(by_key.values())}"
+
+
+def _key(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum() or letter == ".")
+
+
+def _accelerator_from(entry: Mapping[str, Any]) -> Accelerator:
+    link, price = entry.get("interconnect_gb_s"), entry.get("price")
+    return Accelerator(
+        name=entry["name"],
+        vendor=entry["vendor"],
+        year=entry["year"],
+        peak_flops_per_second={name: 1e12 * rate for name, rate in entry["peak_tflops"].items()},
+        memory_bytes=entry["memory_gib"] * 2**30,
+        bandwidth_bytes_per_second=1e12 * entry["bandwidth_tb_s"],
+        interconnect_bytes_per_second=None if link is None else 1e9 * link,
+        power_watts=entry.get("power_w"),
+        price=None if price is None else Price(**{"reference": None, **price}),
+        source=entry["source"],
+        aliases=tuple(entry.get("aliases", ())),
+        unconfirmed=entry.get("unconfirmed"),
+        note=entry.get("note"),
+    )
