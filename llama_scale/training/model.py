@@ -1,0 +1,147 @@
+"""LLaMA (Touvron et al. 2023, section 2.2), readable in one sitting.
+
+Shapes: B sequences, T tokens, D width, H heads, K key-value heads, S head size, F hidden size of
+SwiGLU, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llama_scale.architecture import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) x weight over the last dimension (Zhang & Sennrich 2019)."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+
+
+class Attention(nn.Module):
+    """Causal attention with rotary positions; K < H gives grouped queries, K = 1 multi-query."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_size = config.heads, config.kv_heads, config.head_size
+        self.query = nn.Linear(config.width, config.heads * config.head_size, bias=False)
+        self.key = nn.Linear(config.width, config.kv_heads * config.head_size, bias=False)
+        self.value = nn.Linear(config.width, config.kv_heads * config.head_size, bias=False)
+        self.output = nn.Linear(config.heads * config.head_size, config.width, bias=False)
+        self.query_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else nn.Identity()
+
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        batch, length, _ = x_BTD.shape
+        q_BTHS = self.query(x_BTD).view(batch, length, self.heads, self.head_size)
+        k_BTKS = self.key(x_BTD).view(batch, length, self.kv_heads, self.head_size)
+        v_BTKS = self.value(x_BTD).view(batch, length, self.kv_heads, self.head_size)
+        q_BHTS = rotate(self.query_norm(q_BTHS), rotation).transpose(1, 2)
+        k_BKTS = rotate(self.key_norm(k_BTKS), rotation).transpose(1, 2)
+        mixed_BHTS = F.scaled_dot_product_attention(
+            q_BHTS, k_BKTS, v_BTKS.transpose(1, 2), is_causal=True, enable_gqa=self.kv_heads != self.heads
+        )
+        return self.output(mixed_BHTS.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x) (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.hidden, bias=False)
+        self.up = nn.Linear(config.width, config.hidden, bias=False)
+        self.down = nn.Linear(config.hidden, config.width, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
+
+
+class Block(nn.Module):
+    """Attention, then SwiGLU, each on a normalised input and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
+        self.attention = Attention(config)
+        self.feed_forward_norm = RMSNorm(config.width, config.norm_epsilon)
+        self.feed_forward = SwiGLU(config)
+
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation)
+        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))
+
+
+class Llama(nn.Module):
+    """Token ids in, logits out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_epsilon)
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        if config.tied_head:
+            self.head.weight = self.embedding.weight
+        cosine, sine = rotary_table(config)
+        self.register_buffer("cosine", cosine, persistent=False)
+        self.register_buffer("sine", sine, persistent=False)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        length = tokens_BT.shape[1]
+        rotation = self.get_buffer("cosine")[:length], self.get_buffer("sine")[:length]
+        x_BTD = self.embedding(tokens_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, rotation)
+        return self.head(self.norm(x_BTD))
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross entropy in nats per token (or their sum, with reduction="sum")."""
+        logits_BTV = self(tokens_BT)
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction=reduction)
+
+
+def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of position x theta^(-2i/S), each [T, 1, S], the sines signed for `rotate`."""
+    half = config.head_size // 2
+    frequency = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.outer(torch.arange(config.context, dtype=torch.float64), frequency)
+    cosine = torch.cat([angle.cos(), angle.cos()], -1)
+    sine = torch.cat([-angle.sin(), angle.sin()], -1)
+    return cosine[:, None].float(), sine[:, None].float()
+
+
+def rotate(x_BTHS: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary positions (Su et al. 2021), pairing channel i with i + S/2 as released LLaMA weights in transformers do."""
+    cosine, sine = rotation
+    swapped = x_BTHS.roll(x_BTHS.shape[-1] // 2, -1)
+    return torch.addcmul(x_BTHS * cosine, swapped, sine)
+
+
+def initialise(model: Llama, seed: int, gain: float) -> None:
+    """Normal weights of deviation gain/sqrt(fan-in); projections into the residual stream are cut by sqrt(2L).
+
+    Every matrix draws from its own generator, keyed by (seed, its name), so that a layer's start does
+    not depend on what else the model holds.
+    """
+    depth = math.sqrt(2 * model.config.layers)
+    with torch.no_grad():
+        for position, (name, weight) in enumerate(model.named_parameters()):
+            if weight.ndim < 2:
+                continue
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
+            fan_in = weight.shape[1]
+            deviation = gain / math.sqrt(fan_in)
+            if name.endswith(("output.weight", "down.weight")):
+                deviation /= depth
+            weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
