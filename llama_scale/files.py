@@ -1,104 +1,86 @@
-"""Files that are either whole or absent: written under another name, synced, then renamed."""
+"""Writing files so that a crash, a full disk or a read-only folder never leaves half of one."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import tempfile
 from pathlib import Path
 
 from llama_scale.errors import StoreError
 
-TEMPORARY_PREFIX = ".tmp-"
-
 _HINTS = {
-    errno.ENOSPC: "free some disk space and run the same command again; nothing that was finished is lost",
-    errno.EDQUOT: "free some of your disk quota and run the same command again; nothing finished is lost",
-    errno.EFBIG: "raise the file size limit (`ulimit -f`) and run the same command again",
-    errno.EACCES: "choose a folder that you may write to, for example with --store or --output",
-    errno.EPERM: "choose a folder that you may write to, for example with --store or --output",
-    errno.EROFS: "the file system is read-only: choose another folder with --store or --output",
-    errno.ENOTDIR: "a part of that path is a file: choose another folder",
+    errno.ENOSPC: "free some space, or choose another folder with --store",
+    errno.EDQUOT: "free some of your quota, or choose another folder with --store",
+    errno.EACCES: "give yourself permission to write there, or choose another folder with --store",
+    errno.EPERM: "give yourself permission to write there, or choose another folder with --store",
+    errno.EROFS: "that file system is read-only: choose another folder with --store",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it, or choose another folder with --store",
+    errno.EEXIST: "a file stands where a folder is needed: move it, or choose another folder with --store",
+    errno.EISDIR: "a folder stands where a file is needed: move it, or choose another name",
+    errno.ENOENT: "check the path for typing errors",
 }
 
 
-def write_atomically(path: Path, data: str | bytes) -> None:
-    """Write `data` so that a reader finds the old file or the new one, never a part of it.
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Puts `data` at `path`, whole or not at all: what was there stays until the new file is on the disk.
 
-    Raises StoreError (no space, no permission, read-only); the old file is then untouched.
+    Missing folders are made. Raises StoreError where the file cannot be written; nothing is left behind.
     """
-    temporary = _temporary(path)
-    with explain_os_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-        except BaseException:
-            with suppress(OSError):
+    content = data.encode() if isinstance(data, str) else data
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(_new_file_mode())
+        temporary.replace(path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def publish_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; when the block ends well it appears at `path`, synced, all at once.
-
-    If `path` came into being meanwhile (another process published the same), ours is dropped.
-    """
-    temporary = _temporary(path)
-    with explain_os_errors(path):
-        try:
-            temporary.mkdir(parents=True)
-            yield temporary
-            for file in temporary.rglob("*"):
-                sync_file(file)
-            sync_folder(temporary)
-            with suppress(FileExistsError):
-                _rename_new(temporary, path)
-            sync_folder(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def explain_os_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into a StoreError that names `path` and how to go on."""
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        hint = _HINTS.get(error.errno or 0, "check the path and the disk, then run the same command again")
-        raise StoreError(f"cannot write {str(path)!r}: {reason}", hint=hint) from error
-
-
-def sync_file(path: Path) -> None:
-    """Ask the disk to keep what was written to `path`."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-sync_folder = sync_file
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-
-
-def _rename_new(source: Path, target: Path) -> None:
-    """Rename a folder onto a name that must be free."""
-    try:
-        source.rename(target)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise FileExistsError from None
+        if isinstance(error, OSError):
+            raise store_error(error, f"cannot write {path}") from error
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` (a rename, a new file) survive a power cut.
+
+    Some network file systems refuse to sync a folder; the file itself is safe by then.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes `folder` and its parents where missing; raises StoreError where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise store_error(error, f"cannot make the folder {folder}") from error
+    return folder
+
+
+def store_error(error: OSError, what: str) -> StoreError:
+    """`error` of the operating system in the words of our own, with the way out that its code suggests."""
+    reason = (error.strerror or str(error)).lower()
+    hint = _HINTS.get(error.errno or 0, "check that the disk is well, or choose another folder with --store")
+    return StoreError(f"{what}: {reason}", hint=hint)
+
+
+def _new_file_mode() -> int:
+    """What `open` would have given the file: mkstemp makes files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
