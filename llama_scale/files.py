@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from llama_scale.errors import StoreError
@@ -29,21 +30,17 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Missing folders are made. Raises StoreError where the file cannot be written; nothing is left behind.
     """
     content = data.encode() if isinstance(data, str) else data
-    temporary: Path | None = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(_new_file_mode())
         temporary.replace(path)
     except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise store_error(error, f"cannot write {path}") from error
         raise
@@ -56,11 +53,7 @@ def sync_folder(folder: Path) -> None:
     Some network file systems refuse to sync a folder; the file itself is safe by then.
     """
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(folder)
 
 
 def make_folder(folder: Path) -> Path:
@@ -79,8 +72,33 @@ def store_error(error: OSError, what: str) -> StoreError:
     return StoreError(f"{what}: {reason}", hint=hint)
 
 
-def _new_file_mode() -> int:
-    """What `open` would have given the file: mkstemp makes files that only their owner can read."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+@contextlib.contextmanager
+def publish_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder to fill; when the block ends well it appears at `path`, synced, all at once.
+
+    If `path` came into being meanwhile (another process published the same), that one stays. Raises
+    StoreError where the disk refuses; then nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        if not path.exists():
+            temporary.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if not (error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.is_dir()):
+            raise store_error(error, f"cannot write {path}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
