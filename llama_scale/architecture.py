@@ -7,7 +7,7 @@ f hidden size of SwiGLU, V vocabulary, T context.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -138,51 +138,62 @@ def nearest_shape(
     vocabulary: int = LLAMA_VOCABULARY,
     context: int = LLAMA_CONTEXT,
 ) -> ModelConfig:
-    """The buildable LLaMA whose parameter count is nearest to `parameters`.
+    """A LLaMA that people would build, with about `parameters` parameters: within 3 % from 100M on.
 
-    Head size is 128 from width 1,024 on and 64 or less below; width is a whole number of heads and
-    width / layers stays near the family's (128 at 7B and 13B, 102 at 65B). Among shapes within 1 % of
-    the nearest count, the one of the most LLaMA-like aspect ratio wins.
+    Width is a whole number of heads of size 128 (64 or less in models below 100M), heads come in fours,
+    better eights, once the width reaches 2,048, layers in even numbers where that costs little, and
+    width / layers stays near the family's (128 at 7B and 13B, 102 at 65B). The four LLaMA sizes come
+    back exactly.
+
+    >>> nearest_shape(6.74e9) == LLAMA_7B
+    True
     """
-    candidates = [
-        (abs(math.log(shape.parameters.by(convention) / parameters)), _oddness(shape), shape)
-        for shape in _ladder(vocabulary=vocabulary, context=context, parameters=parameters)
-    ]
-    closest = min(miss for miss, _, _ in candidates)
-    return min((c for c in candidates if c[0] <= closest + 0.01), key=lambda c: (c[1], c[0]))[2]
+    shapes = _ladder(parameters, convention, vocabulary=vocabulary, context=context)
+    return min(shapes, key=lambda shape: _oddness(shape, parameters, convention))
 
 
-def _ladder(*, vocabulary: int, context: int, parameters: float) -> Iterator[ModelConfig]:
-    """Shapes around the width whose body 12 L d^2, at the family's aspect ratio, holds `parameters`."""
-    guess = (parameters * _aspect_ratio(parameters) / 12) ** (1 / 3)
-    unit = next(size for size in (128, 64, 32, 16, 8) if guess >= 6 * size or size == 8)
-    lowest = max(1, math.floor(0.4 * guess / unit))
-    for count in range(lowest, math.ceil(1.4 * guess / unit) + 2):
-        width = count * unit
-        multiple = HIDDEN_MULTIPLE if width >= 768 else 16
-        usual = width / _aspect_ratio(parameters)
-        for layers in range(max(1, math.floor(0.6 * usual)), math.ceil(1.6 * usual) + 2):
-            yield llama(
-                layers,
-                width,
-                heads=count,
-                hidden=llama_hidden(width, multiple),
-                vocabulary=vocabulary,
-                context=context,
-            )
-
-
-def _aspect_ratio(parameters: float) -> float:
-    """Width over layers: 128 from 7B to 13B, 102 at 65B in the family; models below 7B are narrower (64 at 150M)."""
+def aspect_ratio(parameters: float) -> float:
+    """Width over layers: 128 at 7B and 13B, 102 at 65B in the family; smaller models are narrower (64 at 150M)."""
     if parameters >= 13e9:
         return max(96.0, 128 - 26 * math.log(parameters / 13e9) / math.log(5))
     return min(128.0, max(16.0, 128 * (parameters / 6.7e9) ** 0.18))
 
 
-def _oddness(shape: ModelConfig) -> float:
-    """How far the aspect ratio is from the family's, coarsely, with even layer counts preferred."""
-    ratio = shape.width / shape.layers / _aspect_ratio(shape.parameters.total)
-    return round(abs(math.log(ratio)), 1) + (0.05 if shape.layers % 2 else 0.0)
+def _ladder(
+    parameters: float, convention: ParameterConvention, *, vocabulary: int, context: int
+) -> Iterator[ModelConfig]:
+    """Shapes around the width whose layers, at the family's aspect ratio, hold `parameters` with the tables."""
+    tables = {"total": 2, "matmul": 1, "non_embedding": 0}[convention] * vocabulary
+    ratio = aspect_ratio(parameters)
+    guess = _positive_root(lambda width: 12 * width**3 / ratio + tables * width - parameters)
+    head_size = 128 if guess >= 1024 else next(size for size in (64, 32, 16, 8) if guess >= 6 * size or size == 8)
+    step = head_size * (4 if guess >= 2048 else 1)
+    for count in range(max(1, math.floor(0.75 * guess / step)), math.ceil(1.3 * guess / step) + 2):
+        width = count * step
+        hidden = llama_hidden(width, HIDDEN_MULTIPLE if width >= 768 else 16)
+        a_layer = 4 * width**2 + 3 * width * hidden + 2 * width
+        wanted = (parameters - tables * width) / a_layer
+        for layers in sorted({max(1, math.floor(wanted) + extra) for extra in (-1, 0, 1, 2)}):
+            heads = width // head_size
+            yield llama(layers, width, heads=heads, hidden=hidden, vocabulary=vocabulary, context=context)
+
+
+def _oddness(shape: ModelConfig, parameters: float, convention: ParameterConvention) -> float:
+    """How unlike the wish a shape is: 0.3 for 1 % of missed parameters, 1.2 for 2 %, a little for odd proportions."""
+    missed = 0.3 * (100 * math.log(shape.parameters.by(convention) / parameters)) ** 2
+    stretched = 8 * math.log(shape.width / shape.layers / aspect_ratio(parameters)) ** 2
+    uneven_heads = 0.3 if shape.width >= 1024 and shape.heads % (8 if shape.width >= 2048 else 2) else 0.0
+    uneven_layers = 1.2 if shape.layers % 2 else 0.1 if shape.layers % 4 else 0.0
+    return missed + stretched + uneven_heads + uneven_layers
+
+
+def _positive_root(increasing: Callable[[float], float]) -> float:
+    """Where an increasing function of a positive number crosses zero, by bisection of its logarithm."""
+    low, high = 1e-3, 1e9
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if increasing(middle) < 0 else (low, middle)
+    return high
 
 
 def _divisors(number: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llama_scale.errors import InputError
@@ -83,7 +83,7 @@ def accelerators() -> tuple[Accelerator, ...]:
     """Every accelerator of `data/accelerators.toml`."""
     import tomllib
 
-    text = resources.files("llama_scale").joinpath("data/accelerators.toml").read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "data" / "accelerators.toml").read_text(encoding="utf-8")
     return tuple(_accelerator_from(entry) for entry in tomllib.loads(text)["accelerator"])
 
 
