@@ -215,7 +215,7 @@ def _parse_any(text: str | float, kinds: tuple[QuantityKind, ...], name: str, ex
     found = next((_KINDS[kind].name for kind in _KINDS if _read(text, kind) is not None), None)
     if found is None:
         raise InputError(f"{text!r} is not {name}", hint=hint)
-    if text.strip()[-1].isdigit():
+    if _read(text, "fraction") is not None and "%" not in text:
         raise InputError(f"expected {name}, but {text!r} has no unit", hint=hint)
     raise InputError(f"expected {name}, but {text!r} is {found}", hint=hint)
 

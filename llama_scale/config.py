@@ -1,0 +1,335 @@
+"""TOML and JSON to frozen dataclasses and back: every error at once, overrides, canonical hashes."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from llama_scale import quantities
+from llama_scale.errors import InputError, LlamaScaleError
+
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+T = TypeVar("T")
+
+_PARSERS: dict[str, Callable[[str], float]] = {
+    "flops": quantities.parse_flops,
+    "usd_per_hour": quantities.parse_usd_per_hour,
+    "gpu_hours": quantities.parse_gpu_hours,
+    "usd": quantities.parse_usd,
+    "bytes": quantities.parse_bytes,
+    "seconds": quantities.parse_seconds,
+    "fraction": quantities.parse_fraction,
+}
+
+
+def load_toml(path: Path, type_: type[T], *, overrides: Iterable[str] = ()) -> T:
+    """The value of `type_` that a TOML file describes, with `a.b=c` overrides applied first.
+
+    Raises InputError that names every problem of the file at once: key path, value, nearest key.
+    """
+    return structure(apply_overrides(read_toml(path), overrides), type_, source=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; raises InputError where it is missing, unreadable or malformed."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}", hint=_other_files(path)) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"cannot read {path}: {reason}", hint="give the path of a readable file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text", hint="save it as UTF-8, which TOML asks for") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}", hint="correct that line") from error
+
+
+def structure(tables: Mapping[str, Any], type_: type[T], *, source: str) -> T:
+    """The value of `type_` with the fields in `tables`; `source` is where they came from, for errors.
+
+    Numbers may be text, read by the unit that ends the field's name (`_bytes`, `_seconds`, `_flops`, ...)
+    or else as a count, so that "7B" means the same here as on the command line.
+    """
+    try:
+        return _converter().structure(tables, type_)
+    except Exception as error:
+        problems = list(_problems(error, _Place(keys=(), value=tables, type=type_)))
+        if not problems:
+            raise
+        raise _all_at_once(source, problems) from error
+
+
+def apply_overrides(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `tables` with each `a.b=c` put at its key path; values are TOML, or else bare text.
+
+    >>> apply_overrides({"model": {"layers": 2}}, ["model.layers=4", "corpus.path=text"])
+    {'model': {'layers': 4}, 'corpus': {'path': 'text'}}
+    """
+    changed = copy.deepcopy(dict(tables))
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = [key.strip() for key in path.split(".")]
+        if not equals or not all(keys):
+            raise InputError(
+                f"--set {override!r} has no KEY=VALUE", hint="write it like --set model.layers=4"
+            )
+        _put(changed, keys, _toml_value(text.strip()), override)
+    return changed
+
+
+def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """The names in `known` that `word` may have been meant to be, closest first."""
+    by_lower = {name.lower(): name for name in known}
+    return [by_lower[name] for name in difflib.get_close_matches(word.lower(), by_lower, n=count)]
+
+
+def plain(value: Any) -> Any:
+    """`value` as the dicts, lists, text and numbers that JSON has; frozen dataclasses by their fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, Path):
+        return str(value)
+    to_list = getattr(value, "tolist", None)  # numpy's scalars and arrays, without importing numpy
+    return value if to_list is None else to_list()
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of `value`: sorted keys, no spaces, shortest floats, ASCII.
+
+    Raises ValueError for infinities and nan, which JSON lacks.
+    """
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def canonical_hash(value: Any) -> str:
+    """The first 16 hexadecimal digits of the sha256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()[:16]
+
+
+def _other_files(path: Path) -> str:
+    others = sorted(other.name for other in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+    close = nearest(path.name, others)
+    if close:
+        return f"did you mean {path.with_name(close[0])}?"
+    return f"{path.parent} has {', '.join(others)}" if others else "check the path for typing errors"
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return document["value"] if len(document) == 1 else text
+
+
+def _put(tables: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    """Sets one value in place, making the tables on the way and counting into lists."""
+    here: Any = tables
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        where: Any = key
+        if isinstance(here, list):
+            if not key.isdigit() or int(key) >= len(here):
+                raise InputError(
+                    f"--set {override!r}: {'.'.join(keys[:depth])} is a list without an item {key!r}",
+                    hint=f"count its items from 0 to {len(here) - 1}",
+                )
+            where = int(key)
+        elif not isinstance(here, dict):
+            raise InputError(
+                f"--set {override!r}: {'.'.join(keys[:depth])} is {_shown(here)}, not a table",
+                hint="shorten the key path",
+            )
+        if last:
+            here[where] = value
+        else:
+            here = here.setdefault(where, {}) if isinstance(here, dict) else here[where]
+
+
+# From tables to dataclasses, strictly: cattrs alone would turn "3" and 3.7 into 3.
+
+
+@cache
+def _converter() -> Converter:
+    from cattrs import Converter
+
+    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
+    for kind in (int, float):
+        converter.register_structure_hook(
+            kind, lambda value, type_: _number(value, type_, quantities.parse_count)
+        )
+    for kind, words in ((str, "text in quotes"), (bool, "true or false")):
+        converter.register_structure_hook(kind, _exactly(kind, words))
+    converter.register_structure_hook(
+        Path, lambda value, _: Path(_exactly(str, "a path in quotes")(value, str))
+    )
+    converter.register_structure_hook_factory(
+        _is_dataclass_type, lambda type_: _dataclass_hook(converter, type_)
+    )
+    return converter
+
+
+def _is_dataclass_type(type_: Any) -> bool:
+    return isinstance(type_, type) and is_dataclass(type_)
+
+
+def _dataclass_hook(converter: Converter, type_: type) -> Callable[[Any, Any], Any]:
+    from cattrs.gen import make_dict_structure_fn, override
+
+    hints = get_type_hints(type_)
+    hooks = {f.name: _field_hook(converter, f.name, hints[f.name]) for f in fields(type_)}
+    overrides: dict[str, Any] = {
+        name: override(struct_hook=hook) for name, hook in hooks.items() if hook is not None
+    }
+    read = make_dict_structure_fn(
+        type_, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True, **overrides
+    )
+
+    def read_table(value: Any, expected: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError("expected a table")
+        return read(value, expected)
+
+    return read_table
+
+
+def _field_hook(converter: Converter, name: str, type_: Any) -> Callable[[Any, Any], Any] | None:
+    """How one field is read where the type alone does not say it: numbers have units, text is no list."""
+    if (
+        get_origin(type_) in (Union, UnionType)
+        and len(get_args(type_)) == 2
+        and type(None) in get_args(type_)
+    ):
+        inner = _field_hook(converter, name, next(arg for arg in get_args(type_) if arg is not type(None)))
+        return inner and (lambda value, expected: None if value is None else inner(value, expected))
+    parse = next((_PARSERS[unit] for unit in _PARSERS if name.endswith(unit)), quantities.parse_count)
+    if type_ in (int, float):
+        return lambda value, _: _number(value, type_, parse)
+    if get_origin(type_) not in (tuple, list):
+        return None
+    numbers = next((arg for arg in get_args(type_) if arg in (int, float)), None)
+
+    def read_list(value: Any, _: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("expected a list")
+        if numbers is None:
+            return converter.structure(value, type_)
+        converted = [_number(item, numbers, parse) if type(item) is not list else item for item in value]
+        return converter.structure(converted, type_)
+
+    return read_list
+
+
+def _number(value: Any, type_: type, parse: Callable[[str], float]) -> int | float:
+    wanted = "a whole number" if type_ is int else "a number"
+    number = parse(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise ValueError(f"expected {wanted}")
+    if isinstance(number, float) and not math.isfinite(number):
+        raise ValueError(f"expected {wanted} that is finite")
+    if type_ is int and number != int(number):
+        raise ValueError(f"expected {wanted}")
+    return type_(number)
+
+
+def _exactly(type_: type, words: str) -> Callable[[Any, Any], Any]:
+    def check(value: Any, _: Any) -> Any:
+        if type(value) is not type_:
+            raise ValueError(f"expected {words}")
+        return value
+
+    return check
+
+
+# From the errors of cattrs, a tree, to one line a problem.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where in a document an error was raised: the keys that lead there, what stands there, what should."""
+
+    keys: tuple[str, ...]
+    value: Any
+    type: Any
+
+    def child(self, key: str | int, type_: Any) -> _Place:
+        try:
+            value = self.value[key]
+        except (KeyError, IndexError, TypeError):
+            value = None
+        return _Place(keys=(*self.keys, str(key)), value=value, type=type_)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Problem:
+    what: str
+    hint: str | None = None
+
+
+def _problems(error: BaseException, place: _Place) -> Iterator[_Problem]:
+    from cattrs.errors import ForbiddenExtraKeysError
+
+    for note in getattr(error, "__notes__", ()):
+        if hasattr(note, "type"):  # cattrs' notes say which attribute or index an error belongs to
+            place = place.child(note.name if hasattr(note, "name") else note.index, note.type)
+    name = ".".join(place.keys) or "the file"
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _problems(inner, place)
+    elif isinstance(error, ForbiddenExtraKeysError):
+        known = [field.name for field in fields(error.cl)]
+        for key in sorted(error.extra_fields):
+            yield _unknown_key(".".join((*place.keys, key)), key, known)
+    elif isinstance(error, KeyError) and place.keys and error.args == (place.keys[-1],):
+        yield _Problem(what=f"{name} is missing", hint=f"add {place.keys[-1]} = ...")
+    elif isinstance(error, LlamaScaleError):
+        shown = f"{name} = {_shown(place.value)}: " if not isinstance(place.value, Mapping) else ""
+        yield _Problem(what=shown + error.message, hint=error.hint)
+    else:
+        what, hint = _explained(error, place)
+        yield _Problem(what=f"{name} = {_shown(place.value)}: {what}", hint=hint)
+
+
+def _unknown_key(path: str, key: str, known: list[str]) -> _Problem:
+    close = nearest(key, known)
+    hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
+    return _Problem(what=f"{path} is not a known key", hint=hint)
+
+
+def _explained(error: BaseException, place: _Place) -> tuple[str, str | None]:
+    types = (place.type, *get_args(place.type))
+    choices = [str(choice) for type_ in types if get_origin(type_) is Literal for choice in get_args(type_)]
+    if not choices:
+        return str(error), None
+    close = nearest(str(place.value), choices)
+    return f"expected one of {', '.join(choices)}", f"did you mean {close[0]!r}?" if close else None
+
+
+def _shown(value: Any, width: int = 40) -> str:
+    text = json.dumps(plain(value), default=str)
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _all_at_once(source: str, problems: list[_Problem]) -> InputError:
+    if len(problems) == 1:
+        return InputError(f"{source}: {problems[0].what}", hint=problems[0].hint or "correct that value")
+    lines = [f"  {problem.what}" + (f" ({problem.hint})" if problem.hint else "") for problem in problems]
+    message = "\n".join([f"{source} has {len(problems)} problems", *lines])
+    return InputError(message, hint="correct them all, then run the same command again")
