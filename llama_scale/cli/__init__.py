@@ -1,0 +1,96 @@
+"""The command line: a group that imports a command only when it is used, grouped by workflow in its help."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import click
+
+from llama_scale import __version__
+from llama_scale.cli.failures import exit_code_of, unknown_command
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command in the top help; its module `llama_scale.cli.<name>` has the click command as `command`."""
+
+    section: str
+    summary: str
+
+
+COMMANDS = {
+    "sweep": Entry("Measure", "Train the runs of a sweep, fit a law to them, test it on held-out runs."),
+    "worker": Entry("Measure", "Train one run of a store to its end (what launchers start)."),
+    "runs": Entry("Measure", "What has been run, and how did it end?"),
+    "data": Entry("Measure", "Prepare, show and verify the text that runs train on."),
+    "fit": Entry("Fit", "Which law do these runs follow, and how surely?"),
+    "plan": Entry("Plan", "Which model to train for what it will serve, at what cost?"),
+    "doctor": Entry("Inspect", "Is this machine ready, and what is missing?"),
+}
+
+
+class Program(click.Group):
+    """The top of the command line: loads commands lazily, and gives every error one line and one hint."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return import_module(f"llama_scale.cli.{cmd_name}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise unknown_command(args[0], list(COMMANDS), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        widest = max(map(len, COMMANDS))
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                rows = [(name, entry.summary) for name, entry in COMMANDS.items() if entry.section == section]
+                formatter.write_dl([(name.ljust(widest), summary) for name, summary in rows])
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:
+        """Runs the program and leaves with its exit code: 0 done, 1 failed, 2 misuse, 130 interrupted.
+
+        What a command returns, if it is a whole number, is the exit code.
+        """
+        if not more.pop("standalone_mode", True):
+            return super().main(args, *others, standalone_mode=False, **more)
+        words = list(sys.argv[1:] if args is None else args)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? and no traceback
+        run = partial(super().main, words, *others, standalone_mode=False, **more)
+        sys.exit(exit_code_of(run, words))
+
+
+@click.group(
+    cls=Program,
+    context_settings={
+        "auto_envvar_prefix": "LLAMA_SCALE",
+        "show_default": True,
+        "help_option_names": ["-h", "--help"],
+    },
+    epilog="""Settings: flag > LLAMA_SCALE_<COMMAND>_<OPTION> > ./llama-scale.toml >
+    ~/.config/llama-scale/config.toml > default; any command takes --show-settings.
+    Completion: eval "$(_LLAMA_SCALE_COMPLETE=bash_source llama-scale)" (or zsh_source, fish_source).""",
+)
+@click.version_option(__version__, prog_name="llama-scale", message="%(prog)s %(version)s")
+def main() -> None:
+    """From a sweep you can run tonight to the model you should train, what it will cost, and how sure we are.
+
+    \b
+      llama-scale sweep                        train the default sweep, fit a law to it
+      llama-scale plan --serve-tokens 1e12     which model to train for what it will serve
+    """

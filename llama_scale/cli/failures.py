@@ -1,0 +1,114 @@
+"""From any failure to one line of what, one line of how to fix it, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from llama_scale.cli import settings
+from llama_scale.errors import InputError, LlamaScaleError
+
+INTERRUPTED = 130
+
+
+def exit_code_of(run: Callable[[], Any], words: Sequence[str]) -> int:
+    """Runs a command line and returns its exit code, having said what went wrong.
+
+    What the command returns, if it is a whole number, is the exit code. Bugs keep their traceback.
+    """
+    from llama_scale.cli.output import print_error
+
+    try:
+        code = run()
+        _flush()
+        return code if type(code) is int else 0
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except (LlamaScaleError, click.ClickException, OSError) as error:
+        explained = explain(error)
+        print_error(explained, as_json=_wants_json(words))
+        return explained.exit_code
+
+
+def explain(error: LlamaScaleError | click.ClickException | OSError) -> LlamaScaleError:
+    """`error` as one of our own, with a hint."""
+    from llama_scale.files import store_error
+
+    if isinstance(error, LlamaScaleError):
+        return error
+    if isinstance(error, OSError):
+        return store_error(error, f"cannot use {error.filename}" if error.filename else "the system refused")
+    if isinstance(error, click.UsageError):
+        return InputError(_message(error), hint=_hint(error))
+    return LlamaScaleError(error.format_message(), hint="see `llama-scale --help`")
+
+
+def unknown_command(name: str, known: Iterable[str], ctx: click.Context) -> InputError:
+    """The error for a command that does not exist."""
+    from llama_scale.config import nearest
+
+    close = nearest(name, known)
+    program = ctx.command_path
+    hint = f"did you mean `{program} {close[0]}`?" if close else f"see `{program} --help`"
+    return InputError(f"there is no command {name!r}", hint=hint)
+
+
+def _message(error: click.UsageError) -> str:
+    if isinstance(error, click.NoSuchOption):
+        return f"there is no option {error.option_name}"
+    if isinstance(error, click.MissingParameter) or not isinstance(error, click.BadParameter):
+        text = error.format_message().rstrip(".")
+        return text[:1].lower() + text[1:]
+    return f"{_parameter_words(error)}: {error.message.rstrip('.')}"
+
+
+def _parameter_words(error: click.BadParameter) -> str:
+    """The parameter as it was written: an option's name, or the file or variable that set it."""
+    param, ctx = error.param, error.ctx
+    if param is None or ctx is None:
+        return str(error.param_hint or "bad value")
+    if not isinstance(param, click.Option):
+        return param.make_metavar(ctx)
+    name = max(param.opts, key=len)
+    source = ctx.get_parameter_source(param.name or "")
+    outside = source in (ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
+    return f"{name} (from {settings.origin(ctx, param)})" if outside else name
+
+
+def _hint(error: click.UsageError) -> str:
+    from llama_scale.config import nearest
+
+    see = f"see `{error.ctx.command_path} --help`" if error.ctx else "see `llama-scale --help`"
+    if isinstance(error, click.NoSuchOption):
+        return f"did you mean {error.possibilities[0]}?" if error.possibilities else see
+    if isinstance(error, click.BadParameter):
+        if hint := getattr(error, "hint", None):
+            return str(hint)
+        choices = getattr(getattr(error.param, "type", None), "choices", ())
+        quoted = error.message.split("'")
+        close = nearest(quoted[1], map(str, choices)) if len(quoted) > 1 else []
+        return f"did you mean {close[0]!r}?" if close else see
+    return see
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    """Whether JSON was asked for; looks for the word itself, as the line may not have been readable."""
+    asked = os.environ.get("LLAMA_SCALE_JSON", "").lower() in ("1", "true", "t", "yes", "y", "on")
+    return asked or "--json" in words
+
+
+def _flush() -> None:
+    """Writes what stdout still holds; a reader that has gone away (`| head`) is no failure."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,173 @@
+"""What commands share: options, types of values, and a Command whose help opens with a question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from llama_scale import quantities
+from llama_scale.cli import settings
+from llama_scale.errors import InputError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class QuantityType(click.ParamType):
+    """A number with its unit, read and printed by `quantities`; defaults are given as text, as users would."""
+
+    def __init__(self, name: str, parse: Callable[[Any], Any], format_: Callable[[Any], str]) -> None:
+        self.name = name
+        self.parse = parse
+        self.format = format_
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, quantities.Quantity):
+            return value
+        try:
+            return self.parse(value)
+        except InputError as error:
+            raise HintedParameterError(error.message, error.hint, ctx=ctx, param=param) from error
+
+
+class HintedParameterError(click.BadParameter):
+    """A bad value of an option, with its own way out."""
+
+    def __init__(
+        self,
+        message: str,
+        hint: str,
+        *,
+        ctx: click.Context | None = None,
+        param: click.Parameter | None = None,
+    ) -> None:
+        super().__init__(message, ctx=ctx, param=param)
+        self.hint = hint
+
+
+COUNT = QuantityType("COUNT", quantities.parse_count, quantities.format_count)
+FLOPS = QuantityType("FLOPS", quantities.parse_flops, quantities.format_flops)
+FLOPS_PER_SECOND = QuantityType(
+    "FLOP/S", quantities.parse_flops_per_second, quantities.format_flops_per_second
+)
+BUDGET = QuantityType("BUDGET", quantities.parse_budget, quantities.format_quantity)
+USD = QuantityType("DOLLARS", quantities.parse_usd, quantities.format_usd)
+USD_PER_HOUR = QuantityType("$/H", quantities.parse_usd_per_hour, quantities.format_usd_per_hour)
+BYTES = QuantityType("BYTES", quantities.parse_bytes, quantities.format_bytes)
+SECONDS = QuantityType("DURATION", quantities.parse_seconds, quantities.format_seconds)
+FRACTION = QuantityType("FRACTION", quantities.parse_fraction, quantities.format_fraction)
+
+
+class Command(click.Command):
+    """A command with examples: help shows them unwrapped after the question, tests run them.
+
+    `--show-settings` says where every setting came from; defaults come from the settings files.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **others: Any) -> None:
+        super().__init__(*args, **others)
+        self.examples = tuple(examples)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*self.params, settings.SHOW_SETTINGS, *super().get_params(ctx)[len(self.params) :]]
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if parent is not None and "default_map" not in extra:
+            extra["default_map"] = settings.defaults(self, info_name or "", parent)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.params.pop(settings.SHOW_SETTINGS.name, False):
+            return settings.show(ctx)
+        return super().invoke(ctx)
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {example}\n" for example in self.examples))
+
+
+class Group(click.Group):
+    """A command of commands, such as `runs`."""
+
+    command_class = Command
+
+
+Group.group_class = Group
+
+
+def command(*, examples: Sequence[str], name: str | None = None) -> Callable[[Callable[..., Any]], Command]:
+    """Makes a function a command: its docstring opens with the question that the command answers.
+
+    `examples` are whole command lines, 2 to 4 of them, each at most 78 columns.
+    """
+    return click.command(name, cls=Command, examples=examples)
+
+
+def json_option(function: Function) -> Function:
+    """`--json`: the result as one JSON object on stdout."""
+    decorate = click.option(
+        "--json", "as_json", is_flag=True, envvar="LLAMA_SCALE_JSON", help="Print one JSON object on stdout."
+    )
+    return decorate(function)
+
+
+def quiet_option(function: Function) -> Function:
+    """`--quiet`: no talk on stderr."""
+    decorate = click.option(
+        "--quiet",
+        "-q",
+        is_flag=True,
+        envvar="LLAMA_SCALE_QUIET",
+        help="Say nothing but the result and warnings.",
+    )
+    return decorate(function)
+
+
+def store_option(function: Function) -> Function:
+    """`--store`: the folder of runs."""
+    decorate = click.option(
+        "--store",
+        type=click.Path(file_okay=False, path_type=Path),
+        default="runs",
+        envvar="LLAMA_SCALE_STORE",
+        help="Folder that holds the runs.",
+    )
+    return decorate(function)
+
+
+def set_option(function: Function) -> Function:
+    """`--set a.b=c`, any number of times: gives the command `overrides`, a tuple for config.apply_overrides."""
+    decorate = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change one field of the TOML, as a.b=c.",
+    )
+    return decorate(function)
+
+
+def completing(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
+    """A `shell_complete` for an option whose values `names` lists; a failure there completes nothing."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        except (OSError, ValueError, InputError):
+            return []
+
+    return complete
+
+
+def complete_run_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The runs of the store that the line names so far, or of ./runs."""
+    store = Path(ctx.params.get("store") or "runs")
+    runs = sorted(spec.parent.name for spec in store.glob("*/spec.json"))
+    return [CompletionItem(run) for run in runs if run.startswith(incomplete)]

@@ -1,0 +1,160 @@
+"""The one output sink: results on stdout, for people or as one JSON object; everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llama_scale.errors import LlamaScaleError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+SCHEMA = 1
+NARROWEST = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How a command speaks: `json` turns its result into one object, `quiet` silences its talk."""
+
+    json: bool = False
+    quiet: bool = False
+
+    def result(self, value: Mapping[str, Any], human: Callable[[], Any] | Any) -> None:
+        """Prints the answer on stdout: `value` where JSON was asked for, else `human`.
+
+        `human` is text, something that rich can draw, a sequence of these, or a function that gives one
+        (so that nothing is drawn, and rich not imported, for JSON). Infinities and nan become null.
+        """
+        if self.json:
+            click.echo(json_text(value))
+        else:
+            _show(human() if callable(human) else human)
+
+    def talk(self, text: str) -> None:
+        """Says something on the way, on stderr: never part of the result."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Says what the reader must not miss, on stderr, `--quiet` or not."""
+        click.echo(f"warning: {text}", err=True)
+
+
+def current_output() -> Output:
+    """The output of the running command, by its `--json` and `--quiet`; plain talk outside a command."""
+    context = click.get_current_context(silent=True)
+    found: dict[str, Any] = {}
+    while context is not None:
+        found = {**context.params, **found}
+        context = context.parent
+    return Output(json=bool(found.get("as_json")), quiet=bool(found.get("quiet")))
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """The JSON object that a command prints: `schema` first, infinities and nan as null."""
+    from llama_scale.config import plain
+
+    return json.dumps(
+        {"schema": SCHEMA, **_finite(plain(value))}, indent=2, allow_nan=False, ensure_ascii=False
+    )
+
+
+def print_error(error: LlamaScaleError, *, as_json: bool) -> None:
+    """What went wrong and how to fix it, on stderr; in JSON mode on stdout too, for programs."""
+    click.echo(f"error: {error.message}\nhint: {error.hint}", err=True)
+    if as_json:
+        click.echo(json_text({"error": error.message, "hint": error.hint, "exit_code": error.exit_code}))
+
+
+def table(
+    rows: Sequence[Sequence[object]],
+    columns: Sequence[str],
+    *,
+    marked: int | None = None,
+    title: str | None = None,
+) -> Table:
+    """A table without lines; columns of numbers align right, the `marked` row is bold with a `>` before it."""
+    from rich.table import Table
+
+    cells = [[str(cell) for cell in row] for row in rows]
+    drawn = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left", header_style="bold")
+    if marked is not None:
+        drawn.add_column("", no_wrap=True)
+    for index, name in enumerate(columns):
+        numeric = bool(cells) and all(_looks_numeric(row[index]) for row in cells)
+        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for index, row in enumerate(cells):
+        mark = [] if marked is None else [">" if index == marked else ""]
+        drawn.add_row(*mark, *row, style="bold" if index == marked else None)
+    return drawn
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console that is plain text, 80 columns wide, wherever nobody looks at a terminal.
+
+    NO_COLOR and TERM=dumb switch every escape sequence off, bold included.
+    """
+    from rich.console import Console
+
+    file = sys.stderr if stderr else sys.stdout
+    plain = not file.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return Console(
+        file=file,
+        width=width(),
+        force_terminal=False if plain else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def width() -> int:
+    """Columns to write in: the terminal's or COLUMNS, 80 where there is neither."""
+    return max(40, shutil.get_terminal_size((NARROWEST, 24)).columns)
+
+
+def _show(human: Any) -> None:
+    if human is None:
+        return
+    if isinstance(human, str):
+        click.echo(human)
+    elif isinstance(human, Sequence):
+        for part in human:
+            _show(part)
+    else:
+        _draw(human)
+
+
+def _draw(renderable: RenderableType) -> None:
+    """Draws into lines first: rich pads them with spaces, which a file or a diff should not have."""
+    screen = console()
+    if screen.is_terminal:
+        screen.print(renderable)
+        return
+    with screen.capture() as capture:
+        screen.print(renderable)
+    click.echo("\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n")))
+
+
+def _looks_numeric(cell: str) -> bool:
+    bare = cell.strip().lstrip("~<>≈±$+-−x×(")
+    return not bare or bare[0].isdigit() or bare in ("nan", "inf", "–", "—")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,144 @@
+"""Where a setting comes from: flag > LLAMA_SCALE_* > ./llama-scale.toml > the user's TOML > default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from llama_scale.errors import InputError
+
+PREFIX = "LLAMA_SCALE"
+PROJECT_FILE = Path("llama-scale.toml")
+SHARED = ("json", "quiet", "store")  # keys that may stand above every table, for all commands that have them
+
+SHOW_SETTINGS = click.Option(
+    ["--show-settings"],
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Say where each setting came from, and stop.",
+)
+_ORIGINS = f"{__name__}.origins"
+
+
+def user_file() -> Path:
+    """The user's own settings, by the XDG rule."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return Path(home) / "llama-scale" / "config.toml"
+
+
+def files() -> list[Path]:
+    """The settings files that exist, the strongest first."""
+    return [path for path in (PROJECT_FILE, user_file()) if path.is_file()]
+
+
+def defaults(command: click.Command, name: str, parent: click.Context) -> dict[str, Any]:
+    """What the settings files say for a command's options, by parameter name.
+
+    Raises InputError for keys that the command, or the whole program, does not have.
+    """
+    path = [*_command_path(parent), name]
+    found: dict[str, Any] = {}
+    origins: dict[str, str] = parent.meta.setdefault(_ORIGINS, {})
+    for file in files():
+        for key, value in _settings_for(command, path, parent, file).items():
+            if key not in found:
+                found[key] = value
+                origins[key] = str(file)
+    return found
+
+
+def origin(ctx: click.Context, option: click.Parameter) -> str:
+    """Where the value of `option` came from, in words: a file, a variable, `the command line`, `default`."""
+    name = option.name or ""
+    source = ctx.get_parameter_source(name)
+    if source is ParameterSource.DEFAULT_MAP:
+        return ctx.meta.get(_ORIGINS, {}).get(name, str(PROJECT_FILE))
+    if source is ParameterSource.ENVIRONMENT:
+        return next((v for v in variables(ctx, option) if os.environ.get(v)), "the environment")
+    return "the command line" if source is ParameterSource.COMMANDLINE else "default"
+
+
+def variables(ctx: click.Context, option: click.Parameter) -> list[str]:
+    """The environment variables that set `option`, the strongest first."""
+    named = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+    own = (
+        [f"{ctx.auto_envvar_prefix}_{option.name.upper()}"] if option.name and ctx.auto_envvar_prefix else []
+    )
+    return named + own
+
+
+def show(ctx: click.Context) -> None:
+    """Prints every option of the command with its value and where it came from."""
+    from llama_scale.cli.output import current_output, table
+
+    options = [p for p in ctx.command.params if isinstance(p, click.Option) and p.name in ctx.params]
+    rows = [
+        (key_of(option), _written(option, ctx.params[option.name or ""]), origin(ctx, option))
+        for option in options
+    ]
+    value = {key: {"value": shown, "from": source} for key, shown, source in rows}
+    current_output().result({"settings": value}, lambda: table(rows, ("setting", "value", "from")))
+
+
+def key_of(option: click.Option) -> str:
+    """The name of `option` in the settings files: its long form without the dashes."""
+    return max(option.opts, key=len).lstrip("-")
+
+
+def _settings_for(
+    command: click.Command, path: list[str], parent: click.Context, file: Path
+) -> dict[str, Any]:
+    from llama_scale.config import read_toml
+
+    tables = read_toml(file)
+    _check_top(tables, parent.find_root(), file)
+    options = {key_of(p): p.name or "" for p in command.params if isinstance(p, click.Option)}
+    found = {options[key]: tables[key] for key in SHARED if key in tables and key in options}
+    own: Any = tables
+    for name in path:
+        own = own.get(name, {}) if isinstance(own, Mapping) else {}
+    if not isinstance(own, Mapping):
+        raise InputError(
+            f"{file}: {'.'.join(path)} is not a table", hint=f"write [{'.'.join(path)}] above its keys"
+        )
+    for key, value in own.items():
+        if isinstance(command, click.Group) and isinstance(value, Mapping):
+            continue
+        known = key.replace("_", "-")
+        if known not in options:
+            raise _unknown(file, ".".join((*path, key)), known, options)
+        found[options[known]] = value
+    return found
+
+
+def _check_top(tables: Mapping[str, Any], root: click.Context, file: Path) -> None:
+    commands = root.command.list_commands(root) if isinstance(root.command, click.Group) else []
+    for key, value in tables.items():
+        if key not in (commands if isinstance(value, Mapping) else SHARED):
+            raise _unknown(file, key, key, [*SHARED, *commands])
+
+
+def _unknown(file: Path, path: str, key: str, known: Any) -> InputError:
+    from llama_scale.config import nearest
+
+    close = nearest(key, known)
+    hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
+    return InputError(f"{file}: {path} is not a known key", hint=hint)
+
+
+def _command_path(ctx: click.Context) -> list[str]:
+    """The names of the commands from below the program down to `ctx`."""
+    return [*_command_path(ctx.parent), ctx.info_name or ""] if ctx.parent is not None else []
+
+
+def _written(option: click.Parameter, value: Any) -> Any:
+    """`value` as a user would write it."""
+    form = getattr(option.type, "format", None)
+    if value is None or form is None:
+        return str(value) if isinstance(value, Path) else value
+    return form(value)
