@@ -17,7 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class QuantityType(click.ParamType):
-    """A number with its unit, read and printed by `quantities`; defaults are given as text, as users would."""
+    """A number with its unit, read and printed by `quantities`; defaults are text, as a user would type."""
 
     def __init__(self, name: str, parse: Callable[[Any], Any], format_: Callable[[Any], str]) -> None:
         self.name = name
@@ -143,7 +143,7 @@ def store_option(function: Function) -> Function:
 
 
 def set_option(function: Function) -> Function:
-    """`--set a.b=c`, any number of times: gives the command `overrides`, a tuple for config.apply_overrides."""
+    """`--set a.b=c`, any number of times: the argument `overrides`, a tuple for config.apply_overrides."""
     decorate = click.option(
         "--set",
         "overrides",

@@ -84,7 +84,7 @@ def table(
     marked: int | None = None,
     title: str | None = None,
 ) -> Table:
-    """A table without lines; columns of numbers align right, the `marked` row is bold with a `>` before it."""
+    """A table without lines: columns of numbers align right, the `marked` row is bold after a `>`."""
     from rich.table import Table
 
     cells = [[str(cell) for cell in row] for row in rows]
