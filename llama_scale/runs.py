@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
 from llama_scale.architecture import ModelConfig, ParameterCounts
-from llama_scale.errors import InputError
+from llama_scale.config import canonical_hash, canonical_json, structure
+from llama_scale.errors import InputError, StoreError
+from llama_scale.files import make_folder, store_error, write_atomically
 
 RunStatus = Literal["planned", "running", "done", "diverged", "failed"]
 RunRole = Literal["train", "holdout", "trunk"]
 ScheduleKind = Literal["wsd", "cosine", "constant"]
 DecayShape = Literal["1-sqrt", "linear"]
 TokenizerName = Literal["bpe", "bytes"]
+
+CHECKPOINT_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,3 +133,256 @@ class RunRecord:
     corpus: str
     tokenizer: str
     schedule_complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossCurve:
+    """Mean training loss of each logging interval: the step it ends at, tokens seen, nats per token."""
+
+    steps: tuple[int, ...]
+    tokens: tuple[int, ...]
+    loss_nats: tuple[float, ...]
+
+
+class BusyError(StoreError):
+    """Another process is working on this run."""
+
+
+def run_id(config: RunConfig) -> str:
+    """The run's name: a hash of everything that decides its loss curve."""
+    return canonical_hash(config)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk: spec.json (never changed), events.jsonl (appended), checkpoints/, result.json."""
+
+    path: Path
+
+    @property
+    def run(self) -> str:
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies."""
+        return self.checkpoints / f"step-{step:09d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps that have a published checkpoint, in order."""
+        names = (m.parent.name.removeprefix("step-") for m in self.checkpoints.glob(f"step-*/{CHECKPOINT_MANIFEST}"))
+        return sorted(int(name) for name in names if name.isdigit())
+
+    @property
+    def log(self) -> Path:
+        """Where a worker that fails leaves its traceback."""
+        return self.path / "worker.log"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """What this run is; raises StoreError where spec.json is missing, torn or not of this id."""
+        config = self._read_spec()
+        if run_id(config) != self.run:
+            raise StoreError(
+                f"spec.json of run {self.run} was changed: it now describes run {run_id(config)}",
+                hint="put the file back, or move this run's folder away and run the sweep again",
+            )
+        return config
+
+    def _read_spec(self) -> RunConfig:
+        try:
+            content = json.loads((self.path / "spec.json").read_text())
+            return structure(content["config"], RunConfig, source=str(self.path / "spec.json"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"spec.json of run {self.run} cannot be read: {error}",
+                hint="move this run's folder away and run the sweep again",
+            ) from None
+
+    def result(self) -> dict[str, Any] | None:
+        """What the run ended with, or None while it has not."""
+        try:
+            return json.loads((self.path / "result.json").read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"result.json of run {self.run} cannot be read: {error}",
+                hint=f"delete {self.path / 'result.json'} and run the sweep again: its checkpoint is kept",
+            ) from None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_atomically(self.path / "result.json", json.dumps({"schema": 1, "run": self.run, **result}, indent=1))
+
+    def events(self) -> list[dict[str, Any]]:
+        """The whole, checked, consecutive records of events.jsonl; what follows a torn one is not trusted."""
+        return [event for event, _ in self._read_events()]
+
+    def _read_events(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Records with the byte at which each ends."""
+        try:
+            data = (self.path / "events.jsonl").read_bytes()
+        except FileNotFoundError:
+            return
+        end = 0
+        for expected, line in enumerate(data.splitlines(keepends=True)):
+            event = _checked_event(line, expected)
+            if event is None:
+                return
+            end += len(line)
+            yield event, end
+
+    def last_event(self, tail_bytes: int = 4096) -> dict[str, Any] | None:
+        """The newest training report, read from the end of the log: for a live view, not for a record."""
+        try:
+            with (self.path / "events.jsonl").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - tail_bytes))
+                lines = file.read().splitlines()
+        except OSError:
+            return None
+        for line in reversed(lines):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("event") == "train":
+                return event
+        return None
+
+    def curve(self) -> LossCurve:
+        """The training loss logged so far; steps that a resumed run repeated count once."""
+        by_step = {e["step"]: e for e in self.events() if e["event"] == "train"}
+        tokens_per_step = self.config.tokens_per_step
+        steps = tuple(sorted(by_step))
+        return LossCurve(
+            steps=steps,
+            tokens=tuple(step * tokens_per_step for step in steps),
+            loss_nats=tuple(by_step[step]["loss_nats"] for step in steps),
+        )
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the run for this process; raises BusyError if another one does. A killed holder lets go."""
+        with (make_folder(self.path) / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    f"run {self.run} is being trained by another process",
+                    hint="wait for it, or stop it, then run the same command again",
+                ) from None
+            yield
+
+
+class EventLog:
+    """Appends to a run's events.jsonl: one whole record a write, numbered, with a checksum."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.path / "events.jsonl"
+        self._next, end = self._whole_part(folder)
+        if self._path.exists() and self._path.stat().st_size > end:
+            self._quarantine(end)
+        self._file = self._path.open("ab", buffering=0)
+
+    def _whole_part(self, folder: RunFolder) -> tuple[int, int]:
+        count, end = 0, 0
+        for _, end in folder._read_events():
+            count += 1
+        return count, end
+
+    def _quarantine(self, end: int) -> None:
+        """Keep a copy of a damaged log, then cut it back to the records that are whole."""
+        number = len(list(self._path.parent.glob("events.damaged-*")))
+        write_atomically(self._path.with_name(f"events.damaged-{number}"), self._path.read_bytes())
+        os.truncate(self._path, end)
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Raises StoreError where the disk refuses; a record torn by that is cut off at the next start."""
+        body = canonical_json({"seq": self._next, "event": event, **fields})
+        line = f'{body[:-1]},"crc32":"{zlib.crc32(body.encode()):08x}"}}\n'.encode()
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise store_error(error, f"cannot write {self._path}") from error
+        if written != len(line):
+            raise StoreError(
+                f"cannot write {self._path}: the disk took only part of a record",
+                hint="free some space and run the same command again",
+            )
+        self._next += 1
+
+    def sync(self) -> None:
+        """Wait until everything appended is on the disk."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise store_error(error, f"cannot write {self._path}") from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _checked_event(line: bytes, expected: int) -> dict[str, Any] | None:
+    """The record on `line` if it is whole, unharmed and the `expected` one in order."""
+    try:
+        event = json.loads(line)
+        checksum = event.pop("crc32")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    whole = line.endswith(b"\n") and event.get("seq") == expected
+    return event if whole and checksum == f"{zlib.crc32(canonical_json(event).encode()):08x}" else None
+
+
+def create_run(store: Path, config: RunConfig) -> RunFolder:
+    """The folder of `config` in `store`, made if it is new."""
+    folder = RunFolder(store / run_id(config))
+    if not (folder.path / "spec.json").exists():
+        spec = {"schema": 1, "run": folder.run, "config": asdict(config)}
+        write_atomically(folder.path / "spec.json", json.dumps(spec, indent=1))
+    return folder
+
+
+def run_folders(store: Path) -> list[RunFolder]:
+    """Every run of a store, in order of id."""
+    return [RunFolder(spec.parent) for spec in sorted(store.glob("*/spec.json"))]
+
+
+def branches_of(folder: RunFolder, folders: Iterable[RunFolder]) -> list[RunFolder]:
+    """The runs that grow from `folder`, the earliest branch point first."""
+    grown = [f for f in folders if f.config.branch and f.config.branch.parent == folder.run]
+    return sorted(grown, key=lambda f: f.config.first_step)
+
+
+def read_records(store: Path, runs: Iterable[str] | None = None) -> tuple[RunRecord, ...]:
+    """A record of every run of a store, or of those named, with the status that its folder shows."""
+    if not store.is_dir():
+        raise InputError(f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store")
+    folders = run_folders(store) if runs is None else [RunFolder(store / run) for run in runs]
+    return tuple(read_record(folder) for folder in folders)
+
+
+def read_record(folder: RunFolder) -> RunRecord:
+    """What is known of one run."""
+    config, result = folder.config, folder.result()
+    status: RunStatus = result["status"] if result else ("running" if (folder.path / "events.jsonl").exists() else "planned")
+    steps = result["steps"] if result else config.schedule.total_steps or 0
+    found = result or {}
+    return RunRecord(
+        run=folder.run,
+        role=config.role,
+        status=status,
+        parameters=config.model.parameters,
+        tokens=steps * config.tokens_per_step,
+        train_flops=config.train_flops(steps),
+        budget_flops=config.budget_flops,
+        loss_nats=found.get("loss_nats"),
+        bits_per_byte=found.get("bits_per_byte"),
+        seed=config.seed,
+        family=config.branch.parent if config.branch else folder.run,
+        corpus=config.corpus,
+        tokenizer=found.get("tokenizer", ""),
+        schedule_complete=status == "done" and steps == config.schedule.total_steps,
+    )

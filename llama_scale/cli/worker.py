@@ -1,0 +1,46 @@
+"""`llama-scale worker`: what launchers start."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from llama_scale.cli.options import command as make_command
+from llama_scale.cli.options import complete_run_ids, store_option
+from llama_scale.errors import InputError
+
+
+@make_command(
+    examples=(
+        "llama-scale worker 0123456789abcdef",
+        "llama-scale worker 0123456789abcdef --store /scratch/runs --device cuda",
+    )
+)
+@click.argument("run", required=False, shell_complete=complete_run_ids)
+@store_option
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one.")
+@click.option("--listen", is_flag=True, help="Take run ids from stdin, one a line, and report each as JSON.")
+def command(run: str | None, store: Path, device: str, listen: bool) -> int:
+    """Can this run go further, and how did it end?
+
+    Trains one run of the store from its newest checkpoint to its end; a finished run is left alone, and
+    a run that another process holds is not touched. Leaves with 0 when the run is done, 75 when it should
+    be tried again later, anything else when it failed (its worker.log says why).
+    """
+    if (run is None) != listen:
+        raise InputError("give one run id, or --listen", hint="`llama-scale runs ls` lists the runs of a store")
+    from llama_scale.training.worker import EXIT_RETRY, stop_on_signals, use_allotted_threads, work
+
+    should_stop = stop_on_signals()
+    use_allotted_threads()
+    if run is not None:
+        return work(store, run, device=device, should_stop=should_stop)
+    for line in sys.stdin:
+        code = work(store, line.strip(), device=device, should_stop=should_stop)
+        print(json.dumps({"run": line.strip(), "exit_code": code}), flush=True)
+        if should_stop():
+            return EXIT_RETRY
+    return 0

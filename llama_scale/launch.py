@@ -1,0 +1,416 @@
+"""Launchers: they start workers and look at the store. What a run's state is, only its folder says.
+
+The local one keeps a worker process per core (or several on one GPU) and gives each the ready run with
+the longest way still to go behind it, so that no core idles before the last runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_scale.config import load_toml
+from llama_scale.runs import RunFolder, RunRecord, create_run, read_records, run_id
+from llama_scale.sweeps import Sweep, SweepSpec, expand, find_recipe
+
+if TYPE_CHECKING:
+    from llama_scale.training.corpus import Corpus
+
+ATTEMPTS = 3
+TICK_SECONDS = 0.2
+RETRY_SECONDS = 2.0
+STOP_SECONDS = 60.0
+EXIT_DONE, EXIT_RETRY = 0, 75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A run as a launcher sees it: its own steps, what they are expected to take, what comes after."""
+
+    folder: RunFolder
+    steps: int
+    flops: float
+    seconds: float
+    path_seconds: float
+    parent: RunFolder | None
+    branch_steps: tuple[int, ...]
+
+    @property
+    def run(self) -> str:
+        return self.folder.run
+
+    def is_finished(self) -> bool:
+        """A branch is finished by its result; a trunk when every unfinished branch has its point."""
+        if (self.folder.path / "result.json").exists():
+            return True
+        return bool(self.branch_steps) and set(self.branch_steps) <= set(self.folder.checkpoint_steps())
+
+    def is_ready(self) -> bool:
+        if self.parent is None:
+            return True
+        return self.folder.config.first_step in self.parent.checkpoint_steps() or bool(self.folder.checkpoint_steps())
+
+    def is_blocked(self) -> bool:
+        """Its trunk ended without reaching the branch point."""
+        return self.parent is not None and (self.parent.path / "result.json").exists() and not self.is_ready()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """One member that trains now."""
+
+    run: str
+    width: int
+    kind: str
+    step: int
+    last_step: int
+    loss_nats: float | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The whole sweep at a moment."""
+
+    done: int
+    total: int
+    running: tuple[Running, ...]
+    failed: tuple[str, ...]
+    flops_done: float
+    flops_total: float
+    elapsed_seconds: float
+    remaining_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchReport:
+    """How a launch ended: runs that failed, and the share of the workers' time that was spent on runs."""
+
+    failed: tuple[str, ...]
+    seconds: float
+    busy_share: float
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    task: Task | None = None
+    busy_seconds: float = 0.0
+    since: float = 0.0
+    unread: bytes = b""
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Worker processes and what is known of the tasks; the store is the truth, this is a view of it."""
+
+    tasks: dict[str, Task]
+    command: list[str]
+    threads: int
+    cores: list[int]
+    workers: list[_Worker] = field(default_factory=list)
+    attempts: Counter[str] = field(default_factory=Counter)
+    not_before: dict[str, float] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+
+    def failed(self) -> tuple[str, ...]:
+        blocked = (t.run for t in self.tasks.values() if t.run not in self.finished and t.is_blocked())
+        return tuple(dict.fromkeys([run for run, n in self.attempts.items() if n >= ATTEMPTS] + list(blocked)))
+
+    def start_worker(self, core: int | None) -> _Worker:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+        process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            # Ctrl-C reaches this process alone; it asks the workers to save and stop.
+            start_new_session=True,
+        )
+        if process.stdout:
+            os.set_blocking(process.stdout.fileno(), False)
+        if core is not None and hasattr(os, "sched_setaffinity"):
+            with suppress(OSError):
+                os.sched_setaffinity(process.pid, {core})
+        return _Worker(process)
+
+    def give(self, worker: _Worker, task: Task) -> None:
+        worker.task, worker.since = task, time.monotonic()
+        stdin = worker.process.stdin
+        with suppress(BrokenPipeError):
+            if stdin:
+                stdin.write(f"{task.run}\n".encode())
+                stdin.flush()
+
+    def collect(self) -> None:
+        """Take in what workers reported, and replace those that died."""
+        for index, worker in enumerate(self.workers):
+            code = self._reported(worker)
+            dead = worker.process.poll() is not None
+            if dead and code is None and worker.task is not None:
+                code = -1
+            if code is not None and worker.task is not None:
+                self._settle(worker, worker.task, code)
+            if dead:
+                busy = worker.busy_seconds
+                self.workers[index] = self.start_worker(self.cores[index] if self.cores else None)
+                self.workers[index].busy_seconds = busy
+
+    def _reported(self, worker: _Worker) -> int | None:
+        stdout = worker.process.stdout
+        chunk = stdout.read() if stdout else None
+        worker.unread += chunk or b""
+        *lines, worker.unread = worker.unread.split(b"\n")
+        for line in lines:
+            with suppress(ValueError, KeyError, TypeError):
+                report = json.loads(line)
+                if worker.task is not None and report["run"] == worker.task.run:
+                    return int(report["exit_code"])
+        return None
+
+    def _settle(self, worker: _Worker, task: Task, code: int) -> None:
+        now = time.monotonic()
+        worker.busy_seconds += now - worker.since
+        worker.task = None
+        if code == EXIT_RETRY:
+            self.not_before[task.run] = now + RETRY_SECONDS
+        elif code != EXIT_DONE:
+            self.attempts[task.run] += 1
+
+    def assign(self) -> None:
+        """Give each idle worker the ready run with the longest way to go."""
+        now = time.monotonic()
+        self.finished = {t.run for t in self.tasks.values() if t.run in self.finished or t.is_finished()}
+        taken = {w.task.run for w in self.workers if w.task}
+        for worker in self.workers:
+            if worker.task is not None:
+                continue
+            ready = [
+                t
+                for t in self.tasks.values()
+                if t.run not in self.finished | taken
+                and self.attempts[t.run] < ATTEMPTS
+                and self.not_before.get(t.run, 0) <= now
+                and t.is_ready()
+            ]
+            if not ready:
+                return
+            task = max(ready, key=lambda t: t.path_seconds)
+            taken.add(task.run)
+            self.give(worker, task)
+
+    def is_over(self) -> bool:
+        ended = self.finished | set(self.failed())
+        return ended >= self.tasks.keys() and all(w.task is None for w in self.workers)
+
+    def stop(self) -> None:
+        """Ask every worker to save and leave; an interrupt while waiting kills them at once."""
+        for worker in self.workers:
+            with suppress(ProcessLookupError):
+                worker.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        try:
+            for worker in self.workers:
+                if worker.process.stdin:
+                    with suppress(BrokenPipeError):
+                        worker.process.stdin.close()
+                with suppress(subprocess.TimeoutExpired):
+                    worker.process.wait(max(0.1, deadline - time.monotonic()))
+        finally:
+            for worker in self.workers:
+                worker.process.kill()
+                worker.process.wait()
+
+
+def plan_tasks(store: Path, sweep: Sweep, seconds_per_step: Mapping[str, float]) -> list[Task]:
+    """The tasks of a sweep with the time from each one's start to the end of the longest run behind it."""
+    steps, flops = sweep.own_steps, sweep.own_flops
+    children: dict[str, list[str]] = {}
+    for config in sweep.runs:
+        if config.branch:
+            children.setdefault(config.branch.parent, []).append(run_id(config))
+    tasks = []
+    for config in sweep.runs:
+        run = run_id(config)
+        own = steps[run] * seconds_per_step[run]
+        after = max((steps[child] * seconds_per_step[child] for child in children.get(run, [])), default=0.0)
+        branch_points = {c.first_step for c in sweep.runs if c.branch and c.branch.parent == run}
+        tasks.append(
+            Task(
+                folder=RunFolder(store / run),
+                steps=steps[run],
+                flops=flops[run],
+                seconds=own,
+                path_seconds=own + after,
+                parent=RunFolder(store / config.branch.parent) if config.branch else None,
+                branch_steps=tuple(sorted(branch_points)),
+            )
+        )
+    return tasks
+
+
+def launch_locally(
+    store: Path,
+    tasks: list[Task],
+    *,
+    workers: int,
+    device: str,
+    watch: Callable[[Progress], None],
+) -> LaunchReport:
+    """Run every task on this machine; returns when all are finished or have failed.
+
+    `watch` sees the progress a few times a second. KeyboardInterrupt asks the workers to save first.
+    """
+    command = [sys.executable, "-m", "llama_scale", "worker", "--listen", "--store", str(store), "--device", device]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    pool = _Pool(
+        tasks={t.run: t for t in tasks},
+        command=command,
+        threads=threads_per_worker(workers),
+        cores=cores if len(cores) == workers else [],
+    )
+    began = time.monotonic()
+    pool.assign()
+    already = set(pool.finished)
+    if not pool.is_over():
+        pool.workers = [pool.start_worker(pool.cores[i] if pool.cores else None) for i in range(workers)]
+    try:
+        while not pool.is_over():
+            pool.collect()
+            pool.assign()
+            watch(_progress(pool, already, time.monotonic() - began))
+            time.sleep(TICK_SECONDS)
+    finally:
+        pool.stop()
+    seconds = time.monotonic() - began
+    busy = sum(w.busy_seconds for w in pool.workers)
+    return LaunchReport(failed=pool.failed(), seconds=seconds, busy_share=busy / (seconds * workers) if seconds else 0.0)
+
+
+def _progress(pool: _Pool, already: set[str], elapsed: float) -> Progress:
+    running, flops_running, seconds_running = [], 0.0, 0.0
+    for worker in pool.workers:
+        if worker.task is not None:
+            member, share = _running(worker.task)
+            running.append(member)
+            flops_running += share * worker.task.flops
+            seconds_running += share * worker.task.seconds
+    finished = [pool.tasks[run] for run in pool.finished]
+    spent = seconds_running + sum(t.seconds for t in finished if t.run not in already)
+    left = sum(t.seconds for t in pool.tasks.values()) - sum(t.seconds for t in finished) - seconds_running
+    return Progress(
+        done=len(finished),
+        total=len(pool.tasks),
+        running=tuple(running),
+        failed=pool.failed(),
+        flops_done=sum(t.flops for t in finished) + flops_running,
+        flops_total=sum(t.flops for t in pool.tasks.values()),
+        elapsed_seconds=elapsed,
+        # Expected times are scaled by how they have come out so far; before that there is nothing to say.
+        remaining_seconds=left * elapsed / spent if spent > 0 and elapsed > 5 else None,
+    )
+
+
+def _running(task: Task) -> tuple[Running, float]:
+    config = task.folder.config
+    event = task.folder.last_event() or {}
+    first = config.first_step
+    last = first + task.steps
+    step = min(max(int(event.get("step", first)), first), last)
+    member = Running(
+        run=task.run,
+        width=config.model.width,
+        kind=config.role,
+        step=step,
+        last_step=last,
+        loss_nats=event.get("loss_nats"),
+        tokens_per_second=event.get("tokens_per_second"),
+    )
+    return member, (step - first) / task.steps if task.steps else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedSweep:
+    """A sweep with its tasks, what is done, and what each run is expected to take here."""
+
+    sweep: Sweep
+    corpus: Corpus
+    tasks: tuple[Task, ...]
+    workers: int
+
+
+def prepare_sweep(
+    recipe: str | Path = "default",
+    *,
+    store: Path,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    device: str = "auto",
+) -> PreparedSweep:
+    """Read a recipe and its corpus, and measure a step of each model here. Writes nothing."""
+    from llama_scale.training.corpus import read_corpus
+    from llama_scale.training.speed import seconds_per_step
+
+    path = find_recipe(str(recipe))
+    spec = load_toml(path, SweepSpec, overrides=overrides)
+    corpus = read_corpus(spec.data.source, seed=spec.data.shuffle_seed)
+    sweep = expand(path.stem, spec, corpus.sha256)
+    count = workers or default_workers()
+    threads = threads_per_worker(count)
+    by_model = {run.model: run for run in sweep.runs}
+    measured = {model: seconds_per_step(run, device, threads) for model, run in by_model.items()}
+    tasks = plan_tasks(store, sweep, {run_id(run): measured[run.model] for run in sweep.runs})
+    return PreparedSweep(sweep=sweep, corpus=corpus, tasks=tuple(tasks), workers=count)
+
+
+def run_sweep(
+    prepared: PreparedSweep, *, store: Path, device: str = "auto", watch: Callable[[Progress], None] | None = None
+) -> LaunchReport:
+    """Write every run's spec, tokenise the corpus once, and train what is not done yet."""
+    from llama_scale.training.data import prepare
+
+    prepare(prepared.corpus, prepared.sweep.spec.data, store, threads=prepared.workers)
+    for run in prepared.sweep.runs:
+        create_run(store, run)
+    return launch_locally(
+        store, list(prepared.tasks), workers=prepared.workers, device=device, watch=watch or (lambda _: None)
+    )
+
+
+def sweep(
+    recipe: str | Path = "default",
+    *,
+    store: str | Path = "runs",
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    device: str = "auto",
+) -> tuple[RunRecord, ...]:
+    """Train a sweep as `llama-scale sweep` does, and return the records of its runs.
+
+    >>> from llama_scale import sweep, fit
+    >>> records = sweep("default")  # doctest: +SKIP
+    """
+    folder = Path(store)
+    prepared = prepare_sweep(recipe, store=folder, overrides=overrides, workers=workers, device=device)
+    run_sweep(prepared, store=folder, device=device)
+    return read_records(folder, [task.run for task in prepared.tasks])
+
+
+def default_workers() -> int:
+    """One worker per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_worker(workers: int) -> int:
+    """Cores shared evenly between workers."""
+    return max(1, default_workers() // workers)

@@ -1,0 +1,41 @@
+"""How long a step takes here, measured on a few real ones, so that a sweep's cost in hours is known first."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llama_scale.runs import RunConfig
+from llama_scale.training.data import TokenFiles
+from llama_scale.training.environment import choose_device
+from llama_scale.training.loop import Trainer
+from llama_scale.training.tokenizer import byte_tokenizer
+
+WARM_STEPS = 3
+TIMED_STEPS = 8
+
+
+def seconds_per_step(config: RunConfig, device: str = "auto", threads: int = 1) -> float:
+    """Median seconds of one training step of `config` on `threads` threads, over random tokens."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        trainer = Trainer(config, _random_tokens(config), choose_device(device))
+        times = []
+        for _ in range(WARM_STEPS + TIMED_STEPS):
+            began = time.perf_counter()
+            loss, _ = trainer.advance()
+            loss.item()  # waits for the device
+            times.append(time.perf_counter() - began)
+        return sorted(times[WARM_STEPS:])[TIMED_STEPS // 2]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _random_tokens(config: RunConfig) -> TokenFiles:
+    count = config.tokens_per_step * (WARM_STEPS + TIMED_STEPS) + 1
+    ids = np.random.default_rng(0).integers(config.model.vocabulary, size=count).astype(np.uint32)
+    return TokenFiles(folder=Path(), manifest={}, tokenizer=byte_tokenizer(), train=ids, validation=ids)

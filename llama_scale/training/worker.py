@@ -1,0 +1,78 @@
+"""The one way a run is ever trained: bring it as far as it can go now, or find it finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from llama_scale.errors import LlamaScaleError, StoreError
+from llama_scale.files import write_atomically
+from llama_scale.runs import BusyError, RunFolder
+from llama_scale.training.data import TokenFiles, data_folder, open_tokens
+from llama_scale.training.environment import choose_device
+from llama_scale.training.loop import check_corpus, train_run
+
+EXIT_DONE, EXIT_FAILED, EXIT_RETRY = 0, 1, 75
+
+
+def work(store: Path, run: str, *, device: str = "auto", should_stop: Callable[[], bool]) -> int:
+    """Train `run` of `store` and return the worker's exit code: done, retry later, or failed.
+
+    A failure leaves its traceback in the run's worker.log.
+    """
+    folder = RunFolder(store / run)
+    try:
+        if not folder.path.is_dir():
+            raise StoreError(f"there is no run {run} in {store}", hint="run `llama-scale runs ls` for their names")
+        config = folder.config
+        files = _open_tokens(data_folder(store, config.data, config.corpus))
+        check_corpus(folder, files)
+        outcome = train_run(store, folder, files, device=choose_device(device), should_stop=should_stop)
+    except BusyError:
+        return EXIT_RETRY
+    except LlamaScaleError as error:
+        _leave_log(folder, f"error: {error.message}\nhint: {error.hint}\n")
+        return EXIT_FAILED
+    except Exception:
+        _leave_log(folder, traceback.format_exc())
+        return EXIT_FAILED
+    return EXIT_DONE if outcome in ("done", "diverged") else EXIT_RETRY
+
+
+@lru_cache(maxsize=1)
+def _open_tokens(folder: Path) -> TokenFiles:
+    return open_tokens(folder)
+
+
+def _leave_log(folder: RunFolder, text: str) -> None:
+    try:
+        write_atomically(folder.log, text)
+    except LlamaScaleError as error:
+        print(f"{text}\n(and no log could be left: {error.message})", flush=True)
+
+
+def stop_on_signals() -> Callable[[], bool]:
+    """A question that turns true on SIGTERM, on SIGINT, or when the process that started this one is gone."""
+    asked = False
+    parent = os.getppid()
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    return lambda: asked or os.getppid() != parent
+
+
+def use_allotted_threads() -> None:
+    """Run on as many threads as OMP_NUM_THREADS allots: two workers that share a core both lose time."""
+    allotted = os.environ.get("OMP_NUM_THREADS", "")
+    if allotted.isdigit():
+        torch.set_num_threads(int(allotted))
