@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -22,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
+from llama_scale.files import write_atomically
 
 T = TypeVar("T", bound=str)
 Numbers = float | NDArray[np.float64]
@@ -258,26 +257,13 @@ def fit_to_json(fit: Fit, *, draws: bool = True) -> dict[str, Any]:
 def write_fit(path: Path | str, fit: Fit, *, overwrite: bool = False) -> Path:
     """Write a fit file whole or not at all; an existing file is kept unless `overwrite`.
 
-    Raises InputError where the file exists or the folder cannot be written.
+    Raises InputError where the file exists, StoreError where it cannot be written.
     """
     target = Path(path)
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists already", hint="pass --force to replace it, or another --output")
     text = json.dumps(fit_to_json(fit), allow_nan=False, indent=None) + "\n"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(
-            f"cannot write the fit to {target}: {error.strerror}",
-            hint="choose a folder that you can write to with --output PATH",
-        ) from error
+    write_atomically(target, text)
     return target
 
 

@@ -1,0 +1,253 @@
+"""Approach 3: the global minimum of a sum of Huber losses on log loss, for one data set or thousands at once.
+
+With delta = 1e-3 and residuals of a per cent this is almost a sum of absolute values: kinks and
+flat-bottomed valleys, where general-purpose optimisers stop early. Hence starts from a grid of
+exponents with the linear constants solved exactly (variable projection), then Newton in stages
+of a shrinking delta (`newton`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_scale.fitting.newton import EXPONENT_BOUNDS, Array, Mask, Problem, newton, to_chart, to_constants
+from llama_scale.laws import ChinchillaLaw
+
+DEFAULT_DELTA = 1e-3
+STAGES = (1e-1, 3e-2, 1e-2, 3e-3)  # deltas on the way down to the one asked for
+GRID = np.geomspace(0.02, 1.6, 14)
+AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
+CHUNK = 1 << 15  # elements of an (S, n) array: a chunk's dozen arrays stay in the second-level cache
+NAMES = ("E", "A", "B", "alpha", "beta")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Points:
+    """Rows to fit, (n,) each: x = log N - log_n, y = log D - log_d, z = log loss, and weights."""
+
+    x: Array
+    y: Array
+    z: Array
+    weights: Array
+    log_n: float
+    log_d: float
+
+    @classmethod
+    def of(cls, parameters: Array, tokens: Array, loss: Array, weights: Array | None = None) -> Points:
+        """Centre the logs of N and D at their means."""
+        log_n, log_d = np.log(parameters), np.log(tokens)
+        mean_n, mean_d = float(log_n.mean()), float(log_d.mean())
+        return cls(
+            x=log_n - mean_n,
+            y=log_d - mean_d,
+            z=np.log(loss),
+            weights=np.ones(len(log_n)) if weights is None else weights,
+            log_n=mean_n,
+            log_d=mean_d,
+        )
+
+    def law(self, constants: Array) -> ChinchillaLaw:
+        """The law, or batch of laws, of centred constants (5,) or (5, S)."""
+        e, a, b, alpha, beta = constants
+        return ChinchillaLaw(
+            E=e, A=a * np.exp(alpha * self.log_n), B=b * np.exp(beta * self.log_d), alpha=alpha, beta=beta
+        )
+
+    def constants(self, law: ChinchillaLaw) -> Array:
+        """Centred constants (5,) or (5, S) of a law."""
+        a, b = law.A * np.exp(-law.alpha * self.log_n), law.B * np.exp(-law.beta * self.log_d)
+        return np.array([law.E, a, b, law.alpha, law.beta], float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Minima:
+    """Where each problem of a batch ended: constants (5, S), objective and whether it converged (S,)."""
+
+    constants: Array
+    objective: Array
+    converged: Mask
+
+    @property
+    def at_bound(self) -> Mask:
+        """Which constants (5, S) lie on a bound: E, A or B at zero, exponents at EXPONENT_BOUNDS."""
+        low, high = EXPONENT_BOUNDS
+        scale = self.constants[:3].sum(axis=0)
+        exponents = self.constants[3:]
+        return np.concatenate(
+            [self.constants[:3] <= 1e-6 * scale, (exponents <= low * 1.001) | (exponents >= high * 0.999)]
+        )
+
+    def take(self, index: NDArray[np.intp] | Mask) -> Minima:
+        """The minima at `index`."""
+        return Minima(
+            constants=self.constants[:, index],
+            objective=self.objective[index],
+            converged=self.converged[index],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """The best minimum of all starts, its sum of Huber losses, and how many starts agree on it."""
+
+    law: ChinchillaLaw
+    constants: Array
+    objective: float
+    starts: int
+    agreed: int
+    at_bound: tuple[str, ...]
+
+
+def solve(points: Points, *, delta: float = DEFAULT_DELTA, grid: Array = GRID) -> Solution:
+    """The global fit of one data set, from every pair of exponents of the grid."""
+    found = minimise(points, grid_starts(points, grid), delta=delta)
+    best = int(found.objective.argmin())
+    return Solution(
+        law=float_law(points.law(found.constants[:, best])),
+        constants=found.constants[:, best],
+        objective=float(found.objective[best]),
+        starts=len(found.objective),
+        agreed=int((found.objective <= found.objective[best] * (1 + AGREEMENT)).sum()),
+        at_bound=tuple(np.array(NAMES)[found.at_bound[:, best]].tolist()),
+    )
+
+
+def refit(
+    points: Points,
+    start: Array,
+    *,
+    delta: float = DEFAULT_DELTA,
+    log_losses: Array | None = None,
+    weights: Array | None = None,
+) -> Minima:
+    """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data.
+
+    Each resample descends from the full data's optimum (5,) along two paths of deltas; where they
+    disagree, or end on a bound or unconverged, a coarse grid of starts decides.
+    """
+    count = len(weights if weights is not None else log_losses if log_losses is not None else ())
+    starts = np.tile(start[:, None], count)
+    first = minimise(points, starts, delta=delta, stages=(), log_losses=log_losses, weights=weights)
+    second = minimise(points, starts, delta=delta, stages=STAGES[2:], log_losses=log_losses, weights=weights)
+    best = _better(first, second)
+    gap = np.abs(first.objective - second.objective) > AGREEMENT * best.objective
+    doubtful = np.flatnonzero(gap | ~best.converged | best.at_bound.any(axis=0))
+    if len(doubtful):
+        log_losses, weights = (None if a is None else a[doubtful] for a in (log_losses, weights))
+        grid = grid_starts(points, GRID[1::3])
+        found = minimise(
+            points,
+            np.tile(grid, len(doubtful)),
+            delta=delta,
+            log_losses=None if log_losses is None else np.repeat(log_losses, grid.shape[1], axis=0),
+            weights=None if weights is None else np.repeat(weights, grid.shape[1], axis=0),
+        )
+        rank = found.objective.reshape(len(doubtful), -1).argmin(axis=1)
+        found = found.take(np.arange(len(doubtful)) * grid.shape[1] + rank)
+        merged = _better(best.take(doubtful), found)
+        for whole, part in zip(_arrays(best), _arrays(merged), strict=True):
+            whole[..., doubtful] = part
+    return best
+
+
+def minimise(
+    points: Points,
+    starts: Array,
+    *,
+    delta: float,
+    stages: tuple[float, ...] = STAGES,
+    log_losses: Array | None = None,
+    weights: Array | None = None,
+) -> Minima:
+    """Minimise each problem from its start (5, S), delta shrinking in stages.
+
+    A problem whose minimum would have E < 0 is minimised again at E = 0.
+    """
+    count, rows = starts.shape[1], len(points.x)
+    whole = Problem(
+        x=points.x,
+        y=points.y,
+        z=np.broadcast_to(points.z if log_losses is None else log_losses, (count, rows)),
+        weights=np.broadcast_to(
+            points.weights if weights is None else weights * points.weights, (count, rows)
+        ),
+        delta=delta,
+    )
+    deltas = (*(stage for stage in stages if stage > delta), delta)
+    constants, objective, converged = np.empty((5, count)), np.empty(count), np.empty(count, bool)
+    width = max(1, CHUNK // rows)
+    for first in range(0, count, width):
+        part = slice(first, first + width)
+        problem = whole.take(part)
+        constants[:, part], objective[part], converged[part] = _descend(
+            problem, starts[:, part], deltas, True
+        )
+        below = np.flatnonzero(constants[0, part] < 0)
+        if len(below):
+            floor = np.maximum(constants[:, part][:, below], [[0], [1e-3], [1e-3], [0], [0]])
+            redone = _descend(problem.take(below), floor, (*(s for s in STAGES if s > delta), delta), False)
+            constants[:, first + below], objective[first + below], converged[first + below] = redone
+    return Minima(constants=constants, objective=objective, converged=converged)
+
+
+def _descend(
+    problem: Problem, constants: Array, deltas: tuple[float, ...], is_open: bool
+) -> tuple[Array, Array, Mask]:
+    chart = to_chart(constants, is_open)
+    objective, converged = np.empty(chart.shape[1]), np.zeros(chart.shape[1], bool)
+    for delta in deltas:
+        chart, objective, converged = newton(problem.at_delta(delta), chart, is_open=is_open)
+    return to_constants(chart, is_open), objective, converged
+
+
+def _arrays(minima: Minima) -> tuple[Array, Array, Mask]:
+    return minima.constants, minima.objective, minima.converged
+
+
+def _better(one: Minima, other: Minima) -> Minima:
+    wins = one.objective <= other.objective
+    pairs = zip(_arrays(one), _arrays(other), strict=True)
+    constants, objective, converged = (np.where(wins, a, b) for a, b in pairs)
+    return Minima(constants=constants, objective=objective, converged=converged)
+
+
+def grid_starts(points: Points, grid: Array = GRID) -> Array:
+    """Starts (5, S): pairs of exponents of the grid, each with its E, A, B >= 0 of least squared error."""
+    alpha, beta = (axis.ravel() for axis in np.meshgrid(grid, grid, indexing="ij"))
+    inverse = np.exp(-points.z)
+    root = np.sqrt(points.weights)
+    columns = np.stack(
+        [
+            np.broadcast_to(inverse, (len(alpha), len(inverse))),
+            np.exp(np.multiply.outer(alpha, -points.x)) * inverse,
+            np.exp(np.multiply.outer(beta, -points.y)) * inverse,
+        ],
+        axis=1,
+    )
+    columns = columns * root
+    linear = nonnegative_least_squares(columns @ columns.transpose(0, 2, 1), columns @ root)
+    return np.concatenate([np.maximum(linear.T, 1e-3 * np.exp(points.z.min())), [alpha, beta]])
+
+
+def nonnegative_least_squares(gram: Array, moment: Array) -> Array:
+    """Minimise c'Gc/2 - m'c over c >= 0, (S, 3, 3) and (S, 3), by trying all 7 sets of free unknowns."""
+    best, lowest = np.zeros_like(moment), np.zeros(len(moment))
+    ridge = 1e-12 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(3)
+    for choice in np.ndindex(2, 2, 2):
+        free = np.array(choice, bool)
+        if not free.any():
+            continue
+        matrix = np.where(free[:, None] & free, gram + ridge, np.eye(3))
+        solved = np.linalg.solve(matrix, np.where(free, moment, 0.0)[..., None])[..., 0]
+        value = 0.5 * np.einsum("si,sij,sj->s", solved, gram, solved) - (moment * solved).sum(axis=-1)
+        wins = (solved >= 0).all(axis=-1) & (value < lowest)
+        best[wins], lowest[wins] = solved[wins], value[wins]
+    return best
+
+
+def float_law(law: ChinchillaLaw) -> ChinchillaLaw:
+    """The law with plain floats for constants."""
+    return ChinchillaLaw(**{name: float(value) for name, value in law.constants.items()})
