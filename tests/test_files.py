@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llama_scale.errors import StoreError
+from llama_scale.files import make_folder, write_atomically
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 256 KiB, where one may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        pytest.skip(f"no mount command here: {error}")
+    if mounted.returncode:
+        pytest.skip(f"this user may not mount a small disk: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_what_is_written_is_there_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "result.json"
+    write_atomically(path, '{"größe": 1}')
+    assert path.read_bytes() == '{"größe": 1}'.encode()
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(path.parent) == ["result.json"]
+
+
+def test_the_file_has_the_mode_that_open_would_give(tmp_path: Path) -> None:
+    (tmp_path / "usual").write_text("")
+    write_atomically(tmp_path / "ours", "")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_litter(small_disk: Path) -> None:
+    path = small_disk / "result.json"
+    write_atomically(path, "old")
+    with pytest.raises(StoreError, match="no space left") as raised:
+        write_atomically(path, b"x" * 2**20)
+    assert "free some space" in raised.value.hint
+    assert path.read_text() == "old"
+    assert os.listdir(small_disk) == ["result.json"]
+
+
+def test_a_read_only_disk_is_named(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StoreError, match="read-only") as raised:
+        write_atomically(small_disk / "result.json", "x")
+    assert "--store" in raised.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write into any folder")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="permission denied"):
+        write_atomically(tmp_path / "result.json", "x")
+    tmp_path.chmod(0o700)
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("I am a file")
+    with pytest.raises(StoreError, match="cannot write") as raised:
+        write_atomically(tmp_path / "runs" / "result.json", "x")
+    assert "a file stands" in raised.value.hint
+    with pytest.raises(StoreError, match="cannot make the folder"):
+        make_folder(tmp_path / "runs")
+
+
+def test_a_folder_where_the_file_should_be(tmp_path: Path) -> None:
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(StoreError):
+        write_atomically(tmp_path / "result.json", "x")
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
+    """A process that rewrites one file for ever is killed; the file is whole each time."""
+    path = tmp_path / "result.json"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom llama_scale.files import write_atomically\n"
+        "n = 0\nwhile True:\n    write_atomically(Path(sys.argv[1]), f'{n % 10}' * 100_000)\n    n += 1\n"
+    )
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+        while not path.exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.03)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        content = path.read_text()
+        assert len(content) == 100_000
+        assert len(set(content)) == 1
