@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,11 @@ def defaults(command: click.Command, name: str, parent: click.Context) -> dict[s
 
     Raises InputError for keys that the command, or the whole program, does not have.
     """
-    path = [*_command_path(parent), name]
+    path = (*_command_path(parent), name)
     found: dict[str, Any] = {}
     origins: dict[str, str] = parent.meta.setdefault(_ORIGINS, {})
     for file in files():
-        for key, value in _settings_for(command, path, parent, file).items():
+        for key, value in _settings_for(command, path, parent.find_root(), file).items():
             if key not in found:
                 found[key] = value
                 origins[key] = str(file)
@@ -81,8 +81,9 @@ def show(ctx: click.Context) -> None:
         (key_of(option), _written(option, ctx.params[option.name or ""]), origin(ctx, option))
         for option in options
     ]
-    value = {key: {"value": shown, "from": source} for key, shown, source in rows}
-    current_output().result({"settings": value}, lambda: table(rows, ("setting", "value", "from")))
+    settings = {key: {"value": value, "from": source} for key, value, source in rows}
+    shown = [(key, _plain_words(value), source) for key, value, source in rows]
+    current_output().result({"settings": settings}, lambda: table(shown, ("setting", "value", "from")))
 
 
 def key_of(option: click.Option) -> str:
@@ -90,25 +91,53 @@ def key_of(option: click.Option) -> str:
     return max(option.opts, key=len).lstrip("-")
 
 
+def check_all(root: click.Context) -> None:
+    """Reads every table of every settings file; raises InputError for the first wrong key."""
+    for path, command in commands(root):
+        for file in files():
+            _settings_for(command, path, root, file)
+
+
+def unknown_variables(root: click.Context) -> dict[str, str | None]:
+    """The variables LLAMA_SCALE_* that nothing reads, each with the known name that is nearest."""
+    from llama_scale.config import nearest
+
+    known: set[str] = set()
+    for path, command in commands(root):
+        context = click.Context(
+            command, auto_envvar_prefix="_".join((PREFIX, *path)).upper().replace("-", "_")
+        )
+        known.update(name for option in command.params for name in variables(context, option))
+    strangers = sorted(name for name in os.environ if name.startswith(f"{PREFIX}_") and name not in known)
+    return {name: next(iter(nearest(name, known)), None) for name in strangers}
+
+
+def commands(
+    ctx: click.Context, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command below `ctx`, commands of commands too, with the words that lead to it."""
+    if not isinstance(ctx.command, click.Group):
+        return
+    for name in ctx.command.list_commands(ctx):
+        command = ctx.command.get_command(ctx, name)
+        if command is not None:
+            yield (*path, name), command
+            yield from commands(click.Context(command, parent=ctx, info_name=name), (*path, name))
+
+
 def _settings_for(
-    command: click.Command, path: list[str], parent: click.Context, file: Path
+    command: click.Command, path: tuple[str, ...], root: click.Context, file: Path
 ) -> dict[str, Any]:
+    """What one file says for the options of one command: shared keys first, its own table over them."""
     from llama_scale.config import read_toml
 
     tables = read_toml(file)
-    _check_top(tables, parent.find_root(), file)
+    _check_top(tables, root, file)
     options = {key_of(p): p.name or "" for p in command.params if isinstance(p, click.Option)}
     found = {options[key]: tables[key] for key in SHARED if key in tables and key in options}
-    own: Any = tables
-    for name in path:
-        own = own.get(name, {}) if isinstance(own, Mapping) else {}
-    if not isinstance(own, Mapping):
-        raise InputError(
-            f"{file}: {'.'.join(path)} is not a table", hint=f"write [{'.'.join(path)}] above its keys"
-        )
-    for key, value in own.items():
+    for key, value in _table(tables, path, file).items():
         if isinstance(command, click.Group) and isinstance(value, Mapping):
-            continue
+            continue  # the table of a command below
         known = key.replace("_", "-")
         if known not in options:
             raise _unknown(file, ".".join((*path, key)), known, options)
@@ -116,14 +145,24 @@ def _settings_for(
     return found
 
 
+def _table(tables: Mapping[str, Any], path: tuple[str, ...], file: Path) -> Mapping[str, Any]:
+    """The table of a command, empty where the file has none."""
+    for depth, name in enumerate(path, start=1):
+        tables = tables.get(name, {})
+        if not isinstance(tables, Mapping):
+            dotted = ".".join(path[:depth])
+            raise InputError(f"{file}: {dotted} is not a table", hint=f"write [{dotted}] above its keys")
+    return tables
+
+
 def _check_top(tables: Mapping[str, Any], root: click.Context, file: Path) -> None:
-    commands = root.command.list_commands(root) if isinstance(root.command, click.Group) else []
-    for key, value in tables.items():
-        if key not in (commands if isinstance(value, Mapping) else SHARED):
-            raise _unknown(file, key, key, [*SHARED, *commands])
+    names = root.command.list_commands(root) if isinstance(root.command, click.Group) else []
+    for key in tables:
+        if key not in names and key not in SHARED:
+            raise _unknown(file, key, key, [*SHARED, *names])
 
 
-def _unknown(file: Path, path: str, key: str, known: Any) -> InputError:
+def _unknown(file: Path, path: str, key: str, known: Iterable[str]) -> InputError:
     from llama_scale.config import nearest
 
     close = nearest(key, known)
@@ -131,9 +170,9 @@ def _unknown(file: Path, path: str, key: str, known: Any) -> InputError:
     return InputError(f"{file}: {path} is not a known key", hint=hint)
 
 
-def _command_path(ctx: click.Context) -> list[str]:
+def _command_path(ctx: click.Context) -> tuple[str, ...]:
     """The names of the commands from below the program down to `ctx`."""
-    return [*_command_path(ctx.parent), ctx.info_name or ""] if ctx.parent is not None else []
+    return (*_command_path(ctx.parent), ctx.info_name or "") if ctx.parent is not None else ()
 
 
 def _written(option: click.Parameter, value: Any) -> Any:
@@ -142,3 +181,9 @@ def _written(option: click.Parameter, value: Any) -> Any:
     if value is None or form is None:
         return str(value) if isinstance(value, Path) else value
     return form(value)
+
+
+def _plain_words(value: Any) -> str:
+    if value is None or value == ():
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
