@@ -1,0 +1,68 @@
+"""Row filters such as `excluded = 0`, for tables and run stores alike."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from llama_scale.errors import InputError
+
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Rows to keep: those whose `column` compares so with `value`, as numbers where both are."""
+
+    column: str
+    comparison: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.comparison} {self.value}"
+
+    def keeps(self, cell: str) -> bool:
+        """Whether a row with this cell stays."""
+        try:
+            pair: tuple[Any, Any] = (float(cell), float(self.value))
+        except ValueError:
+            pair = (cell, self.value)
+        return _COMPARE[self.comparison](*pair)
+
+
+def parse_filter(text: str) -> Filter:
+    """A filter such as `excluded = 0` or `dataset = rpj`; also !=, <, <=, > and >=."""
+    match = re.fullmatch(r"\s*([^=!<>]+?)\s*(!=|<=|>=|==|=|<|>)\s*(.*?)\s*", text)
+    if not match:
+        raise InputError(f"cannot read the filter {text!r}", hint="write it as --where 'column = value'")
+    column, comparison, value = match.groups()
+    return Filter(
+        column=plain_name(column), comparison=comparison.replace("==", "="), value=value.strip("'\"")
+    )
+
+
+def check_columns(filters: Sequence[Filter], columns: Sequence[str], source: str) -> None:
+    """Raises InputError for a filter on a column that `source` doesn't have, with the nearest one."""
+    for condition in filters:
+        if condition.column not in columns:
+            near = get_close_matches(condition.column, columns, n=1)
+            raise InputError(
+                f"{source} has no column {condition.column!r} to filter by; found: {', '.join(columns)}",
+                hint=f"use --where '{near[0] if near else columns[0]} = VALUE'",
+            )
+
+
+def plain_name(column: str) -> str:
+    """A column's name as it is compared: lower case, underscores for spaces."""
+    return column.strip().lower().replace(" ", "_")
