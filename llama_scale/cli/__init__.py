@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from llama_scale import __version__
-from llama_scale.cli.failures import exit_code_of, unknown_command
+from llama_scale.cli.failures import check_command, exit_code_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,7 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            raise unknown_command(args[0], list(COMMANDS), ctx)
+        check_command(self, ctx, args)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -52,14 +52,16 @@ def explain(error: LlamaScaleError | click.ClickException | OSError) -> LlamaSca
     return LlamaScaleError(error.format_message(), hint="see `llama-scale --help`")
 
 
-def unknown_command(name: str, known: Iterable[str], ctx: click.Context) -> InputError:
-    """The error for a command that does not exist."""
+def check_command(group: click.Group, ctx: click.Context, words: Sequence[str]) -> None:
+    """Raises InputError, with the nearest name, if `words` begin with a command that `group` lacks."""
     from llama_scale.config import nearest
 
-    close = nearest(name, known)
-    program = ctx.command_path
-    hint = f"did you mean `{program} {close[0]}`?" if close else f"see `{program} --help`"
-    return InputError(f"there is no command {name!r}", hint=hint)
+    known = group.list_commands(ctx)
+    if words[0] in known or words[0].startswith("-") or ctx.resilient_parsing:
+        return
+    close = nearest(words[0], known)
+    hint = f"did you mean `{ctx.command_path} {close[0]}`?" if close else f"see `{ctx.command_path} --help`"
+    raise InputError(f"there is no command {words[0]!r}", hint=hint)
 
 
 def _message(error: click.UsageError) -> str:

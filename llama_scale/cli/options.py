@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from llama_scale import quantities
 from llama_scale.cli import settings
+from llama_scale.cli.failures import check_command
 from llama_scale.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -28,7 +29,8 @@ class QuantityType(click.ParamType):
         if isinstance(value, quantities.Quantity):
             return value
         try:
-            return self.parse(value)
+            # a settings file may give a list, a table or true
+            return self.parse(value if type(value) in (int, float) else str(value))
         except InputError as error:
             raise HintedParameterError(error.message, error.hint, ctx=ctx, param=param) from error
 
@@ -97,6 +99,12 @@ class Group(click.Group):
     """A command of commands, such as `runs`."""
 
     command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        check_command(self, ctx, args)
+        return super().resolve_command(ctx, args)
 
 
 Group.group_class = Group

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from llama_scale import __version__
+from llama_scale.cli import COMMANDS, main
+from llama_scale.cli.options import Command
+from llama_scale.cli.settings import commands
+
+HEAVY = ("torch", "numpy", "scipy", "matplotlib", "rich", "cattrs", "tokenizers", "tiktoken", "pandas")
+
+
+def llama_scale(*words: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The real program in its own process."""
+    return subprocess.run(
+        [sys.executable, "-m", "llama_scale", *words],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def every_command() -> Iterator[tuple[str, ...]]:
+    yield ()
+    yield from (path for path, _ in commands(click.Context(main)))
+
+
+@pytest.mark.parametrize("path", every_command(), ids=" ".join)
+def test_help_is_light_and_fits(path: tuple[str, ...]) -> None:
+    """A new interpreter prints the help and then names the heavy modules that it loaded."""
+    code = (
+        "import sys\nfrom llama_scale.cli import main\n"
+        "try:\n    main(sys.argv[1:], prog_name='llama-scale')\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        f"print(code, sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *path, "--help"], capture_output=True, text=True, check=True
+    )
+    assert shown.stderr.strip() == "0 []"
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "\x1b" not in shown.stdout
+
+
+@pytest.mark.parametrize("path", [path for path in every_command() if path], ids=" ".join)
+def test_help_opens_with_a_question_and_has_examples(path: tuple[str, ...]) -> None:
+    command = dict(commands(click.Context(main)))[path]
+    assert (command.help or "").split("\n\n")[0].rstrip().endswith("?")
+    if isinstance(command, Command):
+        assert 2 <= len(command.examples) <= 4
+        assert all(example.startswith("llama-scale " + " ".join(path)) for example in command.examples)
+
+
+@pytest.mark.parametrize("path", [path for path in every_command() if path], ids=" ".join)
+def test_examples_name_options_that_exist(path: tuple[str, ...]) -> None:
+    command = dict(commands(click.Context(main)))[path]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for example in getattr(command, "examples", ()):
+        words = [word.partition("=")[0] for word in example.split("#")[0].split() if word.startswith("-")]
+        assert set(words) <= known | {"--help"}
+
+
+@pytest.mark.parametrize("path", [path for path in every_command() if path], ids=" ".join)
+def test_every_command_speaks_json(path: tuple[str, ...]) -> None:
+    command = dict(commands(click.Context(main)))[path]
+    if isinstance(command, click.Group) or path == ("worker",):  # a worker's result is its run's result.json
+        return
+    assert any("--json" in parameter.opts for parameter in command.params)
+
+
+def test_top_help_is_grouped_by_workflow() -> None:
+    lines = llama_scale("--help").stdout.splitlines()
+    sections = [line for line in lines if line in ("Measure:", "Fit:", "Plan:", "Inspect:")]
+    assert sections == ["Measure:", "Fit:", "Plan:", "Inspect:"]
+    for name, entry in COMMANDS.items():
+        assert any(line.startswith(f"  {name} ") for line in lines)
+        assert len(entry.summary) <= 80 - 12
+
+
+def test_version() -> None:
+    assert llama_scale("--version").stdout == f"llama-scale {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        (["docter"], "there is no command 'docter'", "did you mean `llama-scale doctor`?"),
+        (["banana"], "there is no command 'banana'", "see `llama-scale --help`"),
+        (["doctor", "--jsno"], "there is no option --jsno", "did you mean --json?"),
+        (["doctor", "--banana"], "there is no option --banana", "see `llama-scale doctor --help`"),
+        (["doctor", "extra"], "got unexpected extra argument", "see `llama-scale doctor --help`"),
+        (["doctor", "--store"], "option '--store' requires an argument", "see `llama-scale doctor --help`"),
+        (["plan", "--serve-tokens", "abc"], "--serve-tokens: 'abc' is not a count", "write 7B, 1.4T"),
+        (["plan", "--serve-tokens", "$2M"], "--serve-tokens: expected a count", "write 7B, 1.4T"),
+        (
+            ["plan", "--serve-tokens", "1e12", "--budget", "30d"],
+            "expected a budget, but '30d' is a duration",
+            "$2M",
+        ),
+    ],
+)
+def test_misuse_is_two_lines_and_code_2(words: list[str], error: str, hint: str) -> None:
+    done = llama_scale(*words)
+    first, second = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert first.startswith("error: ")
+    assert error in first
+    assert second.startswith("hint: ")
+    assert hint in second
+
+
+def test_errors_are_json_too() -> None:
+    done = llama_scale("plan", "--serve-tokens", "abc", "--json")
+    value = json.loads(done.stdout)
+    assert value["schema"] == 1
+    assert value["exit_code"] == done.returncode == 2
+    assert "'abc'" in value["error"]
+    assert "7B" in value["hint"]
+    assert done.stderr.startswith("error: ")
+
+
+def test_no_words_at_all_show_the_help() -> None:
+    done = llama_scale()
+    assert done.returncode == 2
+    assert "Measure:" in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_failure() -> None:
+    command = f"{sys.executable} -m llama_scale doctor --help | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_a_terminal_without_unicode_gets_no_traceback() -> None:
+    done = llama_scale("doctor", PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_completion_in_a_real_shell(tmp_path: Path) -> None:
+    """Bash itself asks for completions, through the script that click writes for it."""
+    program = Path(sys.executable).with_name("llama-scale")
+    if not program.exists():
+        pytest.skip("llama-scale is not installed beside this Python")
+    for run in ("0123", "0456"):
+        (tmp_path / "mine" / run).mkdir(parents=True)
+        (tmp_path / "mine" / run / "spec.json").write_text("{}")
+    script = """
+        eval "$(_LLAMA_SCALE_COMPLETE=bash_source llama-scale)"
+        complete_line() {
+            COMP_WORDS=($1); [[ $1 == *" " ]] && COMP_WORDS+=("")
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+            _llama_scale_completion; echo "${COMPREPLY[@]}"
+        }
+        complete_line "llama-scale do"
+        complete_line "llama-scale doctor --js"
+        complete_line "llama-scale worker --store mine 0"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["doctor", "--json", "0123 0456"]
+
+
+def test_python_has_the_same_verbs() -> None:
+    import llama_scale as package
+
+    assert callable(package.sweep)
+    assert callable(package.fit)
+    assert callable(package.plan)
+    with pytest.raises(AttributeError):
+        _ = package.nonsense  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = f"import sys, llama_scale; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from llama_scale.cli import Program, main
+from llama_scale.cli.options import BUDGET, COUNT, Group, json_option, quiet_option, set_option, store_option
+from llama_scale.cli.options import command as make_command
+from llama_scale.cli.output import current_output
+from llama_scale.quantities import Quantity
+
+
+@make_command(examples=["llama-scale show", "llama-scale show --json"])
+@click.option("--budget", type=BUDGET, default="1e21")
+@click.option("--serve-tokens", type=COUNT, default="1e12")
+@click.option("--form", type=click.Choice(["chinchilla", "skaling"]), default="chinchilla")
+@set_option
+@store_option
+@quiet_option
+@json_option
+def show(budget: Quantity, serve_tokens: float, store: Path, overrides: tuple[str, ...], **_: object) -> None:
+    """What was said?"""
+    value = {"budget": budget.value, "serve_tokens": serve_tokens, "store": str(store), "set": overrides}
+    current_output().result(value, str(value))
+
+
+class Sample(Program):
+    """The program itself, with a command of the test's own in it, alone and inside a group."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["show", "group"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return {"show": show, "group": Group("group", commands={"show": show})}.get(cmd_name)
+
+
+sample = Sample(name="llama-scale", context_settings=main.context_settings)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def write_user(text: str) -> None:
+    path = Path("config/llama-scale/config.toml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def write_project(text: str) -> None:
+    Path("llama-scale.toml").write_text(text)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(sample, list(words), prog_name="llama-scale")
+
+
+def settings(*words: str) -> dict[str, dict[str, object]]:
+    return json.loads(run(*words, "--json", "--show-settings").stdout)["settings"]
+
+
+def test_each_source_beats_the_next_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings("show")["serve-tokens"] == {"value": "1T", "from": "default"}
+    write_user('[show]\nserve-tokens = "2T"\nbudget = "$1M"')
+    user = "config/llama-scale/config.toml"
+    assert settings("show")["serve-tokens"] == {"value": "2T", "from": str(Path.cwd() / user)}
+    write_project("[show]\nserve_tokens = 3e12")
+    assert settings("show")["serve-tokens"] == {"value": "3T", "from": "llama-scale.toml"}
+    assert settings("show")["budget"]["value"] == "$1M"
+    monkeypatch.setenv("LLAMA_SCALE_SHOW_SERVE_TOKENS", "4T")
+    assert settings("show")["serve-tokens"] == {"value": "4T", "from": "LLAMA_SCALE_SHOW_SERVE_TOKENS"}
+    assert settings("show", "--serve-tokens", "5T")["serve-tokens"] == {
+        "value": "5T",
+        "from": "the command line",
+    }
+    assert json.loads(run("show", "--serve-tokens", "5T", "--json").stdout)["serve_tokens"] == 5e12
+
+
+def test_shared_settings_stand_on_top_and_have_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project('store = "/scratch/runs"\njson = true')
+    assert json.loads(run("show").stdout)["store"] == "/scratch/runs"
+    write_project('store = "/scratch/runs"\n[show]\nstore = "own"')
+    assert settings("show")["store"]["value"] == "own"
+    monkeypatch.setenv("LLAMA_SCALE_STORE", "elsewhere")
+    assert settings("show")["store"] == {"value": "elsewhere", "from": "LLAMA_SCALE_STORE"}
+
+
+def test_commands_of_commands_have_tables_of_tables() -> None:
+    write_project('[group.show]\nbudget = "2e21"')
+    assert settings("group", "show")["budget"]["value"] == "2e21 FLOPs"
+    assert settings("show")["budget"]["value"] == "1e21 FLOPs"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("[show]\nbugdet = 1", "llama-scale.toml: show.bugdet is not a known key", "did you mean 'budget'?"),
+        ("[shwo]\nbudget = 1", "llama-scale.toml: shwo is not a known key", "did you mean 'show'?"),
+        ("show = 3", "llama-scale.toml: show is not a table", "write [show] above its keys"),
+        ("[show", "llama-scale.toml is not TOML", "correct that line"),
+        ('[show]\nbudget = "30d"', "--budget (from llama-scale.toml): expected a budget", "write 1e24"),
+        ("[show]\nserve-tokens = [1]", "--serve-tokens (from llama-scale.toml)", "write 7B"),
+        ('[show]\nform = "skalin"', "'skalin' is not one of", "did you mean 'skaling'?"),
+    ],
+)
+def test_mistakes_in_a_file_name_the_file(text: str, message: str, hint: str) -> None:
+    write_project(text)
+    result = run("show")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert f"hint: {hint}" in result.stderr
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_SCALE_SHOW_BUDGET", "30d")
+    assert "error: --budget (from LLAMA_SCALE_SHOW_BUDGET): expected" in run("show").stderr
+
+
+def test_overrides_arrive_in_order() -> None:
+    value = json.loads(run("show", "--set", "a.b=1", "--set", "c=2", "--json").stdout)
+    assert value["set"] == ["a.b=1", "c=2"]
+
+
+def test_defaults_are_shown_in_human_units() -> None:
+    text = " ".join(run("show", "--help").stdout.split())
+    assert "[default: 1e12]" in text
+    assert "--serve-tokens COUNT" in text
+    assert "llama-scale show --json" in text
