@@ -121,7 +121,8 @@ def llama_hidden(width: int, multiple: int = HIDDEN_MULTIPLE) -> int:
 def llama(layers: int, width: int, *, heads: int | None = None, **others: int | float | bool) -> ModelConfig:
     """A LLaMA of the paper's proportions: head size 128 unless `heads` is given, no grouped queries."""
     head_count = heads if heads is not None else max(1, width // 128)
-    fields = {"kv_heads": head_count, "head_size": width // head_count, "hidden": llama_hidden(width), **others}
+    proportions = {"kv_heads": head_count, "head_size": width // head_count, "hidden": llama_hidden(width)}
+    fields = proportions | others
     return ModelConfig(layers=layers, width=width, heads=head_count, **fields)  # pyright: ignore[reportArgumentType]
 
 
@@ -153,7 +154,7 @@ def nearest_shape(
 
 
 def aspect_ratio(parameters: float) -> float:
-    """Width over layers: 128 at 7B and 13B, 102 at 65B in the family; smaller models are narrower (64 at 150M)."""
+    """Width over layers: 128 at 7B and 13B, 102 at 65B in the family; less below 7B (64 at 150M)."""
     if parameters >= 13e9:
         return max(96.0, 128 - 26 * math.log(parameters / 13e9) / math.log(5))
     return min(128.0, max(16.0, 128 * (parameters / 6.7e9) ** 0.18))
@@ -162,11 +163,12 @@ def aspect_ratio(parameters: float) -> float:
 def _ladder(
     parameters: float, convention: ParameterConvention, *, vocabulary: int, context: int
 ) -> Iterator[ModelConfig]:
-    """Shapes around the width whose layers, at the family's aspect ratio, hold `parameters` with the tables."""
+    """Shapes around the width that holds `parameters` at the family's aspect ratio."""
     tables = {"total": 2, "matmul": 1, "non_embedding": 0}[convention] * vocabulary
     ratio = aspect_ratio(parameters)
     guess = _positive_root(lambda width: 12 * width**3 / ratio + tables * width - parameters)
-    head_size = 128 if guess >= 1024 else next(size for size in (64, 32, 16, 8) if guess >= 6 * size or size == 8)
+    sizes = (128,) if guess >= 1024 else (64, 32, 16, 8)
+    head_size = next((size for size in sizes if guess >= 6 * size), 8)
     step = head_size * (4 if guess >= 2048 else 1)
     for count in range(max(1, math.floor(0.75 * guess / step)), math.ceil(1.3 * guess / step) + 2):
         width = count * step
@@ -179,7 +181,7 @@ def _ladder(
 
 
 def _oddness(shape: ModelConfig, parameters: float, convention: ParameterConvention) -> float:
-    """How unlike the wish a shape is: 0.3 for 1 % of missed parameters, 1.2 for 2 %, a little for odd proportions."""
+    """How unlike the wish a shape is: 0.3 for 1 % of missed parameters, 1.2 for 2 %, more if ill-shaped."""
     missed = 0.3 * (100 * math.log(shape.parameters.by(convention) / parameters)) ** 2
     stretched = 8 * math.log(shape.width / shape.layers / aspect_ratio(parameters)) ** 2
     uneven_heads = 0.3 if shape.width >= 1024 and shape.heads % (8 if shape.width >= 2048 else 2) else 0.0

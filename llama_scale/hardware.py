@@ -16,7 +16,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """US dollars for an hour of one accelerator, as quoted on `date`; `reference` is None where none was dated."""
+    """Dollars quoted for an hour of one accelerator on `date`; `reference` is None where none was found."""
 
     reference: float | None
     low: float | None = None
@@ -67,8 +67,8 @@ def accelerator(name: str) -> Accelerator:
     >>> accelerator("h100").name
     'H100-SXM'
     """
-    known = {_key(word): chip for chip in accelerators() for word in (chip.name, *chip.aliases)}
-    if found := known.get(_key(name)):
+    known = {name_key(word): chip for chip in accelerators() for word in (chip.name, *chip.aliases)}
+    if found := known.get(name_key(name)):
         return found
     raise InputError(f"unknown accelerator '{name}'", hint=nearest_names_hint(name, accelerator_names()))
 
@@ -91,8 +91,8 @@ def nearest_names_hint(name: str, names: Iterable[str]) -> str:
     """A hint that offers the names most like `name`, or all of them if none is."""
     from difflib import get_close_matches
 
-    by_key = {_key(known): known for known in names}
-    wanted = _key(name)
+    by_key = {name_key(known): known for known in names}
+    wanted = name_key(name)
     alike = [by_key[key] for key in get_close_matches(wanted, by_key, n=4, cutoff=0.5)]
     within = [known for key, known in by_key.items() if wanted and wanted in key and known not in alike]
     nearest = (within + alike)[:5]
@@ -101,7 +101,8 @@ def nearest_names_hint(name: str, names: Iterable[str]) -> str:
     return f"choose from: {', '.join(by_key.values())}"
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """A name as it is compared: lower case, letters, digits and points only."""
     return "".join(letter for letter in name.lower() if letter.isalnum() or letter == ".")
 
 

@@ -1,0 +1,236 @@
+"""What training and serving cost, in FLOPs, GPU-hours and dollars, and every assumption behind it.
+
+A model costs train_flops x (training rate) + serve_flops x (serving rate). The rates are 1 in FLOPs; in
+GPU-hours they are 1 / (peak x MFU x the share of paid hours that do useful work); in dollars they are
+those hours x a price. Serving has one MFU for tokens read (prefill) and one for tokens written (decode).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from llama_scale.errors import InputError
+from llama_scale.hardware import Accelerator, Precision, accelerator
+
+CostUnit = Literal["flops", "usd", "gpu_hours"]
+
+
+class Default(NamedTuple):
+    """A value that we assume when nobody says otherwise, where it comes from and how old it is."""
+
+    value: float
+    source: str
+    date: str
+
+
+DEFAULT_ACCELERATOR = "H100-SXM"
+DEFAULT_MFU = Default(
+    0.40,
+    "on 6ND: steady 36 to 43 % on H100 (llm-foundry, 7B to 70B); whole runs of LLaMA 44 to 51 %, PaLM 30 %",
+    "2024",
+)
+DEFAULT_GOODPUT = Default(
+    1.0, "no hours lost; Llama 3 reports over 90 % (arXiv 2407.21783), PaLM's hours imply 65 %", "2024"
+)
+DEFAULT_PREFILL_MFU = Default(
+    0.55, "our calibration on published saturated rates of dense models (TensorRT-LLM, MLPerf)", "2025"
+)
+DEFAULT_DECODE_MFU = Default(
+    0.20, "the same rows at 1,000 in and 1,000 out: 16 % at 8B, 21 % at 70B, 25 % at 405B", "2025"
+)
+DEFAULT_UTILISATION = Default(1.0, "a saturated fleet; real ones idle, and every idle hour is paid", "")
+DEFAULT_INPUT_SHARE = Default(0.80, "1,000 tokens read for 250 written, as Sardana & Frankle ask", "2024")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumption:
+    """One input of a plan: its value in words, where it came from, and the option that changes it."""
+
+    name: str
+    value: str
+    source: str
+    date: str = ""
+    option: str = ""
+    is_default: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What the model will serve over its life: tokens in all, and the share of them that it reads."""
+
+    serve_tokens: float
+    input_share: float = DEFAULT_INPUT_SHARE.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rental:
+    """An accelerator at a precision and a price; `price_usd_per_hour` is None where nobody named one."""
+
+    accelerator: Accelerator
+    precision: Precision
+    price_usd_per_hour: float | None
+    price_source: str
+    price_date: str = ""
+
+    @property
+    def peak_flops_per_hour(self) -> float:
+        """Dense operations an hour at its precision."""
+        return 3600 * self.accelerator.peak(self.precision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How training runs: `mfu` is useful FLOPs over the peak while it runs, `goodput` how often it runs."""
+
+    rental: Rental
+    mfu: float = DEFAULT_MFU.value
+    goodput: float = DEFAULT_GOODPUT.value
+
+    @property
+    def gpu_hours_per_flop(self) -> float:
+        """Hours of one accelerator for one training FLOP."""
+        return 1 / (self.rental.peak_flops_per_hour * self.mfu * self.goodput)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How serving runs: MFU of tokens read and of tokens written, and the share of paid hours in use."""
+
+    rental: Rental
+    prefill_mfu: float = DEFAULT_PREFILL_MFU.value
+    decode_mfu: float = DEFAULT_DECODE_MFU.value
+    utilisation: float = DEFAULT_UTILISATION.value
+
+    def gpu_hours_per_flop(self, input_share: float) -> float:
+        """Hours of one accelerator for one FLOP of serving, over tokens read and written."""
+        slowness = input_share / self.prefill_mfu + (1 - input_share) / self.decode_mfu
+        return slowness / (self.rental.peak_flops_per_hour * self.utilisation)
+
+
+class Rates(NamedTuple):
+    """Cost of one FLOP of training and of one FLOP of serving, in the unit that they were asked in."""
+
+    train: float
+    serve: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetime:
+    """What one model costs to train and to serve; dollars are None where a price is missing."""
+
+    train_flops: float
+    serve_flops: float
+    train_gpu_hours: float
+    serve_gpu_hours: float
+    train_usd: float | None
+    serve_usd: float | None
+
+    @property
+    def total_flops(self) -> float:
+        """FLOPs of training and serving."""
+        return self.train_flops + self.serve_flops
+
+    @property
+    def total_gpu_hours(self) -> float:
+        """Hours of training and serving accelerators, counted alike."""
+        return self.train_gpu_hours + self.serve_gpu_hours
+
+    @property
+    def total_usd(self) -> float | None:
+        """Dollars of training and serving."""
+        return None if self.train_usd is None or self.serve_usd is None else self.train_usd + self.serve_usd
+
+    def total(self, unit: CostUnit) -> float:
+        """The total in `unit`; nan for dollars without a price."""
+        totals = {"flops": self.total_flops, "gpu_hours": self.total_gpu_hours, "usd": self.total_usd}
+        value = totals[unit]
+        return float("nan") if value is None else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Economics:
+    """Everything that turns FLOPs into hours and dollars."""
+
+    training: Training
+    serving: Serving
+    demand: Demand
+
+    @property
+    def units(self) -> tuple[CostUnit, ...]:
+        """The units that costs can be given in: dollars where both prices are known."""
+        rentals = self.training.rental, self.serving.rental
+        priced = all(hired.price_usd_per_hour is not None for hired in rentals)
+        return ("flops", "gpu_hours", "usd") if priced else ("flops", "gpu_hours")
+
+    def rates(self, unit: CostUnit) -> Rates:
+        """Cost of one FLOP of training and of serving in `unit`.
+
+        Raises InputError naming the option where dollars are asked for and a price is missing.
+        """
+        if unit == "flops":
+            return Rates(1.0, 1.0)
+        hours = Rates(
+            self.training.gpu_hours_per_flop, self.serving.gpu_hours_per_flop(self.demand.input_share)
+        )
+        if unit == "gpu_hours":
+            return hours
+        return Rates(
+            hours.train * _price(self.training.rental, "--price"),
+            hours.serve * _price(self.serving.rental, "--serve-price"),
+        )
+
+    def lifetime(self, train_flops: float, serve_flops: float) -> Lifetime:
+        """The cost of that many FLOPs in every unit."""
+        train_hours = train_flops * self.training.gpu_hours_per_flop
+        serve_hours = serve_flops * self.serving.gpu_hours_per_flop(self.demand.input_share)
+        return Lifetime(
+            train_flops=train_flops,
+            serve_flops=serve_flops,
+            train_gpu_hours=train_hours,
+            serve_gpu_hours=serve_hours,
+            train_usd=_times(train_hours, self.training.rental.price_usd_per_hour),
+            serve_usd=_times(serve_hours, self.serving.rental.price_usd_per_hour),
+        )
+
+
+def rental(name: str, *, precision: Precision, price_usd_per_hour: float | None = None) -> Rental:
+    """An accelerator by name, at the price given or else the one quoted in our table."""
+    chip = accelerator(name)
+    chip.peak(precision)  # refuses a precision that the chip lacks
+    if price_usd_per_hour is not None:
+        return Rental(
+            accelerator=chip,
+            precision=precision,
+            price_usd_per_hour=price_usd_per_hour,
+            price_source="given",
+        )
+    quoted = chip.price
+    if quoted is None or quoted.reference is None:
+        why = quoted.source if quoted else "no dated price in our table"
+        return Rental(accelerator=chip, precision=precision, price_usd_per_hour=None, price_source=why)
+    return Rental(
+        accelerator=chip,
+        precision=precision,
+        price_usd_per_hour=quoted.reference,
+        price_source=quoted.source,
+        price_date=quoted.date,
+    )
+
+
+def _price(hired: Rental, option: str) -> float:
+    if hired.price_usd_per_hour is None:
+        raise missing_price(hired, option)
+    return hired.price_usd_per_hour
+
+
+def missing_price(hired: Rental, option: str) -> InputError:
+    """The error for dollars without a price."""
+    return InputError(
+        f"no price for {hired.accelerator.name}: {hired.price_source}",
+        hint=f"say what you pay for an hour of it: {option} '$2.50/h'",
+    )
+
+
+def _times(hours: float, price: float | None) -> float | None:
+    return None if price is None else hours * price

@@ -1,0 +1,33 @@
+"""The third stage: from a law and a demand to the model that should be trained.
+
+`plan` reads a question (`request`), solves it on a continuum of sizes (`optimum`), makes the answer
+buildable and compares it (`answer`), carries the law's draws through (`uncertainty`), and says it in
+words (`words`) or as JSON (`document`). What cannot be done is refused in `feasibility`.
+"""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from llama_scale.errors import InputError
+from llama_scale.planning.answer import answer
+from llama_scale.planning.request import PlanOptions, read_request
+from llama_scale.planning.values import Plan
+
+__all__ = ["Plan", "PlanOptions", "plan"]
+
+
+def plan(**options: Unpack[PlanOptions]) -> Plan:
+    """The model to train for what it will serve; the words are those of the command.
+
+    Raises InputError for words that cannot be meant, InfeasibleError where no model does what is asked.
+
+    >>> plan(serve_tokens="1e12", budget="1e24", law="hoffmann-2022-sardana").sentence  # doctest: +ELLIPSIS
+    'Train 44...B parameters on 3...T tokens...'
+    """
+    if options.get("serve_tokens") is None:
+        raise InputError(
+            "how many tokens will the model serve?",
+            hint="give its lifetime demand, such as --serve-tokens 1e12, or 0 for training alone",
+        )
+    return answer(read_request(options))

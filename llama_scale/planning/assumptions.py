@@ -1,0 +1,177 @@
+"""What a plan takes for granted, each with its source, its age and the option that changes it; warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from llama_scale.costs import (
+    DEFAULT_DECODE_MFU,
+    DEFAULT_GOODPUT,
+    DEFAULT_INPUT_SHARE,
+    DEFAULT_MFU,
+    DEFAULT_PREFILL_MFU,
+    DEFAULT_UTILISATION,
+    Assumption,
+    Default,
+    Rental,
+)
+from llama_scale.planning.request import Request
+from llama_scale.planning.values import Intervals
+from llama_scale.quantities import (
+    format_count,
+    format_flops_per_second,
+    format_fraction,
+    format_number,
+    format_quantity,
+    format_usd_per_hour,
+)
+
+COUNTINGS = {
+    "6nd": ("6ND to train, 2NT to serve", "the papers' approximation (Kaplan et al. 2020, section 2.1)"),
+    "exact": (
+        "the shape's matrix products, attention over the whole context; 3 x forward to train",
+        "PaLM (arXiv 2204.02311, appendix B)",
+    ),
+}
+EXTRAPOLATED = {
+    "train_flops": "training FLOPs",
+    "parameters": "parameters",
+    "tokens": "tokens",
+    "tokens_per_parameter": "tokens per parameter",
+}
+
+
+def assumptions(request: Request) -> tuple[Assumption, ...]:
+    """Every input of the plan that its asker might want to change."""
+    return (*_question(request), *_training(request), *_serving(request))
+
+
+def _question(request: Request) -> Iterator[Assumption]:
+    fit, given = request.fit, request.given
+    yield Assumption(
+        name="law",
+        value=f"{fit.name} ({fit.law.form} form; N counts {fit.convention.replace('_', '-')} parameters)",
+        source=fit.source,
+        option="--law",
+        is_default="law" not in given,
+    )
+    if request.budget is not None:
+        yield Assumption(
+            name="total budget",
+            value=format_quantity(request.budget),
+            source="yours" if "budget" in given else "a frontier-sized default, to have an answer",
+            option="--budget",
+            is_default="budget" not in given,
+        )
+    if match := request.match:
+        size, seen = format_count(match.count(fit.convention)), format_count(match.tokens)
+        yield Assumption(
+            name="model to match",
+            value=f"{match.name}, {size} parameters on {seen} tokens, as if trained on the law's data",
+            source=match.source,
+            option="--match",
+        )
+    counting, source = COUNTINGS[request.flops]
+    yield Assumption(
+        name="FLOPs", value=counting, source=source, option="--flops", is_default="flops" not in given
+    )
+    yield Assumption(
+        name="shape",
+        value=f"LLaMA, vocabulary {request.vocabulary:,}, context {request.context:,}",
+        source="Touvron et al. 2023 (arXiv 2302.13971)",
+        option="--vocabulary, --context",
+        is_default=not given.keys() & {"vocabulary", "context"},
+    )
+
+
+def _training(request: Request) -> Iterator[Assumption]:
+    training = request.economics.training
+    yield from _rental(request, training.rental, "training", "")
+    yield _share(request, "training MFU", training.mfu, DEFAULT_MFU, "mfu")
+    yield _share(request, "goodput (share of time that trains)", training.goodput, DEFAULT_GOODPUT, "goodput")
+
+
+def _serving(request: Request) -> Iterator[Assumption]:
+    serving, demand = request.economics.serving, request.economics.demand
+    if demand.serve_tokens == 0:
+        return
+    yield _share(
+        request, "tokens read, of those served", demand.input_share, DEFAULT_INPUT_SHARE, "input_share"
+    )
+    yield from _rental(request, serving.rental, "serving", "serve_")
+    yield _share(request, "serving MFU, reading", serving.prefill_mfu, DEFAULT_PREFILL_MFU, "serve_mfu")
+    yield _share(request, "serving MFU, writing", serving.decode_mfu, DEFAULT_DECODE_MFU, "serve_mfu")
+    yield _share(
+        request, "utilisation of serving hours", serving.utilisation, DEFAULT_UTILISATION, "utilisation"
+    )
+
+
+def _rental(request: Request, hired: Rental, what: str, prefix: str) -> Iterator[Assumption]:
+    chip = hired.accelerator
+    rate = format_flops_per_second(chip.peak(hired.precision))
+    unconfirmed = f"; unconfirmed: {chip.unconfirmed}" if chip.unconfirmed else ""
+    yield Assumption(
+        name=f"{what} accelerator",
+        value=f"{chip.name}, {hired.precision}, {rate} dense",
+        source=chip.source + unconfirmed,
+        option=_option(f"{prefix}accelerator"),
+        is_default=not request.given.keys() & {"accelerator", f"{prefix}accelerator"},
+    )
+    price = hired.price_usd_per_hour
+    yield Assumption(
+        name=f"{what} price",
+        value="none" if price is None else format_usd_per_hour(price),
+        source=hired.price_source,
+        date=hired.price_date,
+        option=_option(f"{prefix}price"),
+        is_default=hired.price_source != "given",
+    )
+
+
+def _share(request: Request, name: str, value: float, default: Default, option: str) -> Assumption:
+    is_default = option not in request.given
+    return Assumption(
+        name=name,
+        value=format_fraction(value),
+        source=default.source if is_default else "given",
+        date=default.date if is_default else "",
+        option=_option(option),
+        is_default=is_default,
+    )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def warnings(
+    request: Request, extrapolation: Mapping[str, float], spread: Intervals | None
+) -> tuple[str, ...]:
+    """What the reader must not miss."""
+    return (*_extrapolations(extrapolation), *_caveats(request, spread))
+
+
+def _extrapolations(extrapolation: Mapping[str, float]) -> Iterator[str]:
+    beyond = {name: factor for name, factor in extrapolation.items() if factor != 1}
+    if not beyond:
+        return
+    parts = [
+        f"{format_number(factor, 2)} x the largest {EXTRAPOLATED[name]}"
+        if factor > 1
+        else f"1/{format_number(1 / factor, 2)} of the smallest {EXTRAPOLATED[name]}"
+        for name, factor in beyond.items()
+    ]
+    yield "extrapolates beyond the runs behind the law: " + ", ".join(parts)
+
+
+def _caveats(request: Request, spread: Intervals | None) -> Iterator[str]:
+    fit, economics = request.fit, request.economics
+    if spread and spread.unreached:
+        share = format_fraction(spread.unreached, 2)
+        yield f"under {share} of the law's draws no model reaches the target; intervals leave these out"
+    trained_on, served_on = economics.training.rental.accelerator, economics.serving.rental.accelerator
+    if request.unit == "gpu_hours" and trained_on is not served_on and economics.demand.serve_tokens:
+        yield f"an hour of {served_on.name} is counted like an hour of {trained_on.name}"
+    if fit.convention != "total" and request.flops == "6nd":
+        counted = fit.convention.replace("_", "-")
+        yield f"6ND and 2NT count the law's own N ({counted} parameters); --flops exact counts the shape"

@@ -1,0 +1,93 @@
+"""The law's draws carried through to the answer: intervals, and the model that is best on average."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llama_scale.laws import ChinchillaLaw, Numbers, Range, central_range
+from llama_scale.planning.optimum import Problem, Solution, best, lowest_cost, tokens_for
+from llama_scale.planning.request import Request
+from llama_scale.planning.values import BestOnAverage, Intervals, PlannedModel
+
+MOST_DRAWS = 1000  # enough for a 90 % interval whose ends move by about 2 % of its width between batches
+SPREAD, SIZES = 3.0, 81  # the sizes tried for the best on average: a third of the optimum to three times it
+
+
+def intervals(request: Request, problem: Problem, recommended: PlannedModel) -> Intervals | None:
+    """Where the draws put the answer; None for a law without draws."""
+    draws = _draws(request)
+    if draws is None:
+        return None
+    drawn = problem.with_law(draws)
+    solution = best(drawn, request.objective(draws))
+    found = np.isfinite(solution.tokens)
+    if not found.any():
+        return None
+    prediction = request.fit.predict(recommended.parameters, recommended.tokens, level=request.level)
+    compute_optimal = lowest_cost(drawn.without_serving(), drawn.loss(solution))
+    values = {
+        "parameters": solution.sizes.parameters,
+        "tokens": solution.tokens,
+        "tokens_per_parameter": solution.tokens / solution.sizes.parameters,
+        **_costs(request, solution),
+        "saving": 1 - drawn.cost(*solution) / drawn.cost(*compute_optimal),
+    }
+    ranges = {name: central_range(np.asarray(value)[found], request.level) for name, value in values.items()}
+    if prediction.low is not None and prediction.high is not None:
+        ranges["loss_nats"] = Range(float(prediction.low), float(prediction.high))
+    return Intervals(level=request.level, draws=found.size, ranges=ranges, unreached=float(1 - found.mean()))
+
+
+def best_on_average(request: Request, problem: Problem, recommended: PlannedModel) -> BestOnAverage | None:
+    """The size of lowest expected loss, or of lowest expected cost of reaching the target, over the draws.
+
+    Every size is trained until it is on the budget, or until it reaches the target under that draw. None
+    for a law without draws, or where every size fails to reach the target under some draw.
+    """
+    draws = _draws(request)
+    if draws is None:
+        return None
+    sizes = problem.family.sizes(_coordinates(problem, recommended.parameters)[:, None])
+    drawn, objective = problem.with_law(draws), request.objective(draws)
+    tokens = tokens_for(drawn, objective, sizes)
+    by_draw = (
+        draws.loss(sizes.parameters, tokens) if objective.fixed == "budget" else drawn.cost(sizes, tokens)
+    )
+    expected = np.mean(np.broadcast_to(by_draw, (SIZES, np.size(draws.E))), axis=1)
+    if not np.isfinite(expected).any():
+        return None
+    index = int(np.nanargmin(expected))
+    here = expected[SIZES // 2]
+    advantage = here - expected[index] if objective.fixed == "budget" else 1 - expected[index] / here
+    parameters = np.broadcast_to(sizes.parameters, (SIZES, 1))[index, 0]
+    usual = np.nanmedian(np.broadcast_to(tokens, np.shape(by_draw))[index])
+    return BestOnAverage(float(parameters), float(usual), float(advantage))
+
+
+def _costs(request: Request, solution: Solution) -> dict[str, Numbers]:
+    """Training, serving and total costs of each draw's optimum, in every unit that has a price."""
+    train_flops = solution.sizes.train_flops_per_token * solution.tokens
+    serve_flops = solution.sizes.serve_flops_per_token * request.economics.demand.serve_tokens
+    costs: dict[str, Numbers] = {}
+    for unit in request.economics.units:
+        rates = request.economics.rates(unit)
+        train, serve = rates.train * train_flops, rates.serve * serve_flops
+        costs |= {f"train_{unit}": train, f"serve_{unit}": serve, f"total_{unit}": train + serve}
+    return costs
+
+
+def _draws(request: Request) -> ChinchillaLaw | None:
+    """The fit's draws, thinned evenly where there are more than we need."""
+    draws = request.fit.draws
+    if draws is None:
+        return None
+    step = max(1, np.size(draws.E) // MOST_DRAWS)
+    return draws.at(slice(None, None, step)) if step > 1 else draws
+
+
+def _coordinates(problem: Problem, parameters: float) -> np.ndarray:
+    """Coordinates whose middle one has `parameters`."""
+    x = np.linspace(np.log(parameters) - 12, np.log(parameters) + 12, 2001)
+    counts = np.log(problem.family.sizes(x).parameters)
+    centre = np.interp(np.log(parameters), counts, x)
+    return centre + np.linspace(-np.log(SPREAD), np.log(SPREAD), SIZES)
