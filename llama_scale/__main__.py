@@ -1,5 +1,5 @@
-"""`python -m llama_scale` is the command `llama-scale`."""
+"""`python -m llama_scale` is the command `llama-scale`, for launchers that know an interpreter and no PATH."""
 
 from llama_scale.cli import main
 
-main()
+main(prog_name="llama-scale")

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -32,12 +31,10 @@ def llama_scale(*words: str, cwd: Path | None = None, **variables: str) -> subpr
     )
 
 
-def every_command() -> Iterator[tuple[str, ...]]:
-    yield ()
-    yield from (path for path, _ in commands(click.Context(main)))
+EVERY = dict(commands(click.Context(main)))
 
 
-@pytest.mark.parametrize("path", every_command(), ids=" ".join)
+@pytest.mark.parametrize("path", [(), *EVERY], ids=" ".join)
 def test_help_is_light_and_fits(path: tuple[str, ...]) -> None:
     """A new interpreter prints the help and then names the heavy modules that it loaded."""
     code = (
@@ -54,27 +51,27 @@ def test_help_is_light_and_fits(path: tuple[str, ...]) -> None:
     assert "\x1b" not in shown.stdout
 
 
-@pytest.mark.parametrize("path", [path for path in every_command() if path], ids=" ".join)
+@pytest.mark.parametrize("path", list(EVERY), ids=" ".join)
 def test_help_opens_with_a_question_and_has_examples(path: tuple[str, ...]) -> None:
-    command = dict(commands(click.Context(main)))[path]
+    command = EVERY[path]
     assert (command.help or "").split("\n\n")[0].rstrip().endswith("?")
     if isinstance(command, Command):
         assert 2 <= len(command.examples) <= 4
         assert all(example.startswith("llama-scale " + " ".join(path)) for example in command.examples)
 
 
-@pytest.mark.parametrize("path", [path for path in every_command() if path], ids=" ".join)
+@pytest.mark.parametrize("path", list(EVERY), ids=" ".join)
 def test_examples_name_options_that_exist(path: tuple[str, ...]) -> None:
-    command = dict(commands(click.Context(main)))[path]
+    command = EVERY[path]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     for example in getattr(command, "examples", ()):
         words = [word.partition("=")[0] for word in example.split("#")[0].split() if word.startswith("-")]
         assert set(words) <= known | {"--help"}
 
 
-@pytest.mark.parametrize("path", [path for path in every_command() if path], ids=" ".join)
+@pytest.mark.parametrize("path", list(EVERY), ids=" ".join)
 def test_every_command_speaks_json(path: tuple[str, ...]) -> None:
-    command = dict(commands(click.Context(main)))[path]
+    command = EVERY[path]
     if isinstance(command, click.Group) or path == ("worker",):  # a worker's result is its run's result.json
         return
     assert any("--json" in parameter.opts for parameter in command.params)
@@ -101,7 +98,7 @@ def test_version() -> None:
         (["doctor", "--jsno"], "there is no option --jsno", "did you mean --json?"),
         (["doctor", "--banana"], "there is no option --banana", "see `llama-scale doctor --help`"),
         (["doctor", "extra"], "got unexpected extra argument", "see `llama-scale doctor --help`"),
-        (["doctor", "--store"], "option '--store' requires an argument", "see `llama-scale doctor --help`"),
+        (["doctor", "--store"], "option '--store' requires an argument", "see `llama-scale --help`"),
         (["plan", "--serve-tokens", "abc"], "--serve-tokens: 'abc' is not a count", "write 7B, 1.4T"),
         (["plan", "--serve-tokens", "$2M"], "--serve-tokens: expected a count", "write 7B, 1.4T"),
         (
@@ -163,7 +160,7 @@ def test_completion_in_a_real_shell(tmp_path: Path) -> None:
         complete_line() {
             COMP_WORDS=($1); [[ $1 == *" " ]] && COMP_WORDS+=("")
             COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
-            _llama_scale_completion; echo "${COMPREPLY[@]}"
+            _llama_scale_completion llama-scale; echo "${COMPREPLY[@]}"
         }
         complete_line "llama-scale do"
         complete_line "llama-scale doctor --js"

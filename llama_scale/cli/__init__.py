@@ -25,7 +25,7 @@ class Entry:
 
 
 COMMANDS = {
-    "sweep": Entry("Measure", "Train the runs of a sweep, fit a law to them, test it on held-out runs."),
+    "sweep": Entry("Measure", "Train the runs of a sweep, fit a law, test it on held-out runs."),
     "worker": Entry("Measure", "Train one run of a store to its end (what launchers start)."),
     "runs": Entry("Measure", "What has been run, and how did it end?"),
     "data": Entry("Measure", "Prepare, show and verify the text that runs train on."),
@@ -81,15 +81,18 @@ class Program(click.Group):
         "show_default": True,
         "help_option_names": ["-h", "--help"],
     },
-    epilog="""Settings: flag > LLAMA_SCALE_<COMMAND>_<OPTION> > ./llama-scale.toml >
-    ~/.config/llama-scale/config.toml > default; any command takes --show-settings.
-    Completion: eval "$(_LLAMA_SCALE_COMPLETE=bash_source llama-scale)" (or zsh_source, fish_source).""",
+    epilog="""\b
+Settings: flag > LLAMA_SCALE_<COMMAND>_<OPTION> > ./llama-scale.toml
+  > ~/.config/llama-scale/config.toml > default; see --show-settings.
+Completion (or zsh_source, fish_source):
+  eval "$(_LLAMA_SCALE_COMPLETE=bash_source llama-scale)"
+""",
 )
 @click.version_option(__version__, prog_name="llama-scale", message="%(prog)s %(version)s")
 def main() -> None:
     """From a sweep you can run tonight to the model you should train, what it will cost, and how sure we are.
 
     \b
-      llama-scale sweep                        train the default sweep, fit a law to it
-      llama-scale plan --serve-tokens 1e12     which model to train for what it will serve
+      llama-scale sweep                      train small models, fit a law to them
+      llama-scale plan --serve-tokens 1e12   which model to train, at what cost
     """
