@@ -1,4 +1,4 @@
-"""`python -m llama_scale` is the command `llama-scale`, for launchers that know an interpreter and no PATH."""
+"""`python -m llama_scale` is the command `llama-scale`, for launchers that know no PATH."""
 
 from llama_scale.cli import main
 

@@ -142,8 +142,8 @@ def _writable(store: Path) -> Check:
 
 
 def _existing(folder: Path) -> Path:
-    """`folder`, or the nearest folder above it that exists."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    """`folder`, or the nearest path above it where there is something."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
 def _corpus() -> Check:
