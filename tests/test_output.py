@@ -65,6 +65,14 @@ def test_tables_fit_align_and_mark() -> None:
     assert lines[0].split() == ["model", "cost", "why"]
 
 
+def test_a_table_of_many_columns_closes_up_before_it_folds() -> None:
+    row = ["b86503d1", "to do", "train", "64", "172K", "1.86M", "3,625", "0.002", "2.28e12", "1 min 55 s"]
+    names = ["run", "status", "role", "width", "size", "tokens", "steps", "rate", "FLOPs", "time"]
+    head, line = run(lambda: table([row], names)).stdout.splitlines()
+    assert line.split() == " ".join(row).split()
+    assert len(head) <= 80
+
+
 def test_text_in_cells_is_no_markup() -> None:
     assert "[bold]x[/bold] :smile:" in run(lambda: table([["[bold]x[/bold] :smile:"]], ["t"])).stdout
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NARROWEST = 80
+PROSE = 24  # cells longer than this are prose, and fold first where a table is too wide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +89,20 @@ def table(
     from rich.table import Table
 
     cells = [[str(cell) for cell in row] for row in rows]
-    drawn = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left", header_style="bold")
     if marked is not None:
-        drawn.add_column("", no_wrap=True)
+        columns = ["", *columns]
+        cells = [[">" if index == marked else "", *row] for index, row in enumerate(cells)]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    needed = sum(min(breadth, PROSE) for breadth in widths)
+    gap = 2 if needed + 2 * len(widths) <= width() else 1
+    fits = needed + gap * len(widths) <= width()
+    drawn = Table(box=None, padding=(0, gap, 0, 0), title=title, title_justify="left", header_style="bold")
     for index, name in enumerate(columns):
-        numeric = bool(cells) and all(_looks_numeric(row[index]) for row in cells)
-        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        right = bool(cells) and all(_looks_numeric(row[index]) for row in cells) and bool(name)
+        stiff = fits and widths[index] <= PROSE
+        drawn.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=stiff)
     for index, row in enumerate(cells):
-        mark = [] if marked is None else [">" if index == marked else ""]
-        drawn.add_row(*mark, *row, style="bold" if index == marked else None)
+        drawn.add_row(*row, style="bold" if index == marked else None)
     return drawn
 
 
