@@ -1,0 +1,52 @@
+"""The documentation says what the program does: its help, its options, its README commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from llama_scale.cli import main
+from llama_scale.cli.settings import commands
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
+EVERY = dict(commands(click.Context(main)))
+COMMAND_LINE = re.compile(r"(?:^|[`&;(]\s*|\$ )llama-scale ((?:[^`\n|#&;)\\]|\\\n)*)", re.MULTILINE)
+
+
+def command_lines(text: str) -> list[list[str]]:
+    return [found.replace("\\\n", " ").split() for found in COMMAND_LINE.findall(text)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_in_the_pages_exist(page: Path) -> None:
+    for words in command_lines(page.read_text(encoding="utf-8")):
+        if not words or not re.fullmatch(r"[a-z][a-z-]*", words[0]):
+            continue
+        depth = max((n for n in range(1, len(words) + 1) if tuple(words[:n]) in EVERY), default=0)
+        assert depth, f"{page.name}: llama-scale {' '.join(words)}"
+        known = {name for p in EVERY[tuple(words[:depth])].params for name in (*p.opts, *p.secondary_opts)}
+        options = {word.partition("=")[0] for word in words[depth:] if word.startswith("--")}
+        assert options <= known | {"--help", "--show-settings"}, f"{page.name}: llama-scale {' '.join(words)}"
+
+
+def test_the_readme_has_both_commands_word_for_word() -> None:
+    lines = [line.strip().removeprefix("$ ") for line in (REPOSITORY / "README.md").read_text().splitlines()]
+    first = "pip install -c constraints.txt . && llama-scale sweep && llama-scale plan --serve-tokens 1e12"
+    assert first in lines
+    assert "pip install -c constraints.txt -e '.[test]' && pytest" in lines
+
+
+def test_the_page_of_commands_is_current(tmp_path: Path) -> None:
+    """Run `just docs` after a change of any help."""
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['page'](), end='')"
+    script = REPOSITORY / "docs" / "write_commands.py"
+    written = subprocess.run(
+        [sys.executable, "-c", code, str(script)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert written.stdout == (REPOSITORY / "docs" / "commands.md").read_text(encoding="utf-8")
