@@ -58,7 +58,9 @@ class Task:
     def is_ready(self) -> bool:
         if self.parent is None:
             return True
-        return self.folder.config.first_step in self.parent.checkpoint_steps() or bool(self.folder.checkpoint_steps())
+        return self.folder.config.first_step in self.parent.checkpoint_steps() or bool(
+            self.folder.checkpoint_steps()
+        )
 
     def is_blocked(self) -> bool:
         """Its trunk ended without reaching the branch point."""
@@ -125,10 +127,16 @@ class _Pool:
 
     def failed(self) -> tuple[str, ...]:
         blocked = (t.run for t in self.tasks.values() if t.run not in self.finished and t.is_blocked())
-        return tuple(dict.fromkeys([run for run, n in self.attempts.items() if n >= ATTEMPTS] + list(blocked)))
+        return tuple(
+            dict.fromkeys([run for run, n in self.attempts.items() if n >= ATTEMPTS] + list(blocked))
+        )
 
     def start_worker(self, core: int | None) -> _Worker:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(self.threads),
+            "MKL_NUM_THREADS": str(self.threads),
+        }
         process = subprocess.Popen(
             self.command,
             stdin=subprocess.PIPE,
@@ -271,7 +279,17 @@ def launch_locally(
 
     `watch` sees the progress a few times a second. KeyboardInterrupt asks the workers to save first.
     """
-    command = [sys.executable, "-m", "llama_scale", "worker", "--listen", "--store", str(store), "--device", device]
+    command = [
+        sys.executable,
+        "-m",
+        "llama_scale",
+        "worker",
+        "--listen",
+        "--store",
+        str(store),
+        "--device",
+        device,
+    ]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     pool = _Pool(
         tasks={t.run: t for t in tasks},
@@ -294,7 +312,9 @@ def launch_locally(
         pool.stop()
     seconds = time.monotonic() - began
     busy = sum(w.busy_seconds for w in pool.workers)
-    return LaunchReport(failed=pool.failed(), seconds=seconds, busy_share=busy / (seconds * workers) if seconds else 0.0)
+    return LaunchReport(
+        failed=pool.failed(), seconds=seconds, busy_share=busy / (seconds * workers) if seconds else 0.0
+    )
 
 
 def _progress(pool: _Pool, already: set[str], elapsed: float) -> Progress:
@@ -374,7 +394,11 @@ def prepare_sweep(
 
 
 def run_sweep(
-    prepared: PreparedSweep, *, store: Path, device: str = "auto", watch: Callable[[Progress], None] | None = None
+    prepared: PreparedSweep,
+    *,
+    store: Path,
+    device: str = "auto",
+    watch: Callable[[Progress], None] | None = None,
 ) -> LaunchReport:
     """Write every run's spec, tokenise the corpus once, and train what is not done yet."""
     from llama_scale.training.data import prepare

@@ -173,7 +173,10 @@ class RunFolder:
 
     def checkpoint_steps(self) -> list[int]:
         """Steps that have a published checkpoint, in order."""
-        names = (m.parent.name.removeprefix("step-") for m in self.checkpoints.glob(f"step-*/{CHECKPOINT_MANIFEST}"))
+        names = (
+            m.parent.name.removeprefix("step-")
+            for m in self.checkpoints.glob(f"step-*/{CHECKPOINT_MANIFEST}")
+        )
         return sorted(int(name) for name in names if name.isdigit())
 
     @property
@@ -215,7 +218,9 @@ class RunFolder:
             ) from None
 
     def write_result(self, result: dict[str, Any]) -> None:
-        write_atomically(self.path / "result.json", json.dumps({"schema": 1, "run": self.run, **result}, indent=1))
+        write_atomically(
+            self.path / "result.json", json.dumps({"schema": 1, "run": self.run, **result}, indent=1)
+        )
 
     def events(self) -> list[dict[str, Any]]:
         """The whole, checked, consecutive records of events.jsonl; what follows a torn one is not trusted."""
@@ -282,16 +287,11 @@ class EventLog:
 
     def __init__(self, folder: RunFolder) -> None:
         self._path = folder.path / "events.jsonl"
-        self._next, end = self._whole_part(folder)
+        ends = [end for _, end in folder._read_events()]
+        self._next, end = len(ends), max(ends, default=0)
         if self._path.exists() and self._path.stat().st_size > end:
             self._quarantine(end)
         self._file = self._path.open("ab", buffering=0)
-
-    def _whole_part(self, folder: RunFolder) -> tuple[int, int]:
-        count, end = 0, 0
-        for _, end in folder._read_events():
-            count += 1
-        return count, end
 
     def _quarantine(self, end: int) -> None:
         """Keep a copy of a damaged log, then cut it back to the records that are whole."""
@@ -359,17 +359,24 @@ def branches_of(folder: RunFolder, folders: Iterable[RunFolder]) -> list[RunFold
 def read_records(store: Path, runs: Iterable[str] | None = None) -> tuple[RunRecord, ...]:
     """A record of every run of a store, or of those named, with the status that its folder shows."""
     if not store.is_dir():
-        raise InputError(f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store")
+        raise InputError(
+            f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store"
+        )
     folders = run_folders(store) if runs is None else [RunFolder(store / run) for run in runs]
     return tuple(read_record(folder) for folder in folders)
 
 
 def read_record(folder: RunFolder) -> RunRecord:
-    """What is known of one run."""
+    """What is known of one run; a run without a result counts the steps that its checkpoints hold."""
     config, result = folder.config, folder.result()
-    status: RunStatus = result["status"] if result else ("running" if (folder.path / "events.jsonl").exists() else "planned")
-    steps = result["steps"] if result else config.schedule.total_steps or 0
     found = result or {}
+    steps = found["steps"] if result else max(folder.checkpoint_steps(), default=0)
+    status: RunStatus = "planned"
+    if result:
+        status = result["status"]
+    elif steps:
+        # A trunk has no end of its own: it is done when its branches are.
+        status = "done" if config.schedule.total_steps is None else "running"
     return RunRecord(
         run=folder.run,
         role=config.role,

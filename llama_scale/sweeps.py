@@ -2,10 +2,14 @@
 
 An IsoFLOP design: every width is trained to every compute budget. With a WSD schedule the budgets of
 one width share a trunk at constant learning rate, and each budget is a short decay branch from it.
+
+Budgets are counted as 6ND with N the matmul parameters, as the laws that are fitted to them count
+compute; what a run really costs is counted exactly from its shape.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -51,10 +55,14 @@ class HoldoutSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesignSpec:
-    """Which widths meet which budgets; `repeats` are widths trained again with another seed to measure noise."""
+    """Widths and budgets: all pairs whose tokens per parameter lie in the given range.
+
+    `repeats` are widths trained again with another seed, to measure the noise.
+    """
 
     widths: tuple[int, ...]
     budgets_flops: tuple[float, ...]
+    tokens_per_parameter: tuple[float, float] = (0.0, math.inf)
     holdouts: tuple[HoldoutSpec, ...] = ()
     repeats: tuple[int, ...] = ()
 
@@ -111,7 +119,7 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> Path:
-    """The path of a recipe by name, or `name` itself if it is a file; raises InputError with what there is."""
+    """The path of a recipe by name, or `name` itself if it is a file; raises InputError for neither."""
     if Path(name).suffix == ".toml" or Path(name).exists():
         return Path(name)
     for path in _recipes():
@@ -143,7 +151,9 @@ def _runs(spec: SweepSpec, corpus: str) -> Iterator[RunConfig]:
     for width in design.widths:
         yield from _family(spec, corpus, width, spec.seed)
     for repeat, width in enumerate(design.repeats, start=1):
-        yield from _family(replace(spec, design=replace(design, holdouts=())), corpus, width, spec.seed + 1000 * repeat)
+        yield from _family(
+            replace(spec, design=replace(design, holdouts=())), corpus, width, spec.seed + 1000 * repeat
+        )
     for width in sorted({h.width for h in design.holdouts} - set(design.widths)):
         yield from _family(replace(spec, design=replace(design, budgets_flops=())), corpus, width, spec.seed)
 
@@ -152,10 +162,14 @@ def _family(spec: SweepSpec, corpus: str, width: int, seed: int) -> Iterator[Run
     """A trunk and its branches: the fitted budgets, then the hold-outs of this width."""
     trunk = _trunk(spec, corpus, width, seed)
     yield trunk
-    goals: list[tuple[RunRole, float]] = [("train", budget) for budget in spec.design.budgets_flops]
-    goals += [("holdout", h.budget_flops) for h in spec.design.holdouts if h.width == width]
-    for role, budget in goals:
-        yield _branch(trunk, role, budget, spec.training.decay_fraction)
+    fewest, most = spec.design.tokens_per_parameter
+    parameters = trunk.model.parameters.matmul
+    for budget in spec.design.budgets_flops:
+        if fewest <= budget / (6 * parameters**2) <= most:
+            yield _branch(trunk, "train", budget, spec.training.decay_fraction)
+    for holdout in spec.design.holdouts:
+        if holdout.width == width:
+            yield _branch(trunk, "holdout", holdout.budget_flops, spec.training.decay_fraction)
 
 
 def _trunk(spec: SweepSpec, corpus: str, width: int, seed: int) -> RunConfig:
@@ -178,11 +192,12 @@ def _trunk(spec: SweepSpec, corpus: str, width: int, seed: int) -> RunConfig:
 
 
 def _branch(trunk: RunConfig, role: RunRole, budget: float, decay_fraction: float) -> RunConfig:
-    total = round(budget / trunk.train_flops(1))
+    flops_per_step = 6.0 * trunk.model.parameters.matmul * trunk.tokens_per_step
+    total = round(budget / flops_per_step)
     decay = round(total * decay_fraction)
     warmup = trunk.schedule.warmup_steps
     if decay < 1 or total - decay < warmup:
-        smallest = trunk.train_flops(round(warmup / (1 - decay_fraction)) + 1)
+        smallest = flops_per_step * (round(warmup / (1 - decay_fraction)) + 1)
         raise InputError(
             f"a budget of {budget:.3g} FLOPs is {total} steps at width {trunk.model.width}: too few for "
             f"{warmup} steps of warm-up and a decay",

@@ -21,7 +21,9 @@ from llama_scale.errors import InputError
 )
 @click.argument("run", required=False, shell_complete=complete_run_ids)
 @store_option
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one.")
+@click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
+)
 @click.option("--listen", is_flag=True, help="Take run ids from stdin, one a line, and report each as JSON.")
 def command(run: str | None, store: Path, device: str, listen: bool) -> int:
     """Can this run go further, and how did it end?
@@ -31,7 +33,9 @@ def command(run: str | None, store: Path, device: str, listen: bool) -> int:
     be tried again later, anything else when it failed (its worker.log says why).
     """
     if (run is None) != listen:
-        raise InputError("give one run id, or --listen", hint="`llama-scale runs ls` lists the runs of a store")
+        raise InputError(
+            "give one run id, or --listen", hint="`llama-scale runs ls` lists the runs of a store"
+        )
     from llama_scale.training.worker import EXIT_RETRY, stop_on_signals, use_allotted_threads, work
 
     should_stop = stop_on_signals()

@@ -27,7 +27,12 @@ def save_checkpoint(folder: RunFolder, step: int, state: dict[str, Any]) -> None
     buffer = io.BytesIO()
     torch.save({"step": step, **state}, buffer)
     data = buffer.getbuffer()
-    manifest = {"run": folder.run, "step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    manifest = {
+        "run": folder.run,
+        "step": step,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+    }
     with publish_folder(folder.checkpoint_path(step)) as new:
         (new / STATE).write_bytes(data)
         (new / CHECKPOINT_MANIFEST).write_text(json.dumps(manifest))

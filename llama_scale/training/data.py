@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,6 +47,11 @@ def data_folder(store: Path, config: DataConfig, corpus_sha256: str) -> Path:
     return store / "data" / f"{corpus_sha256[:12]}-{config.tokenizer}{config.vocabulary}"
 
 
+def prepared_folders(store: Path) -> list[Path]:
+    """Every tokenised corpus of a store."""
+    return [manifest.parent for manifest in sorted(store.glob(f"data/*/{MANIFEST}"))]
+
+
 def prepare(corpus: Corpus, config: DataConfig, store: Path, *, threads: int = 1) -> TokenFiles:
     """Tokenise `corpus` into `store` unless that was done before. Nothing half written is ever opened.
 
@@ -75,7 +79,7 @@ def open_tokens(folder: Path) -> TokenFiles:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"the prepared data in {str(folder)!r} cannot be used: {error}",
-            hint=f"delete that folder and run `llama-scale data prepare` or the sweep again",
+            hint="delete that folder and run `llama-scale data prepare` or the sweep again",
         ) from None
 
 
@@ -117,7 +121,9 @@ def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> No
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def _write_part(path: Path, documents: tuple[Document, ...], tokenizer: Tokenizer, threads: int) -> dict[str, Any]:
+def _write_part(
+    path: Path, documents: tuple[Document, ...], tokenizer: Tokenizer, threads: int
+) -> dict[str, Any]:
     tokens = 0
     dtype = "uint16" if tokenizer.vocabulary <= 2**16 else "uint32"
     with path.open("wb") as file:
@@ -143,14 +149,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def training_batch(tokens: Tokens, *, seed: int, step: int, sequences: int, context: int) -> NDArray[np.int64]:
+def training_batch(
+    tokens: Tokens, *, seed: int, step: int, sequences: int, context: int
+) -> NDArray[np.int64]:
     """Ids of one step, [sequences, context + 1]: inputs and, one place on, their targets.
 
     The text is cut into chunks of `context`; each epoch visits them all in an order of its own.
     """
     chunks = (len(tokens) - 1) // context
     positions = np.arange(step * sequences, (step + 1) * sequences)
-    starts = [_epoch_order(seed, epoch, chunks)[place] * context for epoch, place in zip(*divmod(positions, chunks), strict=True)]
+    starts = [
+        _epoch_order(seed, epoch, chunks)[place] * context
+        for epoch, place in zip(*divmod(positions, chunks), strict=True)
+    ]
     return np.stack([tokens[start : start + context + 1] for start in starts]).astype(np.int64)
 
 
@@ -159,7 +170,9 @@ def _epoch_order(seed: int, epoch: int, chunks: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(chunks)
 
 
-def evaluation_batches(files: TokenFiles, *, tokens: int, sequences: int, context: int) -> Iterator[NDArray[np.int64]]:
+def evaluation_batches(
+    files: TokenFiles, *, tokens: int, sequences: int, context: int
+) -> Iterator[NDArray[np.int64]]:
     """The fixed validation text in batches [<= sequences, context + 1], `tokens` targets in all."""
     chunks = min(tokens, len(files.validation) - 1) // context
     if chunks < 1:
@@ -167,6 +180,8 @@ def evaluation_batches(files: TokenFiles, *, tokens: int, sequences: int, contex
             f"the validation part holds {len(files.validation)} tokens, fewer than one context of {context}",
             hint="give more text as data.source",
         )
-    windows = np.lib.stride_tricks.sliding_window_view(files.validation, context + 1)[: chunks * context : context]
+    windows = np.lib.stride_tricks.sliding_window_view(files.validation, context + 1)[
+        : chunks * context : context
+    ]
     for first in range(0, chunks, sequences):
         yield windows[first : first + sequences].astype(np.int64)

@@ -113,7 +113,12 @@ def goal_of(folder: RunFolder, store: Path) -> Goal:
 
 
 def train_run(
-    store: Path, folder: RunFolder, files: TokenFiles, *, device: torch.device, should_stop: Callable[[], bool]
+    store: Path,
+    folder: RunFolder,
+    files: TokenFiles,
+    *,
+    device: torch.device,
+    should_stop: Callable[[], bool],
 ) -> Outcome:
     """Bring one run to its end, from its newest checkpoint or its branch point; a finished one is left alone.
 
@@ -171,10 +176,11 @@ def _train(
 ) -> Outcome:
     saved_at = time.monotonic()
     for report in _intervals(trainer, goal):
-        log.append("train", **report)
-        if not math.isfinite(report["loss_nats"]):
+        if not math.isfinite(report["loss_nats"] + report["gradient_norm"]):
+            log.append("diverged", step=report["step"])
             _record(trainer, folder, "diverged", {"loss_nats": None, "bits_per_byte": None})
             return "diverged"
+        log.append("train", **report)
         stopping = should_stop() and trainer.step < goal.last_step
         due = time.monotonic() - saved_at >= CHECKPOINT_SECONDS
         if stopping or due or trainer.step in goal.missing:
@@ -201,7 +207,9 @@ def _intervals(trainer: Trainer, goal: Goal) -> Iterator[dict[str, Any]]:
             "loss_nats": torch.stack(losses).mean().item(),
             "gradient_norm": torch.stack(norms).mean().item(),
             "learning_rate": rate,
-            "tokens_per_second": (until - first) * trainer.config.tokens_per_step / (time.monotonic() - began),
+            "tokens_per_second": (until - first)
+            * trainer.config.tokens_per_step
+            / (time.monotonic() - began),
         }
 
 
@@ -245,6 +253,7 @@ def check_corpus(folder: RunFolder, files: TokenFiles) -> None:
     """Raises StoreError if the prepared data is not the corpus that the run was planned on."""
     if files.corpus != folder.config.corpus:
         raise StoreError(
-            f"run {folder.run} was planned on corpus {folder.config.corpus[:12]}, the data is {files.corpus[:12]}",
+            f"run {folder.run} was planned on corpus {folder.config.corpus[:12]}, but the data is of "
+            f"{files.corpus[:12]}",
             hint="install the same package versions again, or start a new store with --store",
         )

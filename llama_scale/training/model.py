@@ -122,14 +122,14 @@ def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x_BTHS: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions (Su et al. 2021), pairing channel i with i + S/2 as released LLaMA weights in transformers do."""
+    """Rotary positions (Su et al. 2021), pairing channel i with i + S/2 as LLaMA in transformers does."""
     cosine, sine = rotation
     swapped = x_BTHS.roll(x_BTHS.shape[-1] // 2, -1)
     return torch.addcmul(x_BTHS * cosine, swapped, sine)
 
 
 def initialise(model: Llama, seed: int, gain: float) -> None:
-    """Normal weights of deviation gain/sqrt(fan-in); projections into the residual stream are cut by sqrt(2L).
+    """Normal weights of deviation gain/sqrt(fan-in), over sqrt(2L) for projections into the residual stream.
 
     Every matrix draws from its own generator, keyed by (seed, its name), so that a layer's start does
     not depend on what else the model holds.

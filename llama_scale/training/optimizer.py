@@ -1,4 +1,4 @@
-"""One flat buffer of weights and one of gradients, so that clip, step and zero are a few vector operations."""
+"""Weights and gradients in flat buffers, so that clip, step and zero are a few vector operations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class FlatAdamW:
         flat = [_flatten(group) for group in (decayed, others)]
         self._gradients = [f.grad for f in flat if f.grad is not None]
         self._adamw = torch.optim.AdamW(
-            [{"params": [flat[0]], "weight_decay": config.weight_decay}, {"params": [flat[1]], "weight_decay": 0.0}],
+            [
+                {"params": [flat[0]], "weight_decay": config.weight_decay},
+                {"params": [flat[1]], "weight_decay": 0.0},
+            ],
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
             eps=config.epsilon,
@@ -34,18 +37,23 @@ class FlatAdamW:
 
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update, clear; returns the gradient's norm before clipping."""
-        norms = torch._foreach_norm(self._gradients)
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        torch._foreach_mul_(self._gradients, (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in self._gradients]))
+        scale = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in self._gradients:
+            gradient.mul_(scale)
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         self._adamw.step()
-        torch._foreach_zero_(self._gradients)
+        for gradient in self._gradients:
+            gradient.zero_()
         return norm
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and moments, ready for torch.save."""
-        return {"weights": [g["params"][0].detach() for g in self._adamw.param_groups], "adamw": self._adamw.state_dict()}
+        return {
+            "weights": [g["params"][0].detach() for g in self._adamw.param_groups],
+            "adamw": self._adamw.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         with torch.no_grad():

@@ -16,7 +16,9 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int) -> float:
         return (step + 1) / schedule.warmup_steps
     if schedule.total_steps is None or schedule.kind == "constant":
         return 1.0
-    decay_start = schedule.warmup_steps if schedule.kind == "cosine" else schedule.total_steps - schedule.decay_steps
+    decay_start = (
+        schedule.warmup_steps if schedule.kind == "cosine" else schedule.total_steps - schedule.decay_steps
+    )
     if step < decay_start:
         return 1.0
     progress = min(1.0, (step + 1 - decay_start) / (schedule.total_steps - decay_start))

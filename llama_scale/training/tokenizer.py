@@ -24,9 +24,7 @@ BYTES_VOCABULARY = 257
 SMALLEST_BPE = 260
 # Words, numbers of up to three digits, punctuation, line ends and runs of spaces stay apart, so that no
 # token spans two of them; indentation is a run of spaces, which code is full of.
-SPLIT_PATTERN = (
-    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPLIT_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TRAINING_BYTES = 10_000_000  # merges of a vocabulary up to 8k settle well before this
 
 
@@ -90,6 +88,19 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
             f"model.vocabulary is {vocabulary}, but a BPE vocabulary starts from 256 bytes",
             hint=f'use {SMALLEST_BPE} or more, or data.tokenizer = "bytes" with its {BYTES_VOCABULARY}',
         )
+    trainee = train_merges(texts, vocabulary)
+    by_id = sorted(trainee.get_vocab().items(), key=lambda item: item[1])
+    if len(by_id) < vocabulary - 1:
+        raise InputError(
+            f"the text gives only {len(by_id) + 1} tokens, fewer than model.vocabulary = {vocabulary}",
+            hint=f"use a vocabulary of at most {len(by_id) + 1}, or more text",
+        )
+    letters = _byte_of_letter()
+    return Tokenizer(kind="bpe", tokens=tuple(bytes(letters[c] for c in token) for token, _ in by_id))
+
+
+def train_merges(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
+    """The library's own tokenizer: slower to encode with, and with stand-in letters for bytes."""
     trainee = tokenizers.Tokenizer(models.BPE())
     trainee.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -106,14 +117,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
             show_progress=False,
         ),
     )
-    by_id = sorted(trainee.get_vocab().items(), key=lambda item: item[1])
-    if len(by_id) < vocabulary - 1:
-        raise InputError(
-            f"the text gives only {len(by_id) + 1} tokens, fewer than model.vocabulary = {vocabulary}",
-            hint=f"use a vocabulary of at most {len(by_id) + 1}, or more text",
-        )
-    letters = _byte_of_letter()
-    return Tokenizer(kind="bpe", tokens=tuple(bytes(letters[c] for c in token) for token, _ in by_id))
+    return trainee
 
 
 def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
@@ -127,7 +131,7 @@ def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def _byte_of_letter() -> dict[str, int]:
-    """Byte-level BPE's stand-in letters: printable Latin-1 bytes stand for themselves, others follow U+0100."""
+    """Byte-level BPE's letters for bytes: printable Latin-1 ones are themselves, others follow U+0100."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [value for value in range(256) if value not in printable]
     return {chr(v): v for v in printable} | {chr(256 + i): v for i, v in enumerate(others)}

@@ -29,7 +29,9 @@ def work(store: Path, run: str, *, device: str = "auto", should_stop: Callable[[
     folder = RunFolder(store / run)
     try:
         if not folder.path.is_dir():
-            raise StoreError(f"there is no run {run} in {store}", hint="run `llama-scale runs ls` for their names")
+            raise StoreError(
+                f"there is no run {run} in {store}", hint="run `llama-scale runs ls` for their names"
+            )
         config = folder.config
         files = _open_tokens(data_folder(store, config.data, config.corpus))
         check_corpus(folder, files)

@@ -1,0 +1,165 @@
+"""Values in, matplotlib figures out (object API: nothing global is touched)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from llama_scale.errors import InputError
+from llama_scale.files import write_atomically
+from llama_scale.laws import Fit
+from llama_scale.quantities import format_count, format_flops
+from llama_scale.runs import RunRecord
+
+# Okabe & Ito's palette, told apart by readers with any colour vision.
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+FORMATS = ("png", "svg", "pdf")
+
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "llama-scale",  # the same figure is the same file
+    "svg.fonttype": "none",
+}
+
+
+def isoflop(fit: Fit, records: Sequence[RunRecord], optima: Sequence[tuple[float, float]] = ()) -> Figure:
+    """Loss against model size, a curve per compute budget: the runs, the fitted law, each budget's minimum.
+
+    `optima` are (parameters, loss) of the budgets' own parabolas. Budgets are 6ND. Raises InputError
+    where no run belongs to a budget.
+    """
+    trained = [r for r in records if r.loss_nats is not None and r.budget_flops and r.role == "train"]
+    held_out = [r for r in records if r.loss_nats is not None and r.budget_flops and r.role == "holdout"]
+    if not trained:
+        raise InputError("no finished run belongs to a compute budget", hint="run `llama-scale sweep` first")
+    budgets = sorted({r.budget_flops for r in trained if r.budget_flops})
+    with _style():
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, len(budgets)))
+        for budget, colour in zip(budgets, colours, strict=True):
+            _budget_curve(axes, fit, [r for r in trained if r.budget_flops == budget], budget, colour)
+        for budget in sorted({r.budget_flops for r in held_out if r.budget_flops}):
+            _budget_curve(axes, fit, [r for r in held_out if r.budget_flops == budget], budget, VERMILION)
+        if optima:
+            axes.plot(
+                *zip(*optima, strict=True),
+                marker="x",
+                color="black",
+                linestyle="",
+                label="minimum of a budget",
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        _count_ticks(axes, "x")
+        _plain_ticks(axes, "y")
+        axes.set_xlabel(
+            "parameters N (matmul)" if fit.convention == "matmul" else f"parameters N ({fit.convention})"
+        )
+        axes.set_ylabel("validation loss (nats per token)")
+        axes.set_title("Loss at equal compute: runs (points) and the fitted law (lines)")
+        _mark_kinds(axes, bool(held_out), bool(optima))
+        return figure
+
+
+def _budget_curve(axes: Axes, fit: Fit, records: Sequence[RunRecord], budget: float, colour: Any) -> None:
+    held_out = records[0].role == "holdout"
+    sizes = np.array([r.parameters.by(fit.convention) for r in records], float)
+    losses = [r.loss_nats for r in records if r.loss_nats is not None]
+    lowest, highest = sizes.min() / 1.25, sizes.max() * 1.25
+    n = np.geomspace(lowest, highest, 100)
+    axes.plot(
+        n, fit.law.loss(n, budget / (6 * n)), color=colour, linewidth=1.4, linestyle="--" if held_out else "-"
+    )
+    if held_out:
+        prediction = fit.predict(n, budget / (6 * n))
+        if prediction.low is not None and prediction.high is not None:
+            axes.fill_between(n, prediction.low, prediction.high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(
+        sizes,
+        losses,
+        marker="D" if held_out else "o",
+        color=colour,
+        linestyle="",
+        markersize=6 if held_out else 4.5,
+    )
+    end = float(fit.law.loss(highest, budget / (6 * highest)))
+    axes.annotate(
+        format_flops(budget).removesuffix(" FLOPs"),
+        (highest, end),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        color=colour,
+        fontsize=8.5,
+    )
+
+
+def _mark_kinds(axes: Axes, held_out: bool, optima: bool) -> None:
+    axes.plot([], [], marker="o", color=GREY, linestyle="-", label="fitted budgets (FLOPs at the line's end)")
+    if held_out:
+        axes.plot([], [], marker="D", color=VERMILION, linestyle="--", label="held out, with 90 % interval")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles, labels, loc="upper right", fontsize=8.5)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure whole, in the format that its name ends with; raises InputError for any other."""
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise InputError(
+            f"cannot write a figure as {path.name!r}", hint=f"end its name with .{', .'.join(FORMATS)}"
+        )
+    buffer = io.BytesIO()
+    with _style():
+        # No date and no version: the same values give the same bytes.
+        metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def _count_ticks(axes: Axes, which: str) -> None:
+    """Tick labels such as 30k or 7B, at 1, 2 and 5 of every decade."""
+    from matplotlib.ticker import LogLocator
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _plain_ticks(axes: Axes, which: str) -> None:
+    """Plain decimal labels on a logarithmic axis that spans less than a decade."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,168 @@
+"""A whole small sweep with real worker processes, and what happens when they are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from recipes import write_recipe
+
+from llama_scale.launch import LaunchReport, Progress, prepare_sweep, run_sweep
+from llama_scale.runs import RunRecord, read_records, run_folders
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="module")
+def unfaulted(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, ...]:
+    """The records of the sweep when nothing goes wrong."""
+    store = tmp_path_factory.mktemp("unfaulted") / "runs"
+    report, seen = train(recipe, store)
+    assert report.failed == ()
+    assert seen[-1].done == seen[-1].total == 7
+    return read_records(store)
+
+
+def train(recipe: Path, store: Path) -> tuple[LaunchReport, list[Progress]]:
+    seen: list[Progress] = []
+    prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    report = run_sweep(prepared, store=store, device="cpu", watch=seen.append)
+    return report, seen
+
+
+def command(recipe: Path, store: Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "llama_scale",
+        "sweep",
+        str(recipe),
+        "--store",
+        str(store),
+        "--workers",
+        "2",
+    ]
+
+
+def workers_of(store: Path) -> list[int]:
+    """Processes whose command line is a worker on this store."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"worker" in words and str(store).encode() in words:
+                found.append(int(folder.name))
+    return found
+
+
+def wait_for(condition: threading.Event | object, what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # pyright: ignore[reportCallIssue]
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+def some_steps_logged(store: Path) -> bool:
+    return any(folder.last_event() for folder in run_folders(store)) if store.is_dir() else False
+
+
+def test_every_run_of_a_sweep_is_trained_and_recorded(unfaulted: tuple[RunRecord, ...]) -> None:
+    assert {r.status for r in unfaulted} == {"done"}
+    by_role = {role: [r for r in unfaulted if r.role == role] for role in ("trunk", "train", "holdout")}
+    assert [len(runs) for runs in by_role.values()] == [2, 4, 1]
+    losses = {
+        r.budget_flops: r.loss_nats for r in unfaulted if r.parameters == by_role["holdout"][0].parameters
+    }
+    ordered = [loss for budget, loss in sorted(losses.items(), key=lambda item: item[0] or 0) if budget]
+    assert ordered == sorted(ordered, key=lambda loss: -(loss or 0)), "more compute must give less loss"
+
+
+def test_a_finished_sweep_trains_nothing_again(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    train(recipe, store)
+    before = {p: p.stat().st_mtime_ns for p in store.glob("*/events.jsonl")}
+    report, _ = train(recipe, store)
+    assert report.failed == ()
+    assert before == {p: p.stat().st_mtime_ns for p in store.glob("*/events.jsonl")}
+
+
+def test_killed_workers_are_replaced_and_the_records_are_the_same(
+    recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...]
+) -> None:
+    store = tmp_path / "runs"
+    killed = 0
+
+    def kill_three() -> None:
+        nonlocal killed
+        while killed < 3:
+            time.sleep(1.0)
+            for pid in workers_of(store)[:1]:
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+
+    killer = threading.Thread(target=kill_three, daemon=True)
+    killer.start()
+    report, _ = train(recipe, store)
+    assert killed > 0
+    assert report.failed == ()
+    assert read_records(store) == unfaulted
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
+    recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...], how: signal.Signals
+) -> None:
+    store = tmp_path / "runs"
+    process = subprocess.Popen(command(recipe, store), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: some_steps_logged(store) or process.poll() is not None, "the first steps")
+    process.send_signal(how)
+    _, talk = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert re.search(r"To go on: llama-scale sweep .*--workers 2", talk)
+    # Workers whose launcher is gone save and leave by themselves.
+    wait_for(lambda: not workers_of(store), "the workers to leave")
+    report, _ = train(recipe, store)
+    assert report.failed == ()
+    assert read_records(store) == unfaulted
+
+
+def test_two_sweeps_on_one_store_train_each_run_once(
+    recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...]
+) -> None:
+    store = tmp_path / "runs"
+    both = [subprocess.Popen(command(recipe, store), stderr=subprocess.DEVNULL) for _ in range(2)]
+    for process in both:
+        process.wait(timeout=240)
+    assert read_records(store) == unfaulted
+    for folder in run_folders(store):
+        steps = [e["step"] for e in folder.events() if e["event"] == "train"]
+        assert steps == sorted(set(steps)), f"{folder.run} trained a step twice"
+
+
+def test_a_run_that_always_crashes_does_not_end_the_sweep(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    poisoned = prepared.tasks[-1].run
+    folder = store / poisoned
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text(json.dumps({"run": poisoned, "config": "not a run"}))
+    report = run_sweep(prepared, store=store, device="cpu")
+    assert report.failed == (poisoned,)
+    assert "cannot be read" in (folder / "worker.log").read_text()
+    finished = [t.run for t in prepared.tasks if t.is_finished()]
+    assert len(finished) == len(prepared.tasks) - 1

@@ -1,0 +1,281 @@
+"""One run, for real: what it records, and that nothing that happens to it changes a bit of its curve."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from recipes import write_recipe
+
+from llama_scale.config import load_toml
+from llama_scale.errors import StoreError
+from llama_scale.runs import BusyError, RunConfig, RunFolder, create_run, read_record, run_id
+from llama_scale.sweeps import SweepSpec, expand
+from llama_scale.training import loop
+from llama_scale.training.checkpoint import newest_checkpoint, save_checkpoint
+from llama_scale.training.corpus import read_corpus
+from llama_scale.training.data import TokenFiles, prepare
+from llama_scale.training.loop import train_run
+from llama_scale.training.worker import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, work
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenFiles, list[RunConfig]]:
+    """Prepared tokens and the runs of a tiny sweep: trunk, branches, trunk, branches, hold-out."""
+    folder = tmp_path_factory.mktemp("world")
+    spec = load_toml(write_recipe(folder), SweepSpec)
+    corpus = read_corpus(spec.data.source)
+    files = prepare(corpus, spec.data, folder / "runs")
+    return files, list(expand("tiny", spec, corpus.sha256).runs)
+
+
+def store_with(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> tuple[Path, TokenFiles]:
+    files, runs = world
+    store = tmp_path / "runs"
+    for run in runs:
+        create_run(store, run)
+    (store / "data").symlink_to(files.folder.parent)
+    return store, files
+
+
+def train(store: Path, config: RunConfig, files: TokenFiles, stop_after: float = float("inf")) -> str:
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > stop_after
+
+    return train_run(store, RunFolder(store / run_id(config)), files, device=CPU, should_stop=should_stop)
+
+
+def straight(config: RunConfig) -> RunConfig:
+    """The same schedule as a branch's, trained from its own start."""
+    return replace(config, branch=None)
+
+
+def test_a_trunk_and_branch_end_as_one_straight_run_does_to_the_bit(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    store, files = store_with(tmp_path, world)
+    trunk, branch = world[1][:2]
+    assert train(store, branch, files) == "waiting"
+    assert train(store, trunk, files) == "done"
+    assert train(store, branch, files) == "done"
+    create_run(store, straight(branch))
+    assert train(store, straight(branch), files) == "done"
+    results = [RunFolder(store / run_id(c)).result() for c in (branch, straight(branch))]
+    assert results[0] and results[1]
+    assert results[0]["loss_nats"] == results[1]["loss_nats"]
+    assert results[0]["bits_per_byte"] == results[1]["bits_per_byte"]
+
+
+def test_a_run_stopped_and_resumed_has_the_curve_of_one_that_was_not(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    files, runs = world
+    config = straight(runs[-1])
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    create_run(whole, config)
+    create_run(broken, config)
+    assert train(whole, config, files) == "done"
+    for _ in range(3):
+        assert train(broken, config, files, stop_after=1) == "stopped"
+    assert train(broken, config, files) == "done"
+    folders = [RunFolder(store / run_id(config)) for store in (whole, broken)]
+    assert folders[0].curve() == folders[1].curve()
+    results = [folder.result() for folder in folders]
+    assert results[0] == results[1]
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:
+    store, files = store_with(tmp_path, world)
+    config = straight(world[1][1])
+    folder = create_run(store, config)
+    train(store, config, files)
+    before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file() and p.name != "lock"}
+    assert train(store, config, files) == "done"
+    assert before == {
+        p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file() and p.name != "lock"
+    }
+
+
+def test_a_record_says_what_was_trained(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:
+    store, files = store_with(tmp_path, world)
+    config = straight(world[1][1])
+    create_run(store, config)
+    train(store, config, files)
+    record = read_record(RunFolder(store / run_id(config)))
+    assert record.status == "done" and record.schedule_complete
+    assert record.tokens == (config.schedule.total_steps or 0) * config.tokens_per_step
+    assert record.train_flops == config.model.train_flops_per_token() * record.tokens
+    assert record.corpus == files.corpus and record.tokenizer == files.tokenizer_sha256
+    assert record.loss_nats and record.bits_per_byte and 1 < record.bits_per_byte < record.loss_nats * 2
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip"])
+def test_a_harmed_checkpoint_is_passed_over_and_the_curve_stays_the_same(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], harm: str
+) -> None:
+    files, runs = world
+    config = straight(runs[-1])
+    whole, harmed = tmp_path / "whole", tmp_path / "harmed"
+    for store in (whole, harmed):
+        create_run(store, config)
+    train(whole, config, files)
+    train(harmed, config, files, stop_after=0)
+    train(harmed, config, files, stop_after=0)
+    folder = RunFolder(harmed / run_id(config))
+    newest = folder.checkpoint_path(folder.checkpoint_steps()[-1]) / "state.pt"
+    data = newest.read_bytes()
+    newest.write_bytes(
+        data[:-100] if harm == "truncate" else data[:5000] + bytes([data[5000] ^ 4]) + data[5001:]
+    )
+    assert train(harmed, config, files) == "done"
+    assert folder.curve() == RunFolder(whole / run_id(config)).curve()
+    assert any(e["event"] == "checkpoint_passed_over" for e in folder.events())
+
+
+def test_a_harmed_branch_point_is_made_again_by_its_trunk(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    store, files = store_with(tmp_path, world)
+    trunk, branch = world[1][:2]
+    train(store, trunk, files)
+    parent = RunFolder(store / run_id(trunk))
+    state = parent.checkpoint_path(branch.first_step) / "state.pt"
+    good = torch.load(state, weights_only=True)["weights"][0]
+    state.write_bytes(b"torn")
+    assert train(store, branch, files) == "waiting"
+    assert train(store, trunk, files) == "done"
+    assert torch.equal(torch.load(state, weights_only=True)["weights"][0], good)
+    assert train(store, branch, files) == "done"
+
+
+def test_a_diverged_run_says_so_and_is_not_tried_again(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    store, files = store_with(tmp_path, world)
+    config = straight(world[1][1])
+    config = replace(config, optimizer=replace(config.optimizer, learning_rate=1e12, clip_norm=1e30))
+    create_run(store, config)
+    assert train(store, config, files) == "diverged"
+    result = RunFolder(store / run_id(config)).result()
+    assert result and result["status"] == "diverged" and result["loss_nats"] is None and result["steps"] > 0
+    assert train(store, config, files) == "done"
+
+
+def test_a_run_belongs_to_one_process_at_a_time(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    store, files = store_with(tmp_path, world)
+    trunk = world[1][0]
+    folder = RunFolder(store / run_id(trunk))
+    with folder.claim(), pytest.raises(BusyError):
+        train(store, trunk, files)
+    with folder.claim():
+        assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_RETRY
+    assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_DONE
+
+
+def test_a_changed_spec_is_refused(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:
+    store, _ = store_with(tmp_path, world)
+    folder = RunFolder(store / run_id(world[1][0]))
+    spec = json.loads((folder.path / "spec.json").read_text())
+    spec["config"]["seed"] = 99
+    (folder.path / "spec.json").write_text(json.dumps(spec))
+    assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_FAILED
+    assert "was changed" in folder.log.read_text()
+
+
+def test_checkpoints_do_not_pile_up(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:
+    store, files = store_with(tmp_path, world)
+    trunk, *branches = [c for c in world[1] if c.model.width == 16]
+    train(store, trunk, files)
+    parent = RunFolder(store / run_id(trunk))
+    assert set(parent.checkpoint_steps()) == {b.first_step for b in branches}
+    for branch in branches:
+        train(store, branch, files)
+        assert RunFolder(store / run_id(branch)).checkpoint_steps() == []
+    assert len(parent.checkpoint_steps()) == 2
+
+
+def test_a_killed_worker_loses_nothing(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker process killed with SIGKILL at several moments ends with the curve of one that was not."""
+    files, runs = world
+    config = straight(runs[-1])
+    whole = tmp_path / "whole"
+    create_run(whole, config)
+    train(whole, config, files)
+    store, _ = store_with(tmp_path, world)
+    folder = create_run(store, config)
+    # Save at every interval, so that the kills fall on both sides of checkpoints.
+    program = (
+        "import sys; from pathlib import Path; from llama_scale.training import loop, worker;"
+        "loop.CHECKPOINT_SECONDS = 0.0; worker.use_allotted_threads();"
+        "sys.exit(worker.work(Path(sys.argv[1]), sys.argv[2], device='cpu', should_stop=lambda: False))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for records in (1, 4, 7):
+        process = subprocess.Popen([sys.executable, "-c", program, str(store), folder.run], env=environment)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and len(folder.events()) < records and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (
+        subprocess.run([sys.executable, "-c", program, str(store), folder.run], env=environment).returncode
+        == 0
+    )
+    assert folder.curve() == RunFolder(whole / run_id(config)).curve()
+    result, expected = folder.result(), RunFolder(whole / run_id(config)).result()
+    assert result == expected
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        folder = create_run(disk / "runs", world[1][0])
+        save_checkpoint(folder, 10, {"weights": torch.zeros(1000)})
+        with pytest.raises(StoreError, match="no space left"):
+            save_checkpoint(folder, 20, {"weights": torch.zeros(1_000_000)})
+        assert folder.checkpoint_steps() == [10]
+        state, passed_over = newest_checkpoint(folder, CPU, up_to=20)
+        assert state and state["step"] == 10 and not passed_over
+        assert [p.name for p in folder.checkpoints.iterdir()] == ["step-000000010"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_intervals_end_where_logs_and_branches_need_them(world: tuple[TokenFiles, list[RunConfig]]) -> None:
+    files, runs = world
+    trainer = loop.Trainer(runs[0], files, CPU)
+    goal = loop.Goal(last_step=120, needed=frozenset({30, 120}), missing=frozenset({30, 120}))
+    assert [report["step"] for report in loop._intervals(trainer, goal)] == [30, 50, 100, 120]
