@@ -1,0 +1,86 @@
+"""How noisy the runs are: one part shared by the branches of a trunk, one of each run alone.
+
+Residuals of log loss are modelled as r_ij = t_i + e_ij, trunk i, branch j, both normal. With six trunks,
+of which the law's own constants absorb about three, a bootstrap over trunks has almost nothing to
+draw from, and a bootstrap over runs takes the branches of a trunk for independent. So the two
+variances are estimated from the residuals by restricted likelihood (which pays for the constants that were
+fitted), with their own uncertainty: their posterior under p(sd_own) ~ 1 / sd_own and an angle
+atan(sd_trunk / sd_own) that is uniform (a half-Cauchy prior of the ratio, Gelman 2006).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_scale.fitting.newton import Array
+from llama_scale.fitting.solver import Points
+
+ANGLES = np.linspace(0.0, np.radians(88.0), 120)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Relative standard deviations, drawn from their posterior, (S,) each: of a trunk, and of a run alone."""
+
+    trunk: Array
+    own: Array
+
+    @property
+    def total(self) -> Array:
+        """Of one run on a trunk that was not seen."""
+        return np.hypot(self.trunk, self.own)
+
+    def simulate(self, families: NDArray[np.intp], generator: np.random.Generator) -> Array:
+        """Noise of log loss (S, n) for runs of these families, one realisation a draw."""
+        shape = (len(self.own), int(families.max()) + 1)
+        shared = self.trunk[:, None] * generator.standard_normal(shape)
+        alone = self.own[:, None] * generator.standard_normal((len(self.own), len(families)))
+        return shared[:, families] + alone
+
+
+def jacobian(points: Points, constants: Array) -> Array:
+    """Derivatives (n, 5) of log predicted loss by E, A, B, alpha, beta, at centred constants (5,)."""
+    e, a, b, alpha, beta = constants
+    u, v = np.exp(-alpha * points.x), np.exp(-beta * points.y)
+    columns = np.stack([np.ones_like(u), u, v, -a * points.x * u, -b * points.y * v], axis=1)
+    return columns / (e + a * u + b * v)[:, None]
+
+
+def log_prediction(points: Points, constants: Array) -> Array:
+    """Log predicted loss (n,) or (S, n) at centred constants (5,) or (5, S)."""
+    e, a, b, alpha, beta = np.asarray(constants)[..., None]
+    return np.log(e + a * np.exp(-alpha * points.x) + b * np.exp(-beta * points.y))
+
+
+def estimate_noise(
+    residuals: Array,
+    design: Array,
+    families: NDArray[np.intp],
+    *,
+    draws: int,
+    generator: np.random.Generator,
+) -> Noise:
+    """Draw both standard deviations given least-squares residuals (n,) and the design (n, 5) that was fitted.
+
+    The design's column space is projected out, so constants cost degrees of freedom. Where no two
+    runs share a family the trunk's part is zero: it cannot be told from a run's own.
+    """
+    left = np.linalg.svd(design / np.linalg.norm(design, axis=0), full_matrices=True)[0]
+    rest = left[:, design.shape[1] :]
+    seen = rest.T @ residuals
+    if len(np.unique(families)) == len(families):
+        own = np.sqrt((seen**2).sum() / generator.chisquare(len(seen), draws))
+        return Noise(trunk=np.zeros(draws), own=own)
+    same = (families[:, None] == families).astype(float)
+    shares, axes = np.linalg.eigh(rest.T @ same @ rest)
+    ratios = np.tan(ANGLES) ** 2
+    variances = 1 + ratios[:, None] * np.maximum(shares, 0)
+    scaled = ((axes.T @ seen) ** 2 / variances).sum(axis=1)
+    log_posterior = -0.5 * np.log(variances).sum(axis=1) - 0.5 * len(seen) * np.log(scaled)
+    chance = np.exp(log_posterior - log_posterior.max())
+    picked = generator.choice(len(ratios), draws, p=chance / chance.sum())
+    own = np.sqrt(scaled[picked] / generator.chisquare(len(seen), draws))
+    return Noise(trunk=own * np.tan(ANGLES)[picked], own=own)
