@@ -170,7 +170,7 @@ def _text(plan: Plan, explain: bool) -> Iterator[Any]:
     yield from _explained(plan) if explain else _assumed(plan)
     yield from (
         _entry("again", words.command(plan)),
-        *(_entry("next", step) for step in words.next_steps(plan)),
+        *(_entry("next", step) for step in words.next_steps(plan, explained=explain)),
     )
 
 
@@ -196,13 +196,13 @@ def _explained(plan: Plan) -> Iterator[str]:
     yield "Formulas"
     for formula in explain(plan):
         yield _entry(
-            formula.name, f"{formula.formula}\n{formula.numbers}\nsource: {formula.source}", indent=20
+            formula.name, f"{formula.formula}\n{formula.numbers}\nsource: {formula.source}", indent=21
         )
     yield "\nAssumptions"
     for item in plan.assumptions:
         dated = f", {item.date}" if item.date else ""
         mark = "default, change with" if item.is_default else "given by"
-        yield _entry(item.name, f"{item.value}\n{item.source}{dated} ({mark} {item.option})", indent=20)
+        yield _entry(item.name, f"{item.value}\n{item.source}{dated} ({mark} {item.option})", indent=21)
     yield ""
 
 

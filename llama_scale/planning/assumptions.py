@@ -88,22 +88,18 @@ def _training(request: Request) -> Iterator[Assumption]:
     training = request.economics.training
     yield from _rental(request, training.rental, "training", "")
     yield _share(request, "training MFU", training.mfu, DEFAULT_MFU, "mfu")
-    yield _share(request, "goodput (share of time that trains)", training.goodput, DEFAULT_GOODPUT, "goodput")
+    yield _share(request, "goodput", training.goodput, DEFAULT_GOODPUT, "goodput")
 
 
 def _serving(request: Request) -> Iterator[Assumption]:
     serving, demand = request.economics.serving, request.economics.demand
     if demand.serve_tokens == 0:
         return
-    yield _share(
-        request, "tokens read, of those served", demand.input_share, DEFAULT_INPUT_SHARE, "input_share"
-    )
+    yield _share(request, "share read", demand.input_share, DEFAULT_INPUT_SHARE, "input_share")
     yield from _rental(request, serving.rental, "serving", "serve_")
-    yield _share(request, "serving MFU, reading", serving.prefill_mfu, DEFAULT_PREFILL_MFU, "serve_mfu")
-    yield _share(request, "serving MFU, writing", serving.decode_mfu, DEFAULT_DECODE_MFU, "serve_mfu")
-    yield _share(
-        request, "utilisation of serving hours", serving.utilisation, DEFAULT_UTILISATION, "utilisation"
-    )
+    yield _share(request, "serving MFU, read", serving.prefill_mfu, DEFAULT_PREFILL_MFU, "serve_mfu")
+    yield _share(request, "serving MFU, written", serving.decode_mfu, DEFAULT_DECODE_MFU, "serve_mfu")
+    yield _share(request, "serving utilisation", serving.utilisation, DEFAULT_UTILISATION, "utilisation")
 
 
 def _rental(request: Request, hired: Rental, what: str, prefix: str) -> Iterator[Assumption]:
@@ -111,7 +107,7 @@ def _rental(request: Request, hired: Rental, what: str, prefix: str) -> Iterator
     rate = format_flops_per_second(chip.peak(hired.precision))
     unconfirmed = f"; unconfirmed: {chip.unconfirmed}" if chip.unconfirmed else ""
     yield Assumption(
-        name=f"{what} accelerator",
+        name=f"{what} chip",
         value=f"{chip.name}, {hired.precision}, {rate} dense",
         source=chip.source + unconfirmed,
         option=_option(f"{prefix}accelerator"),

@@ -20,7 +20,8 @@ class Formula(NamedTuple):
 
 def explain(plan: Plan) -> list[Formula]:
     """The formulas behind the recommended model, in the order in which they are used."""
-    return [_loss(plan), _condition(plan), *_flops(plan), *_hours(plan), *_dollars(plan)]
+    formulas = [_loss(plan), _condition(plan), *_flops(plan), *_hours(plan), *_dollars(plan)]
+    return [formula._replace(numbers=formula.numbers.replace("e+", "e")) for formula in formulas]
 
 
 def _loss(plan: Plan) -> Formula:

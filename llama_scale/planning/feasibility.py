@@ -36,7 +36,12 @@ def refuse_missing_shape(request: Request, smallest: float, wanted: float) -> No
         raise InfeasibleError(
             f"the best model has {format_count(wanted)} parameters, but the nearest LLaMA with a vocabulary "
             f"of {request.vocabulary:,} has {format_count(smallest)}",
-            hint="give your tokenizer's size, such as --vocabulary 256 for bytes, or a larger --budget",
+            hint="give your tokenizer's size, such as --vocabulary 256 for bytes, or "
+            + (
+                "a larger --budget"
+                if request.match is None and request.target_loss is None
+                else "a lower loss"
+            ),
         )
 
 

@@ -30,6 +30,7 @@ from llama_scale.laws import ChinchillaLaw, Numbers
 Array = NDArray[np.float64]
 
 SMALLEST_MODEL, LARGEST_MODEL = 1e4, 1e15  # parameters: what we would call a model
+NEWTON_STEPS = 60  # five or six do
 COARSE_POINTS, FINE_POINTS, REFINEMENTS = 96, 17, 7  # of the grid search: log N to within 1e-7
 
 
@@ -211,14 +212,13 @@ def _tokens_of_lowest_loss(problem: Problem, budget: Numbers) -> Numbers:
     x = -offset / (law.alpha + law.beta)
     if np.all(law.alpha < 1):
         x = np.maximum(x, ((1 - law.alpha) * log_idle - offset) / (1 + law.beta))
-    for _ in range(60):
+
+    def step(x: Numbers) -> Numbers:
         log_sum = np.logaddexp(x, log_idle)
         value = offset + (law.alpha - 1) * log_sum + (1 + law.beta) * x
-        slope = 1 + law.beta - (1 - law.alpha) * np.exp(x - log_sum)
-        x = x - value / slope
-        if _settled(value / slope, x):
-            break
-    return np.exp(x)
+        return value / (1 + law.beta - (1 - law.alpha) * np.exp(x - log_sum))
+
+    return np.exp(_newton(step, x))
 
 
 def _tokens_of_lowest_cost(problem: Problem, loss: Numbers) -> Numbers:
@@ -233,15 +233,13 @@ def _tokens_of_lowest_cost(problem: Problem, loss: Numbers) -> Numbers:
     training = np.log((1 + law.beta / law.alpha) * law.B)
     serving = np.log(law.beta * law.B / law.alpha) + log_idle
     x = np.maximum((training - log_room) / law.beta, (serving - log_room) / (law.beta + 1))
-    for _ in range(60):
+
+    def step(x: Numbers) -> Numbers:
         terms = training - law.beta * x, serving - (law.beta + 1) * x
         log_sum = np.logaddexp(*terms)
-        slope = -law.beta - np.exp(terms[1] - log_sum)
-        step = (log_sum - log_room) / slope
-        x = x - step
-        if _settled(step, x):
-            break
-    return np.exp(x)
+        return (log_sum - log_room) / (-law.beta - np.exp(terms[1] - log_sum))
+
+    return np.exp(_newton(step, x))
 
 
 def cheap_range(problem: Problem, loss: float, excess: float) -> tuple[float, float]:
@@ -290,9 +288,15 @@ def _log(number: Numbers) -> Numbers:
         return np.log(number)
 
 
-def _settled(step: Numbers, x: Numbers) -> bool:
-    """Whether no draw moves by more than rounding; draws without a solution are nan and don't count."""
-    return not np.any(np.abs(step) > 1e-14 * np.maximum(1.0, np.abs(x)))
+def _newton(step: Callable[[Numbers], Numbers], x: Numbers) -> Numbers:
+    """Newton's method on every draw at once, until none moves by more than rounding; nan stays nan."""
+    with np.errstate(invalid="ignore"):
+        for _ in range(NEWTON_STEPS):
+            change = step(x)
+            x = x - change
+            if not np.any(np.abs(change) > 1e-14 * np.maximum(1.0, np.abs(x))):
+                break
+    return x
 
 
 @cache

@@ -42,6 +42,7 @@ from llama_scale.planning.optimum import ExactFamily, Family, Objective, Problem
 from llama_scale.planning.references import ReferenceModel, reference_model
 from llama_scale.quantities import (
     Quantity,
+    format_count,
     format_quantity,
     parse_budget,
     parse_count,
@@ -162,7 +163,7 @@ def read_request(options: PlanOptions) -> Request:
         economics=_economics(words, unit),
         unit=unit,
         budget=budget,
-        target_loss=words.number("target_loss", None, low=0, high=LARGEST_LOSS),
+        target_loss=words.loss("target_loss"),
         match=match,
         vocabulary=int(words.number("vocabulary", LLAMA_VOCABULARY, low=2, high=1e8)),
         context=int(words.number("context", LLAMA_CONTEXT, low=1, high=1e9)),
@@ -177,16 +178,29 @@ class _Words:
 
     given: Mapping[str, Any]
 
-    def number(self, name: str, default: Any, *, low: float, high: float) -> Any:
+    def number(self, name: str, default: float, *, low: float, high: float) -> float:
         """A count between `low` and `high`."""
         if name not in self.given:
             return default
         value = parse_count(self.given[name])
         if not low <= value <= high:
             raise InputError(
-                f"{_option(name)} {self.given[name]} is out of all proportion",
-                hint=f"give a number from {low:g} to {high:g}",
+                f"{_option(name)} {format_count(value)} is out of all proportion",
+                hint=f"give a number from {format_count(low)} to {format_count(high)}",
             )
+        return value
+
+    def loss(self, name: str) -> float | None:
+        """A loss in nats per token."""
+        if name not in self.given:
+            return None
+        hint = "give nats per token, such as --target-loss 1.95"
+        try:
+            value = float(self.given[name])
+        except ValueError as error:
+            raise InputError(f"{_option(name)} '{self.given[name]}' is no number", hint=hint) from error
+        if not 0 < value <= LARGEST_LOSS:
+            raise InputError(f"{_option(name)} {value:g} is no loss of a language model", hint=hint)
         return value
 
     def fraction(self, name: str, default: float, *, low: float = 0.0, high: float = 1.0) -> float:
@@ -264,8 +278,8 @@ def _economics(words: _Words, unit: CostUnit) -> Economics:
     demand = parse_count(words.given.get("serve_tokens", 0))
     if demand > LARGEST_DEMAND:
         raise InputError(
-            f"serving {demand:g} tokens is out of all proportion",
-            hint=f"give at most {LARGEST_DEMAND:g}, such as --serve-tokens 1e12",
+            f"serving {format_count(demand)} tokens is out of all proportion",
+            hint=f"give at most {format_count(LARGEST_DEMAND)}, such as --serve-tokens 1e12",
         )
     return Economics(
         training=Training(

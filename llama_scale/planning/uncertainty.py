@@ -59,8 +59,10 @@ def best_on_average(request: Request, problem: Problem, recommended: PlannedMode
     index = int(np.nanargmin(expected))
     here = expected[SIZES // 2]
     advantage = here - expected[index] if objective.fixed == "budget" else 1 - expected[index] / here
-    parameters = np.broadcast_to(sizes.parameters, (SIZES, 1))[index, 0]
-    usual = np.nanmedian(np.broadcast_to(tokens, np.shape(by_draw))[index])
+    is_ours = index == SIZES // 2
+    parameters = recommended.parameters if is_ours else np.ravel(sizes.parameters)[index]
+    here_tokens = np.sort(np.broadcast_to(tokens, np.shape(by_draw))[index])
+    usual = here_tokens[here_tokens.size // 2]  # np.median would import numpy.ma for 50 ms
     return BestOnAverage(float(parameters), float(usual), float(advantage))
 
 

@@ -88,8 +88,8 @@ def _about_the_model(plan: Plan) -> Iterator[Reason]:
     yield Reason(
         "shape",
         f"{shape.layers} layers of width {shape.width:,}, {shape.heads} heads of {shape.head_size}, SwiGLU "
-        f"hidden {shape.hidden:,}, vocabulary {shape.vocabulary:,}: {size} parameters in all. Rounding to it: "
-        f"{miss} parameters, {_dearer(plan.gap.cost)}",
+        f"hidden {shape.hidden:,}, vocabulary {shape.vocabulary:,}: {size} parameters in all. Rounding to "
+        f"it: {miss} parameters, {_dearer(plan.gap.cost)}",
     )
     other = "flops" if request.unit != "flops" else "usd"
     train, serve = (format_cost(cost, other, part) for part in ("train", "serve"))
@@ -272,14 +272,15 @@ def _law_text(fit: Fit, text: str) -> str:
     return ",".join(f"{name}={float(value)!r}" for name, value in fit.law.constants.items())
 
 
-def next_steps(plan: Plan) -> list[str]:
+def next_steps(plan: Plan, *, explained: bool = False) -> list[str]:
     """What to ask next."""
     given, steps = plan.request.given, []
     if "law" not in given:
         steps.append("your own law: llama-scale sweep, then plan --law runs/fits/<name>.json")
     if not given.keys() & {"budget", "target_loss", "match"}:
         steps.append("your question: --budget '$2M', --budget '1M GPU-hours', --match llama-13b")
-    steps.append("formulas and sources: the same command with --explain")
+    if not explained:
+        steps.append("formulas and sources: the same command with --explain")
     return steps
 
 

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_scale.architecture import (
+    CONVENTIONS,
+    LLAMA_7B,
+    LLAMA_13B,
+    LLAMA_33B,
+    LLAMA_65B,
+    ModelConfig,
+    ParameterConvention,
+    llama,
+    nearest_shape,
+)
+from llama_scale.errors import InputError
+
+FAMILY = {
+    6_738_415_616: LLAMA_7B,
+    13_015_864_320: LLAMA_13B,
+    32_528_943_616: LLAMA_33B,
+    65_285_660_672: LLAMA_65B,
+}
+
+
+@pytest.mark.parametrize(("count", "shape"), FAMILY.items())
+def test_the_llama_sizes_are_counted_exactly_and_found_again(count: int, shape: ModelConfig) -> None:
+    assert shape.parameters.total == count
+    assert nearest_shape(count) == shape
+    assert nearest_shape(round(count, -8)) == shape  # 6.7B, 13.0B, 32.5B, 65.3B
+
+
+def test_counts_equal_the_reference_models(shared_data: Path) -> None:
+    lines = (shared_data / "reference_models.csv").read_text().splitlines()
+    rows = [row for row in csv.DictReader(line for line in lines if not line.startswith("#"))]
+    llamas = [row for row in rows if row["family"] == "LLaMA"]
+    assert len(llamas) == 4
+    for row in llamas:
+        shape = llama(int(row["n_layers"]), int(row["d_model"]), heads=int(row["n_heads"]))
+        assert shape.parameters.total == int(row["params_total"])
+        assert shape.hidden == int(row["ffn_dim"])
+        attention = shape.train_flops_per_token() - 6 * shape.matrix_weights
+        assert attention == float(row["flops_per_token_attn"])
+
+
+def test_conventions_differ_by_the_tables() -> None:
+    untied, tied = llama(4, 256, tied_head=False), llama(4, 256, tied_head=True)
+    table = 256 * untied.vocabulary
+    assert untied.parameters.total - untied.parameters.matmul == table
+    assert untied.parameters.matmul - untied.parameters.non_embedding == table
+    assert tied.parameters.total == tied.parameters.matmul == untied.parameters.matmul
+
+
+def test_flops_have_their_closed_form() -> None:
+    shape = llama(3, 512, heads=8, kv_heads=2)
+    d, f, q, k = 512, shape.hidden, 512, 128
+    weights = 3 * (2 * d * q + 2 * d * k + 3 * d * f) + shape.vocabulary * d
+    assert shape.forward_flops_per_token(1000) == 2 * weights + 4 * 3 * q * 1000
+    assert shape.train_flops_per_token(1000) == 3 * shape.forward_flops_per_token(1000)
+    assert shape.kv_cache_bytes_per_token() == 2 * 3 * k * 2
+
+
+@given(
+    log_parameters=st.floats(math.log(1e8), math.log(2e12)),
+    convention=st.sampled_from(CONVENTIONS),
+)
+@settings(max_examples=200, deadline=None)
+def test_nearest_shape_is_near_and_buildable(log_parameters: float, convention: ParameterConvention) -> None:
+    wanted = math.exp(log_parameters)
+    shape = nearest_shape(wanted, convention=convention)
+    assert abs(shape.parameters.by(convention) / wanted - 1) < 0.03
+    assert shape.width == shape.heads * shape.head_size
+    assert shape.head_size in (64, 128)
+    assert shape.hidden % 256 == 0 or shape.width < 768
+    assert shape.heads % 4 == 0 or shape.width < 2048
+    assert 40 < shape.width / shape.layers < 200
+
+
+@given(log_parameters=st.floats(math.log(3e5), math.log(1e8)))
+@settings(max_examples=100, deadline=None)
+def test_small_shapes_of_small_vocabularies_are_near(log_parameters: float) -> None:
+    wanted = math.exp(log_parameters)
+    shape = nearest_shape(wanted, convention="total", vocabulary=256)
+    assert abs(shape.parameters.total / wanted - 1) < 0.07
+
+
+def test_a_shape_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(InputError, match="kv_heads") as refused:
+        llama(2, 512, heads=8, kv_heads=3)
+    assert "1, 2, 4, 8" in refused.value.hint
+    with pytest.raises(InputError, match=r"model\.layers is 0"):
+        llama(0, 512)
