@@ -400,6 +400,7 @@ def published(name: str = DEFAULT_LAW) -> Fit:
         draws=draws,
         draws_note=entry["draws_note"],
         noise=entry.get("noise", 0.0),
+        interval_factor=entry.get("interval_factor", 1.0),
         evidence={"provenance": {"published": entry["source"], "note": entry["note"]}},
     )
 

@@ -111,8 +111,8 @@ def check_identified(diagnostics: Diagnostics, estimate: Fit) -> None:
         )
     if diagnostics.starts_agreed < LEAST_AGREEMENT * diagnostics.starts:
         raise UnidentifiedFitError(
-            f"only {diagnostics.starts_agreed} of {diagnostics.starts} starts reach the best fit, so there may"
-            " be a better one",
+            f"only {diagnostics.starts_agreed} of {diagnostics.starts} starts reach the best fit, so"
+            " there may be a better one",
             hint=f"add {_remedy(diagnostics)}; then run `llama-scale fit` again",
             estimate=estimate,
         )
