@@ -396,6 +396,8 @@ def test_a_budget_beside_a_target_is_a_limit() -> None:
     assert binding == {"target loss": True, "total budget": False}
     with pytest.raises(InfeasibleError, match="times the budget of 1e23 FLOPs") as refused:
         plan(serve_tokens=1e12, target_loss=1.95, law=SARDANA_LINE, budget="1e23")
+    enough = refused.value.hint.split("'")[1]
+    assert plan(serve_tokens=1e12, target_loss=1.95, law=SARDANA_LINE, budget=enough).limits[0].binding
     affordable = float(refused.value.hint.split("--target-loss ")[1].split(",")[0])
     assert plan(serve_tokens=1e12, target_loss=affordable, law=SARDANA_LINE, budget="1e23").gap.cost < 0.01
 

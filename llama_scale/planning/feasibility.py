@@ -17,6 +17,7 @@ from llama_scale.planning.request import Request
 from llama_scale.planning.values import PlannedModel
 from llama_scale.quantities import Quantity, format_count, format_number, format_quantity
 
+ROUNDING = 1e-3  # what a shape that can be built may cost over a budget that the optimum meets exactly
 FARTHEST_SHAPE = 0.25  # a shape that misses the optimum's parameters by more is no answer to the question
 
 
@@ -48,11 +49,11 @@ def refuse_missing_shape(request: Request, smallest: float, wanted: float) -> No
 def refuse_dear_target(request: Request, recommended: PlannedModel) -> None:
     """Raises InfeasibleError where the target costs more than the budget that was given with it."""
     budget, used = request.budget, recommended.lifetime.total(request.unit)
-    if budget is None or used <= budget.value:
+    if budget is None or used <= budget.value * (1 + ROUNDING):
         return
     problem = request.problem()
     affordable = float(problem.loss(lowest_loss(problem, budget.value)))
-    needed = format_quantity(Quantity(value=used, kind=budget.kind))
+    needed = format_quantity(Quantity(value=used * 1.01, kind=budget.kind))
     raise InfeasibleError(
         f"a loss of {recommended.loss_nats:.4f} costs {needed} to train and serve, {used / budget.value:.3g} "
         f"times the budget of {format_quantity(budget)}",
