@@ -105,7 +105,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "provenance": _provenance(observations, settings),
         },
     )
-    fit = _with(fit, optima=_optima(fit, observations, settings))
+    fit = _with(fit, optima=_optima(fit, observations, settings, profiles))
     if observations.held_out:
         fit = _with(fit, held_out=held_out_json(fit, observations.held_out, settings.level))
     check_identified(diagnostics, fit)
@@ -169,10 +169,12 @@ def _provenance(observations: Observations, settings: Settings) -> dict[str, Any
     }
 
 
-def _optima(fit: Fit, observations: Observations, settings: Settings) -> list[dict[str, Any]]:
+def _optima(
+    fit: Fit, observations: Observations, settings: Settings, profiles: IsoFlop | None
+) -> list[dict[str, Any]]:
     """Optima at the budgets asked for, or at the runs' own and beyond; FLOPs as the runs count them."""
     largest = float(observations.train_flops.max())
-    known = np.unique(observations.budgets[np.isfinite(observations.budgets)]).tolist()
+    known = [profile.budget for profile in profiles.profiles] if profiles else []
     budgets: Sequence[float] = settings.budgets or [
         *(known or [largest / 10]),
         *(largest * far for far in FAR),

@@ -1,0 +1,115 @@
+"""`llama-scale fit`: from loss curves, of one's own or of others, to a law with error bars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llama_scale.architecture import CONVENTIONS
+from llama_scale.cli import options
+from llama_scale.cli.options import FLOPS, FRACTION
+from llama_scale.errors import StoreError
+
+if TYPE_CHECKING:
+    from llama_scale.laws import Fit
+
+RESAMPLINGS = ("rows", "families", "model")
+
+
+@options.command(
+    name="fit",
+    examples=(
+        "llama-scale fit",
+        "llama-scale fit runs.csv --where 'dataset = c4' --draws 4000",
+        "llama-scale fit runs.csv --convention non_embedding --budget 1e24 --json",
+        "llama-scale fit runs/ more.csv --output law.json",
+    ),
+)
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path))
+@click.option(
+    "--form", type=click.Choice(["chinchilla"]), help="Of the law. [default: chinchilla, alone so far]"
+)
+@click.option(
+    "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
+)
+@click.option(
+    "--convention",
+    type=click.Choice(CONVENTIONS),
+    help="How parameters are counted. [default: matmul for a store, total for a CSV]",
+)
+@click.option(
+    "--delta", type=float, help="Huber's, on log loss. [default: 1e-3; 1e-2 where runs share trunks]"
+)
+@click.option("--draws", type=int, default=1000, help="Laws drawn for the intervals; 0 for none.")
+@click.option(
+    "--resampling",
+    type=click.Choice(RESAMPLINGS),
+    help="What is drawn. [default: model where runs share trunks or are few, else rows]",
+)
+@click.option("--level", type=FRACTION, default="90%", help="Of the intervals.")
+@click.option("--seed", type=int, default=0, help="Of the draws.")
+@click.option(
+    "--budget", "budgets", type=FLOPS, multiple=True, help="Show the optimum at these FLOPs instead."
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The fit's file. [default: fits/<name>-<hash>.json in the store]",
+)
+@click.option("--force", is_flag=True, help="Replace the file of --output.")
+@options.json_option
+@options.quiet_option
+def command(
+    sources: tuple[Path, ...], output: Path | None, force: bool, as_json: bool, quiet: bool, **words: Any
+) -> None:
+    """Which law do these runs follow, and how surely?
+
+    SOURCE is a folder of runs (default: ./runs) or a CSV with parameters, tokens and loss of each run;
+    several are fitted together. Fits L = E + A/N^alpha + B/D^beta to its global optimum, shows IsoFLOP
+    parabolas beside it where runs form budgets, and tests it on runs that the fit never saw.
+    """
+    from llama_scale.cli.fit_report import report
+    from llama_scale.cli.output import current_output
+
+    given = sources or (Path("runs"),)
+    fit = _fit(given, words)
+    file = _save(fit, given, output, force)
+    current_output().result(_document(fit, file), lambda: list(report(fit, file)))
+
+
+def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
+    from llama_scale.fitting import Settings, fit
+
+    first = sources[0]
+    return fit(
+        sources,
+        where=words.pop("where"),
+        convention=words.pop("convention"),
+        settings=Settings(**words),
+        name=first.stem if first.suffix else first.resolve().name,
+    )
+
+
+def _document(fit: Fit, file: Path | None) -> dict[str, Any]:
+    from llama_scale.laws import fit_to_json
+
+    return fit_to_json(fit, draws=False) | {"file": None if file is None else str(file)}
+
+
+def _save(fit: Fit, sources: tuple[Path, ...], output: Path | None, force: bool) -> Path | None:
+    """Where the fit was written; a default place that cannot be written costs a warning, not the answer."""
+    from llama_scale.cli.output import current_output
+    from llama_scale.config import canonical_hash
+    from llama_scale.laws import fit_to_json, write_fit
+
+    if output is not None:
+        return write_fit(output, fit, overwrite=force)
+    store = sources[0] if sources[0].is_dir() else Path("runs")
+    named = store / "fits" / f"{fit.name}-{canonical_hash(fit_to_json(fit))[:8]}.json"
+    try:
+        return write_fit(named, fit, overwrite=True)
+    except StoreError as error:
+        current_output().warn(f"{error.message}: the fit is printed but not kept; {error.hint}")
+        return None

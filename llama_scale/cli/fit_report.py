@@ -1,0 +1,191 @@
+"""A fit for people: the answer in a sentence, the tables, what to beware of, the next command."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from llama_scale.cli.output import table
+from llama_scale.quantities import format_count, format_fraction, format_number
+
+if TYPE_CHECKING:
+    from llama_scale.laws import Fit
+
+WIDTH = 78
+MARGIN = 11
+
+
+def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
+    """What `fit` and `sweep` print: pieces of text and tables, in order. `file` is where the fit was kept."""
+    evidence = fit.evidence
+    yield from (_sentence(fit), "")
+    yield table(_constants(fit), ("constant", "value", *_interval_columns(fit), "standard error"))
+    yield from ("", *_optima(fit))
+    if evidence.get("held_out"):
+        yield from ("", *_held_out(evidence["held_out"], fit))
+    yield ""
+    yield from _reasons(fit)
+    yield from (entry("warning", text) for text in evidence.get("warnings", ()))
+    yield from (entry("left out", text) for text in _exclusions(evidence.get("exclusions", ())))
+    where = str(file) if file else "LAW.json"
+    if file:
+        yield entry("kept in", f"{file}, with {evidence['selection']['draws']} draws")
+    yield f"{'next':{MARGIN}}llama-scale plan --law {where} --serve-tokens 1e12"
+
+
+def entry(heading: str, text: str) -> str:
+    """Text under a heading that stands in the margin."""
+    body = fill(
+        text,
+        WIDTH,
+        initial_indent=" " * MARGIN,
+        subsequent_indent=" " * MARGIN,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return heading.ljust(MARGIN) + body[MARGIN:]
+
+
+def _sentence(fit: Fit) -> str:
+    law = {name: format_number(float(value), 4) for name, value in fit.law.constants.items()}
+    growth = format_number(float(fit.law.exponent_a), 3)
+    bounds = (fit.evidence.get("intervals") or {}).get("exponent_a")
+    sure = f" ({_span(bounds, format_number)})" if bounds else ""
+    return fill(
+        f"Loss falls as L = {law['E']} + {law['A']} / N^{law['alpha']} + {law['B']} / D^{law['beta']}, so the"
+        f" best N grows as C^{growth}{sure}: {fit.evidence['n_observations']} runs, fitted within"
+        f" {format_fraction(fit.evidence['diagnostics']['residual_rms'], 2)} (rms).",
+        WIDTH,
+    )
+
+
+def _interval_columns(fit: Fit) -> list[str]:
+    intervals = fit.evidence.get("intervals")
+    return [f"{format_fraction(intervals['level'])} interval"] if intervals else []
+
+
+def _constants(fit: Fit) -> list[list[str]]:
+    intervals, errors = fit.evidence.get("intervals"), fit.evidence.get("standard_errors")
+    values = {**fit.law.constants, "exponent_a": fit.law.exponent_a}
+    rows = []
+    for name, value in values.items():
+        row = [name.replace("exponent_a", "a"), format_number(float(value), 4)]
+        if intervals and errors:
+            row += [_span(intervals[name], lambda v: format_number(v, 4)), format_number(errors[name], 2)]
+        else:
+            row += ["unknown"]
+        rows.append(row)
+    return rows
+
+
+def _optima(fit: Fit) -> Iterator[Any]:
+    """Optima by budget: Approach 3, and Approach 2 beside it where the runs form that budget."""
+    isoflop = fit.evidence.get("isoflop")
+    profiles = {float(f"{p['budget']:.6g}"): p for p in (isoflop["profiles"] if isoflop else ())}
+    columns = ["C (FLOPs)", "best N", "interval", "D", "D/N", "loss"]
+    rows = []
+    for optimum in fit.evidence["optima"]:
+        row = [
+            format_number(optimum["train_flops"]),
+            format_count(optimum["parameters"]),
+            _span(optimum["parameters_interval"], format_count),
+            format_count(optimum["tokens"]),
+            format_number(optimum["tokens_per_parameter"]),
+            format_number(optimum["loss_nats"], 4),
+        ]
+        rows.append([*row, *([_parabola(profiles.get(optimum["train_flops"]))] if profiles else [])])
+    yield table(rows, [*columns, *(["IsoFLOP N"] if profiles else [])])
+    yield f"   N counts {fit.convention.replace('_', '-')} parameters, loss is in nats/token"
+
+
+def _parabola(profile: Mapping[str, Any] | None) -> str:
+    if profile is None:
+        return ""
+    return format_count(profile["parameters"]) if profile["parameters"] else profile["verdict"]
+
+
+def _held_out(rows: Sequence[Mapping[str, Any]], fit: Fit) -> Iterator[Any]:
+    """Runs that the law never saw."""
+    inside = sum(bool(row["inside"]) for row in rows)
+    worst = max(abs(row["relative_error"]) for row in rows)
+    yield (
+        f"Runs that the law never saw ({inside} of {len(rows)} inside, worst error"
+        f" {format_fraction(worst, 2)}):"
+    )
+    cells = [
+        (
+            row["run"],
+            format_count(row["parameters"]),
+            format_count(row["tokens"]),
+            f"{row['predicted']:.4f}",
+            _span((row["low"], row["high"]), lambda v: f"{v:.3f}"),
+            f"{row['measured']:.4f}",
+            f"{row['relative_error']:+.2%}",
+        )
+        for row in rows
+    ]
+    level = format_fraction((fit.evidence.get("intervals") or {}).get("level", 0.9))
+    yield table(cells, ("run", "N", "D", "predicted", f"{level} interval", "measured", "error"))
+
+
+def _reasons(fit: Fit) -> Iterator[str]:
+    found, selection = fit.evidence["diagnostics"], fit.evidence["selection"]
+    noise = f"noise {format_fraction(found['own_noise'], 2)} a run"
+    if found["trunk_noise"]:
+        noise += f" and {format_fraction(found['trunk_noise'], 2)} a trunk"
+    yield entry(
+        "fit",
+        f"{found['starts_agreed']} of {found['starts']} starts agree on the optimum; worst run"
+        f" {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; {noise};"
+        f" Huber delta {format_number(selection['delta'])}; {selection['note']}",
+    )
+    isoflop = fit.evidence.get("isoflop")
+    if isoflop and isoflop["exponent_a"]:
+        interior = sum(p["verdict"] == "interior" for p in isoflop["profiles"])
+        yield entry(
+            "IsoFLOP",
+            f"parabolas put the exponent a at {format_number(isoflop['exponent_a'])}"
+            f" ({_span(isoflop['exponent_a_interval'], format_number)}), from {interior} interior minima of"
+            f" {len(isoflop['profiles'])} budgets",
+        )
+    yield from _certainty(fit)
+
+
+def _certainty(fit: Fit) -> Iterator[str]:
+    """What the intervals mean, and what backtests made of them."""
+    tested = fit.evidence.get("backtest")
+    if tested:
+        yield entry(
+            "backtest",
+            f"laws of the cheaper runs erred {format_fraction(tested['mean_error'], 2)} on average over"
+            f" {tested['predicted_runs']} dearer ones, of which {format_fraction(tested['coverage'], 2)} lay"
+            f" inside {format_fraction(tested['level'])} intervals; predictions are widened by"
+            f" {tested['factor']:.2f}",
+        )
+    intervals = fit.evidence.get("intervals")
+    if intervals:
+        level = format_fraction(intervals["level"])
+        yield entry(
+            "intervals",
+            f"constants and optima: the middle {level} of {fit.draws_note}. A predicted loss: where one"
+            f" new run should land {level} of the time, its own noise included",
+        )
+
+
+def _exclusions(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Reasons with their counts; single runs by name."""
+    reasons = Counter(row["reason"] for row in rows)
+    named = {row["reason"]: row["run"] for row in rows}
+    return [
+        f"{f'{count} runs' if count > 1 else named[reason]}: {reason}"
+        for reason, count in reasons.most_common()
+    ]
+
+
+def _span(bounds: Sequence[float | None] | None, written: Any) -> str:
+    if not bounds or bounds[0] is None or bounds[1] is None:
+        return "unknown"
+    return f"{written(bounds[0])} to {written(bounds[1])}"
