@@ -18,12 +18,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def build(folder: Path, source: Path, kind: str) -> Path:
     """Builds as pip would, without the network; gives the file that came out."""
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)],
         cwd=source,
-        check=True,
         capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl" if kind == "wheel" else "*.tar.gz"))
 
 
