@@ -386,8 +386,20 @@ def test_best_on_average_is_no_worse_than_any_size_tried(question: dict[str, Any
     answer = ask(serve_tokens=1e12, law=drawn_fit(), **question)
     best = answer.best_on_average
     assert best is not None
+    assert best.advantage is not None
     assert best.advantage >= 0
+    assert best.unreached == 0
     assert best.parameters == pytest.approx(answer.optimum.parameters, rel=0.3)
+
+
+def test_a_size_that_may_never_reach_the_target_is_named() -> None:
+    answer = plan(serve_tokens=2e12, law=drawn_fit(), target_loss=1.9)
+    best = answer.best_on_average
+    assert best is not None
+    assert best.advantage is None
+    assert 0 < best.unreached < 0.2
+    assert best.parameters > answer.recommended.parameters
+    assert "never reaches the loss under" in answer._repr_markdown_()
 
 
 def test_a_budget_beside_a_target_is_a_limit() -> None:

@@ -97,12 +97,14 @@ class Intervals:
 class BestOnAverage(NamedTuple):
     """The model that is best in expectation over the draws, and its advantage over the recommended one.
 
-    The advantage is in nats for a budget, and a share of the expected cost for a target.
+    The advantage is in nats for a budget, and a share of the expected cost for a target; it is None where
+    the recommended size cannot reach the target under a share `unreached` of the draws, on any data.
     """
 
     parameters: float
     tokens: float
-    advantage: float
+    advantage: float | None
+    unreached: float
 
 
 class OtherLaw(NamedTuple):

@@ -39,9 +39,9 @@ def sentence(plan: Plan) -> str:
     total = format_cost(model.lifetime, request.unit)
     if plan.compute_optimal_on_budget is None:
         goal = f"matches {request.match.name} at" if request.match else "reaches"
-        return f"{what}: the cheapest that {goal} a loss of {model.loss_nats:.4g}, {total} for {purpose}."
+        return f"{what}: the cheapest that {goal} a loss of {model.loss_nats:.3f}, {total} for {purpose}."
     default = "" if "budget" in request.given else " (our default budget)"
-    return f"{what}: a loss of {model.loss_nats:.4g}, the lowest that {total}{default} buy for {purpose}."
+    return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {total}{default} buy for {purpose}."
 
 
 def format_cost(cost: Lifetime, unit: CostUnit, part: str = "total") -> str:
@@ -169,11 +169,16 @@ def _interval(plan: Plan, spread: Intervals) -> Reason:
         f"{parameters} parameters on {tokens} tokens{_cost_interval(plan, spread)}"
     )
     if loss := spread.ranges.get("loss_nats"):
-        text += f"; a run of the recommended model should land at a loss of {loss.low:.4g} to {loss.high:.4g}"
+        text += f"; a run of the recommended model should land at a loss of {loss.low:.3f} to {loss.high:.3f}"
     return Reason("interval", text)
 
 
 def _average(plan: Plan, best: BestOnAverage) -> str:
+    if best.advantage is None:
+        return (
+            f"{format_count(best.parameters)} parameters have the lowest expected cost over the draws; the "
+            f"recommended size never reaches the loss under {format_fraction(best.unreached, 2)} of them"
+        )
     if best.parameters == plan.recommended.parameters or best.advantage <= 0:
         return "the recommended size is the best in expectation over the draws too"
     by = f"{format_fraction(best.advantage, 2)} of the expected cost"
