@@ -16,11 +16,19 @@ from llama_scale.cli.settings import commands
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
 EVERY = dict(commands(click.Context(main)))
-COMMAND_LINE = re.compile(r"(?:^|[`&;(]\s*|\$ )llama-scale ((?:[^`\n|#&;)\\]|\\\n)*)", re.MULTILINE)
+CODE = re.compile(r"^```.*?\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+COMMAND_LINE = re.compile(r"(?:^\s*(?:\$ )?|&& )llama-scale ((?:[^\n|#&;)\\]|\\\n)*)", re.MULTILINE)
 
 
 def command_lines(text: str) -> list[list[str]]:
-    return [found.replace("\\\n", " ").split() for found in COMMAND_LINE.findall(text)]
+    """The words after `llama-scale` of every command line in fenced blocks and in backquotes."""
+    code = [block or span for block, span in CODE.findall(text)]
+    return [found.replace("\\\n", " ").split() for part in code for found in COMMAND_LINE.findall(part)]
+
+
+def test_command_lines_are_found_in_code_alone() -> None:
+    page = "llama-scale is\n`llama-scale fit x` and\n```sh\n$ pip x && llama-scale plan --a \\\n --b # why\n```\n"
+    assert command_lines(page) == [["fit", "x"], ["plan", "--a", "--b"]]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
