@@ -39,7 +39,9 @@ def load_toml(path: Path, type_: type[T], *, overrides: Iterable[str] = ()) -> T
 
     Raises InputError that names every problem of the file at once: key path, value, nearest key.
     """
-    return structure(apply_overrides(read_toml(path), overrides), type_, source=str(path))
+    changes = tuple(overrides)
+    source = f"{path} with {' '.join(f'--set {change}' for change in changes)}" if changes else str(path)
+    return structure(apply_overrides(read_toml(path), changes), type_, source=source)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -165,6 +165,13 @@ def test_files_that_are_no_toml(tmp_path: Path, recipe: Path) -> None:
     assert raised.value.hint == f"did you mean {recipe}?"
 
 
+def test_a_bad_override_is_named_beside_the_file(recipe: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        load_toml(recipe, Recipe, overrides=["optimiser.knd=muon"])
+    assert raised.value.message == f"{recipe} with --set optimiser.knd=muon: optimiser.knd is not a known key"
+    assert raised.value.hint == "did you mean 'kind'?"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

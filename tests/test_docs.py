@@ -27,7 +27,7 @@ def command_lines(text: str) -> list[list[str]]:
 
 
 def test_command_lines_are_found_in_code_alone() -> None:
-    page = "llama-scale is\n`llama-scale fit x` and\n```sh\n$ pip x && llama-scale plan --a \\\n --b # why\n```\n"
+    page = "llama-scale is\n`llama-scale fit x`\n```sh\n$ a && llama-scale plan --a \\\n --b # why\n```\n"
     assert command_lines(page) == [["fit", "x"], ["plan", "--a", "--b"]]
 
 

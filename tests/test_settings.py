@@ -8,7 +8,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llama_scale.cli import Program, main
-from llama_scale.cli.options import BUDGET, COUNT, Group, json_option, quiet_option, set_option, store_option
+from llama_scale.cli.options import (
+    BUDGET,
+    COUNT,
+    USD_PER_HOUR,
+    Group,
+    completing,
+    json_option,
+    quiet_option,
+    set_option,
+    store_option,
+)
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
 from llama_scale.quantities import Quantity
@@ -18,6 +28,7 @@ from llama_scale.quantities import Quantity
 @click.option("--budget", type=BUDGET, default="1e21")
 @click.option("--serve-tokens", type=COUNT, default="1e12")
 @click.option("--form", type=click.Choice(["chinchilla", "skaling"]), default="chinchilla")
+@click.option("--price", type=USD_PER_HOUR, help="Of an hour.  [default: a dated quote]")
 @set_option
 @store_option
 @quiet_option
@@ -122,6 +133,25 @@ def test_mistakes_in_a_file_name_the_file(text: str, message: str, hint: str) ->
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_SCALE_SHOW_BUDGET", "30d")
     assert "error: --budget (from LLAMA_SCALE_SHOW_BUDGET): expected" in run("show").stderr
+
+
+def test_a_default_that_the_command_works_out_is_shown_as_help_tells_it() -> None:
+    assert settings("show")["price"] == {"value": "a dated quote", "from": "default"}
+    assert settings("show", "--price", "$2/h")["price"]["value"] == "$2.00/h"
+
+
+def test_values_complete_or_else_files() -> None:
+    def laws() -> list[str]:
+        return ["besiroglu-2024", "hoffmann-2022"]
+
+    def broken() -> list[str]:
+        raise OSError
+
+    context, option = click.Context(show), show.params[0]
+    assert [item.value for item in completing(laws)(context, option, "b")] == ["besiroglu-2024"]
+    assert completing(laws)(context, option, "x") == []
+    assert completing(broken)(context, option, "") == []
+    assert [item.type for item in completing(laws, or_files=True)(context, option, "x")] == ["file"]
 
 
 def test_overrides_arrive_in_order() -> None:

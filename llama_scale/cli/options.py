@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 from llama_scale import quantities
 from llama_scale.cli import settings
 from llama_scale.cli.failures import check_command
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, LlamaScaleError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -162,14 +162,20 @@ def set_option(function: Function) -> Function:
     return decorate(function)
 
 
-def completing(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
-    """A `shell_complete` for an option whose values `names` lists; a failure there completes nothing."""
+def completing(
+    names: Callable[[], Iterable[str]], *, or_files: bool = False
+) -> Callable[..., list[CompletionItem]]:
+    """A `shell_complete` for values that `names` lists, or files where none fits and those may be given.
+
+    A failure of `names` completes nothing.
+    """
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
-            return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
-        except (OSError, ValueError, InputError):
-            return []
+            found = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        except (OSError, ValueError, LlamaScaleError):
+            found = []
+        return found or ([CompletionItem(incomplete, type="file")] if or_files else [])
 
     return complete
 

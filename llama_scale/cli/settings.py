@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,9 @@ def _command_path(ctx: click.Context) -> tuple[str, ...]:
 def _written(option: click.Parameter, value: Any) -> Any:
     """`value` as a user would write it."""
     form = getattr(option.type, "format", None)
+    if value is None and isinstance(option, click.Option):
+        told = re.search(r"\[default: ([^\]]+)\]", option.help or "")
+        return told[1] if told else None
     if value is None or form is None:
         return str(value) if isinstance(value, Path) else value
     return form(value)
