@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
 T = TypeVar("T")
+_Hook = Callable[[Any, Any], Any]  # of a raw value and the type expected
 
 _PARSERS: dict[str, Callable[[str], float]] = {
     "flops": quantities.parse_flops,
@@ -192,7 +193,7 @@ def _is_dataclass_type(type_: Any) -> bool:
     return isinstance(type_, type) and is_dataclass(type_)
 
 
-def _dataclass_hook(converter: Converter, type_: type) -> Callable[[Any, Any], Any]:
+def _dataclass_hook(converter: Converter, type_: type) -> _Hook:
     from cattrs.gen import make_dict_structure_fn, override
 
     hints = get_type_hints(type_)
@@ -212,31 +213,34 @@ def _dataclass_hook(converter: Converter, type_: type) -> Callable[[Any, Any], A
     return read_table
 
 
-def _field_hook(converter: Converter, name: str, type_: Any) -> Callable[[Any, Any], Any] | None:
+def _field_hook(converter: Converter, name: str, type_: Any) -> _Hook | None:
     """How one field is read where the type alone does not say it: numbers have units, text is no list."""
-    if (
-        get_origin(type_) in (Union, UnionType)
-        and len(get_args(type_)) == 2
-        and type(None) in get_args(type_)
-    ):
-        inner = _field_hook(converter, name, next(arg for arg in get_args(type_) if arg is not type(None)))
+    if (wanted := _type_but_none(type_)) is not None:
+        inner = _field_hook(converter, name, wanted)
         return inner and (lambda value, expected: None if value is None else inner(value, expected))
     parse = next((_PARSERS[unit] for unit in _PARSERS if name.endswith(unit)), quantities.parse_count)
     if type_ in (int, float):
         return lambda value, _: _number(value, type_, parse)
-    if get_origin(type_) not in (tuple, list):
-        return None
-    numbers = next((arg for arg in get_args(type_) if arg in (int, float)), None)
+    return _list_hook(converter, type_, parse) if get_origin(type_) in (tuple, list) else None
+
+
+def _list_hook(converter: Converter, type_: Any, parse: Callable[[str], float]) -> _Hook:
+    number = next((arg for arg in get_args(type_) if arg in (int, float)), None)
 
     def read_list(value: Any, _: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError("expected a list")
-        if numbers is None:
-            return converter.structure(value, type_)
-        converted = [_number(item, numbers, parse) if type(item) is not list else item for item in value]
-        return converter.structure(converted, type_)
+        items = value if number is None else [_number(item, number, parse) for item in value]
+        return converter.structure(items, type_)
 
     return read_list
+
+
+def _type_but_none(type_: Any) -> Any | None:
+    """X of `X | None`; None for every other type."""
+    choices = get_args(type_) if get_origin(type_) in (Union, UnionType) else ()
+    wanted = [choice for choice in choices if choice is not type(None)]
+    return wanted[0] if len(wanted) == 1 else None
 
 
 def _number(value: Any, type_: type, parse: Callable[[str], float]) -> int | float:
@@ -251,7 +255,7 @@ def _number(value: Any, type_: type, parse: Callable[[str], float]) -> int | flo
     return type_(number)
 
 
-def _exactly(type_: type, words: str) -> Callable[[Any, Any], Any]:
+def _exactly(type_: type, words: str) -> _Hook:
     def check(value: Any, _: Any) -> Any:
         if type(value) is not type_:
             raise ValueError(f"expected {words}")
@@ -288,9 +292,7 @@ class _Problem:
 def _problems(error: BaseException, place: _Place) -> Iterator[_Problem]:
     from cattrs.errors import ForbiddenExtraKeysError
 
-    for note in getattr(error, "__notes__", ()):
-        if hasattr(note, "type"):  # cattrs' notes say which attribute or index an error belongs to
-            place = place.child(note.name if hasattr(note, "name") else note.index, note.type)
+    place = _narrowed(place, error)
     name = ".".join(place.keys) or "the file"
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
@@ -309,6 +311,14 @@ def _problems(error: BaseException, place: _Place) -> Iterator[_Problem]:
         yield _Problem(what=f"{name} = {_shown(place.value)}: {what}", hint=hint)
 
 
+def _narrowed(place: _Place, error: BaseException) -> _Place:
+    """`place` with the attributes and indices that cattrs noted on the error."""
+    for note in getattr(error, "__notes__", ()):
+        if hasattr(note, "type"):
+            place = place.child(note.name if hasattr(note, "name") else note.index, note.type)
+    return place
+
+
 def _unknown_key(path: str, key: str, known: list[str]) -> _Problem:
     close = nearest(key, known)
     hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
@@ -318,6 +328,8 @@ def _unknown_key(path: str, key: str, known: list[str]) -> _Problem:
 def _explained(error: BaseException, place: _Place) -> tuple[str, str | None]:
     types = (place.type, *get_args(place.type))
     choices = [str(choice) for type_ in types if get_origin(type_) is Literal for choice in get_args(type_)]
+    if not choices and not isinstance(error, (ValueError, TypeError)):
+        raise error  # a bug of ours, not of the file
     if not choices:
         return str(error), None
     close = nearest(str(place.value), choices)

@@ -276,3 +276,13 @@ def test_nearest_names() -> None:
     assert nearest("H10", ["H100", "A100"]) == ["H100"]
     assert nearest("h100-sxm", ["H100-SXM", "A100"]) == ["H100-SXM"]
     assert nearest("banana", ["H100"]) == []
+
+
+def test_a_type_that_cannot_be_read_is_our_own_bug() -> None:
+    @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+    class Odd:
+        value: complex
+
+    with pytest.raises(Exception, match="complex") as raised:
+        structure({"value": 1}, Odd, source="x")
+    assert not isinstance(raised.value, InputError)

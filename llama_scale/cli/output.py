@@ -92,18 +92,23 @@ def table(
     if marked is not None:
         columns = ["", *columns]
         cells = [[">" if index == marked else "", *row] for index, row in enumerate(cells)]
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    needed = sum(min(breadth, PROSE) for breadth in widths)
-    gap = 2 if needed + 2 * len(widths) <= width() else 1
-    fits = needed + gap * len(widths) <= width()
+    by_column = list(zip(columns, *cells, strict=True))
+    gap, stiff = _layout([max(map(len, column)) for column in by_column])
     drawn = Table(box=None, padding=(0, gap, 0, 0), title=title, title_justify="left", header_style="bold")
-    for index, name in enumerate(columns):
-        right = bool(cells) and all(_looks_numeric(row[index]) for row in cells) and bool(name)
-        stiff = fits and widths[index] <= PROSE
-        drawn.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=stiff)
+    for (name, *column), no_wrap in zip(by_column, stiff, strict=True):
+        right = bool(name and column) and all(map(_looks_numeric, column))
+        drawn.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=no_wrap)
     for index, row in enumerate(cells):
         drawn.add_row(*row, style="bold" if index == marked else None)
     return drawn
+
+
+def _layout(widths: list[int]) -> tuple[int, list[bool]]:
+    """Spaces between columns, and which columns may not fold: all but prose, if they fit at all."""
+    needed = sum(min(breadth, PROSE) for breadth in widths)
+    gap = 2 if needed + 2 * len(widths) <= width() else 1
+    fits = needed + gap * len(widths) <= width()
+    return gap, [fits and breadth <= PROSE for breadth in widths]
 
 
 def console(*, stderr: bool = False) -> Console:
