@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_scale.config import load_toml
-from llama_scale.runs import RunFolder, RunRecord, create_run, read_records, run_id
+from llama_scale.runs import RunConfig, RunFolder, RunRecord, create_run, read_records, run_id
 from llama_scale.sweeps import Sweep, SweepSpec, expand, find_recipe
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Task:
     """A run as a launcher sees it: its own steps, what they are expected to take, what comes after."""
 
     folder: RunFolder
+    config: RunConfig
     steps: int
     flops: float
     seconds: float
@@ -58,7 +59,7 @@ class Task:
     def is_ready(self) -> bool:
         if self.parent is None:
             return True
-        return self.folder.config.first_step in self.parent.checkpoint_steps() or bool(
+        return self.config.first_step in self.parent.checkpoint_steps() or bool(
             self.folder.checkpoint_steps()
         )
 
@@ -256,6 +257,7 @@ def plan_tasks(store: Path, sweep: Sweep, seconds_per_step: Mapping[str, float])
         tasks.append(
             Task(
                 folder=RunFolder(store / run),
+                config=config,
                 steps=steps[run],
                 flops=flops[run],
                 seconds=own,
@@ -342,7 +344,7 @@ def _progress(pool: _Pool, already: set[str], elapsed: float) -> Progress:
 
 
 def _running(task: Task) -> tuple[Running, float]:
-    config = task.folder.config
+    config = task.config
     event = task.folder.last_event() or {}
     first = config.first_step
     last = first + task.steps

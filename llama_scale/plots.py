@@ -86,7 +86,7 @@ def _budget_curve(axes: Axes, fit: Fit, records: Sequence[RunRecord], budget: fl
     held_out = records[0].role == "holdout"
     sizes = np.array([r.parameters.by(fit.convention) for r in records], float)
     losses = [r.loss_nats for r in records if r.loss_nats is not None]
-    lowest, highest = sizes.min() / 1.25, sizes.max() * 1.25
+    lowest, highest = sizes.min() / 1.15, sizes.max() * 1.15
     n = np.geomspace(lowest, highest, 100)
     axes.plot(
         n, fit.law.loss(n, budget / (6 * n)), color=colour, linewidth=1.4, linestyle="--" if held_out else "-"
@@ -120,7 +120,7 @@ def _mark_kinds(axes: Axes, held_out: bool, optima: bool) -> None:
     if held_out:
         axes.plot([], [], marker="D", color=VERMILION, linestyle="--", label="held out, with 90 % interval")
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles, labels, loc="upper right", fontsize=8.5)
+    axes.legend(handles, labels, loc="lower left", fontsize=8.5)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -14,7 +14,9 @@ from llama_scale.cli.output import current_output, table
 from llama_scale.sweeps import recipe_names
 
 if TYPE_CHECKING:
+    from llama_scale.laws import Fit
     from llama_scale.launch import LaunchReport, PreparedSweep
+    from llama_scale.runs import RunRecord
 
 
 @make_command(
@@ -170,3 +172,43 @@ def _plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
             for task, config in zip(prepared.tasks, prepared.sweep.runs, strict=True)
         ],
     }
+
+
+def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int:
+    """Fit what was trained, test it, draw it, and say what comes next; a failed run makes the exit code 1."""
+    from llama_scale.cli.fit_report import report as fit_report
+    from llama_scale.fitting import fit
+    from llama_scale.laws import fit_to_json, write_fit
+    from llama_scale.runs import read_records
+
+    output = current_output()
+    for run in report.failed:
+        output.warn(f"run {run} failed; see {store / run / 'worker.log'}")
+    records = read_records(store, [task.run for task in prepared.tasks])
+    found = fit(records, name=prepared.sweep.name)
+    file = write_fit(store / "fits" / f"{prepared.sweep.name}.json", found, overwrite=True)
+    figures = _draw(found, records, store / "figures", prepared.sweep.name)
+    value = {
+        "sweep": prepared.sweep.name,
+        "runs": len(records),
+        "failed": list(report.failed),
+        "seconds": report.seconds,
+        "busy_share": report.busy_share,
+        "fit": fit_to_json(found, draws=False),
+        "file": str(file),
+        "figures": [str(figure) for figure in figures],
+    }
+    output.result(value, lambda: [*fit_report(found, file), *(f"figure     {path}" for path in figures)])
+    return 1 if report.failed else 0
+
+
+def _draw(found: Fit, records: tuple[RunRecord, ...], folder: Path, name: str) -> list[Path]:
+    from llama_scale import plots
+
+    optima = [
+        (profile["parameters"], profile["loss_nats"])
+        for profile in (found.evidence.get("isoflop") or {}).get("profiles", [])
+        if profile["verdict"] == "interior"
+    ]
+    figure = plots.isoflop(found, records, optima)
+    return [plots.save(figure, folder / f"{name}-isoflop.{kind}") for kind in ("png", "svg")]
