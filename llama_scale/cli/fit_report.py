@@ -145,11 +145,17 @@ def _reasons(fit: Fit) -> Iterator[str]:
     isoflop = fit.evidence.get("isoflop")
     if isoflop and isoflop["exponent_a"]:
         interior = sum(p["verdict"] == "interior" for p in isoflop["profiles"])
+        bias = isoflop["exponent_a_bias"]
+        known = (
+            ""
+            if bias is None
+            else f"; of that, {bias:+.3f} is the parabolas' own bias if the law above holds"
+        )
         yield entry(
             "IsoFLOP",
             f"parabolas put the exponent a at {format_number(isoflop['exponent_a'])}"
             f" ({_span(isoflop['exponent_a_interval'], format_number)}), from {interior} interior minima of"
-            f" {len(isoflop['profiles'])} budgets",
+            f" {len(isoflop['profiles'])} budgets{known}",
         )
     yield from _certainty(fit)
 

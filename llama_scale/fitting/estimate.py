@@ -11,7 +11,7 @@ import numpy as np
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.fitting.diagnostics import Diagnostics, check_identified, diagnose, warnings_of
-from llama_scale.fitting.isoflop import IsoFlop, isoflop
+from llama_scale.fitting.isoflop import IsoFlop, bias_under, isoflop
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.solver import DEFAULT_DELTA, Solution, solve
 from llama_scale.fitting.uncertainty import Backtest, Draws, Resampling, backtest, draw_laws, points_of
@@ -99,7 +99,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "diagnostics": _plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
             "selection": _selection(settings, delta, draws),
             "backtest": _plain(tested) if tested else None,
-            "isoflop": isoflop_json(profiles),
+            "isoflop": isoflop_json(profiles, bias_under(observations, solution.law)),
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
             "warnings": warnings,
             "provenance": _provenance(observations, settings),
@@ -222,8 +222,8 @@ def held_out_json(fit: Fit, runs: Observations, level: float) -> list[dict[str, 
     return rows
 
 
-def isoflop_json(found: IsoFlop | None) -> dict[str, Any] | None:
-    """Approach 2 as JSON: minima by budget, exponent a and N_opt = G C^a."""
+def isoflop_json(found: IsoFlop | None, bias: float | None) -> dict[str, Any] | None:
+    """Approach 2 as JSON: minima by budget, a of N_opt = G C^a, and its bias under Approach 3's law."""
     if found is None:
         return None
     line = found.line
@@ -242,6 +242,7 @@ def isoflop_json(found: IsoFlop | None) -> dict[str, Any] | None:
         ],
         "exponent_a": line and line.exponent,
         "exponent_a_interval": line and list(line.exponent_interval),
+        "exponent_a_bias": bias,
         "coefficient": line and float(np.exp(line.log_coefficient)),
     }
 

@@ -1,12 +1,13 @@
 """Approach 2: a parabola of loss in log parameters at each budget, and the line through their minima.
 
 Its known bias (arXiv 2603.22339): a parabola is symmetric and the true profile is
-not, so minima shift when sizes reach far to one side. It is reported beside Approach 3, not instead of it.
+not, so minima shift when sizes reach far to one side. `bias_under` measures it for the
+runs at hand. It is reported beside Approach 3, not instead of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
-from llama_scale.laws import Range, central_range
+from llama_scale.laws import ChinchillaLaw, Range, central_range
 
 Verdict = Literal["interior", "below the sizes", "above the sizes", "not convex", "too few sizes"]
 Positions = NDArray[np.intp]
@@ -98,6 +99,13 @@ def isoflop(
             samples.append(np.where(inside, drawn + centre, np.nan))
     line = _line(np.array(vertices), np.array(samples), level) if len(vertices) >= 3 else None
     return IsoFlop(profiles=tuple(profiles), line=line, level=level)
+
+
+def bias_under(observations: Observations, law: ChinchillaLaw) -> float | None:
+    """What these parabolas would add to the exponent of `law` if its losses were sampled without noise."""
+    exact = replace(observations, loss=np.asarray(law.loss(observations.parameters, observations.tokens)))
+    found = isoflop(exact, draws=2)
+    return None if found is None or found.line is None else found.line.exponent - float(law.exponent_a)
 
 
 def budgets_of(observations: Observations) -> dict[float, Positions]:

@@ -1,0 +1,75 @@
+"""Made-up sweeps of a known law: what fits are tested on where no reference data lie."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_scale.fitting.observations import Observations, Row, Rows, observe
+from llama_scale.laws import ChinchillaLaw
+
+Array = NDArray[np.float64]
+
+# At N = 60,000 and D = 2M the size costs .9 nats and the data .7: an optimum inside the sweep below.
+LAW = ChinchillaLaw(E=1.6, A=0.9 * 6e4**0.35, B=0.7 * 2e6**0.45, alpha=0.35, beta=0.45)
+WIDTHS = (16, 24, 32, 48, 64, 96)
+BUDGETS = tuple(2e11 * 2 ** (step / 2) for step in range(6))
+
+
+def sweep_rows(
+    seed: int, *, trunk_noise: float, own_noise: float, law: ChinchillaLaw = LAW, held_out: bool = False
+) -> list[Row]:
+    """An IsoFLOP sweep: six widths, each a trunk with a branch at each of six budgets; and held-out runs."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for width in WIDTHS:
+        size = 2 * (13 * width**2 + 2 * width) + 1025 * width
+        shared = trunk_noise * generator.standard_normal()
+        for budget in BUDGETS:
+            noise = shared + own_noise * generator.standard_normal()
+            rows.append(_row(f"w{width}", size, budget, law, noise))
+    if held_out:
+        budget = 4 * BUDGETS[-1]
+        best = float(law.compute_optimum(budget).parameters)
+        for share in (0.5, 1.0, 2.0):
+            noise = trunk_noise * generator.standard_normal() + own_noise * generator.standard_normal()
+            rows.append(_row(f"held-{share}", best * share, budget, law, noise, held_out=True))
+    return rows
+
+
+def _row(
+    family: str, size: float, budget: float, law: ChinchillaLaw, noise: float, held_out: bool = False
+) -> Row:
+    tokens = budget / 6 / size
+    return Row(
+        name=f"{family}-{budget:.3g}",
+        place=f"{family} at {budget:.3g}",
+        parameters=size,
+        tokens=tokens,
+        loss=float(law.loss(size, tokens) * np.exp(noise)),
+        train_flops=budget,
+        budget=budget,
+        family=family,
+        held_out=held_out,
+    )
+
+
+def sweep(
+    seed: int, *, trunk_noise: float = 0.003, own_noise: float = 0.0015, held_out: bool = False
+) -> Observations:
+    """`sweep_rows` as observations."""
+    rows = sweep_rows(seed, trunk_noise=trunk_noise, own_noise=own_noise, held_out=held_out)
+    return observe([Rows(source="synthetic", rows=tuple(rows), convention="matmul")])
+
+
+def independent_runs(seed: int, count: int = 80, noise: float = 0.01) -> Observations:
+    """Runs of random sizes and durations, up to billions, with heavy-tailed noise and no families."""
+    generator = np.random.default_rng(seed)
+    sizes, tokens = np.exp(generator.uniform(17, 23, count)), np.exp(generator.uniform(21, 26, count))
+    law = ChinchillaLaw(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
+    losses = law.loss(sizes, tokens) * np.exp(noise * generator.standard_t(4, count))
+    rows = [
+        Row(name=f"r{i}", place=f"r{i}", parameters=float(n), tokens=float(d), loss=float(loss))
+        for i, (n, d, loss) in enumerate(zip(sizes, tokens, losses, strict=True))
+    ]
+    return observe([Rows(source="synthetic", rows=tuple(rows), convention="total")])

@@ -1,0 +1,130 @@
+"""`llama-scale fit`, through the real command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from synthetic import sweep
+
+from llama_scale.cli import main
+from llama_scale.laws import read_fit
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(main, ["fit", *words])
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep as CSV, with its held-out runs, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    runs = sweep(0, held_out=True)
+    assert runs.held_out is not None
+    lines = ["run,parameters_matmul,tokens,loss,budget,family,role"]
+    for part, role in ((runs, "train"), (runs.held_out, "holdout")):
+        lines += [
+            f"{part.names[i]},{part.parameters[i]:.0f},{part.tokens[i]:.0f},{part.loss[i]:.6f},"
+            f"{part.budgets[i]:.6g},{part.families[i]},{role}"
+            for i in range(len(part))
+        ]
+    path = tmp_path / "sweep.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_answer_comes_first_and_the_next_command_last(table: Path) -> None:
+    result = invoke(str(table), "--draws", "60")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("Loss falls as L = ")
+    for word in (
+        "constant",
+        "90% interval",
+        "IsoFLOP",
+        "Runs that the law never saw",
+        "backtest",
+        "starts agree",
+    ):
+        assert word in result.stdout
+    assert max(map(len, lines[:-1])) <= 80
+    command = lines[-1].removeprefix("next").strip()
+    file = Path(command.split("--law ")[1].split()[0])
+    assert read_fit(file).name == "sweep"
+    planned = CliRunner().invoke(main, [*command.split()[1:], "--json"])
+    assert planned.exit_code == 0, planned.output
+
+
+def test_json_is_one_object_on_stdout(table: Path) -> None:
+    result = invoke(str(table), "--draws", "60", "--json", "--output", "law.json")
+    content = json.loads(result.stdout)
+    assert content["schema"] == 1
+    assert content["file"] == "law.json"
+    assert content["selection"]["draws"] == 60
+    assert len(content["held_out"]) == 3
+    assert "draws" not in content
+    assert len(json.loads(Path("law.json").read_text())["draws"]["E"]) == 60
+
+
+def test_nothing_is_overwritten_without_force(table: Path) -> None:
+    words = [str(table), "--draws", "0", "--output", "law.json"]
+    assert invoke(*words).exit_code == 0
+    again = invoke(*words)
+    assert again.exit_code != 0
+    assert invoke(*words, "--force").exit_code == 0
+
+
+def test_the_default_place_is_the_same_for_the_same_fit(table: Path) -> None:
+    files = [json.loads(invoke(str(table), "--draws", "0", "--json").stdout)["file"] for _ in range(2)]
+    other = json.loads(invoke(str(table), "--draws", "0", "--json", "--delta", "0.5").stdout)["file"]
+    assert files[0] == files[1] != other
+
+
+def test_filters_budgets_and_conventions_reach_the_fit(table: Path) -> None:
+    words = [
+        "--draws",
+        "0",
+        "--json",
+        "--where",
+        "family != w96",
+        "--budget",
+        "1e14",
+        "--convention",
+        "matmul",
+    ]
+    content = json.loads(invoke(str(table), *words).stdout)
+    assert content["n_observations"] == 30
+    assert [row["train_flops"] for row in content["optima"]] == [1e14]
+    assert {e["reason"] for e in content["exclusions"]} == {"not family != w96"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["absent.csv"], "cannot read"),
+        (["sweep.csv", "--where", "nonsense"], "cannot read the filter"),
+        (["sweep.csv", "--where", "famly = w16"], "no column 'famly'"),
+        (["sweep.csv", "--where", "family = w16"], "1 size"),
+        (["sweep.csv", "--draws", "3"], "3 draws make no interval"),
+        (["sweep.csv", "--convention", "total"], ""),
+    ],
+)
+def test_bad_input_is_an_error_with_a_hint(table: Path, words: list[str], said: str) -> None:
+    result = invoke(*words)
+    assert result.exit_code in (1, 2)
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_published_data_through_the_command(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = str(shared_data / "chinchilla.csv")
+    result = invoke(path, "--where", "excluded_by_besiroglu = 0", "--draws", "100", "--json")
+    content = json.loads(result.stdout)
+    assert content["objective"] <= 1.0182741e-3
+    assert content["n_observations"] == 240
+    assert any("taken as total" in warning for warning in content["warnings"])

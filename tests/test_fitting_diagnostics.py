@@ -1,0 +1,71 @@
+"""Fits that should not be used are refused, with the estimate at hand and the runs that would help."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import sweep
+
+from llama_scale.errors import UnidentifiedError
+from llama_scale.fitting import Settings, UnidentifiedFitError, fit, gather
+from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
+from llama_scale.fitting.solver import solve
+from llama_scale.fitting.uncertainty import points_of
+from llama_scale.laws import ChinchillaLaw
+
+QUICK = Settings(draws=40, backtest=False)
+
+
+def test_a_good_fit_is_measured_and_not_complained_of() -> None:
+    runs = sweep(0)
+    points = points_of(runs)
+    found = diagnose(points, runs.names, solve(points, delta=1e-2), None)
+    assert found.starts_agreed == found.starts
+    assert found.at_bound == ()
+    assert 0.001 < found.residual_rms < 0.006
+    assert found.worst_run in runs.names
+    assert sum(part**2 for part in found.weakest.values()) == pytest.approx(1, abs=1e-2)
+    assert warnings_of(found) == []
+
+
+def test_a_fit_on_a_bound_is_refused_but_can_be_looked_at() -> None:
+    runs = sweep(0)
+    law = ChinchillaLaw(E=-0.5, A=1.5 * 6e4**0.1, B=1.5 * 2e6**0.15, alpha=0.1, beta=0.15)
+    runs.loss[:] = law.loss(runs.parameters, runs.tokens)
+    with pytest.raises(UnidentifiedFitError, match="bound of E") as caught:
+        fit(runs, settings=QUICK)
+    assert isinstance(caught.value, UnidentifiedError)
+    assert caught.value.estimate.law.E == 0
+    assert "larger models" in caught.value.hint
+
+
+def test_starts_that_disagree_are_refused() -> None:
+    runs = sweep(0)
+    points = points_of(runs)
+    estimate = fit(runs, settings=QUICK)
+    lonely = replace(diagnose(points, runs.names, solve(points), None), starts_agreed=1)
+    with pytest.raises(UnidentifiedFitError, match="1 of 196 starts"):
+        check_identified(lonely, estimate)
+
+
+def test_a_flat_valley_is_warned_of_with_its_direction() -> None:
+    runs = sweep(0, trunk_noise=0.0, own_noise=0.02)
+    one_octave = runs.take((runs.parameters > 35_000) & (runs.parameters < 120_000))
+    points = points_of(one_octave)
+    found = diagnose(points, one_octave.names, solve(points, delta=1e-2), None)
+    assert found.weakest_sd > 1
+    assert "hardly resist" in warnings_of(found)[0]
+    bounded = replace(found, draws_at_bound=0.2)
+    assert "20% of the draws" in warnings_of(bounded)[0]
+
+
+def test_weakly_identified_public_data_are_warned_of(shared_data: Path) -> None:
+    runs = gather(shared_data / "misfitting_sweep.csv")
+    order = np.argsort(runs.loss)
+    pairs = np.stack([runs.parameters, runs.tokens], axis=1)[order]
+    best = runs.take(order[np.unique(pairs, axis=0, return_index=True)[1]])
+    found = fit(best, settings=replace(QUICK, draws=100))
+    assert any("weakly identified" in warning for warning in found.evidence["warnings"])

@@ -1,0 +1,159 @@
+"""`fit`: one value with everything that the planner, the report and the JSON need."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import LAW, independent_runs, sweep
+
+import llama_scale
+from llama_scale.architecture import ParameterCounts
+from llama_scale.errors import InputError, UnidentifiedError
+from llama_scale.fitting import Observations, Settings, fit
+from llama_scale.laws import fit_to_json, read_fit, write_fit
+from llama_scale.runs import RunRecord, RunRole
+
+QUICK = Settings(draws=60)
+
+
+def records(held_out: bool = True) -> list[RunRecord]:
+    runs = sweep(0, held_out=True)
+    assert runs.held_out is not None
+    found = []
+    parts: list[tuple[Observations, RunRole]] = [(runs, "train"), (runs.held_out, "holdout")]
+    for part, role in parts:
+        for i in range(len(part)):
+            size = int(part.parameters[i])
+            record = RunRecord(
+                run=part.names[i],
+                role=role,
+                status="done",
+                parameters=ParameterCounts(total=size + 1000, non_embedding=size // 2, matmul=size),
+                tokens=int(part.tokens[i]),
+                train_flops=1.07 * 6 * size * int(part.tokens[i]),
+                budget_flops=1.07 * float(part.budgets[i]),
+                loss_nats=float(part.loss[i]),
+                bits_per_byte=None,
+                seed=0,
+                family=part.families[i],
+                corpus="c",
+                tokenizer="t",
+                schedule_complete=True,
+            )
+            found.append(record)
+    return found if held_out else [record for record in found if record.role == "train"]
+
+
+def test_a_fit_of_records_predicts_its_held_out_runs() -> None:
+    found = fit(records(), settings=QUICK, name="default")
+    assert (found.name, found.convention, found.flops_accounting) == ("default", "matmul", "exact")
+    assert found.law.alpha == pytest.approx(LAW.alpha, abs=0.1)
+    held = found.evidence["held_out"]
+    assert len(held) == 3
+    assert all(abs(row["relative_error"]) < 0.015 for row in held)
+    assert found.evidence["diagnostics"]["flops_over_6nd"] == pytest.approx(1.07, rel=1e-3)
+
+
+def test_every_key_of_the_contract_is_there() -> None:
+    content = fit_to_json(fit(sweep(0), settings=QUICK), draws=False)
+    promised = {
+        *("schema", "form", "parameters", "parameter_convention", "objective", "n_observations"),
+        *("standard_errors", "intervals", "exponent_a", "diagnostics", "selection", "backtest", "provenance"),
+    }
+    assert promised <= set(content)
+    assert content["intervals"]["level"] == 0.9
+    low, high = content["intervals"]["alpha"]
+    assert low < content["parameters"]["alpha"] < high
+    assert content["selection"]["candidates"] == ["chinchilla"]
+    assert "draws" not in content
+
+
+def test_the_same_runs_and_seed_give_the_same_file(tmp_path: Path) -> None:
+    one, two = (write_fit(tmp_path / f"{i}.json", fit(sweep(0), settings=QUICK)) for i in range(2))
+    assert one.read_bytes() == two.read_bytes()
+    back = read_fit(one)
+    assert back.predict(1e5, 1e7).high == pytest.approx(fit(sweep(0), settings=QUICK).predict(1e5, 1e7).high)
+
+
+def test_optima_are_where_the_budgets_are_and_beyond() -> None:
+    found = fit(sweep(0), settings=QUICK)
+    largest = found.support.train_flops
+    assert largest is not None
+    budgets = [row["train_flops"] for row in found.evidence["optima"]]
+    assert budgets[-1] == pytest.approx(100 * largest.high, rel=1e-4)
+    asked = fit(sweep(0), settings=replace(QUICK, budgets=(1e15, 1e16)))
+    assert [row["train_flops"] for row in asked.evidence["optima"]] == [1e15, 1e16]
+    row = asked.evidence["optima"][0]
+    assert 6 * row["parameters"] * row["tokens"] == pytest.approx(1e15, rel=1e-3)
+    assert row["parameters_interval"][0] < row["parameters"] < row["parameters_interval"][1]
+
+
+def test_delta_follows_the_form_and_the_design() -> None:
+    trunks, alone = sweep(0), independent_runs(0)
+    assert Settings().delta_for(trunks) == 1e-2
+    assert Settings(form="chinchilla").delta_for(trunks) == 1e-3
+    assert Settings().delta_for(alone) == 1e-3
+    assert Settings(delta=0.5).delta_for(alone) == 0.5
+
+
+def test_without_draws_nothing_is_claimed() -> None:
+    found = fit(sweep(0), settings=Settings(draws=0))
+    assert found.draws is None
+    assert found.evidence["intervals"] is None
+    assert found.evidence["backtest"] is None
+    assert found.predict(1e5, 1e7).low is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"delta": 0.0}, "delta"),
+        ({"level": 1.0}, "level"),
+        ({"draws": 5}, "draws"),
+        ({"draws": -1}, "draws"),
+        ({"form": "kaplan"}, "form"),
+    ],
+)
+def test_settings_are_checked(words: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Settings(**words)
+
+
+def test_sources_mix_and_are_named(tmp_path: Path) -> None:
+    runs = sweep(0)
+    paths = []
+    for part in range(2):
+        path = tmp_path / f"part{part}.csv"
+        rows = [
+            f"{runs.parameters[i]},{runs.tokens[i]},{runs.loss[i]},{runs.budgets[i]},{runs.families[i]}"
+            for i in range(part, 36, 2)
+        ]
+        path.write_text("\n".join(["parameters_matmul,tokens,loss,budget,family", *rows]))
+        paths.append(path)
+    together = fit(paths, settings=QUICK)
+    assert together.evidence["n_observations"] == 36
+    assert together.evidence["provenance"]["sources"] == [str(path) for path in paths]
+    whole = fit(runs, settings=QUICK)
+    assert together.evidence["objective"] == pytest.approx(whole.evidence["objective"], rel=1e-6)
+
+
+def test_the_python_verb_is_the_same_function(tmp_path: Path) -> None:
+    assert llama_scale.fit is fit
+    with pytest.raises(UnidentifiedError):
+        fit([], settings=QUICK)
+    with pytest.raises(InputError, match="cannot read"):
+        fit(tmp_path / "absent.csv")
+
+
+def test_more_noise_means_wider_intervals() -> None:
+    widths = []
+    for noise in (0.001, 0.01):
+        found = fit(sweep(0, trunk_noise=0.0, own_noise=noise), settings=QUICK)
+        guess = found.predict(2e5, 1e7)
+        assert guess.low is not None
+        assert guess.high is not None
+        widths.append(float(np.log(guess.high / guess.low)))
+    assert widths[1] > 4 * widths[0]

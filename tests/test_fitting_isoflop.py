@@ -1,0 +1,78 @@
+"""Approach 2: parabolas, their verdicts, and the published Llama 3 numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import BUDGETS, LAW, independent_runs, sweep
+
+from llama_scale.fitting import gather
+from llama_scale.fitting.isoflop import isoflop
+
+
+def test_llama3s_published_exponent_and_its_outliers(shared_data: Path) -> None:
+    # ../shared/data/README.md, item 3: D* = 0.2994 C^0.5368, N* 393.3B at 3.8e25; .500 without outliers
+    path = shared_data / "llama3_isoflop.csv"
+    found = isoflop(gather(path))
+    assert found is not None
+    assert found.line is not None
+    assert 1 - found.line.exponent == pytest.approx(0.5368, abs=5e-5)
+    assert np.exp(-found.line.log_coefficient) / 6 == pytest.approx(0.2994, abs=5e-5)
+    assert found.line.parameters(3.8e25) == pytest.approx(393.3e9, rel=2e-4)
+    clean = isoflop(gather(path, where=["outlier = 0"]))
+    assert clean is not None
+    assert clean.line is not None
+    assert clean.line.exponent == pytest.approx(0.500, abs=5e-4)
+    low, high = found.line.exponent_interval
+    assert low < found.line.exponent < high < clean.line.exponent
+
+
+def test_a_sweep_around_its_optima_finds_them() -> None:
+    found = isoflop(sweep(0, trunk_noise=0.0, own_noise=0.0005))
+    assert found is not None
+    assert found.line is not None
+    assert [p.verdict for p in found.profiles] == ["interior"] * len(BUDGETS)
+    for profile in found.profiles:
+        assert profile.parameters == pytest.approx(LAW.compute_optimum(profile.budget).parameters, rel=0.12)
+    # sizes reach 15 times, where a parabola is no longer the profile's shape: its known bias
+    exact = isoflop(sweep(0, trunk_noise=0.0, own_noise=0.0))
+    assert exact is not None
+    assert exact.line is not None
+    assert found.line.exponent == pytest.approx(exact.line.exponent, abs=0.01)
+    assert exact.line.exponent == pytest.approx(LAW.exponent_a, abs=0.08)
+
+
+def test_a_budget_whose_sizes_are_all_on_one_side_has_no_minimum() -> None:
+    whole = sweep(0, trunk_noise=0.0, own_noise=0.0)
+    small = isoflop(whole.take(whole.parameters < 65_000))
+    large = isoflop(whole.take(whole.parameters > 55_000))
+    assert small is not None
+    assert large is not None
+    assert small.profiles[-1].parameters is None
+    assert {p.verdict for p in small.profiles} == {"too few sizes"}
+    assert large.profiles[0].verdict == "below the sizes"
+    assert large.profiles[0].vertex < 55_000
+
+
+def test_a_bent_down_profile_is_called_so() -> None:
+    runs = sweep(0, trunk_noise=0.0, own_noise=0.0)
+    upside_down = runs.take(np.arange(len(runs)))
+    upside_down.loss[:] = 8 - upside_down.loss
+    found = isoflop(upside_down)
+    assert found is not None
+    assert {p.verdict for p in found.profiles} == {"not convex"}
+    assert found.line is None
+
+
+def test_scattered_runs_form_no_budgets() -> None:
+    assert isoflop(independent_runs(0, count=25)) is None
+
+
+def test_a_minimum_that_the_scatter_lets_out_has_an_open_interval() -> None:
+    sharp, blunt = (isoflop(sweep(4, trunk_noise=0.0, own_noise=noise)) for noise in (0.0005, 0.06))
+    assert sharp is not None
+    assert blunt is not None
+    assert all(None not in p.interval for p in sharp.profiles)
+    assert any(None in p.interval for p in blunt.profiles)

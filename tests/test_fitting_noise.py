@@ -1,0 +1,58 @@
+"""Noise of trunks and of runs: both parts are recovered, and constants cost degrees of freedom."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic import sweep
+
+from llama_scale.fitting.noise import Noise, estimate_noise, jacobian, log_prediction
+from llama_scale.fitting.solver import solve
+from llama_scale.fitting.uncertainty import model_noise, points_of
+
+
+def test_both_parts_of_the_noise_are_recovered() -> None:
+    found = []
+    for seed in range(30):
+        runs = sweep(seed, trunk_noise=0.006, own_noise=0.002)
+        noise = model_noise(
+            points_of(runs), runs.family_codes, draws=200, generator=np.random.default_rng(seed)
+        )
+        found.append((np.median(noise.trunk), np.median(noise.own)))
+    trunk, own = np.median(found, axis=0)
+    assert own == pytest.approx(0.002, rel=0.15)
+    assert trunk == pytest.approx(0.006, rel=0.3)
+
+
+def test_without_trunks_there_is_no_trunk_noise() -> None:
+    generator = np.random.default_rng(0)
+    design = generator.normal(size=(40, 5))
+    residuals = 0.01 * generator.standard_normal(40)
+    residuals -= design @ np.linalg.lstsq(design, residuals, rcond=None)[0]
+    noise = estimate_noise(residuals, design, np.arange(40), draws=4000, generator=generator)
+    assert (noise.trunk == 0).all()
+    # five constants were fitted: the sum of squares has 35 degrees of freedom, not 40
+    expected = np.sqrt((residuals**2).sum() / 35)
+    assert np.median(noise.own) == pytest.approx(expected, rel=0.03)
+    assert np.std(noise.own) > 0.05 * expected
+
+
+def test_simulated_noise_is_shared_by_a_trunk() -> None:
+    noise = Noise(trunk=np.full(4000, 0.02), own=np.full(4000, 0.01))
+    families = np.array([0, 0, 1])
+    made = noise.simulate(families, np.random.default_rng(0))
+    correlation = np.cov(made.T) / np.hypot(0.02, 0.01) ** 2
+    assert made.std(axis=0) == pytest.approx(np.full(3, np.hypot(0.02, 0.01)), rel=0.05)
+    assert correlation[0, 1:] == pytest.approx([0.8, 0.0], abs=0.05)
+    assert noise.total == pytest.approx(np.full(4000, np.hypot(0.02, 0.01)))
+
+
+def test_the_design_is_the_derivative_of_the_prediction() -> None:
+    points = points_of(sweep(0))
+    constants = solve(points).constants
+    design = jacobian(points, constants)
+    for i in range(5):
+        step = np.zeros(5)
+        step[i] = 1e-6
+        slope = (log_prediction(points, constants + step) - log_prediction(points, constants - step)) / 2e-6
+        assert design[:, i] == pytest.approx(slope, abs=1e-7)

@@ -1,0 +1,123 @@
+"""CSV files of anybody's: what is understood, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llama_scale.errors import InputError
+from llama_scale.fitting.filters import parse_filter
+from llama_scale.fitting.tables import read_table
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "runs.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "header", ["N,D,L", "params,tokens,loss", "Parameters, Tokens ,LOSS", "n,d,loss_nats"]
+)
+def test_header_aliases_in_any_case(tmp_path: Path, header: str) -> None:
+    (row,) = read_table(table(tmp_path, f"# a comment\n{header}\n7B,1.4T,1.95\n")).rows
+    assert (row.parameters, row.tokens, row.loss) == (7e9, 1.4e12, 1.95)
+
+
+def test_units_plain_numbers_and_budgets_mix(tmp_path: Path) -> None:
+    text = "run,N,D,loss,C,budget\na,7B,2e9,2.1,8.4e19,1e20\nb,7000000000,2000000000,2.1,8.4e19 FLOPs,\n"
+    a, b = read_table(table(tmp_path, text)).rows
+    assert (a.parameters, a.tokens, a.train_flops) == (b.parameters, b.tokens, b.train_flops)
+    assert (a.budget, b.budget) == (1e20, None)
+    assert a.name == "a"
+
+
+def test_a_byte_order_mark_and_quotes_are_no_obstacle(tmp_path: Path) -> None:
+    (row,) = read_table(table(tmp_path, '\ufeff"N","D","L","run"\n"1e6","1e7","3","a, b"\n')).rows
+    assert row.name == "a, b"
+
+
+def test_what_was_taken_for_granted_is_said(tmp_path: Path) -> None:
+    found = read_table(table(tmp_path, "N,D,L\n1e6,1e7,3\n"))
+    assert found.convention == "total"
+    assert any("taken as total" in warning for warning in found.warnings)
+    assert any("6ND" in warning for warning in found.warnings)
+    asked = read_table(table(tmp_path, "N,D,L,C\n1e6,1e7,3,6e13\n"), convention="matmul")
+    assert (asked.convention, asked.warnings) == ("matmul", ())
+
+
+def test_a_table_may_name_its_convention(tmp_path: Path) -> None:
+    by_column = read_table(table(tmp_path, "parameters_matmul,D,L\n1e6,1e7,3\n"))
+    by_cell = read_table(table(tmp_path, "N,D,L,convention\n1e6,1e7,3,matmul\n"))
+    assert by_column.convention == by_cell.convention == "matmul"
+    both = table(tmp_path, "N,parameters_non_embedding,D,L\n1e6,5e5,1e7,3\n")
+    assert read_table(both).rows[0].parameters == 1e6
+    assert read_table(both, convention="non_embedding").rows[0].parameters == 5e5
+
+
+def test_filters_keep_rows_and_list_the_others(tmp_path: Path) -> None:
+    path = table(tmp_path, "run,N,D,L,dataset,bad\na,1e6,1e7,3,c4,0\nb,1e6,1e7,3,pile,0\nc,1e6,1e7,3,c4,1\n")
+    found = read_table(path, where=[parse_filter("dataset = c4"), parse_filter("bad < 1")])
+    assert [row.name for row in found.rows] == ["a"]
+    assert {(e.run, e.reason) for e in found.exclusions} == {("b", "not dataset = c4"), ("c", "not bad < 1")}
+
+
+def test_roles_and_statuses_of_our_own_tables_are_understood(tmp_path: Path) -> None:
+    ends = ["a,train,done", "b,holdout,done", "c,trunk,done", "d,train,failed"]
+    text = "N,D,L,run,role,status\n" + "".join(f"1e6,1e7,3,{end}\n" for end in ends)
+    found = read_table(table(tmp_path, text))
+    assert [(row.name, row.held_out) for row in found.rows] == [("a", False), ("b", True)]
+    assert [e.run for e in found.exclusions] == ["c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("N,Dd,L\n1,1,1\n", "no column 'tokens'.*found: N, Dd, L", "tokens"),
+        ("params,toks,loss\n1,1,1\n", "no column 'tokens'", "rename 'toks' to 'tokens'"),
+        ("N,D,L\n7Q,1T,2\n", "line 2, column n: '7Q'", "7B"),
+        ("N,D,L\n7B,$3,2\n", "line 2, column d:.*dollars", "1.4T"),
+        ("N,D,L\n7B,1T,two\n", "line 2, column l: 'two' is not a number", "3.21"),
+        ("N,D,L\n7B,1T\n", "line 2 has 2 cells, but the header has 3", "torn"),
+        ('N,D,L\n1,1,1\n"1,1,1\n', "line 3 has 1 cells", "torn"),
+        ("# only a comment\n", "holds no rows", "header"),
+        ("", "holds no rows", "header"),
+        ("N,D,L,convention\n1,1,1,all\n", "parameter convention all", "total"),
+    ],
+)
+def test_bad_tables_are_one_error_that_names_the_place(
+    tmp_path: Path, text: str, said: str, hint: str
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        read_table(table(tmp_path, text))
+    assert hint in caught.value.hint
+
+
+def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x01")
+    for name in ("x.csv", "absent.csv"):
+        with pytest.raises(InputError, match="cannot read"):
+            read_table(tmp_path / name)
+
+
+def test_bad_filters(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the filter"):
+        parse_filter("dataset")
+    with pytest.raises(InputError, match="no column 'datset'") as caught:
+        read_table(table(tmp_path, "N,D,L,dataset\n1,1,1,a\n"), where=[parse_filter("datset=a")])
+    assert "dataset" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "cell", "kept"),
+    [
+        ("a = 1", "1.0", True),
+        ("a == x", "x", True),
+        ("a != 1", "2", True),
+        ("a >= 10", "9", False),
+        ("a = 'b c'", "b c", True),
+    ],
+)
+def test_filters_compare_numbers_as_numbers(text: str, cell: str, kept: bool) -> None:
+    assert parse_filter(text).keeps(cell) is kept
