@@ -24,12 +24,11 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import Noise, estimate_noise, jacobian, log_prediction
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations, check_design
-from llama_scale.fitting.solver import GRID, Points, refit, solve
+from llama_scale.fitting.solver import COARSE_GRID, Points, refit, solve
 from llama_scale.laws import ChinchillaLaw, Fit
 
 Resampling = Literal["rows", "families", "model"]
 LEAST_SQUARES = 10.0  # a delta that no residual reaches
-COARSE = GRID[1::3]
 SPLITS = (0.6, 0.8, 1.0)  # of the runs in order of compute: fit up to one, predict up to the next
 BACKTEST_DRAWS = 200
 
@@ -121,7 +120,7 @@ def model_noise(
     points: Points, families: NDArray[np.intp], *, draws: int, generator: np.random.Generator
 ) -> Noise:
     """Noise of trunks and runs, from the residuals of a least-squares fit."""
-    least = solve(points, delta=LEAST_SQUARES, grid=COARSE).constants
+    least = solve(points, delta=LEAST_SQUARES, grid=COARSE_GRID).constants
     residuals = points.z - log_prediction(points, least)
     return estimate_noise(residuals, jacobian(points, least), families, draws=draws, generator=generator)
 
@@ -191,7 +190,7 @@ def _split_points(budgets: Array) -> list[tuple[int, int]]:
 
 def _quick_fit(observations: Observations, *, delta: float, seed: int, method: Resampling | None) -> Fit:
     points = points_of(observations)
-    solution = solve(points, delta=delta, grid=COARSE)
+    solution = solve(points, delta=delta, grid=COARSE_GRID)
     draws = draw_laws(
         observations, solution.constants, delta=delta, draws=BACKTEST_DRAWS, seed=seed, method=method
     )
