@@ -1,0 +1,49 @@
+"""Scaling laws, and the Fit that carries one between stages: numpy alone, so that a plan starts quickly.
+
+`forms` is the arithmetic of a law, `fits` a law with its uncertainty, `files` a Fit on disk,
+`library` the published laws and the ways in which a user names one.
+"""
+
+from llama_scale.laws.files import fit_to_json, read_fit, write_fit
+from llama_scale.laws.fits import (
+    ACCOUNTINGS,
+    DEFAULT_LEVEL,
+    Fit,
+    FlopsAccounting,
+    Optimum,
+    Prediction,
+    Range,
+    Support,
+    central_range,
+)
+from llama_scale.laws.forms import Allocation, ChinchillaLaw, Numbers
+from llama_scale.laws.library import (
+    DEFAULT_LAW,
+    parse_law_line,
+    published,
+    published_names,
+    resolve_law,
+)
+
+__all__ = [
+    "ACCOUNTINGS",
+    "DEFAULT_LAW",
+    "DEFAULT_LEVEL",
+    "Allocation",
+    "ChinchillaLaw",
+    "Fit",
+    "FlopsAccounting",
+    "Numbers",
+    "Optimum",
+    "Prediction",
+    "Range",
+    "Support",
+    "central_range",
+    "fit_to_json",
+    "parse_law_line",
+    "published",
+    "published_names",
+    "read_fit",
+    "resolve_law",
+    "write_fit",
+]

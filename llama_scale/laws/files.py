@@ -1,0 +1,152 @@
+"""Fit files: one JSON object holds all of a Fit; written whole or not at all, never trusted when read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_scale.architecture import CONVENTIONS
+from llama_scale.errors import InputError
+from llama_scale.files import write_atomically
+from llama_scale.laws.fits import ACCOUNTINGS, Fit, Range, Support
+from llama_scale.laws.forms import ChinchillaLaw
+
+T = TypeVar("T", bound=str)
+DRAW_DIGITS = 10  # significant digits of a draw in a file: losses keep 9
+
+
+def fit_to_json(fit: Fit, *, draws: bool = True) -> dict[str, Any]:
+    """The JSON object of a fit: what `fit --json` prints, and with `draws` what a fit file holds."""
+    result: dict[str, Any] = {
+        "schema": 1,
+        "name": fit.name,
+        "form": fit.law.form,
+        "parameters": {name: float(value) for name, value in fit.law.constants.items()},
+        "parameter_convention": fit.convention,
+        "flops_accounting": fit.flops_accounting,
+        "exponent_a": float(fit.law.exponent_a),
+        **fit.evidence,
+        "noise": fit.noise,
+        "interval_factor": fit.interval_factor,
+        "support": {name: list(value) if value else None for name, value in asdict(fit.support).items()},
+        "source": fit.source,
+        "draws_note": fit.draws_note,
+    }
+    if draws and fit.draws is not None:
+        columns = {**fit.draws.constants, **({} if fit.noise_draws is None else {"noise": fit.noise_draws})}
+        result["draws"] = {
+            name: [float(f"{value:.{DRAW_DIGITS}g}") for value in np.ravel(column)]
+            for name, column in columns.items()
+        }
+    return result
+
+
+def write_fit(path: Path | str, fit: Fit, *, overwrite: bool = False) -> Path:
+    """Write a fit file whole or not at all; an existing file is kept unless `overwrite`.
+
+    Raises InputError where the file exists, StoreError where it cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists already", hint="pass --force to replace it, or another --output")
+    text = json.dumps(fit_to_json(fit), allow_nan=False, indent=None) + "\n"
+    write_atomically(target, text)
+    return target
+
+
+def read_fit(path: Path | str) -> Fit:
+    """Read a fit file; one InputError says what is wrong with a file that is torn or no fit at all."""
+    source = Path(path)
+    hint = f"write it again with `llama-scale fit SOURCE --output {source} --force`"
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+        return _fit_from_json(content, default_name=source.stem)
+    except OSError as error:
+        problem = (error.strerror or "cannot be read").lower()
+        hint = "check the path; `llama-scale fit SOURCE --output PATH` writes a fit"
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        problem = f"not JSON, or cut short ({error})"
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        problem = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+    raise InputError(f"{source} is not a fit that can be read: {problem}", hint=hint)
+
+
+def _fit_from_json(content: Any, *, default_name: str) -> Fit:
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
+    if content.get("schema") != 1:
+        raise ValueError(f"schema is {content.get('schema')!r}, but 1 is the one known here")
+    if content.get("form") != ChinchillaLaw.form:
+        raise ValueError(f"form is {content.get('form')!r}, but only {ChinchillaLaw.form!r} is known here")
+    known = {f.name for f in fields(Fit)}
+    known |= {"schema", "form", "parameters", "parameter_convention", "exponent_a"}
+    draws, noise_draws = _draws_from_json(content.get("draws"))
+    noise, factor = float(content.get("noise", 0.0)), float(content.get("interval_factor", 1.0))
+    if not (0 <= noise < math.inf and 0 < factor < math.inf):
+        raise ValueError("noise and interval_factor must be finite and positive")
+    return Fit(
+        name=str(content.get("name", default_name)),
+        law=checked_law(content["parameters"]),
+        convention=one_of("parameter_convention", content["parameter_convention"], CONVENTIONS),
+        flops_accounting=one_of("flops_accounting", content.get("flops_accounting", "6nd"), ACCOUNTINGS),
+        source=str(content.get("source", "")),
+        support=support_of(content.get("support") or {}),
+        draws=draws,
+        draws_note=str(content.get("draws_note", "")),
+        noise=noise,
+        noise_draws=noise_draws,
+        interval_factor=factor,
+        evidence={key: value for key, value in content.items() if key not in known},
+    )
+
+
+def _draws_from_json(columns: Any) -> tuple[ChinchillaLaw | None, NDArray[np.float64] | None]:
+    if columns is None:
+        return None, None
+    if not columns:
+        raise ValueError("draws are empty")
+    arrays = {name: np.asarray(columns[name], float) for name in columns}
+    if {array.shape for array in arrays.values()} != {(len(next(iter(columns.values()))),)}:
+        raise ValueError("draws must be lists of one length")
+    noise = arrays.pop("noise", None)
+    if noise is not None and not (np.isfinite(noise) & (noise >= 0)).all():
+        raise ValueError("the noise of a draw must be finite and not negative")
+    return checked_law(arrays), noise
+
+
+def checked_law(constants: Mapping[str, Any]) -> ChinchillaLaw:
+    """A law from named constants; ValueError names those that are missing, unknown, or impossible."""
+    names = [f.name for f in fields(ChinchillaLaw)]
+    missing, unknown = set(names) - set(constants), set(constants) - set(names)
+    if missing or unknown:
+        parts = [f"without {', '.join(sorted(missing))}"] if missing else []
+        parts += [f"with unknown {', '.join(sorted(unknown))}"] if unknown else []
+        raise ValueError(f"a law needs {', '.join(names)}, found one {' and '.join(parts)}")
+    for name in names:
+        value = np.asarray(constants[name], float)
+        floor_ok = (value >= 0) if name in "EAB" else (value > 0)
+        if not (np.isfinite(value) & floor_ok).all():
+            raise ValueError(f"{name} must be finite and {'not negative' if name in 'EAB' else 'positive'}")
+    values = {name: np.asarray(constants[name], float) for name in names}
+    return ChinchillaLaw(**{name: float(v) if v.ndim == 0 else v for name, v in values.items()})
+
+
+def one_of(name: str, value: object, options: tuple[T, ...]) -> T:
+    """The value, if it is among the options; ValueError names them."""
+    if value not in options:
+        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(options)}")
+    return cast(T, value)
+
+
+def support_of(ranges: Mapping[str, Any]) -> Support:
+    """A support from {name: [low, high]}; ranges that are missing or null stay unknown."""
+    names = [f.name for f in fields(Support)]
+    values = {name: ranges[name] for name in names if ranges.get(name) is not None}
+    return Support(**{name: Range(float(low), float(high)) for name, (low, high) in values.items()})

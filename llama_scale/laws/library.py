@@ -1,0 +1,114 @@
+"""Laws by name: the published ones of data/laws.toml, with draws, and whatever a user calls a law."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_scale.architecture import CONVENTIONS, ParameterConvention
+from llama_scale.errors import InputError
+from llama_scale.laws.files import checked_law, one_of, read_fit, support_of
+from llama_scale.laws.fits import Fit
+from llama_scale.laws.forms import ChinchillaLaw
+
+DEFAULT_LAW = "besiroglu-2024"
+DATA = Path(__file__).parents[1] / "data"
+
+
+@cache
+def _library() -> dict[str, dict[str, Any]]:
+    with open(DATA / "laws.toml", "rb") as file:
+        return tomllib.load(file)
+
+
+def published_names() -> tuple[str, ...]:
+    """Names of the published laws, the default one first."""
+    return tuple(sorted(_library(), key=lambda name: (name != DEFAULT_LAW, name)))
+
+
+@cache
+def published(name: str = DEFAULT_LAW) -> Fit:
+    """A published law by name, with our draws of it where the runs behind it are public."""
+    if name not in _library():
+        raise _unknown_law(name)
+    entry = _library()[name]
+    draws = _draws_from_csv(DATA / "draws" / entry["draws"]) if "draws" in entry else None
+    return Fit(
+        name=name,
+        law=checked_law(entry["parameters"]),
+        convention=entry["convention"],
+        flops_accounting=entry.get("flops_accounting", "6nd"),
+        source=entry["source"],
+        support=support_of(entry.get("support", {})),
+        draws=draws,
+        draws_note=entry["draws_note"],
+        noise=entry.get("noise", 0.0),
+        interval_factor=entry.get("interval_factor", 1.0),
+        evidence={"provenance": {"published": entry["source"], "note": entry["note"]}},
+    )
+
+
+def _draws_from_csv(path: Path) -> ChinchillaLaw:
+    """Draws shipped with the package: `#` comments, one header line, one draw a line."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    columns = np.array(",".join(lines[1:]).split(","), float).reshape(len(lines) - 1, -1).T
+    return checked_law(dict(zip(lines[0].split(","), columns, strict=True)))
+
+
+def parse_law_line(text: str) -> Fit:
+    """A law from its constants: `E=1.69,A=406.4,B=410.7,alpha=.336,beta=.283`.
+
+    `convention=matmul` may be among them; N counts total parameters otherwise.
+    """
+    try:
+        pairs = dict(part.split("=", 1) for part in text.replace(" ", "").split(",") if part)
+        convention: ParameterConvention = one_of("convention", pairs.pop("convention", "total"), CONVENTIONS)
+        law = checked_law({name: float(value) for name, value in pairs.items()})
+    except ValueError as error:
+        raise InputError(
+            f"cannot read the law {text!r}: {error}",
+            hint="write it as E=1.69,A=406.4,B=410.7,alpha=.336,beta=.283",
+        ) from error
+    return Fit(
+        name="constants",
+        law=law,
+        convention=convention,
+        source="constants on the command line",
+        draws_note="constants alone carry no uncertainty: pass a fit's file for intervals",
+    )
+
+
+def resolve_law(text: str) -> Fit:
+    """The law that a user names: a published one, a fit's file, or constants on the line.
+
+    Raises InputError naming the nearest published laws.
+    """
+    if text in _library():
+        return published(text)
+    path = Path(text).expanduser()
+    if path.is_file():
+        return read_fit(path)
+    if "=" in text:
+        return parse_law_line(text)
+    if path.exists():
+        return read_fit(path)  # a folder: it says so
+    if path.suffix == ".json" or len(path.parts) > 1:
+        raise InputError(
+            f"there is no fit at {text}: no such file",
+            hint=f"check the path, or name a published law: {', '.join(published_names())}",
+        )
+    raise _unknown_law(text)
+
+
+def _unknown_law(text: str) -> InputError:
+    from difflib import get_close_matches
+
+    near = get_close_matches(text.lower(), published_names(), n=3, cutoff=0.4) or published_names()
+    return InputError(
+        f"{text!r} is no published law, and no file of that name exists",
+        hint=f"use {' or '.join(near)}, the path of a fit's JSON, or E=..,A=..,B=..,alpha=..,beta=..",
+    )
