@@ -103,7 +103,8 @@ def test_filters_budgets_and_conventions_reach_the_fit(table: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["absent.csv"], "cannot read"),
+        (["absent.csv"], "no run store or CSV at 'absent.csv'"),
+        ([], "llama-scale sweep"),
         (["sweep.csv", "--where", "nonsense"], "cannot read the filter"),
         (["sweep.csv", "--where", "famly = w16"], "no column 'famly'"),
         (["sweep.csv", "--where", "family = w16"], "1 size"),

@@ -144,7 +144,7 @@ def test_the_python_verb_is_the_same_function(tmp_path: Path) -> None:
     assert llama_scale.fit is fit
     with pytest.raises(UnidentifiedError):
         fit([], settings=QUICK)
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="no run store or CSV"):
         fit(tmp_path / "absent.csv")
 
 

@@ -171,6 +171,11 @@ def test_optimum_intervals_come_from_the_draws() -> None:
     assert best.tokens_interval == pytest.approx(np.quantile(split.tokens, [0.1, 0.9]))
 
 
+def test_a_fit_prints_as_one_line() -> None:
+    assert repr(drawn_fit()).startswith("<Fit mine: E=1.8172, A=482.01")
+    assert "\n" not in repr(drawn_fit())
+
+
 def test_central_range_is_numpys_quantile() -> None:
     values = np.random.default_rng(1).standard_normal(173)
     assert central_range(values, 0.7) == pytest.approx(np.quantile(values, [0.15, 0.85]))

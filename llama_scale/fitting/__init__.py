@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llama_scale.architecture import ParameterConvention
+from llama_scale.errors import InputError
 from llama_scale.fitting.diagnostics import UnidentifiedFitError
 from llama_scale.fitting.estimate import Settings, estimate
 from llama_scale.fitting.filters import parse_filter
@@ -62,6 +63,11 @@ def gather(
         if isinstance(item, RunRecord):
             continue
         path = Path(item)
+        if not path.exists():
+            raise InputError(
+                f"there is no run store or CSV at {str(item)!r}",
+                hint="check the path, or run `llama-scale sweep` to fill ./runs",
+            )
         if path.is_dir():
             found = read_records(path)
             parts.append(rows_of_records(found, source=str(item), where=filters, convention=convention))

@@ -79,7 +79,7 @@ class Optimum:
     level: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Fit:
     """A law, how sure we are of it, and what it was fitted on: what the fitting stage hands to the planner.
 
@@ -102,6 +102,11 @@ class Fit:
     noise_draws: NDArray[np.float64] | None = None
     interval_factor: float = 1.0
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        law = ", ".join(f"{name}={float(value):.5g}" for name, value in self.law.constants.items())
+        draws = "no draws" if self.draws is None else f"{np.size(self.draws.E)} draws"
+        return f"<Fit {self.name}: {law} ({self.convention} parameters, {draws}), from {self.source}>"
 
     def predict(
         self, parameters: ArrayLike, tokens: ArrayLike, *, level: float = DEFAULT_LEVEL
