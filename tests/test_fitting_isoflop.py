@@ -66,6 +66,17 @@ def test_a_bent_down_profile_is_called_so() -> None:
     assert found.line is None
 
 
+def test_repeats_of_two_sizes_make_no_profile() -> None:
+    runs = sweep(0)
+    sizes = np.unique(runs.parameters)
+    lowest = runs.budgets == runs.budgets.min()
+    kept = np.flatnonzero(~lowest | (runs.parameters <= sizes[1]))
+    doubled = runs.take(np.concatenate([kept, np.flatnonzero(lowest & (runs.parameters == sizes[0]))]))
+    found = isoflop(doubled)
+    assert found is not None
+    assert len(found.profiles) == len(BUDGETS) - 1
+
+
 def test_scattered_runs_form_no_budgets() -> None:
     assert isoflop(independent_runs(0, count=25)) is None
 

@@ -75,7 +75,8 @@ def isoflop(
     pooled over budgets. Trunks that several budgets share make them too narrow; Approach 3 counts that.
     """
     groups = budgets_of(observations)
-    groups = {budget: rows for budget, rows in groups.items() if len(rows) >= 3}
+    sizes = observations.parameters
+    groups = {budget: rows for budget, rows in groups.items() if len(np.unique(sizes[rows])) >= 3}
     if len(groups) < 2:
         return None
     fits = {budget: _parabola(observations, rows) for budget, rows in groups.items()}
