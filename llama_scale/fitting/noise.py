@@ -7,7 +7,7 @@ variances are estimated from the residuals by restricted likelihood (which pays 
 fitted), with their own uncertainty: their posterior under p(sd_own) ~ 1 / sd_own and, for the ratio
 r = sd_trunk / sd_own, p(r) ~ (1 + r^2)^(-1/2): between the half-Cauchy and the flat prior that Gelman
 2006 weighs for few groups. On sweeps of 6 trunks the first covers the best N too seldom (83 % at 90 %),
-the flat one the loss too often (97 %); this one 87 % and 91 % (benchmarks/coverage.py).
+the flat one the loss too often (97 %); this one 90 % and 92 % (benchmarks/coverage.py).
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Three ways to draw laws, each a refit of disturbed data at the fit's own delta:
     model     simulate losses from the fitted law and the estimated noise of trunks and runs (`noise`):
               for sweeps of a few trunks, where a resampled trunk more or less is another design
 
-On synthetic sweeps of 6 trunks x 6 budgets, 90 % intervals of the law at 4 times the largest budget
-cover it 74 to 88 % of the time by `rows`, 88 to 95 % by `model` (benchmarks/coverage.py).
+On synthetic sweeps of 6 trunks x 6 budgets, 90 % intervals cover the best N at the largest budget 58 to
+86 % of the time by `rows` and 89 to 96 % by `model` (benchmarks/coverage.py).
 """
 
 from __future__ import annotations
