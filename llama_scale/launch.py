@@ -44,7 +44,7 @@ class Task:
     seconds: float
     path_seconds: float
     parent: RunFolder | None
-    branch_steps: tuple[int, ...]
+    branches: tuple[tuple[RunFolder, int], ...]
 
     @property
     def run(self) -> str:
@@ -54,7 +54,9 @@ class Task:
         """A branch is finished by its result; a trunk when every unfinished branch has its point."""
         if (self.folder.path / "result.json").exists():
             return True
-        return bool(self.branch_steps) and set(self.branch_steps) <= set(self.folder.checkpoint_steps())
+        saved = set(self.folder.checkpoint_steps())
+        unfinished = [step for branch, step in self.branches if not (branch.path / "result.json").exists()]
+        return bool(self.branches) and saved.issuperset(unfinished)
 
     def is_ready(self) -> bool:
         if self.parent is None:
@@ -62,10 +64,6 @@ class Task:
         return self.config.first_step in self.parent.checkpoint_steps() or bool(
             self.folder.checkpoint_steps()
         )
-
-    def is_blocked(self) -> bool:
-        """Its trunk ended without reaching the branch point."""
-        return self.parent is not None and (self.parent.path / "result.json").exists() and not self.is_ready()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +110,15 @@ class _Worker:
     since: float = 0.0
     unread: bytes = b""
 
+    def end(self) -> None:
+        """Kill what is still there and close its pipes."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
 
 @dataclass(slots=True)
 class _Pool:
@@ -127,10 +134,15 @@ class _Pool:
     finished: set[str] = field(default_factory=set)
 
     def failed(self) -> tuple[str, ...]:
-        blocked = (t.run for t in self.tasks.values() if t.run not in self.finished and t.is_blocked())
-        return tuple(
-            dict.fromkeys([run for run, n in self.attempts.items() if n >= ATTEMPTS] + list(blocked))
-        )
+        """Runs that failed too often, and branches whose trunk ended without reaching their point."""
+        worn_out = {run for run, attempts in self.attempts.items() if attempts >= ATTEMPTS}
+        ended = self.finished | worn_out
+        blocked = {
+            task.run
+            for task in self.tasks.values()
+            if task.run not in ended and task.parent and task.parent.run in ended and not task.is_ready()
+        }
+        return tuple(sorted(worn_out | blocked))
 
     def start_worker(self, core: int | None) -> _Worker:
         environment = {
@@ -171,6 +183,7 @@ class _Pool:
             if code is not None and worker.task is not None:
                 self._settle(worker, worker.task, code)
             if dead:
+                worker.end()
                 busy = worker.busy_seconds
                 self.workers[index] = self.start_worker(self.cores[index] if self.cores else None)
                 self.workers[index].busy_seconds = busy
@@ -191,15 +204,22 @@ class _Pool:
         now = time.monotonic()
         worker.busy_seconds += now - worker.since
         worker.task = None
-        if code == EXIT_RETRY:
+        if code == EXIT_DONE:
+            self.finished.add(task.run)
+        elif code == EXIT_RETRY:
             self.not_before[task.run] = now + RETRY_SECONDS
-        elif code != EXIT_DONE:
+            if task.parent and not task.is_ready():
+                # Its branch point turned out to be harmed and was deleted: the trunk makes it again.
+                self.finished.discard(task.parent.run)
+        else:
             self.attempts[task.run] += 1
 
     def assign(self) -> None:
         """Give each idle worker the ready run with the longest way to go."""
         now = time.monotonic()
-        self.finished = {t.run for t in self.tasks.values() if t.run in self.finished or t.is_finished()}
+        self.finished |= {
+            t.run for t in self.tasks.values() if t.run not in self.finished and t.is_finished()
+        }
         taken = {w.task.run for w in self.workers if w.task}
         for worker in self.workers:
             if worker.task is not None:
@@ -237,23 +257,22 @@ class _Pool:
                     worker.process.wait(max(0.1, deadline - time.monotonic()))
         finally:
             for worker in self.workers:
-                worker.process.kill()
-                worker.process.wait()
+                worker.end()
 
 
 def plan_tasks(store: Path, sweep: Sweep, seconds_per_step: Mapping[str, float]) -> list[Task]:
     """The tasks of a sweep with the time from each one's start to the end of the longest run behind it."""
     steps, flops = sweep.own_steps, sweep.own_flops
-    children: dict[str, list[str]] = {}
+    children: dict[str, list[RunConfig]] = {}
     for config in sweep.runs:
         if config.branch:
-            children.setdefault(config.branch.parent, []).append(run_id(config))
+            children.setdefault(config.branch.parent, []).append(config)
     tasks = []
     for config in sweep.runs:
         run = run_id(config)
         own = steps[run] * seconds_per_step[run]
-        after = max((steps[child] * seconds_per_step[child] for child in children.get(run, [])), default=0.0)
-        branch_points = {c.first_step for c in sweep.runs if c.branch and c.branch.parent == run}
+        ends = (steps[child] * seconds_per_step[child] for child in map(run_id, children.get(run, [])))
+        branches = [(RunFolder(store / run_id(c)), c.first_step) for c in children.get(run, [])]
         tasks.append(
             Task(
                 folder=RunFolder(store / run),
@@ -261,9 +280,9 @@ def plan_tasks(store: Path, sweep: Sweep, seconds_per_step: Mapping[str, float])
                 steps=steps[run],
                 flops=flops[run],
                 seconds=own,
-                path_seconds=own + after,
+                path_seconds=own + max(ends, default=0.0),
                 parent=RunFolder(store / config.branch.parent) if config.branch else None,
-                branch_steps=tuple(sorted(branch_points)),
+                branches=tuple(branches),
             )
         )
     return tasks

@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -199,7 +199,7 @@ class RunFolder:
         try:
             content = json.loads((self.path / "spec.json").read_text())
             return structure(content["config"], RunConfig, source=str(self.path / "spec.json"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, InputError) as error:
             raise StoreError(
                 f"spec.json of run {self.run} cannot be read: {error}",
                 hint="move this run's folder away and run the sweep again",
@@ -352,7 +352,11 @@ def run_folders(store: Path) -> list[RunFolder]:
 
 def branches_of(folder: RunFolder, folders: Iterable[RunFolder]) -> list[RunFolder]:
     """The runs that grow from `folder`, the earliest branch point first."""
-    grown = [f for f in folders if f.config.branch and f.config.branch.parent == folder.run]
+    grown = []
+    for other in folders:
+        with suppress(StoreError):  # a run whose spec cannot be read fails by itself, not with its trunk
+            if other.config.branch and other.config.branch.parent == folder.run:
+                grown.append(other)
     return sorted(grown, key=lambda f: f.config.first_step)
 
 
