@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from llama_scale.errors import InputError
 from llama_scale.files import write_atomically
 from llama_scale.laws import Fit
+from llama_scale.planning.optimum import Problem, Rates, SixNDFamily, lowest_cost, lowest_loss
 from llama_scale.quantities import format_count, format_flops
 from llama_scale.runs import RunRecord
 
@@ -121,6 +122,99 @@ def _mark_kinds(axes: Axes, held_out: bool, optima: bool) -> None:
         axes.plot([], [], marker="D", color=VERMILION, linestyle="--", label="held out, with 90 % interval")
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles, labels, loc="lower left", fontsize=8.5)
+
+
+def trade_off(fit: Fit, *, target_loss: float, serve_tokens: float) -> Figure:
+    """Lifetime FLOPs (6ND + 2NT) of every size that reaches `target_loss`, training and serving stacked.
+
+    Marks the cheapest size and the compute-optimal one, and shades the sizes within 5 % of the least cost.
+    """
+    problem = Problem(law=fit.law, family=SixNDFamily(), rates=Rates(1, 1), serve_tokens=serve_tokens)
+    chosen = lowest_cost(problem, target_loss)
+    optimal = lowest_cost(problem.without_serving(), target_loss)
+    middle = float(chosen.sizes.parameters)
+    n = np.geomspace(middle / 6, max(middle, float(optimal.sizes.parameters)) * 4, 400)
+    training = 6 * n * fit.law.tokens_for_loss(target_loss, n)
+    serving = 2 * n * serve_tokens
+    total = training + serving
+    least = float(np.nanmin(total))
+    shown = total <= 2.2 * least
+    with _style():
+        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.stackplot(n[shown], training[shown], serving[shown], colors=(BLUE, ORANGE), alpha=0.75)
+        cheap = n[total <= 1.05 * least]
+        axes.axvspan(cheap.min(), cheap.max(), color=GREEN, alpha=0.12, linewidth=0)
+        _name_parts(axes, n[shown], training[shown], total[shown])
+        for label, solution, marker in (("cheapest", chosen, "o"), ("compute-optimal", optimal, "s")):
+            size = float(solution.sizes.parameters)
+            cost = 6 * size * float(solution.tokens) + 2 * size * serve_tokens
+            axes.plot(
+                [size],
+                [cost],
+                marker=marker,
+                color="black",
+                linestyle="",
+                label=f"{label}: {format_count(size)}",
+            )
+        axes.set_xscale("log")
+        axes.set_ylim(0, 2.2 * least)
+        _count_ticks(axes, "x")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+        axes.set_xlabel(f"parameters N ({fit.convention})")
+        axes.set_ylabel("lifetime cost (FLOPs)")
+        axes.set_title(
+            f"Cost of loss {target_loss:.3g} serving {format_count(serve_tokens)} tokens; 5 % range shaded"
+        )
+        axes.legend(loc="upper center", fontsize=8.5)
+        return figure
+
+
+def _name_parts(axes: Axes, n: Any, training: Any, total: Any) -> None:
+    """Write each part's name inside it."""
+    at = len(n) * 4 // 5
+    axes.text(n[at], training[at] / 2, "training", ha="center", va="center", fontsize=9)
+    axes.text(n[at], (training[at] + total[at]) / 2, "serving", ha="center", va="center", fontsize=9)
+
+
+def best_size_against_demand(fit: Fit, *, budget_flops: float, level: float = 0.9) -> Figure:
+    """The best N for a total budget (6ND + 2NT) against the tokens to serve, with the band of the draws."""
+    demand = np.geomspace(budget_flops**0.5 / 1e3, budget_flops**0.5 * 10, 120)
+    with _style():
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        if fit.draws is not None:
+            drawn = np.array([_best_sizes(fit.draws, budget_flops, float(t)) for t in demand])
+            low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1)
+            axes.fill_between(
+                demand, low, high, color=BLUE, alpha=0.2, linewidth=0, label=f"{level:.0%} of draws"
+            )
+        axes.plot(
+            demand, [_best_sizes(fit.law, budget_flops, float(t)) for t in demand], color=BLUE, label="best N"
+        )
+        unserved = float(_best_sizes(fit.law, budget_flops, 0.0))
+        axes.axhline(unserved, color=GREY, linestyle="--", linewidth=1)
+        axes.annotate(
+            "serving nothing (Chinchilla)",
+            (demand[0], unserved),
+            xytext=(0, 4),
+            textcoords="offset points",
+            fontsize=8.5,
+        )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        _count_ticks(axes, "x")
+        _count_ticks(axes, "y")
+        axes.set_xlabel("tokens to serve T")
+        axes.set_ylabel(f"best parameters N ({fit.convention})")
+        axes.set_title(f"The best size for {format_flops(budget_flops)} of training and serving")
+        axes.legend(loc="lower left", fontsize=8.5)
+        return figure
+
+
+def _best_sizes(law: Any, budget: float, serve_tokens: float) -> Any:
+    problem = Problem(law=law, family=SixNDFamily(), rates=Rates(1, 1), serve_tokens=serve_tokens)
+    return lowest_loss(problem, budget).sizes.parameters
 
 
 def save(figure: Figure, path: Path) -> Path:

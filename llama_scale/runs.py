@@ -370,6 +370,24 @@ def read_records(store: Path, runs: Iterable[str] | None = None) -> tuple[RunRec
     return tuple(read_record(folder) for folder in folders)
 
 
+def write_records(path: Path, records: Iterable[RunRecord]) -> None:
+    """Write records as one JSON file, to share or commit them without their stores."""
+    write_atomically(
+        path, json.dumps({"schema": 1, "records": [asdict(r) for r in records]}, indent=1) + "\n"
+    )
+
+
+def load_records(path: Path) -> tuple[RunRecord, ...]:
+    """Records that `write_records` wrote; raises InputError for a file that is not theirs."""
+    try:
+        content = json.loads(path.read_text())["records"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{str(path)!r} holds no run records: {error}", hint="make one with `llama-scale runs export`"
+        ) from None
+    return tuple(structure(record, RunRecord, source=str(path)) for record in content)
+
+
 def read_record(folder: RunFolder) -> RunRecord:
     """What is known of one run; a run without a result counts the steps that its checkpoints hold."""
     config, result = folder.config, folder.result()

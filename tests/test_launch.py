@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from recipes import write_recipe
 
+from llama_scale.errors import StoreError
 from llama_scale.launch import LaunchReport, Progress, prepare_sweep, run_sweep
 from llama_scale.runs import RunRecord, read_records, run_folders
 
@@ -158,11 +158,20 @@ def test_a_run_that_always_crashes_does_not_end_the_sweep(recipe: Path, tmp_path
     store = tmp_path / "runs"
     prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
     poisoned = prepared.tasks[-1].run
-    folder = store / poisoned
-    folder.mkdir(parents=True)
-    (folder / "spec.json").write_text(json.dumps({"run": poisoned, "config": "not a run"}))
+    (store / poisoned / "events.jsonl").mkdir(parents=True)  # a folder where its log should be
     report = run_sweep(prepared, store=store, device="cpu")
     assert report.failed == (poisoned,)
-    assert "cannot be read" in (folder / "worker.log").read_text()
+    assert "Is a directory" in (store / poisoned / "worker.log").read_text()
     finished = [t.run for t in prepared.tasks if t.is_finished()]
     assert len(finished) == len(prepared.tasks) - 1
+
+
+def test_a_run_whose_spec_is_torn_is_reported_and_the_others_trained(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    torn = prepared.tasks[-1].run
+    (store / torn).mkdir(parents=True)
+    (store / torn / "spec.json").write_text('{"run": "' + torn)
+    assert run_sweep(prepared, store=store, device="cpu").failed == (torn,)
+    with pytest.raises(StoreError, match=f"spec.json of run {torn} cannot be read"):
+        read_records(store)

@@ -89,6 +89,33 @@ def show_run(run: str, store: Path, as_json: bool) -> None:
     current_output().result(value, lambda: _description(record, value, run))
 
 
+@command.command(
+    name="export",
+    examples=(
+        "llama-scale runs export records.json",
+        "llama-scale runs export records.json --store /scratch/runs",
+    ),
+)
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace PATH if it exists.")
+@store_option
+@json_option
+def export_runs(path: Path, force: bool, store: Path, as_json: bool) -> None:
+    """How do I share what these runs reached, without their checkpoints?
+
+    Writes the record of every run as one JSON file; `llama_scale.runs.load_records` reads it.
+    """
+    from llama_scale.runs import read_records, write_records
+
+    if path.exists() and not force:
+        raise InputError(f"{path} exists", hint="give another name, or --force to replace it")
+    records = read_records(store)
+    write_records(path, records)
+    current_output().result(
+        {"path": str(path), "runs": len(records)}, f"{len(records)} runs written to {path}."
+    )
+
+
 def _description(record: RunRecord, value: dict[str, Any], run: str) -> list[object]:
     reached = f", {record.loss_nats:.4f} nats/token" if record.loss_nats is not None else ""
     headline = f"Run {run} ({record.role}): {record.status}{reached}."

@@ -14,8 +14,8 @@ from llama_scale.cli.output import current_output, table
 from llama_scale.sweeps import recipe_names
 
 if TYPE_CHECKING:
-    from llama_scale.laws import Fit
     from llama_scale.launch import LaunchReport, PreparedSweep
+    from llama_scale.laws import Fit
     from llama_scale.runs import RunRecord
 
 
@@ -94,7 +94,8 @@ def _opening(prepared: PreparedSweep, store: Path) -> str:
     return (
         f"{prepared.sweep.spec.purpose}.\n"
         f"{len(prepared.tasks)} runs{already}, "
-        f"{quantities.format_flops(sum(t.flops for t in prepared.tasks))}, {prepared.workers} at a time, kept in {store}; about {_hours(prepared)} here."
+        f"{quantities.format_flops(sum(t.flops for t in prepared.tasks))}, "
+        f"{prepared.workers} at a time, kept in {store}; about {_hours(prepared)} here."
     )
 
 
@@ -183,8 +184,10 @@ def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int
 
     output = current_output()
     for run in report.failed:
-        output.warn(f"run {run} failed; see {store / run / 'worker.log'}")
-    records = read_records(store, [task.run for task in prepared.tasks])
+        log = store / run / "worker.log"
+        why = f"see {log}" if log.exists() else "its trunk never reached the step where it branches off"
+        output.warn(f"run {run} failed: {why}")
+    records = read_records(store, [t.run for t in prepared.tasks if t.run not in report.failed])
     found = fit(records, name=prepared.sweep.name)
     file = write_fit(store / "fits" / f"{prepared.sweep.name}.json", found, overwrite=True)
     figures = _draw(found, records, store / "figures", prepared.sweep.name)

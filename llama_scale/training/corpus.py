@@ -109,7 +109,7 @@ def _installed_files(package: str) -> list[importlib.metadata.PackagePath]:
     if distribution.read_text("RECORD") is None or not distribution.files:
         raise InputError(
             f"the built-in corpus cannot check {package}: it was installed without a RECORD of its files",
-            hint=f"use a virtual environment and `pip install {package}`, or give data.source a text of yours",
+            hint=f"use a virtual environment and `pip install {package}`, or set data.source",
         )
     return distribution.files
 
