@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from llama_scale.costs import Rates
-from llama_scale.laws import ChinchillaLaw, published, write_fit
+from llama_scale.laws import ScalingLaw, published, write_fit
 from llama_scale.planning.optimum import ExactFamily, Family, Problem, SixNDFamily, lowest_cost, lowest_loss
 
 DRAWS = 1000
@@ -101,10 +101,10 @@ def best_seconds(solve: Callable[[], object], repeats: int = 7) -> float:
     return min(times)
 
 
-def draws() -> ChinchillaLaw:
+def draws() -> ScalingLaw:
     """Draws about the default law, as wide as its published standard errors."""
     z = np.random.default_rng(0).normal(size=(3, DRAWS))
-    return ChinchillaLaw(
+    return ScalingLaw(
         E=1.8172 + 0.0257 * z[0],
         A=482.01 * np.exp(0.25 * z[1]),
         B=2085.43 * np.exp(0.5 * z[2]),

@@ -6,18 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.observations import Observations, Row, Rows, observe
-from llama_scale.laws import ChinchillaLaw
+from llama_scale.laws import ScalingLaw
 
 Array = NDArray[np.float64]
 
 # At N = 60,000 and D = 2M the size costs .9 nats and the data .7: an optimum inside the sweep below.
-LAW = ChinchillaLaw(E=1.6, A=0.9 * 6e4**0.35, B=0.7 * 2e6**0.45, alpha=0.35, beta=0.45)
+LAW = ScalingLaw(E=1.6, A=0.9 * 6e4**0.35, B=0.7 * 2e6**0.45, alpha=0.35, beta=0.45)
 WIDTHS = (16, 24, 32, 48, 64, 96)
 BUDGETS = tuple(2e11 * 2 ** (step / 2) for step in range(6))
 
 
 def sweep_rows(
-    seed: int, *, trunk_noise: float, own_noise: float, law: ChinchillaLaw = LAW, held_out: bool = False
+    seed: int, *, trunk_noise: float, own_noise: float, law: ScalingLaw = LAW, held_out: bool = False
 ) -> list[Row]:
     """An IsoFLOP sweep: six widths, each a trunk with a branch at each of six budgets; and held-out runs."""
     generator = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def sweep_rows(
 
 
 def _row(
-    family: str, size: float, budget: float, law: ChinchillaLaw, noise: float, held_out: bool = False
+    family: str, size: float, budget: float, law: ScalingLaw, noise: float, held_out: bool = False
 ) -> Row:
     tokens = budget / 6 / size
     return Row(
@@ -66,7 +66,7 @@ def independent_runs(seed: int, count: int = 80, noise: float = 0.01) -> Observa
     """Runs of random sizes and durations, up to billions, with heavy-tailed noise and no families."""
     generator = np.random.default_rng(seed)
     sizes, tokens = np.exp(generator.uniform(17, 23, count)), np.exp(generator.uniform(21, 26, count))
-    law = ChinchillaLaw(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
+    law = ScalingLaw(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
     losses = law.loss(sizes, tokens) * np.exp(noise * generator.standard_t(4, count))
     rows = [
         Row(name=f"r{i}", place=f"r{i}", parameters=float(n), tokens=float(d), loss=float(loss))

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from llama_scale.cli.plan import command
-from llama_scale.laws import ChinchillaLaw, published, write_fit
+from llama_scale.laws import ScalingLaw, published, write_fit
 
 MODEL_KEYS = {
     *("parameters", "tokens", "tokens_per_parameter", "loss_nats"),
@@ -40,7 +40,7 @@ def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str
 def write_drawn_fit(path: Path, draws: int = 1000) -> Path:
     """A fit's file with draws, as the fitting stage writes it."""
     z = np.random.default_rng(0).normal(size=(3, draws))
-    drawn = ChinchillaLaw(
+    drawn = ScalingLaw(
         E=1.8172 + 0.02 * z[0],
         A=482.01 * np.exp(0.2 * z[1]),
         B=2085.43 * np.exp(0.3 * z[2]),

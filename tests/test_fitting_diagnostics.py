@@ -14,7 +14,7 @@ from llama_scale.fitting import Settings, UnidentifiedFitError, fit, gather
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import points_of
-from llama_scale.laws import ChinchillaLaw
+from llama_scale.laws import ScalingLaw
 
 QUICK = Settings(draws=40, backtest=False)
 
@@ -33,7 +33,7 @@ def test_a_good_fit_is_measured_and_not_complained_of() -> None:
 
 def test_a_fit_on_a_bound_is_refused_but_can_be_looked_at() -> None:
     runs = sweep(0)
-    law = ChinchillaLaw(E=-0.5, A=1.5 * 6e4**0.1, B=1.5 * 2e6**0.15, alpha=0.1, beta=0.15)
+    law = ScalingLaw(E=-0.5, A=1.5 * 6e4**0.1, B=1.5 * 2e6**0.15, alpha=0.1, beta=0.15)
     runs.loss[:] = law.loss(runs.parameters, runs.tokens)
     with pytest.raises(UnidentifiedFitError, match="bound of E") as caught:
         fit(runs, settings=QUICK)

@@ -24,7 +24,7 @@ from llama_scale.fitting.solver import (
     solve,
 )
 from llama_scale.fitting.uncertainty import points_of
-from llama_scale.laws import ChinchillaLaw
+from llama_scale.laws import ScalingLaw
 
 
 def lowest(observations: Observations) -> Observations:
@@ -42,7 +42,7 @@ def huber_sum(theta: Array, observations: Observations, delta: float) -> float:
     return float(np.where(size <= delta, size**2 / 2, delta * (size - delta / 2)).sum())
 
 
-def theta_of(law: ChinchillaLaw) -> Array:
+def theta_of(law: ScalingLaw) -> Array:
     return np.array([np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta])
 
 
@@ -55,7 +55,7 @@ def theta_of(law: ChinchillaLaw) -> Array:
 )
 def test_a_law_without_noise_is_recovered(alpha: float, beta: float, floor: float, delta: float) -> None:
     runs = sweep(0)
-    law = ChinchillaLaw(E=floor, A=0.9 * 6e4**alpha, B=0.7 * 2e6**beta, alpha=alpha, beta=beta)
+    law = ScalingLaw(E=floor, A=0.9 * 6e4**alpha, B=0.7 * 2e6**beta, alpha=alpha, beta=beta)
     points = Points.of(runs.parameters, runs.tokens, np.asarray(law.loss(runs.parameters, runs.tokens)))
     found = solve(points, delta=delta)
     assert found.objective < 1e-14
@@ -156,7 +156,7 @@ def test_weights_count_rows() -> None:
 
 def test_data_that_want_a_negative_floor_end_on_the_bound() -> None:
     runs = sweep(0)
-    law = ChinchillaLaw(E=-0.5, A=1.5 * 6e4**0.1, B=1.5 * 2e6**0.15, alpha=0.1, beta=0.15)
+    law = ScalingLaw(E=-0.5, A=1.5 * 6e4**0.1, B=1.5 * 2e6**0.15, alpha=0.1, beta=0.15)
     points = Points.of(runs.parameters, runs.tokens, np.asarray(law.loss(runs.parameters, runs.tokens)))
     found = solve(points)
     assert found.law.E == 0
@@ -175,6 +175,6 @@ def test_nonnegative_least_squares_is_scipys() -> None:
 
 def test_points_turn_constants_into_laws_and_back() -> None:
     points = points_of(sweep(0))
-    law = ChinchillaLaw(E=1.7, A=400.0, B=500.0, alpha=0.3, beta=0.28)
+    law = ScalingLaw(E=1.7, A=400.0, B=500.0, alpha=0.3, beta=0.28)
     back = points.law(points.constants(law))
     assert back.constants == pytest.approx(law.constants)

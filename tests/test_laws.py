@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from llama_scale.errors import InputError, StoreError
 from llama_scale.laws import (
     DEFAULT_LAW,
-    ChinchillaLaw,
     Fit,
     Range,
+    ScalingLaw,
     Support,
     central_range,
     fit_to_json,
@@ -31,12 +31,13 @@ from llama_scale.laws import (
 )
 
 LAWS = st.builds(
-    ChinchillaLaw,
+    ScalingLaw,
     E=st.floats(0.5, 3),
     A=st.floats(50, 3000),
     B=st.floats(50, 3000),
     alpha=st.floats(0.2, 0.7),
     beta=st.floats(0.2, 0.7),
+    k=st.one_of(st.just(1.0), st.floats(0.3, 1.5)),
 )
 
 
@@ -53,7 +54,7 @@ def drawn_fit(count: int = 200, noise: float = 0.01) -> Fit:
         source="test",
         flops_accounting="exact",
         support=Support(train_flops=Range(1e18, 1e20), parameters=Range(1e7, 1e9)),
-        draws=ChinchillaLaw(**draws),
+        draws=ScalingLaw(**draws),
         draws_note="made up",
         noise=noise,
         noise_draws=noise * np.exp(0.1 * generator.standard_normal(count)),
@@ -64,7 +65,7 @@ def drawn_fit(count: int = 200, noise: float = 0.01) -> Fit:
 
 @given(law=LAWS, log_n=st.floats(17, 26), log_d=st.floats(20, 30))
 def test_tokens_and_parameters_for_a_loss_invert_the_loss(
-    law: ChinchillaLaw, log_n: float, log_d: float
+    law: ScalingLaw, log_n: float, log_d: float
 ) -> None:
     n, d = np.exp(log_n), np.exp(log_d)
     loss = law.loss(n, d)
@@ -73,9 +74,7 @@ def test_tokens_and_parameters_for_a_loss_invert_the_loss(
 
 
 @given(law=LAWS, log_c=st.floats(40, 62))
-def test_the_compute_optimum_beats_its_neighbours_on_the_same_budget(
-    law: ChinchillaLaw, log_c: float
-) -> None:
+def test_the_compute_optimum_beats_its_neighbours_on_the_same_budget(law: ScalingLaw, log_c: float) -> None:
     budget = np.exp(log_c)
     best, tokens = law.compute_optimum(budget)
     assert 6 * best * tokens == pytest.approx(budget)
@@ -337,3 +336,22 @@ def test_laws_start_without_scipy_or_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"scipy", "torch", "matplotlib", "rich", "numpy.ma"} & set(loaded)
+
+
+def test_k_travels_in_files_draws_and_on_the_line(tmp_path: Path) -> None:
+    law = parse_law_line("E=0.5,A=400,B=900,alpha=.9,beta=.8,k=.25").law
+    assert (law.form, law.k) == ("skaling", 0.25)
+    assert law.loss(1e6, 1e8) == pytest.approx(0.5 + (400 * 1e6**-0.9 + 900 * 1e8**-0.8) ** 0.25)
+    spread = np.linspace(0.9, 1.1, 30)
+    draws = ScalingLaw(**{name: value * spread for name, value in law.constants.items()})
+    fit = Fit(name="s", law=law, convention="total", source="test", draws=draws)
+    back = read_fit(write_fit(tmp_path / "s.json", fit))
+    assert back.law == law
+    assert back.draws is not None
+    assert back.draws.at(3).k == pytest.approx(draws.at(3).k)
+    assert fit_to_json(back)["parameters"]["k"] == 0.25
+    assert "k" not in published().law.constants
+    content = fit_to_json(fit) | {"form": "chinchilla"}
+    (tmp_path / "torn.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="skaling form"):
+        read_fit(tmp_path / "torn.json")

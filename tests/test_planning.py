@@ -13,7 +13,7 @@ from llama_scale import plan
 from llama_scale.architecture import CONVENTIONS, LLAMA_13B, ParameterConvention, nearest_shape
 from llama_scale.costs import Rates
 from llama_scale.errors import InfeasibleError, InputError
-from llama_scale.laws import ChinchillaLaw, Fit, Numbers, published
+from llama_scale.laws import Fit, Numbers, ScalingLaw, published
 from llama_scale.planning import Plan
 from llama_scale.planning.optimum import (
     ExactFamily,
@@ -27,12 +27,12 @@ from llama_scale.planning.optimum import (
 from llama_scale.planning.references import reference_model, reference_models
 from llama_scale.quantities import Quantity
 
-SARDANA = ChinchillaLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
-BESIROGLU = ChinchillaLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
+SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
+BESIROGLU = ScalingLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 SARDANA_LINE = "E=1.69,A=406.4,B=410.7,alpha=.336,beta=.283"
 
 
-def problem(serve_tokens: Numbers, law: ChinchillaLaw = SARDANA, **others: Any) -> Problem:
+def problem(serve_tokens: Numbers, law: ScalingLaw = SARDANA, **others: Any) -> Problem:
     return Problem(
         **{"law": law, "family": SixNDFamily(), "rates": Rates(1, 1), "serve_tokens": serve_tokens, **others}
     )
@@ -56,7 +56,7 @@ def numbers(asked: Problem, solution: Solution) -> tuple[float, float, float, fl
     ],
 )
 def test_lowest_loss_on_a_budget(
-    law: ChinchillaLaw, budget: float, serve_tokens: float, parameters: float, tokens: float, loss: float
+    law: ScalingLaw, budget: float, serve_tokens: float, parameters: float, tokens: float, loss: float
 ) -> None:
     asked = problem(serve_tokens, law)
     n, d, reached, cost = numbers(asked, lowest_loss(asked, budget))
@@ -126,12 +126,13 @@ def test_the_dollars_row_through_python() -> None:
 
 
 laws = st.builds(
-    ChinchillaLaw,
+    ScalingLaw,
     E=st.floats(0.5, 3),
     A=st.floats(5, 5000),
     B=st.floats(5, 5000),
     alpha=st.floats(0.15, 0.7),
     beta=st.floats(0.15, 0.7),
+    k=st.one_of(st.just(1.0), st.floats(0.3, 1.5)),
 )
 problems = st.builds(
     problem,
@@ -185,7 +186,7 @@ def test_every_loss_optimum_equals_brute_force_and_its_dual(asked: Problem, room
 )
 @settings(max_examples=40, deadline=None)
 def test_exact_optimum_equals_brute_force(
-    law: ChinchillaLaw, convention: ParameterConvention, log_budget: float, serve_tokens: float
+    law: ScalingLaw, convention: ParameterConvention, log_budget: float, serve_tokens: float
 ) -> None:
     family = ExactFamily(convention=convention, vocabulary=32_000, context=2048)
     asked = problem(serve_tokens, law, family=family)
@@ -222,7 +223,7 @@ def test_no_serving_is_chinchilla() -> None:
 
 @given(law=laws, log_budget=st.floats(19, 26))
 @settings(max_examples=50, deadline=None)
-def test_more_serving_means_smaller_models_trained_on_more(law: ChinchillaLaw, log_budget: float) -> None:
+def test_more_serving_means_smaller_models_trained_on_more(law: ScalingLaw, log_budget: float) -> None:
     demands = np.concatenate([[0.0], np.geomspace(1e8, 1e14, 25)])
     on_budget = lowest_loss(problem(demands, law), 10**log_budget)
     at_loss = lowest_cost(problem(demands, law), law.E + 0.3)
@@ -278,7 +279,7 @@ def ask(**words: Any) -> Plan:
 def drawn_fit(**changes: Any) -> Fit:
     """The default law with draws of our own making."""
     z = np.random.default_rng(0).normal(size=(3, 200))
-    draws = ChinchillaLaw(
+    draws = ScalingLaw(
         E=1.8172 + 0.02 * z[0],
         A=482.01 * np.exp(0.2 * z[1]),
         B=2085.43 * np.exp(0.3 * z[2]),

@@ -15,7 +15,7 @@ from llama_scale.fitting.isoflop import IsoFlop, bias_under, isoflop
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.solver import DEFAULT_DELTA, Solution, solve
 from llama_scale.fitting.uncertainty import Backtest, Draws, Resampling, backtest, draw_laws, points_of
-from llama_scale.laws import DEFAULT_LEVEL, ChinchillaLaw, Fit, central_range
+from llama_scale.laws import DEFAULT_LEVEL, Fit, ScalingLaw, central_range
 
 TRUNK_DELTA = 1e-2
 DEFAULT_DRAWS = 1000
@@ -41,8 +41,8 @@ class Settings:
     backtest: bool = True
 
     def __post_init__(self) -> None:
-        if self.form not in (None, ChinchillaLaw.form):
-            raise InputError(f"there is no form {self.form!r}", hint=f"use --form {ChinchillaLaw.form}")
+        if self.form not in (None, ScalingLaw.form):
+            raise InputError(f"there is no form {self.form!r}", hint=f"use --form {ScalingLaw.form}")
         if self.delta is not None and not 0 < self.delta < np.inf:
             raise InputError(f"delta is {self.delta:g}, but must be positive", hint="use --delta 1e-3")
         if not 0 < self.level < 1:
@@ -145,8 +145,8 @@ def _spread(draws: Draws | None, level: float) -> dict[str, Any]:
 
 def _selection(settings: Settings, delta: float, draws: Draws | None) -> dict[str, Any]:
     return {
-        "form": ChinchillaLaw.form,
-        "candidates": [ChinchillaLaw.form],
+        "form": ScalingLaw.form,
+        "candidates": [ScalingLaw.form],
         "note": "the only form so far: it was not chosen among forms",
         "delta": delta,
         "delta_chosen_by": "user" if settings.delta is not None else "default",

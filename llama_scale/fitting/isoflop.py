@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
-from llama_scale.laws import ChinchillaLaw, Range, central_range
+from llama_scale.laws import Range, ScalingLaw, central_range
 
 Verdict = Literal["interior", "below the sizes", "above the sizes", "not convex", "too few sizes"]
 Positions = NDArray[np.intp]
@@ -102,7 +102,7 @@ def isoflop(
     return IsoFlop(profiles=tuple(profiles), line=line, level=level)
 
 
-def bias_under(observations: Observations, law: ChinchillaLaw) -> float | None:
+def bias_under(observations: Observations, law: ScalingLaw) -> float | None:
     """What these parabolas would add to the exponent of `law` if its losses were sampled without noise."""
     exact = replace(observations, loss=np.asarray(law.loss(observations.parameters, observations.tokens)))
     found = isoflop(exact, draws=2)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.newton import EXPONENT_BOUNDS, Array, Mask, Problem, newton, to_chart, to_constants
-from llama_scale.laws import ChinchillaLaw
+from llama_scale.laws import ScalingLaw
 
 DEFAULT_DELTA = 1e-3
 STAGES = (1e-1, 3e-2, 1e-2, 3e-3)  # deltas on the way down to the one asked for
@@ -51,14 +51,14 @@ class Points:
             log_d=mean_d,
         )
 
-    def law(self, constants: Array) -> ChinchillaLaw:
+    def law(self, constants: Array) -> ScalingLaw:
         """The law, or batch of laws, of centred constants (5,) or (5, S)."""
         e, a, b, alpha, beta = constants
-        return ChinchillaLaw(
+        return ScalingLaw(
             E=e, A=a * np.exp(alpha * self.log_n), B=b * np.exp(beta * self.log_d), alpha=alpha, beta=beta
         )
 
-    def constants(self, law: ChinchillaLaw) -> Array:
+    def constants(self, law: ScalingLaw) -> Array:
         """Centred constants (5,) or (5, S) of a law."""
         a, b = law.A * np.exp(-law.alpha * self.log_n), law.B * np.exp(-law.beta * self.log_d)
         return np.array([law.E, a, b, law.alpha, law.beta], float)
@@ -95,7 +95,7 @@ class Minima:
 class Solution:
     """The best minimum of all starts, its sum of Huber losses, and how many starts agree on it."""
 
-    law: ChinchillaLaw
+    law: ScalingLaw
     constants: Array
     objective: float
     starts: int
@@ -266,6 +266,6 @@ def nonnegative_least_squares(gram: Array, moment: Array) -> Array:
     return best
 
 
-def float_law(law: ChinchillaLaw) -> ChinchillaLaw:
+def float_law(law: ScalingLaw) -> ScalingLaw:
     """The law with plain floats for constants."""
-    return ChinchillaLaw(**{name: float(value) for name, value in law.constants.items()})
+    return ScalingLaw(**{name: float(value) for name, value in law.constants.items()})

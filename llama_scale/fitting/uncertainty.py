@@ -25,7 +25,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import Noise, estimate_noise, jacobian, log_prediction
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations, check_design
 from llama_scale.fitting.solver import COARSE_GRID, Points, refit, solve
-from llama_scale.laws import ChinchillaLaw, Fit
+from llama_scale.laws import Fit, ScalingLaw
 
 Resampling = Literal["rows", "families", "model"]
 LEAST_SQUARES = 10.0  # a delta that no residual reaches
@@ -38,7 +38,7 @@ class Draws:
     """Laws drawn for a fit, centred constants (5, S), and the relative sd of a new run at each (S,)."""
 
     constants: Array
-    law: ChinchillaLaw
+    law: ScalingLaw
     noise: Array
     trunk_noise: float
     own_noise: float

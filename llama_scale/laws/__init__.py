@@ -16,7 +16,7 @@ from llama_scale.laws.fits import (
     Support,
     central_range,
 )
-from llama_scale.laws.forms import Allocation, ChinchillaLaw, Numbers
+from llama_scale.laws.forms import FORMS, Allocation, FormName, Numbers, ScalingLaw
 from llama_scale.laws.library import (
     DEFAULT_LAW,
     parse_law_line,
@@ -29,14 +29,16 @@ __all__ = [
     "ACCOUNTINGS",
     "DEFAULT_LAW",
     "DEFAULT_LEVEL",
+    "FORMS",
     "Allocation",
-    "ChinchillaLaw",
     "Fit",
     "FlopsAccounting",
+    "FormName",
     "Numbers",
     "Optimum",
     "Prediction",
     "Range",
+    "ScalingLaw",
     "Support",
     "central_range",
     "fit_to_json",

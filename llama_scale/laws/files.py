@@ -16,7 +16,7 @@ from llama_scale.architecture import CONVENTIONS
 from llama_scale.errors import InputError
 from llama_scale.files import write_atomically
 from llama_scale.laws.fits import ACCOUNTINGS, Fit, Range, Support
-from llama_scale.laws.forms import ChinchillaLaw
+from llama_scale.laws.forms import FORMS, ScalingLaw
 
 T = TypeVar("T", bound=str)
 DRAW_DIGITS = 10  # significant digits of a draw in a file: losses keep 9
@@ -83,8 +83,10 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         raise ValueError("it holds no JSON object")
     if content.get("schema") != 1:
         raise ValueError(f"schema is {content.get('schema')!r}, but 1 is the one known here")
-    if content.get("form") != ChinchillaLaw.form:
-        raise ValueError(f"form is {content.get('form')!r}, but only {ChinchillaLaw.form!r} is known here")
+    form = one_of("form", content.get("form"), FORMS)
+    law = checked_law(content["parameters"])
+    if law.form != form:
+        raise ValueError(f"form is {form!r}, but the parameters are those of the {law.form} form")
     known = {f.name for f in fields(Fit)}
     known |= {"schema", "form", "parameters", "parameter_convention", "exponent_a"}
     draws, noise_draws = _draws_from_json(content.get("draws"))
@@ -93,7 +95,7 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         raise ValueError("noise and interval_factor must be finite and positive")
     return Fit(
         name=str(content.get("name", default_name)),
-        law=checked_law(content["parameters"]),
+        law=law,
         convention=one_of("parameter_convention", content["parameter_convention"], CONVENTIONS),
         flops_accounting=one_of("flops_accounting", content.get("flops_accounting", "6nd"), ACCOUNTINGS),
         source=str(content.get("source", "")),
@@ -107,7 +109,7 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
     )
 
 
-def _draws_from_json(columns: Any) -> tuple[ChinchillaLaw | None, NDArray[np.float64] | None]:
+def _draws_from_json(columns: Any) -> tuple[ScalingLaw | None, NDArray[np.float64] | None]:
     if columns is None:
         return None, None
     if not columns:
@@ -121,21 +123,23 @@ def _draws_from_json(columns: Any) -> tuple[ChinchillaLaw | None, NDArray[np.flo
     return checked_law(arrays), noise
 
 
-def checked_law(constants: Mapping[str, Any]) -> ChinchillaLaw:
+def checked_law(constants: Mapping[str, Any]) -> ScalingLaw:
     """A law from named constants; ValueError names those that are missing, unknown, or impossible."""
-    names = [f.name for f in fields(ChinchillaLaw)]
-    missing, unknown = set(names) - set(constants), set(constants) - set(names)
+    names = [f.name for f in fields(ScalingLaw)]
+    missing, unknown = set(names) - set(constants) - {"k"}, set(constants) - set(names)
     if missing or unknown:
         parts = [f"without {', '.join(sorted(missing))}"] if missing else []
         parts += [f"with unknown {', '.join(sorted(unknown))}"] if unknown else []
-        raise ValueError(f"a law needs {', '.join(names)}, found one {' and '.join(parts)}")
-    for name in names:
+        raise ValueError(
+            f"a law needs {', '.join(names[:-1])} (and k, if not 1), found one {' and '.join(parts)}"
+        )
+    for name in constants:
         value = np.asarray(constants[name], float)
         floor_ok = (value >= 0) if name in "EAB" else (value > 0)
         if not (np.isfinite(value) & floor_ok).all():
             raise ValueError(f"{name} must be finite and {'not negative' if name in 'EAB' else 'positive'}")
-    values = {name: np.asarray(constants[name], float) for name in names}
-    return ChinchillaLaw(**{name: float(v) if v.ndim == 0 else v for name, v in values.items()})
+    values = {name: np.asarray(constants[name], float) for name in constants}
+    return ScalingLaw(**{name: float(v) if v.ndim == 0 else v for name, v in values.items()})
 
 
 def one_of(name: str, value: object, options: tuple[T, ...]) -> T:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llama_scale.architecture import ParameterConvention
-from llama_scale.laws.forms import ChinchillaLaw, Numbers
+from llama_scale.laws.forms import Numbers, ScalingLaw
 
 FlopsAccounting = Literal["6nd", "exact"]
 ACCOUNTINGS: tuple[FlopsAccounting, ...] = get_args(FlopsAccounting)
@@ -91,12 +91,12 @@ class Fit:
     """
 
     name: str
-    law: ChinchillaLaw
+    law: ScalingLaw
     convention: ParameterConvention
     source: str
     flops_accounting: FlopsAccounting = "6nd"
     support: Support = Support()
-    draws: ChinchillaLaw | None = None
+    draws: ScalingLaw | None = None
     draws_note: str = ""
     noise: float = 0.0
     noise_draws: NDArray[np.float64] | None = None

@@ -7,12 +7,14 @@ method broadcasts over them.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Numbers = float | NDArray[np.float64]
+FormName = Literal["chinchilla", "skaling"]
+FORMS: tuple[FormName, ...] = get_args(FormName)
 
 
 class Allocation(NamedTuple):
@@ -23,34 +25,42 @@ class Allocation(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChinchillaLaw:
-    """L(N, D) = E + A N^-alpha + B D^-beta (Hoffmann et al. 2022, eq. 2), in nats per token."""
+class ScalingLaw:
+    """L(N, D) = E + (A N^-alpha + B D^-beta)^k, in nats per token.
 
-    form: ClassVar[str] = "chinchilla"
+    With k = 1 it is the Chinchilla form (Hoffmann et al. 2022, eq. 2). Another k, the Skaling form, lets
+    what more data bring depend on the size: with k < 1, less where the size is what limits.
+    """
 
     E: Numbers
     A: Numbers
     B: Numbers
     alpha: Numbers
     beta: Numbers
+    k: Numbers = 1.0
 
     def loss(self, parameters: ArrayLike, tokens: ArrayLike) -> Numbers:
         """Predicted loss of N parameters trained on D tokens."""
         n, d = np.asarray(parameters, float), np.asarray(tokens, float)
-        return self.E + self.A * n**-self.alpha + self.B * d**-self.beta
+        return self.E + (self.A * n**-self.alpha + self.B * d**-self.beta) ** self.k
+
+    def excess(self, loss: ArrayLike) -> Numbers:
+        """What A N^-alpha + B D^-beta must come to for `loss`: (loss - E)^(1/k); nan where no model does."""
+        room = np.asarray(loss, float) - self.E
+        return np.where(room > 0, room, np.nan) ** (1 / np.asarray(self.k))
 
     def tokens_for_loss(self, loss: ArrayLike, parameters: ArrayLike) -> Numbers:
         """Tokens that bring N parameters to `loss`; nan where no number of tokens does."""
-        room = np.asarray(loss, float) - self.E - self.A * np.asarray(parameters, float) ** -self.alpha
+        room = self.excess(loss) - self.A * np.asarray(parameters, float) ** -self.alpha
         return (np.where(room > 0, room, np.nan) / self.B) ** (-1 / self.beta)
 
     def parameters_for_loss(self, loss: ArrayLike, tokens: ArrayLike) -> Numbers:
         """Parameters that reach `loss` on D tokens; nan where no number of parameters does."""
-        room = np.asarray(loss, float) - self.E - self.B * np.asarray(tokens, float) ** -self.beta
+        room = self.excess(loss) - self.B * np.asarray(tokens, float) ** -self.beta
         return (np.where(room > 0, room, np.nan) / self.A) ** (-1 / self.alpha)
 
     def compute_optimum(self, train_flops: ArrayLike) -> Allocation:
-        """The split of C = 6ND that minimises the loss (Hoffmann et al. 2022, eq. 4)."""
+        """The split of C = 6ND of lowest loss (Hoffmann et al. 2022, eq. 4), which k doesn't move."""
         nd = np.asarray(train_flops, float) / 6
         balance = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
         parameters = balance * nd**self.exponent_a
@@ -63,8 +73,14 @@ class ChinchillaLaw:
 
     @property
     def constants(self) -> dict[str, Numbers]:
-        """The constants by name, in the order in which they are printed."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """The constants by name, in the order in which they are printed; k where it is not 1."""
+        names = [f.name for f in fields(self) if f.name != "k" or self.form == "skaling"]
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def form(self) -> FormName:
+        """Which form the constants make it: "chinchilla" where k is exactly 1, throughout."""
+        return "chinchilla" if np.all(np.equal(self.k, 1.0)) else "skaling"
 
     def at(self, index: int | slice | NDArray[np.intp]) -> Self:
         """The draw, or batch of draws, at `index`."""

@@ -13,7 +13,7 @@ from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.laws.files import checked_law, one_of, read_fit, support_of
 from llama_scale.laws.fits import Fit
-from llama_scale.laws.forms import ChinchillaLaw
+from llama_scale.laws.forms import ScalingLaw
 
 DEFAULT_LAW = "besiroglu-2024"
 DATA = Path(__file__).parents[1] / "data"
@@ -52,7 +52,7 @@ def published(name: str = DEFAULT_LAW) -> Fit:
     )
 
 
-def _draws_from_csv(path: Path) -> ChinchillaLaw:
+def _draws_from_csv(path: Path) -> ScalingLaw:
     """Draws shipped with the package: `#` comments, one header line, one draw a line."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     columns = np.array(",".join(lines[1:]).split(","), float).reshape(len(lines) - 1, -1).T
@@ -62,7 +62,8 @@ def _draws_from_csv(path: Path) -> ChinchillaLaw:
 def parse_law_line(text: str) -> Fit:
     """A law from its constants: `E=1.69,A=406.4,B=410.7,alpha=.336,beta=.283`.
 
-    `convention=matmul` may be among them; N counts total parameters otherwise.
+    `k=.2` makes it the Skaling form. `convention=matmul` may be among them; N counts total parameters
+    otherwise.
     """
     try:
         pairs = dict(part.split("=", 1) for part in text.replace(" ", "").split(",") if part)

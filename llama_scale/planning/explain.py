@@ -26,13 +26,16 @@ def explain(plan: Plan) -> list[Formula]:
 
 def _loss(plan: Plan) -> Formula:
     law, model = plan.request.fit.law, plan.recommended
-    e, a, b, alpha, beta = (float(law.constants[name]) for name in ("E", "A", "B", "alpha", "beta"))
+    e, a, b, alpha, beta, k = (float(v) for v in (law.E, law.A, law.B, law.alpha, law.beta, law.k))
     by_size, by_data = a * model.parameters**-alpha, b * model.tokens**-beta
-    numbers = (
-        f"{e:.5g} + {a:.5g} x {model.parameters:.4g}^-{alpha:.4g} + {b:.5g} x {model.tokens:.4g}^-{beta:.4g} "
-        f"= {e:.4f} + {by_size:.4f} + {by_data:.4f} = {model.loss_nats:.4f}"
-    )
-    return Formula("loss", "E + A N^-alpha + B D^-beta", numbers, plan.request.fit.source)
+    terms = f"{a:.5g} x {model.parameters:.4g}^-{alpha:.4g} + {b:.5g} x {model.tokens:.4g}^-{beta:.4g}"
+    if law.form == "chinchilla":
+        formula = "E + A N^-alpha + B D^-beta"
+        numbers = f"{e:.5g} + {terms} = {e:.4f} + {by_size:.4f} + {by_data:.4f} = {model.loss_nats:.4f}"
+    else:
+        formula = "E + (A N^-alpha + B D^-beta)^k"
+        numbers = f"{e:.5g} + ({terms})^{k:.4g} = {e:.4f} + {model.loss_nats - e:.4f} = {model.loss_nats:.4f}"
+    return Formula("loss", formula, numbers, plan.request.fit.source)
 
 
 def _condition(plan: Plan) -> Formula:
@@ -44,9 +47,10 @@ def _condition(plan: Plan) -> Formula:
     idle = request.problem().serving_in_training_tokens
     numbers = f"S = {format_number(float(idle), 4)} tokens; {numbers}"
     if plan.compute_optimal_on_budget is None:
+        room = "loss - E" if request.fit.law.form == "chinchilla" else "(loss - E)^(1/k)"
         return Formula(
             "optimum",
-            "(1 + beta/alpha) B D^-beta + (beta B S / alpha) D^(-beta-1) = loss - E, with "
+            f"(1 + beta/alpha) B D^-beta + (beta B S / alpha) D^(-beta-1) = {room}, with "
             "S = T x serve rate / (3 x train rate); N from the law",
             numbers,
             "Sardana & Frankle 2024, arXiv 2401.00448 (there S = T/3: FLOPs cost alike)",

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from llama_scale.architecture import ModelConfig, ParameterConvention, aspect_ratio
 from llama_scale.costs import Rates
-from llama_scale.laws import ChinchillaLaw, Numbers
+from llama_scale.laws import Numbers, ScalingLaw
 
 Array = NDArray[np.float64]
 
@@ -106,7 +106,7 @@ class ExactFamily:
 class Problem:
     """A law, a family of models, the cost of a FLOP of training and of serving, and the tokens to serve."""
 
-    law: ChinchillaLaw
+    law: ScalingLaw
     family: Family
     rates: Rates
     serve_tokens: Numbers
@@ -132,7 +132,7 @@ class Problem:
         """The same problem for a model that serves nothing."""
         return replace(self, serve_tokens=0.0)
 
-    def with_law(self, law: ChinchillaLaw) -> Problem:
+    def with_law(self, law: ScalingLaw) -> Problem:
         """The same problem under another law, or under a batch of draws."""
         return replace(self, law=law)
 
@@ -224,12 +224,11 @@ def _tokens_of_lowest_loss(problem: Problem, budget: Numbers) -> Numbers:
 def _tokens_of_lowest_cost(problem: Problem, loss: Numbers) -> Numbers:
     """Root in x = log D of Sardana & Frankle's condition (arXiv 2401.00448, section 2), in logarithms:
 
-    log[(1 + beta/alpha) B D^-beta + (beta B S / alpha) D^(-beta - 1)] = log(loss - E). The left side falls
-    and is convex, a sum of exponentials in x: started left of the root, Newton never passes it.
+    log[(1 + beta/alpha) B D^-beta + (beta B S / alpha) D^(-beta - 1)] = log((loss - E)^(1/k)). The left side
+    falls and is convex, a sum of exponentials in x: started left of the root, Newton never passes it.
     """
     law, log_idle = problem.law, _log(problem.serving_in_training_tokens)
-    room = np.asarray(loss - law.E, float)
-    log_room = np.log(np.where(room > 0, room, np.nan))
+    log_room = np.log(law.excess(loss))
     training = np.log((1 + law.beta / law.alpha) * law.B)
     serving = np.log(law.beta * law.B / law.alpha) + log_idle
     x = np.maximum((training - log_room) / law.beta, (serving - log_room) / (law.beta + 1))

@@ -32,9 +32,9 @@ from llama_scale.laws import (
     ACCOUNTINGS,
     DEFAULT_LAW,
     DEFAULT_LEVEL,
-    ChinchillaLaw,
     Fit,
     FlopsAccounting,
+    ScalingLaw,
     published,
     resolve_law,
 )
@@ -131,7 +131,7 @@ class Request:
             serve_tokens=self.economics.demand.serve_tokens,
         )
 
-    def objective(self, law: ChinchillaLaw) -> Objective:
+    def objective(self, law: ScalingLaw) -> Objective:
         """What is fixed, under `law`; a model to match stands for the loss that the law predicts for it."""
         if self.match is not None:
             return Objective("loss", law.loss(self.match.count(self.fit.convention), self.match.tokens))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llama_scale.laws import ChinchillaLaw, Numbers, Range, central_range
+from llama_scale.laws import Numbers, Range, ScalingLaw, central_range
 from llama_scale.planning.optimum import Problem, Solution, best, lowest_cost, tokens_for
 from llama_scale.planning.request import Request
 from llama_scale.planning.values import BestOnAverage, Intervals, PlannedModel
@@ -88,7 +88,7 @@ def _costs(request: Request, solution: Solution) -> dict[str, Numbers]:
     return costs
 
 
-def _draws(request: Request) -> ChinchillaLaw | None:
+def _draws(request: Request) -> ScalingLaw | None:
     """The fit's draws, thinned evenly where there are more than we need."""
     draws = request.fit.draws
     if draws is None:
