@@ -1,0 +1,130 @@
+"""`sweep`, `runs` and `data` through the real command, on a real store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recipes import write_recipe
+
+
+def run(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_scale", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small recipe whose sweep has been run from it."""
+    home = tmp_path_factory.mktemp("home")
+    recipe = write_recipe(home)
+    text = recipe.read_text()
+    # Enough sizes and budgets for a law to be identified.
+    text = text.replace("widths = [8, 16]", "widths = [8, 16, 24, 32]")
+    recipe.write_text(text.replace('["6e8", "9e8"]', '["1.5e9", "2.1e9", "3e9"]').replace('"1.8e9"', '"6e9"'))
+    return home
+
+
+@pytest.fixture(scope="module")
+def swept(home: Path) -> subprocess.CompletedProcess[str]:
+    return run("sweep", "tiny.toml", "--json", cwd=home, code=0)
+
+
+def test_a_dry_run_shows_every_run_and_writes_nothing(home: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    plan = json.loads(
+        run("sweep", "tiny.toml", "--dry-run", "--store", str(store), "--json", cwd=home).stdout
+    )
+    assert plan["schema"] == 1
+    assert len(plan["runs"]) == 4 + 12 + 1
+    assert plan["train_flops"] == sum(r["train_flops"] for r in plan["runs"]) < plan["unshared_train_flops"]
+    assert all(r["expected_seconds"] > 0 and not r["finished"] for r in plan["runs"])
+    assert not store.exists()
+
+
+def test_a_dry_run_fits_80_columns(home: Path, tmp_path: Path) -> None:
+    shown = run("sweep", "default", "--dry-run", "--store", str(tmp_path / "runs"), cwd=home).stdout
+    table = [line for line in shown.splitlines() if " to do " in line]
+    assert len(table) > 30
+    assert max(map(len, table)) <= 80
+
+
+def test_a_sweep_ends_with_a_law_its_test_a_figure_and_the_next_command(
+    home: Path, swept: subprocess.CompletedProcess[str]
+) -> None:
+    answer = json.loads(swept.stdout)
+    assert answer["failed"] == []
+    assert set(answer["fit"]["parameters"]) >= {"E", "A", "B", "alpha", "beta"}
+    assert answer["fit"]["parameter_convention"] == "matmul"
+    (held_out,) = answer["fit"]["held_out"]
+    assert held_out["low"] < held_out["predicted"] < held_out["high"]
+    for figure in answer["figures"]:
+        assert (home / figure).stat().st_size > 5_000
+    again = run("sweep", "tiny.toml", cwd=home)
+    assert f"llama-scale plan --law {answer['file']} --serve-tokens 1e12" in again.stdout
+    assert "17 of them done before" in again.stderr
+
+
+def test_the_store_can_be_listed_shown_and_exported(
+    home: Path, tmp_path: Path, swept: subprocess.CompletedProcess[str]
+) -> None:
+    listed = json.loads(run("runs", "ls", "--json", cwd=home).stdout)["runs"]
+    assert len(listed) == 17
+    assert "17 runs: 17 done." in run("runs", "ls", cwd=home).stdout
+    name = next(r["run"] for r in listed if r["role"] == "holdout")
+    shown = json.loads(run("runs", "show", name, "--json", cwd=home).stdout)
+    assert shown["record"]["run"] == name
+    assert shown["curve"]["steps"]
+    out = tmp_path / "records.json"
+    run("runs", "export", str(out), cwd=home)
+    refused = run("runs", "export", str(out), cwd=home, code=2)
+    assert "--force" in refused.stderr
+    assert "there is no run nosuch" in run("runs", "show", "nosuch", cwd=home, code=2).stderr
+
+
+def test_the_text_can_be_shown_and_verified(home: Path, swept: subprocess.CompletedProcess[str]) -> None:
+    (shown,) = json.loads(run("data", "show", "--json", cwd=home).stdout)["data"]
+    assert shown["train"]["tokens"] > 100_000
+    run("data", "verify", cwd=home)
+    tokens = home / shown["folder"] / "train.bin"
+    data = tokens.read_bytes()
+    tokens.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    assert "has changed" in run("data", "verify", cwd=home, code=1).stderr
+    tokens.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep", "nosuch"], "there is no recipe called 'nosuch'"),
+        (["sweep", "nosuch.toml"], "there is no file nosuch.toml"),
+        (["sweep", "tiny.toml", "--set", "design.widthz=[8]"], "widthz"),
+        (["sweep", "tiny.toml", "--set", "design.budgets_flops=[1e5]"], "too few"),
+        (["sweep", "tiny.toml", "--set", "data.source=nowhere"], "does not exist"),
+        (["sweep", "tiny.toml", "--set", "data.vocabulary=100"], "starts from 256 bytes"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_hint(home: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    refused = run(*words, "--store", str(tmp_path / "runs"), cwd=home, code=2)
+    assert message in refused.stderr
+    assert "hint: " in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_a_store_that_cannot_be_written_is_said_so(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = run("sweep", "tiny.toml", "--store", str(tmp_path / "file" / "runs"), cwd=home, code=1)
+    assert "cannot" in refused.stderr
+    assert "hint: " in refused.stderr

@@ -1,0 +1,129 @@
+"""Run folders: logs that survive tearing, specs that cannot be changed, records that travel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.errors import InputError, StoreError
+from llama_scale.runs import (
+    DataConfig,
+    EventLog,
+    OptimizerConfig,
+    RunConfig,
+    RunFolder,
+    ScheduleConfig,
+    create_run,
+    load_records,
+    read_records,
+    run_id,
+    write_records,
+)
+
+CONFIG = RunConfig(
+    role="train",
+    model=ModelConfig(
+        layers=1, width=16, heads=2, kv_heads=2, head_size=8, hidden=32, vocabulary=300, context=32
+    ),
+    data=DataConfig(vocabulary=300),
+    corpus="0" * 64,
+    optimizer=OptimizerConfig(learning_rate=1e-3),
+    schedule=ScheduleConfig(kind="wsd", total_steps=100, warmup_steps=10, decay_steps=20),
+    sequences_per_step=2,
+    seed=0,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = create_run(tmp_path / "runs", CONFIG)
+    with closing(EventLog(folder)) as log:
+        for step in (50, 100):
+            log.append("train", step=step, loss_nats=4.0 - step / 100)
+    return folder
+
+
+def test_a_spec_is_read_as_it_was_written(folder: RunFolder) -> None:
+    assert RunFolder(folder.path).config == CONFIG
+    assert folder.run == run_id(CONFIG)
+
+
+def test_a_curve_is_what_was_logged(folder: RunFolder) -> None:
+    curve = folder.curve()
+    assert curve.steps == (50, 100)
+    assert curve.tokens == (50 * 64, 100 * 64)
+    assert curve.loss_nats == (3.5, 3.0)
+
+
+def test_a_step_logged_twice_counts_once(folder: RunFolder) -> None:
+    with closing(EventLog(folder)) as log:
+        log.append("train", step=100, loss_nats=3.0)
+    assert folder.curve().steps == (50, 100)
+
+
+@pytest.mark.parametrize(
+    ("harm", "left"),
+    [
+        (lambda data: data[:-7], 1),  # torn by a crash or a full disk
+        (lambda data: data + b"\0" * 300, 2),  # blocks that a power cut left unwritten
+        (lambda data: data[:20] + b"#" + data[21:], 0),  # a flipped byte in the first record
+        (lambda data: data + data.splitlines(keepends=True)[0], 2),  # a record written twice
+        (lambda data: b"", 0),
+    ],
+)
+def test_a_harmed_log_keeps_its_good_part_and_a_copy_of_the_rest(
+    folder: RunFolder, harm: Callable[[bytes], bytes], left: int
+) -> None:
+    path = folder.path / "events.jsonl"
+    harmed = harm(path.read_bytes())
+    path.write_bytes(harmed)
+    assert len(folder.events()) == left
+    with closing(EventLog(folder)) as log:
+        log.append("train", step=150, loss_nats=2.5)
+    assert [e["seq"] for e in folder.events()] == list(range(left + 1))
+    copies = [p.read_bytes() for p in folder.path.glob("events.damaged-*")]
+    whole = len(harmed) == 0
+    assert copies == ([] if whole else [harmed])
+
+
+def test_a_spec_that_was_changed_is_refused(folder: RunFolder) -> None:
+    spec = json.loads((folder.path / "spec.json").read_text())
+    spec["config"]["optimizer"]["learning_rate"] = 1.0
+    (folder.path / "spec.json").write_text(json.dumps(spec))
+    with pytest.raises(StoreError, match="was changed"):
+        _ = RunFolder(folder.path).config
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"config": 3}', '{"config": {"role": "train"}}'])
+def test_a_spec_that_is_torn_is_refused(folder: RunFolder, content: str) -> None:
+    (folder.path / "spec.json").write_text(content)
+    with pytest.raises(StoreError, match="cannot be read"):
+        _ = RunFolder(folder.path).config
+
+
+def test_records_travel_as_one_file(folder: RunFolder, tmp_path: Path) -> None:
+    folder.write_result(
+        {"status": "done", "steps": 100, "loss_nats": 3.0, "bits_per_byte": 1.5, "tokenizer": "t"}
+    )
+    create_run(folder.path.parent, replace(CONFIG, seed=1))
+    records = read_records(folder.path.parent)
+    assert sorted(r.status for r in records) == ["done", "planned"]
+    write_records(tmp_path / "records.json", records)
+    assert load_records(tmp_path / "records.json") == records
+
+
+def test_a_file_of_something_else_holds_no_records(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(InputError, match="holds no run records"):
+        load_records(tmp_path / "x.json")
+
+
+def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run store"):
+        read_records(tmp_path / "nowhere")

@@ -1,0 +1,125 @@
+"""Recipes: what runs they mean, what those cost, and what is refused before anything trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llama_scale.config import load_toml
+from llama_scale.errors import InputError
+from llama_scale.runs import RunConfig, run_id
+from llama_scale.sweeps import Sweep, SweepSpec, expand, find_recipe, recipe_names
+
+CORPUS = "0" * 64
+
+
+@pytest.fixture
+def default() -> SweepSpec:
+    return load_toml(find_recipe("default"), SweepSpec)
+
+
+@pytest.fixture
+def sweep(default: SweepSpec) -> Sweep:
+    return expand("default", default, CORPUS)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_that_ships_can_be_planned(name: str) -> None:
+    sweep = expand(name, load_toml(find_recipe(name), SweepSpec), CORPUS)
+    assert len(sweep.runs) == len({run_id(run) for run in sweep.runs}) > 5
+
+
+def test_every_budget_meets_at_least_four_sizes(sweep: Sweep) -> None:
+    for budget in sweep.spec.design.budgets_flops:
+        sizes = {r.model.width for r in sweep.runs if r.role == "train" and r.budget_flops == budget}
+        assert len(sizes) >= 4, budget
+
+
+def test_a_budget_is_6nd_to_within_a_step(sweep: Sweep) -> None:
+    for run in sweep.runs:
+        if run.budget_flops:
+            steps = run.schedule.total_steps or 0
+            one_step = 6 * run.model.parameters.matmul * run.tokens_per_step
+            assert abs(one_step * steps - run.budget_flops) <= one_step
+
+
+def test_two_held_out_runs_lie_at_four_times_the_largest_fitted_budget(sweep: Sweep) -> None:
+    fitted = max(r.budget_flops or 0 for r in sweep.runs if r.role == "train")
+    held_out = [r for r in sweep.runs if r.role == "holdout"]
+    assert len(held_out) >= 2
+    assert all((r.budget_flops or 0) >= 4 * fitted for r in held_out)
+
+
+def test_a_trunk_is_shared_by_the_branches_that_leave_it(sweep: Sweep) -> None:
+    trunks = {run_id(r): r for r in sweep.runs if r.role == "trunk"}
+    for run in sweep.runs:
+        if run.branch:
+            trunk = trunks[run.branch.parent]
+            assert (trunk.model, trunk.seed, trunk.optimizer) == (run.model, run.seed, run.optimizer)
+            assert run.branch.step == (run.schedule.total_steps or 0) - run.schedule.decay_steps
+    assert sum(sweep.own_flops.values()) < 0.7 * sweep.unshared_flops
+
+
+def test_steps_of_trunks_and_branches_add_up(sweep: Sweep) -> None:
+    steps = sweep.own_steps
+    for trunk in (r for r in sweep.runs if r.role == "trunk"):
+        branches = [r for r in sweep.runs if r.branch and r.branch.parent == run_id(trunk)]
+        assert steps[run_id(trunk)] == max(b.first_step for b in branches)
+        for branch in branches:
+            assert branch.first_step + steps[run_id(branch)] == branch.schedule.total_steps
+
+
+def test_a_run_is_known_by_everything_that_decides_its_curve(sweep: Sweep) -> None:
+    run = sweep.runs[0]
+    changes: list[RunConfig] = [
+        replace(run, seed=run.seed + 1),
+        replace(run, corpus="1" * 64),
+        replace(run, optimizer=replace(run.optimizer, beta2=0.95)),
+        replace(run, model=replace(run.model, layers=3)),
+    ]
+    assert len({run_id(run), *(run_id(other) for other in changes)}) == 5
+
+
+def test_a_trunk_keeps_its_name_when_budgets_are_added(default: SweepSpec) -> None:
+    longer = replace(default, design=replace(default.design, budgets_flops=(5e11, 1e13), holdouts=()))
+    names = [
+        {run_id(r) for r in expand("x", spec, CORPUS).runs if r.role == "trunk"} for spec in (default, longer)
+    ]
+    assert names[0] == names[1]
+
+
+def test_a_budget_too_small_for_its_warm_up_is_refused(default: SweepSpec) -> None:
+    small = replace(
+        default, design=replace(default.design, budgets_flops=(1e9,), tokens_per_parameter=(0, 1e9))
+    )
+    with pytest.raises(
+        InputError, match=r"a budget of 1e\+09 FLOPs is \d+ steps at width 16: too few"
+    ) as refusal:
+        expand("x", small, CORPUS)
+    assert "use at least" in refusal.value.hint
+
+
+def test_a_width_that_heads_do_not_fill_is_refused(default: SweepSpec) -> None:
+    odd = replace(default, design=replace(default.design, widths=(40,)))
+    with pytest.raises(InputError, match=r"40, which is not a multiple of shape\.head_size = 16") as refusal:
+        expand("x", odd, CORPUS)
+    assert "use 32" in refusal.value.hint
+
+
+def test_every_error_of_a_recipe_is_told_at_once(tmp_path: Path) -> None:
+    recipe = tmp_path / "bad.toml"
+    text = find_recipe("default").read_text()
+    recipe.write_text(text.replace("head_size", "headsize").replace("layers = 2", 'layers = "two"'))
+    with pytest.raises(InputError) as refusal:
+        load_toml(recipe, SweepSpec)
+    told = f"{refusal.value.message} {refusal.value.hint}"
+    for word in ("bad.toml", "shape.headsize", "head_size", "shape.layers", "two"):
+        assert word in told
+
+
+def test_a_recipe_that_does_not_exist_names_those_that_do() -> None:
+    with pytest.raises(InputError, match="no recipe called 'defualt'") as refusal:
+        find_recipe("defualt")
+    assert "default" in refusal.value.hint
