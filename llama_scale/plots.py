@@ -19,7 +19,7 @@ from llama_scale.files import write_atomically
 from llama_scale.laws import Fit
 from llama_scale.planning.optimum import Problem, Rates, SixNDFamily, lowest_cost, lowest_loss
 from llama_scale.quantities import format_count, format_flops
-from llama_scale.runs import RunRecord
+from llama_scale.runs import RunRecord, RunRole
 
 # Okabe & Ito's palette, told apart by readers with any colour vision.
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
@@ -49,19 +49,17 @@ def isoflop(fit: Fit, records: Sequence[RunRecord], optima: Sequence[tuple[float
     `optima` are (parameters, loss) of the budgets' own parabolas. Budgets are 6ND. Raises InputError
     where no run belongs to a budget.
     """
-    trained = [r for r in records if r.loss_nats is not None and r.budget_flops and r.role == "train"]
-    held_out = [r for r in records if r.loss_nats is not None and r.budget_flops and r.role == "holdout"]
+    trained, held_out = _by_budget(records, "train"), _by_budget(records, "holdout")
     if not trained:
         raise InputError("no finished run belongs to a compute budget", hint="run `llama-scale sweep` first")
-    budgets = sorted({r.budget_flops for r in trained if r.budget_flops})
     with _style():
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.add_subplot()
-        colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, len(budgets)))
-        for budget, colour in zip(budgets, colours, strict=True):
-            _budget_curve(axes, fit, [r for r in trained if r.budget_flops == budget], budget, colour)
-        for budget in sorted({r.budget_flops for r in held_out if r.budget_flops}):
-            _budget_curve(axes, fit, [r for r in held_out if r.budget_flops == budget], budget, VERMILION)
+        colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, len(trained)))
+        for (budget, runs), colour in zip(trained.items(), colours, strict=True):
+            _budget_curve(axes, fit, runs, budget, colour)
+        for budget, runs in held_out.items():
+            _budget_curve(axes, fit, runs, budget, VERMILION)
         if optima:
             axes.plot(
                 *zip(*optima, strict=True),
@@ -81,6 +79,15 @@ def isoflop(fit: Fit, records: Sequence[RunRecord], optima: Sequence[tuple[float
         axes.set_title("Loss at equal compute: runs (points) and the fitted law (lines)")
         _mark_kinds(axes, bool(held_out), bool(optima))
         return figure
+
+
+def _by_budget(records: Sequence[RunRecord], role: RunRole) -> dict[float, list[RunRecord]]:
+    """Finished runs of a role under their budgets, the smallest budget first."""
+    found: dict[float, list[RunRecord]] = {}
+    for record in sorted(records, key=lambda r: r.budget_flops or 0.0):
+        if record.role == role and record.budget_flops and record.loss_nats is not None:
+            found.setdefault(record.budget_flops, []).append(record)
+    return found
 
 
 def _budget_curve(axes: Axes, fit: Fit, records: Sequence[RunRecord], budget: float, colour: Any) -> None:

@@ -1,7 +1,7 @@
-"""Launchers: they start workers and look at the store. What a run's state is, only its folder says.
+"""The local launcher: it starts workers and looks at the store. What a run's state is, only its folder says.
 
-The local one keeps a worker process per core (or several on one GPU) and gives each the ready run with
-the longest way still to go behind it, so that no core idles before the last runs.
+It keeps a worker process per core (or several on one GPU) and gives each the ready run with the longest
+way still to go behind it, so that no core idles before the last runs.
 """
 
 from __future__ import annotations
@@ -13,18 +13,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from llama_scale.config import load_toml
-from llama_scale.runs import RunConfig, RunFolder, RunRecord, create_run, read_records, run_id
-from llama_scale.sweeps import Sweep, SweepSpec, expand, find_recipe
-
-if TYPE_CHECKING:
-    from llama_scale.training.corpus import Corpus
+from llama_scale.runs import RunConfig, RunFolder, run_id
+from llama_scale.sweeps import Sweep
 
 ATTEMPTS = 3
 TICK_SECONDS = 0.2
@@ -378,77 +373,6 @@ def _running(task: Task) -> tuple[Running, float]:
         tokens_per_second=event.get("tokens_per_second"),
     )
     return member, (step - first) / task.steps if task.steps else 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedSweep:
-    """A sweep with its tasks, what is done, and what each run is expected to take here."""
-
-    sweep: Sweep
-    corpus: Corpus
-    tasks: tuple[Task, ...]
-    workers: int
-
-
-def prepare_sweep(
-    recipe: str | Path = "default",
-    *,
-    store: Path,
-    overrides: Sequence[str] = (),
-    workers: int | None = None,
-    device: str = "auto",
-) -> PreparedSweep:
-    """Read a recipe and its corpus, and measure a step of each model here. Writes nothing."""
-    from llama_scale.training.corpus import read_corpus
-    from llama_scale.training.speed import seconds_per_step
-
-    path = find_recipe(str(recipe))
-    spec = load_toml(path, SweepSpec, overrides=overrides)
-    corpus = read_corpus(spec.data.source, seed=spec.data.shuffle_seed)
-    sweep = expand(path.stem, spec, corpus.sha256)
-    count = workers or default_workers()
-    threads = threads_per_worker(count)
-    by_model = {run.model: run for run in sweep.runs}
-    measured = {model: seconds_per_step(run, device, threads) for model, run in by_model.items()}
-    tasks = plan_tasks(store, sweep, {run_id(run): measured[run.model] for run in sweep.runs})
-    return PreparedSweep(sweep=sweep, corpus=corpus, tasks=tuple(tasks), workers=count)
-
-
-def run_sweep(
-    prepared: PreparedSweep,
-    *,
-    store: Path,
-    device: str = "auto",
-    watch: Callable[[Progress], None] | None = None,
-) -> LaunchReport:
-    """Write every run's spec, tokenise the corpus once, and train what is not done yet."""
-    from llama_scale.training.data import prepare
-
-    prepare(prepared.corpus, prepared.sweep.spec.data, store, threads=prepared.workers)
-    for run in prepared.sweep.runs:
-        create_run(store, run)
-    return launch_locally(
-        store, list(prepared.tasks), workers=prepared.workers, device=device, watch=watch or (lambda _: None)
-    )
-
-
-def sweep(
-    recipe: str | Path = "default",
-    *,
-    store: str | Path = "runs",
-    overrides: Sequence[str] = (),
-    workers: int | None = None,
-    device: str = "auto",
-) -> tuple[RunRecord, ...]:
-    """Train a sweep as `llama-scale sweep` does, and return the records of its runs.
-
-    >>> from llama_scale import sweep, fit
-    >>> records = sweep("default")  # doctest: +SKIP
-    """
-    folder = Path(store)
-    prepared = prepare_sweep(recipe, store=folder, overrides=overrides, workers=workers, device=device)
-    run_sweep(prepared, store=folder, device=device)
-    return read_records(folder, [task.run for task in prepared.tasks])
 
 
 def default_workers() -> int:

@@ -1,0 +1,106 @@
+"""A sweep from recipe to records: read, cost, write down, train. Launchers only start the same worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_scale.config import load_toml
+from llama_scale.launch.local import (
+    LaunchReport,
+    Progress,
+    Task,
+    default_workers,
+    launch_locally,
+    plan_tasks,
+    threads_per_worker,
+)
+from llama_scale.runs import RunRecord, create_run, read_records, run_id
+from llama_scale.sweeps import Sweep, SweepSpec, expand, find_recipe
+
+if TYPE_CHECKING:
+    from llama_scale.training.corpus import Corpus
+
+__all__ = [
+    "LaunchReport",
+    "PreparedSweep",
+    "Progress",
+    "Task",
+    "default_workers",
+    "prepare_sweep",
+    "run_sweep",
+    "sweep",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedSweep:
+    """A sweep with its tasks, what is done, and what each run is expected to take here."""
+
+    sweep: Sweep
+    corpus: Corpus
+    tasks: tuple[Task, ...]
+    workers: int
+
+
+def prepare_sweep(
+    recipe: str | Path = "default",
+    *,
+    store: Path,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    device: str = "auto",
+) -> PreparedSweep:
+    """Read a recipe and its corpus, and measure a step of each model here. Writes nothing."""
+    from llama_scale.training.corpus import read_corpus
+    from llama_scale.training.speed import seconds_per_step
+
+    path = find_recipe(str(recipe))
+    spec = load_toml(path, SweepSpec, overrides=overrides)
+    corpus = read_corpus(spec.data.source, seed=spec.data.shuffle_seed)
+    sweep = expand(path.stem, spec, corpus.sha256)
+    count = workers or default_workers()
+    threads = threads_per_worker(count)
+    by_model = {run.model: run for run in sweep.runs}
+    measured = {model: seconds_per_step(run, device, threads) for model, run in by_model.items()}
+    tasks = plan_tasks(store, sweep, {run_id(run): measured[run.model] for run in sweep.runs})
+    return PreparedSweep(sweep=sweep, corpus=corpus, tasks=tuple(tasks), workers=count)
+
+
+def run_sweep(
+    prepared: PreparedSweep,
+    *,
+    store: Path,
+    device: str = "auto",
+    watch: Callable[[Progress], None] | None = None,
+) -> LaunchReport:
+    """Write every run's spec, tokenise the corpus once, and train what is not done yet."""
+    from llama_scale.training.data import prepare
+
+    prepare(prepared.corpus, prepared.sweep.spec.data, store, threads=prepared.workers)
+    for run in prepared.sweep.runs:
+        create_run(store, run)
+    return launch_locally(
+        store, list(prepared.tasks), workers=prepared.workers, device=device, watch=watch or (lambda _: None)
+    )
+
+
+def sweep(
+    recipe: str | Path = "default",
+    *,
+    store: str | Path = "runs",
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    device: str = "auto",
+) -> tuple[RunRecord, ...]:
+    """Train a sweep as `llama-scale sweep` does, and return the records of its runs.
+
+    >>> from llama_scale import sweep, fit
+    >>> records = sweep("default")  # doctest: +SKIP
+    """
+    folder = Path(store)
+    prepared = prepare_sweep(recipe, store=folder, overrides=overrides, workers=workers, device=device)
+    run_sweep(prepared, store=folder, device=device)
+    return read_records(folder, [task.run for task in prepared.tasks])
