@@ -55,10 +55,15 @@ def _row(
 
 
 def sweep(
-    seed: int, *, trunk_noise: float = 0.003, own_noise: float = 0.0015, held_out: bool = False
+    seed: int,
+    *,
+    trunk_noise: float = 0.003,
+    own_noise: float = 0.0015,
+    law: ScalingLaw = LAW,
+    held_out: bool = False,
 ) -> Observations:
     """`sweep_rows` as observations."""
-    rows = sweep_rows(seed, trunk_noise=trunk_noise, own_noise=own_noise, held_out=held_out)
+    rows = sweep_rows(seed, trunk_noise=trunk_noise, own_noise=own_noise, law=law, held_out=held_out)
     return observe([Rows(source="synthetic", rows=tuple(rows), convention="matmul")])
 
 

@@ -16,7 +16,7 @@ from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import points_of
 from llama_scale.laws import ScalingLaw
 
-QUICK = Settings(draws=40, backtest=False)
+QUICK = Settings(form="chinchilla", draws=40, backtest=False)
 
 
 def test_a_good_fit_is_measured_and_not_complained_of() -> None:

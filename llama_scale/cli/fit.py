@@ -15,6 +15,7 @@ from llama_scale.errors import StoreError
 if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
+FORMS = ("auto", "chinchilla", "skaling")
 RESAMPLINGS = ("rows", "families", "model")
 
 
@@ -29,7 +30,10 @@ RESAMPLINGS = ("rows", "families", "model")
 )
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path))
 @click.option(
-    "--form", type=click.Choice(["chinchilla"]), help="Of the law. [default: chinchilla, alone so far]"
+    "--form",
+    type=click.Choice(FORMS),
+    default="auto",
+    help="Of the law; auto takes the form whose laws of the cheaper runs best predict the dearer ones.",
 )
 @click.option(
     "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
@@ -67,8 +71,9 @@ def command(
     """Which law do these runs follow, and how surely?
 
     SOURCE is a folder of runs (default: ./runs) or a CSV with parameters, tokens and loss of each run;
-    several are fitted together. Fits L = E + A/N^alpha + B/D^beta to its global optimum, shows IsoFLOP
-    parabolas beside it where runs form budgets, and tests it on runs that the fit never saw.
+    several are fitted together. Fits L = E + (A/N^alpha + B/D^beta)^k to its global optimum, with k = 1
+    (chinchilla) or free (skaling), shows IsoFLOP parabolas beside it where runs form budgets, and tests it on
+    runs that the fit never saw.
     """
     from llama_scale.cli.fit_report import report
     from llama_scale.cli.output import current_output

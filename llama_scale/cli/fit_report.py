@@ -26,6 +26,8 @@ def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
     yield from ("", *_optima(fit))
     if evidence.get("held_out"):
         yield from ("", *_held_out(evidence["held_out"], fit))
+    if evidence["selection"]["candidates"]:
+        yield from ("", *_candidates(evidence["selection"]))
     yield ""
     yield from _reasons(fit)
     yield from (entry("warning", text) for text in evidence.get("warnings", ()))
@@ -55,11 +57,28 @@ def _sentence(fit: Fit) -> str:
     bounds = (fit.evidence.get("intervals") or {}).get("exponent_a")
     sure = f" ({_span(bounds, format_number)})" if bounds else ""
     return fill(
-        f"Loss falls as L = {law['E']} + {law['A']} / N^{law['alpha']} + {law['B']} / D^{law['beta']}, so the"
+        f"Loss falls as L = {law['E']} + {_falling(law)}, so the"
         f" best N grows as C^{growth}{sure}: {fit.evidence['n_observations']} runs, fitted within"
         f" {format_fraction(fit.evidence['diagnostics']['residual_rms'], 2)} (rms).",
         WIDTH,
     )
+
+
+def _falling(law: Mapping[str, str]) -> str:
+    terms = f"{law['A']} / N^{law['alpha']} + {law['B']} / D^{law['beta']}"
+    return f"({terms})^{law['k']}" if "k" in law else terms
+
+
+def _candidates(selection: Mapping[str, Any]) -> Iterator[Any]:
+    """The forms that were tried, by their errors on dearer runs than they were fitted on."""
+    tried = selection["candidates"]
+    rows = [
+        (candidate["form"], format_fraction(candidate["mean_error"], 2), str(candidate["predicted_runs"]))
+        for candidate in tried
+    ]
+    marked = [candidate["form"] for candidate in tried].index(selection["form"])
+    yield "Forms, by the mean error of laws of the cheaper runs on the dearer ones:"
+    yield table(rows, ("form", "error", "predictions"), marked=marked)
 
 
 def _interval_columns(fit: Fit) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_scale.errors import UnidentifiedError
-from llama_scale.fitting.newton import Array
+from llama_scale.fitting.forms import CHINCHILLA, Form
+from llama_scale.fitting.newton import K_BOUNDS, Array
 from llama_scale.fitting.noise import jacobian, log_prediction
 from llama_scale.fitting.solver import NAMES, Points, Solution
 from llama_scale.fitting.uncertainty import Draws
@@ -22,6 +23,12 @@ REMEDIES = {
     "alpha": "runs of smaller and larger models at one duration",
     "B": "shorter and longer runs of one model",
     "beta": "shorter and longer runs of one model",
+    "k": "runs of more sizes, each at more durations",
+}
+RESTING = {
+    "E": "no irreducible loss can be told from these runs: the best fit has E = 0, and its losses fall for"
+    " ever; trust it no further than a few times the largest run",
+    "k": f"k ends on its bound ({K_BOUNDS[0]:g} to {K_BOUNDS[1]:g}): the runs do not fix it",
 }
 
 
@@ -55,11 +62,17 @@ class Diagnostics:
     own_noise: float
 
 
-def diagnose(points: Points, names: tuple[str, ...], solution: Solution, draws: Draws | None) -> Diagnostics:
+def diagnose(
+    points: Points,
+    names: tuple[str, ...],
+    solution: Solution,
+    draws: Draws | None,
+    form: Form = CHINCHILLA,
+) -> Diagnostics:
     """Measure a fit."""
     residuals = log_prediction(points, solution.constants) - points.z
     rms = float(np.sqrt((residuals**2).mean()))
-    condition, direction, reach = _weakest(points, solution.constants, rms)
+    condition, direction, reach = _weakest(points, solution.constants, rms, form)
     return Diagnostics(
         residual_rms=rms,
         residual_max=float(np.abs(residuals).max()),
@@ -69,25 +82,31 @@ def diagnose(points: Points, names: tuple[str, ...], solution: Solution, draws: 
         at_bound=solution.at_bound,
         draws_at_bound=draws.at_bound if draws else 0.0,
         condition=condition,
-        weakest={name: round(float(part), 3) for name, part in zip(NAMES, direction, strict=True)},
+        weakest={name: round(float(part), 3) for name, part in zip(NAMES, direction, strict=False)},
         weakest_sd=reach,
         trunk_noise=draws.trunk_noise if draws else 0.0,
         own_noise=draws.own_noise if draws else rms,
     )
 
 
-def _weakest(points: Points, constants: Array, rms: float) -> tuple[float, Array, float]:
-    """Condition number in relative changes of the centred constants, the flattest direction, its sd."""
-    design = jacobian(points, constants) * np.maximum(constants, 1e-12)
+def _weakest(points: Points, constants: Array, rms: float, form: Form) -> tuple[float, Array, float]:
+    """Condition number in relative changes of the centred constants, the flattest direction, its sd.
+
+    A constant that may rest at zero and does has no relative change, and no part in the direction.
+    """
+    resting = np.array([name in form.may_rest for name in NAMES[: len(constants)]])
+    free = (constants > 0) | ~resting
+    design = (jacobian(points, constants) * np.maximum(constants, 1e-12))[:, free]
     _, sizes, axes = np.linalg.svd(design, full_matrices=False)
-    flattest = axes[-1] * np.sign(axes[-1][np.abs(axes[-1]).argmax()])
+    flattest = np.zeros(len(constants))
+    flattest[free] = axes[-1] * np.sign(axes[-1][np.abs(axes[-1]).argmax()])
     least = max(float(sizes[-1]), 1e-300)
     return float(sizes[0]) / least, flattest, rms / least
 
 
-def warnings_of(diagnostics: Diagnostics) -> list[str]:
+def warnings_of(diagnostics: Diagnostics, form: Form = CHINCHILLA) -> list[str]:
     """What a reader of the fit must know, though the fit stands."""
-    found = []
+    found = [RESTING[name] for name in diagnostics.at_bound if name in form.may_rest]
     if diagnostics.draws_at_bound > FREQUENT_BOUND:
         found.append(
             f"{diagnostics.draws_at_bound:.0%} of the draws end on a bound of a constant: the law is weakly"
@@ -101,11 +120,12 @@ def warnings_of(diagnostics: Diagnostics) -> list[str]:
     return found
 
 
-def check_identified(diagnostics: Diagnostics, estimate: Fit) -> None:
-    """Raises UnidentifiedFitError for a fit on a bound, or whose starts disagree."""
-    if diagnostics.at_bound:
+def check_identified(diagnostics: Diagnostics, estimate: Fit, form: Form = CHINCHILLA) -> None:
+    """Raises UnidentifiedFitError for a fit on a bound where it may not rest, or whose starts disagree."""
+    bound = [name for name in diagnostics.at_bound if name not in form.may_rest]
+    if bound:
         raise UnidentifiedFitError(
-            f"the best fit lies on a bound of {', '.join(diagnostics.at_bound)}: the runs do not fix it",
+            f"the best fit lies on a bound of {', '.join(bound)}: the runs do not fix it",
             hint=f"add {_remedy(diagnostics)}; then run `llama-scale fit` again",
             estimate=estimate,
         )

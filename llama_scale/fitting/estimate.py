@@ -11,12 +11,15 @@ import numpy as np
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.fitting.diagnostics import Diagnostics, check_identified, diagnose, warnings_of
+from llama_scale.fitting.forms import Form
 from llama_scale.fitting.isoflop import IsoFlop, bias_under, isoflop
 from llama_scale.fitting.observations import Observations, check_design
-from llama_scale.fitting.solver import DEFAULT_DELTA, Solution, solve
+from llama_scale.fitting.selection import Choice, choose_form
+from llama_scale.fitting.solver import DEFAULT_DELTA, Solution
 from llama_scale.fitting.uncertainty import Backtest, Draws, Resampling, backtest, draw_laws, points_of
-from llama_scale.laws import DEFAULT_LEVEL, Fit, ScalingLaw, central_range
+from llama_scale.laws import DEFAULT_LEVEL, FORMS, Fit, central_range
 
+AUTO = "auto"
 TRUNK_DELTA = 1e-2
 DEFAULT_DRAWS = 1000
 FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima looks
@@ -26,6 +29,7 @@ FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima loo
 class Settings:
     """How to fit.
 
+    `form` None, or "auto", means the form that predicts dearer runs best (`selection`).
     `delta` None means 1e-3 for a named form or independent runs, and 1e-2 where runs share trunks:
     their noise is near normal, and 1e-3 threw away a sixth of the precision on synthetic sweeps of that
     design. `resampling` None means what `choose_resampling` says.
@@ -41,8 +45,10 @@ class Settings:
     backtest: bool = True
 
     def __post_init__(self) -> None:
-        if self.form not in (None, ScalingLaw.form):
-            raise InputError(f"there is no form {self.form!r}", hint=f"use --form {ScalingLaw.form}")
+        if self.form not in (None, AUTO, *FORMS):
+            raise InputError(
+                f"there is no form {self.form!r}", hint=f"use --form {' or '.join((AUTO, *FORMS))}"
+            )
         if self.delta is not None and not 0 < self.delta < np.inf:
             raise InputError(f"delta is {self.delta:g}, but must be positive", hint="use --delta 1e-3")
         if not 0 < self.level < 1:
@@ -52,11 +58,16 @@ class Settings:
                 f"{self.draws} draws make no interval", hint="use --draws 1000, or --draws 0 for none"
             )
 
+    @property
+    def named_form(self) -> str | None:
+        """The form that the user wants; None where it is to be chosen."""
+        return None if self.form == AUTO else self.form
+
     def delta_for(self, observations: Observations) -> float:
         """The delta that these settings mean for these runs."""
         if self.delta is not None:
             return self.delta
-        return TRUNK_DELTA if observations.shares_trunks and self.form is None else DEFAULT_DELTA
+        return TRUNK_DELTA if observations.shares_trunks and self.named_form is None else DEFAULT_DELTA
 
 
 def estimate(observations: Observations, settings: Settings, *, name: str = "fit") -> Fit:
@@ -67,19 +78,26 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     """
     check_design(observations)
     points, delta = points_of(observations), settings.delta_for(observations)
-    solution = solve(points, delta=delta)
-    draws = _draws(observations, solution, settings, delta)
-    diagnostics = diagnose(points, observations.names, solution, draws)
+    choice = choose_form(observations, delta=delta, named=settings.named_form)
+    form = choice.form
+    solution = form.solve(points, delta=delta)
+    draws = _draws(observations, solution, settings, delta, form)
+    diagnostics = diagnose(points, observations.names, solution, draws, form)
     tested = (
         backtest(
-            observations, delta=delta, level=settings.level, seed=settings.seed, method=settings.resampling
+            observations,
+            delta=delta,
+            level=settings.level,
+            seed=settings.seed,
+            method=settings.resampling,
+            form=form,
         )
         if draws and settings.backtest
         else None
     )
     factor = tested.factor if tested else 1.0
     profiles = isoflop(observations, level=settings.level, seed=settings.seed)
-    warnings = [*observations.warnings, *warnings_of(diagnostics)]
+    warnings = [*observations.warnings, *warnings_of(diagnostics, form)]
     fit = Fit(
         name=name,
         law=solution.law,
@@ -97,7 +115,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "n_observations": len(observations),
             **_spread(draws, settings.level),
             "diagnostics": _plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
-            "selection": _selection(settings, delta, draws),
+            "selection": _selection(settings, delta, draws, choice),
             "backtest": _plain(tested) if tested else None,
             "isoflop": isoflop_json(profiles, bias_under(observations, solution.law)),
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
@@ -108,11 +126,13 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     fit = _with(fit, optima=_optima(fit, observations, settings, profiles))
     if observations.held_out:
         fit = _with(fit, held_out=held_out_json(fit, observations.held_out, settings.level))
-    check_identified(diagnostics, fit)
+    check_identified(diagnostics, fit, form)
     return fit
 
 
-def _draws(observations: Observations, solution: Solution, settings: Settings, delta: float) -> Draws | None:
+def _draws(
+    observations: Observations, solution: Solution, settings: Settings, delta: float, form: Form
+) -> Draws | None:
     if not settings.draws:
         return None
     return draw_laws(
@@ -122,6 +142,7 @@ def _draws(observations: Observations, solution: Solution, settings: Settings, d
         draws=settings.draws,
         seed=settings.seed,
         method=settings.resampling,
+        form=form,
     )
 
 
@@ -143,11 +164,12 @@ def _spread(draws: Draws | None, level: float) -> dict[str, Any]:
     }
 
 
-def _selection(settings: Settings, delta: float, draws: Draws | None) -> dict[str, Any]:
+def _selection(settings: Settings, delta: float, draws: Draws | None, choice: Choice) -> dict[str, Any]:
     return {
-        "form": ScalingLaw.form,
-        "candidates": [ScalingLaw.form],
-        "note": "the only form so far: it was not chosen among forms",
+        "form": choice.form.name,
+        "form_chosen_by": "user" if settings.named_form else "backtest" if choice.candidates else "default",
+        "candidates": [asdict(candidate) for candidate in choice.candidates],
+        "note": choice.note,
         "delta": delta,
         "delta_chosen_by": "user" if settings.delta is not None else "default",
         "weights": "none",

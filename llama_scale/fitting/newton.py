@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 EXPONENT_BOUNDS = (0.01, 4.0)
+K_BOUNDS = (0.05, 2.0)  # of the outer power, where a form has one
 MAX_STEPS = 80
 TOLERANCE = 1e-13  # of the objective: a smaller promised fall ends a stage
 LARGEST_TURN = 0.3  # of an exponent, in one step

@@ -44,17 +44,26 @@ class Noise:
 
 
 def jacobian(points: Points, constants: Array) -> Array:
-    """Derivatives (n, 5) of log predicted loss by E, A, B, alpha, beta, at centred constants (5,)."""
-    e, a, b, alpha, beta = constants
+    """Derivatives (n, 5) of log predicted loss by E, A, B, alpha, beta, at centred constants (5,).
+
+    With a sixth constant, k, there is a sixth column.
+    """
+    e, a, b, alpha, beta = constants[:5]
+    k = constants[5] if len(constants) > 5 else 1.0
     u, v = np.exp(-alpha * points.x), np.exp(-beta * points.y)
-    columns = np.stack([np.ones_like(u), u, v, -a * points.x * u, -b * points.y * v], axis=1)
-    return columns / (e + a * u + b * v)[:, None]
+    inner = a * u + b * v
+    outer = k * inner ** (k - 1)
+    parts = [u, v, -a * points.x * u, -b * points.y * v]
+    parts += [inner * np.log(inner) / k] if len(constants) > 5 else []
+    columns = np.stack([np.ones_like(u), *(outer * part for part in parts)], axis=1)
+    return columns / (e + inner**k)[:, None]
 
 
 def log_prediction(points: Points, constants: Array) -> Array:
-    """Log predicted loss (n,) or (S, n) at centred constants (5,) or (5, S)."""
-    e, a, b, alpha, beta = np.asarray(constants)[..., None]
-    return np.log(e + a * np.exp(-alpha * points.x) + b * np.exp(-beta * points.y))
+    """Log predicted loss (n,) or (S, n) at centred constants (5,) or (5, S); a sixth one is k."""
+    e, a, b, alpha, beta, *k = np.asarray(constants)[..., None]
+    inner = a * np.exp(-alpha * points.x) + b * np.exp(-beta * points.y)
+    return np.log(e + (inner ** k[0] if k else inner))
 
 
 def estimate_noise(

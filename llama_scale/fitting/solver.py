@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_scale.fitting.newton import EXPONENT_BOUNDS, Array, Mask, Problem, newton, to_chart, to_constants
+from llama_scale.fitting.newton import (
+    EXPONENT_BOUNDS,
+    K_BOUNDS,
+    Array,
+    Mask,
+    Problem,
+    newton,
+    to_chart,
+    to_constants,
+)
 from llama_scale.laws import ScalingLaw
 
 DEFAULT_DELTA = 1e-3
@@ -23,7 +32,8 @@ COARSE_GRID = np.geomspace(0.05, 1.0, 4)
 MANY_ROWS = 2000  # more: the coarse grid, for a fit within 2 s
 AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
 CHUNK = 1 << 15  # elements of an (S, n) array: a chunk's dozen arrays stay in the second-level cache
-NAMES = ("E", "A", "B", "alpha", "beta")
+NAMES = ("E", "A", "B", "alpha", "beta", "k")
+LIMITS = np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +62,22 @@ class Points:
         )
 
     def law(self, constants: Array) -> ScalingLaw:
-        """The law, or batch of laws, of centred constants (5,) or (5, S)."""
-        e, a, b, alpha, beta = constants
+        """The law, or batch of laws, of centred constants (5,) or (5, S); a sixth one is k."""
+        e, a, b, alpha, beta, *k = constants
         return ScalingLaw(
-            E=e, A=a * np.exp(alpha * self.log_n), B=b * np.exp(beta * self.log_d), alpha=alpha, beta=beta
+            E=e,
+            A=a * np.exp(alpha * self.log_n),
+            B=b * np.exp(beta * self.log_d),
+            alpha=alpha,
+            beta=beta,
+            k=k[0] if k else 1.0,
         )
 
     def constants(self, law: ScalingLaw) -> Array:
         """Centred constants (5,) or (5, S) of a law."""
         a, b = law.A * np.exp(-law.alpha * self.log_n), law.B * np.exp(-law.beta * self.log_d)
-        return np.array([law.E, a, b, law.alpha, law.beta], float)
+        outer = [] if law.form == "chinchilla" else [law.k]
+        return np.array([law.E, a, b, law.alpha, law.beta, *outer], float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +90,15 @@ class Minima:
 
     @property
     def at_bound(self) -> Mask:
-        """Which constants (5, S) lie on a bound: E, A or B at zero, exponents at EXPONENT_BOUNDS."""
-        low, high = EXPONENT_BOUNDS
-        scale = self.constants[:3].sum(axis=0)
-        exponents = self.constants[3:]
+        """Which constants (5 or 6, S) lie on a bound: E, A or B at zero, exponents and k at their limits."""
+        e, a, b, *powers = self.constants
+        k = powers[2] if len(powers) > 2 else 1.0
+        low, high = LIMITS[: len(powers), :, None].transpose(1, 0, 2)
         return np.concatenate(
-            [self.constants[:3] <= 1e-6 * scale, (exponents <= low * 1.001) | (exponents >= high * 0.999)]
+            [
+                [e <= 1e-6 * (e + (a + b) ** k), a <= 1e-6 * (a + b), b <= 1e-6 * (a + b)],
+                (self.constants[3:] <= low * 1.001) | (self.constants[3:] >= high * 0.999),
+            ]
         )
 
     def take(self, index: NDArray[np.intp] | Mask) -> Minima:
@@ -120,7 +139,7 @@ def solve(points: Points, *, delta: float = DEFAULT_DELTA, grid: Array | None = 
         objective=float(found.objective[best]),
         starts=len(found.objective),
         agreed=int((found.objective <= found.objective[best] * (1 + AGREEMENT)).sum()),
-        at_bound=tuple(np.array(NAMES)[found.at_bound[:, best]].tolist()),
+        at_bound=names_at_bound(found.at_bound[:, best]),
     )
 
 
@@ -141,7 +160,7 @@ def refit(
     starts = np.tile(start[:, None], count)
     first = minimise(points, starts, delta=delta, stages=(), log_losses=log_losses, weights=weights)
     second = minimise(points, starts, delta=delta, stages=STAGES[2:], log_losses=log_losses, weights=weights)
-    best = _better(first, second)
+    best = better(first, second)
     gap = np.abs(first.objective - second.objective) > AGREEMENT * best.objective
     doubtful = np.flatnonzero(gap | ~best.converged | best.at_bound.any(axis=0))
     if len(doubtful):
@@ -156,7 +175,7 @@ def refit(
         )
         rank = found.objective.reshape(len(doubtful), -1).argmin(axis=1)
         found = found.take(np.arange(len(doubtful)) * grid.shape[1] + rank)
-        merged = _better(best.take(doubtful), found)
+        merged = better(best.take(doubtful), found)
         for whole, part in zip(_arrays(best), _arrays(merged), strict=True):
             whole[..., doubtful] = part
     return best
@@ -225,7 +244,8 @@ def _joined(one: Minima, other: Minima) -> Minima:
     )
 
 
-def _better(one: Minima, other: Minima) -> Minima:
+def better(one: Minima, other: Minima) -> Minima:
+    """Of two batches, the lower minimum of each problem."""
     wins = one.objective <= other.objective
     pairs = zip(_arrays(one), _arrays(other), strict=True)
     constants, objective, converged = (np.where(wins, a, b) for a, b in pairs)
@@ -264,6 +284,11 @@ def nonnegative_least_squares(gram: Array, moment: Array) -> Array:
         wins = (solved >= 0).all(axis=-1) & (value < lowest)
         best[wins], lowest[wins] = solved[wins], value[wins]
     return best
+
+
+def names_at_bound(marks: Mask) -> tuple[str, ...]:
+    """Names of the constants that are marked."""
+    return tuple(name for name, mark in zip(NAMES, marks, strict=False) if mark)
 
 
 def float_law(law: ScalingLaw) -> ScalingLaw:

@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.errors import UnidentifiedError
+from llama_scale.fitting.forms import CHINCHILLA, Form
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import Noise, estimate_noise, jacobian, log_prediction
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations, check_design
-from llama_scale.fitting.solver import COARSE_GRID, Points, refit, solve
+from llama_scale.fitting.solver import NAMES, Points
 from llama_scale.laws import Fit, ScalingLaw
 
 Resampling = Literal["rows", "families", "model"]
@@ -35,7 +36,10 @@ BACKTEST_DRAWS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draws:
-    """Laws drawn for a fit, centred constants (5, S), and the relative sd of a new run at each (S,)."""
+    """Laws drawn for a fit, centred constants (5 or 6, S), and the relative sd of a new run at each (S,).
+
+    `at_bound` is the share of them that end on a bound where the form's constants should not rest.
+    """
 
     constants: Array
     law: ScalingLaw
@@ -92,18 +96,19 @@ def draw_laws(
     draws: int,
     seed: int = 0,
     method: Resampling | None = None,
+    form: Form = CHINCHILLA,
 ) -> Draws:
-    """Draw laws about the optimum (5,) of `observations`."""
+    """Draw laws about the optimum (5 or 6,) of `observations`."""
     points, generator = points_of(observations), np.random.default_rng(seed)
     chosen = method or choose_resampling(observations)
     families = observations.family_codes
     if chosen == "model":
-        noise = model_noise(points, families, draws=draws, generator=generator)
+        noise = model_noise(points, families, draws=draws, generator=generator, form=form)
         simulated = log_prediction(points, constants) + noise.simulate(families, generator)
-        found = refit(points, constants, delta=delta, log_losses=simulated)
+        found = form.refit(points, constants, delta=delta, log_losses=simulated)
     else:
         counts = _resample(families if chosen == "families" else np.arange(len(points.x)), draws, generator)
-        found = refit(points, constants, delta=delta, weights=counts)
+        found = form.refit(points, constants, delta=delta, weights=counts)
         noise = _plain_noise(points, constants, draws)
     return Draws(
         constants=found.constants,
@@ -112,22 +117,32 @@ def draw_laws(
         trunk_noise=float(np.median(noise.trunk)),
         own_noise=float(np.median(noise.own)),
         method=chosen,
-        at_bound=float(found.at_bound.any(axis=0).mean()),
+        at_bound=float(found.at_bound[_fixed(form)].any(axis=0).mean()),
     )
 
 
+def _fixed(form: Form) -> list[int]:
+    """Rows of the constants that should not rest on a bound."""
+    return [row for row, name in enumerate(NAMES[: form.constants]) if name not in form.may_rest]
+
+
 def model_noise(
-    points: Points, families: NDArray[np.intp], *, draws: int, generator: np.random.Generator
+    points: Points,
+    families: NDArray[np.intp],
+    *,
+    draws: int,
+    generator: np.random.Generator,
+    form: Form = CHINCHILLA,
 ) -> Noise:
     """Noise of trunks and runs, from the residuals of a least-squares fit."""
-    least = solve(points, delta=LEAST_SQUARES, grid=COARSE_GRID).constants
+    least = form.solve(points, delta=LEAST_SQUARES, quick=True).constants
     residuals = points.z - log_prediction(points, least)
     return estimate_noise(residuals, jacobian(points, least), families, draws=draws, generator=generator)
 
 
 def _plain_noise(points: Points, constants: Array, draws: int) -> Noise:
     residuals = points.z - log_prediction(points, constants)
-    own = np.sqrt((residuals**2).sum() / (len(residuals) - LAW_CONSTANTS))
+    own = np.sqrt((residuals**2).sum() / (len(residuals) - len(constants)))
     return Noise(trunk=np.zeros(draws), own=np.full(draws, own))
 
 
@@ -145,6 +160,7 @@ def backtest(
     level: float,
     seed: int = 0,
     method: Resampling | None = None,
+    form: Form = CHINCHILLA,
 ) -> Backtest | None:
     """Predict the dearer runs from the cheaper ones, twice; None where too few runs would be left to fit."""
     order = np.argsort(observations.train_flops, kind="stable")
@@ -152,11 +168,9 @@ def backtest(
     errors, ratios, widths = [], [], []
     for start, stop in _split_points(ranked.budgets):
         known, ahead = ranked.take(np.arange(start)), ranked.take(np.arange(start, stop))
-        try:
-            check_design(known)
-        except UnidentifiedError:
+        if not identifies(known, form):
             continue
-        fit = _quick_fit(known, delta=delta, seed=seed, method=method)
+        fit = _quick_fit(known, delta=delta, seed=seed, method=method, form=form)
         guess = fit.predict(ahead.parameters, ahead.tokens, level=level)
         error = np.log(ahead.loss / guess.loss)
         assert guess.low is not None
@@ -178,6 +192,15 @@ def backtest(
     )
 
 
+def identifies(observations: Observations, form: Form) -> bool:
+    """Whether runs are enough, and differ enough, for a form."""
+    try:
+        check_design(observations)
+    except UnidentifiedError:
+        return False
+    return len(observations) > form.constants
+
+
 def _split_points(budgets: Array) -> list[tuple[int, int]]:
     """Positions (start, stop) of the runs to predict, moved so that no named budget is cut in two."""
     ends = [round(share * len(budgets)) for share in SPLITS]
@@ -188,11 +211,19 @@ def _split_points(budgets: Array) -> list[tuple[int, int]]:
     return [(start, stop) for start, stop in pairwise(ends) if 0 < start < stop]
 
 
-def _quick_fit(observations: Observations, *, delta: float, seed: int, method: Resampling | None) -> Fit:
+def _quick_fit(
+    observations: Observations, *, delta: float, seed: int, method: Resampling | None, form: Form
+) -> Fit:
     points = points_of(observations)
-    solution = solve(points, delta=delta, grid=COARSE_GRID)
+    solution = form.solve(points, delta=delta, quick=True)
     draws = draw_laws(
-        observations, solution.constants, delta=delta, draws=BACKTEST_DRAWS, seed=seed, method=method
+        observations,
+        solution.constants,
+        delta=delta,
+        draws=BACKTEST_DRAWS,
+        seed=seed,
+        method=method,
+        form=form,
     )
     return Fit(
         name="backtest",
