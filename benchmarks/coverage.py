@@ -24,6 +24,7 @@ from llama_scale.laws import Fit, Range, central_range
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 synthetic = import_module("synthetic")
+CHINCHILLA = Settings(form="chinchilla", delta=1e-2)  # the form that made these sweeps
 NOISES = ((0.0, 0.004), (0.003, 0.0015), (0.008, 0.004))
 SETS = (
     ("chinchilla", "excluded_by_besiroglu = 0"),
@@ -60,7 +61,7 @@ def sweep_row(seeds: int, draws: int, trunk: float, own: float, method: Resampli
     for seed in range(seeds):
         runs = synthetic.sweep(seed, trunk_noise=trunk, own_noise=own, held_out=True)
         try:
-            found = fit(runs, settings=Settings(draws=draws, seed=seed, resampling=method))
+            found = fit(runs, settings=replace(CHINCHILLA, draws=draws, seed=seed, resampling=method))
         except UnidentifiedError:
             refused += 1
             continue
@@ -93,7 +94,7 @@ def report_public(data: Path, draws: int) -> None:
         order = np.argsort(runs.train_flops, kind="stable")
         cut = int(0.8 * len(runs))
         known, ahead = runs.take(order[:cut]), runs.take(order[cut:])
-        found = fit(replace(known, held_out=ahead), settings=Settings(draws=draws))
+        found = fit(replace(known, held_out=ahead), settings=Settings(form="chinchilla", draws=draws))
         print(f"| {name} {where.split(' = ')[-1] if 'dataset' in where else ''} " + public_row(found, ahead))
 
 

@@ -1,8 +1,9 @@
 """From runs to a law: `fit(source)` returns a Fit, which predicts, optimises and carries its uncertainty.
 
-`observations` and `tables` say which runs count, `solver` and `newton` find the law, `noise` and
-`uncertainty` how sure it is, `isoflop` is Approach 2 beside it, `diagnostics` what is wrong with it,
-`estimate` puts the Fit together.
+`observations` and `tables` say which runs count; `solver` and `newton` find a law of the Chinchilla form,
+`skaling` one with an outer power; `forms` names both and `selection` chooses between them. `noise` and
+`uncertainty` say how sure a law is, `isoflop` is Approach 2 beside it, `diagnostics` what is wrong with
+it, and `estimate` puts the Fit together.
 """
 
 from __future__ import annotations
