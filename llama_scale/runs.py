@@ -377,10 +377,10 @@ def write_records(path: Path, records: Iterable[RunRecord]) -> None:
     )
 
 
-def load_records(path: Path) -> tuple[RunRecord, ...]:
+def load_records(path: Path | str) -> tuple[RunRecord, ...]:
     """Records that `write_records` wrote; raises InputError for a file that is not theirs."""
     try:
-        content = json.loads(path.read_text())["records"]
+        content = json.loads(Path(path).read_text())["records"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{str(path)!r} holds no run records: {error}", hint="make one with `llama-scale runs export`"

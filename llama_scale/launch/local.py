@@ -127,8 +127,19 @@ class _Pool:
     attempts: Counter[str] = field(default_factory=Counter)
     not_before: dict[str, float] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
+    failed: tuple[str, ...] = ()
 
-    def failed(self) -> tuple[str, ...]:
+    def look(self) -> None:
+        """Bring `finished` and `failed` up to date with the store. Looking costs time, so only when idle."""
+        self.finished |= {
+            t.run for t in self.tasks.values() if t.run not in self.finished and t.is_finished()
+        }
+        self.failed = self._failed()
+
+    def has_idle(self) -> bool:
+        return any(worker.task is None for worker in self.workers)
+
+    def _failed(self) -> tuple[str, ...]:
         """Runs that failed too often, and branches whose trunk ended without reaching their point."""
         worn_out = {run for run, attempts in self.attempts.items() if attempts >= ATTEMPTS}
         ended = self.finished | worn_out
@@ -212,9 +223,6 @@ class _Pool:
     def assign(self) -> None:
         """Give each idle worker the ready run with the longest way to go."""
         now = time.monotonic()
-        self.finished |= {
-            t.run for t in self.tasks.values() if t.run not in self.finished and t.is_finished()
-        }
         taken = {w.task.run for w in self.workers if w.task}
         for worker in self.workers:
             if worker.task is not None:
@@ -234,7 +242,7 @@ class _Pool:
             self.give(worker, task)
 
     def is_over(self) -> bool:
-        ended = self.finished | set(self.failed())
+        ended = self.finished | set(self.failed)
         return ended >= self.tasks.keys() and all(w.task is None for w in self.workers)
 
     def stop(self) -> None:
@@ -314,14 +322,16 @@ def launch_locally(
         cores=cores if len(cores) == workers else [],
     )
     began = time.monotonic()
-    pool.assign()
+    pool.look()
     already = set(pool.finished)
     if not pool.is_over():
         pool.workers = [pool.start_worker(pool.cores[i] if pool.cores else None) for i in range(workers)]
     try:
         while not pool.is_over():
             pool.collect()
-            pool.assign()
+            if pool.has_idle():
+                pool.look()
+                pool.assign()
             watch(_progress(pool, already, time.monotonic() - began))
             time.sleep(TICK_SECONDS)
     finally:
@@ -329,7 +339,7 @@ def launch_locally(
     seconds = time.monotonic() - began
     busy = sum(w.busy_seconds for w in pool.workers)
     return LaunchReport(
-        failed=pool.failed(), seconds=seconds, busy_share=busy / (seconds * workers) if seconds else 0.0
+        failed=pool.failed, seconds=seconds, busy_share=busy / (seconds * workers) if seconds else 0.0
     )
 
 
@@ -348,7 +358,7 @@ def _progress(pool: _Pool, already: set[str], elapsed: float) -> Progress:
         done=len(finished),
         total=len(pool.tasks),
         running=tuple(running),
-        failed=pool.failed(),
+        failed=pool.failed,
         flops_done=sum(t.flops for t in finished) + flops_running,
         flops_total=sum(t.flops for t in pool.tasks.values()),
         elapsed_seconds=elapsed,
