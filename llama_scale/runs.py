@@ -205,6 +205,11 @@ class RunFolder:
                 hint="move this run's folder away and run the sweep again",
             ) from None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended, well or not; says nothing of whether its result can be read."""
+        return (self.path / "result.json").exists()
+
     def result(self) -> dict[str, Any] | None:
         """What the run ended with, or None while it has not."""
         try:
@@ -214,7 +219,7 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"result.json of run {self.run} cannot be read: {error}",
-                hint=f"delete {self.path / 'result.json'} and run the sweep again: its checkpoint is kept",
+                hint=f"delete {self.path / 'result.json'} and run the sweep again: it trains this run anew",
             ) from None
 
     def write_result(self, result: dict[str, Any]) -> None:
@@ -271,7 +276,12 @@ class RunFolder:
     @contextmanager
     def claim(self) -> Iterator[None]:
         """Hold the run for this process; raises BusyError if another one does. A killed holder lets go."""
-        with (make_folder(self.path) / "lock").open("a") as lock:
+        path = make_folder(self.path) / "lock"
+        try:
+            lock = path.open("a")
+        except OSError as error:
+            raise store_error(error, f"cannot write {path}") from error
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -279,6 +289,8 @@ class RunFolder:
                     f"run {self.run} is being trained by another process",
                     hint="wait for it, or stop it, then run the same command again",
                 ) from None
+            except OSError as error:
+                raise store_error(error, f"cannot lock {path}") from error
             yield
 
 

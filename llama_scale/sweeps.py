@@ -120,7 +120,7 @@ def recipe_names() -> list[str]:
 
 def find_recipe(name: str) -> Path:
     """The path of a recipe by name, or `name` itself if it is a file; raises InputError for neither."""
-    if Path(name).suffix == ".toml" or Path(name).exists():
+    if Path(name).suffix == ".toml" or Path(name).is_file():
         return Path(name)
     for path in _recipes():
         if path.name == f"{name}.toml":
@@ -138,8 +138,16 @@ def _recipes() -> Iterator[Path]:
 def expand(name: str, spec: SweepSpec, corpus: str) -> Sweep:
     """The runs that `spec` means on the corpus with this sha256.
 
-    Raises InputError for a budget that is too small for its warm-up and decay at some width.
+    Raises InputError for a budget that is too small for its warm-up and decay at some width, for a decay
+    that is none or the whole run, and for a negative seed.
     """
+    if not 0 < spec.training.decay_fraction < 1:
+        raise InputError(
+            f"training.decay_fraction is {spec.training.decay_fraction:g}, not between 0 and 1",
+            hint="set training.decay_fraction to about 0.2",
+        )
+    if spec.seed < 0:
+        raise InputError(f"seed is {spec.seed}, but seeds start at 0", hint="set seed to 0 or more")
     runs: dict[str, RunConfig] = {}
     for run in _runs(spec, corpus):
         runs.setdefault(run_id(run), run)
@@ -196,7 +204,7 @@ def _branch(trunk: RunConfig, role: RunRole, budget: float, decay_fraction: floa
     total = round(budget / flops_per_step)
     decay = round(total * decay_fraction)
     warmup = trunk.schedule.warmup_steps
-    if decay < 1 or total - decay < warmup:
+    if decay < 1 or total - decay < max(1, warmup):
         smallest = flops_per_step * (round(warmup / (1 - decay_fraction)) + 1)
         raise InputError(
             f"a budget of {budget:.3g} FLOPs is {total} steps at width {trunk.model.width}: too few for "

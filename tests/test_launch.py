@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from recipes import write_recipe
 
+from llama_scale.cli.sweep import _reason
 from llama_scale.errors import StoreError
-from llama_scale.launch import LaunchReport, Progress, prepare_sweep, run_sweep
-from llama_scale.runs import RunRecord, read_records, run_folders
+from llama_scale.launch import LaunchReport, Progress, local, prepare_sweep, run_sweep
+from llama_scale.runs import CHECKPOINT_MANIFEST, RunFolder, RunRecord, read_records, run_folders
+from llama_scale.training.data import prepare
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,50 @@ def test_a_run_that_always_crashes_does_not_end_the_sweep(recipe: Path, tmp_path
     assert "Is a directory" in (store / poisoned / "worker.log").read_text()
     finished = [t.run for t in prepared.tasks if t.is_finished()]
     assert len(finished) == len(prepared.tasks) - 1
+
+
+def test_a_run_that_moves_forward_may_be_killed_often(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    task = prepare_sweep(recipe, store=store, workers=2, device="cpu").tasks[0]
+    pool = local._Pool(tasks={task.run: task}, command=[], threads=1, cores=[])
+    # A process is there to be recorded; it does nothing.
+    worker = local._Worker(subprocess.Popen([sys.executable, "-c", ""]))
+    for step in range(1, 6):
+        publish_step(task.folder, step)
+        pool._settle(worker, task, -9)
+    assert pool.attempts[task.run] == 1
+    for _ in range(local.ATTEMPTS - 1):
+        pool._settle(worker, task, -9)
+    pool.look()
+    assert task.run in pool.failed
+    worker.end()
+
+
+def publish_step(folder: RunFolder, step: int) -> None:
+    folder.checkpoint_path(step).mkdir(parents=True)
+    (folder.checkpoint_path(step) / CHECKPOINT_MANIFEST).write_text("{}")
+
+
+def test_tokens_that_changed_are_not_trained_on(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    folder = prepare(prepared.corpus, prepared.sweep.spec.data, store).folder
+    data = (folder / "train.bin").read_bytes()
+    (folder / "train.bin").write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(StoreError, match="has changed since it was prepared"):
+        run_sweep(prepared, store=store, device="cpu")
+
+
+def test_a_failed_run_says_why(recipe: Path, tmp_path: Path) -> None:
+    tasks = prepare_sweep(recipe, store=tmp_path, workers=2, device="cpu").tasks
+    trunk, branch = tasks[0], tasks[1]
+    assert "never reached the step" in _reason(branch)
+    assert "without a word" in _reason(trunk)
+    trunk.folder.path.mkdir()
+    trunk.folder.log.write_text("error: cannot write x: no space left on device\nhint: free some space\n")
+    assert _reason(trunk).startswith("cannot write x: no space left on device (see ")
+    trunk.folder.log.write_text("Traceback\n  line 1\nRuntimeError: bad\n")
+    assert _reason(trunk).startswith("RuntimeError: bad (see ")
 
 
 def test_a_run_whose_spec_is_torn_is_reported_and_the_others_trained(recipe: Path, tmp_path: Path) -> None:

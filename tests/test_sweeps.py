@@ -101,6 +101,28 @@ def test_a_budget_too_small_for_its_warm_up_is_refused(default: SweepSpec) -> No
     assert "use at least" in refusal.value.hint
 
 
+@pytest.mark.parametrize(
+    ("training", "seed", "message"),
+    [
+        ({"decay_fraction": 1.0}, 0, "decay_fraction is 1"),
+        ({"decay_fraction": 0.0}, 0, "is 0"),
+        ({}, -1, "seed is -1"),
+    ],
+)
+def test_a_decay_or_seed_that_cannot_be_is_refused(
+    default: SweepSpec, training: dict[str, float], seed: int, message: str
+) -> None:
+    spec = replace(default, seed=seed, training=replace(default.training, **training))
+    with pytest.raises(InputError, match=message):
+        expand("bad", spec, "0" * 64)
+
+
+def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "default").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("default").name == "default.toml"
+
+
 def test_a_width_that_heads_do_not_fill_is_refused(default: SweepSpec) -> None:
     odd = replace(default, design=replace(default.design, widths=(40,)))
     with pytest.raises(InputError, match=r"40, which is not a multiple of shape\.head_size = 16") as refusal:

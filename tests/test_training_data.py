@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from llama_scale.runs import DataConfig
 from llama_scale.training.corpus import Corpus, read_corpus
 from llama_scale.training.data import (
     TokenFiles,
+    check_length,
     evaluation_batches,
     open_tokens,
     prepare,
@@ -87,8 +89,23 @@ def test_a_torn_file_is_refused_and_a_changed_one_found(corpus: Corpus, tmp_path
     with pytest.raises(StoreError, match="holds"):
         open_tokens(folder)
     (folder / "train.bin").write_bytes(bytes([data[0] ^ 1]) + data[1:])
-    with pytest.raises(StoreError, match="has changed"):
+    with pytest.raises(StoreError, match=r"train\.bin .* has changed"):
         verify_tokens(open_tokens(folder))
+    (folder / "train.bin").write_bytes(data)
+    verify_tokens(open_tokens(folder))
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + " ")
+    with pytest.raises(StoreError, match=r"tokenizer\.json .* has changed"):
+        verify_tokens(open_tokens(folder))
+
+
+def test_text_too_short_for_a_context_is_refused_before_training(files: TokenFiles) -> None:
+    check_length(files, CONFIG, 16)
+    with pytest.raises(InputError, match="evaluation_tokens is 8, fewer"):
+        check_length(files, replace(CONFIG, evaluation_tokens=8), 16)
+    with pytest.raises(InputError, match="the training part holds 16 tokens"):
+        check_length(replace(files, train=files.train[:16]), CONFIG, 16)
+    with pytest.raises(InputError, match="the validation part holds 16 tokens"):
+        check_length(replace(files, validation=files.validation[:16]), CONFIG, 16)
 
 
 def test_every_chunk_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:

@@ -16,13 +16,14 @@ import torch
 from recipes import write_recipe
 
 from llama_scale.config import load_toml
-from llama_scale.errors import StoreError
+from llama_scale.errors import InputError, StoreError
 from llama_scale.runs import BusyError, RunConfig, RunFolder, create_run, read_record, run_id
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training import loop
 from llama_scale.training.checkpoint import newest_checkpoint, save_checkpoint
 from llama_scale.training.corpus import read_corpus
 from llama_scale.training.data import TokenFiles, prepare
+from llama_scale.training.environment import choose_device
 from llama_scale.training.loop import train_run
 from llama_scale.training.worker import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, work
 
@@ -138,14 +139,19 @@ def test_a_harmed_checkpoint_is_passed_over_and_the_curve_stays_the_same(
     for store in (whole, harmed):
         create_run(store, config)
     train(whole, config, files)
-    train(harmed, config, files, stop_after=0)
-    train(harmed, config, files, stop_after=0)
+    for _ in range(3):
+        train(harmed, config, files, stop_after=0)
     folder = RunFolder(harmed / run_id(config))
     newest = folder.checkpoint_path(folder.checkpoint_steps()[-1]) / "state.pt"
     data = newest.read_bytes()
     newest.write_bytes(
         data[:-100] if harm == "truncate" else data[:5000] + bytes([data[5000] ^ 4]) + data[5001:]
     )
+    # The one made again at its step takes its place.
+    at = folder.checkpoint_steps()[-1]
+    assert train(harmed, config, files, stop_after=0) == "stopped"
+    state, passed_over = newest_checkpoint(folder, CPU, up_to=at)
+    assert state and state["step"] == at and not passed_over
     assert train(harmed, config, files) == "done"
     assert folder.curve() == RunFolder(whole / run_id(config)).curve()
     assert any(e["event"] == "checkpoint_passed_over" for e in folder.events())
@@ -279,3 +285,78 @@ def test_intervals_end_where_logs_and_branches_need_them(world: tuple[TokenFiles
     trainer = loop.Trainer(runs[0], files, CPU)
     goal = loop.Goal(last_step=120, needed=frozenset({30, 120}), missing=frozenset({30, 120}))
     assert [report["step"] for report in loop._intervals(trainer, goal)] == [30, 50, 100, 120]
+
+
+def test_a_run_that_went_back_keeps_what_it_saves(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    """Checkpoints beyond a damaged log do not push out the new ones before them."""
+    files, runs = world
+    config = straight(runs[-1])
+    folder = create_run(tmp_path, config)
+    for _ in range(3):
+        train(tmp_path, config, files, stop_after=0)
+    log = folder.path / "events.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:1]))
+    assert train(tmp_path, config, files, stop_after=0) == "stopped"
+    assert loop.LOG_STEPS in folder.checkpoint_steps()
+    train(tmp_path, config, files, stop_after=0)
+    assert [e["step"] for e in folder.events() if e["event"] == "start"][-1] == loop.LOG_STEPS
+
+
+def test_what_a_killed_save_left_behind_is_cleared(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    files, runs = world
+    config = straight(runs[1])
+    folder = create_run(tmp_path, config)
+    left = folder.checkpoints / ".step-000000050.1-00.tmp"
+    left.mkdir(parents=True)
+    (left / "state.pt").write_bytes(b"half")
+    assert train(tmp_path, config, files) == "done"
+    assert not left.exists()
+
+
+def test_a_torn_result_does_not_harm_its_trunk(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    store, files = store_with(tmp_path, world)
+    trunk, branch = world[1][:2]
+    (store / run_id(branch) / "result.json").write_text("{")
+    assert train(store, trunk, files) == "done"
+    with pytest.raises(StoreError, match="cannot be read"):
+        train(store, branch, files)
+
+
+def test_a_run_that_is_not_there_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert work(tmp_path, "nosuch", device="cpu", should_stop=lambda: False) == EXIT_FAILED
+    assert "there is no run nosuch" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_made_is_a_store_error(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    folder = create_run(tmp_path, world[1][1])
+    (folder.path / "lock").mkdir()
+    with pytest.raises(StoreError, match="cannot write"), folder.claim():
+        pass
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    if name == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    with pytest.raises(InputError, match=f"device.*{name}"):
+        choose_device(name)
+
+
+def test_a_second_interrupt_ends_a_worker_at_once() -> None:
+    program = (
+        "import os, signal; from llama_scale.training.worker import stop_on_signals;"
+        "stop = stop_on_signals(); os.kill(os.getpid(), signal.SIGINT); print(stop(), flush=True);"
+        "os.kill(os.getpid(), signal.SIGINT); print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True\n"
+    assert done.returncode == -signal.SIGINT

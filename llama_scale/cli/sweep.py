@@ -14,7 +14,7 @@ from llama_scale.cli.output import current_output, table
 from llama_scale.sweeps import recipe_names
 
 if TYPE_CHECKING:
-    from llama_scale.launch import LaunchReport, PreparedSweep
+    from llama_scale.launch import LaunchReport, PreparedSweep, Task
     from llama_scale.laws import Fit
     from llama_scale.runs import RunRecord
 
@@ -184,9 +184,8 @@ def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int
 
     output = current_output()
     for run in report.failed:
-        log = store / run / "worker.log"
-        why = f"see {log}" if log.exists() else "its trunk never reached the step where it branches off"
-        output.warn(f"run {run} failed: {why}")
+        task = next(t for t in prepared.tasks if t.run == run)
+        output.warn(f"run {run} failed: {_reason(task)}")
     records = read_records(store, [t.run for t in prepared.tasks if t.run not in report.failed])
     found = fit(records, name=prepared.sweep.name)
     file = write_fit(store / "fits" / f"{prepared.sweep.name}.json", found, overwrite=True)
@@ -203,6 +202,20 @@ def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int
     }
     output.result(value, lambda: [*fit_report(found, file), *(f"figure     {path}" for path in figures)])
     return 1 if report.failed else 0
+
+
+def _reason(task: Task) -> str:
+    """Why a run failed, in a line: the message of its worker.log where there is one."""
+    if not task.is_ready():
+        return "its trunk never reached the step where it branches off"
+    try:
+        lines = task.folder.log.read_text().strip().splitlines()
+    except OSError:
+        return (
+            "its worker ended without a word, killed perhaps for want of memory; run the same command again"
+        )
+    said = lines[0] if lines and lines[0].startswith("error: ") else lines[-1] if lines else ""
+    return f"{said.removeprefix('error: ')} (see {task.folder.log})"
 
 
 def _draw(found: Fit, records: tuple[RunRecord, ...], folder: Path, name: str) -> list[Path]:

@@ -10,6 +10,7 @@ import click
 
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.options import complete_run_ids, store_option
+from llama_scale.cli.output import current_output
 from llama_scale.errors import InputError
 
 
@@ -36,12 +37,16 @@ def command(run: str | None, store: Path, device: str, listen: bool) -> int:
         raise InputError(
             "give one run id, or --listen", hint="`llama-scale runs ls` lists the runs of a store"
         )
-    from llama_scale.training.worker import EXIT_RETRY, stop_on_signals, use_allotted_threads, work
+    from llama_scale.training.worker import EXIT_DONE, EXIT_RETRY, stop_on_signals, use_allotted_threads, work
 
     should_stop = stop_on_signals()
     use_allotted_threads()
     if run is not None:
-        return work(store, run, device=device, should_stop=should_stop)
+        code = work(store, run, device=device, should_stop=should_stop)
+        log = store / run / "worker.log"
+        if code not in (EXIT_DONE, EXIT_RETRY) and log.exists():
+            current_output().warn(f"run {run} failed: see {log}")
+        return code
     for line in sys.stdin:
         code = work(store, line.strip(), device=device, should_stop=should_stop)
         print(json.dumps({"run": line.strip(), "exit_code": code}), flush=True)

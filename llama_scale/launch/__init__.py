@@ -76,10 +76,16 @@ def run_sweep(
     device: str = "auto",
     watch: Callable[[Progress], None] | None = None,
 ) -> LaunchReport:
-    """Write every run's spec, tokenise the corpus once, and train what is not done yet."""
-    from llama_scale.training.data import prepare
+    """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
-    prepare(prepared.corpus, prepared.sweep.spec.data, store, threads=prepared.workers)
+    Raises InputError for text that is too short, StoreError for tokens that changed since they were made.
+    """
+    from llama_scale.training.data import check_length, prepare, verify_tokens
+
+    spec = prepared.sweep.spec
+    files = prepare(prepared.corpus, spec.data, store, threads=prepared.workers)
+    check_length(files, spec.data, spec.shape.context)
+    verify_tokens(files)
     for run in prepared.sweep.runs:
         create_run(store, run)
     return launch_locally(

@@ -47,10 +47,10 @@ class Task:
 
     def is_finished(self) -> bool:
         """A branch is finished by its result; a trunk when every unfinished branch has its point."""
-        if (self.folder.path / "result.json").exists():
+        if self.folder.is_finished:
             return True
         saved = set(self.folder.checkpoint_steps())
-        unfinished = [step for branch, step in self.branches if not (branch.path / "result.json").exists()]
+        unfinished = [step for branch, step in self.branches if not branch.is_finished]
         return bool(self.branches) and saved.issuperset(unfinished)
 
     def is_ready(self) -> bool:
@@ -126,6 +126,7 @@ class _Pool:
     workers: list[_Worker] = field(default_factory=list)
     attempts: Counter[str] = field(default_factory=Counter)
     not_before: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, int] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     failed: tuple[str, ...] = ()
 
@@ -214,10 +215,15 @@ class _Pool:
             self.finished.add(task.run)
         elif code == EXIT_RETRY:
             self.not_before[task.run] = now + RETRY_SECONDS
-            if task.parent and not task.is_ready():
+            if task.parent and task.config.first_step not in task.parent.checkpoint_steps():
                 # Its branch point turned out to be harmed and was deleted: the trunk makes it again.
                 self.finished.discard(task.parent.run)
         else:
+            # Only failures without a step forward count: a long run may be killed often and still arrive.
+            reached = max(task.folder.checkpoint_steps(), default=0)
+            if reached > self.reached.get(task.run, 0):
+                self.reached[task.run] = reached
+                self.attempts[task.run] = 0
             self.attempts[task.run] += 1
 
     def assign(self) -> None:

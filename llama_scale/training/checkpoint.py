@@ -56,22 +56,34 @@ def load_checkpoint(folder: RunFolder, step: int, device: torch.device) -> dict[
 
 def newest_checkpoint(
     folder: RunFolder, device: torch.device, *, up_to: int
-) -> tuple[dict[str, Any] | None, list[StoreError]]:
+) -> tuple[dict[str, Any] | None, list[tuple[int, StoreError]]]:
     """The newest usable state at or before step `up_to` (None: start afresh), and what was passed over."""
-    passed_over: list[StoreError] = []
+    passed_over: list[tuple[int, StoreError]] = []
     for step in reversed(folder.checkpoint_steps()):
         if step > up_to:
             continue
         try:
             return load_checkpoint(folder, step, device), passed_over
         except StoreError as error:
-            passed_over.append(error)
+            passed_over.append((step, error))
     return None, passed_over
 
 
-def prune_checkpoints(folder: RunFolder, *, keep: frozenset[int], newest: int = 2) -> None:
-    """Delete all but the `newest` checkpoints and the branch points in `keep`."""
-    for step in folder.checkpoint_steps()[: -newest or None]:
+def clear_leftovers(folder: RunFolder) -> None:
+    """Delete what processes that were killed while saving left behind. Only for who holds the run's claim."""
+    for unpublished in folder.checkpoints.glob(".step-*.tmp"):
+        shutil.rmtree(unpublished, ignore_errors=True)
+
+
+def prune_checkpoints(
+    folder: RunFolder, *, keep: frozenset[int], newest: int = 2, up_to: int | None = None
+) -> None:
+    """Delete all but the branch points in `keep` and the `newest` checkpoints, of those up to step `up_to`.
+
+    A run that had to go back finds later checkpoints: they must not push out the one it just saved.
+    """
+    steps = [step for step in folder.checkpoint_steps() if up_to is None or step <= up_to]
+    for step in steps[: -newest or None]:
         if step not in keep:
             delete_checkpoint(folder, step)
 

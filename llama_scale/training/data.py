@@ -85,12 +85,27 @@ def open_tokens(folder: Path) -> TokenFiles:
 
 def verify_tokens(files: TokenFiles) -> None:
     """Check every file against the manifest's sha256; raises StoreError with the first that differs."""
-    for part in ("train", "validation"):
-        found = _sha256(files.folder / f"{part}.bin")
-        if found != files.manifest[part]["sha256"]:
+    names = {"train": "train.bin", "validation": "validation.bin", "tokenizer": "tokenizer.json"}
+    for part, name in names.items():
+        if _sha256(files.folder / name) != files.manifest[part]["sha256"]:
             raise StoreError(
-                f"{part}.bin in {str(files.folder)!r} has changed since it was prepared",
+                f"{name} in {str(files.folder)!r} has changed since it was prepared",
                 hint="delete that folder and run the sweep again: it is made anew from the source",
+            )
+
+
+def check_length(files: TokenFiles, config: DataConfig, context: int) -> None:
+    """Raises InputError if a part of the text, or the share that evaluation takes, is under one context."""
+    if config.evaluation_tokens < context:
+        raise InputError(
+            f"data.evaluation_tokens is {config.evaluation_tokens}, fewer than one context of {context}",
+            hint=f"set data.evaluation_tokens to {context} or more",
+        )
+    for part, tokens in (("training", files.train), ("validation", files.validation)):
+        if len(tokens) <= context:
+            raise InputError(
+                f"the {part} part holds {len(tokens)} tokens, too few for one context of {context}",
+                hint="give more text as data.source, or a shorter shape.context",
             )
 
 

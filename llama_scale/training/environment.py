@@ -8,6 +8,7 @@ import numpy
 import torch
 
 from llama_scale import __version__
+from llama_scale.errors import InputError
 
 
 def software(device: torch.device) -> dict[str, str | int]:
@@ -25,7 +26,19 @@ def software(device: torch.device) -> dict[str, str | int]:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is one, else the CPU."""
+    """The device called `name`; "auto" is CUDA where there is one, else the CPU.
+
+    Raises InputError for a name that torch does not know and for CUDA where there is none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"there is no device called {name!r}", hint="use cpu, cuda or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device {name!r} was asked for, but torch {torch.__version__} finds no CUDA device here",
+            hint="use --device cpu, or install a driver and a CUDA build of torch",
+        )
+    return device

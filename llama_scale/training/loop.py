@@ -16,6 +16,7 @@ from torch import Tensor
 from llama_scale.errors import StoreError
 from llama_scale.runs import EventLog, RunConfig, RunFolder, branches_of, run_folders
 from llama_scale.training.checkpoint import (
+    clear_leftovers,
     delete_checkpoint,
     load_checkpoint,
     newest_checkpoint,
@@ -107,7 +108,7 @@ def goal_of(folder: RunFolder, store: Path) -> Goal:
     """A run with a schedule goes to its end; a trunk goes to the last branch point that is still missing."""
     if folder.config.schedule.total_steps is not None:
         return Goal(last_step=folder.config.schedule.total_steps)
-    needed = {b.config.first_step for b in branches_of(folder, run_folders(store)) if b.result() is None}
+    needed = {b.config.first_step for b in branches_of(folder, run_folders(store)) if not b.is_finished}
     missing = needed - set(folder.checkpoint_steps())
     return Goal(last_step=max(missing, default=0), needed=frozenset(needed), missing=frozenset(missing))
 
@@ -131,6 +132,7 @@ def train_run(
         goal = goal_of(folder, store)
         if goal.last_step == 0:
             return "done"
+        clear_leftovers(folder)
         trainer = Trainer(folder.config, files, device)
         with closing(EventLog(folder)) as log:
             if not _start(trainer, store, folder, log, goal):
@@ -151,8 +153,10 @@ def _start(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog, goal
     state, passed_over = newest_checkpoint(
         folder, trainer.device, up_to=min(logged, *goal.missing) if goal.missing else logged
     )
-    for error in passed_over:
+    for step, error in passed_over:
+        # Deleted, or it would stand in the way of the one that is made again at its step.
         log.append("checkpoint_passed_over", reason=error.message)
+        delete_checkpoint(folder, step)
     branch = trainer.config.branch
     if state is None and branch is not None:
         parent = RunFolder(store / branch.parent)
@@ -218,7 +222,7 @@ def _save(trainer: Trainer, folder: RunFolder, log: EventLog, goal: Goal) -> Non
     log.append("checkpoint", step=trainer.step)
     log.sync()
     save_checkpoint(folder, trainer.step, trainer.optimizer.state_dict())
-    prune_checkpoints(folder, keep=goal.needed)
+    prune_checkpoints(folder, keep=goal.needed, up_to=trainer.step)
 
 
 def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog) -> None:

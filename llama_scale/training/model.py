@@ -131,8 +131,8 @@ def rotate(x_BTHS: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 def initialise(model: Llama, seed: int, gain: float) -> None:
     """Normal weights of deviation gain/sqrt(fan-in), over sqrt(2L) for projections into the residual stream.
 
-    Every matrix draws from its own generator, keyed by (seed, its name), so that a layer's start does
-    not depend on what else the model holds.
+    Every matrix draws from its own generator, keyed by (seed, its place among the weights): its
+    start does not depend on the sizes of those before it.
     """
     depth = math.sqrt(2 * model.config.layers)
     with torch.no_grad():

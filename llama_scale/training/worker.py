@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 from llama_scale.errors import LlamaScaleError, StoreError
-from llama_scale.files import write_atomically
+from llama_scale.files import store_error, write_atomically
 from llama_scale.runs import BusyError, RunFolder
 from llama_scale.training.data import TokenFiles, data_folder, open_tokens
 from llama_scale.training.environment import choose_device
@@ -24,7 +25,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_RETRY = 0, 1, 75
 def work(store: Path, run: str, *, device: str = "auto", should_stop: Callable[[], bool]) -> int:
     """Train `run` of `store` and return the worker's exit code: done, retry later, or failed.
 
-    A failure leaves its traceback in the run's worker.log.
+    A failure leaves its reason in the run's worker.log.
     """
     folder = RunFolder(store / run)
     try:
@@ -41,6 +42,10 @@ def work(store: Path, run: str, *, device: str = "auto", should_stop: Callable[[
     except LlamaScaleError as error:
         _leave_log(folder, f"error: {error.message}\nhint: {error.hint}\n")
         return EXIT_FAILED
+    except OSError as error:
+        known = store_error(error, f"cannot read or write {error.filename or folder.path}")
+        _leave_log(folder, f"error: {known.message}\nhint: {known.hint}\n\n{traceback.format_exc()}")
+        return EXIT_FAILED
     except Exception:
         _leave_log(folder, traceback.format_exc())
         return EXIT_FAILED
@@ -53,20 +58,29 @@ def _open_tokens(folder: Path) -> TokenFiles:
 
 
 def _leave_log(folder: RunFolder, text: str) -> None:
+    """Write worker.log; where it cannot be written, say it: stdout belongs to the launcher."""
+    if not folder.path.is_dir():
+        print(text, file=sys.stderr, flush=True)
+        return
     try:
         write_atomically(folder.log, text)
     except LlamaScaleError as error:
-        print(f"{text}\n(and no log could be left: {error.message})", flush=True)
+        print(f"{text}(and no log could be left: {error.message})", file=sys.stderr, flush=True)
 
 
 def stop_on_signals() -> Callable[[], bool]:
-    """A question that turns true on SIGTERM, on SIGINT, or when the process that started this one is gone."""
+    """A question that turns true on SIGTERM, on SIGINT, or when the process that started this one is gone.
+
+    A second SIGINT ends the process at once.
+    """
     asked = False
     parent = os.getppid()
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
         asked = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
