@@ -211,9 +211,7 @@ def _reason(task: Task) -> str:
     try:
         lines = task.folder.log.read_text().strip().splitlines()
     except OSError:
-        return (
-            "its worker ended without a word, killed perhaps for want of memory; run the same command again"
-        )
+        return "it could leave no log (see above), or was killed, perhaps for want of memory"
     said = lines[0] if lines and lines[0].startswith("error: ") else lines[-1] if lines else ""
     return f"{said.removeprefix('error: ')} (see {task.folder.log})"
 
