@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -20,11 +20,14 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Settings, fit, gather
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.uncertainty import Resampling
-from llama_scale.laws import Fit, Range, central_range
+from llama_scale.laws import Fit, Range, ScalingLaw, central_range
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 synthetic = import_module("synthetic")
 CHINCHILLA = Settings(form="chinchilla", delta=1e-2)  # the form that made these sweeps
+# The default sweep's own law (base seed 0), fitted as `fit` does: the form chosen anew on every sweep.
+SKALING = ScalingLaw(E=0.791, A=346_580, B=8.33e6, alpha=0.8037, beta=0.8869, k=0.2334)
+SKALING_NOISE = (0.003, 0.0025)
 NOISES = ((0.0, 0.004), (0.003, 0.0015), (0.008, 0.004))
 SETS = (
     ("chinchilla", "excluded_by_besiroglu = 0"),
@@ -41,8 +44,15 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=200)
     options.add_argument("--draws", type=int, default=200)
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options.add_argument("--skaling-seeds", type=int, default=60, help="4 CPU seconds each")
     words = options.parse_args()
     report_sweeps(words.seeds, words.draws)
+    print(f"| {' '.join(f'{noise:.2%},' for noise in SKALING_NOISE)} Skaling | model ", end="")
+    print(
+        sweep_row(
+            words.skaling_seeds, Case(law=SKALING, noise=SKALING_NOISE, settings=Settings(draws=words.draws))
+        )
+    )
     if words.data.is_dir():
         report_public(words.data, words.draws)
 
@@ -50,33 +60,46 @@ def main() -> None:
 def report_sweeps(seeds: int, draws: int) -> None:
     columns = ("trunk noise, run noise", "draws", "law", "new run", "best N at top budget", "alpha")
     print("| " + " | ".join((*columns, "half-width", "refused")) + " |\n|" + "---|" * 8)
-    for trunk, own in NOISES:
-        for method in ("model", "rows"):
-            print(f"| {trunk:.2%}, {own:.2%} | {method} " + sweep_row(seeds, draws, trunk, own, method))
+    methods: tuple[Resampling, ...] = ("model", "rows")
+    for noise in NOISES:
+        for method in methods:
+            settings = replace(CHINCHILLA, draws=draws, resampling=method)
+            case = Case(law=synthetic.LAW, noise=noise, settings=settings)
+            print(f"| {noise[0]:.2%}, {noise[1]:.2%} | {method} " + sweep_row(seeds, case))
 
 
-def sweep_row(seeds: int, draws: int, trunk: float, own: float, method: Resampling) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A true law, the noise of its trunks and runs, and how its sweeps are fitted."""
+
+    law: ScalingLaw
+    noise: tuple[float, float]
+    settings: Settings
+
+
+def sweep_row(seeds: int, case: Case) -> str:
     hits: dict[str, list[float]] = {"law": [], "run": [], "best": [], "alpha": []}
     widths, refused = [], 0
     for seed in range(seeds):
-        runs = synthetic.sweep(seed, trunk_noise=trunk, own_noise=own, held_out=True)
+        trunk, own = case.noise
+        runs = synthetic.sweep(seed, trunk_noise=trunk, own_noise=own, law=case.law, held_out=True)
         try:
-            found = fit(runs, settings=replace(CHINCHILLA, draws=draws, seed=seed, resampling=method))
+            found = fit(runs, settings=replace(case.settings, seed=seed))
         except UnidentifiedError:
             refused += 1
             continue
         test = runs.held_out
         assert test is not None
         assert found.draws is not None
-        truth = np.asarray(synthetic.LAW.loss(test.parameters, test.tokens))
+        truth = np.asarray(case.law.loss(test.parameters, test.tokens))
         for i, loss in enumerate(truth):
             hits["law"].append(within(loss, found.draws.loss(test.parameters[i], test.tokens[i])))
         hits["run"] += [row["inside"] for row in found.evidence["held_out"]]
         top = float(runs.budgets.max())
         hits["best"].append(
-            within(synthetic.LAW.compute_optimum(top).parameters, found.draws.compute_optimum(top).parameters)
+            within(case.law.compute_optimum(top).parameters, found.draws.compute_optimum(top).parameters)
         )
-        hits["alpha"].append(within(synthetic.LAW.alpha, found.draws.alpha))
+        hits["alpha"].append(within(case.law.alpha, found.draws.alpha))
         widths += [(row["high"] - row["low"]) / 2 / row["predicted"] for row in found.evidence["held_out"]]
     shares = " | ".join(f"{np.mean(values):.0%}" for values in hits.values())
     return f"| {shares} | {np.median(widths):.2%} | {refused} |"

@@ -94,6 +94,15 @@ def test_a_folder_of_text_takes_the_corpus_place(tmp_path: Path) -> None:
     assert not {d.sha256 for d in corpus.train} & {d.sha256 for d in corpus.validation}
 
 
+def test_hidden_files_are_no_text(tmp_path: Path) -> None:
+    folder = write_text(tmp_path / "text")
+    plain = read_corpus(str(folder))
+    (folder / ".git").mkdir()
+    (folder / ".git" / "index").write_bytes(b"\xff\xfe")
+    (folder / ".DS_Store").write_bytes(b"\xff")
+    assert read_corpus(str(folder)) == plain
+
+
 def test_a_file_is_cut_at_separators(tmp_path: Path) -> None:
     file = tmp_path / "many.txt"
     file.write_text("<|endofdoc|>\n".join(f"document {n}\n" for n in range(50)))

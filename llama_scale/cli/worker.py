@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -37,9 +38,10 @@ def command(run: str | None, store: Path, device: str, listen: bool) -> int:
         raise InputError(
             "give one run id, or --listen", hint="`llama-scale runs ls` lists the runs of a store"
         )
+    parent = os.getppid()  # before torch is imported: a launcher killed meanwhile must be missed
     from llama_scale.training.worker import EXIT_DONE, EXIT_RETRY, stop_on_signals, use_allotted_threads, work
 
-    should_stop = stop_on_signals()
+    should_stop = stop_on_signals(parent)
     use_allotted_threads()
     if run is not None:
         code = work(store, run, device=device, should_stop=should_stop)

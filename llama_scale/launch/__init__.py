@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_scale.config import load_toml
+from llama_scale.config import canonical_hash, load_toml
 from llama_scale.launch.local import (
     LaunchReport,
     Progress,
@@ -60,7 +60,9 @@ def prepare_sweep(
     path = find_recipe(str(recipe))
     spec = load_toml(path, SweepSpec, overrides=overrides)
     corpus = read_corpus(spec.data.source, seed=spec.data.shuffle_seed)
-    sweep = expand(path.stem, spec, corpus.sha256)
+    # A changed recipe is another sweep: its fit and figures must not replace the recipe's own.
+    name = f"{path.stem}-{canonical_hash(spec)[:8]}" if overrides else path.stem
+    sweep = expand(name, spec, corpus.sha256)
     count = workers or default_workers()
     threads = threads_per_worker(count)
     by_model = {run.model: run for run in sweep.runs}

@@ -161,7 +161,7 @@ def _user_documents(source: Path) -> Iterator[Document]:
             f"data.source {str(source)!r} does not exist",
             hint=f'give a UTF-8 text file or a folder of them, or "{BUILTIN}"',
         )
-    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    files = sorted(_visible_files(source)) if source.is_dir() else [source]
     found = False
     for file in files:
         for number, piece in enumerate(_pieces(_read_text(file))):
@@ -172,6 +172,13 @@ def _user_documents(source: Path) -> Iterator[Document]:
             f"data.source {str(source)!r} holds no text",
             hint=f'give a UTF-8 text file or a folder of them, or "{BUILTIN}"',
         )
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Files below `folder`, without those that a desktop or git keeps in hidden places."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
 
 
 def _read_text(file: Path) -> str:

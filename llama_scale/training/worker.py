@@ -68,13 +68,12 @@ def _leave_log(folder: RunFolder, text: str) -> None:
         print(f"{text}(and no log could be left: {error.message})", file=sys.stderr, flush=True)
 
 
-def stop_on_signals() -> Callable[[], bool]:
-    """A question that turns true on SIGTERM, on SIGINT, or when the process that started this one is gone.
+def stop_on_signals(parent: int) -> Callable[[], bool]:
+    """A question that turns true on SIGTERM, on SIGINT, or when process `parent`, which started this, is gone.
 
     A second SIGINT ends the process at once.
     """
     asked = False
-    parent = os.getppid()
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
