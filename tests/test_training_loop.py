@@ -354,7 +354,8 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 def test_a_second_interrupt_ends_a_worker_at_once() -> None:
     program = (
         "import os, signal; from llama_scale.training.worker import stop_on_signals;"
-        "stop = stop_on_signals(); os.kill(os.getpid(), signal.SIGINT); print(stop(), flush=True);"
+        "stop = stop_on_signals(os.getppid());"
+        "os.kill(os.getpid(), signal.SIGINT); print(stop(), flush=True);"
         "os.kill(os.getpid(), signal.SIGINT); print('still here')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -200,7 +200,9 @@ def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int
         "file": str(file),
         "figures": [str(figure) for figure in figures],
     }
-    output.result(value, lambda: [*fit_report(found, file), *(f"figure     {path}" for path in figures)])
+    *answer, next_command = fit_report(found, file)
+    drawn = [f"figure     {path}" for path in figures]
+    output.result(value, lambda: [*answer, *drawn, next_command])
     return 1 if report.failed else 0
 
 

@@ -69,7 +69,7 @@ def _leave_log(folder: RunFolder, text: str) -> None:
 
 
 def stop_on_signals(parent: int) -> Callable[[], bool]:
-    """A question that turns true on SIGTERM, on SIGINT, or when process `parent`, which started this, is gone.
+    """A question that turns true on SIGTERM, on SIGINT, or when `parent`, which started this, is gone.
 
     A second SIGINT ends the process at once.
     """
