@@ -9,7 +9,6 @@ compute; what a run really costs is counted exactly from its shape.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -62,7 +61,7 @@ class DesignSpec:
 
     widths: tuple[int, ...]
     budgets_flops: tuple[float, ...]
-    tokens_per_parameter: tuple[float, float] = (0.0, math.inf)
+    tokens_per_parameter: tuple[float, float] = (0.0, 1e12)
     holdouts: tuple[HoldoutSpec, ...] = ()
     repeats: tuple[int, ...] = ()
 

@@ -22,8 +22,8 @@ sequences_per_step = 2
 warmup_steps = 10
 [design]
 widths = [8, 16]
-budgets_flops = ["6e8", "9e8"]
-holdouts = [{{ width = 16, budget_flops = "1.8e9" }}]
+budgets_flops = ["1.2e9", "1.8e9"]
+holdouts = [{{ width = 16, budget_flops = "3.6e9" }}]
 """
 
 

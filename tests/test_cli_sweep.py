@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recipes import write_recipe
+
+from llama_scale.launch import prepare_sweep
+from llama_scale.laws import ScalingLaw
+from llama_scale.runs import create_run
 
 
 def run(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -27,19 +32,36 @@ def run(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small recipe whose sweep has been run from it."""
+    """A folder with a small recipe."""
     home = tmp_path_factory.mktemp("home")
-    recipe = write_recipe(home)
-    text = recipe.read_text()
-    # Enough sizes and budgets for a law to be identified.
-    text = text.replace("widths = [8, 16]", "widths = [8, 16, 24, 32]")
-    recipe.write_text(text.replace('["6e8", "9e8"]', '["1.5e9", "2.1e9", "3e9"]').replace('"1.8e9"', '"6e9"'))
+    write_recipe(home)
     return home
 
 
 @pytest.fixture(scope="module")
-def swept(home: Path) -> subprocess.CompletedProcess[str]:
-    return run("sweep", "tiny.toml", "--json", cwd=home, code=0)
+def trained(home: Path) -> subprocess.CompletedProcess[str]:
+    """The small recipe's sweep, trained: too few sizes and budgets for a law."""
+    return run("sweep", "tiny.toml", cwd=home, code=1)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a wider recipe whose runs are all finished, at the losses of a known law."""
+    home = tmp_path_factory.mktemp("known")
+    recipe = write_recipe(home, "wide")
+    text = recipe.read_text().replace("widths = [8, 16]", "widths = [8, 16, 24, 32, 48, 64]")
+    text = text.replace('["1.2e9", "1.8e9"]', '["3e9", "6e9", "1.2e10", "2.4e10"]').replace("3.6e9", "9.6e10")
+    recipe.write_text(text)
+    store, noise = home / "runs", np.random.default_rng(0)
+    law = ScalingLaw(E=1.2, A=0.9 * 2e4**0.5, B=0.6 * 2e5**0.45, alpha=0.5, beta=0.45)
+    for config in prepare_sweep(recipe, store=store, workers=2, device="cpu").sweep.runs:
+        folder, steps = create_run(store, config), config.schedule.total_steps
+        if steps:
+            exact = float(law.loss(config.model.parameters.matmul, steps * config.tokens_per_step))
+            loss = exact * float(np.exp(0.001 * noise.standard_normal()))
+            found = {"loss_nats": loss, "bits_per_byte": loss / 2, "tokenizer": "t", "corpus": config.corpus}
+            folder.write_result({"status": "done", "steps": steps, **found})
+    return home
 
 
 def test_a_dry_run_shows_every_run_and_writes_nothing(home: Path, tmp_path: Path) -> None:
@@ -48,7 +70,7 @@ def test_a_dry_run_shows_every_run_and_writes_nothing(home: Path, tmp_path: Path
         run("sweep", "tiny.toml", "--dry-run", "--store", str(store), "--json", cwd=home).stdout
     )
     assert plan["schema"] == 1
-    assert len(plan["runs"]) == 4 + 12 + 1
+    assert len(plan["runs"]) == 2 + 4 + 1
     assert plan["train_flops"] == sum(r["train_flops"] for r in plan["runs"]) < plan["unshared_train_flops"]
     assert all(r["expected_seconds"] > 0 and not r["finished"] for r in plan["runs"])
     assert not store.exists()
@@ -61,28 +83,37 @@ def test_a_dry_run_fits_80_columns(home: Path, tmp_path: Path) -> None:
     assert max(map(len, table)) <= 80
 
 
-def test_a_sweep_ends_with_a_law_its_test_a_figure_and_the_next_command(
-    home: Path, swept: subprocess.CompletedProcess[str]
-) -> None:
-    answer = json.loads(swept.stdout)
+def test_a_sweep_ends_with_a_law_its_test_a_figure_and_the_next_command(known: Path) -> None:
+    answer = json.loads(run("sweep", "wide.toml", "--json", cwd=known).stdout)
     assert answer["failed"] == []
     assert set(answer["fit"]["parameters"]) >= {"E", "A", "B", "alpha", "beta"}
     assert answer["fit"]["parameter_convention"] == "matmul"
     (held_out,) = answer["fit"]["held_out"]
     assert held_out["low"] < held_out["predicted"] < held_out["high"]
+    assert abs(held_out["relative_error"]) < 0.02
     for figure in answer["figures"]:
-        assert (home / figure).stat().st_size > 5_000
-    again = run("sweep", "tiny.toml", cwd=home)
-    assert f"llama-scale plan --law {answer['file']} --serve-tokens 1e12" in again.stdout
-    assert "17 of them done before" in again.stderr
+        assert (known / figure).stat().st_size > 5_000
+    again = run("sweep", "wide.toml", cwd=known)
+    assert again.stdout.rstrip().endswith(f"llama-scale plan --law {answer['file']} --serve-tokens 1e12")
+    assert "31 runs, 31 of them done before" in again.stderr
+    planned = run("plan", "--law", answer["file"], "--budget", "1e15", "--serve-tokens", "1e6", cwd=known)
+    assert planned.stdout.startswith("Train ")
+
+
+def test_a_sweep_that_identifies_no_law_says_so_and_keeps_its_runs(
+    home: Path, trained: subprocess.CompletedProcess[str]
+) -> None:
+    assert "error: " in trained.stderr
+    assert "hint: " in trained.stderr
+    assert trained.stdout == ""
+    assert "7 runs: 7 done." in run("runs", "ls", cwd=home).stdout
 
 
 def test_the_store_can_be_listed_shown_and_exported(
-    home: Path, tmp_path: Path, swept: subprocess.CompletedProcess[str]
+    home: Path, tmp_path: Path, trained: subprocess.CompletedProcess[str]
 ) -> None:
     listed = json.loads(run("runs", "ls", "--json", cwd=home).stdout)["runs"]
-    assert len(listed) == 17
-    assert "17 runs: 17 done." in run("runs", "ls", cwd=home).stdout
+    assert len(listed) == 7
     name = next(r["run"] for r in listed if r["role"] == "holdout")
     shown = json.loads(run("runs", "show", name, "--json", cwd=home).stdout)
     assert shown["record"]["run"] == name
@@ -94,7 +125,7 @@ def test_the_store_can_be_listed_shown_and_exported(
     assert "there is no run nosuch" in run("runs", "show", "nosuch", cwd=home, code=2).stderr
 
 
-def test_the_text_can_be_shown_and_verified(home: Path, swept: subprocess.CompletedProcess[str]) -> None:
+def test_the_text_can_be_shown_and_verified(home: Path, trained: subprocess.CompletedProcess[str]) -> None:
     (shown,) = json.loads(run("data", "show", "--json", cwd=home).stdout)["data"]
     assert shown["train"]["tokens"] > 100_000
     run("data", "verify", cwd=home)
@@ -102,6 +133,7 @@ def test_the_text_can_be_shown_and_verified(home: Path, swept: subprocess.Comple
     data = tokens.read_bytes()
     tokens.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     assert "has changed" in run("data", "verify", cwd=home, code=1).stderr
+    assert "has changed" in run("sweep", "tiny.toml", cwd=home, code=1).stderr
     tokens.write_bytes(data)
 
 

@@ -134,7 +134,7 @@ def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
     process.send_signal(how)
     _, talk = process.communicate(timeout=60)
     if how == signal.SIGINT:
-        assert process.returncode == 130
+        assert process.returncode == 130, talk
         assert re.search(r"To go on: llama-scale sweep .*--workers 2", talk)
     # Workers whose launcher is gone save and leave by themselves.
     wait_for(lambda: not workers_of(store), "the workers to leave")

@@ -11,10 +11,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -297,6 +298,23 @@ def plan_tasks(store: Path, sweep: Sweep, seconds_per_step: Mapping[str, float])
     return tasks
 
 
+@contextmanager
+def _noting_interrupts() -> Iterator[Callable[[], bool]]:
+    """Gives a question that turns true on Ctrl-C, to be asked at a safe moment.
+
+    Raised wherever it happens to strike, KeyboardInterrupt can fall into a destructor, where Python drops it.
+    """
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted.is_set
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: noted.set())
+    try:
+        yield noted.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def launch_locally(
     store: Path,
     tasks: list[Task],
@@ -333,13 +351,16 @@ def launch_locally(
     if not pool.is_over():
         pool.workers = [pool.start_worker(pool.cores[i] if pool.cores else None) for i in range(workers)]
     try:
-        while not pool.is_over():
-            pool.collect()
-            if pool.has_idle():
-                pool.look()
-                pool.assign()
-            watch(_progress(pool, already, time.monotonic() - began))
-            time.sleep(TICK_SECONDS)
+        with _noting_interrupts() as interrupted:
+            while not pool.is_over():
+                pool.collect()
+                if pool.has_idle():
+                    pool.look()
+                    pool.assign()
+                watch(_progress(pool, already, time.monotonic() - began))
+                time.sleep(TICK_SECONDS)
+                if interrupted():
+                    raise KeyboardInterrupt
     finally:
         pool.stop()
     seconds = time.monotonic() - began

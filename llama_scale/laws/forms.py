@@ -39,6 +39,7 @@ class ScalingLaw:
     beta: Numbers
     k: Numbers = 1.0
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")  # draws may be degenerate
     def loss(self, parameters: ArrayLike, tokens: ArrayLike) -> Numbers:
         """Predicted loss of N parameters trained on D tokens."""
         n, d = np.asarray(parameters, float), np.asarray(tokens, float)
@@ -59,11 +60,14 @@ class ScalingLaw:
         room = self.excess(loss) - self.B * np.asarray(tokens, float) ** -self.beta
         return (np.where(room > 0, room, np.nan) / self.A) ** (-1 / self.alpha)
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def compute_optimum(self, train_flops: ArrayLike) -> Allocation:
         """The split of C = 6ND of lowest loss (Hoffmann et al. 2022, eq. 4), which k doesn't move."""
         nd = np.asarray(train_flops, float) / 6
-        balance = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
-        parameters = balance * nd**self.exponent_a
+        log_balance = (np.log(self.alpha) + np.log(self.A) - np.log(self.beta) - np.log(self.B)) / (
+            self.alpha + self.beta
+        )
+        parameters = np.exp(log_balance) * nd**self.exponent_a
         return Allocation(parameters, nd / parameters)
 
     @property
