@@ -25,6 +25,8 @@ DecayShape = Literal["1-sqrt", "linear"]
 TokenizerName = Literal["bpe", "bytes"]
 
 CHECKPOINT_MANIFEST = "manifest.json"
+# How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).
+EXIT_DONE, EXIT_FAILED, EXIT_RETRY = 0, 1, 75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

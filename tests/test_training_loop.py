@@ -17,7 +17,17 @@ from recipes import write_recipe
 
 from llama_scale.config import load_toml
 from llama_scale.errors import InputError, StoreError
-from llama_scale.runs import BusyError, RunConfig, RunFolder, create_run, read_record, run_id
+from llama_scale.runs import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_RETRY,
+    BusyError,
+    RunConfig,
+    RunFolder,
+    create_run,
+    read_record,
+    run_id,
+)
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training import loop
 from llama_scale.training.checkpoint import newest_checkpoint, save_checkpoint
@@ -25,7 +35,7 @@ from llama_scale.training.corpus import read_corpus
 from llama_scale.training.data import TokenFiles, prepare
 from llama_scale.training.environment import choose_device
 from llama_scale.training.loop import train_run
-from llama_scale.training.worker import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, work
+from llama_scale.training.worker import work
 
 CPU = torch.device("cpu")
 

@@ -52,14 +52,8 @@ class HintedParameterError(click.BadParameter):
 
 COUNT = QuantityType("COUNT", quantities.parse_count, quantities.format_count)
 FLOPS = QuantityType("FLOPS", quantities.parse_flops, quantities.format_flops)
-FLOPS_PER_SECOND = QuantityType(
-    "FLOP/S", quantities.parse_flops_per_second, quantities.format_flops_per_second
-)
 BUDGET = QuantityType("BUDGET", quantities.parse_budget, quantities.format_quantity)
-USD = QuantityType("DOLLARS", quantities.parse_usd, quantities.format_usd)
 USD_PER_HOUR = QuantityType("$/H", quantities.parse_usd_per_hour, quantities.format_usd_per_hour)
-BYTES = QuantityType("BYTES", quantities.parse_bytes, quantities.format_bytes)
-SECONDS = QuantityType("DURATION", quantities.parse_seconds, quantities.format_seconds)
 FRACTION = QuantityType("FRACTION", quantities.parse_fraction, quantities.format_fraction)
 
 

@@ -39,7 +39,8 @@ def command(run: str | None, store: Path, device: str, listen: bool) -> int:
             "give one run id, or --listen", hint="`llama-scale runs ls` lists the runs of a store"
         )
     parent = os.getppid()  # before torch is imported: a launcher killed meanwhile must be missed
-    from llama_scale.training.worker import EXIT_DONE, EXIT_RETRY, stop_on_signals, use_allotted_threads, work
+    from llama_scale.runs import EXIT_DONE, EXIT_RETRY
+    from llama_scale.training.worker import stop_on_signals, use_allotted_threads, work
 
     should_stop = stop_on_signals(parent)
     use_allotted_threads()

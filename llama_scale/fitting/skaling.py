@@ -23,9 +23,8 @@ from llama_scale.fitting.solver import (
     Minima,
     Points,
     Solution,
+    best_of,
     better,
-    float_law,
-    names_at_bound,
 )
 from llama_scale.fitting.solver import solve as solve_chinchilla
 
@@ -85,17 +84,7 @@ def solve(points: Points, *, delta: float = DEFAULT_DELTA, quick: bool = False) 
     """
     neighbour = solve_chinchilla(points, delta=delta, grid=COARSE_GRID).constants
     starts = np.concatenate([starts_of(points, quick=quick), np.append(neighbour, 1.0)[:, None]], axis=1)
-    found = minimise(points, starts, delta=delta)
-    best = int(found.objective.argmin())
-    constants = found.constants[:, best]
-    return Solution(
-        law=float_law(points.law(constants)),
-        constants=constants,
-        objective=float(found.objective[best]),
-        starts=starts.shape[1],
-        agreed=int((found.objective <= found.objective[best] * (1 + AGREEMENT) + 1e-15).sum()),
-        at_bound=names_at_bound(found.at_bound[:, best]),
-    )
+    return best_of(points, minimise(points, starts, delta=delta))
 
 
 def refit(

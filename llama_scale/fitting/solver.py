@@ -132,13 +132,20 @@ def solve(points: Points, *, delta: float = DEFAULT_DELTA, grid: Array | None = 
         grid = GRID if len(points.x) <= MANY_ROWS else COARSE_GRID
     starts = grid_starts(points, grid)
     found = _joined(minimise(points, starts, delta=delta, stages=()), minimise(points, starts, delta=delta))
+    return best_of(points, found)
+
+
+def best_of(points: Points, found: Minima) -> Solution:
+    """The lowest of the minima that the starts of one data set reached, and how many reached it."""
     best = int(found.objective.argmin())
+    lowest = float(found.objective[best])
     return Solution(
         law=float_law(points.law(found.constants[:, best])),
         constants=found.constants[:, best],
-        objective=float(found.objective[best]),
+        objective=lowest,
         starts=len(found.objective),
-        agreed=int((found.objective <= found.objective[best] * (1 + AGREEMENT)).sum()),
+        # The last term is for data without noise, whose minimum is zero to rounding.
+        agreed=int((found.objective <= lowest * (1 + AGREEMENT) + 1e-15).sum()),
         at_bound=names_at_bound(found.at_bound[:, best]),
     )
 

@@ -19,14 +19,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llama_scale.runs import RunConfig, RunFolder, run_id
+from llama_scale.runs import EXIT_DONE, EXIT_RETRY, RunConfig, RunFolder, run_id
 from llama_scale.sweeps import Sweep
 
 ATTEMPTS = 3
 TICK_SECONDS = 0.2
 RETRY_SECONDS = 2.0
 STOP_SECONDS = 60.0
-EXIT_DONE, EXIT_RETRY = 0, 75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,10 @@ import torch
 
 from llama_scale.errors import LlamaScaleError, StoreError
 from llama_scale.files import store_error, write_atomically
-from llama_scale.runs import BusyError, RunFolder
+from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, BusyError, RunFolder
 from llama_scale.training.data import TokenFiles, data_folder, open_tokens
 from llama_scale.training.environment import choose_device
 from llama_scale.training.loop import check_corpus, train_run
-
-EXIT_DONE, EXIT_FAILED, EXIT_RETRY = 0, 1, 75
 
 
 def work(store: Path, run: str, *, device: str = "auto", should_stop: Callable[[], bool]) -> int:
