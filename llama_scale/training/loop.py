@@ -32,6 +32,7 @@ from llama_scale.training.schedule import learning_rate_factor
 Outcome = Literal["done", "stopped", "waiting", "diverged"]
 LOG_STEPS = 50
 CHECKPOINT_SECONDS = 30.0
+LOOK_SECONDS = 1.0  # between two looks at whether to stop
 EVALUATION_TOKENS_PER_BATCH = 4_096
 LN2 = math.log(2)
 
@@ -46,9 +47,10 @@ class Trainer:
         self.model.to(device)
         self.optimizer = FlatAdamW(self.model, config.optimizer)
         self.step = 0
+        self.unlogged: list[tuple[Tensor, Tensor]] = []
 
-    def advance(self) -> tuple[Tensor, Tensor]:
-        """Take one step; returns its loss and gradient norm, left on the device."""
+    def advance(self) -> None:
+        """Take one step; its loss and gradient norm join `unlogged`, left on the device."""
         config = self.config
         ids = training_batch(
             self.files.train,
@@ -60,13 +62,24 @@ class Trainer:
         batch = torch.from_numpy(ids).to(self.device)
         loss = self.model.loss(batch[:, :-1], batch[:, 1:])
         loss.backward()
-        norm = self.optimizer.step(self.learning_rate)
+        norm = self.optimizer.step(self.learning_rate(self.step))
         self.step += 1
-        return loss.detach(), norm
+        self.unlogged.append((loss.detach(), norm))
 
-    @property
-    def learning_rate(self) -> float:
-        return self.config.optimizer.learning_rate * learning_rate_factor(self.config.schedule, self.step)
+    def learning_rate(self, step: int) -> float:
+        return self.config.optimizer.learning_rate * learning_rate_factor(self.config.schedule, step)
+
+    def summary(self) -> dict[str, Any]:
+        """What to log of the steps since the last log, which are then forgotten."""
+        losses, norms = (torch.stack(values) for values in zip(*self.unlogged, strict=True))
+        first = self.step - len(self.unlogged)
+        self.unlogged.clear()
+        return {
+            "step": self.step,
+            "loss_nats": losses.mean().item(),
+            "gradient_norm": norms.mean().item(),
+            "learning_rate": self.learning_rate(first),
+        }
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float | int]:
@@ -87,9 +100,14 @@ class Trainer:
             tokens += batch[:, 1:].numel()
         return {"loss_nats": nats / tokens, "bits_per_byte": nats / size / LN2, "evaluation_tokens": tokens}
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, and what is not logged yet."""
+        return {**self.optimizer.state_dict(), "unlogged": self.unlogged}
+
     def load(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
         self.step = state["step"]
+        self.unlogged = list(state.get("unlogged", ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +187,7 @@ def _start(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog, goal
             log.append("checkpoint_passed_over", reason=error.message)
             delete_checkpoint(parent, branch.step)
             return False
+        state |= {"unlogged": ()}  # the trunk's own
     if state is not None:
         trainer.load(state)
     log.append("start", step=trainer.step, **software(trainer.device))
@@ -180,11 +199,12 @@ def _train(
 ) -> Outcome:
     saved_at = time.monotonic()
     for report in _intervals(trainer, goal):
-        if not math.isfinite(report["loss_nats"] + report["gradient_norm"]):
-            log.append("diverged", step=report["step"])
-            _record(trainer, folder, "diverged", {"loss_nats": None, "bits_per_byte": None})
-            return "diverged"
-        log.append("train", **report)
+        if report is not None:
+            if not math.isfinite(report["loss_nats"] + report["gradient_norm"]):
+                log.append("diverged", step=report["step"])
+                _record(trainer, folder, "diverged", {"loss_nats": None, "bits_per_byte": None})
+                return "diverged"
+            log.append("train", **report)
         stopping = should_stop() and trainer.step < goal.last_step
         due = time.monotonic() - saved_at >= CHECKPOINT_SECONDS
         if stopping or due or trainer.step in goal.missing:
@@ -195,33 +215,32 @@ def _train(
     return "done"
 
 
-def _intervals(trainer: Trainer, goal: Goal) -> Iterator[dict[str, Any]]:
+def _intervals(trainer: Trainer, goal: Goal) -> Iterator[dict[str, Any] | None]:
     """Train up to each multiple of LOG_STEPS and each branch point; yield what to log there.
 
-    The boundaries depend on the steps alone, so a resumed run logs the same intervals.
+    The boundaries depend on the steps alone, so a resumed run logs the same intervals. Between them
+    None is yielded now and then: a moment to save or to stop, however slow the steps are.
     """
+    looked = time.monotonic()
     while trainer.step < goal.last_step:
         began, first = time.monotonic(), trainer.step
         stops = [(first // LOG_STEPS + 1) * LOG_STEPS, goal.last_step, *goal.missing]
         until = min(step for step in stops if step > first)
-        rate = trainer.learning_rate
-        losses, norms = zip(*(trainer.advance() for _ in range(first, until)), strict=True)
-        yield {
-            "step": until,
-            "loss_nats": torch.stack(losses).mean().item(),
-            "gradient_norm": torch.stack(norms).mean().item(),
-            "learning_rate": rate,
-            "tokens_per_second": (until - first)
-            * trainer.config.tokens_per_step
-            / (time.monotonic() - began),
-        }
+        while trainer.step < until:
+            trainer.advance()
+            if trainer.step < until and time.monotonic() - looked > LOOK_SECONDS:
+                yield None
+                looked = time.monotonic()
+        seconds = time.monotonic() - began
+        rate = (until - first) * trainer.config.tokens_per_step / seconds
+        yield {**trainer.summary(), "tokens_per_second": rate}
 
 
 def _save(trainer: Trainer, folder: RunFolder, log: EventLog, goal: Goal) -> None:
     """The log reaches the disk before the checkpoint that goes with it, so that no curve has a gap."""
     log.append("checkpoint", step=trainer.step)
     log.sync()
-    save_checkpoint(folder, trainer.step, trainer.optimizer.state_dict())
+    save_checkpoint(folder, trainer.step, trainer.state_dict())
     prune_checkpoints(folder, keep=goal.needed, up_to=trainer.step)
 
 
