@@ -271,7 +271,7 @@ def test_a_hostile_value_is_read_or_refused_but_never_a_surprise(
     ("key", "value", "said"),
     [
         ("schema", 2, "schema is 2"),
-        ("form", "kaplan", "form is 'kaplan'"),
+        ("form", "cubic", "form is 'cubic'"),
         ("parameters", {"E": 1}, "without A, B, alpha, beta"),
         ("parameter_convention", "all", "must be one of total"),
         ("noise", float("nan"), "noise"),

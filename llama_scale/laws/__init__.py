@@ -16,7 +16,7 @@ from llama_scale.laws.fits import (
     Support,
     central_range,
 )
-from llama_scale.laws.forms import FORMS, Allocation, FormName, Numbers, ScalingLaw
+from llama_scale.laws.forms import FORMS, Allocation, FormName, Gradient, Numbers, ScalingLaw
 from llama_scale.laws.library import (
     DEFAULT_LAW,
     parse_law_line,
@@ -34,6 +34,7 @@ __all__ = [
     "Fit",
     "FlopsAccounting",
     "FormName",
+    "Gradient",
     "Numbers",
     "Optimum",
     "Prediction",

@@ -85,7 +85,7 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         raise ValueError(f"schema is {content.get('schema')!r}, but 1 is the one known here")
     form = one_of("form", content.get("form"), FORMS)
     law = checked_law(content["parameters"])
-    if law.form != form:
+    if not law.is_of(form):
         raise ValueError(f"form is {form!r}, but the parameters are those of the {law.form} form")
     known = {f.name for f in fields(Fit)}
     known |= {"schema", "form", "parameters", "parameter_convention", "exponent_a"}

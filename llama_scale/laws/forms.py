@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Numbers = float | NDArray[np.float64]
-FormName = Literal["chinchilla", "skaling"]
+FormName = Literal["chinchilla", "skaling", "tied", "kaplan"]
 FORMS: tuple[FormName, ...] = get_args(FormName)
+NARROWEST_FIRST: tuple[FormName, ...] = ("tied", "chinchilla", "kaplan", "skaling")
 
 
 class Allocation(NamedTuple):
@@ -24,12 +25,21 @@ class Allocation(NamedTuple):
     tokens: Numbers
 
 
+class Gradient(NamedTuple):
+    """What one more parameter, and one more token, bring: derivatives of the loss, not positive."""
+
+    parameters: Numbers
+    tokens: Numbers
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingLaw:
     """L(N, D) = E + (A N^-alpha + B D^-beta)^k, in nats per token.
 
-    With k = 1 it is the Chinchilla form (Hoffmann et al. 2022, eq. 2). Another k, the Skaling form, lets
-    what more data bring depend on the size: with k < 1, less where the size is what limits.
+    Four forms are this one with constants fixed. chinchilla: k = 1 (Hoffmann et al. 2022, eq. 2).
+    tied: k = 1 and alpha = beta, so that N and D grow alike. kaplan: [(Nc/N)^(aN/aD) + Dc/D]^aD
+    (Kaplan et al. 2020, eq. 1.5), that is E = 0, beta = 1, k = aD, alpha = aN/aD, A = Nc^alpha, B = Dc.
+    skaling: k free; with k < 1, more data bring less where the size is what limits.
     """
 
     E: Numbers
@@ -70,6 +80,34 @@ class ScalingLaw:
         parameters = np.exp(log_balance) * nd**self.exponent_a
         return Allocation(parameters, nd / parameters)
 
+    def cheapest(self, loss: ArrayLike) -> Allocation:
+        """The split of least 6ND that reaches `loss`; nan where no model does.
+
+        With m = (loss - E)^(1/k) the terms balance at A N^-alpha = m beta / (alpha + beta) and
+        B D^-beta = m alpha / (alpha + beta).
+        """
+        total, share = self.excess(loss), self.exponent_a
+        parameters = (self.A / (total * share)) ** (1 / self.alpha)
+        return Allocation(parameters, (self.B / (total * (1 - share))) ** (1 / self.beta))
+
+    def contour(self, loss: float, *, span: float = 10.0, count: int = 101) -> Allocation:
+        """The iso-loss curve of one law: `count` pairs of N and D that all reach `loss`.
+
+        N runs, evenly in its log, from the cheapest split's over `span` to `span` times it; D is nan
+        where no number of tokens brings so small a model to that loss.
+        """
+        middle = float(np.asarray(self.cheapest(loss).parameters))
+        parameters = middle * np.geomspace(1 / span, span, count)
+        return Allocation(parameters, self.tokens_for_loss(loss, parameters))
+
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
+    def gradient(self, parameters: ArrayLike, tokens: ArrayLike) -> Gradient:
+        """How loss falls with size and with data: dL/dN and dL/dD, in nats per parameter and per token."""
+        n, d = np.asarray(parameters, float), np.asarray(tokens, float)
+        by_size, by_data = self.A * n**-self.alpha, self.B * d**-self.beta
+        outer = self.k * (by_size + by_data) ** (self.k - 1)
+        return Gradient(-outer * self.alpha * by_size / n, -outer * self.beta * by_data / d)
+
     @property
     def exponent_a(self) -> Numbers:
         """The exponent a in N_opt = G (C/6)^a; tokens grow as C^(1 - a)."""
@@ -78,13 +116,26 @@ class ScalingLaw:
     @property
     def constants(self) -> dict[str, Numbers]:
         """The constants by name, in the order in which they are printed; k where it is not 1."""
-        names = [f.name for f in fields(self) if f.name != "k" or self.form == "skaling"]
+        names = [f.name for f in fields(self) if f.name != "k" or self.has_outer_power]
         return {name: getattr(self, name) for name in names}
 
     @property
+    def has_outer_power(self) -> bool:
+        """Whether k differs from 1 anywhere."""
+        return not np.all(np.equal(self.k, 1.0))
+
+    @property
     def form(self) -> FormName:
-        """Which form the constants make it: "chinchilla" where k is exactly 1, throughout."""
-        return "chinchilla" if np.all(np.equal(self.k, 1.0)) else "skaling"
+        """The narrowest form that the constants have, throughout."""
+        return next(name for name in NARROWEST_FIRST if self.is_of(name))
+
+    def is_of(self, form: FormName) -> bool:
+        """Whether every law of the batch has this form: all are Skaling, and tied ones are Chinchilla."""
+        if form == "skaling":
+            return True
+        if form == "kaplan":
+            return bool(np.all(np.equal(self.E, 0.0)) and np.all(np.equal(self.beta, 1.0)))
+        return not self.has_outer_power and (form == "chinchilla" or bool(np.all(self.alpha == self.beta)))
 
     def at(self, index: int | slice | NDArray[np.intp]) -> Self:
         """The draw, or batch of draws, at `index`."""

@@ -29,7 +29,7 @@ def _loss(plan: Plan) -> Formula:
     e, a, b, alpha, beta, k = (float(v) for v in (law.E, law.A, law.B, law.alpha, law.beta, law.k))
     by_size, by_data = a * model.parameters**-alpha, b * model.tokens**-beta
     terms = f"{a:.5g} x {model.parameters:.4g}^-{alpha:.4g} + {b:.5g} x {model.tokens:.4g}^-{beta:.4g}"
-    if law.form == "chinchilla":
+    if not law.has_outer_power:
         formula = "E + A N^-alpha + B D^-beta"
         numbers = f"{e:.5g} + {terms} = {e:.4f} + {by_size:.4f} + {by_data:.4f} = {model.loss_nats:.4f}"
     else:
@@ -47,7 +47,7 @@ def _condition(plan: Plan) -> Formula:
     idle = request.problem().serving_in_training_tokens
     numbers = f"S = {format_number(float(idle), 4)} tokens; {numbers}"
     if plan.compute_optimal_on_budget is None:
-        room = "loss - E" if request.fit.law.form == "chinchilla" else "(loss - E)^(1/k)"
+        room = "(loss - E)^(1/k)" if request.fit.law.has_outer_power else "loss - E"
         return Formula(
             "optimum",
             f"(1 + beta/alpha) B D^-beta + (beta B S / alpha) D^(-beta-1) = {room}, with "
