@@ -1,4 +1,4 @@
-"""Published models that a plan can be asked to match (`data/reference_models.toml`)."""
+"""Models that exist: the published ones (`data/reference_models.toml`), and those of a user's own TOML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from llama_scale.architecture import ParameterConvention
+from llama_scale.architecture import (
+    LLAMA_CONTEXT,
+    LLAMA_VOCABULARY,
+    ModelConfig,
+    ParameterConvention,
+    llama,
+    nearest_shape,
+)
+from llama_scale.config import load_toml
 from llama_scale.errors import InputError
 from llama_scale.hardware import name_key, nearest_names_hint
 
@@ -15,16 +23,29 @@ _FILE = Path(__file__).parent.parent / "data" / "reference_models.toml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceModel:
-    """A model as its paper describes it: `parameters` is the nominal count, `total` the exact one."""
+    """A model as its paper describes it: `parameters` is the nominal count, `total` the exact one.
+
+    `embedding` counts the input table, `tied` says whether the output head shares it, `open` whether anyone
+    can download the weights. `assumed_shape` marks a shape that nobody gave: a LLaMA's of that size.
+    """
 
     name: str
     parameters: float
     total: int
     embedding: int
     tied: bool
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    hidden: int
+    vocabulary: int
     tokens: float
     context: int
     source: str
+    open: bool = False
+    assumed_shape: bool = False
     aliases: tuple[str, ...] = ()
 
     def count(self, convention: ParameterConvention) -> float:
@@ -32,8 +53,115 @@ class ReferenceModel:
         if convention == "total":
             return self.parameters
         if convention == "matmul":
-            return float(self.total - (0 if self.tied else self.embedding))
+            return float(self.active)
         return float(self.total - self.embedding * (1 if self.tied else 2))
+
+    @property
+    def active(self) -> int:
+        """Parameters that multiply every token: all but an input table that is nothing else."""
+        return self.total - (0 if self.tied else self.embedding)
+
+    @property
+    def query_width(self) -> int:
+        """Heads x head size."""
+        return self.heads * self.head_size
+
+    @property
+    def kv_width(self) -> int:
+        """KV heads x head size."""
+        return self.kv_heads * self.head_size
+
+    def forward_flops_per_token(self, context: int) -> float:
+        """2 x weights + 4 L q T, attention over the whole context, as PaLM's appendix B counts it."""
+        return 2.0 * self.active + 4.0 * self.layers * self.query_width * context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeFile:
+    """The shape in a user's TOML; what is left out is what LLaMA would have."""
+
+    layers: int
+    width: int
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_size: int | None = None
+    hidden: int | None = None
+    vocabulary: int = LLAMA_VOCABULARY
+    tied_head: bool = False
+
+    def config(self, context: int) -> ModelConfig:
+        """The whole shape; raises InputError where it cannot be built."""
+        heads = self.heads or max(1, self.width // (self.head_size or 128))
+        given = {
+            "kv_heads": self.kv_heads,
+            "head_size": self.head_size,
+            "hidden": self.hidden,
+            "vocabulary": self.vocabulary,
+            "context": context,
+            "tied_head": self.tied_head,
+        }
+        fields = {name: value for name, value in given.items() if value is not None}
+        return llama(self.layers, self.width, heads=heads, **fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """A user's own model: tokens seen in training, and its parameters or its shape."""
+
+    tokens: float
+    name: str | None = None
+    parameters: float | None = None
+    shape: ShapeFile | None = None
+    context: int = LLAMA_CONTEXT
+    source: str = "your file"
+
+    def __post_init__(self) -> None:
+        if self.parameters is None and self.shape is None:
+            raise InputError(
+                "neither parameters nor a shape is given",
+                hint='add parameters = "7B", or a table [shape] with layers and width',
+            )
+        for name, value, least in (("tokens", self.tokens, 1.0), ("parameters", self.parameters, 1e4)):
+            if value is not None and not least <= value <= 1e18:
+                raise InputError(f"{name} = {value:g} is out of all proportion", hint=f'write {name} = "7B"')
+
+    def model(self, fallback_name: str) -> ReferenceModel:
+        """The model that the file describes; without a shape, that of a LLaMA of its size."""
+        shape = (
+            self.shape.config(self.context)
+            if self.shape is not None
+            else nearest_shape(self.parameters or 0.0, context=self.context)
+        )
+        total = shape.parameters.total if self.parameters is None else round(self.parameters)
+        return ReferenceModel(
+            name=self.name or fallback_name,
+            parameters=float(total),
+            total=total,
+            embedding=shape.vocabulary * shape.width,
+            tied=shape.tied_head,
+            layers=shape.layers,
+            width=shape.width,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_size=shape.head_size,
+            hidden=shape.hidden,
+            vocabulary=shape.vocabulary,
+            tokens=self.tokens,
+            context=self.context,
+            source=self.source,
+            assumed_shape=self.shape is None,
+        )
+
+
+def find_model(text: str) -> ReferenceModel:
+    """A published model by its name, or a user's own by the path of its TOML.
+
+    Raises InputError with the nearest names, or with every problem of the file at once.
+    """
+    path = Path(text).expanduser()
+    if path.suffix == ".toml" or path.is_file():
+        return load_toml(path, ModelFile).model(path.stem)
+    return reference_model(text)
 
 
 def reference_model(name: str) -> ReferenceModel:
