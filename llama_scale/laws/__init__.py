@@ -1,7 +1,7 @@
 """Scaling laws, and the Fit that carries one between stages: numpy alone, so that a plan starts quickly.
 
-`forms` is the arithmetic of a law, `fits` a law with its uncertainty, `files` a Fit on disk,
-`library` the published laws and the ways in which a user names one.
+`forms` is the arithmetic of a law, `repeated` that of data seen again, `fits` a law with its
+uncertainty, `files` a Fit on disk, `library` the published laws and the ways in which a user names one.
 """
 
 from llama_scale.laws.files import fit_to_json, read_fit, write_fit
@@ -24,12 +24,14 @@ from llama_scale.laws.library import (
     published_names,
     resolve_law,
 )
+from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
 
 __all__ = [
     "ACCOUNTINGS",
     "DEFAULT_LAW",
     "DEFAULT_LEVEL",
     "FORMS",
+    "MUENNIGHOFF_REPETITION",
     "Allocation",
     "Fit",
     "FlopsAccounting",
@@ -39,6 +41,8 @@ __all__ = [
     "Optimum",
     "Prediction",
     "Range",
+    "RepeatedDataLaw",
+    "Repetition",
     "ScalingLaw",
     "Support",
     "central_range",
