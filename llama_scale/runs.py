@@ -359,6 +359,16 @@ def create_run(store: Path, config: RunConfig) -> RunFolder:
     return folder
 
 
+def find_run(store: Path, run: str) -> RunFolder:
+    """The folder of a run that is there; raises InputError otherwise."""
+    folder = RunFolder(store / run)
+    if not folder.path.is_dir():
+        raise InputError(
+            f"there is no run {run} in {store}", hint="run `llama-scale runs ls` for their names"
+        )
+    return folder
+
+
 def run_folders(store: Path) -> list[RunFolder]:
     """Every run of a store, in order of id."""
     return [RunFolder(spec.parent) for spec in sorted(store.glob("*/spec.json"))]

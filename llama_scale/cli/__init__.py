@@ -29,6 +29,7 @@ COMMANDS = {
     "worker": Entry("Measure", "Train one run of a store to its end (what launchers start)."),
     "runs": Entry("Measure", "What has been run, and how did it end?"),
     "data": Entry("Measure", "Prepare, show and verify the text that runs train on."),
+    "export": Entry("Measure", "Write a trained model as a folder that transformers loads."),
     "fit": Entry("Fit", "Which law do these runs follow, and how surely?"),
     "plan": Entry("Plan", "Which model to train for what it will serve, at what cost?"),
     "doctor": Entry("Inspect", "Is this machine ready, and what is missing?"),

@@ -72,13 +72,9 @@ def _listing(records: tuple[RunRecord, ...]) -> list[object]:
 def show_run(run: str, store: Path, as_json: bool) -> None:
     """What is this run, what did it cost, and what did it reach?"""
     from llama_scale.config import plain
-    from llama_scale.runs import RunFolder, read_record
+    from llama_scale.runs import find_run, read_record
 
-    folder = RunFolder(store / run)
-    if not folder.path.is_dir():
-        raise InputError(
-            f"there is no run {run} in {store}", hint="`llama-scale runs ls` lists the runs of a store"
-        )
+    folder = find_run(store, run)
     record, config, result, curve = read_record(folder), folder.config, folder.result(), folder.curve()
     value = {
         "record": plain(record),

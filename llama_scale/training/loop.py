@@ -28,6 +28,7 @@ from llama_scale.training.environment import software
 from llama_scale.training.model import Llama, initialise
 from llama_scale.training.optimizer import FlatAdamW
 from llama_scale.training.schedule import learning_rate_factor
+from llama_scale.training.weights import save_weights
 
 Outcome = Literal["done", "stopped", "waiting", "diverged"]
 LOG_STEPS = 50
@@ -248,6 +249,7 @@ def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog) -> 
     measured = trainer.evaluate()
     log.append("evaluation", step=trainer.step, **measured)
     log.sync()
+    save_weights(folder, trainer.model)
     _record(trainer, folder, "done", measured)
     prune_checkpoints(folder, keep=frozenset(), newest=0)
     if trainer.config.branch is not None:

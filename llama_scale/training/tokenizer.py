@@ -7,9 +7,10 @@ every vocabulary is the end of a document.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from llama_scale.errors import InputError
 TokenizerKind = Literal["bytes", "bpe"]
 BYTES_VOCABULARY = 257
 SMALLEST_BPE = 260
+END_OF_DOCUMENT = "<|endofdoc|>"  # what other tools call the last id
 # Words, numbers of up to three digits, punctuation, line ends and runs of spaces stay apart, so that no
 # token spans two of them; indentation is a run of spaces, which code is full of.
 SPLIT_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -101,14 +103,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 def train_merges(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
     """The library's own tokenizer: slower to encode with, and with stand-in letters for bytes."""
-    trainee = tokenizers.Tokenizer(models.BPE())
-    trainee.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(SPLIT_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainee.decoder = decoders.ByteLevel()
+    trainee = _byte_level(models.BPE())
     trainee.train_from_iterator(
         _first_bytes(texts, TRAINING_BYTES),
         trainers.BpeTrainer(
@@ -118,6 +113,43 @@ def train_merges(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
         ),
     )
     return trainee
+
+
+def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(SPLIT_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def to_library(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """The same vocabulary as a tokenizer of the `tokenizers` library, whose ids are the same.
+
+    Its merges are found again from the tokens: each was made of the two that the earlier merges leave of it.
+    """
+    letter = {byte: char for char, byte in _byte_of_letter().items()}
+    words = ["".join(letter[byte] for byte in token) for token in tokenizer.tokens]
+    ranks = {token: rank for rank, token in enumerate(tokenizer.tokens)}
+    merges = [_last_merge(token, ranks) for token in tokenizer.tokens if len(token) > 1]
+    spelled = [(words[ranks[left]], words[ranks[right]]) for left, right in merges]
+    made = _byte_level(models.BPE({word: rank for rank, word in enumerate(words)}, spelled))
+    made.add_special_tokens([tokenizers.AddedToken(END_OF_DOCUMENT, special=True, normalized=False)])
+    return made
+
+
+def _last_merge(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
+    """The two parts of `token` that remain when all merges before its own are done."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(a + b, len(ranks)) for a, b in pairwise(parts)]
+        first = min(range(len(pairs)), key=pairs.__getitem__)
+        parts[first : first + 2] = [parts[first] + parts[first + 1]]
+    return parts[0], parts[1]
 
 
 def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from llama_scale.errors import LlamaScaleError, StoreError
+from llama_scale.errors import LlamaScaleError
 from llama_scale.files import store_error, write_atomically
-from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, BusyError, RunFolder
+from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, BusyError, RunFolder, find_run
 from llama_scale.training.data import TokenFiles, data_folder, open_tokens
 from llama_scale.training.environment import choose_device
 from llama_scale.training.loop import check_corpus, train_run
@@ -27,10 +27,7 @@ def work(store: Path, run: str, *, device: str = "auto", should_stop: Callable[[
     """
     folder = RunFolder(store / run)
     try:
-        if not folder.path.is_dir():
-            raise StoreError(
-                f"there is no run {run} in {store}", hint="run `llama-scale runs ls` for their names"
-            )
+        find_run(store, run)
         config = folder.config
         files = _open_tokens(data_folder(store, config.data, config.corpus))
         check_corpus(folder, files)

@@ -1,0 +1,197 @@
+"""Models to and from the folders that Hugging Face's transformers reads: config, safetensors, tokenizer.
+
+A LLaMA with QK-norm is what transformers calls Qwen3, name for name; one without is its Llama.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.errors import InputError
+from llama_scale.files import publish_folder
+from llama_scale.training.model import Llama
+from llama_scale.training.tokenizer import END_OF_DOCUMENT, Tokenizer, to_library
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+# Names of ours and theirs, within a block and outside.
+BLOCK_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.o_proj",
+    "attention.query_norm": "self_attn.q_norm",
+    "attention.key_norm": "self_attn.k_norm",
+    "feed_forward_norm": "post_attention_layernorm",
+    "feed_forward.gate": "mlp.gate_proj",
+    "feed_forward.up": "mlp.up_proj",
+    "feed_forward.down": "mlp.down_proj",
+}
+OUTER_NAMES = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
+
+
+def write_hf(folder: Path, model: Llama, tokenizer: Tokenizer | None) -> None:
+    """Publish `folder` with what AutoModelForCausalLM and AutoTokenizer load; it must not exist yet.
+
+    Raises InputError where it does, StoreError where the disk refuses.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} is there already", hint="name another folder with --output, or move it")
+    weights = {_their_name(name): p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    with publish_folder(folder) as new:
+        (new / CONFIG).write_text(json.dumps(hf_config(model.config, tokenizer), indent=1) + "\n")
+        (new / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+        if tokenizer is not None:
+            (new / "tokenizer.json").write_text(to_library(tokenizer).to_str(pretty=True))
+            (new / "tokenizer_config.json").write_text(
+                json.dumps(
+                    {
+                        "tokenizer_class": "PreTrainedTokenizerFast",
+                        "eos_token": END_OF_DOCUMENT,
+                        "model_max_length": model.config.context,
+                        "clean_up_tokenization_spaces": False,
+                    },
+                    indent=1,
+                )
+            )
+
+
+def hf_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+    """The config.json of a shape, as transformers 4 and 5 read it."""
+    kind = "qwen3" if config.qk_norm else "llama"
+    return {
+        "architectures": [ARCHITECTURES[kind]],
+        "model_type": kind,
+        "hidden_size": config.width,
+        "intermediate_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_size,
+        "vocab_size": config.vocabulary,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_epsilon,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": config.tied_head,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.end_of_document if tokenizer else None,
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }
+
+
+def read_hf(folder: str | Path) -> Llama:
+    """The model of a folder that transformers wrote, or `write_hf`, in 32 bits.
+
+    Raises InputError for another architecture, for biases or scaled rotations, and for missing tensors.
+    """
+    path = Path(folder)
+    content = _read_json(path / CONFIG)
+    config = _model_config(content, path)
+    theirs = _read_tensors(path)
+    model = Llama(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            tensor = theirs.get(_their_name(name))
+            if tensor is None or tensor.shape != parameter.shape:
+                found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
+                raise InputError(
+                    f"{path}: {_their_name(name)} {found}, {tuple(parameter.shape)} is needed",
+                    hint="check that config.json belongs to these weights",
+                )
+            parameter.copy_(tensor)
+    return model
+
+
+def _model_config(content: Mapping[str, Any], path: Path) -> ModelConfig:
+    kind = content.get("model_type")
+    rotation = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    refused = {
+        f"model_type {kind!r}": kind not in ARCHITECTURES,
+        "biases": bool(content.get("attention_bias") or content.get("mlp_bias")),
+        "scaled rotary positions": rotation.get("rope_type", "default") != "default",
+    }
+    for what, is_there in refused.items():
+        if is_there:
+            raise InputError(
+                f"{path / CONFIG} describes a model with {what}, which is no LLaMA of ours",
+                hint=f"import one of {', '.join(ARCHITECTURES)} without biases or scaled positions",
+            )
+    try:
+        heads = int(content["num_attention_heads"])
+        return ModelConfig(
+            layers=int(content["num_hidden_layers"]),
+            width=int(content["hidden_size"]),
+            heads=heads,
+            kv_heads=int(content.get("num_key_value_heads") or heads),
+            head_size=int(content.get("head_dim") or content["hidden_size"] // heads),
+            hidden=int(content["intermediate_size"]),
+            vocabulary=int(content["vocab_size"]),
+            context=int(content["max_position_embeddings"]),
+            tied_head=bool(content.get("tie_word_embeddings", False)),
+            qk_norm=kind == "qwen3",
+            norm_epsilon=float(content["rms_norm_eps"]),
+            rope_theta=float(content.get("rope_theta") or rotation["rope_theta"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path / CONFIG} lacks or garbles {error}", hint="export the model again with save_pretrained"
+        ) from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors file, or of the parts that an index names."""
+    parts = [WEIGHTS]
+    if (path / INDEX).exists():
+        parts = sorted(set(_read_json(path / INDEX).get("weight_map", {}).values()))
+    tensors: dict[str, Tensor] = {}
+    for part in parts:
+        if Path(part).name != part:
+            raise InputError(f"{path / INDEX} names {part!r}, outside its folder", hint="download it again")
+        try:
+            tensors |= load((path / part).read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path / part} cannot be read: {error}", hint="download it again") from error
+    return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}", hint="name a folder that save_pretrained wrote"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no object", hint="name a folder that save_pretrained wrote")
+    return content
+
+
+def _their_name(name: str) -> str:
+    """transformers' name of one of our parameters."""
+    parts = name.split(".")
+    if parts[0] == "blocks":
+        return f"model.layers.{parts[1]}.{BLOCK_NAMES['.'.join(parts[2:-1])]}.{parts[-1]}"
+    return f"{OUTER_NAMES[parts[0]]}.{parts[-1]}"
+
+
+def shape_line(config: ModelConfig) -> str:
+    """The shape in a few words, for who exports it."""
+    shape = asdict(config)
+    words = ("layers", "width", "heads", "kv_heads", "vocabulary", "context")
+    return ", ".join(f"{name.replace('_', ' ')} {shape[name]:,}" for name in words)

@@ -1,0 +1,63 @@
+"""The weights that a run ended with: one safetensors file in its folder, kept when its checkpoints go."""
+
+from __future__ import annotations
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from llama_scale.errors import StoreError
+from llama_scale.files import write_atomically
+from llama_scale.runs import RunFolder
+from llama_scale.training.checkpoint import newest_checkpoint
+from llama_scale.training.model import Llama
+from llama_scale.training.optimizer import FlatAdamW
+
+WEIGHTS = "weights.safetensors"
+
+
+def save_weights(folder: RunFolder, model: Llama) -> None:
+    """Put the model's weights into the run's folder; a tied head is the embedding and is stored once."""
+    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+    write_atomically(folder.path / WEIGHTS, save(weights))
+
+
+def load_weights(folder: RunFolder) -> tuple[Llama, int | None]:
+    """The model of a run, and the step that it stands at: None for the end of its schedule.
+
+    A run that has not ended gives its newest usable checkpoint. Raises StoreError where there is none.
+    """
+    model = Llama(folder.config.model)
+    try:
+        weights = load((folder.path / WEIGHTS).read_bytes())
+    except FileNotFoundError:
+        return model, _from_checkpoint(folder, model)
+    except (OSError, SafetensorError) as error:
+        raise _unusable(folder, str(error)) from error
+    names = {name for name, _ in model.named_parameters()}
+    if weights.keys() != names:
+        raise _unusable(folder, "its tensors are not those of the run's model")
+    try:
+        model.load_state_dict(weights, strict=False)  # a tied head has no tensor of its own
+    except RuntimeError as error:
+        raise _unusable(folder, str(error)) from error
+    return model, None
+
+
+def _from_checkpoint(folder: RunFolder, model: Llama) -> int:
+    steps = folder.checkpoint_steps()
+    state, _ = newest_checkpoint(folder, torch.device("cpu"), up_to=max(steps, default=0))
+    if state is None:
+        how = "ended before weights were kept" if folder.is_finished else "has no checkpoint yet"
+        raise StoreError(
+            f"run {folder.run} {how}", hint="train it with `llama-scale sweep`, or choose another run"
+        )
+    FlatAdamW(model, folder.config.optimizer).load_state_dict(state)
+    return int(state["step"])
+
+
+def _unusable(folder: RunFolder, reason: str) -> StoreError:
+    return StoreError(
+        f"{folder.path / WEIGHTS} cannot be used: {reason}",
+        hint="copy it from a backup, or delete the run's folder and run the sweep again",
+    )

@@ -1,0 +1,116 @@
+"""`llama-scale export` on a run that was really trained: transformers measures the loss that we recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from recipes import write_recipe
+
+from llama_scale.cli import main
+from llama_scale.config import load_toml
+from llama_scale.runs import RunFolder, create_run, run_id
+from llama_scale.sweeps import SweepSpec, expand
+from llama_scale.training.corpus import read_corpus
+from llama_scale.training.data import evaluation_batches, open_tokens, prepare
+from llama_scale.training.loop import train_run
+from llama_scale.training.weights import load_weights
+
+transformers = pytest.importorskip("transformers", reason="the test extra is not installed")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder, RunFolder]:
+    """A store with a trunk that stands at its branch point and a branch that has ended."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("export")
+    spec = load_toml(write_recipe(folder), SweepSpec)
+    corpus = read_corpus(spec.data.source)
+    place = folder / "runs"
+    files = prepare(corpus, spec.data, place)
+    trunk, branch = expand("tiny", spec, corpus.sha256).runs[:2]
+    for config in (trunk, branch):
+        create_run(place, config)
+    for config in (trunk, branch):
+        train_run(
+            place,
+            RunFolder(place / run_id(config)),
+            files,
+            device=torch.device("cpu"),
+            should_stop=lambda: False,
+        )
+    return place, RunFolder(place / run_id(trunk)), RunFolder(place / run_id(branch))
+
+
+def export(store: Path, run: str, *others: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, ["export", run, "--store", str(store), *others])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_transformers_finds_the_loss_of_the_record(store: tuple[Path, RunFolder, RunFolder]) -> None:
+    place, _, branch = store
+    code, out, _ = export(place, branch.run, "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert said["step"] is None
+    model = transformers.AutoModelForCausalLM.from_pretrained(said["folder"], dtype=torch.float32)
+    [prepared] = (place / "data").iterdir()
+    files = open_tokens(prepared)
+    config = branch.config
+    nats, count = 0.0, 0
+    for ids in evaluation_batches(
+        files, tokens=config.data.evaluation_tokens, sequences=8, context=config.model.context
+    ):
+        batch = torch.from_numpy(ids).long()
+        with torch.no_grad():
+            logits = model(batch[:, :-1]).logits
+        nats += torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
+        ).item()
+        count += batch[:, 1:].numel()
+    result = branch.result()
+    assert result and nats / count == pytest.approx(result["loss_nats"], rel=1e-5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(said["folder"])
+    text = "import numpy as np\n"
+    assert tokenizer(text)["input_ids"] == next(iter(files.tokenizer.encode([text])))[:-1].tolist()
+
+
+def test_an_unfinished_run_gives_its_checkpoint(
+    store: tuple[Path, RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    place, trunk, _ = store
+    code, out, _ = export(place, trunk.run, "--output", str(tmp_path / "trunk"))
+    assert code == 0
+    assert "of an unfinished schedule" in out
+    assert (tmp_path / "trunk" / "model.safetensors").exists()
+
+
+def test_what_cannot_be_exported_says_why(store: tuple[Path, RunFolder, RunFolder], tmp_path: Path) -> None:
+    place, _, branch = store
+    code, _, err = export(place, "0123456789abcdef")
+    assert (code, "there is no run" in err, "runs ls" in err) == (2, True, True)
+    (tmp_path / "there").mkdir()
+    code, _, err = export(place, branch.run, "--output", str(tmp_path / "there"))
+    assert code == 2 and "is there already" in err
+    weights = branch.path / "weights.safetensors"
+    whole = weights.read_bytes()
+    try:
+        weights.write_bytes(whole[: len(whole) // 2])
+        code, _, err = export(place, branch.run, "--output", str(tmp_path / "torn"))
+        assert code == 1 and "cannot be used" in err
+        weights.unlink()
+        code, _, err = export(place, branch.run, "--output", str(tmp_path / "gone"))
+        assert code == 1 and "ended before weights were kept" in err
+    finally:
+        weights.write_bytes(whole)
+    assert not (tmp_path / "torn").exists()
+
+
+def test_weights_are_those_of_the_last_step(store: tuple[Path, RunFolder, RunFolder]) -> None:
+    model, step = load_weights(store[2])
+    assert step is None
+    assert np.isfinite(sum(float(p.detach().abs().sum()) for p in model.parameters()))
