@@ -124,7 +124,9 @@ def test_published_data_through_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = str(shared_data / "chinchilla.csv")
-    result = invoke(path, "--where", "excluded_by_besiroglu = 0", "--draws", "100", "--json")
+    result = invoke(
+        path, "--where", "excluded_by_besiroglu = 0", "--form", "chinchilla", "--draws", "100", "--json"
+    )
     content = json.loads(result.stdout)
     assert content["objective"] <= 1.0182741e-3
     assert content["n_observations"] == 240

@@ -13,6 +13,7 @@ import llama_scale
 from llama_scale.architecture import ParameterCounts
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting import Observations, Settings, fit
+from llama_scale.fitting.forms import FITTED
 from llama_scale.laws import fit_to_json, read_fit, write_fit
 from llama_scale.runs import RunRecord, RunRole
 
@@ -67,7 +68,7 @@ def test_every_key_of_the_contract_is_there() -> None:
     assert content["intervals"]["level"] == 0.9
     low, high = content["intervals"]["alpha"]
     assert low < content["parameters"]["alpha"] < high
-    assert {c["form"] for c in content["selection"]["candidates"]} == {"chinchilla", "skaling"}
+    assert {c["form"] for c in content["selection"]["candidates"]} == set(FITTED)
     assert "draws" not in content
 
 
@@ -114,7 +115,7 @@ def test_without_draws_nothing_is_claimed() -> None:
         ({"level": 1.0}, "level"),
         ({"draws": 5}, "draws"),
         ({"draws": -1}, "draws"),
-        ({"form": "kaplan"}, "form"),
+        ({"form": "cubic"}, "form"),
     ],
 )
 def test_settings_are_checked(words: dict, said: str) -> None:

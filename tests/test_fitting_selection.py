@@ -25,8 +25,8 @@ def test_a_bent_law_is_fitted_by_the_form_that_bends(seed: int) -> None:
 
 def test_a_chinchilla_law_mostly_is_fitted_by_its_own() -> None:
     chosen = [choose_form(sweep(seed), delta=1e-2, named=None).form.name for seed in range(6)]
-    assert chosen.count("chinchilla") >= 4
-    assert choose_form(independent_runs(0), delta=1e-3, named=None).form.name == "chinchilla"
+    assert sum(name in ("chinchilla", "tied") for name in chosen) >= 4
+    assert choose_form(independent_runs(0), delta=1e-3, named=None).form.name in ("chinchilla", "tied")
 
 
 def test_too_few_runs_or_a_name_leave_nothing_to_choose() -> None:

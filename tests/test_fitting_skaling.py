@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize as scipy_minimize
 from synthetic import sweep
 
-from llama_scale.fitting.newton import Array
+from llama_scale.fitting.newton import FIVE, Array
 from llama_scale.fitting.noise import jacobian, log_prediction
 from llama_scale.fitting.skaling import (
     Batch,
@@ -52,7 +52,7 @@ def test_with_k_held_at_one_it_is_the_chinchilla_fit() -> None:
     for delta in (1e-3, 1e-2):
         chinchilla = solve_chinchilla(points, delta=delta)
         start = np.append(chinchilla.constants * 1.1, 1.0)[:, None]
-        found = minimise(points, start, delta=delta, free_k=False)
+        found = minimise(points, start, delta=delta, layout=FIVE)
         assert found.objective[0] == pytest.approx(chinchilla.objective, rel=1e-5)
         assert found.constants[5, 0] == 1.0
         assert solve(points, delta=delta).objective <= chinchilla.objective * (1 + 1e-9)

@@ -15,7 +15,7 @@ from llama_scale.errors import StoreError
 if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
-FORMS = ("auto", "chinchilla", "skaling")
+FORMS = ("auto", "chinchilla", "skaling", "tied", "kaplan")
 RESAMPLINGS = ("rows", "families", "model")
 
 

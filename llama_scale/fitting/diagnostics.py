@@ -9,7 +9,7 @@ import numpy as np
 from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.forms import CHINCHILLA, Form
 from llama_scale.fitting.newton import K_BOUNDS, Array
-from llama_scale.fitting.noise import jacobian, log_prediction
+from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.solver import NAMES, Points, Solution
 from llama_scale.fitting.uncertainty import Draws
 from llama_scale.laws import Fit
@@ -82,7 +82,7 @@ def diagnose(
         at_bound=solution.at_bound,
         draws_at_bound=draws.at_bound if draws else 0.0,
         condition=condition,
-        weakest={name: round(float(part), 3) for name, part in zip(NAMES, direction, strict=False)},
+        weakest={name: round(float(part), 3) for name, part in zip(form.layout.free, direction, strict=True)},
         weakest_sd=reach,
         trunk_noise=draws.trunk_noise if draws else 0.0,
         own_noise=draws.own_noise if draws else rms,
@@ -94,11 +94,14 @@ def _weakest(points: Points, constants: Array, rms: float, form: Form) -> tuple[
 
     A constant that may rest at zero and does has no relative change, and no part in the direction.
     """
-    resting = np.array([name in form.may_rest for name in NAMES[: len(constants)]])
-    free = (constants > 0) | ~resting
-    design = (jacobian(points, constants) * np.maximum(constants, 1e-12))[:, free]
+    names = form.layout.free
+    values = np.array([constants[NAMES.index(name)] for name in names])
+    free = np.array(
+        [value > 0 or name not in form.may_rest for name, value in zip(names, values, strict=True)]
+    )
+    design = (form.design(points, constants) * np.maximum(values, 1e-12))[:, free]
     _, sizes, axes = np.linalg.svd(design, full_matrices=False)
-    flattest = np.zeros(len(constants))
+    flattest = np.zeros(len(names))
     flattest[free] = axes[-1] * np.sign(axes[-1][np.abs(axes[-1]).argmax()])
     least = max(float(sizes[-1]), 1e-300)
     return float(sizes[0]) / least, flattest, rms / least

@@ -24,12 +24,51 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+NAMES = ("E", "A", "B", "alpha", "beta", "k")
 EXPONENT_BOUNDS = (0.01, 4.0)
 K_BOUNDS = (0.05, 2.0)  # of the outer power, where a form has one
 MAX_STEPS = 80
 TOLERANCE = 1e-13  # of the objective: a smaller promised fall ends a stage
 LARGEST_TURN = 0.3  # of an exponent, in one step
 GIVE_UP = 1e8  # damping at which no step helps: the minimum to machine precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Which constants of a form move, and which move as one: its minimum is sought over those alone.
+
+    A linear parametrisation of the chart. `free` names the coordinates that move, `spread` (6, f) holds a
+    one where a constant follows one of them; a constant whose row is zero is pinned at its start. As
+    a constant and its logarithm are tied alike, the same matrix serves charts and constants.
+    """
+
+    free: tuple[str, ...]
+    spread: Array
+
+    @classmethod
+    def of(cls, *groups: str) -> Layout:
+        """From groups of constants, such as "E", "A", "B", "alpha=beta"; constants not named are pinned."""
+        members = [group.split("=") for group in groups]
+        spread = np.array([[float(name in names) for names in members] for name in NAMES])
+        return cls(free=tuple(names[0] for names in members), spread=spread)
+
+    def pins(self, name: str) -> bool:
+        """Whether a constant stays where it is."""
+        return not self.spread[NAMES.index(name)].any()
+
+    def ties(self, one: str, other: str) -> bool:
+        """Whether two constants move as one."""
+        return bool((self.spread[NAMES.index(one)] * self.spread[NAMES.index(other)]).any())
+
+    def reduced(self, gradient: Array, matrix: Array) -> tuple[Array, Array]:
+        """Gradient (f, S) and curvature (f, f, S) in the free coordinates, from those in the chart."""
+        spread = self.spread[: len(gradient)]
+        if spread.shape[0] == spread.shape[1]:
+            return gradient, matrix
+        return spread.T @ gradient, np.einsum("if,ijs,jg->fgs", spread, matrix, spread)
+
+
+FIVE = Layout.of("E", "A", "B", "alpha", "beta")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +195,10 @@ def _bounds(problem: Problem, is_open: bool) -> tuple[Array, Array]:
     return np.array([*floor, low, low])[:, None], np.array([*ceiling, high, high])[:, None]
 
 
-def newton(problem: Problem, chart: Array, *, is_open: bool) -> tuple[Array, Array, Mask]:
-    """Minimise each problem from its coordinates (5, S).
+def newton(
+    problem: Problem, chart: Array, *, is_open: bool, layout: Layout = FIVE
+) -> tuple[Array, Array, Mask]:
+    """Minimise each problem from its coordinates (5, S), over those that are free.
 
     Returns where each ends (5, S), its objective (S,) and whether it converged (S,). Problems
     that have converged leave the batch; the others go on, at most MAX_STEPS steps.
@@ -171,8 +212,14 @@ def newton(problem: Problem, chart: Array, *, is_open: bool) -> tuple[Array, Arr
     objective = value.copy()
     for _ in range(MAX_STEPS):
         here = chart[:, live]
-        pinned = ((here <= low) & (gradient > 0)) | ((here >= high) & (gradient < 0)) | (low == high)
-        step, fall = _damped_step(gradient, hessian, damping, pinned)
+        slope, matrix = layout.reduced(gradient, hessian)
+        at_low, at_high, still = (
+            layout.spread[:5].T @ mark > 0 for mark in (here <= low, here >= high, low == high)
+        )
+        pinned = (at_low & (slope > 0)) | (at_high & (slope < 0)) | still
+        step, fall = _damped_step(slope, matrix, damping, pinned)
+        step = layout.spread[:5] @ step
+        step *= np.minimum(1.0, LARGEST_TURN / np.maximum(np.abs(step[3:]).max(axis=0), 1e-300))
         trial = np.clip(here + step, low, high)
         at_trial = _evaluate(problem, trial, is_open)
         better = at_trial[0] < value
@@ -199,14 +246,13 @@ def _evaluate(problem: Problem, chart: Array, is_open: bool) -> tuple[Array, Arr
 
 
 def _damped_step(gradient: Array, hessian: Array, damping: Array, pinned: Mask) -> tuple[Array, Array]:
-    """Steps (5, S), with pinned coordinates at rest, and the fall that the quadratic model promises (S,)."""
+    """Steps (f, S), with pinned coordinates at rest, and the fall that the quadratic model promises (S,)."""
     gradient = np.where(pinned, 0.0, gradient)
     matrix = np.where(pinned[:, None] | pinned[None], 0.0, hessian)
     diagonal = np.arange(len(gradient))
     matrix[diagonal, diagonal] += damping * (np.abs(hessian[diagonal, diagonal]) + 1e-12)
     matrix[diagonal, diagonal] = np.where(pinned, 1.0, matrix[diagonal, diagonal])
     step = solve_positive(matrix, -gradient)
-    step *= np.minimum(1.0, LARGEST_TURN / np.maximum(np.abs(step[3:]).max(axis=0), 1e-300))
     return step, -0.5 * (gradient * step).sum(axis=0)
 
 

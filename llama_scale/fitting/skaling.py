@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Array, Mask, solve_positive
+from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Array, Layout, Mask, solve_positive
 from llama_scale.fitting.solver import (
     COARSE_GRID,
     DEFAULT_DELTA,
@@ -40,6 +40,7 @@ QUICK_K = (0.15, 0.5)
 STARTS_FLOOR = (0.0, 0.4, 0.7)  # E as a share of the loss at the centre
 OTHER_FLOORS = (0.0, 0.4, 0.65)  # the same, of the further starts of resamples
 STARTS_SHARE = (0.25, 0.5, 0.75)  # p
+SIX = Layout.of("E", "A", "B", "alpha", "beta", "k")
 LIMITS = np.log(np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS]))
 
 
@@ -77,14 +78,19 @@ class Surface(NamedTuple):
         )
 
 
-def solve(points: Points, *, delta: float = DEFAULT_DELTA, quick: bool = False) -> Solution:
+def solve(
+    points: Points, *, delta: float = DEFAULT_DELTA, quick: bool = False, layout: Layout = SIX
+) -> Solution:
     """The best minimum of many starts, which agree with the data's level and slopes at the centre.
 
-    The Chinchilla form's own optimum is among them, so that the fit is never worse than that.
+    Where E, beta and k are free the Chinchilla form's own optimum is among them, so that the fit is
+    never worse than that.
     """
-    neighbour = solve_chinchilla(points, delta=delta, grid=COARSE_GRID).constants
-    starts = np.concatenate([starts_of(points, quick=quick), np.append(neighbour, 1.0)[:, None]], axis=1)
-    return best_of(points, minimise(points, starts, delta=delta))
+    starts = starts_of(points, quick=quick, layout=layout)
+    if not (layout.pins("E") or layout.pins("beta") or layout.pins("k")):
+        neighbour = solve_chinchilla(points, delta=delta, grid=COARSE_GRID).constants
+        starts = np.concatenate([starts, np.append(neighbour, 1.0)[:, None]], axis=1)
+    return best_of(points, minimise(points, starts, delta=delta, layout=layout), layout)
 
 
 def refit(
@@ -94,6 +100,7 @@ def refit(
     delta: float = DEFAULT_DELTA,
     log_losses: Array | None = None,
     weights: Array | None = None,
+    layout: Layout = SIX,
 ) -> Minima:
     """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data.
 
@@ -101,9 +108,16 @@ def refit(
     optimum (6,) and from its likes with other E; the lowest end counts.
     """
     count = len(weights if weights is not None else log_losses if log_losses is not None else ())
-    starts = np.concatenate([start[:, None], likes(start)], axis=1)
+    starts = start[:, None] if layout.pins("E") else np.concatenate([start[:, None], likes(start)], axis=1)
     found = [
-        minimise(points, np.tile(one[:, None], count), delta=delta, log_losses=log_losses, weights=weights)
+        minimise(
+            points,
+            np.tile(one[:, None], count),
+            delta=delta,
+            log_losses=log_losses,
+            weights=weights,
+            layout=layout,
+        )
         for one in starts.T
     ]
     return functools.reduce(better, found)
@@ -122,18 +136,24 @@ def likes(constants: Array) -> Array:
     )
 
 
-def starts_of(points: Points, *, quick: bool = False) -> Array:
-    """Starts (6, S) by k, E and p; the exponents follow from the slopes of a paraboloid through the data."""
+def starts_of(points: Points, *, quick: bool = False, layout: Layout = SIX) -> Array:
+    """Starts (6, S) by k, E and p; the exponents follow from the slopes of a paraboloid through the data.
+
+    A pinned E starts, and stays, at 0, and a pinned exponent at 1.
+    """
     x, y, loss = points.x, points.y, np.exp(points.z)
     columns = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
     root = np.sqrt(points.weights)
     slopes = np.linalg.lstsq(columns * root[:, None], loss * root, rcond=None)[0][1:3]
     level = float(loss.mean())
     s, t = (max(-float(slope), 1e-2 * level) for slope in slopes)
-    grid = np.meshgrid(QUICK_K if quick else STARTS_K, STARTS_FLOOR, STARTS_SHARE, indexing="ij")
+    floors = (0.0,) if layout.pins("E") else STARTS_FLOOR
+    grid = np.meshgrid(QUICK_K if quick else STARTS_K, floors, STARTS_SHARE, indexing="ij")
     k, floor, p = (axis.ravel() for axis in grid)
     rest = level * (1 - floor)
     exponents = np.clip([s / (k * rest * p), t / (k * rest * (1 - p))], *(1.001, 0.999) * np.exp(LIMITS[0]))
+    for row, name in enumerate(("alpha", "beta")):
+        exponents[row] = 1.0 if layout.pins(name) else exponents[row]
     total = rest ** (1 / k)
     return np.stack([level * floor, total * p, total * (1 - p), *exponents, k])
 
@@ -145,7 +165,7 @@ def minimise(
     delta: float,
     log_losses: Array | None = None,
     weights: Array | None = None,
-    free_k: bool = True,
+    layout: Layout = SIX,
 ) -> Minima:
     """Minimise each problem from its start (6, S)."""
     count, rows = starts.shape[1], len(points.x)
@@ -160,7 +180,7 @@ def minimise(
         part = slice(first, first + width)
         chart, value, converged = to_chart(starts[:, part]), np.zeros(0), np.zeros(0, bool)
         for stage in (*(d for d in (3e-2, 3e-3) if d > delta), delta):
-            chart, value, converged = _descend(batch.take(part), chart, stage, free_k)
+            chart, value, converged = _descend(batch.take(part), chart, stage, layout)
         parts.append((to_constants(chart), value, converged))
     constants, objective, converged = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     return Minima(constants=constants, objective=objective, converged=converged)
@@ -189,7 +209,7 @@ def centre_excess(chart: Array) -> Array:
     return np.exp(np.logaddexp(chart[1] - chart[3], chart[2] - chart[4]) - chart[5])
 
 
-def expand(batch: Batch, chart: Array, delta: float) -> Surface:
+def expand(batch: Batch, chart: Array, delta: float, *, floor: bool = False) -> Surface:
     """Objective and its derivatives in (T, log s, log t, log alpha, log beta, log k); T rests where E = 0."""
     x, y = batch.points.x, batch.points.y
     log_a, log_b = chart[1] - chart[3], chart[2] - chart[4]
@@ -206,7 +226,7 @@ def expand(batch: Batch, chart: Array, delta: float) -> Surface:
     clipped = np.clip(residual, -delta, delta)
     pull = batch.weights * clipped
     value = (pull * (residual - 0.5 * clipped)).sum(axis=-1)
-    on_floor = (chart[0] <= 0) & ((pull / loss).sum(axis=-1) >= 0)
+    on_floor = (chart[0] <= 0) & (floor | ((pull / loss).sum(axis=-1) >= 0))
     # L = T - G + M in the open chart, L = M on the floor: G's part is left out there
     opened = np.where(on_floor[:, None], 0.0, g)
     level, inner, outer = excess / loss, opened / loss, 1 - k
@@ -224,18 +244,18 @@ def expand(batch: Batch, chart: Array, delta: float) -> Surface:
     return Surface(value, gradient, matrix.transpose(1, 2, 0).copy(), on_floor)
 
 
-def _descend(batch: Batch, chart: Array, delta: float, free_k: bool) -> tuple[Array, Array, Mask]:
+def _descend(batch: Batch, chart: Array, delta: float, layout: Layout) -> tuple[Array, Array, Mask]:
     """Where each problem ends (6, S), its objective (S,), and whether it converged (S,)."""
     chart = chart.copy()
     chart[3:] = np.clip(chart[3:], LIMITS[:, :1], LIMITS[:, 1:])
     count = chart.shape[1]
     converged, live, damping = np.zeros(count, bool), np.arange(count), np.full(count, 1e-2)
     slow = np.zeros(count, int)
-    here = expand(batch, chart, delta)
+    here = expand(batch, chart, delta, floor=layout.pins("E"))
     objective = here.value.copy()
     for _ in range(MAX_STEPS):
-        trial = _step(chart[:, live], here, damping, free_k)
-        there = expand(batch, trial, delta)
+        trial = _step(chart[:, live], here, damping, layout)
+        there = expand(batch, trial, delta, floor=layout.pins("E"))
         better = there.value < here.value
         fall = np.where(better, here.value - there.value, 0.0)
         chart[:, live[better]] = trial[:, better]
@@ -254,24 +274,26 @@ def _descend(batch: Batch, chart: Array, delta: float, free_k: bool) -> tuple[Ar
     return chart, objective, converged
 
 
-def _step(chart: Array, here: Surface, damping: Array, free_k: bool) -> Array:
+def _step(chart: Array, here: Surface, damping: Array, layout: Layout) -> Array:
     """The next chart: a damped step, kept to the bounds, E not below 0."""
-    pinned = np.zeros(chart.shape, bool)
-    pinned[0] = here.on_floor
-    gradient = here.gradient
     low, high = LIMITS[:, :1], LIMITS[:, 1:]
-    pinned[3:] = ((chart[3:] <= low) & (gradient[3:] > 0)) | ((chart[3:] >= high) & (gradient[3:] < 0))
-    pinned[5] |= not free_k
+    gradient, matrix = layout.reduced(here.gradient, here.matrix)
+    at_low, at_high = np.zeros(chart.shape), np.zeros(chart.shape)
+    at_low[3:], at_high[3:] = chart[3:] <= low, chart[3:] >= high
+    still = np.zeros(chart.shape)
+    still[0] = here.on_floor
+    at_low, at_high, still = (layout.spread.T @ mark > 0 for mark in (at_low, at_high, still))
+    pinned = still | (at_low & (gradient > 0)) | (at_high & (gradient < 0))
     gradient = np.where(pinned, 0.0, gradient)
-    matrix = np.where(pinned[:, None] | pinned[None], 0.0, here.matrix)
-    diagonal = np.arange(6)
+    matrix = np.where(pinned[:, None] | pinned[None], 0.0, matrix)
+    diagonal = np.arange(len(gradient))
     matrix[diagonal, diagonal] *= 1 + damping
     matrix[diagonal, diagonal] += 1e-14
     matrix[diagonal, diagonal] = np.where(pinned, 1.0, matrix[diagonal, diagonal])
-    step = solve_positive(matrix, -gradient)
+    step = layout.spread @ solve_positive(matrix, -gradient)
     step *= np.minimum(1.0, LARGEST_STEP / np.maximum(np.abs(step[1:]).max(axis=0), 1e-300))
     trial = chart + step
     trial[3:] = np.clip(trial[3:], low, high)
     trial[0] = np.maximum(chart[0] + centre_excess(chart) + step[0] - centre_excess(trial), 0.0)
-    trial[0] = np.where(here.on_floor, 0.0, trial[0])
+    trial[0] = np.where(here.on_floor | layout.pins("E"), 0.0, trial[0])
     return trial

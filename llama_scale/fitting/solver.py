@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from llama_scale.fitting.newton import (
     EXPONENT_BOUNDS,
+    FIVE,
     K_BOUNDS,
+    NAMES,
     Array,
+    Layout,
     Mask,
     Problem,
     newton,
@@ -32,7 +35,6 @@ COARSE_GRID = np.geomspace(0.05, 1.0, 4)
 MANY_ROWS = 2000  # more: the coarse grid, for a fit within 2 s
 AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
 CHUNK = 1 << 15  # elements of an (S, n) array: a chunk's dozen arrays stay in the second-level cache
-NAMES = ("E", "A", "B", "alpha", "beta", "k")
 LIMITS = np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS])
 
 
@@ -76,7 +78,7 @@ class Points:
     def constants(self, law: ScalingLaw) -> Array:
         """Centred constants (5,) or (5, S) of a law."""
         a, b = law.A * np.exp(-law.alpha * self.log_n), law.B * np.exp(-law.beta * self.log_d)
-        outer = [] if law.form == "chinchilla" else [law.k]
+        outer = [law.k] if law.has_outer_power else []
         return np.array([law.E, a, b, law.alpha, law.beta, *outer], float)
 
 
@@ -122,7 +124,9 @@ class Solution:
     at_bound: tuple[str, ...]
 
 
-def solve(points: Points, *, delta: float = DEFAULT_DELTA, grid: Array | None = None) -> Solution:
+def solve(
+    points: Points, *, delta: float = DEFAULT_DELTA, grid: Array | None = None, layout: Layout = FIVE
+) -> Solution:
     """The global fit of one data set, from every pair of exponents of the grid, by two paths each.
 
     One path goes straight to `delta`, the other through the shrinking stages: minima that both reach
@@ -130,12 +134,15 @@ def solve(points: Points, *, delta: float = DEFAULT_DELTA, grid: Array | None = 
     """
     if grid is None:
         grid = GRID if len(points.x) <= MANY_ROWS else COARSE_GRID
-    starts = grid_starts(points, grid)
-    found = _joined(minimise(points, starts, delta=delta, stages=()), minimise(points, starts, delta=delta))
-    return best_of(points, found)
+    starts = grid_starts(points, grid, layout)
+    found = _joined(
+        minimise(points, starts, delta=delta, stages=(), layout=layout),
+        minimise(points, starts, delta=delta, layout=layout),
+    )
+    return best_of(points, found, layout)
 
 
-def best_of(points: Points, found: Minima) -> Solution:
+def best_of(points: Points, found: Minima, layout: Layout = FIVE) -> Solution:
     """The lowest of the minima that the starts of one data set reached, and how many reached it."""
     best = int(found.objective.argmin())
     lowest = float(found.objective[best])
@@ -146,7 +153,7 @@ def best_of(points: Points, found: Minima) -> Solution:
         starts=len(found.objective),
         # The last term is for data without noise, whose minimum is zero to rounding.
         agreed=int((found.objective <= lowest * (1 + AGREEMENT) + 1e-15).sum()),
-        at_bound=names_at_bound(found.at_bound[:, best]),
+        at_bound=tuple(name for name in names_at_bound(found.at_bound[:, best]) if name in layout.free),
     )
 
 
@@ -157,6 +164,7 @@ def refit(
     delta: float = DEFAULT_DELTA,
     log_losses: Array | None = None,
     weights: Array | None = None,
+    layout: Layout = FIVE,
 ) -> Minima:
     """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data.
 
@@ -165,20 +173,31 @@ def refit(
     """
     count = len(weights if weights is not None else log_losses if log_losses is not None else ())
     starts = np.tile(start[:, None], count)
-    first = minimise(points, starts, delta=delta, stages=(), log_losses=log_losses, weights=weights)
-    second = minimise(points, starts, delta=delta, stages=STAGES[2:], log_losses=log_losses, weights=weights)
+    first, second = (
+        minimise(
+            points,
+            starts,
+            delta=delta,
+            stages=stages,
+            log_losses=log_losses,
+            weights=weights,
+            layout=layout,
+        )
+        for stages in ((), STAGES[2:])
+    )
     best = better(first, second)
     gap = np.abs(first.objective - second.objective) > AGREEMENT * best.objective
     doubtful = np.flatnonzero(gap | ~best.converged | best.at_bound.any(axis=0))
     if len(doubtful):
         log_losses, weights = (None if a is None else a[doubtful] for a in (log_losses, weights))
-        grid = grid_starts(points, COARSE_GRID)
+        grid = grid_starts(points, COARSE_GRID, layout)
         found = minimise(
             points,
             np.tile(grid, len(doubtful)),
             delta=delta,
             log_losses=None if log_losses is None else np.repeat(log_losses, grid.shape[1], axis=0),
             weights=None if weights is None else np.repeat(weights, grid.shape[1], axis=0),
+            layout=layout,
         )
         rank = found.objective.reshape(len(doubtful), -1).argmin(axis=1)
         found = found.take(np.arange(len(doubtful)) * grid.shape[1] + rank)
@@ -196,6 +215,7 @@ def minimise(
     stages: tuple[float, ...] = STAGES,
     log_losses: Array | None = None,
     weights: Array | None = None,
+    layout: Layout = FIVE,
 ) -> Minima:
     """Minimise each problem from its start (5, S), delta shrinking in stages.
 
@@ -218,23 +238,25 @@ def minimise(
         part = slice(first, first + width)
         problem = whole.take(part)
         constants[:, part], objective[part], converged[part] = _descend(
-            problem, starts[:, part], deltas, True
+            problem, starts[:, part], deltas, True, layout
         )
         below = np.flatnonzero(constants[0, part] < 0)
         if len(below):
             floor = np.maximum(constants[:, part][:, below], [[0], [1e-3], [1e-3], [0], [0]])
-            redone = _descend(problem.take(below), floor, (*(s for s in STAGES if s > delta), delta), False)
+            redone = _descend(
+                problem.take(below), floor, (*(s for s in STAGES if s > delta), delta), False, layout
+            )
             constants[:, first + below], objective[first + below], converged[first + below] = redone
     return Minima(constants=constants, objective=objective, converged=converged)
 
 
 def _descend(
-    problem: Problem, constants: Array, deltas: tuple[float, ...], is_open: bool
+    problem: Problem, constants: Array, deltas: tuple[float, ...], is_open: bool, layout: Layout
 ) -> tuple[Array, Array, Mask]:
     chart = to_chart(constants, is_open)
     objective, converged = np.empty(chart.shape[1]), np.zeros(chart.shape[1], bool)
     for delta in deltas:
-        chart, objective, converged = newton(problem.at_delta(delta), chart, is_open=is_open)
+        chart, objective, converged = newton(problem.at_delta(delta), chart, is_open=is_open, layout=layout)
     return to_constants(chart, is_open), objective, converged
 
 
@@ -259,9 +281,11 @@ def better(one: Minima, other: Minima) -> Minima:
     return Minima(constants=constants, objective=objective, converged=converged)
 
 
-def grid_starts(points: Points, grid: Array = GRID) -> Array:
+def grid_starts(points: Points, grid: Array = GRID, layout: Layout = FIVE) -> Array:
     """Starts (5, S): pairs of exponents of the grid, each with its E, A, B >= 0 of least squared error."""
     alpha, beta = (axis.ravel() for axis in np.meshgrid(grid, grid, indexing="ij"))
+    if layout.ties("alpha", "beta"):
+        alpha = beta = grid
     inverse = np.exp(-points.z)
     root = np.sqrt(points.weights)
     columns = np.stack(

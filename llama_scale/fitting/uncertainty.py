@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.forms import CHINCHILLA, Form
 from llama_scale.fitting.newton import Array
-from llama_scale.fitting.noise import Noise, estimate_noise, jacobian, log_prediction
+from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations, check_design
-from llama_scale.fitting.solver import NAMES, Points
+from llama_scale.fitting.solver import Points
 from llama_scale.laws import Fit, ScalingLaw
 
 Resampling = Literal["rows", "families", "model"]
@@ -109,7 +109,7 @@ def draw_laws(
     else:
         counts = _resample(families if chosen == "families" else np.arange(len(points.x)), draws, generator)
         found = form.refit(points, constants, delta=delta, weights=counts)
-        noise = _plain_noise(points, constants, draws)
+        noise = _plain_noise(points, constants, draws, form)
     return Draws(
         constants=found.constants,
         law=points.law(found.constants),
@@ -117,13 +117,8 @@ def draw_laws(
         trunk_noise=float(np.median(noise.trunk)),
         own_noise=float(np.median(noise.own)),
         method=chosen,
-        at_bound=float(found.at_bound[_fixed(form)].any(axis=0).mean()),
+        at_bound=float(found.at_bound[form.fixed_rows].any(axis=0).mean()),
     )
-
-
-def _fixed(form: Form) -> list[int]:
-    """Rows of the constants that should not rest on a bound."""
-    return [row for row, name in enumerate(NAMES[: form.constants]) if name not in form.may_rest]
 
 
 def model_noise(
@@ -137,12 +132,12 @@ def model_noise(
     """Noise of trunks and runs, from the residuals of a least-squares fit."""
     least = form.solve(points, delta=LEAST_SQUARES, quick=True).constants
     residuals = points.z - log_prediction(points, least)
-    return estimate_noise(residuals, jacobian(points, least), families, draws=draws, generator=generator)
+    return estimate_noise(residuals, form.design(points, least), families, draws=draws, generator=generator)
 
 
-def _plain_noise(points: Points, constants: Array, draws: int) -> Noise:
+def _plain_noise(points: Points, constants: Array, draws: int, form: Form) -> Noise:
     residuals = points.z - log_prediction(points, constants)
-    own = np.sqrt((residuals**2).sum() / (len(residuals) - len(constants)))
+    own = np.sqrt((residuals**2).sum() / (len(residuals) - form.constants))
     return Noise(trunk=np.zeros(draws), own=np.full(draws, own))
 
 
