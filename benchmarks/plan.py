@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from llama_scale.costs import Rates
 from llama_scale.laws import ScalingLaw, published, write_fit
 from llama_scale.planning.optimum import ExactFamily, Family, Problem, SixNDFamily, lowest_cost, lowest_loss
 
@@ -76,10 +75,10 @@ def report_optima() -> None:
     exact = ExactFamily(convention="total", vocabulary=32_000, context=2048)
 
     def on_draws(family: Family) -> Problem:
-        return Problem(law=draws(), family=family, rates=Rates(1, 1), serve_tokens=1e12)
+        return Problem(law=draws(), family=family, serve_tokens=1e12)
 
     def on_grid(family: Family) -> Problem:
-        return Problem(law=law, family=family, rates=Rates(1, 1), serve_tokens=demands)
+        return Problem(law=law, family=family, serve_tokens=demands)
 
     print("\n| optima, warm | ms |\n|---|---|")
     for name, solve in {

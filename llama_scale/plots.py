@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from llama_scale.errors import InputError
 from llama_scale.files import write_atomically
 from llama_scale.laws import Fit
-from llama_scale.planning.optimum import Problem, Rates, SixNDFamily, lowest_cost, lowest_loss
+from llama_scale.planning.optimum import Problem, SixNDFamily, lowest_cost, lowest_loss
 from llama_scale.quantities import format_count, format_flops
 from llama_scale.runs import RunRecord, RunRole
 
@@ -136,7 +136,7 @@ def trade_off(fit: Fit, *, target_loss: float, serve_tokens: float) -> Figure:
 
     Marks the cheapest size and the compute-optimal one, and shades the sizes within 5 % of the least cost.
     """
-    problem = Problem(law=fit.law, family=SixNDFamily(), rates=Rates(1, 1), serve_tokens=serve_tokens)
+    problem = Problem(law=fit.law, family=SixNDFamily(), serve_tokens=serve_tokens)
     chosen = lowest_cost(problem, target_loss)
     optimal = lowest_cost(problem.without_serving(), target_loss)
     middle = float(chosen.sizes.parameters)
@@ -220,7 +220,7 @@ def best_size_against_demand(fit: Fit, *, budget_flops: float, level: float = 0.
 
 
 def _best_sizes(law: Any, budget: float, serve_tokens: float) -> Any:
-    problem = Problem(law=law, family=SixNDFamily(), rates=Rates(1, 1), serve_tokens=serve_tokens)
+    problem = Problem(law=law, family=SixNDFamily(), serve_tokens=serve_tokens)
     return lowest_loss(problem, budget).sizes.parameters
 
 

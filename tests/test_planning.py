@@ -11,18 +11,20 @@ from hypothesis import strategies as st
 
 from llama_scale import plan
 from llama_scale.architecture import CONVENTIONS, LLAMA_13B, ParameterConvention, nearest_shape
-from llama_scale.costs import Rates
 from llama_scale.errors import InfeasibleError, InputError
 from llama_scale.laws import Fit, Numbers, ScalingLaw, published
 from llama_scale.planning import Plan
 from llama_scale.planning.optimum import (
     ExactFamily,
+    FlopServing,
+    Objective,
     Problem,
     SixNDFamily,
     Solution,
     cheap_range,
     lowest_cost,
     lowest_loss,
+    tokens_for,
 )
 from llama_scale.planning.references import reference_model, reference_models
 from llama_scale.quantities import Quantity
@@ -33,9 +35,7 @@ SARDANA_LINE = "E=1.69,A=406.4,B=410.7,alpha=.336,beta=.283"
 
 
 def problem(serve_tokens: Numbers, law: ScalingLaw = SARDANA, **others: Any) -> Problem:
-    return Problem(
-        **{"law": law, "family": SixNDFamily(), "rates": Rates(1, 1), "serve_tokens": serve_tokens, **others}
-    )
+    return Problem(**{"law": law, "family": SixNDFamily(), "serve_tokens": serve_tokens, **others})
 
 
 def numbers(asked: Problem, solution: Solution) -> tuple[float, float, float, float]:
@@ -138,7 +138,7 @@ problems = st.builds(
     problem,
     serve_tokens=st.one_of(st.just(0.0), st.floats(6, 15).map(lambda power: 10.0**power)),
     law=laws,
-    rates=st.builds(Rates, train=st.just(1.0), serve=st.floats(0.05, 20)),
+    serving=st.builds(FlopServing, rate=st.floats(0.05, 20)),
 )
 
 
@@ -146,7 +146,7 @@ def brute_force(asked: Problem, value: float, best: float, *, budget: bool) -> t
     """The best of 20,001 sizes around `best`: its N, and the loss or the cost there."""
     sizes = asked.family.sizes(np.log(best) + np.linspace(-2, 2, 20_001))
     if budget:
-        objective = asked.law.loss(sizes.parameters, asked.tokens_on_budget(sizes, value))
+        objective = asked.law.loss(sizes.parameters, tokens_for(asked, Objective("budget", value), sizes))
     else:
         objective = asked.cost(sizes, asked.law.tokens_for_loss(value, sizes.parameters))
     index = int(np.nanargmin(objective))
@@ -193,7 +193,7 @@ def test_exact_optimum_equals_brute_force(
     n, _, loss, cost = numbers(asked, lowest_loss(asked, 10**log_budget))
     assume(1e6 < n < 1e14)
     sizes = family.sizes(np.linspace(math.log(1e3), math.log(1e16), 20_001))
-    losses = law.loss(sizes.parameters, asked.tokens_on_budget(sizes, 10**log_budget))
+    losses = law.loss(sizes.parameters, tokens_for(asked, Objective("budget", 10**log_budget), sizes))
     assert loss <= np.nanmin(losses) * (1 + 1e-9)
     assert cost == pytest.approx(10**log_budget)
     back = numbers(asked, lowest_cost(asked, loss))

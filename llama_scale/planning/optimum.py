@@ -2,144 +2,115 @@
 
 A model of N parameters that is trained on D tokens and serves T costs
 
-    cost = train_rate x train_flops_per_token(N) x D + serve_rate x serve_flops_per_token(N) x T.
+    cost = train_rate x train_flops_per_token(N) x D + cost_per_served_token(N) x T.
 
-With FLOPs per token of 6N and 2N that is 6 train_rate x N (D + S), where
-S = T x serve_rate / (3 train_rate) are the tokens of training that serving is worth. Both questions then
-have one unknown, x = log D, and a stationarity condition that is monotone and of one curvature in x, so
-Newton's method converges from the starting points below without a safeguard; law constants may be
-arrays (draws), which are solved together. FLOPs counted from the shape have no such form: there the
-objective, which has one minimum, is searched on a grid that is refined around its lowest point.
+Every condition is a bound on D at a given N: a target loss asks for at least D_low(N); what the budget
+leaves after serving, and what can be trained by a deadline, allow at most D_high(N). The lowest loss takes
+D_high and the lowest cost D_low, so that one coordinate, the size, is left to search; sizes that no D
+serves are nan. Where the law is additive, FLOPs are 6N and 2N, and nothing else limits, the answer is one
+equation (`closed_form`). Elsewhere a grid is refined around its lowest point.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llama_scale.architecture import ModelConfig, ParameterConvention, aspect_ratio
-from llama_scale.costs import Rates
 from llama_scale.laws import Numbers, ScalingLaw
+from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.closed_form import tokens_of_lowest_cost, tokens_of_lowest_loss
+from llama_scale.planning.families import (
+    LARGEST_MODEL,
+    LOG_SIZES,
+    SMALLEST_MODEL,
+    Array,
+    ExactFamily,
+    Family,
+    SixNDFamily,
+    Sizes,
+    coordinate_of,
+)
+from llama_scale.planning.serving import MOST_EXACT, FlopServing, ServingCost
 
-Array = NDArray[np.float64]
+__all__ = [
+    "LARGEST_MODEL",
+    "NO_LIMITS",
+    "SMALLEST_MODEL",
+    "ExactFamily",
+    "Family",
+    "FlopServing",
+    "Law",
+    "Limits",
+    "Objective",
+    "Problem",
+    "SixNDFamily",
+    "Sizes",
+    "Solution",
+    "best",
+    "cheap_range",
+    "cheap_ranges",
+    "lowest_cost",
+    "lowest_loss",
+    "tokens_for",
+]
 
-SMALLEST_MODEL, LARGEST_MODEL = 1e4, 1e15  # parameters: what we would call a model
-NEWTON_STEPS = 60  # five or six do
-COARSE_POINTS, FINE_POINTS, REFINEMENTS = 96, 17, 7  # of the grid search: log N to within 1e-7
+Law = ScalingLaw | RepeatedDataLaw
+IN_FLOPS = FlopServing()
 
-
-class Sizes(NamedTuple):
-    """Models by their parameters, in the law's convention, and what a token costs them in FLOPs."""
-
-    parameters: Numbers
-    train_flops_per_token: Numbers
-    serve_flops_per_token: Numbers
-
-
-class Family(Protocol):
-    """A continuum of models along a coordinate that grows as the logarithm of their size."""
-
-    def sizes(self, coordinate: Numbers) -> Sizes:
-        """The models at `coordinate`."""
-        ...
-
-    def size_of(self, shape: ModelConfig) -> Sizes:
-        """One real shape, counted as the family counts."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SixNDFamily:
-    """FLOPs as the papers count them: 6N a token of training, 2N a token served, with the N of the law."""
-
-    convention: ParameterConvention = "total"
-
-    def sizes(self, coordinate: Numbers) -> Sizes:
-        """The coordinate is log N."""
-        parameters = np.exp(coordinate)
-        return Sizes(parameters, 6 * parameters, 2 * parameters)
-
-    def size_of(self, shape: ModelConfig) -> Sizes:
-        """6N and 2N with the shape's N in the law's convention."""
-        parameters = float(shape.parameters.by(self.convention))
-        return Sizes(parameters, 6 * parameters, 2 * parameters)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExactFamily:
-    """FLOPs of a LLaMA's own matrix products, its layers and width made continuous.
-
-    The body's 12 L d^2 weights are the coordinate (their logarithm); L and d follow from the family's
-    aspect ratio, and the counts and FLOPs from L, d, the vocabulary V and the context T: tables of V d,
-    norms of 2 L d + d, attention of 4 L d T FLOPs a token. SwiGLU's hidden size is 8/3 d, unrounded.
-    """
-
-    convention: ParameterConvention
-    vocabulary: int
-    context: int
-
-    def sizes(self, coordinate: Numbers) -> Sizes:
-        """The coordinate is the logarithm of the body's weights."""
-        body, ratio = np.exp(coordinate), np.interp(coordinate, *_aspect_ratios())
-        width = (body * ratio / 12) ** (1 / 3)
-        layers = width / ratio
-        tables = {"total": 2, "matmul": 1, "non_embedding": 0}[self.convention] * self.vocabulary * width
-        products = 2 * (body + self.vocabulary * width) + 4 * layers * width * self.context
-        return Sizes(body + (2 * layers + 1) * width + tables, 3 * products, products)
-
-    def size_of(self, shape: ModelConfig) -> Sizes:
-        """The shape's exact counts."""
-        return Sizes(
-            float(shape.parameters.by(self.convention)),
-            float(shape.train_flops_per_token(self.context)),
-            float(shape.forward_flops_per_token(self.context)),
-        )
+COARSE_POINTS = 640  # 5 % apart in size: what the roofline or repeated data bend is seen
+FINE_POINTS, REFINEMENTS = 17, 7  # of the grid search: log N to within 1e-7
+MOST_TOGETHER = 1000  # questions searched at once: their coarse grid fits in a cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A law, a family of models, the cost of a FLOP of training and of serving, and the tokens to serve."""
+    """A law, a family of models, what a FLOP of training and a served token cost, and the tokens to serve.
 
-    law: ScalingLaw
+    The law's constants and `serve_tokens` may be arrays: many questions at once.
+    """
+
+    law: Law
     family: Family
-    rates: Rates
     serve_tokens: Numbers
+    train_rate: float = 1.0
+    serving: ServingCost = IN_FLOPS
 
     def cost(self, sizes: Sizes, tokens: Numbers) -> Numbers:
         """Lifetime cost of `sizes` trained on `tokens`, in the unit of the rates."""
-        return self.rates.train * sizes.train_flops_per_token * tokens + self.serving_cost(sizes)
+        return self.train_rate * sizes.train_flops_per_token * tokens + self.serving_cost(sizes)
 
     def serving_cost(self, sizes: Sizes) -> Numbers:
-        """What serving alone costs."""
-        return self.rates.serve * sizes.serve_flops_per_token * self.serve_tokens
-
-    def tokens_on_budget(self, sizes: Sizes, budget: Numbers) -> Numbers:
-        """Training tokens that the budget leaves after serving; nan where it leaves none."""
-        left = (budget - self.serving_cost(sizes)) / (self.rates.train * sizes.train_flops_per_token)
-        return np.where(left > 0, left, np.nan)
+        """What serving alone costs; 0 for a model that serves nothing, whether or not it could."""
+        if not np.any(self.serve_tokens):
+            return np.zeros_like(sizes.parameters)
+        return self.serving.cost_per_token(sizes) * self.serve_tokens
 
     def loss(self, solution: Solution) -> Numbers:
         """Loss of the models of a solution under the problem's law."""
         return self.law.loss(solution.sizes.parameters, solution.tokens)
 
+    def sizes(self, coordinate: Numbers) -> Sizes:
+        """The models of the continuum at `coordinate`, with shapes where these are priced one by one."""
+        few = np.size(coordinate) <= MOST_EXACT
+        return self.family.sizes(coordinate, shaped=few and self.serving.needs_shapes)
+
     def without_serving(self) -> Problem:
         """The same problem for a model that serves nothing."""
         return replace(self, serve_tokens=0.0)
 
-    def with_law(self, law: ScalingLaw) -> Problem:
+    def with_law(self, law: Law) -> Problem:
         """The same problem under another law, or under a batch of draws."""
         return replace(self, law=law)
 
     @property
     def serving_in_training_tokens(self) -> Numbers:
         """S: the tokens of training that serving is worth, when FLOPs are 6ND and 2NT."""
-        return self.serve_tokens * self.rates.serve / (3 * self.rates.train)
+        assert isinstance(self.serving, FlopServing), "seconds of serving are no FLOPs"
+        return self.serve_tokens * self.serving.rate / (3 * self.train_rate)
 
 
 class Solution(NamedTuple):
@@ -149,157 +120,157 @@ class Solution(NamedTuple):
     tokens: Numbers
 
 
+class Limits(NamedTuple):
+    """What holds beside the budget: the most FLOPs of one training (a deadline), the most parameters."""
+
+    train_flops: float = math.inf
+    parameters: float = math.inf
+
+
+NO_LIMITS = Limits()
+
+
 class Objective(NamedTuple):
-    """What is fixed: a budget to spend on the lowest loss, or a loss to reach at the lowest cost."""
+    """What is fixed: a budget to spend on the lowest loss (inf: none), or a loss to reach at least cost."""
 
     fixed: Literal["budget", "loss"]
     value: Numbers
+    limits: Limits = NO_LIMITS
 
 
 def best(problem: Problem, objective: Objective) -> Solution:
-    """The model that the objective asks for."""
-    solve = lowest_loss if objective.fixed == "budget" else lowest_cost
-    return solve(problem, objective.value)
+    """The model that the objective asks for; nan where there is none."""
+    if (found := _closed_form(problem, objective)) is not None:
+        return found
+
+    def value(part: Problem, asked: Objective, coordinate: Array) -> Numbers:
+        sizes = part.sizes(coordinate)
+        tokens = tokens_for(part, asked, sizes)
+        if asked.fixed == "budget":
+            return part.law.loss(sizes.parameters, tokens)
+        return part.cost(sizes, tokens)
+
+    coordinate = _in_parts(problem, objective, value)
+    sizes = problem.sizes(coordinate)
+    return Solution(sizes, tokens_for(problem, objective, sizes))
 
 
 def tokens_for(problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
     """Training tokens that put models of given sizes on the budget or at the loss; nan where none do."""
-    if objective.fixed == "budget":
-        return problem.tokens_on_budget(sizes, objective.value)
-    return problem.law.tokens_for_loss(objective.value, sizes.parameters)
+    limits = objective.limits
+    if objective.fixed == "loss":
+        tokens = problem.law.tokens_for_loss(objective.value, sizes.parameters)
+        if limits.train_flops < math.inf:
+            allowed = limits.train_flops / sizes.train_flops_per_token
+            tokens = np.where(tokens <= allowed * (1 + 1e-12), tokens, np.nan)
+    else:
+        left = objective.value - problem.serving_cost(sizes)
+        tokens = left / (problem.train_rate * sizes.train_flops_per_token)
+        tokens = np.minimum(tokens, limits.train_flops / sizes.train_flops_per_token)
+        tokens = np.where(tokens > 0, tokens, np.nan)
+    if limits.parameters < math.inf:
+        tokens = np.where(sizes.parameters <= limits.parameters * (1 + 1e-12), tokens, np.nan)
+    return tokens
 
 
-def lowest_loss(problem: Problem, budget: Numbers) -> Solution:
+def lowest_loss(problem: Problem, budget: Numbers, limits: Limits = NO_LIMITS) -> Solution:
     """The model of lowest loss whose training and serving cost `budget`."""
-    if type(problem.family) is SixNDFamily:
-        tokens = _tokens_of_lowest_loss(problem, budget)
-        equivalent = budget / (6 * problem.rates.train)
-        parameters = equivalent / (tokens + problem.serving_in_training_tokens)
-        return Solution(problem.family.sizes(np.log(parameters)), tokens)
-
-    def loss(coordinate: Array) -> Numbers:
-        sizes = problem.family.sizes(coordinate)
-        return problem.law.loss(sizes.parameters, problem.tokens_on_budget(sizes, budget))
-
-    sizes = problem.family.sizes(_minimise(loss, _batch(problem, budget)))
-    return Solution(sizes, problem.tokens_on_budget(sizes, budget))
+    return best(problem, Objective("budget", budget, limits))
 
 
-def lowest_cost(problem: Problem, loss: Numbers) -> Solution:
+def lowest_cost(problem: Problem, loss: Numbers, limits: Limits = NO_LIMITS) -> Solution:
     """The model of lowest lifetime cost that reaches `loss`; nan where the law's floor is not below it."""
-    if type(problem.family) is SixNDFamily:
-        tokens = _tokens_of_lowest_cost(problem, loss)
-        parameters = problem.law.parameters_for_loss(loss, tokens)
-        return Solution(problem.family.sizes(np.log(parameters)), tokens)
-
-    def cost(coordinate: Array) -> Numbers:
-        sizes = problem.family.sizes(coordinate)
-        return problem.cost(sizes, problem.law.tokens_for_loss(loss, sizes.parameters))
-
-    sizes = problem.family.sizes(_minimise(cost, _batch(problem, loss)))
-    return Solution(sizes, problem.law.tokens_for_loss(loss, sizes.parameters))
+    return best(problem, Objective("loss", loss, limits))
 
 
-def _tokens_of_lowest_loss(problem: Problem, budget: Numbers) -> Numbers:
-    """Root in x = log D of log[alpha A K^-alpha (D + S)^(alpha - 1) D] - log[beta B D^-beta], K = N (D + S).
-
-    It rises, and is concave for alpha < 1: started left of the root, Newton never passes it. The start is
-    the larger of the roots with S neglected against D and D neglected against S.
-    """
-    law, log_idle = problem.law, _log(problem.serving_in_training_tokens)
-    log_budget = np.log(budget / (6 * problem.rates.train))
-    offset = np.log(law.alpha * law.A / (law.beta * law.B)) - law.alpha * log_budget
-    x = -offset / (law.alpha + law.beta)
-    if np.all(law.alpha < 1):
-        x = np.maximum(x, ((1 - law.alpha) * log_idle - offset) / (1 + law.beta))
-
-    def step(x: Numbers) -> Numbers:
-        log_sum = np.logaddexp(x, log_idle)
-        value = offset + (law.alpha - 1) * log_sum + (1 + law.beta) * x
-        return value / (1 + law.beta - (1 - law.alpha) * np.exp(x - log_sum))
-
-    return np.exp(_newton(step, x))
-
-
-def _tokens_of_lowest_cost(problem: Problem, loss: Numbers) -> Numbers:
-    """Root in x = log D of Sardana & Frankle's condition (arXiv 2401.00448, section 2), in logarithms:
-
-    log[(1 + beta/alpha) B D^-beta + (beta B S / alpha) D^(-beta - 1)] = log((loss - E)^(1/k)). The left side
-    falls and is convex, a sum of exponentials in x: started left of the root, Newton never passes it.
-    """
-    law, log_idle = problem.law, _log(problem.serving_in_training_tokens)
-    log_room = np.log(law.excess(loss))
-    training = np.log((1 + law.beta / law.alpha) * law.B)
-    serving = np.log(law.beta * law.B / law.alpha) + log_idle
-    x = np.maximum((training - log_room) / law.beta, (serving - log_room) / (law.beta + 1))
-
-    def step(x: Numbers) -> Numbers:
-        terms = training - law.beta * x, serving - (law.beta + 1) * x
-        log_sum = np.logaddexp(*terms)
-        return (log_sum - log_room) / (-law.beta - np.exp(terms[1] - log_sum))
-
-    return np.exp(_newton(step, x))
+def _closed_form(problem: Problem, objective: Objective) -> Solution | None:
+    """The solution of one equation; None where the question is not so simple."""
+    law, limits = problem.law, objective.limits
+    simple = type(problem.family) is SixNDFamily and isinstance(problem.serving, FlopServing)
+    if not simple or not isinstance(law, ScalingLaw) or np.any(np.isinf(objective.value)):
+        return None
+    idle = problem.serving_in_training_tokens
+    if objective.fixed == "budget":
+        equivalent = objective.value / (6 * problem.train_rate)
+        tokens = tokens_of_lowest_loss(law, idle, equivalent)
+        parameters = equivalent / (tokens + idle)
+    else:
+        tokens = tokens_of_lowest_cost(law, idle, objective.value)
+        parameters = law.parameters_for_loss(objective.value, tokens)
+    sizes = problem.sizes(np.log(parameters))
+    beyond = sizes.train_flops_per_token * tokens > limits.train_flops
+    if np.any(beyond | (sizes.parameters > limits.parameters)):
+        return None
+    return Solution(sizes, tokens)
 
 
 def cheap_range(problem: Problem, loss: float, excess: float) -> tuple[float, float]:
-    """The smallest and largest N that reach `loss` for at most (1 + excess) times the lowest cost.
+    """The smallest and largest N that reach `loss` for at most (1 + excess) times the lowest cost."""
+    return cheap_ranges(problem, Objective("loss", loss), (excess,))[0]
+
+
+def cheap_ranges(
+    problem: Problem, objective: Objective, excesses: Sequence[float]
+) -> list[tuple[float, float]]:
+    """For each excess the smallest and largest N that reach a loss for (1 + excess) times the lowest cost.
 
     One law, not a batch of draws; N in the law's convention, to about 0.1 %.
     """
-    coordinate = np.linspace(math.log(SMALLEST_MODEL), math.log(LARGEST_MODEL), 2001)
-    best = float(lowest_cost(problem, loss).sizes.parameters)
-    parameters = np.asarray(problem.family.sizes(coordinate).parameters)
-    centre = float(np.interp(math.log(best), np.log(parameters), coordinate))
-    coordinate = centre + np.linspace(-5, 5, 4001)
-    sizes = problem.family.sizes(coordinate)
-    cost = problem.cost(sizes, problem.law.tokens_for_loss(loss, sizes.parameters))
-    cheap = np.flatnonzero(cost <= (1 + excess) * np.nanmin(cost))
-    parameters = np.asarray(sizes.parameters)
-    return float(parameters[cheap[0]]), float(parameters[cheap[-1]])
+    least = float(best(problem, objective).sizes.parameters)
+    centre = float(coordinate_of(problem.family, least))
+    sizes = problem.sizes(centre + np.linspace(-5, 5, 4001))
+    cost = np.asarray(problem.cost(sizes, tokens_for(problem, objective, sizes)))
+    cost, parameters = np.where(np.isnan(cost), np.inf, cost), np.asarray(sizes.parameters)
+    cheap = [np.flatnonzero(cost <= (1 + excess) * cost.min()) for excess in excesses]
+    return [(float(parameters[near[0]]), float(parameters[near[-1]])) for near in cheap]
 
 
-def _minimise(objective: Callable[[Array], Numbers], draws: tuple[int, ...]) -> Array:
-    """Where each draw's objective, of one minimum in log N, is least: a grid refined around its lowest point.
+Valued = Callable[[Problem, Objective, Array], Numbers]
 
-    nan marks what is impossible; a draw for which everything is gives nan.
+
+def _in_parts(problem: Problem, objective: Objective, value: Valued) -> Array:
+    """Where each question's value is least; many questions a part at a time."""
+    law = problem.law
+    of_law = law.E if isinstance(law, ScalingLaw) else law.law.E
+    shape = np.broadcast(of_law, objective.value, problem.serve_tokens).shape
+    count = math.prod(shape)
+    if count <= MOST_TOGETHER:
+        return _minimise(lambda x: value(problem, objective, x), shape)
+    found = np.empty(count)
+    flat = [np.broadcast_to(number, shape).ravel() for number in (objective.value, problem.serve_tokens)]
+    for start in range(0, count, MOST_TOGETHER):
+        part = slice(start, start + MOST_TOGETHER)
+        drawn = _part_of(law, shape, part)
+        asked = replace(problem, law=drawn, serve_tokens=flat[1][part])
+        aim = objective._replace(value=flat[0][part])
+        found[part] = _minimise(lambda x, p=asked, o=aim: value(p, o, x), flat[0][part].shape)
+    return found.reshape(shape)
+
+
+def _part_of(law: Law, shape: tuple[int, ...], part: slice) -> Law:
+    """The draws of one part of the questions; a single law is every question's."""
+    if isinstance(law, RepeatedDataLaw):
+        return law if np.ndim(law.law.E) == 0 else law.at(part)
+    if np.ndim(law.E) == 0:
+        return law
+    constants = {name: np.broadcast_to(value, shape).ravel()[part] for name, value in law.constants.items()}
+    return ScalingLaw(**constants)
+
+
+def _minimise(objective: Callable[[Array], Numbers], batch: tuple[int, ...]) -> Array:
+    """Where each question's objective is least: a grid over all sizes, refined around its lowest point.
+
+    nan marks what is impossible; a question for which everything is gives nan.
     """
-    bounds = math.log(SMALLEST_MODEL) - 3, math.log(LARGEST_MODEL) + 3
-    centre, half_width = np.full(draws, sum(bounds) / 2), (bounds[1] - bounds[0]) / 2
+    low, high = LOG_SIZES
+    centre, half_width = np.asarray((low + high) / 2), (high - low) / 2
     for points in (COARSE_POINTS, *[FINE_POINTS] * REFINEMENTS):
-        grid = centre + half_width * np.linspace(-1, 1, points).reshape(-1, *[1] * len(draws))
-        values = np.broadcast_to(objective(grid), grid.shape)
+        steps = np.linspace(-1, 1, points).reshape(-1, *[1] * len(batch))
+        grid = centre + half_width * steps
+        values = np.broadcast_to(objective(grid), (points, *batch))
         values = np.where(np.isnan(values), np.inf, values)
-        lowest = np.argmin(values, axis=0)
-        centre = np.where(
-            np.isinf(values.min(axis=0)), np.nan, np.take_along_axis(grid, lowest[None], axis=0)[0]
-        )
+        lowest = np.argmin(values, axis=0)[None]
+        found = np.take_along_axis(np.broadcast_to(grid, values.shape), lowest, axis=0)[0]
+        centre = np.where(np.isinf(np.take_along_axis(values, lowest, axis=0)[0]), np.nan, found)
         half_width *= 2 / (points - 1)
     return centre
-
-
-def _batch(problem: Problem, target: Numbers) -> tuple[int, ...]:
-    return np.broadcast(problem.law.E, target, problem.serve_tokens).shape
-
-
-def _log(number: Numbers) -> Numbers:
-    """The logarithm, -inf for 0."""
-    with np.errstate(divide="ignore"):
-        return np.log(number)
-
-
-def _newton(step: Callable[[Numbers], Numbers], x: Numbers) -> Numbers:
-    """Newton's method on every draw at once, until none moves by more than rounding; nan stays nan."""
-    with np.errstate(invalid="ignore"):
-        for _ in range(NEWTON_STEPS):
-            change = step(x)
-            x = x - change
-            if not np.any(np.abs(change) > 1e-14 * np.maximum(1.0, np.abs(x))):
-                break
-    return x
-
-
-@cache
-def _aspect_ratios() -> tuple[Array, Array]:
-    """Width over layers by the logarithm of the body's weights, densely enough to interpolate."""
-    log_body = np.linspace(math.log(SMALLEST_MODEL) - 3, math.log(LARGEST_MODEL) + 3, 512)
-    return log_body, np.array([aspect_ratio(math.exp(x)) for x in log_body])

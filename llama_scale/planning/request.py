@@ -38,7 +38,8 @@ from llama_scale.laws import (
     published,
     resolve_law,
 )
-from llama_scale.planning.optimum import ExactFamily, Family, Objective, Problem, SixNDFamily
+from llama_scale.planning.families import ExactFamily, Family, SixNDFamily
+from llama_scale.planning.optimum import FlopServing, Objective, Problem
 from llama_scale.planning.references import ReferenceModel, reference_model
 from llama_scale.quantities import (
     Quantity,
@@ -124,10 +125,12 @@ class Request:
 
     def problem(self) -> Problem:
         """The optimisation that the question comes to, its costs in the objective's unit."""
+        rates = self.economics.rates(self.unit)
         return Problem(
             law=self.fit.law,
             family=self.family,
-            rates=self.economics.rates(self.unit),
+            train_rate=rates.train,
+            serving=FlopServing(rate=rates.serve),
             serve_tokens=self.economics.demand.serve_tokens,
         )
 
