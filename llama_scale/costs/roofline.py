@@ -1,29 +1,33 @@
-"""How long one engine takes to read a prompt and to write a token: a roofline with a few fitted constants.
+"""How long one engine takes to read a prompt and to write a token: a roofline with six fitted constants.
 
 Symbols in formulas: g accelerators that share every layer (tensor parallel), N weights that a token is
 multiplied by, L layers, q = heads x head size, kv cache bytes of a token, B sequences in the batch,
 c = n_in + n_out / 2 tokens that a sequence holds on average while it is written.
 
-    one step of B sequences   t_step = (bytes of N + B c kv) / (g bandwidth e)
-                                     + B (2 N + 4 L q c) / (g peak m_d) + u_L L + u_B B
-    one prompt of n_in tokens t_pre  = (2 N n_in + 2 L q n_in^2) / (g peak m_p)
+    exchange of one token     x      = 8 L q (g - 1) / g / (link s)
+    one step of B sequences   t_step = (bytes of N + B c kv) / (g bandwidth e) + u_L L
+                                     + B (2 N / (g peak m_d) + 4 L q c / (g peak16 m_d) + x + u_B L)
+    one prompt of n_in tokens t_pre  = 2 N n_in / (g peak m_p) + 2 L q n_in^2 / (g peak16 m_p) + x n_in
 
-Prompts interrupt the batch (continuous batching, one engine for both phases), so that a sequence's next
-token comes t_step + (B - 1) t_pre / n_out after its last, and the engine writes
-B n_out / (B t_pre + n_out t_step) tokens a second.
+Products with weights run at the peak of the precision served in, attention at 16 bits. The exchange is two
+all-reduces a layer of q values of 16 bits, each sending 2 (g - 1) / g of them. Prompts interrupt the batch
+(continuous batching, one engine for both phases), so that a sequence's next token comes
+t_step + (B - 1) t_pre / n_out after its last, and the engine writes B n_out / (B t_pre + n_out t_step)
+tokens a second.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.architecture import ModelConfig
+from llama_scale.costs.constants import Calibration
 
-Numbers = float | NDArray[np.float64]
+Array = NDArray[np.float64]
+Numbers = float | Array
 
 USABLE_MEMORY = 0.92  # share of an accelerator's memory that engines plan with
 RESERVED_BYTES = 3e9  # of it, for activations, graphs and buffers
@@ -33,7 +37,8 @@ class ServedShape(NamedTuple):
     """What serving asks of a model, or of arrays of them (they broadcast); numbers need not be whole.
 
     `weights` are held in memory, `active_weights` multiply every token (a dense model: all but the input
-    embedding), `query_width` is heads x head size and `kv_width` KV heads x head size.
+    embedding and norms), `query_width` is heads x head size, in a LLaMA the model's width too, and
+    `kv_width` KV heads x head size.
     """
 
     weights: Numbers
@@ -43,44 +48,25 @@ class ServedShape(NamedTuple):
     kv_width: Numbers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """The constants that measurements fix, how far off they leave the model, and what they were fitted on.
-
-    `bandwidth_share` (e), `prefill_mfu` (m_p) and `decode_mfu` (m_d) are shares of what the data sheet
-    says; `layer_seconds` (u_L) is paid for each layer of a step, `sequence_seconds` (u_B) for each
-    sequence of one.
-    """
-
-    prefill_mfu: float
-    bandwidth_share: float
-    decode_mfu: float
-    layer_seconds: float
-    sequence_seconds: float
-    source: str = ""
-    date: str = ""
-
-
-PROVISIONAL = Calibration(
-    prefill_mfu=0.55, bandwidth_share=0.83, decode_mfu=0.59, layer_seconds=79e-6, sequence_seconds=12.8e-6
-)
-
-
 class Engine(NamedTuple):
     """What an engine runs on and how it holds a model, as numbers or as arrays that broadcast.
 
-    `tensor` accelerators share every layer; rates are of one accelerator at the precision that computes.
+    `tensor` accelerators share every layer; figures are of one accelerator. `peak_flops_per_second` is at
+    the precision that multiplies weights, `attention_flops_per_second` at 16 bits; the link is infinite
+    where one accelerator works alone.
     """
 
     tensor: Numbers
     peak_flops_per_second: Numbers
+    attention_flops_per_second: Numbers
     bandwidth_bytes_per_second: Numbers
+    link_bytes_per_second: Numbers
     memory_bytes: Numbers
     weight_bytes: Numbers
     kv_bytes: Numbers
 
 
-class Request(NamedTuple):
+class Traffic(NamedTuple):
     """Tokens that a request reads and writes."""
 
     input_tokens: Numbers
@@ -116,19 +102,44 @@ def cache_bytes(shape: ServedShape, bytes_per_value: Numbers) -> Numbers:
     return 2 * shape.layers * shape.kv_width * bytes_per_value
 
 
-def phases(calibration: Calibration, engine: Engine, shape: ServedShape, request: Request) -> Phases:
+def exchange_seconds(calibration: Calibration, engine: Engine, shape: ServedShape) -> Numbers:
+    """Seconds that all-reduces of one token take: 0 on one accelerator."""
+    sent = 8 * shape.layers * shape.query_width * (engine.tensor - 1) / engine.tensor
+    return sent / (engine.link_bytes_per_second * calibration.link_share)
+
+
+def phases(calibration: Calibration, engine: Engine, shape: ServedShape, traffic: Traffic) -> Phases:
     """What a prompt and a step take, in seconds."""
     bandwidth = engine.tensor * engine.bandwidth_bytes_per_second * calibration.bandwidth_share
-    peak = engine.tensor * engine.peak_flops_per_second
-    read, held = request.input_tokens, request.held_tokens
-    attention = shape.layers * shape.query_width
-    prompt_flops = 2 * shape.active_weights * read + 2 * attention * read * read
-    token_flops = 2 * shape.active_weights + 4 * attention * held
+    read, held = traffic.input_tokens, traffic.held_tokens
+    products = 2 * shape.active_weights / (engine.tensor * engine.peak_flops_per_second)
+    per_held_token = (
+        4 * shape.layers * shape.query_width / (engine.tensor * engine.attention_flops_per_second)
+    )
+    exchange = exchange_seconds(calibration, engine, shape)
     return Phases(
-        prompt=prompt_flops / (peak * calibration.prefill_mfu),
+        prompt=read * ((products + per_held_token * read / 2) / calibration.prefill_mfu + exchange),
         step_fixed=shape.active_weights * engine.weight_bytes / bandwidth
         + calibration.layer_seconds * shape.layers,
         step_per_sequence=held * cache_bytes(shape, engine.kv_bytes) / bandwidth
-        + token_flops / (peak * calibration.decode_mfu)
-        + calibration.sequence_seconds,
+        + (products + per_held_token * held) / calibration.decode_mfu
+        + exchange
+        + calibration.sequence_seconds * shape.layers,
     )
+
+
+def batch_in_memory(engine: Engine, shape: ServedShape, traffic: Traffic, stages: Numbers = 1.0) -> Array:
+    """Sequences whose cache fits beside the weights on stages x tensor accelerators; nan if not one whole.
+
+    They hold n_in + n_out / 2 tokens on average, since they are at different places.
+    """
+    room = stages * engine.tensor * (USABLE_MEMORY * engine.memory_bytes - RESERVED_BYTES)
+    left = room - shape.weights * engine.weight_bytes
+    each = cache_bytes(shape, engine.kv_bytes)
+    whole = each * (traffic.input_tokens + traffic.output_tokens)
+    return np.where(left >= whole, left / (each * traffic.held_tokens), np.nan)
+
+
+def seconds_per_request(times: Phases, traffic: Traffic, batch: Numbers) -> Numbers:
+    """What one request takes of an engine that always has `batch` of them: t_pre + n_out t_step / B."""
+    return times.prompt + traffic.output_tokens * (times.step_fixed / batch + times.step_per_sequence)

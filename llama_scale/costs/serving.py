@@ -12,25 +12,23 @@ that the nodes are as fast as nodes apart from each other; what they send each o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llama_scale.costs.constants import Calibration, shipped_calibration
 from llama_scale.costs.economics import Rental
 from llama_scale.costs.roofline import (
-    PROVISIONAL,
-    RESERVED_BYTES,
-    USABLE_MEMORY,
-    Calibration,
+    Array,
     Engine,
-    Numbers,
     Phases,
-    Request,
     ServedShape,
-    cache_bytes,
+    Traffic,
+    batch_in_memory,
     phases,
+    seconds_per_request,
     served_shape,
 )
 from llama_scale.errors import InputError
@@ -68,7 +66,7 @@ class Deployment:
     input_tokens: float
     output_tokens: float
     utilisation: float = 1.0
-    calibration: Calibration = PROVISIONAL
+    calibration: Calibration = field(default_factory=shipped_calibration)
     most_accelerators: int = NODE
     context: float = math.inf
     largest_batch: float = math.inf
@@ -96,14 +94,15 @@ class Deployment:
             )
 
     @property
-    def request(self) -> Request:
+    def traffic(self) -> Traffic:
         """What one request reads and writes."""
-        return Request(self.input_tokens, self.output_tokens)
+        return Traffic(self.input_tokens, self.output_tokens)
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """The numbers of accelerators that are tried: powers of two."""
-        return tuple(1 << i for i in range(self.most_accelerators.bit_length()))
+        """The numbers of accelerators a copy that are tried: powers of two, 1 where no link is known."""
+        most = 1 if self.rental.accelerator.interconnect_bytes_per_second is None else self.most_accelerators
+        return tuple(1 << i for i in range(most.bit_length()))
 
 
 class Throughput(NamedTuple):
@@ -127,12 +126,13 @@ class Throughput(NamedTuple):
 
 def serve(deployment: Deployment, shape: ServedShape) -> Throughput:
     """The cheapest way to serve each of `shape` within the limits."""
-    options = [_with_group(deployment, shape, group) for group in deployment.groups]
-    costs = np.stack([option.accelerator_seconds_per_token for option in options])
+    options = [_on(deployment, shape, group) for group in deployment.groups]
+    costs = np.stack([option.seconds for option in options])
     best = np.argmin(np.where(np.isnan(costs), np.inf, costs), axis=0)
     # where no group serves, the largest one says what stands in the way
     best = np.where(np.isnan(costs).all(axis=0), len(options) - 1, best)
-    return _choose(options, best)
+    columns = (np.stack(column) for column in zip(*options, strict=True))
+    return _throughput(deployment, _Option(*(_take(column, best) for column in columns)))
 
 
 def accelerators_for(
@@ -140,66 +140,74 @@ def accelerators_for(
 ) -> NDArray[np.float64]:
     """The least number of accelerators that answer so many requests a second at the utilisation given.
 
-    Whole copies of the model are counted, and each group size is tried; nan where none serves.
+    Whole copies of the model are counted, and each number of accelerators a copy is tried; nan where none
+    serves.
     """
     rate = np.asarray(requests_per_second, float)
-    counts = []
+    found = []
     for group in deployment.groups:
-        option = _with_group(deployment, shape, group)
-        tokens = deployment.input_tokens + deployment.output_tokens
-        seconds = option.accelerator_seconds_per_token * tokens / group
-        counts.append(np.maximum(np.ceil(rate * seconds - 1e-9), 1) * group)
-    found = np.stack(np.broadcast_arrays(*counts))
-    least = np.where(np.isnan(found), np.inf, found).min(axis=0)
+        seconds = _on(deployment, shape, group).seconds / (group * deployment.utilisation)
+        found.append(group * np.maximum(np.ceil(rate * seconds - 1e-9), 1))
+    counts = np.stack(found)
+    least = np.where(np.isnan(counts), np.inf, counts).min(axis=0)
     return np.where(np.isinf(least), np.nan, least)
 
 
 def engine(deployment: Deployment, group: int) -> Engine:
-    """The engine of one stage of `group` accelerators."""
+    """What works on one stage of a copy that is spread over `group` accelerators."""
     chip = deployment.rental.accelerator
+    peaks = chip.peak_flops_per_second
     return Engine(
         tensor=min(group, NODE),
         peak_flops_per_second=chip.peak(deployment.rental.precision),
+        attention_flops_per_second=peaks.get("bf16") or peaks["fp16"],
         bandwidth_bytes_per_second=chip.bandwidth_bytes_per_second,
+        link_bytes_per_second=chip.interconnect_bytes_per_second or math.inf,
         memory_bytes=chip.memory_bytes,
         weight_bytes=deployment.weight_bits / 8,
         kv_bytes=deployment.kv_bits / 8,
     )
 
 
-def batch_in_memory(
-    machine: Engine, shape: ServedShape, request: Request, accelerators: Numbers
-) -> NDArray[np.float64]:
-    """Sequences whose cache fits beside the weights on `accelerators`; nan where not one whole request does.
+class _Option(NamedTuple):
+    """Serving with one number of accelerators a copy; `batch` is a stage's, `limit` counts in LIMITS.
 
-    Sequences hold c = n_in + n_out / 2 tokens on average, since they are at different places.
+    `seconds` are accelerator-seconds of one request, nan where the limits cannot be met.
     """
-    room = accelerators * (USABLE_MEMORY * machine.memory_bytes - RESERVED_BYTES)
-    left = room - shape.weights * machine.weight_bytes
-    each = cache_bytes(shape, machine.kv_bytes)
-    whole = each * (request.input_tokens + request.output_tokens)
-    return np.where(left >= whole, left / (each * request.held_tokens), np.nan)
+
+    group: Array
+    batch: Array
+    limit: NDArray[np.intp]
+    seconds: Array
+    prompt: Array
+    step_fixed: Array
+    step_per_sequence: Array
 
 
-def _with_group(deployment: Deployment, shape: ServedShape, group: int) -> Throughput:
-    """Serving on `group` accelerators a copy, whether or not it is the cheapest."""
-    machine, request = engine(deployment, group), deployment.request
-    times = phases(deployment.calibration, machine, shape, request)
+def _on(deployment: Deployment, shape: ServedShape, group: int) -> _Option:
+    """Serving each shape on `group` accelerators a copy."""
+    machine, traffic = engine(deployment, group), deployment.traffic
     stages = group // min(group, NODE)
-    in_memory = batch_in_memory(machine, shape, request, group) / stages
-    allowed = np.broadcast_arrays(in_memory, *_other_limits(deployment, times, stages))
-    bounds = np.stack([np.where(np.isnan(bound), 0.0, bound) for bound in allowed])
-    limit = bounds.argmin(axis=0)
-    batch = np.where(bounds.min(axis=0) > 0, bounds.min(axis=0), np.nan)
-    return _throughput(deployment, times, batch, group=group, limited_by=np.asarray(LIMITS)[limit])
+    times = phases(deployment.calibration, machine, shape, traffic)
+    bounds = np.stack(
+        np.broadcast_arrays(
+            np.nan_to_num(batch_in_memory(machine, shape, traffic, stages)) / stages,
+            *_other_bounds(deployment, times, stages),
+        )
+    )
+    batch = bounds.min(axis=0)
+    batch = np.where(batch > 0, batch, np.nan)
+    seconds = machine.tensor * seconds_per_request(times, traffic, batch)
+    columns = (group, batch, bounds.argmin(axis=0), seconds, *times)
+    return _Option(*(np.broadcast_to(column, batch.shape) for column in columns))
 
 
-def _other_limits(deployment: Deployment, times: Phases, stages: int) -> tuple[NDArray[np.float64], ...]:
+def _other_bounds(deployment: Deployment, times: Phases, stages: int) -> tuple[Array, ...]:
     """The largest batch of a stage that each of the other limits allows; 0 where not even one sequence."""
     prompt_share = times.prompt / deployment.output_tokens
     per_token, first = deployment.time_per_output_token_seconds, deployment.time_to_first_token_seconds
-    by_token = np.inf if per_token is None else per_token - times.step_fixed + prompt_share
-    by_first = np.inf if first is None else first - times.step_fixed - times.prompt
+    by_token = math.inf if per_token is None else per_token - times.step_fixed + prompt_share
+    by_first = math.inf if first is None else first - times.step_fixed - times.prompt
     by_token = by_token / np.asarray(times.step_per_sequence + prompt_share, float)
     by_first = by_first / np.asarray(times.step_per_sequence, float)
     return (
@@ -209,38 +217,29 @@ def _other_limits(deployment: Deployment, times: Phases, stages: int) -> tuple[N
     )
 
 
-def _throughput(
-    deployment: Deployment,
-    times: Phases,
-    batch: NDArray[np.float64],
-    *,
-    group: int,
-    limited_by: NDArray[np.str_],
-) -> Throughput:
-    """What `batch` sequences a stage come to; a request takes its prompt and its share of n_out steps."""
-    request, tensor = deployment.request, min(group, NODE)
-    written = times.step_fixed / batch + times.step_per_sequence
-    together = np.maximum(batch, 1)  # fewer sequences than stages leave stages idle, but are no faster
-    step = times.step_fixed + together * times.step_per_sequence
-    paid = tensor / deployment.utilisation
-    of_request = paid * (times.prompt + request.output_tokens * written)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        of_input = paid * times.prompt / np.asarray(request.input_tokens, float)
+def _throughput(deployment: Deployment, option: _Option) -> Throughput:
+    """What the chosen options come to."""
+    traffic, served = deployment.traffic, ~np.isnan(option.batch)
+    group = np.where(served, option.group, np.nan)
+    tensor = np.minimum(group, NODE)
+    together = np.maximum(option.batch, 1)  # fewer sequences than stages leave stages idle, but are no faster
+    step = option.step_fixed + together * option.step_per_sequence
+    paid = option.seconds / deployment.utilisation
+    prompt = tensor * option.prompt / deployment.utilisation
+    read, written = traffic.input_tokens, traffic.output_tokens
     return Throughput(
-        accelerators=np.where(np.isnan(batch), np.nan, float(group)),
-        batch=batch * (group // tensor),
-        time_per_output_token_seconds=step + (together - 1) * times.prompt / request.output_tokens,
-        time_to_first_token_seconds=step + times.prompt,
-        output_tokens_per_second=request.output_tokens
-        / (tensor * (times.prompt + request.output_tokens * written)),
-        accelerator_seconds_per_token=of_request / (request.input_tokens + request.output_tokens),
-        accelerator_seconds_per_input_token=np.where(np.isnan(batch), np.nan, of_input),
-        accelerator_seconds_per_output_token=paid * written,
-        limited_by=np.broadcast_to(limited_by, batch.shape),
+        accelerators=group,
+        batch=option.batch * group / tensor,
+        time_per_output_token_seconds=step + (together - 1) * option.prompt / written,
+        time_to_first_token_seconds=step + option.prompt,
+        output_tokens_per_second=written / option.seconds,
+        accelerator_seconds_per_token=paid / (read + written),
+        accelerator_seconds_per_input_token=prompt / read if read else np.zeros_like(prompt),
+        accelerator_seconds_per_output_token=(paid - prompt) / written,
+        limited_by=np.asarray(LIMITS)[option.limit],
     )
 
 
-def _choose(options: list[Throughput], best: NDArray[np.intp]) -> Throughput:
-    """Of each shape the option that `best` numbers."""
-    fields = (np.stack(np.broadcast_arrays(*column)) for column in zip(*options, strict=True))
-    return Throughput(*(np.take_along_axis(field, best[None], axis=0)[0] for field in fields))
+def _take(stacked: NDArray[Any], best: NDArray[np.intp]) -> NDArray[Any]:
+    """Of each shape the entry that `best` numbers."""
+    return np.take_along_axis(stacked, best[None], axis=0)[0]
