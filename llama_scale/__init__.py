@@ -1,8 +1,8 @@
 """From a sweep you can run tonight to the model you should train, what it will cost, and how sure we are.
 
-Three verbs do what the commands do, each imported when first used:
+Verbs do what the commands do, each imported when first used:
 
->>> from llama_scale import sweep, fit, plan  # doctest: +SKIP
+>>> from llama_scale import sweep, fit, plan, compare  # doctest: +SKIP
 
 `docs/architecture.md` says where everything else lives.
 """
@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama_scale.fitting import fit as fit
     from llama_scale.launch import sweep as sweep
+    from llama_scale.planning import compare as compare
     from llama_scale.planning import plan as plan
 
 __version__ = "0.1.0"
 
-_VERBS = {"fit": "llama_scale.fitting", "plan": "llama_scale.planning", "sweep": "llama_scale.launch"}
-__all__ = ["__version__", "fit", "plan", "sweep"]
+_VERBS = {
+    "compare": "llama_scale.planning",
+    "fit": "llama_scale.fitting",
+    "plan": "llama_scale.planning",
+    "sweep": "llama_scale.launch",
+}
+__all__ = ["__version__", "compare", "fit", "plan", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

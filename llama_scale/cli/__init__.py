@@ -32,6 +32,7 @@ COMMANDS = {
     "export": Entry("Measure", "Write a trained model as a folder that transformers loads."),
     "fit": Entry("Fit", "Which law do these runs follow, and how surely?"),
     "plan": Entry("Plan", "Which model to train for what it will serve, at what cost?"),
+    "compare": Entry("Plan", "Which existing model is worth its cost, from which demand on?"),
     "doctor": Entry("Inspect", "Is this machine ready, and what is missing?"),
 }
 

@@ -161,16 +161,16 @@ def _text(plan: Plan, explain: bool) -> Iterator[Any]:
     from llama_scale.cli.output import table
     from llama_scale.planning import words
 
-    yield from (_wrapped(plan.sentence), "")
+    yield from (wrapped(plan.sentence), "")
     yield table(words.rows(plan), words.COLUMNS, marked=words.RECOMMENDED_ROW)
     yield _table_note(plan)
-    yield from (_entry(reason.heading, reason.text) for reason in words.reasons(plan))
-    yield from (_entry("warning", text) for text in plan.warnings)
+    yield from (entry(reason.heading, reason.text) for reason in words.reasons(plan))
+    yield from (entry("warning", text) for text in plan.warnings)
     yield ""
     yield from _explained(plan) if explain else _assumed(plan)
     yield from (
-        _entry("again", words.command(plan)),
-        *(_entry("next", step) for step in words.next_steps(plan, explained=explain)),
+        entry("again", words.command(plan)),
+        *(entry("next", step) for step in words.next_steps(plan, explained=explain)),
     )
 
 
@@ -187,7 +187,7 @@ def _assumed(plan: Plan) -> Iterator[str]:
     """One paragraph: what is taken for granted, with its age; sources come with --explain."""
     from llama_scale.planning.words import assumed
 
-    yield _entry("assumes", f"{assumed(plan)}. Sources, ages and options: --explain")
+    yield entry("assumes", f"{assumed(plan.request)}. Sources, ages and options: --explain")
 
 
 def _explained(plan: Plan) -> Iterator[str]:
@@ -195,14 +195,14 @@ def _explained(plan: Plan) -> Iterator[str]:
 
     yield "Formulas"
     for formula in explain(plan):
-        yield _entry(
+        yield entry(
             formula.name, f"{formula.formula}\n{formula.numbers}\nsource: {formula.source}", indent=21
         )
     yield "\nAssumptions"
     for item in plan.assumptions:
         dated = f", {item.date}" if item.date else ""
         mark = "default, change with" if item.is_default else "given by"
-        yield _entry(item.name, f"{item.value}\n{item.source}{dated} ({mark} {item.option})", indent=21)
+        yield entry(item.name, f"{item.value}\n{item.source}{dated} ({mark} {item.option})", indent=21)
     yield ""
 
 
@@ -228,13 +228,15 @@ def _csv(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str, indent: int = 0) -> str:
+    """Text in lines that fit, all of them indented alike."""
     from textwrap import fill
 
-    return fill(text, WIDTH)
+    margin = " " * indent
+    return fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False)
 
 
-def _entry(heading: str, text: str, indent: int = 11) -> str:
+def entry(heading: str, text: str, indent: int = 11) -> str:
     """Text under a heading that stands in the margin."""
     from textwrap import fill
 

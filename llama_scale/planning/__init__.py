@@ -11,10 +11,11 @@ from typing import Unpack
 
 from llama_scale.errors import InputError
 from llama_scale.planning.answer import answer
+from llama_scale.planning.compare import DEFAULT_DEMAND, Comparison, compare_models
 from llama_scale.planning.request import PlanOptions, read_request
 from llama_scale.planning.values import Plan
 
-__all__ = ["Plan", "PlanOptions", "plan"]
+__all__ = ["Comparison", "Plan", "PlanOptions", "compare", "plan"]
 
 
 def plan(**options: Unpack[PlanOptions]) -> Plan:
@@ -31,3 +32,27 @@ def plan(**options: Unpack[PlanOptions]) -> Plan:
             hint="give its lifetime demand, such as --serve-tokens 1e12, or 0 for training alone",
         )
     return answer(read_request(options))
+
+
+def compare(
+    *models: str, buy: tuple[str, ...] | list[str] | str = (), **options: Unpack[PlanOptions]
+) -> Comparison:
+    """Models side by side, named or as TOML files: their expected loss, costs and break-evens.
+
+    Those to `buy` come off the shelf, trained at no cost of yours. The other words are those of `plan`.
+    Raises InputError for words or names that cannot be meant.
+
+    >>> compare("llama-13b", "gpt-3-175b", serve_tokens="1e12").frontier[0].name
+    'llama-13b'
+    """
+    bought = (buy,) if isinstance(buy, str) else tuple(buy)
+    for name in ("budget", "target_loss", "match"):
+        if options.get(name) is not None:
+            raise InputError(
+                f"compare takes models, not a {name.replace('_', ' ')}",
+                hint="ask llama-scale plan for the best model, or leave it out",
+            )
+    words: PlanOptions = {**options}
+    if words.get("serve_tokens") is None:
+        words["serve_tokens"] = DEFAULT_DEMAND
+    return compare_models(read_request(words, default_budget=None), models, bought)

@@ -15,6 +15,7 @@ from llama_scale.architecture import (
     nearest_shape,
 )
 from llama_scale.config import load_toml
+from llama_scale.costs.serving import ServedShape
 from llama_scale.errors import InputError
 from llama_scale.hardware import name_key, nearest_names_hint
 
@@ -70,6 +71,17 @@ class ReferenceModel:
     def kv_width(self) -> int:
         """KV heads x head size."""
         return self.kv_heads * self.head_size
+
+    @property
+    def served_shape(self) -> ServedShape:
+        """What serving asks of its shape."""
+        return ServedShape(
+            weights=float(self.total),
+            active_weights=float(self.active),
+            layers=float(self.layers),
+            query_width=float(self.query_width),
+            kv_width=float(self.kv_width),
+        )
 
     def forward_flops_per_token(self, context: int) -> float:
         """2 x weights + 4 L q T, attention over the whole context, as PaLM's appendix B counts it."""

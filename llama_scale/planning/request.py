@@ -143,7 +143,7 @@ class Request:
         return Objective("budget", (self.budget or DEFAULT_BUDGET).value)
 
 
-def read_request(options: PlanOptions) -> Request:
+def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFAULT_BUDGET) -> Request:
     """Reads and checks the words; raises InputError on the first that cannot be meant."""
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := given.keys() - PlanOptions.__annotations__.keys():
@@ -156,7 +156,7 @@ def read_request(options: PlanOptions) -> Request:
         raise InputError("a target loss and a model to match are two targets", hint="give one of them")
     fit, law_text = _law(given.get("law"))
     asks_for_quality = "target_loss" in given or "match" in given
-    budget = _budget(given.get("budget"), None if asks_for_quality else DEFAULT_BUDGET)
+    budget = _budget(given.get("budget"), None if asks_for_quality else default_budget)
     unit = _unit(words, budget)
     match = reference_model(str(given["match"])) if "match" in given else None
     return Request(

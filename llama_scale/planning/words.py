@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from llama_scale.costs import CostUnit, Economics, Lifetime, Rental
-from llama_scale.laws import Fit, Range
+from llama_scale.laws import Range
+from llama_scale.planning.request import Request
 from llama_scale.planning.values import BestOnAverage, Intervals, Plan, PlannedModel
 from llama_scale.quantities import (
     Quantity,
@@ -47,10 +48,11 @@ def sentence(plan: Plan) -> str:
 def format_cost(cost: Lifetime, unit: CostUnit, part: str = "total") -> str:
     """One part of a cost (`train`, `serve` or `total`) to 3 digits; a dash for dollars without a price."""
     value = getattr(cost, f"{part}_{unit}")
-    return "-" if value is None else _amount(value, unit)
+    return "-" if value is None else amount(value, unit)
 
 
-def _amount(value: float, unit: CostUnit) -> str:
+def amount(value: float, unit: CostUnit) -> str:
+    """A cost in its unit, to 3 digits."""
     return format_quantity(Quantity(value=float(f"{value:.3g}"), kind=unit))
 
 
@@ -125,7 +127,7 @@ def _about_the_choice(plan: Plan) -> Iterator[Reason]:
 
 def _saving(plan: Plan) -> Reason:
     model, rival = plan.recommended, plan.compute_optimal
-    usd = "" if plan.saving.usd is None else f" ({_amount(plan.saving.usd, 'usd')})"
+    usd = "" if plan.saving.usd is None else f" ({amount(plan.saving.usd, 'usd')})"
     fewer = format_fraction(1 - model.parameters / rival.parameters)
     more = format_fraction(model.lifetime.train_flops / rival.lifetime.train_flops - 1)
     return Reason(
@@ -192,16 +194,16 @@ def _cost_interval(plan: Plan, spread: Intervals) -> str:
     if plan.compute_optimal_on_budget is not None:
         return ""
     unit = plan.request.unit
-    return f", cost {_range(spread.ranges[f'total_{unit}'], lambda cost: _amount(cost, unit))}"
+    return f", cost {_range(spread.ranges[f'total_{unit}'], lambda cost: amount(cost, unit))}"
 
 
 def _range(limits: Range, form: Callable[[float], str]) -> str:
     return f"{form(limits.low)} to {form(limits.high)}"
 
 
-def assumed(plan: Plan) -> str:
+def assumed(request: Request) -> str:
     """What is taken for granted, in one sentence."""
-    request, economics = plan.request, plan.request.economics
+    economics = request.economics
     counting = "6ND + 2NT" if request.flops == "6nd" else "the shape's own FLOPs"
     match = f", {request.match.name} as if trained on the law's data" if request.match else ""
     training = economics.training
@@ -234,7 +236,7 @@ def command(plan: Plan) -> str:
     """The command that asks for this plan again, its law, budget and way of counting written out."""
     request = plan.request
     words = dict(request.given)
-    words["law"] = _law_text(request.fit, request.law_text)
+    words["law"] = law_words(request)
     if request.budget is not None:
         words["budget"] = request.budget
     words |= {"flops": request.flops}
@@ -242,17 +244,17 @@ def command(plan: Plan) -> str:
     order = ("serve_tokens", "budget", "target_loss", "match")
     for name in (*order, *(name for name in words if name not in order)):
         if name in words:
-            parts.append(f"--{name.replace('_', '-')} {shlex.quote(_plain(words[name]))}")
+            parts.append(f"--{name.replace('_', '-')} {shlex.quote(plain_word(words[name]))}")
     return " ".join(parts)
 
 
-def _plain(value: object) -> str:
+def plain_word(value: object) -> str:
     """A value as an option takes it, exact."""
     if isinstance(value, Quantity):
         number = _shortest(value.value)
         return {"flops": number, "usd": f"${number}", "gpu_hours": f"{number} GPU-hours"}[value.kind]
     if isinstance(value, tuple):
-        return "/".join(_plain(part) for part in value)
+        return "/".join(plain_word(part) for part in value)
     return _shortest(value) if isinstance(value, float) else str(value)
 
 
@@ -270,8 +272,9 @@ def _shortest(value: float) -> str:
     return f"{stripped[0]}{'.' + rest if rest else ''}e{power}"
 
 
-def _law_text(fit: Fit, text: str) -> str:
+def law_words(request: Request) -> str:
     """The law as the option takes it; a Fit made in Python is written as its constants."""
+    fit, text = request.fit, request.law_text
     if fit.name != text or not fit.source.startswith("fit in memory"):
         return text
     return ",".join(f"{name}={float(value)!r}" for name, value in fit.law.constants.items())

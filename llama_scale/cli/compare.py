@@ -1,0 +1,138 @@
+"""`llama-scale compare`: existing models side by side, at what they will serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llama_scale.cli import options
+from llama_scale.cli import plan as plan_command
+from llama_scale.cli.options import COUNT, completing
+from llama_scale.cli.plan import entry, wrapped
+
+if TYPE_CHECKING:
+    from llama_scale.planning import Comparison
+
+QUESTION = frozenset(
+    {  # what plan alone asks: compare takes the rest of its options as they are
+        *("serve_tokens", "budget", "target_loss", "target_score", "match", "against", "explain", "form"),
+        *("as_json", "quiet", "vocabulary", "sensitivity", "accelerators", "deadline", "unique_tokens"),
+        *("samples", "retrain_every", "growth", "months", "discount", "kv_heads", "gqa", "requests"),
+        *("request_rate", "quantisation_penalty", "train_accelerators", "epochs"),
+    }
+)
+
+
+def _model_names() -> tuple[str, ...]:
+    from llama_scale.planning.references import reference_names
+
+    return reference_names()
+
+
+@options.command(
+    name="compare",
+    examples=(
+        "llama-scale compare llama-65b chinchilla-70b gpt-3-175b palm-540b",
+        "llama-scale compare llama-13b gpt-3-175b --serve-tokens 10T --cost-in usd",
+        "llama-scale compare --buy llama-2-70b --serve-tokens 100T",
+        "llama-scale compare llama-7b llama-13b llama-33b llama-65b --json",
+    ),
+)
+@click.argument(
+    "models", nargs=-1, metavar="[MODEL]...", shell_complete=completing(_model_names, or_files=True)
+)
+@click.option(
+    "--buy",
+    multiple=True,
+    metavar="MODEL",
+    shell_complete=completing(_model_names, or_files=True),
+    help="Take this one off the shelf, at no cost of training; against one of your own.",
+)
+@click.option(
+    "--serve-tokens",
+    type=COUNT,
+    help="Tokens, read and written, that each will serve in its life. [default: 1T]",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "md", "csv"]),
+    default="text",
+    help="How to print the answer.",
+)
+@options.json_option
+@options.quiet_option
+def command(
+    models: tuple[str, ...], buy: tuple[str, ...], form: str, as_json: bool, quiet: bool, **words: Any
+) -> None:
+    """Which of these models is worth its cost, and from which demand on?
+
+    Takes published models by name (LLaMA, Llama 2 and 3.1, GPT-3, PaLM, Chinchilla, Gopher, ...) or your own
+    by a TOML file (tokens, and parameters or a [shape]), and sets them side by side under one law: loss,
+    over-training, costs, and the served tokens from which each is cheaper than another, or than the
+    compute-optimal model of its loss.
+    """
+    from llama_scale.cli.output import current_output
+    from llama_scale.planning import compare
+
+    found = compare(*models, buy=buy, **words)
+    views = {
+        "text": lambda: list(_text(found)),
+        "md": lambda: found._repr_markdown_(),
+        "csv": lambda: _csv(found),
+    }
+    current_output().result(found.to_json(), views[form])
+
+
+def _share_options() -> None:
+    """Gives the command those options of `plan` that say what things cost and which law holds."""
+    own = {parameter.name for parameter in command.params}
+    shared = [
+        parameter
+        for parameter in plan_command.command.params
+        if parameter.name not in QUESTION and parameter.name not in own
+    ]
+    place = next(index for index, parameter in enumerate(command.params) if parameter.name == "form")
+    command.params[place:place] = shared
+
+
+_share_options()
+
+
+def _text(found: Comparison) -> Iterator[Any]:
+    from llama_scale.cli.output import table
+    from llama_scale.planning import compare_words as words
+
+    yield from (wrapped(found.sentence), "")
+    yield table(words.rows(found), words.COLUMNS)
+    yield from (f"   {line}" for line in words.table_note(found).split("\n"))
+    yield ""
+    yield table(words.optimal_rows(found), words.OPTIMAL_COLUMNS)
+    yield wrapped(words.optimal_note(found), indent=3) + "\n"
+    if drawn := words.matrix(found):
+        yield from (table(*drawn), "")
+    elif len(found.models) > 1:
+        yield f"   who is cheaper than whom: {len(found.pairs)} pairs, with --json\n"
+    yield from (entry(reason.heading, reason.text) for reason in words.reasons(found))
+    yield ""
+    yield entry("assumes", words.assumptions_line(found))
+    yield entry("again", words.command(found))
+    yield from (entry("next", step) for step in words.next_steps(found))
+
+
+def _csv(found: Comparison) -> str:
+    """The models, one a line, numbers in base units."""
+    import csv
+    import io
+
+    plain = [
+        {name: value for name, value in model.items() if not isinstance(value, (dict, list))}
+        for model in found.to_json()["models"]
+    ]
+    page = io.StringIO()
+    writer = csv.DictWriter(page, fieldnames=list(plain[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return page.getvalue().rstrip("\n")

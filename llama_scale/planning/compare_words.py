@@ -1,0 +1,315 @@
+"""A comparison in words, rows and JSON."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from typing import Any
+
+from llama_scale.costs import CostUnit
+from llama_scale.planning.compare import BuyOrTrain, ComparedModel, Comparison, Crossing, Pair
+from llama_scale.planning.words import (
+    UNIT_NAMES,
+    Reason,
+    amount,
+    assumed,
+    format_cost,
+    law_words,
+    plain_word,
+)
+from llama_scale.quantities import format_count, format_fraction, format_number
+
+COLUMNS = ("", "model", "params", "tokens", "D/N", "loss", "train", "serve", "total")
+OPTIMAL_COLUMNS = ("model", "interval", "over-trained", "compute", "equal loss *", "cheaper than *")
+WIDEST_MATRIX = 6  # models whose break-evens fit side by side in 80 columns
+CAUTION = (
+    "losses are what the law expects of models trained on its own data with its own tokenizer, not what "
+    "these models reached: they rank sizes and tokens, not data or tuning"
+)
+
+
+def sentence(comparison: Comparison) -> str:
+    """Which models no other here beats, and at what demand."""
+    demand = format_count(comparison.request.economics.demand.serve_tokens)
+    frontier = sorted(comparison.frontier, key=lambda model: model.loss_nats)
+    best, count = frontier[0], len(comparison.models)
+    if count == 1 and comparison.buy_or_train:
+        return _capital(f"{_buying(comparison, comparison.buy_or_train[0])}.")
+    if count == 1:
+        cost = format_cost(best.lifetime, comparison.unit)
+        spent = "to serve" if best.bought else "to train and serve"
+        return f"{best.name} should reach a loss of {best.loss_nats:.3f}; {cost} {spent} {demand} tokens."
+    if len(frontier) == 1:
+        return (
+            f"Serving {demand} tokens, {best.name} should have the lowest loss ({best.loss_nats:.3f}) and "
+            f"the lowest lifetime cost ({format_cost(best.lifetime, comparison.unit)}) of these {count}."
+        )
+    cheapest = frontier[-1]
+    beaten = [model.name for model in comparison.models if model not in frontier]
+    lost = f"; {_list(beaten)} cost more than another of no higher loss" if beaten else ""
+    return (
+        f"Serving {demand} tokens, {best.name} should have the lowest loss ({best.loss_nats:.3f}), "
+        f"{cheapest.name} the lowest lifetime cost ({format_cost(cheapest.lifetime, comparison.unit)}){lost}."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _list(names: list[str], most: int = 4) -> str:
+    shown = names if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} others"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The models as they were named, a `>` before those that no other beats."""
+    frontier = comparison.frontier
+    return [_row(model, comparison.unit, model in frontier) for model in comparison.models]
+
+
+def _row(model: ComparedModel, unit: CostUnit, marked: bool) -> tuple[str, ...]:
+    costs = [format_cost(model.lifetime, unit, part) for part in ("train", "serve", "total")]
+    train, serve, total = (cost.removesuffix(" FLOPs").removesuffix(" GPU-hours") for cost in costs)
+    return (
+        ">" if marked else "",
+        model.name,
+        format_count(model.parameters),
+        format_count(model.tokens),
+        format_number(model.tokens_per_parameter),
+        f"{model.loss_nats:.4f}",
+        "bought" if model.bought else train,
+        serve,
+        total,
+    )
+
+
+def optimal_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Each model against the compute-optimal one of the same loss."""
+    return [
+        (
+            model.name,
+            f"{model.loss_range.low:.3f}-{model.loss_range.high:.3f}" if model.loss_range else "none",
+            f"{format_number(model.overtraining, 2)} x",
+            f"{format_number(model.excess_compute, 3)} x",
+            f"{format_count(model.rival.parameters)} on {format_count(model.rival.tokens)}",
+            when(model.against_rival[comparison.unit]),
+        )
+        for model in comparison.models
+    ]
+
+
+def when(crossing: Crossing) -> str:
+    """A crossing in a word or two."""
+    if crossing.serve_tokens is None:
+        return crossing.verdict
+    return f"{crossing.verdict} {format_count(crossing.serve_tokens)}"
+
+
+def matrix(comparison: Comparison) -> tuple[list[tuple[str, ...]], tuple[str, ...]] | None:
+    """Rows and columns of who is cheaper than whom; None for one model, or more than fit side by side."""
+    names = [model.name for model in comparison.models]
+    if not 1 < len(names) <= WIDEST_MATRIX:
+        return None
+    found = {(pair.first, pair.second): pair.crossings[comparison.unit] for pair in comparison.pairs}
+    table = []
+    for row in names:
+        cells = [when(_seen_from(row, column, found)) if row != column else "" for column in names]
+        table.append((row, *cells))
+    return table, ("cheaper than", *names)
+
+
+OPPOSITE: dict[str, Any] = {
+    "always": "never",
+    "never": "always",
+    "from": "up to",
+    "up to": "from",
+    "equal": "equal",
+}
+
+
+def _seen_from(row: str, column: str, found: dict[tuple[str, str], Crossing]) -> Crossing:
+    if (row, column) in found:
+        return found[row, column]
+    other = found[column, row]
+    return Crossing(OPPOSITE[other.verdict], other.serve_tokens)
+
+
+def pair_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Every pair, one a line."""
+    return [
+        (pair.first, pair.second, when(pair.crossings[comparison.unit]), f"{-pair.loss_advantage:+.4f}")
+        for pair in comparison.pairs
+    ]
+
+
+PAIR_COLUMNS = ("model", "is cheaper than", "served tokens", "its loss less the other's")
+
+
+def table_note(comparison: Comparison) -> str:
+    """What the table's columns count."""
+    counted = comparison.request.fit.convention.replace("_", "-")
+    return (
+        f"loss in nats/token, costs in {UNIT_NAMES[comparison.unit]}, {counted} parameters\n"
+        "> no other here has both a lower loss and a lower total"
+    )
+
+
+def optimal_note(comparison: Comparison) -> str:
+    """What the second table's columns mean."""
+    level = format_fraction(comparison.request.level)
+    fit = comparison.request.fit
+    interval = f"where {level} of such runs should land" if fit.draws is not None else fit.draws_note
+    return (
+        "* the compute-optimal (Chinchilla) model of the same loss, and from which demand on the model is "
+        f"cheaper than that one. Interval: {interval}. Over-trained: tokens over the compute-optimal number "
+        "for its size; compute: training FLOPs over the least for its loss"
+    )
+
+
+def reasons(comparison: Comparison) -> list[Reason]:
+    """What to read beside the tables."""
+    said = comparison.buy_or_train if len(comparison.models) > 1 else ()
+    found = [Reason("buy", _buying(comparison, offer)) for offer in said]
+    found.append(Reason("caution", CAUTION))
+    found += [Reason("warning", text) for text in comparison.warnings]
+    return found
+
+
+def _buying(comparison: Comparison, offer: BuyOrTrain) -> str:
+    unit, demand = comparison.unit, format_count(comparison.request.economics.demand.serve_tokens)
+    mine = f"{format_count(offer.parameters)} parameters on {format_count(offer.tokens)} tokens"
+    costs = f"{amount(offer.total, unit)} in all, against {amount(offer.bought_total, unit)} to serve it"
+    if offer.break_even is None:
+        return f"{offer.bought} off the shelf costs less than training its equal at every demand"
+    at = format_count(offer.break_even)
+    if offer.total < offer.bought_total:
+        return (
+            f"train your own rather than buy {offer.bought}: for {demand} tokens, {mine} reach its loss for "
+            f"{costs}; buying is cheaper below {at}"
+        )
+    return (
+        f"buy {offer.bought} rather than train its equal: for {demand} tokens that would be {mine}, {costs}; "
+        f"training is cheaper above {at}"
+    )
+
+
+def assumptions_line(comparison: Comparison) -> str:
+    """What is taken for granted, in one sentence."""
+    return assumed(comparison.request)
+
+
+def command(comparison: Comparison) -> str:
+    """The command that asks for this comparison again."""
+    request = comparison.request
+    words = {**request.given, "law": law_words(request), "flops": request.flops}
+    words.setdefault("serve_tokens", request.economics.demand.serve_tokens)
+    options = [
+        f"--{name.replace('_', '-')} {shlex.quote(plain_word(value))}" for name, value in words.items()
+    ]
+    return " ".join(["llama-scale compare", *map(shlex.quote, comparison.words), *options])
+
+
+def next_steps(comparison: Comparison) -> list[str]:
+    """What to ask next."""
+    demand = plain_word(comparison.request.economics.demand.serve_tokens)
+    best = min(comparison.models, key=lambda model: model.loss_nats)
+    named = best.name if best.source != "your file" else "llama-13b"
+    steps = [f"llama-scale plan --match {named} --serve-tokens {demand}"]
+    if not comparison.buy_or_train:
+        steps.append("buy or train: llama-scale compare --buy llama-2-70b --serve-tokens 1e13")
+    return steps
+
+
+def markdown(comparison: Comparison) -> str:
+    """The answer, the tables and the cautions in Markdown."""
+    parts = [f"**{sentence(comparison)}**", _markdown_table(rows(comparison), COLUMNS)]
+    parts.append(table_note(comparison).replace("\n", "; ").replace("> ", "\\> ") + ".")
+    parts += [_markdown_table(optimal_rows(comparison), OPTIMAL_COLUMNS), optimal_note(comparison) + "."]
+    if drawn := matrix(comparison):
+        parts.append(_markdown_table(*drawn))
+    parts.append("\n".join(f"- *{reason.heading}*: {reason.text}." for reason in reasons(comparison)))
+    parts.append(f"`{command(comparison)}`\n")
+    return "\n\n".join(parts)
+
+
+def _markdown_table(table: list[tuple[str, ...]], columns: tuple[str, ...]) -> str:
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(cell.replace('>', chr(92) + '>') for cell in row)} |" for row in table]
+    return "\n".join(lines)
+
+
+def document(comparison: Comparison) -> dict[str, Any]:
+    """The JSON of `compare`: models in base units, break-evens by unit."""
+    request = comparison.request
+    return {
+        "sentence": comparison.sentence,
+        "unit": comparison.unit,
+        "serve_tokens": request.economics.demand.serve_tokens,
+        "models": [_model_document(model, comparison) for model in comparison.models],
+        "pairs": [_pair_document(pair, comparison.unit) for pair in comparison.pairs],
+        "buy_or_train": [offer._asdict() for offer in comparison.buy_or_train],
+        "law": {
+            "name": request.fit.name,
+            "form": request.fit.law.form,
+            "parameters": {name: float(value) for name, value in request.fit.law.constants.items()},
+            "parameter_convention": request.fit.convention,
+            "flops_accounting": request.flops,
+            "source": request.fit.source,
+        },
+        "level": request.level,
+        "caution": CAUTION,
+        "warnings": list(comparison.warnings),
+        "assumptions": [asdict(item) for item in comparison.assumptions],
+        "command": command(comparison),
+    }
+
+
+def _model_document(model: ComparedModel, comparison: Comparison) -> dict[str, Any]:
+    cost, unit = model.lifetime, comparison.unit
+    return {
+        "name": model.name,
+        "parameters": model.parameters,
+        "tokens": model.tokens,
+        "tokens_per_parameter": model.tokens_per_parameter,
+        "loss_nats": model.loss_nats,
+        "loss_interval": list(model.loss_range) if model.loss_range else None,
+        "overtraining": model.overtraining,
+        "excess_compute": model.excess_compute,
+        **asdict(cost),
+        "total_flops": cost.total_flops,
+        "total_gpu_hours": cost.total_gpu_hours,
+        "total_usd": cost.total_usd,
+        "bought": model.bought,
+        "undominated": model in comparison.frontier,
+        "compute_optimal": {
+            "parameters": model.rival.parameters,
+            "tokens": model.rival.tokens,
+            **{f"train_{unit}": costs.train for unit, costs in model.rival.costs.items()},
+        },
+        "break_even": _crossings_document(model.against_rival, unit),
+        "extrapolation": dict(model.extrapolation) or None,
+        "source": model.source,
+    }
+
+
+def _pair_document(pair: Pair, unit: CostUnit) -> dict[str, Any]:
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "loss_advantage_nats": pair.loss_advantage,
+        **_crossings_document(pair.crossings, unit),
+    }
+
+
+def _crossings_document(crossings: Any, unit: CostUnit) -> dict[str, Any]:
+    """When the first is cheaper, in the comparison's unit, and the same in every unit."""
+    chosen = crossings[unit]
+    return {
+        "cheaper": chosen.verdict,
+        "serve_tokens": chosen.serve_tokens,
+        "by_unit": {
+            name: {"cheaper": found.verdict, "serve_tokens": found.serve_tokens}
+            for name, found in crossings.items()
+        },
+    }
