@@ -1,20 +1,19 @@
 """Scaling laws, and the Fit that carries one between stages: numpy alone, so that a plan starts quickly.
 
-`forms` is the arithmetic of a law, `repeated` that of data seen again, `fits` a law with its
-uncertainty, `files` a Fit on disk, `library` the published laws and the ways in which a user names one.
+`forms` is the arithmetic of a law, `repeated` that of data seen again, `downstream` turns losses into
+scores, `fits` is a law with its uncertainty, `files` a Fit on disk, `library` the published laws and the
+ways in which a user names one.
 """
 
+from llama_scale.laws.downstream import Downstream, ScorePrediction, Sigmoid
 from llama_scale.laws.files import fit_to_json, read_fit, write_fit
 from llama_scale.laws.fits import (
     ACCOUNTINGS,
-    DEFAULT_LEVEL,
     Fit,
     FlopsAccounting,
     Optimum,
     Prediction,
-    Range,
     Support,
-    central_range,
 )
 from llama_scale.laws.forms import FORMS, Allocation, FormName, Gradient, Numbers, ScalingLaw
 from llama_scale.laws.library import (
@@ -25,6 +24,7 @@ from llama_scale.laws.library import (
     resolve_law,
 )
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
+from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range
 
 __all__ = [
     "ACCOUNTINGS",
@@ -33,6 +33,7 @@ __all__ = [
     "FORMS",
     "MUENNIGHOFF_REPETITION",
     "Allocation",
+    "Downstream",
     "Fit",
     "FlopsAccounting",
     "FormName",
@@ -44,6 +45,8 @@ __all__ = [
     "RepeatedDataLaw",
     "Repetition",
     "ScalingLaw",
+    "ScorePrediction",
+    "Sigmoid",
     "Support",
     "central_range",
     "fit_to_json",

@@ -15,11 +15,19 @@ from numpy.typing import NDArray
 from llama_scale.architecture import CONVENTIONS
 from llama_scale.errors import InputError
 from llama_scale.files import write_atomically
+from llama_scale.laws.files_extras import (
+    DECAYS,
+    REPEATED,
+    checked_repetition,
+    downstream_from_json,
+    downstream_to_json,
+    repetition_draws_from_json,
+    rounded_columns,
+)
 from llama_scale.laws.fits import ACCOUNTINGS, Fit, Range, Support
 from llama_scale.laws.forms import FORMS, ScalingLaw
 
 T = TypeVar("T", bound=str)
-DRAW_DIGITS = 10  # significant digits of a draw in a file: losses keep 9
 
 
 def fit_to_json(fit: Fit, *, draws: bool = True) -> dict[str, Any]:
@@ -27,8 +35,8 @@ def fit_to_json(fit: Fit, *, draws: bool = True) -> dict[str, Any]:
     result: dict[str, Any] = {
         "schema": 1,
         "name": fit.name,
-        "form": fit.law.form,
-        "parameters": {name: float(value) for name, value in fit.law.constants.items()},
+        "form": fit.law.form if fit.repetition is None else REPEATED,
+        "parameters": constants_of(fit),
         "parameter_convention": fit.convention,
         "flops_accounting": fit.flops_accounting,
         "exponent_a": float(fit.law.exponent_a),
@@ -39,13 +47,20 @@ def fit_to_json(fit: Fit, *, draws: bool = True) -> dict[str, Any]:
         "source": fit.source,
         "draws_note": fit.draws_note,
     }
+    if fit.downstream is not None:
+        result["downstream"] = downstream_to_json(fit.downstream, draws=draws)
     if draws and fit.draws is not None:
         columns = {**fit.draws.constants, **({} if fit.noise_draws is None else {"noise": fit.noise_draws})}
-        result["draws"] = {
-            name: [float(f"{value:.{DRAW_DIGITS}g}") for value in np.ravel(column)]
-            for name, column in columns.items()
-        }
+        result["draws"] = rounded_columns(columns)
+    if draws and fit.repetition_draws is not None:
+        result["repetition_draws"] = rounded_columns(asdict(fit.repetition_draws))
     return result
+
+
+def constants_of(fit: Fit) -> dict[str, float]:
+    """The constants of a fit's law by name, the two decays of repeated data among them where it has them."""
+    decays = asdict(fit.repetition) if fit.repetition else {}
+    return {name: float(value) for name, value in {**fit.law.constants, **decays}.items()}
 
 
 def write_fit(path: Path | str, fit: Fit, *, overwrite: bool = False) -> Path:
@@ -83,9 +98,11 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         raise ValueError("it holds no JSON object")
     if content.get("schema") != 1:
         raise ValueError(f"schema is {content.get('schema')!r}, but 1 is the one known here")
-    form = one_of("form", content.get("form"), FORMS)
-    law = checked_law(content["parameters"])
-    if not law.is_of(form):
+    constants, decays = dict(content["parameters"]), {}
+    if content.get("form") == REPEATED:
+        decays = {name: constants.pop(name) for name in DECAYS}
+    law = checked_law(constants)
+    if not decays and not law.is_of(form := one_of("form", content.get("form"), FORMS)):
         raise ValueError(f"form is {form!r}, but the parameters are those of the {law.form} form")
     known = {f.name for f in fields(Fit)}
     known |= {"schema", "form", "parameters", "parameter_convention", "exponent_a"}
@@ -105,6 +122,9 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         noise=noise,
         noise_draws=noise_draws,
         interval_factor=factor,
+        repetition=checked_repetition(decays) if decays else None,
+        repetition_draws=repetition_draws_from_json(content.get("repetition_draws"), draws),
+        downstream=downstream_from_json(content.get("downstream")),
         evidence={key: value for key, value in content.items() if key not in known},
     )
 

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llama_scale.architecture import ParameterConvention
+from llama_scale.laws.downstream import Downstream
 from llama_scale.laws.forms import Numbers, ScalingLaw
+from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
+from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range, normal_strata, tails
 
 FlopsAccounting = Literal["6nd", "exact"]
 ACCOUNTINGS: tuple[FlopsAccounting, ...] = get_args(FlopsAccounting)
-DEFAULT_LEVEL = 0.9
-NOISE_STRATA = 33  # quantiles of the normal that stand for the noise of a new run, at each draw
-
-
-class Range(NamedTuple):
-    """The smallest and largest value that was observed."""
-
-    low: float
-    high: float
-
-    def beyond(self, value: float) -> float:
-        """1 inside the range, value / high above it, value / low (less than 1) below it."""
-        if value > self.high:
-            return value / self.high
-        return value / self.low if value < self.low else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +73,9 @@ class Fit:
     `draws` is a batch of laws, each as plausible as its frequency, or None with the reason in
     `draws_note`. `noise` is the relative standard deviation of one new run about the true law, and
     `noise_draws` the same for each draw. `interval_factor` widens predictive intervals where
-    backtests showed them too narrow. `evidence` is the rest of `fit --json`: objective,
-    standard_errors, intervals, diagnostics, selection, backtest, provenance.
+    backtests showed them too narrow. `repetition` says what repeated data are worth, where that was
+    fitted, with `repetition_draws` of it; `downstream` what a loss scores. `evidence` is the rest of
+    `fit --json`: objective, standard_errors, intervals, diagnostics, selection, backtest, provenance.
     """
 
     name: str
@@ -101,6 +89,9 @@ class Fit:
     noise: float = 0.0
     noise_draws: NDArray[np.float64] | None = None
     interval_factor: float = 1.0
+    repetition: Repetition | None = None
+    repetition_draws: Repetition | None = None
+    downstream: Downstream | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -121,10 +112,32 @@ class Fit:
         n, d = np.broadcast_arrays(np.asarray(parameters, float), np.asarray(tokens, float))
         centres = np.log(self.draws.loss(n[..., None], d[..., None]))
         noise = np.broadcast_to(self.noise if self.noise_draws is None else self.noise_draws, centres.shape)
-        outcomes = (centres[..., None] + noise[..., None] * _normal_strata()).reshape(*n.shape, -1)
-        tails = _tails(outcomes, level)
-        low, high = loss * np.exp(self.interval_factor * (tails - np.log(loss)))
+        outcomes = (centres[..., None] + noise[..., None] * normal_strata()).reshape(*n.shape, -1)
+        ends = tails(outcomes, level)
+        low, high = loss * np.exp(self.interval_factor * (ends - np.log(loss)))
         return Prediction(loss=loss, low=low, high=high, level=level)
+
+    def repeated(self, unique_tokens: float) -> RepeatedDataLaw:
+        """The law where only so many tokens are there to be trained on, repeated if need be.
+
+        What repetition costs is the fit's own where it was fitted, else as Muennighoff et al. published.
+        """
+        return RepeatedDataLaw(
+            law=self.law,
+            unique_tokens=unique_tokens,
+            repetition=self.repetition or MUENNIGHOFF_REPETITION,
+        )
+
+    def repeated_draws(self, unique_tokens: float) -> RepeatedDataLaw | None:
+        """The draws of that law, a draw of the decays with each draw of the law; None without draws."""
+        decays = self.repetition_draws or self.repetition or MUENNIGHOFF_REPETITION
+        if self.draws is None:
+            if self.repetition_draws is None:
+                return None
+            return RepeatedDataLaw(law=self.law, unique_tokens=unique_tokens, repetition=decays)
+        if np.ndim(decays.tokens_decay):
+            decays = decays.at(np.arange(np.size(self.draws.E)) % np.size(decays.tokens_decay))
+        return RepeatedDataLaw(law=self.draws, unique_tokens=unique_tokens, repetition=decays)
 
     def optimum(self, train_flops: float, *, level: float = DEFAULT_LEVEL) -> Optimum:
         """The split of C = 6ND that minimises the loss, and how sure the law is of it."""
@@ -143,30 +156,3 @@ class Fit:
             loss_interval=ranges[2],
             level=level,
         )
-
-
-def central_range(values: ArrayLike, level: float = DEFAULT_LEVEL) -> Range:
-    """The middle `level` of a sample, equal tails cut."""
-    low, high = _tails(np.ravel(np.asarray(values, float)), level)
-    return Range(float(low), float(high))
-
-
-def _tails(values: NDArray[np.float64], level: float) -> NDArray[np.float64]:
-    """The two quantiles that cut equal tails off the last axis, interpolated linearly.
-
-    As np.quantile does, whose first call imports numpy.ma: 50 ms that a cold plan has no use for.
-    """
-    ordered = np.sort(values, axis=-1)
-    places = np.array([(1 - level) / 2, (1 + level) / 2]) * (values.shape[-1] - 1)
-    below = np.floor(places).astype(int)
-    above = np.minimum(below + 1, values.shape[-1] - 1)
-    tails = ordered[..., below] + (places - below) * (ordered[..., above] - ordered[..., below])
-    return np.moveaxis(tails, -1, 0)
-
-
-@cache
-def _normal_strata() -> NDArray[np.float64]:
-    from statistics import NormalDist
-
-    steps = (np.arange(NOISE_STRATA) + 0.5) / NOISE_STRATA
-    return np.array([NormalDist().inv_cdf(float(step)) for step in steps])
