@@ -1,0 +1,120 @@
+"""What quantising the weights after training adds to the loss, and a law that counts it.
+
+delta(N, D, P) = 0.017 D^0.5251 / (N^0.2261 P^5.4967) nats, of N parameters trained on D tokens whose
+weights are rounded to P bits: Ouyang et al. 2024 (arXiv 2411.17691, figure 6), fitted on Pythia's
+checkpoints under GPTQ. Kumar et al. 2024 (arXiv 2411.04330) find the same rise with data (D^0.51) and fall
+with size (N^-0.34) on smaller models. Both say that over-trained models suffer more: at one size, more
+data make the quantised model worse from some D on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from llama_scale.errors import InputError
+from llama_scale.laws import Numbers, Range, ScalingLaw
+from llama_scale.laws.repeated import RepeatedDataLaw
+
+COEFFICIENT, BY_TOKENS, BY_PARAMETERS, BY_BITS = 0.017, 0.5251, 0.2261, 5.4967
+SOURCE = "Ouyang et al. 2024, arXiv 2411.17691, figure 6: Pythia under GPTQ"
+CAVEAT = (
+    "fitted on Pythia (160M to 12B parameters, 1B to 206B tokens) under GPTQ at 2 to 4 bits; better methods, "
+    "or training with quantisation, lose less; the paper's table 1, of another of its fits, has a third less at "
+    "405B"
+)
+SUPPORT = {"parameters": Range(160e6, 12e9), "tokens": Range(1e9, 206e9), "bits": Range(2, 4)}
+UNQUANTISED_BITS = 16
+HALVINGS = 60  # of a bracket in log D: to rounding
+WIDEST = 60.0  # in log D
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Penalty:
+    """Nats that rounding weights to `bits` adds; none from 16 bits on.
+
+    >>> round(Penalty(bits=4).loss(7e9, 1e12), 3)
+    0.099
+    """
+
+    bits: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 64:
+            raise InputError(
+                f"no penalty is known for weights of {self.bits:g} bits", hint="serve in bf16, int8 or int4"
+            )
+
+    @property
+    def scale(self) -> float:
+        """Nats at N = D = 1."""
+        return 0.0 if self.bits >= UNQUANTISED_BITS else COEFFICIENT * self.bits**-BY_BITS
+
+    def loss(self, parameters: ArrayLike, tokens: ArrayLike) -> Numbers:
+        """Nats that are added to the loss of N parameters trained on D tokens."""
+        n, d = np.asarray(parameters, float), np.asarray(tokens, float)
+        return self.scale * d**BY_TOKENS * n**-BY_PARAMETERS
+
+    def extrapolation(self, parameters: float, tokens: float) -> dict[str, float]:
+        """How far beyond the runs behind the penalty, by name, as `Range.beyond` counts it; 1 inside."""
+        values = {"parameters": parameters, "tokens": tokens, "bits": self.bits}
+        return {name: SUPPORT[name].beyond(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantisedLaw:
+    """The loss of the model that is served: the law's, with the penalty of its quantisation on top.
+
+    At one size it falls with data to a least value and rises from there on; `tokens_for_loss` answers with
+    the fewest tokens.
+    """
+
+    trained: ScalingLaw | RepeatedDataLaw
+    penalty: Penalty
+
+    @property
+    def law(self) -> ScalingLaw:
+        """The law of data seen once and weights as trained."""
+        return self.trained if isinstance(self.trained, ScalingLaw) else self.trained.law
+
+    def loss(self, parameters: ArrayLike, tokens: ArrayLike) -> Numbers:
+        """Loss of the quantised model."""
+        return self.trained.loss(parameters, tokens) + self.penalty.loss(parameters, tokens)
+
+    def tokens_for_loss(self, loss: ArrayLike, parameters: ArrayLike) -> Numbers:
+        """The fewest tokens that bring the quantised N parameters to `loss`; nan where none do."""
+        fewest = np.asarray(self.trained.tokens_for_loss(loss, parameters), float)
+        best = self.best_tokens(parameters)
+        shape = np.broadcast(fewest, best, np.asarray(loss)).shape
+        low, high = (np.array(np.broadcast_to(np.log(part), shape)) for part in (fewest, best))
+        with np.errstate(invalid="ignore"):
+            reached = (low <= high) & (self.loss(parameters, np.exp(high)) <= loss)
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                over = self.loss(parameters, np.exp(middle)) > loss
+                low, high = np.where(over, middle, low), np.where(over, high, middle)
+        return np.where(reached, np.exp(high), np.nan)
+
+    def best_tokens(self, parameters: ArrayLike) -> Numbers:
+        """The tokens beyond which more data make the quantised model worse."""
+        n = np.asarray(parameters, float)
+        shape = np.broadcast(n, np.asarray(self.law.E)).shape
+        low, high = np.zeros(shape), np.full(shape, WIDEST)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            rising = self._slope(n, middle) > 0
+            low, high = np.where(rising, low, middle), np.where(rising, middle, high)
+        return np.exp(low)
+
+    def at(self, index: int | slice) -> Self:
+        """The draw, or batch of draws, at `index`."""
+        return type(self)(trained=self.trained.at(index), penalty=self.penalty)
+
+    def _slope(self, parameters: Numbers, log_tokens: Numbers, step: float = 1e-4) -> Numbers:
+        """How the loss changes over a small step in log D."""
+        ends = (np.exp(log_tokens + sign * step) for sign in (1, -1))
+        after, before = (self.loss(parameters, tokens) for tokens in ends)
+        return after - before

@@ -1,0 +1,76 @@
+"""The penalty of quantising after training: its published values, and the law that counts it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llama_scale.errors import InputError
+from llama_scale.laws import published
+from llama_scale.planning.quantisation import Penalty, QuantisedLaw
+
+LAW = published().law
+
+
+@pytest.mark.parametrize(
+    ("parameters", "bits", "tokens", "nats"),
+    [  # Ouyang et al. 2024, table 1, whose fit is another one: alike up to 7B, a third lower at 405B
+        (1e9, 4, 1.4424e12, 0.2),
+        (7e9, 4, 4.5066e12, 0.2),
+        (7e9, 3, 1.1860e12, 0.5),
+    ],
+)
+def test_the_published_table(parameters: float, bits: float, tokens: float, nats: float) -> None:
+    assert Penalty(bits=bits).loss(parameters, tokens) == pytest.approx(nats, rel=0.12)
+
+
+def test_over_trained_small_models_suffer_more_and_16_bits_nothing() -> None:
+    penalty = Penalty(bits=4)
+    assert penalty.loss(7e9, 2e12) > penalty.loss(7e9, 1e12) > penalty.loss(70e9, 1e12) > 0
+    assert Penalty(bits=8).loss(7e9, 1e12) < penalty.loss(7e9, 1e12) / 40
+    assert Penalty(bits=16).loss(7e9, 1e12) == 0
+    with pytest.raises(InputError):
+        Penalty(bits=0.5)
+
+
+def test_beyond_the_runs_is_said() -> None:
+    assert Penalty(bits=3).extrapolation(1e9, 1e11) == {"parameters": 1.0, "tokens": 1.0, "bits": 1.0}
+    beyond = Penalty(bits=8).extrapolation(24e9, 412e9)
+    assert beyond == {"parameters": 2.0, "tokens": 2.0, "bits": 2.0}
+
+
+def test_the_fewest_tokens_reach_the_loss_and_brute_force_agrees() -> None:
+    law = QuantisedLaw(trained=LAW, penalty=Penalty(bits=4))
+    sizes = np.array([1e9, 7e9, 30e9, 70e9])
+    tokens = law.tokens_for_loss(2.2, sizes)
+    grid = np.logspace(9, 15, 60_001)
+    for size, found in zip(sizes, tokens, strict=True):
+        reached = grid[law.loss(size, grid) <= 2.2]
+        if reached.size:
+            assert found == pytest.approx(reached[0], rel=3e-4)
+            assert law.loss(size, found) == pytest.approx(2.2, abs=1e-12)
+        else:
+            assert np.isnan(found)
+    assert np.isnan(tokens[0])
+    assert np.isfinite(tokens[-1])
+
+
+def test_more_data_hurt_beyond_the_best() -> None:
+    law = QuantisedLaw(trained=LAW, penalty=Penalty(bits=3))
+    best = float(law.best_tokens(7e9))
+    assert law.loss(7e9, best) < min(law.loss(7e9, best * 1.3), law.loss(7e9, best / 1.3))
+
+
+def test_without_a_penalty_the_law_is_itself() -> None:
+    law = QuantisedLaw(trained=LAW, penalty=Penalty(bits=16))
+    assert law.tokens_for_loss(2.0, 7e10) == pytest.approx(LAW.tokens_for_loss(2.0, 7e10), rel=1e-9)
+    assert law.loss(7e9, 1e12) == LAW.loss(7e9, 1e12)
+
+
+def test_draws_are_solved_together() -> None:
+    draws = published().draws
+    assert draws is not None
+    law = QuantisedLaw(trained=draws, penalty=Penalty(bits=4))
+    together = law.tokens_for_loss(2.1, 4e10)
+    assert np.shape(together) == np.shape(draws.E)
+    assert law.at(3).tokens_for_loss(2.1, 4e10) == pytest.approx(together[3], nan_ok=True)
