@@ -1,0 +1,257 @@
+"""Parallel layouts that fit: data, FSDP, tensor and pipeline degrees for the accelerators given, best first.
+
+A layout is worse by the time that it loses: what is recomputed, the pipeline's bubble, and communication
+that does not hide behind the products. Losses are compared in steps of a tenth of the useful time; among
+equals the simplest layout wins: no pipeline, then the least tensor parallelism, then the smallest group that
+shards its states, then the largest micro-batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.costs.memory import (
+    STATES,
+    Memory,
+    Recompute,
+    Sharding,
+    StateBytes,
+    memory_per_accelerator,
+    recompute_overhead,
+)
+from llama_scale.hardware import Accelerator
+
+NODE = 8  # accelerators with fast links among them; tensor parallelism stays within
+NETWORK_BYTES_PER_SECOND = 50e9  # across nodes: 400 Gb/s a chip (Llama 3, arXiv 2407.21783, section 3.3.1)
+PCIE_BYTES_PER_SECOND = 32e9  # where no faster link is known
+BATCH_TOLERANCE = 0.1  # a batch may be that much off, to be whole micro-batches on every replica
+MICRO_BATCHES = (8, 4, 2, 1)
+LOSS_STEP = 0.1
+LARGEST_CLUSTER = 2**17
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What is trained, on what, and how: `mfu` is useful FLOPs over the peak while training runs."""
+
+    shape: ModelConfig
+    accelerator: Accelerator
+    peak_flops_per_second: float
+    batch_tokens: float
+    mfu: float = 0.4
+    states: StateBytes = STATES["mixed"]
+    recompute: Recompute | None = None
+    node: int = NODE
+
+    @property
+    def sequences(self) -> float:
+        """Sequences of one batch."""
+        return self.batch_tokens / self.shape.context
+
+    @property
+    def modes(self) -> tuple[Recompute, ...]:
+        """What may be recomputed: fused attention alone, or whole layers, unless one mode is asked for."""
+        return ("selective", "full") if self.recompute is None else (self.recompute,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A feasible way to spread training: degrees, micro-batch, what is recomputed, memory and lost time.
+
+    Losses are shares of the useful time of a step: `recompute_overhead`, `bubble` and `exposed`
+    (communication that the products do not hide).
+    """
+
+    sharding: Sharding
+    micro_batch: int
+    micro_steps: int
+    recompute: Recompute
+    batch_tokens: int
+    memory: Memory
+    recompute_overhead: float
+    bubble: float
+    exposed: float
+
+    @property
+    def lost(self) -> float:
+        """Time lost in all, as a share of the useful time."""
+        return self.recompute_overhead + self.bubble + self.exposed
+
+    def to_json(self) -> dict[str, object]:
+        """Degrees, batch, memory in bytes and losses."""
+        spread, memory = self.sharding, self.memory
+        return {
+            "data": spread.data,
+            "fsdp": spread.fsdp,
+            "tensor": spread.tensor,
+            "pipeline": spread.pipeline,
+            "accelerators": spread.accelerators,
+            "micro_batch": self.micro_batch,
+            "micro_steps": self.micro_steps,
+            "batch_tokens": self.batch_tokens,
+            "recompute": self.recompute,
+            "recompute_overhead": self.recompute_overhead,
+            "bubble": self.bubble,
+            "exposed_communication": self.exposed,
+            "memory_bytes": memory.total_bytes,
+            "usable_bytes": memory.usable_bytes,
+            "memory": {
+                "weights": memory.weights_bytes,
+                "gradients": memory.gradients_bytes,
+                "optimizer": memory.optimizer_bytes,
+                "gathered": memory.gathered_bytes,
+                "activations": memory.activations_bytes,
+                "logits": memory.logits_bytes,
+            },
+        }
+
+    @property
+    def text(self) -> str:
+        """The layout in a few words: `FSDP 256 x tensor 8, micro-batch 1, recomputing attention`."""
+        spread = self.sharding
+        degrees = ("data", spread.data), ("FSDP", spread.fsdp), ("tensor", spread.tensor)
+        named = [f"{name} {n}" for name, n in (*degrees, ("pipeline", spread.pipeline)) if n > 1]
+        again = {"none": "nothing recomputed", "selective": "fused attention", "full": "full recompute"}
+        return (
+            f"{' x '.join(named) or 'one accelerator'}, micro-batch {self.micro_batch}, "
+            + (again[self.recompute])
+        )
+
+
+def layouts(work: Workload, accelerators: int, most: int = 5) -> tuple[Layout, ...]:
+    """The best layouts of `work` on so many accelerators, best first; none where nothing fits.
+
+    >>> from llama_scale.architecture import LLAMA_7B
+    >>> from llama_scale.hardware import accelerator
+    >>> h100 = accelerator("H100")
+    >>> work = Workload(shape=LLAMA_7B, accelerator=h100, peak_flops_per_second=989e12, batch_tokens=2**22)
+    >>> layouts(work, 64)[0].text
+    'data 8 x FSDP 8, micro-batch 4, fused attention'
+    """
+    found = (layout for layout in _all_layouts(work, accelerators) if layout.memory.fits)
+    return tuple(sorted(found, key=_rank)[:most])
+
+
+def fewest_accelerators(work: Workload) -> int | None:
+    """The least power of two of accelerators on which something fits; None beyond 131,072."""
+    count = 1
+    while count <= LARGEST_CLUSTER:
+        if any(layout.memory.fits for layout in _all_layouts(work, count)):
+            return count
+        count *= 2
+    return None
+
+
+def why_none_fits(work: Workload, accelerators: int) -> str:
+    """Why no layout fits `accelerators`, in one sentence, and how many would do."""
+    chip, sequences = work.accelerator.name, round(work.sequences)
+    tried = list(_all_layouts(work, accelerators))
+    if not tried:
+        return (
+            f"a batch of {sequences:,} sequences cannot be split evenly over {accelerators:,} x {chip}: use "
+            f"a power of two up to {_power_of_two(sequences):,}, or a larger batch"
+        )
+    least = min(tried, key=lambda layout: layout.memory.total_bytes).memory
+    needed = fewest_accelerators(work)
+    enough = f"{needed:,} would do" if needed else "no cluster of up to 131,072 would do"
+    return (
+        f"training takes at least {least.total_bytes / 2**30:,.0f} GiB of each of {accelerators:,} x {chip}, "
+        f"which has {least.usable_bytes / 2**30:,.0f} GiB to use: {enough}"
+    )
+
+
+def _all_layouts(work: Workload, accelerators: int) -> Iterator[Layout]:
+    """Every layout whose degrees divide heads, layers, accelerators and, nearly, the batch."""
+    for sharding in _shardings(work, accelerators):
+        for recompute in work.modes:
+            tried = [
+                layout
+                for micro_batch in MICRO_BATCHES
+                if (layout := _layout(work, sharding, recompute, micro_batch)) is not None
+            ]
+            # the largest micro-batch that fits, or the smallest to say how much is missing
+            fitting = [layout for layout in tried if layout.memory.fits]
+            yield from fitting[:1] or tried[-1:]
+
+
+def _shardings(work: Workload, accelerators: int) -> Iterator[Sharding]:
+    shape = work.shape
+    for tensor in (1, 2, 4, 8):
+        if accelerators % tensor or tensor > work.node or shape.kv_heads % tensor or shape.hidden % tensor:
+            continue
+        for pipeline in _divisors(math.gcd(shape.layers, accelerators // tensor)):
+            replicas = accelerators // tensor // pipeline
+            in_node = max(1, work.node // tensor)
+            for fsdp in {1, math.gcd(replicas, in_node), replicas}:
+                yield Sharding(data=replicas // fsdp, fsdp=fsdp, tensor=tensor, pipeline=pipeline)
+
+
+def _layout(work: Workload, sharding: Sharding, recompute: Recompute, micro_batch: int) -> Layout | None:
+    """One layout with its memory and losses; None where the batch does not divide."""
+    step = sharding.replicas * micro_batch
+    micro_steps = max(1, round(work.sequences / step))
+    if abs(micro_steps * step / work.sequences - 1) > BATCH_TOLERANCE:
+        return None
+    memory = memory_per_accelerator(
+        work.shape,
+        sharding,
+        work.accelerator,
+        micro_batch=micro_batch,
+        micro_steps=micro_steps,
+        recompute=recompute,
+        states=work.states,
+    )
+    overhead = recompute_overhead(work.shape, recompute)
+    return Layout(
+        sharding=sharding,
+        micro_batch=micro_batch,
+        micro_steps=micro_steps,
+        recompute=recompute,
+        batch_tokens=micro_steps * step * work.shape.context,
+        memory=memory,
+        recompute_overhead=overhead,
+        bubble=(sharding.pipeline - 1) / micro_steps,
+        exposed=_exposed(work, sharding, micro_batch, micro_steps, overhead),
+    )
+
+
+def _exposed(
+    work: Workload, sharding: Sharding, micro_batch: int, micro_steps: int, overhead: float
+) -> float:
+    """Communication that the products do not hide, as a share of their time.
+
+    FSDP gathers the weights forward and backward and scatters gradients in fp32 at every micro-batch, behind
+    the products; replicas add their gradients up once a step. Tensor parallelism waits for eight exchanges
+    of activations a layer, four forward and four backward (Korthikanti et al., section 4.2.2).
+    """
+    shape, link = work.shape, work.accelerator.interconnect_bytes_per_second or PCIE_BYTES_PER_SECOND
+    across = link if work.accelerator.vendor == "Google" else min(link, NETWORK_BYTES_PER_SECOND)
+    held = shape.parameters.total / sharding.tensor / sharding.pipeline
+    tokens = micro_batch * shape.context * micro_steps
+    useful = tokens * shape.train_flops_per_token() / sharding.tensor / sharding.pipeline
+    products = useful / (work.peak_flops_per_second * work.mfu)
+    in_node = sharding.fsdp * sharding.tensor <= work.node
+    gathered = (2 * 2 + 4) * held * micro_steps * (1 - 1 / sharding.fsdp) / (link if in_node else across)
+    whole_in_node = sharding.accelerators <= work.node
+    summed = 2 * 4 * held / sharding.fsdp * (1 - 1 / sharding.data) / (link if whole_in_node else across)
+    layers = shape.layers / sharding.pipeline
+    exchanged = 8 * 2 * tokens * shape.width * layers * (1 - 1 / sharding.tensor) / link
+    hidden = products * (1 + overhead)
+    return (max(0.0, gathered + summed - hidden) + exchanged) / products
+
+
+def _rank(layout: Layout) -> tuple[float, ...]:
+    spread = layout.sharding
+    lost = math.floor(layout.lost / LOSS_STEP)
+    return lost, spread.pipeline, spread.tensor, spread.fsdp, -layout.micro_batch, layout.lost
+
+
+def _divisors(number: int) -> Iterable[int]:
+    return (n for n in range(1, number + 1) if number % n == 0)
+
+
+def _power_of_two(number: float) -> int:
+    return 2 ** math.floor(math.log2(max(1.0, number)))

@@ -1,0 +1,259 @@
+"""What training a model takes: hours, days, dollars, energy, CO2, and how accelerators share the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.costs.economics import Default, Rental
+from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts, why_none_fits
+from llama_scale.costs.memory import STATES, Recompute, StatePrecision, recompute_overhead
+from llama_scale.hardware import Accelerator
+from llama_scale.quantities import (
+    format_bytes,
+    format_count,
+    format_gpu_hours,
+    format_number,
+    format_usd,
+)
+
+Row = tuple[str, str, str, str]  # name, formula, numbers put in, source
+Hours = TypeVar("Hours", float, NDArray[np.float64])
+
+DEFAULT_PUE = Default(
+    1.1, "power usage effectiveness that LLaMA assumes (arXiv 2302.13971, section 6)", "2023"
+)
+DEFAULT_CARBON = Default(0.385, "kg CO2e a kWh, the US average that LLaMA assumes (section 6)", "2023")
+DEFAULT_BATCH_TOKENS = 2**22  # LLaMA's 4M
+SECONDS_PER_DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingReport:
+    """What one training run takes; days are None without a number of accelerators, dollars without a price.
+
+    `mfu` counts useful FLOPs; `hardware_utilisation` those that are recomputed too, under the best layout.
+    `note` says why no layout fits where none does. Energy is None where no board power is known.
+    """
+
+    shape: ModelConfig
+    tokens: float
+    train_flops: float
+    rental: Rental
+    mfu: float
+    goodput: float
+    recompute: Recompute | None
+    batch_tokens: float
+    accelerators: int | None
+    gpu_hours: float
+    days: float | None
+    usd: float | None
+    pue: float
+    kg_co2_per_kwh: float
+    energy_mwh: float | None
+    co2_tonnes: float | None
+    layouts: tuple[Layout, ...]
+    note: str | None
+    fewest_accelerators: int | None
+
+    @property
+    def layout(self) -> Layout | None:
+        """The best layout."""
+        return self.layouts[0] if self.layouts else None
+
+    @property
+    def tokens_per_second_per_accelerator(self) -> float:
+        """While training runs, goodput left out: what a benchmark prints."""
+        return self.tokens / (self.gpu_hours * self.goodput * 3600)
+
+    @property
+    def hardware_utilisation(self) -> float:
+        """HFU: MFU x (1 + what the layout recomputes); the MFU itself where no layout is known."""
+        return self.mfu * (1 + (self.layout.recompute_overhead if self.layout else 0.0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, layouts best first."""
+        return {
+            "accelerator": self.rental.accelerator.name,
+            "precision": self.rental.precision,
+            "accelerators": self.accelerators,
+            "train_flops": self.train_flops,
+            "tokens": self.tokens,
+            "batch_tokens": self.batch_tokens,
+            "mfu": self.mfu,
+            "hardware_utilisation": self.hardware_utilisation,
+            "goodput": self.goodput,
+            "tokens_per_second_per_accelerator": self.tokens_per_second_per_accelerator,
+            "gpu_hours": self.gpu_hours,
+            "days": self.days,
+            "usd": self.usd,
+            "energy_mwh": self.energy_mwh,
+            "pue": self.pue,
+            "co2_tonnes": self.co2_tonnes,
+            "kg_co2_per_kwh": self.kg_co2_per_kwh,
+            "layouts": [layout.to_json() for layout in self.layouts],
+            "note": self.note,
+            "fewest_accelerators": self.fewest_accelerators,
+            "architecture": asdict(self.shape),
+        }
+
+    def formulas(self) -> Iterator[Row]:
+        """Name, formula, numbers and source of hours, days, energy, CO2, memory and layout."""
+        yield from _cost_formulas(self)
+        if self.layout is not None:
+            yield from _layout_formulas(self, self.layout)
+
+
+def gpu_hours(train_flops: Hours, rental: Rental, mfu: float, goodput: float = 1.0) -> Hours:
+    """Accelerator-hours of so many useful FLOPs (a number or an array): FLOPs / (peak x MFU x goodput)."""
+    return train_flops / (rental.peak_flops_per_hour * mfu * goodput)
+
+
+def most_train_flops(
+    rental: Rental, mfu: float, goodput: float, accelerators: float, seconds: float
+) -> float:
+    """Useful FLOPs that so many accelerators do in that time: the limit that a deadline sets."""
+    return accelerators * seconds * rental.peak_flops_per_hour / 3600 * mfu * goodput
+
+
+def energy_mwh(gpu_hours: float, accelerator: Accelerator, pue: float = DEFAULT_PUE.value) -> float | None:
+    """MWh at the board's power limit x PUE (LLaMA, arXiv 2302.13971, section 6); None where it is unknown."""
+    watts = accelerator.power_watts
+    return None if watts is None else gpu_hours * watts * pue / 1e6
+
+
+def co2_tonnes(mwh: float, kg_per_kwh: float = DEFAULT_CARBON.value) -> float:
+    """Tonnes of CO2 equivalent of so many MWh; kg a kWh is also tonnes a MWh."""
+    return mwh * kg_per_kwh
+
+
+def training_report(
+    shape: ModelConfig,
+    tokens: float,
+    *,
+    rental: Rental,
+    mfu: float,
+    goodput: float = 1.0,
+    accelerators: int | None = None,
+    batch_tokens: float | None = None,
+    train_flops: float | None = None,
+    recompute: Recompute | None = None,
+    states: StatePrecision = "mixed",
+    pue: float = DEFAULT_PUE.value,
+    kg_co2_per_kwh: float = DEFAULT_CARBON.value,
+) -> TrainingReport:
+    """What it takes to train `shape` on `tokens`.
+
+    `train_flops` are the shape's exact ones unless given (6ND, where the MFU counts 6ND). `mfu` is reached
+    with attention recomputed in its fused kernel, or whatever the layout recomputes; a `recompute` that is
+    asked for costs its FLOPs at the same hardware utilisation, and the hours grow by them.
+
+    >>> from llama_scale.architecture import LLAMA_65B
+    >>> from llama_scale.costs import rental
+    >>> a100 = rental("A100", precision="bf16")
+    >>> report = training_report(LLAMA_65B, 1.4e12, rental=a100, mfu=0.499, accelerators=2048)
+    >>> round(report.days, 1), round(report.energy_mwh)
+    (20.7, 448)
+    """
+    batch = DEFAULT_BATCH_TOKENS if batch_tokens is None else batch_tokens
+    flops = shape.train_flops_per_token() * tokens if train_flops is None else train_flops
+    extra = 0.0 if recompute is None else recompute_overhead(shape, recompute)
+    hours = gpu_hours(flops, rental, mfu, goodput) * (1 + extra)
+    work = Workload(
+        shape=shape,
+        accelerator=rental.accelerator,
+        peak_flops_per_second=rental.peak_flops_per_hour / 3600,
+        batch_tokens=batch,
+        mfu=mfu,
+        states=STATES[states],
+        recompute=recompute,
+    )
+    found = () if accelerators is None else layouts(work, accelerators)
+    energy = energy_mwh(hours, rental.accelerator, pue)
+    price = rental.price_usd_per_hour
+    return TrainingReport(
+        shape=shape,
+        tokens=tokens,
+        train_flops=flops,
+        rental=rental,
+        mfu=mfu,
+        goodput=goodput,
+        recompute=recompute,
+        batch_tokens=batch,
+        accelerators=accelerators,
+        gpu_hours=hours,
+        days=None if accelerators is None else hours / accelerators / 24,
+        usd=None if price is None else hours * price,
+        pue=pue,
+        kg_co2_per_kwh=kg_co2_per_kwh,
+        energy_mwh=energy,
+        co2_tonnes=None if energy is None else co2_tonnes(energy, kg_co2_per_kwh),
+        layouts=found,
+        note=None if accelerators is None or found else why_none_fits(work, accelerators),
+        fewest_accelerators=None if found else fewest_accelerators(work),
+    )
+
+
+def _cost_formulas(report: TrainingReport) -> Iterator[Row]:
+    peak = report.rental.peak_flops_per_hour / 3600
+    again = 0.0 if report.recompute is None else recompute_overhead(report.shape, report.recompute)
+    yield (
+        "training GPU-hours",
+        "FLOPs x (1 + recomputed) / (peak x MFU x goodput x 3600)",
+        f"{report.train_flops:.4g} x {1 + again:.4g} / ({peak:.4g} x {report.mfu:g} x {report.goodput:g} "
+        f"x 3600) = {format_gpu_hours(report.gpu_hours, 4)}",
+        "MFU as PaLM (arXiv 2204.02311, appendix B) defines it",
+    )
+    if report.accelerators is not None and report.days is not None:
+        numbers = f"{report.gpu_hours:.4g} / ({report.accelerators:,} x 24) = {format_number(report.days)} d"
+        yield "training days", "GPU-hours / (accelerators x 24)", numbers, "all of them at work all the time"
+    if report.usd is not None:
+        numbers = (
+            f"{report.gpu_hours:.4g} x ${report.rental.price_usd_per_hour:g} = {format_usd(report.usd, 4)}"
+        )
+        yield "training dollars", "GPU-hours x price", numbers, report.rental.price_source
+    if report.energy_mwh is not None and report.co2_tonnes is not None:
+        watts = report.rental.accelerator.power_watts
+        yield (
+            "energy",
+            "GPU-hours x board power x PUE",
+            f"{report.gpu_hours:.4g} x {watts:g} W x {report.pue:g} = {format_number(report.energy_mwh)} MWh",
+            "LLaMA, arXiv 2302.13971, section 6",
+        )
+        numbers = (
+            f"{report.energy_mwh:.4g} x {report.kg_co2_per_kwh:g} = {format_number(report.co2_tonnes)} t CO2e"
+        )
+        yield "CO2", "MWh x kg CO2e a kWh", numbers, "LLaMA, arXiv 2302.13971, section 6"
+
+
+def _layout_formulas(report: TrainingReport, layout: Layout) -> Iterator[Row]:
+    memory, spread = layout.memory, layout.sharding
+    states = memory.weights_bytes + memory.gradients_bytes + memory.optimizer_bytes
+    parts = states, memory.gathered_bytes, memory.activations_bytes, memory.logits_bytes
+    total, usable = format_bytes(memory.total_bytes), format_bytes(memory.usable_bytes)
+    yield (
+        "memory of an accelerator",
+        "states / (FSDP x tensor x pipeline) + gathered weights + activations + logits <= .92 memory - 3 GB",
+        f"{' + '.join(format_bytes(part) for part in parts)} = {total} <= {usable}",
+        "Korthikanti et al. 2022, arXiv 2205.05198; states of mixed precision: 18 bytes a parameter",
+    )
+    yield (
+        "layout",
+        "data x FSDP x tensor x pipeline = accelerators; micro-batch x replicas x micro-steps = batch",
+        f"{spread.data} x {spread.fsdp} x {spread.tensor} x {spread.pipeline} = {spread.accelerators:,}; "
+        f"{layout.micro_batch} x {spread.replicas:,} x {layout.micro_steps} sequences = "
+        f"{format_count(layout.batch_tokens)} tokens",
+        "least time lost to recomputing, bubble and exposed communication by tenths; then the simplest",
+    )
+    yield (
+        "hardware utilisation",
+        "MFU x (1 + recomputed)",
+        f"{report.mfu:g} x {1 + layout.recompute_overhead:.4g} = {report.hardware_utilisation:.3g}; "
+        f"bubble {layout.bubble:.3g} = ({spread.pipeline} - 1) / {layout.micro_steps}",
+        "Korthikanti et al. 2022, section 5",
+    )
