@@ -16,8 +16,8 @@ from llama_scale.fitting.observations import (
     Rows,
     check_design,
     observe,
-    rows_of_records,
 )
+from llama_scale.fitting.records import rows_of_records
 from llama_scale.runs import RunRecord
 
 RECORD = RunRecord(

@@ -76,9 +76,9 @@ def test_roles_and_statuses_of_our_own_tables_are_understood(tmp_path: Path) -> 
     [
         ("N,Dd,L\n1,1,1\n", "no column 'tokens'.*found: N, Dd, L", "tokens"),
         ("params,toks,loss\n1,1,1\n", "no column 'tokens'", "rename 'toks' to 'tokens'"),
-        ("N,D,L\n7Q,1T,2\n", "line 2, column n: '7Q'", "7B"),
-        ("N,D,L\n7B,$3,2\n", "line 2, column d:.*dollars", "1.4T"),
-        ("N,D,L\n7B,1T,two\n", "line 2, column l: 'two' is not a number", "3.21"),
+        ("N,D,L\n7Q,1T,2\n", "line 2, column N: '7Q'", "7B"),
+        ("N,D,L\n7B,$3,2\n", "line 2, column D:.*dollars", "1.4T"),
+        ("N,D,L\n7B,1T,two\n", "line 2, column L: 'two' is not a number", "3.21"),
         ("N,D,L\n7B,1T\n", "line 2 has 2 cells, but the header has 3", "torn"),
         ('N,D,L\n1,1,1\n"1,1,1\n', "line 3 has 1 cells", "torn"),
         ("# only a comment\n", "holds no rows", "header"),

@@ -1,23 +1,26 @@
-"""Runs from anybody's CSV: header aliases, units, `#` comments, row filters, errors that name the line."""
+"""Runs from anybody's table: header aliases, units, derived columns; errors that name the line."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
+from llama_scale.fitting.cells import Cells, read_cells, repeated_names
+from llama_scale.fitting.curves_of_tables import CurvePoint, curves_and_ends
 from llama_scale.fitting.filters import Filter, check_columns, plain_name
-from llama_scale.fitting.observations import TABLE_CONVENTION, Exclusion, Row, Rows
+from llama_scale.fitting.rows import Exclusion, Row, Rows
 from llama_scale.quantities import parse_count, parse_flops
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "parameters": ("parameters", "params", "n", "n_params", "num_params", "model_size"),
-    "tokens": ("tokens", "d", "n_tokens", "num_tokens", "train_tokens"),
-    "loss": ("loss", "l", "loss_nats", "val_loss", "eval_loss"),
-    "train_flops": ("train_flops", "flops", "c", "compute"),
+    "parameters": ("parameters", "params", "n", "n_params", "num_params", "model_size", "size"),
+    "tokens": ("tokens", "d", "n_tokens", "num_tokens", "train_tokens", "training_tokens"),
+    "loss": ("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss"),
+    "train_flops": ("train_flops", "flops", "c", "compute", "training_flops", "training_flop", "flop"),
     "budget": ("budget", "budget_flops"),
     "run": ("run", "run_id", "name", "id"),
     "family": ("family",),
@@ -25,164 +28,257 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "corpus": ("corpus",),
     "tokenizer": ("tokenizer",),
     "status": ("status",),
+    "schedule_complete": ("schedule_complete",),
+    "step": ("step",),
+    "flagged": ("outlier", "flagged", "is_outlier"),
+    "unique_tokens": ("unique_tokens",),
     "parameter_convention": ("parameter_convention", "convention"),
+    "parameters_total": ("parameters_total", "params_total", "total_params", "total_parameters"),
+    "parameters_non_embedding": (
+        "parameters_non_embedding",
+        "params_non_embedding",
+        "params_no_embed",
+        "params_no_embedding",
+        "non_embedding_params",
+        "non_embedding_parameters",
+        "n_non_embedding",
+    ),
+    "parameters_matmul": ("parameters_matmul", "params_matmul"),
 }
-REQUIRED = ("parameters", "tokens", "loss")
+TABLE_CONVENTION: ParameterConvention = "total"
+COUNTS = ("parameters", "tokens", "unique_tokens", *(f"parameters_{name}" for name in CONVENTIONS))
+FLOPS = ("train_flops", "budget")
 HELD_OUT = ("holdout", "held_out", "test")
+NO = ("0", "false", "no", "")
+_HEADER_UNIT = re.compile(r"\s*[(\[]\s*([^()\[\]]+?)\s*[)\]]\s*$")
+_BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Where a table keeps what: positions by our names, headers as written, units that headers name."""
+
+    at: Mapping[str, int]
+    header: Sequence[str]
+    units: Mapping[str, str]
+
+    def text(self, cells: Sequence[str], ours: str) -> str:
+        """The cell of one of our columns; empty where the table has none."""
+        return cells[self.at[ours]] if ours in self.at else ""
+
+    def number(self, place: str, cells: Sequence[str], ours: str) -> float:
+        """The number in that cell; InputError names place and column where there is none."""
+        text = self.text(cells, ours)
+        column = self.header[self.at[ours]]
+        if not text:
+            raise InputError(
+                f"{place}, column {column}: the cell is empty",
+                hint="fill it in, or leave the row out with --where",
+            )
+        try:
+            return _number(text, ours, self.units.get(ours, ""))
+        except (InputError, ValueError, OverflowError) as error:
+            reason = error.message if isinstance(error, InputError) else f"{text!r} is not a number"
+            hint = error.hint if isinstance(error, InputError) else "write it as 3.21"
+            raise InputError(f"{place}, column {column}: {reason}", hint=hint) from None
+
+    def maybe(self, place: str, cells: Sequence[str], ours: str) -> float | None:
+        """The number in that cell; None where the table has no such column or leaves it empty."""
+        return self.number(place, cells, ours) if self.text(cells, ours) else None
+
+
+def _number(text: str, ours: str, unit: str) -> float:
+    parse: Callable[[str], float]
+    parse = parse_count if ours in COUNTS else parse_flops if ours in FLOPS else float
+    if unit and _BARE_NUMBER.fullmatch(text):
+        return parse(f"{text} {unit}")
+    try:
+        return float(text)  # the fastest way, and the one that lets nan through to where values are checked
+    except ValueError:
+        return parse(text)
 
 
 def read_table(
     path: Path, *, where: Sequence[Filter] = (), convention: ParameterConvention | None = None
 ) -> Rows:
-    """Rows of a CSV file.
+    """Rows of a CSV or Parquet file.
 
     Raises InputError naming the file, the line and the column of what is wrong. A table that names no
-    parameter convention is taken as total, one without FLOPs as 6ND, and both are said.
+    parameter convention is taken as total, one without FLOPs as 6ND, and both are said; so is a column
+    that was derived: D = C / 6N, or N = C / 6D. Rows of one run at several steps are its loss curve, of
+    which the last is the point.
     """
-    lines, header = _read_cells(path)
-    columns = _find_columns(path, header, convention)
-    check_columns(where, [plain_name(name) for name in header], path.name)
-    rows, left = [], []
-    for number, cells in lines:
-        name = cells.get(columns.get("run", ""), "") or f"line {number}"
-        place = f"{path.name} line {number}" + (f" ({name})" if not name.startswith("line ") else "")
-        failed = next((c for c in where if not c.keeps(cells[c.column])), None)
-        if failed:
-            left.append(Exclusion(run=name, reason=f"not {failed}"))
-        elif cells.get(columns.get("status", ""), "done") not in ("done", ""):
-            left.append(Exclusion(run=name, reason=f"its status is {cells[columns['status']]}"))
-        elif cells.get(columns.get("role", ""), "") == "trunk":
-            left.append(
-                Exclusion(run=name, reason="a trunk at constant learning rate: its loss is not decayed")
-            )
+    table = read_cells(path)
+    columns = _find_columns(path, table, convention)
+    filters = [(condition, _position(table, condition, path)) for condition in where]
+    rows: list[Row] = []
+    left: list[Exclusion] = []
+    points: list[CurvePoint] = []
+    for line, cells in zip(table.places, table.rows, strict=True):
+        name = columns.text(cells, "run") or line
+        place = f"{path.name} {line}" + ("" if name == line else f" ({name})")
+        failed = next((condition for condition, at in filters if not condition.keeps(cells[at])), None)
+        reason = f"not {failed}" if failed else _why_not(columns, cells)
+        if reason:
+            left.append(Exclusion(run=name, reason=reason))
+            continue
+        row = _row(name, place, cells, columns)
+        if "step" in columns.at:
+            points.append(CurvePoint(step=columns.number(place, cells, "step"), row=row))
         else:
-            rows.append(_row(name, place, cells, columns))
-    counted, notes = _convention(path, lines, columns, convention)
-    if "train_flops" not in columns:
-        notes.append(f"{path.name} has no FLOPs: taken as 6ND")
+            rows.append(row)
+    rows_, curves, earlier = curves_and_ends(points) if points else (tuple(rows), (), ())
+    counted, notes = _convention(path, table, columns, convention)
     return Rows(
-        source=str(path), rows=tuple(rows), convention=counted, exclusions=tuple(left), warnings=tuple(notes)
+        source=str(path),
+        rows=rows_,
+        convention=counted,
+        exclusions=(*left, *earlier),
+        warnings=(*notes, *_derived(path, columns)),
+        curves=curves,
     )
 
 
-def _read_cells(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    """Numbered rows as {plain column name: cell}, and the header as it is written."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"cannot read {path}: {reason}", hint="give a CSV file or a run store") from None
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
-    if len(lines) < 2:
-        raise InputError(f"{path} holds no rows", hint="a header line and a line a run are needed")
-    cells = list(csv.reader(line for _, line in lines))
-    header = cells[0]
-    names = [plain_name(name) for name in header]
-    for (number, _), row in zip(lines, cells, strict=False):
-        if len(row) != len(header):
-            raise InputError(
-                f"{path.name} line {number} has {len(row)} cells, but the header has {len(header)}",
-                hint="separate cells by commas, quote those that hold one, and check for a torn line",
-            )
-    pairs = zip(lines[1:], cells[1:], strict=True)
-    return [
-        (number, dict(zip(names, map(str.strip, row), strict=True))) for (number, _), row in pairs
-    ], header
+def _position(table: Cells, condition: Filter, path: Path) -> int:
+    names = [plain_name(name) for name in table.header]
+    check_columns([condition], names, path.name)
+    return names.index(condition.column)
 
 
-def _find_columns(
-    path: Path, header: Sequence[str], convention: ParameterConvention | None
-) -> dict[str, str]:
-    """Our names for the columns that the table has."""
-    found, names = {}, [plain_name(name) for name in header]
-    for ours, aliases in ALIASES.items():
-        named = next((alias for alias in aliases if alias in names), None)
-        if named:
-            found[ours] = named
-    by_convention = [f"parameters_{c}" for c in ((convention,) if convention else CONVENTIONS)]
-    exact = next((name for name in by_convention if name in names), None)
-    if exact and (convention or "parameters" not in found):
-        found["parameters"] = exact
-    for name in REQUIRED:
-        if name not in found:
-            raise _missing(path, ALIASES[name], header)
-    return found
+def _why_not(columns: Columns, cells: Sequence[str]) -> str | None:
+    """Why a row of a table of runs is no point of a law."""
+    status = columns.text(cells, "status")
+    if status not in ("done", ""):
+        return f"its status is {status}"
+    if columns.text(cells, "role") == "trunk":
+        return "a trunk at constant learning rate: its loss is not decayed"
+    if columns.text(cells, "schedule_complete").lower() in NO and "schedule_complete" in columns.at:
+        return "its learning-rate schedule did not end"
+    return None
 
 
-def _missing(path: Path, aliases: Sequence[str], header: Sequence[str]) -> InputError:
-    plain = {plain_name(name): name for name in header}
-    near = [plain[match] for alias in aliases for match in get_close_matches(alias, plain, n=1, cutoff=0.6)]
-    rename = f"rename {near[0]!r} to {aliases[0]!r}" if near else f"add a column {aliases[0]!r}"
-    others = f" (or {', '.join(aliases[1:])})" if len(aliases) > 1 else ""
-    return InputError(
-        f"{path.name} has no column {aliases[0]!r}{others}; found: {', '.join(header)}",
-        hint=f"{rename}: llama-scale needs parameters, tokens and loss",
-    )
-
-
-def _row(name: str, place: str, cells: Mapping[str, str], columns: Mapping[str, str]) -> Row:
-    def cell(ours: str) -> str:
-        return cells.get(columns.get(ours, ""), "")
-
-    def number(ours: str, parse: Callable[[str], float]) -> float:
-        try:
-            return parse(cell(ours))
-        except (InputError, ValueError) as error:
-            reason = error.message if isinstance(error, InputError) else f"{cell(ours)!r} is not a number"
-            hint = error.hint if isinstance(error, InputError) else "write it as 3.21"
-            raise InputError(f"{place}, column {columns[ours]}: {reason}", hint=hint) from None
-
+def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
+    flops = columns.maybe(place, cells, "train_flops")
+    parameters = columns.number(place, cells, "parameters") if "parameters" in columns.at else None
+    tokens = columns.number(place, cells, "tokens") if "tokens" in columns.at else None
+    if parameters is None or tokens is None:
+        known = columns.number(place, cells, "train_flops")
+        other = tokens if parameters is None else parameters
+        third = known / (6 * other) if other else float("nan")
+        parameters, tokens = (third, tokens) if parameters is None else (parameters, third)
+    assert tokens is not None
+    counts = {
+        convention: columns.number(place, cells, f"parameters_{convention}")
+        for convention in CONVENTIONS
+        if columns.text(cells, f"parameters_{convention}")
+    }
     return Row(
         name=name,
         place=place,
-        parameters=number("parameters", _or_nan(parse_count)),
-        tokens=number("tokens", _or_nan(parse_count)),
-        loss=number("loss", float),
-        train_flops=number("train_flops", _or_nan(parse_flops)) if cell("train_flops") else None,
-        budget=number("budget", _or_nan(parse_flops)) if cell("budget") else None,
-        family=cell("family"),
-        corpus=cell("corpus"),
-        tokenizer=cell("tokenizer"),
-        held_out=cell("role") in HELD_OUT,
+        parameters=parameters,
+        tokens=tokens,
+        loss=columns.number(place, cells, "loss"),
+        train_flops=flops,
+        budget=columns.maybe(place, cells, "budget"),
+        family=columns.text(cells, "family"),
+        corpus=columns.text(cells, "corpus"),
+        tokenizer=columns.text(cells, "tokenizer"),
+        held_out=columns.text(cells, "role") in HELD_OUT,
+        counts=counts,
+        unique_tokens=columns.maybe(place, cells, "unique_tokens"),
+        flagged=columns.text(cells, "flagged").lower() not in NO,
     )
 
 
-def _or_nan(parse: Callable[[str], float]) -> Callable[[str], float]:
-    """Let `nan` and plain floats through, so that one place says what is wrong with their values."""
+def _derived(path: Path, columns: Columns) -> list[str]:
+    """What was not in the table and is said to be taken for granted."""
+    if "train_flops" not in columns.at:
+        return [f"{path.name} has no FLOPs: taken as 6ND"]
+    if "tokens" not in columns.at:
+        return [f"{path.name} has no tokens: taken as D = C / 6N"]
+    if "parameters" not in columns.at:
+        return [f"{path.name} has no parameters: taken as N = C / 6D"]
+    return []
 
-    def read(text: str) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            return parse(text)
 
-    return read
+def _find_columns(path: Path, table: Cells, convention: ParameterConvention | None) -> Columns:
+    """Our names for the columns that the table has; N or D may be missing where C stands in."""
+    bare = [_HEADER_UNIT.sub("", name) for name in table.header]
+    names = [plain_name(name) for name in bare]
+    repeated = repeated_names(names)
+    found: dict[str, int] = {}
+    for ours, aliases in ALIASES.items():
+        named = next((alias for alias in aliases if alias in names), None)
+        if named in repeated:
+            raise InputError(
+                f"{path.name} has more than one column {named!r}", hint="rename or delete all but one of them"
+            )
+        if named:
+            found[ours] = names.index(named)
+    _choose_parameters(path, table, found, convention)
+    missing = [ours for ours in ("loss", "parameters", "tokens") if ours not in found]
+    if "loss" in missing or (missing and "train_flops" not in found) or len(missing) > 1:
+        raise _missing(path, missing, table.header)
+    units = {
+        ours: match.group(1)
+        for ours, at in found.items()
+        if ours in COUNTS + FLOPS and (match := _HEADER_UNIT.search(table.header[at]))
+    }
+    return Columns(at=found, header=table.header, units=units)
+
+
+def _choose_parameters(
+    path: Path, table: Cells, found: dict[str, int], convention: ParameterConvention | None
+) -> None:
+    """Let the column of the convention that was asked for, or the only one there is, be the parameters."""
+    asked = [f"parameters_{c}" for c in ((convention,) if convention else CONVENTIONS)]
+    exact = next((name for name in asked if name in found), None)
+    if exact and (convention or "parameters" not in found):
+        found["parameters"] = found[exact]
+    elif convention and "parameters" not in found and any(f"parameters_{c}" in found for c in CONVENTIONS):
+        others = [c for c in CONVENTIONS if f"parameters_{c}" in found]
+        raise InputError(
+            f"{path.name} counts parameters as {' and '.join(others)} only, not as {convention}",
+            hint=f"use --convention {others[0]}, or add a column 'parameters_{convention}'",
+        )
+
+
+def _missing(path: Path, missing: Sequence[str], header: Sequence[str]) -> InputError:
+    """The first column that is missing, what was found, and which of them is nearest."""
+    plain = {plain_name(name): name for name in header}
+    first = next((name for name in ("parameters", "tokens", "loss") if name in missing), missing[0])
+    aliases = ALIASES[first]
+    near = [plain[match] for alias in aliases for match in get_close_matches(alias, plain, n=1, cutoff=0.6)]
+    rename = f"rename {near[0]!r} to {first!r}" if near else f"add a column {first!r}"
+    shown = ", ".join(name or "''" for name in header[:20]) + (", ..." if len(header) > 20 else "")
+    also = f", nor {' nor '.join(repr(m) for m in missing if m != first)}" if len(missing) > 1 else ""
+    return InputError(
+        f"{path.name} has no column {first!r} (or {', '.join(aliases[1:4])}){also}; found: {shown}",
+        hint=f"{rename}: a law needs parameters, tokens and loss; train_flops may stand in for either count",
+    )
 
 
 def _convention(
-    path: Path,
-    lines: Iterable[tuple[int, Mapping[str, str]]],
-    columns: Mapping[str, str],
-    asked: ParameterConvention | None,
+    path: Path, table: Cells, columns: Columns, asked: ParameterConvention | None
 ) -> tuple[ParameterConvention, list[str]]:
     """How the table counts parameters, and what to say of it."""
-    if asked:
-        return asked, []
     for known in CONVENTIONS:
-        if columns["parameters"] == f"parameters_{known}":
+        exact = columns.at.get(f"parameters_{known}")
+        if exact is not None and exact == columns.at.get("parameters"):
             return known, []
-    named = (
-        {cells[columns["parameter_convention"]] for _, cells in lines}
-        if "parameter_convention" in columns
-        else set()
-    )
+    named: set[str] = set()
+    if "parameter_convention" in columns.at:
+        named = {columns.text(cells, "parameter_convention") for cells in table.rows}
     for known in CONVENTIONS:
-        if named == {known}:
+        if named == {known} and asked in (None, known):
             return known, []
     if named:
+        wanted = f", not {asked}" if asked else ""
         raise InputError(
-            f"{path.name} names the parameter convention {', '.join(sorted(named))}",
-            hint=f"use one of {', '.join(CONVENTIONS)} in every row",
+            f"{path.name} names the parameter convention {', '.join(sorted(named))}{wanted}",
+            hint=f"use one of {', '.join(CONVENTIONS)} in every row, and the same in --convention",
         )
+    if asked:
+        return asked, []
     note = f"{path.name} names no parameter convention: taken as {TABLE_CONVENTION}; --convention changes it"
     return TABLE_CONVENTION, [note]

@@ -1,0 +1,95 @@
+"""Rows and loss curves of our own runs: only runs that ended their learning-rate schedule are points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from llama_scale.architecture import CONVENTIONS, ParameterConvention
+from llama_scale.fitting.filters import Filter, check_columns
+from llama_scale.fitting.rows import Exclusion, Row, Rows, TrainingCurve
+from llama_scale.runs import RunFolder, RunRecord
+
+STORE_CONVENTION: ParameterConvention = "matmul"  # what a token is multiplied by, so 6N is nearly its FLOPs
+WARM_UPS = (
+    2  # of a curve that are cut off: losses are on no law while the learning rate still rises, or soon after
+)
+
+
+def rows_of_records(
+    records: Iterable[RunRecord],
+    *,
+    source: str,
+    where: Sequence[Filter] = (),
+    convention: ParameterConvention | None = None,
+) -> Rows:
+    """Rows from runs of our own; only those that ended their schedule count: undecayed losses are higher."""
+    check_columns(where, [f.name for f in fields(RunRecord)], source)
+    kept: list[Row] = []
+    left: list[Exclusion] = []
+    counted = convention or STORE_CONVENTION
+    for record in records:
+        reason = _why_not(record, where)
+        if reason or record.loss_nats is None:
+            left.append(Exclusion(run=record.run, reason=reason or "it has no finite loss"))
+            continue
+        row = Row(
+            name=record.run,
+            place=f"run {record.run} of {source}",
+            parameters=float(record.parameters.by(counted)),
+            tokens=float(record.tokens),
+            loss=record.loss_nats,
+            train_flops=record.train_flops,
+            budget=record.budget_flops,
+            family=record.family,
+            corpus=record.corpus,
+            tokenizer=record.tokenizer,
+            held_out=record.role == "holdout",
+            counts={name: float(record.parameters.by(name)) for name in CONVENTIONS},
+        )
+        kept.append(row)
+    return Rows(source=source, rows=tuple(kept), convention=counted, exclusions=tuple(left))
+
+
+def _why_not(record: RunRecord, where: Sequence[Filter]) -> str | None:
+    failed = next((c for c in where if not c.keeps(str(getattr(record, c.column)))), None)
+    if failed:
+        return f"not {failed}"
+    if record.role == "trunk":
+        return "a trunk at constant learning rate: its loss is not decayed"
+    if record.status != "done":
+        return f"its status is {record.status}"
+    if not record.schedule_complete:
+        return "its learning-rate schedule did not end"
+    if record.loss_nats is None or not np.isfinite(record.loss_nats):
+        return "it has no finite loss"
+    return None
+
+
+def curves_of_store(
+    store: Path, records: Sequence[RunRecord], convention: ParameterConvention
+) -> tuple[TrainingCurve, ...]:
+    """Loss along the runs of a store, after their warm-up.
+
+    Where there are trunks at constant learning rate, theirs alone: all sizes are then undecayed alike. Else
+    those of the runs that ended their schedule, hold-outs left out.
+    """
+    trunks = [record for record in records if record.role == "trunk"]
+    ended = [record for record in records if record.role == "train" and record.schedule_complete]
+    found = (_curve(RunFolder(store / record.run), record, convention) for record in trunks or ended)
+    return tuple(curve for curve in found if len(curve.tokens) > 2)
+
+
+def _curve(folder: RunFolder, record: RunRecord, convention: ParameterConvention) -> TrainingCurve:
+    curve, config = folder.curve(), folder.config
+    after = [i for i, step in enumerate(curve.steps) if step > WARM_UPS * config.schedule.warmup_steps]
+    return TrainingCurve(
+        run=record.run,
+        parameters=float(record.parameters.by(convention)),
+        flops_per_token=float(config.model.train_flops_per_token()),
+        tokens=np.array([curve.tokens[i] for i in after], float),
+        loss=np.array([curve.loss_nats[i] for i in after], float),
+    )

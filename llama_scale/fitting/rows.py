@@ -1,0 +1,68 @@
+"""One run as its source tells it, and the rows of a source with what was left out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_scale.architecture import ParameterConvention
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One run as its source tells it: `place` names it in errors, `held_out` rows only test the law.
+
+    `counts` are its parameters by every convention that the source tells. `unique_tokens` is the size of
+    the text where it is read more than once. `flagged` rows are outliers in the eyes of their source.
+    """
+
+    name: str
+    place: str
+    parameters: float
+    tokens: float
+    loss: float
+    train_flops: float | None = None
+    budget: float | None = None
+    family: str = ""
+    corpus: str = ""
+    tokenizer: str = ""
+    held_out: bool = False
+    counts: Mapping[str, float] = field(default_factory=dict)
+    unique_tokens: float | None = None
+    flagged: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingCurve:
+    """Loss along one run: tokens seen (n,) and nats per token (n,); C = `flops_per_token` x tokens."""
+
+    run: str
+    parameters: float
+    flops_per_token: float
+    tokens: Array
+    loss: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """A run that was left out of the fit, and why."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows of one source with what was left out of them, and what a reader must know."""
+
+    source: str
+    rows: tuple[Row, ...]
+    convention: ParameterConvention
+    exclusions: tuple[Exclusion, ...] = ()
+    warnings: tuple[str, ...] = ()
+    curves: tuple[TrainingCurve, ...] = ()
