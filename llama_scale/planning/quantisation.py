@@ -23,8 +23,8 @@ COEFFICIENT, BY_TOKENS, BY_PARAMETERS, BY_BITS = 0.017, 0.5251, 0.2261, 5.4967
 SOURCE = "Ouyang et al. 2024, arXiv 2411.17691, figure 6: Pythia under GPTQ"
 CAVEAT = (
     "fitted on Pythia (160M to 12B parameters, 1B to 206B tokens) under GPTQ at 2 to 4 bits; better methods, "
-    "or training with quantisation, lose less; the paper's table 1, of another of its fits, has a third less at "
-    "405B"
+    "or training with quantisation, lose less; the paper's table 1, from another of its fits, has a third "
+    "less at 405B"
 )
 SUPPORT = {"parameters": Range(160e6, 12e9), "tokens": Range(1e9, 206e9), "bits": Range(2, 4)}
 UNQUANTISED_BITS = 16
