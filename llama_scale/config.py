@@ -101,6 +101,8 @@ def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
 
 def plain(value: Any) -> Any:
     """`value` as the dicts, lists, text and numbers that JSON has; frozen dataclasses by their fields."""
+    if value is None or type(value) in (str, int, float, bool):  # most of what there is
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -118,7 +120,7 @@ def canonical_json(value: Any) -> str:
 
     Raises ValueError for infinities and nan, which JSON lacks.
     """
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(value, default=plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def canonical_hash(value: Any) -> str:

@@ -189,18 +189,18 @@ class RunFolder:
     @cached_property
     def config(self) -> RunConfig:
         """What this run is; raises StoreError where spec.json is missing, torn or not of this id."""
-        config = self._read_spec()
-        if run_id(config) != self.run:
+        content, config = self._read_spec()
+        if canonical_hash(content) != self.run:  # as `run_id` of the config, which would take it apart again
             raise StoreError(
                 f"spec.json of run {self.run} was changed: it now describes run {run_id(config)}",
                 hint="put the file back, or move this run's folder away and run the sweep again",
             )
         return config
 
-    def _read_spec(self) -> RunConfig:
+    def _read_spec(self) -> tuple[dict[str, Any], RunConfig]:
         try:
-            content = json.loads((self.path / "spec.json").read_text())
-            return structure(content["config"], RunConfig, source=str(self.path / "spec.json"))
+            content = json.loads((self.path / "spec.json").read_text())["config"]
+            return content, structure(content, RunConfig, source=str(self.path / "spec.json"))
         except (OSError, ValueError, KeyError, TypeError, InputError) as error:
             raise StoreError(
                 f"spec.json of run {self.run} cannot be read: {error}",

@@ -53,6 +53,17 @@ def test_human_views_may_be_parts_and_functions() -> None:
     assert run(lambda: ["first", "", table([["1"]], ["n"])]).stdout == "first\n\nn\n1\n"
 
 
+def test_long_results_look_like_short_ones_but_for_the_indentation() -> None:
+    rows = [[f"run{i}", f"{i / 7:.3f}", "done"] for i in range(400)]
+    long = run(lambda: table(rows, ["run", "loss", "status"], marked=399)).stdout.splitlines()
+    short = run(lambda: table(rows[-9:], ["run", "loss", "status"], marked=8)).stdout.splitlines()
+    assert [line.split() for line in long[-9:]] == [line.split() for line in short[-9:]]
+    assert len({line.index("done") for line in long[1:]}) == 1
+    value = {"rows": rows * 20, "worst": float("nan")}
+    text = run("", "--json", value=value).stdout
+    assert json.loads(text) == {"schema": 1, **value, "worst": None} and text.count("\n") == 1
+
+
 def test_tables_fit_align_and_mark() -> None:
     rows = [["7B", "$1.60M", WIDE], ["13B", "$900", "short"]]
     text = run(lambda: table(rows, ["model", "cost", "why"], marked=1)).stdout

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NARROWEST = 80
+LONG_JSON = 100_000  # characters
+LONG_TABLE = 300  # rows
 PROSE = 24  # cells longer than this are prose, and fold first where a table is too wide
 
 
@@ -63,12 +65,21 @@ def current_output() -> Output:
 
 
 def json_text(value: Mapping[str, Any]) -> str:
-    """The JSON object that a command prints: `schema` first, infinities and nan as null."""
+    """The JSON object that a command prints: `schema` first, infinities and nan as null.
+
+    Indented where it is short enough for a reader: Python's encoder is ten times slower that way.
+    """
     from llama_scale.config import plain
 
-    return json.dumps(
-        {"schema": SCHEMA, **_finite(plain(value))}, indent=2, allow_nan=False, ensure_ascii=False
-    )
+    whole = {"schema": SCHEMA, **value}
+    try:
+        text = json.dumps(whole, default=plain, allow_nan=False, ensure_ascii=False)
+    except ValueError:
+        whole = _finite(plain(whole))
+        text = json.dumps(whole, allow_nan=False, ensure_ascii=False)
+    if len(text) > LONG_JSON:
+        return text
+    return json.dumps(whole, default=plain, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def print_error(error: LlamaScaleError, *, as_json: bool) -> None:
@@ -84,16 +95,22 @@ def table(
     *,
     marked: int | None = None,
     title: str | None = None,
-) -> Table:
-    """A table without lines: columns of numbers align right, the `marked` row is bold after a `>`."""
-    from rich.table import Table
+) -> Table | str:
+    """A table without lines: columns of numbers align right, the `marked` row is bold after a `>`.
 
+    A long one is plain text, unfolded: rich would take seconds over 10,000 rows.
+    """
     cells = [[str(cell) for cell in row] for row in rows]
     if marked is not None:
         columns = ["", *columns]
         cells = [[">" if index == marked else "", *row] for index, row in enumerate(cells)]
     by_column = list(zip(columns, *cells, strict=True))
-    gap, stiff = _layout([max(map(len, column)) for column in by_column])
+    widths = [max(map(len, column)) for column in by_column]
+    gap, stiff = _layout(widths)
+    if len(cells) > LONG_TABLE:
+        return (f"{title}\n" if title else "") + _lines([columns, *cells], widths, gap)
+    from rich.table import Table
+
     drawn = Table(box=None, padding=(0, gap, 0, 0), title=title, title_justify="left", header_style="bold")
     for (name, *column), no_wrap in zip(by_column, stiff, strict=True):
         right = bool(name and column) and all(map(_looks_numeric, column))
@@ -101,6 +118,19 @@ def table(
     for index, row in enumerate(cells):
         drawn.add_row(*row, style="bold" if index == marked else None)
     return drawn
+
+
+def _lines(rows: Sequence[Sequence[str]], widths: Sequence[int], gap: int) -> str:
+    """Rows as aligned text."""
+    space = " " * gap
+    right = [all(map(_looks_numeric, column)) for column in zip(*rows[1:], strict=True)]
+    return "\n".join(
+        space.join(
+            cell.rjust(breadth) if numeric else cell.ljust(breadth)
+            for cell, breadth, numeric in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
+    )
 
 
 def _layout(widths: list[int]) -> tuple[int, list[bool]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ def list_runs(store: Path, as_json: bool) -> None:
     from llama_scale.runs import read_records
 
     records = read_records(store)
-    current_output().result({"runs": [asdict(record) for record in records]}, lambda: _listing(records))
+    current_output().result({"runs": records}, lambda: _listing(records))
 
 
 def _listing(records: tuple[RunRecord, ...]) -> list[object]:
