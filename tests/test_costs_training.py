@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_scale.architecture import LLAMA_7B, LLAMA_13B, LLAMA_33B, LLAMA_65B, ModelConfig
+from llama_scale.architecture import LLAMA_7B, LLAMA_13B, LLAMA_33B, LLAMA_65B, ModelConfig, llama
 from llama_scale.closed_forms import closed_form
 from llama_scale.costs import rental
 from llama_scale.costs.efficiency import training_goodput, training_mfu
@@ -154,6 +154,33 @@ def test_activations_of_a_layer() -> None:
     assert layer_activation_bytes(LLAMA_7B, "full") == 2 * d
     # about the 34 bytes a token and width of Korthikanti et al.'s GPT layer
     assert 33 < layer_activation_bytes(LLAMA_7B, "selective") / d < 39
+
+
+@pytest.mark.parametrize("kv_heads", [8, 2])
+def test_activations_are_what_autograd_keeps_of_our_own_layer(kv_heads: int) -> None:
+    """In fp32, twice the bytes: all is counted but what each norm keeps aside where it is not fused."""
+    import torch
+
+    from llama_scale.training.model import Block, rotary_table
+
+    shape = llama(1, 512, heads=8, kv_heads=kv_heads, hidden=1536, vocabulary=256, context=256)
+    block, rotation = Block(shape), rotary_table(shape)
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*block.parameters(), *rotation)}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.randn(2, 256, 512, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = block(x, rotation)
+    assert y.shape == x.shape
+    unfused_norms, statistics = 2 * 512 * 4, 4 * shape.heads + 2 * 4
+    a_token = sum(kept.values()) / (2 * 256)
+    assert a_token == 2 * layer_activation_bytes(shape, "selective") + unfused_norms + statistics
 
 
 def test_states_take_18_bytes_a_parameter() -> None:
