@@ -48,7 +48,10 @@ def published(name: str = DEFAULT_LAW) -> Fit:
         draws_note=entry["draws_note"],
         noise=entry.get("noise", 0.0),
         interval_factor=entry.get("interval_factor", 1.0),
-        evidence={"provenance": {"published": entry["source"], "note": entry["note"]}},
+        evidence={
+            "provenance": {"published": entry["source"], "note": entry["note"]},
+            "other_forms": entry.get("other_forms", {}),
+        },
     )
 
 
