@@ -14,9 +14,7 @@ import torch
 
 from llama_scale.errors import StoreError
 from llama_scale.files import publish_folder
-from llama_scale.runs import CHECKPOINT_MANIFEST, RunFolder
-
-STATE = "state.pt"
+from llama_scale.runs import CHECKPOINT_MANIFEST, CHECKPOINT_STATE, RunFolder
 
 
 def save_checkpoint(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
@@ -34,7 +32,7 @@ def save_checkpoint(folder: RunFolder, step: int, state: dict[str, Any]) -> None
         "bytes": len(data),
     }
     with publish_folder(folder.checkpoint_path(step)) as new:
-        (new / STATE).write_bytes(data)
+        (new / CHECKPOINT_STATE).write_bytes(data)
         (new / CHECKPOINT_MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -43,9 +41,9 @@ def load_checkpoint(folder: RunFolder, step: int, device: torch.device) -> dict[
     path = folder.checkpoint_path(step)
     try:
         manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text())
-        data = (path / STATE).read_bytes()
+        data = (path / CHECKPOINT_STATE).read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            raise ValueError(f"{STATE} has changed since it was saved")
+            raise ValueError(f"{CHECKPOINT_STATE} has changed since it was saved")
         return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(

@@ -1,4 +1,4 @@
-"""What a run is (RunConfig), what it left behind (RunRecord), and the folder that holds them (RunStore)."""
+"""A run on disk: its spec, its log, its result, its checkpoints, and who may write them."""
 
 from __future__ import annotations
 
@@ -11,130 +11,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from llama_scale.architecture import ModelConfig, ParameterCounts
 from llama_scale.config import canonical_hash, canonical_json, structure
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import make_folder, store_error, write_atomically
+from llama_scale.runs.configs import RunConfig, run_id
 
-RunStatus = Literal["planned", "running", "done", "diverged", "failed"]
-RunRole = Literal["train", "holdout", "trunk"]
-ScheduleKind = Literal["wsd", "cosine", "constant"]
-DecayShape = Literal["1-sqrt", "linear"]
-TokenizerName = Literal["bpe", "bytes"]
-
-CHECKPOINT_MANIFEST = "manifest.json"
+CHECKPOINT_MANIFEST, CHECKPOINT_STATE = "manifest.json", "state.pt"
+WEIGHTS = "weights.safetensors"
 # How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).
 EXIT_DONE, EXIT_FAILED, EXIT_RETRY = 0, 1, 75
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """Which text a run learns from and how it is cut into tokens.
-
-    `source` is "builtin" or a path; `evaluation_tokens` of the validation part, the same for every
-    run, measure the loss; `shuffle_seed` orders the documents.
-    """
-
-    source: str = "builtin"
-    tokenizer: TokenizerName = "bpe"
-    vocabulary: int = 1024
-    evaluation_tokens: int = 131_072
-    shuffle_seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) with the whole gradient clipped to `clip_norm`."""
-
-    learning_rate: float
-    beta1: float = 0.9
-    beta2: float = 0.99
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleConfig:
-    """Learning rate over steps; `total_steps` is None for a trunk, which is as long as its branches need."""
-
-    kind: ScheduleKind
-    total_steps: int | None
-    warmup_steps: int = 100
-    decay_steps: int = 0
-    decay_shape: DecayShape = "1-sqrt"
-    final_fraction: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Branch:
-    """Where a decay branch leaves its trunk."""
-
-    parent: str
-    step: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
-    """Everything that decides a run's loss curve. Its hash is the run's id."""
-
-    role: RunRole
-    model: ModelConfig
-    data: DataConfig
-    corpus: str
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    sequences_per_step: int
-    seed: int
-    initial_gain: float = 0.25
-    branch: Branch | None = None
-    budget_flops: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.sequences_per_step < 1:
-            raise InputError(
-                f"training.sequences_per_step is {self.sequences_per_step}, but a step needs a sequence",
-                hint="set training.sequences_per_step to 1 or more",
-            )
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.sequences_per_step * self.model.context
-
-    @property
-    def first_step(self) -> int:
-        """Where this run's own steps begin: 0, or the branch point."""
-        return self.branch.step if self.branch else 0
-
-    def train_flops(self, steps: int) -> float:
-        """FLOPs of the model's history up to `steps`, a branch's trunk included."""
-        return float(self.model.train_flops_per_token()) * steps * self.tokens_per_step
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
-    """One run's outcome: what a law is fitted on, tested with (`holdout`) or never sees (`trunk`).
-
-    `family` names the constant-rate trunk that a decay branch grew from: runs of one family share
-    its noise. `corpus` and `tokenizer` are hashes; losses compare only where both are equal.
-    """
-
-    run: str
-    role: RunRole
-    status: RunStatus
-    parameters: ParameterCounts
-    tokens: int
-    train_flops: float
-    budget_flops: float | None
-    loss_nats: float | None
-    bits_per_byte: float | None
-    seed: int
-    family: str
-    corpus: str
-    tokenizer: str
-    schedule_complete: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,11 +35,6 @@ class LossCurve:
 
 class BusyError(StoreError):
     """Another process is working on this run."""
-
-
-def run_id(config: RunConfig) -> str:
-    """The run's name: a hash of everything that decides its loss curve."""
-    return canonical_hash(config)
 
 
 @dataclass(frozen=True)
@@ -382,60 +264,3 @@ def branches_of(folder: RunFolder, folders: Iterable[RunFolder]) -> list[RunFold
             if other.config.branch and other.config.branch.parent == folder.run:
                 grown.append(other)
     return sorted(grown, key=lambda f: f.config.first_step)
-
-
-def read_records(store: Path, runs: Iterable[str] | None = None) -> tuple[RunRecord, ...]:
-    """A record of every run of a store, or of those named, with the status that its folder shows."""
-    if not store.is_dir():
-        raise InputError(
-            f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store"
-        )
-    folders = run_folders(store) if runs is None else [RunFolder(store / run) for run in runs]
-    return tuple(read_record(folder) for folder in folders)
-
-
-def write_records(path: Path, records: Iterable[RunRecord]) -> None:
-    """Write records as one JSON file, to share or commit them without their stores."""
-    write_atomically(
-        path, json.dumps({"schema": 1, "records": [asdict(r) for r in records]}, indent=1) + "\n"
-    )
-
-
-def load_records(path: Path | str) -> tuple[RunRecord, ...]:
-    """Records that `write_records` wrote; raises InputError for a file that is not theirs."""
-    try:
-        content = json.loads(Path(path).read_text())["records"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{str(path)!r} holds no run records: {error}", hint="make one with `llama-scale runs export`"
-        ) from None
-    return tuple(structure(record, RunRecord, source=str(path)) for record in content)
-
-
-def read_record(folder: RunFolder) -> RunRecord:
-    """What is known of one run; a run without a result counts the steps that its checkpoints hold."""
-    config, result = folder.config, folder.result()
-    found = result or {}
-    steps = found["steps"] if result else max(folder.checkpoint_steps(), default=0)
-    status: RunStatus = "planned"
-    if result:
-        status = result["status"]
-    elif steps:
-        # A trunk has no end of its own: it is done when its branches are.
-        status = "done" if config.schedule.total_steps is None else "running"
-    return RunRecord(
-        run=folder.run,
-        role=config.role,
-        status=status,
-        parameters=config.model.parameters,
-        tokens=steps * config.tokens_per_step,
-        train_flops=config.train_flops(steps),
-        budget_flops=config.budget_flops,
-        loss_nats=found.get("loss_nats"),
-        bits_per_byte=found.get("bits_per_byte"),
-        seed=config.seed,
-        family=config.branch.parent if config.branch else folder.run,
-        corpus=config.corpus,
-        tokenizer=found.get("tokenizer", ""),
-        schedule_complete=status == "done" and steps == config.schedule.total_steps,
-    )

@@ -1,0 +1,99 @@
+"""What a run left behind, in one line: what laws are fitted on, and what is shared without its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from llama_scale.architecture import ParameterCounts
+from llama_scale.config import structure
+from llama_scale.errors import InputError
+from llama_scale.files import write_atomically
+from llama_scale.runs.configs import RunRole
+from llama_scale.runs.folders import RunFolder, run_folders
+
+RunStatus = Literal["planned", "running", "done", "diverged", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run's outcome: what a law is fitted on, tested with (`holdout`) or never sees (`trunk`).
+
+    `family` names the constant-rate trunk that a decay branch grew from: runs of one family share
+    its noise. `corpus` and `tokenizer` are hashes; losses compare only where both are equal.
+    """
+
+    run: str
+    role: RunRole
+    status: RunStatus
+    parameters: ParameterCounts
+    tokens: int
+    train_flops: float
+    budget_flops: float | None
+    loss_nats: float | None
+    bits_per_byte: float | None
+    seed: int
+    family: str
+    corpus: str
+    tokenizer: str
+    schedule_complete: bool
+
+
+def read_records(store: Path, runs: Iterable[str] | None = None) -> tuple[RunRecord, ...]:
+    """A record of every run of a store, or of those named, with the status that its folder shows."""
+    if not store.is_dir():
+        raise InputError(
+            f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store"
+        )
+    folders = run_folders(store) if runs is None else [RunFolder(store / run) for run in runs]
+    return tuple(read_record(folder) for folder in folders)
+
+
+def write_records(path: Path, records: Iterable[RunRecord]) -> None:
+    """Write records as one JSON file, to share or commit them without their stores."""
+    write_atomically(
+        path, json.dumps({"schema": 1, "records": [asdict(r) for r in records]}, indent=1) + "\n"
+    )
+
+
+def load_records(path: Path | str) -> tuple[RunRecord, ...]:
+    """Records that `write_records` wrote; raises InputError for a file that is not theirs."""
+    try:
+        content = json.loads(Path(path).read_text())["records"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{str(path)!r} holds no run records: {error}", hint="make one with `llama-scale runs export`"
+        ) from None
+    return tuple(structure(record, RunRecord, source=str(path)) for record in content)
+
+
+def read_record(folder: RunFolder) -> RunRecord:
+    """What is known of one run; a run without a result counts the steps that its checkpoints hold."""
+    config, result = folder.config, folder.result()
+    found = result or {}
+    steps = found["steps"] if result else max(folder.checkpoint_steps(), default=0)
+    status: RunStatus = "planned"
+    if result:
+        status = result["status"]
+    elif steps:
+        # A trunk has no end of its own: it is done when its branches are.
+        status = "done" if config.schedule.total_steps is None else "running"
+    return RunRecord(
+        run=folder.run,
+        role=config.role,
+        status=status,
+        parameters=config.model.parameters,
+        tokens=steps * config.tokens_per_step,
+        train_flops=config.train_flops(steps),
+        budget_flops=config.budget_flops,
+        loss_nats=found.get("loss_nats"),
+        bits_per_byte=found.get("bits_per_byte"),
+        seed=config.seed,
+        family=config.branch.parent if config.branch else folder.run,
+        corpus=config.corpus,
+        tokenizer=found.get("tokenizer", ""),
+        schedule_complete=status == "done" and steps == config.schedule.total_steps,
+    )
