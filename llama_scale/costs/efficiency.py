@@ -46,6 +46,18 @@ def training_mfu(
     return Default(value, f"{stands_in}{rates}, {entry['source']}", entry["date"])
 
 
+def mfu_spread(
+    accelerator: Accelerator, parameters: float | None = None, *, precision: Precision = "bf16"
+) -> tuple[float, float, str] | None:
+    """The lowest and the highest published steady MFU on 6ND, and their source; None where no two are known."""
+    entry = _entry("mfu", accelerator.name, precision)
+    size = USUAL_SIZE if parameters is None else parameters
+    rows = [row for row in entry["sizes"] if row["from_parameters"] <= size] if entry else []
+    if not entry or not rows or rows[-1]["low"] == rows[-1]["high"]:
+        return None
+    return rows[-1]["low"], rows[-1]["high"], f"steady rates, {entry['source']}, {entry['date']}"
+
+
 def training_goodput(accelerator: Accelerator) -> Default:
     """The share of paid hours that whole runs on `accelerator` train at the steady rate.
 
