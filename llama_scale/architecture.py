@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from llama_scale.errors import InputError
@@ -138,19 +138,50 @@ def nearest_shape(
     convention: ParameterConvention = "total",
     vocabulary: int = LLAMA_VOCABULARY,
     context: int = LLAMA_CONTEXT,
+    kv_heads: int | None = None,
 ) -> ModelConfig:
     """A LLaMA that people would build, with about `parameters` parameters: within 3 % from 100M on.
 
     Width is a whole number of heads of size 128 (64 or less in models below 100M), heads come in fours,
     better eights, once the width reaches 2,048, layers in even numbers where that costs little, and
     width / layers stays near the family's (128 at 7B and 13B, 102 at 65B). The four LLaMA sizes come
-    back exactly.
+    back exactly. With `kv_heads`, heads are a multiple of it and share that many keys and values, and the
+    hidden size is wider by what they save. Raises InputError where no shape has such heads.
 
     >>> nearest_shape(6.74e9) == LLAMA_7B
     True
     """
-    shapes = _ladder(parameters, convention, vocabulary=vocabulary, context=context)
+    shapes = list(_ladder(parameters, convention, vocabulary=vocabulary, context=context))
+    if kv_heads is not None:
+        most = max(shape.heads for shape in shapes)
+        fitting = [shape for shape in shapes if kv_heads > 0 and shape.heads % kv_heads == 0]
+        shapes = [with_kv_heads(shape, kv_heads) for shape in fitting]
+        if not shapes:
+            raise InputError(
+                f"no LLaMA of about {parameters:.3g} parameters has a multiple of {kv_heads} heads",
+                hint=f"ask for fewer KV heads: a power of two up to {1 << (most.bit_length() - 1)}",
+            )
     return min(shapes, key=lambda shape: _oddness(shape, parameters, convention))
+
+
+def with_kv_heads(shape: ModelConfig, kv_heads: int, *, widen: bool = True) -> ModelConfig:
+    """`shape` with that many KV heads (Ainslie et al. 2023, arXiv 2305.13245).
+
+    `widen` gives what grouping saves to the hidden size, 2 d h (K - K') parameters a layer, so that the
+    model stays about as large: as Llama 2 did for its 70B (arXiv 2307.09288, appendix A.2.1). Raises
+    InputError where `kv_heads` does not divide the heads.
+
+    >>> with_kv_heads(LLAMA_7B, 8).hidden, with_kv_heads(LLAMA_7B, 8).parameters.total
+    (13056, 6738415616)
+    """
+    freed = 2 * shape.head_size * (shape.kv_heads - kv_heads) / 3 if widen else 0.0
+    multiple = HIDDEN_MULTIPLE if shape.hidden % HIDDEN_MULTIPLE == 0 else 16
+    return replace(shape, kv_heads=kv_heads, hidden=shape.hidden + multiple * round(freed / multiple))
+
+
+def grouped_query_choices(shape: ModelConfig, *, widen: bool = True) -> tuple[ModelConfig, ...]:
+    """`shape` with each number of KV heads that divides its heads, most first."""
+    return tuple(with_kv_heads(shape, count, widen=widen) for count in reversed(_divisors(shape.heads)))
 
 
 def aspect_ratio(parameters: float) -> float:

@@ -16,8 +16,10 @@ from llama_scale.architecture import (
     LLAMA_65B,
     ModelConfig,
     ParameterConvention,
+    grouped_query_choices,
     llama,
     nearest_shape,
+    with_kv_heads,
 )
 from llama_scale.errors import InputError
 
@@ -96,3 +98,46 @@ def test_a_shape_that_makes_no_sense_is_refused() -> None:
     assert "1, 2, 4, 8" in refused.value.hint
     with pytest.raises(InputError, match=r"model\.layers is 0"):
         llama(0, 512)
+
+
+@given(
+    log_parameters=st.floats(math.log(1e9), math.log(2e12)),
+    kv_heads=st.sampled_from([1, 2, 4, 8]),
+    convention=st.sampled_from(CONVENTIONS),
+)
+@settings(max_examples=100, deadline=None)
+def test_nearest_shapes_of_grouped_queries_are_near_too(
+    log_parameters: float, kv_heads: int, convention: ParameterConvention
+) -> None:
+    wanted = math.exp(log_parameters)
+    shape = nearest_shape(wanted, convention=convention, kv_heads=kv_heads)
+    assert shape.kv_heads == kv_heads
+    assert shape.heads % kv_heads == 0
+    assert shape.hidden % 256 == 0
+    assert abs(shape.parameters.by(convention) / wanted - 1) < 0.03
+
+
+@pytest.mark.parametrize("shape", FAMILY.values())
+def test_grouping_keeps_the_size_by_a_wider_hidden_layer(shape: ModelConfig) -> None:
+    choices = grouped_query_choices(shape)
+    assert [choice.kv_heads for choice in choices] == sorted(
+        (n for n in range(1, shape.heads + 1) if shape.heads % n == 0), reverse=True
+    )
+    assert choices[0] == shape
+    for choice in choices:
+        assert abs(choice.parameters.total / shape.parameters.total - 1) < 0.01
+        assert choice.kv_cache_bytes_per_token() == pytest.approx(
+            shape.kv_cache_bytes_per_token() * choice.kv_heads / shape.heads
+        )
+    for plain in grouped_query_choices(shape, widen=False):
+        saved = 2 * shape.layers * shape.width * shape.head_size * (shape.heads - plain.kv_heads)
+        assert shape.parameters.total - plain.parameters.total == saved
+
+
+def test_grouped_queries_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(InputError, match="kv_heads"):
+        with_kv_heads(LLAMA_33B, 8)  # 52 heads
+    with pytest.raises(InputError, match="no LLaMA of about") as refused:
+        nearest_shape(2e6, vocabulary=256, kv_heads=64)
+    assert "power of two up to" in refused.value.hint
+    assert nearest_shape(32.5e9, kv_heads=8).heads % 8 == 0
