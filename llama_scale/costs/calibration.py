@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llama_scale.costs.constants import CONSTANTS, Accuracy, Calibration, shipped_calibration
 from llama_scale.costs.measurements import Measurements
 from llama_scale.costs.rate_tables import read_measurements
-from llama_scale.costs.roofline import Array, batch_in_memory, phases, seconds_per_request
+from llama_scale.costs.roofline import Array, batch_in_memory, phases, seconds_per_answer
 from llama_scale.errors import UnidentifiedError
 
 LEAST_ROWS = 6  # as many as there are constants
@@ -213,7 +213,7 @@ def _seconds(calibration: Calibration, measurements: Measurements, tensor: Array
     shape, traffic = measurements.shape, measurements.traffic
     room = batch_in_memory(machine, shape, traffic, stages) / stages
     batch = np.minimum(room, measurements.largest_batch / stages)
-    seconds = tensor * seconds_per_request(phases(calibration, machine, shape, traffic), traffic, batch)
+    seconds = tensor * seconds_per_answer(phases(calibration, machine, shape, traffic), traffic, batch)
     possible = ~np.isnan(seconds) & (tensor * stages <= measurements.accelerators)
     return np.where(possible, seconds, np.inf) / (measurements.accelerators * traffic.output_tokens)
 

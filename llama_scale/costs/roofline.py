@@ -67,15 +67,29 @@ class Engine(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Tokens that a request reads and writes."""
+    """Tokens that a request reads and that each of its answers writes.
+
+    `samples` answers share one prompt: it is read once and kept once, but each answer attends to all of it.
+    """
 
     input_tokens: Numbers
     output_tokens: Numbers
+    samples: Numbers = 1.0
+
+    @property
+    def read_tokens(self) -> Numbers:
+        """An answer's part of the prompt."""
+        return self.input_tokens / self.samples
 
     @property
     def held_tokens(self) -> Numbers:
-        """Tokens that it holds on average while it is written: all of the input, half of the output."""
+        """Tokens that an answer attends to on average: all of the input, half of the output."""
         return self.input_tokens + self.output_tokens / 2
+
+    @property
+    def stored_tokens(self) -> Numbers:
+        """Tokens of cache that an answer takes on average."""
+        return self.read_tokens + self.output_tokens / 2
 
 
 class Phases(NamedTuple):
@@ -131,15 +145,16 @@ def phases(calibration: Calibration, engine: Engine, shape: ServedShape, traffic
 def batch_in_memory(engine: Engine, shape: ServedShape, traffic: Traffic, stages: Numbers = 1.0) -> Array:
     """Sequences whose cache fits beside the weights on stages x tensor accelerators; nan if not one whole.
 
-    They hold n_in + n_out / 2 tokens on average, since they are at different places.
+    They store n_in + n_out / 2 tokens on average, since they are at different places.
     """
     room = stages * engine.tensor * (USABLE_MEMORY * engine.memory_bytes - RESERVED_BYTES)
     left = room - shape.weights * engine.weight_bytes
     each = cache_bytes(shape, engine.kv_bytes)
     whole = each * (traffic.input_tokens + traffic.output_tokens)
-    return np.where(left >= whole, left / (each * traffic.held_tokens), np.nan)
+    return np.where(left >= whole, left / (each * traffic.stored_tokens), np.nan)
 
 
-def seconds_per_request(times: Phases, traffic: Traffic, batch: Numbers) -> Numbers:
-    """What one request takes of an engine that always has `batch` of them: t_pre + n_out t_step / B."""
-    return times.prompt + traffic.output_tokens * (times.step_fixed / batch + times.step_per_sequence)
+def seconds_per_answer(times: Phases, traffic: Traffic, batch: Numbers) -> Numbers:
+    """What one answer takes of an engine that always writes `batch` of them: t_pre + n_out t_step / B."""
+    written = traffic.output_tokens * (times.step_fixed / batch + times.step_per_sequence)
+    return times.prompt / traffic.samples + written

@@ -28,7 +28,7 @@ from llama_scale.costs.roofline import (
     Traffic,
     batch_in_memory,
     phases,
-    seconds_per_request,
+    seconds_per_answer,
     served_shape,
 )
 from llama_scale.errors import InputError
@@ -57,7 +57,8 @@ LIMITS: tuple[Limit, ...] = get_args(Limit)
 class Deployment:
     """How a model is served: on what, in how many bits, requests of what length, within what limits.
 
-    Bits count scales (4-bit weights: 4.5). The limits in seconds hold at the full batch; None is no limit.
+    Bits count scales (4-bit weights: 4.5). A request reads `input_tokens` once and has `samples` answers of
+    `output_tokens` each. The limits in seconds hold at the full batch; None is no limit.
     """
 
     rental: Rental
@@ -65,6 +66,7 @@ class Deployment:
     kv_bits: float
     input_tokens: float
     output_tokens: float
+    samples: float = 1.0
     utilisation: float = 1.0
     calibration: Calibration = field(default_factory=shipped_calibration)
     most_accelerators: int = NODE
@@ -74,7 +76,7 @@ class Deployment:
     time_to_first_token_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("weight_bits", "kv_bits", "output_tokens", "utilisation", "largest_batch"):
+        for name in ("weight_bits", "kv_bits", "output_tokens", "samples", "utilisation", "largest_batch"):
             if not getattr(self, name) > 0:
                 raise InputError(
                     f"{name} is {getattr(self, name):g}, but must be above 0", hint=f"set {name}"
@@ -96,7 +98,7 @@ class Deployment:
     @property
     def traffic(self) -> Traffic:
         """What one request reads and writes."""
-        return Traffic(self.input_tokens, self.output_tokens)
+        return Traffic(self.input_tokens, self.output_tokens, self.samples)
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -108,8 +110,8 @@ class Deployment:
 class Throughput(NamedTuple):
     """Serving at its cheapest, an array a field; nan where it cannot be, `limited_by` then says why.
 
-    `batch` counts sequences of all `accelerators` of one copy of the model; rates and seconds are of one
-    accelerator, and the `accelerator_seconds_...` are what one token takes of paid time (divided by the
+    `batch` counts answers that all `accelerators` of one copy of the model write at a time; the rate is of
+    one accelerator, and the `accelerator_seconds_...` are what one token takes of paid time (divided by the
     utilisation): of the tokens read, of those written, and of both together.
     """
 
@@ -146,7 +148,8 @@ def accelerators_for(
     rate = np.asarray(requests_per_second, float)
     found = []
     for group in deployment.groups:
-        seconds = _on(deployment, shape, group).seconds / (group * deployment.utilisation)
+        each = _on(deployment, shape, group).seconds * deployment.samples
+        seconds = each / (group * deployment.utilisation)
         found.append(group * np.maximum(np.ceil(rate * seconds - 1e-9), 1))
     counts = np.stack(found)
     least = np.where(np.isnan(counts), np.inf, counts).min(axis=0)
@@ -172,7 +175,7 @@ def engine(deployment: Deployment, group: int) -> Engine:
 class _Option(NamedTuple):
     """Serving with one number of accelerators a copy; `batch` is a stage's, `limit` counts in LIMITS.
 
-    `seconds` are accelerator-seconds of one request, nan where the limits cannot be met.
+    `seconds` are accelerator-seconds of one answer, nan where the limits cannot be met.
     """
 
     group: Array
@@ -197,14 +200,14 @@ def _on(deployment: Deployment, shape: ServedShape, group: int) -> _Option:
     )
     batch = bounds.min(axis=0)
     batch = np.where(batch > 0, batch, np.nan)
-    seconds = machine.tensor * seconds_per_request(times, traffic, batch)
+    seconds = machine.tensor * seconds_per_answer(times, traffic, batch)
     columns = (group, batch, bounds.argmin(axis=0), seconds, *times)
     return _Option(*(np.broadcast_to(column, batch.shape) for column in columns))
 
 
 def _other_bounds(deployment: Deployment, times: Phases, stages: int) -> tuple[Array, ...]:
     """The largest batch of a stage that each of the other limits allows; 0 where not even one sequence."""
-    prompt_share = times.prompt / deployment.output_tokens
+    prompt_share = times.prompt / (deployment.samples * deployment.output_tokens)
     per_token, first = deployment.time_per_output_token_seconds, deployment.time_to_first_token_seconds
     by_token = math.inf if per_token is None else per_token - times.step_fixed + prompt_share
     by_first = math.inf if first is None else first - times.step_fixed - times.prompt
@@ -225,12 +228,12 @@ def _throughput(deployment: Deployment, option: _Option) -> Throughput:
     together = np.maximum(option.batch, 1)  # fewer sequences than stages leave stages idle, but are no faster
     step = option.step_fixed + together * option.step_per_sequence
     paid = option.seconds / deployment.utilisation
-    prompt = tensor * option.prompt / deployment.utilisation
-    read, written = traffic.input_tokens, traffic.output_tokens
+    prompt = tensor * option.prompt / (deployment.samples * deployment.utilisation)
+    read, written = traffic.read_tokens, traffic.output_tokens
     return Throughput(
         accelerators=group,
         batch=option.batch * group / tensor,
-        time_per_output_token_seconds=step + (together - 1) * option.prompt / written,
+        time_per_output_token_seconds=step + (together - 1) * option.prompt / (deployment.samples * written),
         time_to_first_token_seconds=step + option.prompt,
         output_tokens_per_second=written / option.seconds,
         accelerator_seconds_per_token=paid / (read + written),
