@@ -1,0 +1,235 @@
+"""How to train the recommended shape: learning rate, batch, warm-up and schedule, and where they come from.
+
+Above the trainer's own range the rule is Step Law (Li et al. 2025, arXiv 2503.04715): peak learning rate
+1.79 N^-.713 D^.307 and 0.58 D^.571 tokens a batch, N without embeddings, found on dense LLaMA-like models
+that decay to 1e-5. Its points lose .03 to .24 % of loss (median .11 %) against the best of the grids of 17
+pairs of N and D that it was found on. Tiny models train as the default sweep does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.closed_forms import ClosedForm, nearest_llamas
+from llama_scale.quantities import format_count, format_number
+
+Rule = Literal["step law", "default sweep"]
+
+LARGEST_SWEPT = 1e6  # parameters without embeddings: four times the default sweep's largest
+STEP_LAW_PARAMETERS = (2.1e8, 1.08e9)  # without embeddings: what the grids of Step Law span
+STEP_LAW_TOKENS = (4e9, 1e11)
+STEP_LAW_FINAL_RATE = 1e-5
+STEP_LAW_SOURCE = "Li et al. 2025, arXiv 2503.04715"
+WARMUP_STEPS = 2_000  # LLaMA, section 2.3
+WARMUP_SHARE = 0.05  # of a run too short for that
+PRACTICE_FACTOR = 2.0  # a learning rate further than that from published practice is worth a warning
+_SWEEP = Path(__file__).parent.parent / "data" / "sweeps" / "default.toml"
+
+Row = tuple[str, str, str, str]  # name, formula, numbers put in, source
+
+
+class Practice(NamedTuple):
+    """What a published model of about this size was trained with."""
+
+    model: str
+    peak_learning_rate: float
+    batch_tokens: float | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to train one shape; `extrapolation` are factors beyond the range that the rule was found on.
+
+    Warm-up is linear. A cosine falls from the peak to the final rate over all later steps, `wsd` stays at
+    the peak and falls over the last `decay_share` of the steps.
+    """
+
+    rule: Rule
+    peak_learning_rate: float
+    final_learning_rate: float
+    batch_tokens: int
+    batch_sequences: int
+    steps: int
+    warmup_steps: int
+    schedule: Literal["cosine", "wsd"]
+    decay_share: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+    gradient_clip: float
+    parameters_non_embedding: int
+    tokens: float
+    source: str
+    extrapolation: Mapping[str, float]
+    practice: tuple[Practice, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The recipe in one line."""
+        fall = "cosine" if self.schedule == "cosine" else f"constant, last {self.decay_share:.0%} falling"
+        return (
+            f"AdamW ({self.beta1:g}, {self.beta2:g}), peak learning rate "
+            f"{format_number(self.peak_learning_rate, 2)}, {fall} to "
+            f"{format_number(self.final_learning_rate, 2)}, {self.warmup_steps:,} steps of warm-up, batches "
+            f"of {format_count(self.batch_tokens)} tokens ({self.steps:,} steps), weight decay "
+            f"{self.weight_decay:g}, clip {self.gradient_clip:g}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"practice": [practice._asdict() for practice in self.practice]}
+
+    def formulas(self) -> Iterator[Row]:
+        """Name, formula, numbers and source of the learning rate, the batch and the steps."""
+        n, d = self.parameters_non_embedding, self.tokens
+        peak = format_number(self.peak_learning_rate, 3)
+        if self.rule == "step law":
+            yield (
+                "peak learning rate",
+                "1.79 N^-.713 D^.307, N without embeddings",
+                f"1.79 x {n:.4g}^-.713 x {d:.4g}^.307 = {peak}",
+                self.source,
+            )
+            yield (
+                "batch",
+                "0.58 D^.571 tokens, to a power of two of sequences",
+                f"0.58 x {d:.4g}^.571 = {step_law_batch(d):.4g} tokens; {self.batch_sequences:,} sequences = "
+                f"{self.batch_tokens:,}",
+                self.source,
+            )
+        else:
+            yield "peak learning rate", "constant / width", f"= {peak}", self.source
+            yield "batch", "as in the sweep", f"{self.batch_tokens:,} tokens", self.source
+        yield "steps", "D / batch", f"{d:.4g} / {self.batch_tokens:,} = {self.steps:,}", "rounded up"
+
+
+def recipe(shape: ModelConfig, tokens: float) -> Recipe:
+    """How to train `shape` on `tokens`.
+
+    >>> from llama_scale.architecture import LLAMA_7B
+    >>> recipe(LLAMA_7B, 1e12).batch_tokens
+    4194304
+    """
+    small = shape.parameters.non_embedding <= LARGEST_SWEPT
+    return _as_swept(shape, tokens) if small else _by_step_law(shape, tokens)
+
+
+def step_law_rate(parameters: float, tokens: float) -> float:
+    """Peak learning rate of Step Law (equation 1), of N parameters without embeddings on D tokens."""
+    return 1.79 * parameters**-0.713 * tokens**0.307
+
+
+def step_law_batch(tokens: float) -> float:
+    """Tokens a batch of Step Law (equation 1)."""
+    return 0.58 * tokens**0.571
+
+
+def _by_step_law(shape: ModelConfig, tokens: float) -> Recipe:
+    parameters = shape.parameters.non_embedding
+    peak = step_law_rate(parameters, tokens)
+    # a power of two of sequences divides over any power of two of accelerators; the optimum is broad
+    sequences = max(1, 2 ** round(math.log2(step_law_batch(tokens) / shape.context)))
+    steps = max(1, math.ceil(tokens / (sequences * shape.context)))
+    beyond = {
+        "parameters": _beyond(parameters, STEP_LAW_PARAMETERS),
+        "tokens": _beyond(tokens, STEP_LAW_TOKENS),
+    }
+    practice = _practice(shape)
+    return Recipe(
+        rule="step law",
+        peak_learning_rate=peak,
+        final_learning_rate=min(STEP_LAW_FINAL_RATE, peak),
+        batch_tokens=sequences * shape.context,
+        batch_sequences=sequences,
+        steps=steps,
+        warmup_steps=min(WARMUP_STEPS, math.ceil(WARMUP_SHARE * steps)),
+        schedule="cosine",
+        decay_share=1.0,
+        beta1=0.9,
+        beta2=0.95,
+        weight_decay=0.1,
+        gradient_clip=1.0,
+        parameters_non_embedding=parameters,
+        tokens=tokens,
+        source=f"Step Law, {STEP_LAW_SOURCE}; warm-up and AdamW: LLaMA, arXiv 2302.13971, section 2.3",
+        extrapolation=beyond,
+        practice=practice,
+        warnings=tuple(_warnings(peak, beyond, practice)),
+    )
+
+
+def _as_swept(shape: ModelConfig, tokens: float) -> Recipe:
+    """As the default sweep trains its models: from its own file, so that there is one rule."""
+    training = _swept_training()
+    batch = training["sequences_per_step"] * shape.context
+    steps = max(1, math.ceil(tokens / batch))
+    return Recipe(
+        rule="default sweep",
+        peak_learning_rate=training["learning_rate_times_width"] / shape.width,
+        final_learning_rate=0.0,
+        batch_tokens=batch,
+        batch_sequences=training["sequences_per_step"],
+        steps=steps,
+        warmup_steps=min(training["warmup_steps"], math.ceil(WARMUP_SHARE * steps)),
+        schedule="wsd",
+        decay_share=training["decay_fraction"],
+        beta1=0.9,
+        beta2=training.get("beta2", 0.99),
+        weight_decay=training.get("weight_decay", 0.1),
+        gradient_clip=1.0,
+        parameters_non_embedding=shape.parameters.non_embedding,
+        tokens=tokens,
+        source="the default sweep (docs/default-sweep.md), widths 16 to 80",
+        extrapolation={},
+        practice=(),
+        warnings=(),
+    )
+
+
+def _practice(shape: ModelConfig) -> tuple[Practice, ...]:
+    """The nearest published LLaMA sizes that say what they were trained with."""
+    total = shape.parameters.total
+    return tuple(_practised(model) for model in nearest_llamas(total) if model.learning_rate)
+
+
+def _practised(model: ClosedForm) -> Practice:
+    return Practice(model.name, model.learning_rate or math.nan, model.batch_tokens, model.source)
+
+
+def _warnings(peak: float, beyond: Mapping[str, float], practice: tuple[Practice, ...]) -> Iterator[str]:
+    far = [f"{format_number(factor, 2)} x its {name}" for name, factor in beyond.items() if factor > 1]
+    near = [
+        f"1/{format_number(1 / factor, 2)} of its {name}" for name, factor in beyond.items() if factor < 1
+    ]
+    if far or near:
+        yield f"the rule for the learning rate is used beyond its range: {', '.join(far + near)}"
+    ratios = {model: peak / model.peak_learning_rate for model in practice}
+    far_off = {m: r for m, r in ratios.items() if not 1 / PRACTICE_FACTOR <= r <= PRACTICE_FACTOR}
+    if far_off:
+        ratio = max(far_off.values(), key=lambda ratio: abs(math.log(ratio)))
+        trained = ", ".join(f"{m.model} ({format_number(m.peak_learning_rate, 2)})" for m in far_off)
+        yield (
+            f"the rule's learning rate is up to {format_number(max(ratio, 1 / ratio), 2)} times "
+            f"{'above' if ratio > 1 else 'below'} what {trained} was trained at: try both on a small model first"
+        )
+
+
+def _beyond(value: float, known: tuple[float, float]) -> float:
+    """1 within the range, else how many times above its largest or below its least."""
+    low, high = known
+    return value / high if value > high else value / low if value < low else 1.0
+
+
+@cache
+def _swept_training() -> Mapping[str, Any]:
+    import tomllib
+
+    return tomllib.loads(_SWEEP.read_text(encoding="utf-8"))["training"]
