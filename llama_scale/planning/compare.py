@@ -171,7 +171,7 @@ def compare_models(request: Request, models: tuple[str, ...], bought: tuple[str,
     """
     from llama_scale.planning.assumptions import assumptions
 
-    named = [(find_model(text), text in bought) for text in dict.fromkeys((*models, *bought))]
+    named = list(dict.fromkeys((find_model(text), text in bought) for text in (*models, *bought)))
     if not named:
         raise InputError(
             "which models?",

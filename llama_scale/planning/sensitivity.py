@@ -1,0 +1,243 @@
+"""Which input moves the bill most: each at its low and its high, the question asked anew.
+
+Everything that changes is a factor on the cost of training, on the cost of serving, or on the demand, or it
+is another law: so that all of it is two searches over a batch, as quick as one plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llama_scale.costs import CostUnit
+from llama_scale.laws import Fit, Numbers, ScalingLaw, published, published_names
+from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.optimum import Problem, best, lowest_cost
+from llama_scale.planning.quantisation import QuantisedLaw
+from llama_scale.planning.request import Request
+from llama_scale.quantities import format_count, format_fraction, format_usd_per_hour
+
+DEMAND_FACTOR = 3.0  # how far a demand that nobody knows is tried, each way
+GIVEN_PRICE_FACTOR = 1.25  # and a price that the asker gave
+MFU_SPREAD = 0.30, 0.55  # whole runs of PaLM (30 %) and the best steady rates, where no spread is published
+UTILISATION_SPREAD = 0.3, 1.0  # a fleet that follows a day's demand, and one that never idles
+
+Law = ScalingLaw | RepeatedDataLaw | QuantisedLaw
+
+
+class Change(NamedTuple):
+    """An input at another value: factors on prices, on hours and on the demand, or another law."""
+
+    label: str
+    price_train: float = 1.0
+    price_serve: float = 1.0
+    hours_train: float = 1.0
+    hours_serve: float = 1.0
+    demand: float = 1.0
+    law: ScalingLaw | None = None
+
+    def factors(self, unit: CostUnit) -> tuple[float, float]:
+        """On training and on serving, in `unit`."""
+        if unit == "flops":
+            return 1.0, self.demand
+        train, serve = self.hours_train, self.hours_serve * self.demand
+        return (train, serve) if unit == "gpu_hours" else (train * self.price_train, serve * self.price_serve)
+
+
+class Case(NamedTuple):
+    """The answer with one input changed; `usd` is the least that reaches the plan's own quality."""
+
+    label: str
+    parameters: float
+    tokens: float
+    loss_nats: float
+    usd: float
+
+
+class Sensitivity(NamedTuple):
+    """One input, its low and its high case, and the dollars between them (by which inputs are sorted)."""
+
+    input: str
+    low: Case
+    high: Case
+    source: str
+
+    @property
+    def moved_usd(self) -> float:
+        """How far the bill moves between the two."""
+        return abs(self.high.usd - self.low.usd)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the dollars moved among them."""
+        return {
+            "input": self.input,
+            "low": self.low._asdict(),
+            "high": self.high._asdict(),
+            "moved_usd": self.moved_usd,
+            "source": self.source,
+        }
+
+
+class Input(NamedTuple):
+    """An input, its changes, and where its spread comes from."""
+
+    name: str
+    changes: tuple[Change, ...]
+    source: str
+
+
+def sensitivities(request: Request, parameters: float, tokens: float) -> tuple[Sensitivity, ...]:
+    """Every input's low and high, most dollars moved first; none where dollars have no price.
+
+    `parameters` and `tokens` are the plan's own, in the law's convention. Where no answer exists at a
+    changed value (a budget that no longer serves the demand), its numbers are nan.
+    """
+    if "usd" not in request.economics.units:
+        return ()
+    asked = list(inputs(request))
+    changes = [change for entry in asked for change in entry.changes]
+    cases = iter(_cases(request, changes, parameters, tokens))
+    found = []
+    for entry in asked:
+        mine = sorted((next(cases) for _ in entry.changes), key=lambda case: _or_most(case.usd))
+        found.append(Sensitivity(entry.name, mine[0], mine[-1], entry.source))
+    return tuple(sorted(found, key=lambda one: -_or_most(one.moved_usd)))
+
+
+def inputs(request: Request) -> Iterator[Input]:
+    """The inputs that a plan depends on, each with the values that it may well have."""
+    economics, serves = request.economics, bool(np.any(request.problem().serve_tokens))
+    yield from _prices(request, serves)
+    mfu = economics.training.mfu
+    low, high, source = _mfu_spread(request)
+    changes = tuple(Change(format_fraction(value), hours_train=mfu / value) for value in (low, high))
+    yield Input("training MFU", changes, source)
+    if serves:
+        used = economics.serving.utilisation
+        ends = min(UTILISATION_SPREAD[0], used), max(UTILISATION_SPREAD[1], used)
+        changes = tuple(Change(format_fraction(value), hours_serve=used / value) for value in ends)
+        yield Input("utilisation", changes, "a fleet that follows the day's demand, and one always full")
+        demand = float(np.asarray(request.problem().serve_tokens))
+        changes = tuple(
+            Change(format_count(demand * factor), demand=factor)
+            for factor in (1 / DEMAND_FACTOR, DEMAND_FACTOR)
+        )
+        yield Input("demand", changes, f"a {DEMAND_FACTOR:g}th and {DEMAND_FACTOR:g} times as much")
+    if forms := _other_forms(request.fit):
+        yield Input("form of the law", forms, "the law's runs, fitted under other forms too")
+    if laws := _other_laws(request.fit):
+        yield Input("law", laws, "the published laws that count parameters alike")
+
+
+def _prices(request: Request, serves: bool) -> Iterator[Input]:
+    training, serving = request.economics.training.rental, request.economics.serving.rental
+    one = training.accelerator is serving.accelerator and (
+        training.price_usd_per_hour == serving.price_usd_per_hour
+    )
+    hired = [("price", training, True, serves)] if one or not serves else []
+    if not hired:
+        hired = [("training price", training, True, False), ("serving price", serving, False, True)]
+    for name, rental, trains, does_serve in hired:
+        price, quoted = rental.price_usd_per_hour or 1.0, rental.accelerator.price
+        ends, source = (price / GIVEN_PRICE_FACTOR, price * GIVEN_PRICE_FACTOR), "a quarter each way"
+        if rental.price_source != "given" and quoted and quoted.low and quoted.high:
+            ends, source = (quoted.low, quoted.high), f"quotes of {quoted.date}: {quoted.source}"
+        changes = tuple(
+            Change(
+                format_usd_per_hour(end),
+                price_train=end / price if trains else 1.0,
+                price_serve=end / price if does_serve else 1.0,
+            )
+            for end in ends
+        )
+        yield Input(name, changes, source)
+
+
+def _mfu_spread(request: Request) -> tuple[float, float, str]:
+    from llama_scale.costs.efficiency import mfu_spread
+
+    training = request.economics.training
+    published_spread = mfu_spread(training.rental.accelerator, precision=training.rental.precision)
+    if published_spread is None:
+        (low, high), source = MFU_SPREAD, "PaLM's whole run, and the best steady rates published"
+    else:
+        low, high, source = published_spread
+    return min(low, training.mfu), max(high, training.mfu), source
+
+
+def _other_forms(fit: Fit) -> tuple[Change, ...]:
+    found = fit.evidence.get("other_forms") or {}
+    others = [Change(name, law=ScalingLaw(**constants)) for name, constants in found.items()]
+    return (Change(fit.law.form), *others) if others else ()
+
+
+def _other_laws(fit: Fit) -> tuple[Change, ...]:
+    fits = [published(name) for name in published_names() if name != fit.name]
+    others = [Change(other.name, law=other.law) for other in fits if other.convention == fit.convention]
+    return (Change(fit.name), *others) if others else ()
+
+
+def _cases(request: Request, changes: list[Change], parameters: float, tokens: float) -> list[Case]:
+    """The question asked anew under every change, and the dollars that the plan's quality then costs."""
+    law = _batch_of_laws(request, changes)
+    problem = request.problem()
+    train, serve = (np.array(part) for part in zip(*(c.factors(request.unit) for c in changes), strict=True))
+    asked = _scaled(replace(problem, law=law), serve / train)
+    objective = request.objective(law)
+    if objective.fixed == "budget":
+        objective = objective._replace(value=objective.value / train)
+    answer = best(asked, objective)
+    loss = law.loss(answer.sizes.parameters, answer.tokens)
+    columns = (
+        answer.sizes.parameters,
+        answer.tokens,
+        loss,
+        _dollars(request, changes, law, parameters, tokens),
+    )
+    rows = zip(*(np.broadcast_to(column, len(changes)) for column in columns), strict=True)
+    return [Case(change.label, *map(float, row)) for change, row in zip(changes, rows, strict=True)]
+
+
+def _dollars(request: Request, changes: list[Change], law: Law, parameters: float, tokens: float) -> Numbers:
+    """The least dollars that reach what the plan's model reaches, were each change so."""
+    problem = replace(request, unit="usd").problem()
+    train, serve = (np.array(part) for part in zip(*(c.factors("usd") for c in changes), strict=True))
+    asked = _scaled(replace(problem, law=law), serve / train)
+    limits = request.objective(law).limits
+    solution = lowest_cost(asked, law.loss(parameters, tokens), limits)
+    return train * asked.cost(*solution)
+
+
+def _scaled(problem: Problem, factor: Numbers) -> Problem:
+    """The problem in which serving costs `factor` times as much against training."""
+    return replace(problem, serve_tokens=problem.serve_tokens * factor)
+
+
+def _batch_of_laws(request: Request, changes: list[Change]) -> Any:
+    """The problem's law with a batch of constants: its own, but where a change names others."""
+    law = request.problem().law
+    own = law if isinstance(law, ScalingLaw) else law.law
+    names = ("E", "A", "B", "alpha", "beta", "k")
+    drawn = ScalingLaw(
+        **{name: np.array([float(getattr(change.law or own, name)) for change in changes]) for name in names}
+    )
+    return with_constants(law, drawn)
+
+
+def with_constants(law: Law, constants: ScalingLaw) -> Law:
+    """The same kind of law with other constants inside."""
+    if isinstance(law, ScalingLaw):
+        return constants
+    if isinstance(law, RepeatedDataLaw):
+        return replace(law, law=constants)
+    inner = with_constants(law.trained, constants)
+    assert not isinstance(inner, QuantisedLaw), "weights are quantised once"
+    return replace(law, trained=inner)
+
+
+def _or_most(value: float) -> float:
+    """A value to sort by: what is impossible counts as the most."""
+    return float("inf") if np.isnan(value) else value

@@ -1,0 +1,67 @@
+"""Which inputs move the bill: every case equals the plan asked anew."""
+
+from __future__ import annotations
+
+import pytest
+
+from llama_scale import plan
+from llama_scale.planning import Plan
+from llama_scale.planning.sensitivity import Sensitivity, sensitivities
+
+
+def table(answer: Plan) -> dict[str, Sensitivity]:
+    model = answer.recommended
+    return {row.input: row for row in sensitivities(answer.request, model.parameters, model.tokens)}
+
+
+def test_inputs_are_sorted_by_the_dollars_that_they_move() -> None:
+    rows = list(table(plan(serve_tokens=1e12)).values())
+    moved = [row.moved_usd for row in rows]
+    assert moved == sorted(moved, reverse=True)
+    assert {row.input for row in rows} >= {"price", "training MFU", "utilisation", "demand", "law"}
+    assert all(row.low.usd <= row.high.usd and row.source for row in rows)
+
+
+@pytest.mark.parametrize("budget", ["$2M", "1e24", "500K GPU-hours"])
+def test_a_case_is_the_plan_asked_anew(budget: str) -> None:
+    words = {"serve_tokens": 1e13, "budget": budget, "serve_mfu": "0.5/0.2"}
+    rows = table(plan(**words))
+    for factor, case in ((1 / 3, rows["demand"].low), (3, rows["demand"].high)):
+        anew = plan(**{**words, "serve_tokens": 1e13 * factor}).optimum
+        assert case.parameters == pytest.approx(anew.parameters, rel=1e-4)
+        assert case.tokens == pytest.approx(anew.tokens, rel=1e-4)
+        assert case.loss_nats == pytest.approx(anew.loss_nats, rel=1e-7)
+    price = rows["price"]
+    anew = plan(**words, price=price.high.label).optimum
+    assert price.high.parameters == pytest.approx(anew.parameters, rel=1e-4)
+    mfu = rows["training MFU"].high
+    assert mfu.parameters == pytest.approx(plan(**words, mfu=mfu.label).optimum.parameters, rel=1e-2)
+
+
+def test_dollars_are_the_least_that_reach_the_plans_quality() -> None:
+    words = {"serve_tokens": 1e13, "target_loss": 2.0, "cost_in": "usd", "serve_mfu": "0.5/0.2"}
+    answer = plan(**words)
+    rows = table(answer)
+    loss = answer.recommended.loss_nats
+    anew = plan(**{**words, "target_loss": loss, "price": rows["price"].low.label})
+    assert rows["price"].low.usd == pytest.approx(anew.optimum.lifetime.total_usd, rel=1e-5)
+    used = plan(**{**words, "target_loss": loss, "utilisation": rows["utilisation"].high.label})
+    assert rows["utilisation"].high.usd == pytest.approx(used.optimum.lifetime.total_usd, rel=1e-5)
+    assert rows["law"].high.usd >= rows["law"].low.usd
+
+
+def test_nothing_served_has_no_demand_and_no_price_no_dollars() -> None:
+    alone = table(plan(serve_tokens=0))
+    assert not alone.keys() & {"demand", "utilisation"}
+    assert not table(plan(serve_tokens=1e12, accelerator="MI300X", budget="1M GPU-hours"))
+
+
+def test_different_chips_have_different_prices() -> None:
+    rows = table(plan(serve_tokens=1e12, serve_accelerator="L40S", budget="$1M", serve_price="$1/h"))
+    assert rows["serving price"].source == "a quarter each way"
+    assert rows["training price"].source.startswith("quotes of ")
+
+
+def test_the_form_of_the_law_is_an_input() -> None:
+    labels = {table(plan(serve_tokens=1e12))["form of the law"].low.label}
+    assert labels <= {"chinchilla", "skaling", "tied"}
