@@ -69,7 +69,7 @@ def why_not(deployment: Deployment, shape: ServedShape, name: str = "the model")
         return InfeasibleError(
             f"{name} in {deployment.weight_bits:g} bits takes {format_bytes(needed)} with one request, but "
             f"{chips} have {format_bytes(usable)} for it: {needed / usable:.3g} times too little",
-            hint="serve in fewer bits (--serve-precision), on more or larger accelerators, or shorter requests",
+            hint="take fewer bits (--serve-precision), more or larger accelerators, or shorter requests",
         )
     if str(found.limited_by) == "time to first token":
         asked, least = deployment.time_to_first_token_seconds, best.time_to_first_token_seconds
@@ -79,10 +79,10 @@ def why_not(deployment: Deployment, shape: ServedShape, name: str = "the model")
         option = "--time-per-output-token"
     assert asked is not None, "a limit that was not asked for cannot bind"
     return InfeasibleError(
-        f"{name} cannot meet a {found.limited_by} of {_milliseconds(asked)}: with one answer at a time, up to "
-        f"{chips} take {_milliseconds(float(least))}, {least / asked:.3g} times as long",
-        hint=f"ask for {option} {_milliseconds(1.005 * float(least)).replace(' ', '')}, a faster accelerator, "
-        "fewer bits or a smaller model",
+        f"{name} cannot meet a {found.limited_by} of {_milliseconds(asked)}: with one answer at a time, "
+        f"up to {chips} take {_milliseconds(float(least))}, {least / asked:.3g} times as long",
+        hint=f"ask for {option} {_milliseconds(1.005 * float(least)).replace(' ', '')}, "
+        "a faster accelerator, fewer bits or a smaller model",
     )
 
 
