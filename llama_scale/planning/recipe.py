@@ -218,7 +218,7 @@ def _warnings(peak: float, beyond: Mapping[str, float], practice: tuple[Practice
         trained = ", ".join(f"{m.model} ({format_number(m.peak_learning_rate, 2)})" for m in far_off)
         yield (
             f"the rule's learning rate is up to {format_number(max(ratio, 1 / ratio), 2)} times "
-            f"{'above' if ratio > 1 else 'below'} what {trained} was trained at: try both on a small model first"
+            f"{'above' if ratio > 1 else 'below'} what {trained} was trained at: try both on a small one"
         )
 
 

@@ -1,0 +1,140 @@
+"""How many KV heads the shape should have: the cheapest to serve that quality allows.
+
+Fewer KV heads make the cache of a sequence smaller, so that more sequences share a step; training hardly
+changes. What they cost in quality is not in any law, so a floor is kept: 8 KV heads, the number of Llama 2
+70B and of every Llama 3, where Ainslie et al. (2023, arXiv 2305.13245) find quality close to one KV head
+for each head, and Llama 2's ablation (arXiv 2307.09288, appendix A.2.1) no loss. Where grouping saves less
+than 1 % of the serving cost, the most KV heads stay.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from llama_scale.architecture import LLAMA_CONTEXT, ModelConfig, grouped_query_choices
+from llama_scale.costs.serving import Deployment, serve, served_shape
+from llama_scale.quantities import format_bytes, format_fraction
+
+QUALITY_FLOOR = 8  # KV heads
+INDIFFERENCE = 0.01  # share of the serving cost that is not worth a KV head
+SOURCE = "Ainslie et al. 2023, arXiv 2305.13245; Llama 2, arXiv 2307.09288, appendix A.2.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvOption:
+    """A shape with some number of KV heads: accelerator-seconds of a served token, nan if it cannot be."""
+
+    shape: ModelConfig
+    seconds_per_token: float
+    batch: float
+    cache_bytes_per_token: float
+    within_floor: bool
+
+    @property
+    def kv_heads(self) -> int:
+        """How many."""
+        return self.shape.kv_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvChoice:
+    """The chosen shape, what else there was (most KV heads first), and why."""
+
+    shape: ModelConfig
+    options: tuple[KvOption, ...]
+    reason: str
+
+    @property
+    def saving(self) -> float:
+        """Share of the serving cost saved against one KV head for each head; nan if that cannot be served."""
+        return 1 - self._option(self.shape.kv_heads).seconds_per_token / self.options[0].seconds_per_token
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "kv_heads": self.shape.kv_heads,
+            "reason": self.reason,
+            "floor": QUALITY_FLOOR,
+            "source": SOURCE,
+            "options": [
+                {
+                    "kv_heads": option.kv_heads,
+                    "hidden": option.shape.hidden,
+                    "accelerator_seconds_per_token": _or_none(option.seconds_per_token),
+                    "batch": _or_none(option.batch),
+                    "cache_bytes_per_token": option.cache_bytes_per_token,
+                    "within_floor": option.within_floor,
+                }
+                for option in self.options
+            ],
+        }
+
+    def _option(self, kv_heads: int) -> KvOption:
+        return next(option for option in self.options if option.kv_heads == kv_heads)
+
+
+def choose_kv_heads(shape: ModelConfig, deployment: Deployment, *, floor: int = QUALITY_FLOOR) -> KvChoice:
+    """The KV heads of `shape` that serve cheapest under `deployment`, never fewer than `floor`.
+
+    `shape` should have one KV head for each head; choices keep its size by a wider hidden layer. A model
+    with fewer heads than the floor keeps them all.
+
+    >>> from llama_scale.architecture import LLAMA_65B
+    >>> from llama_scale.costs import rental
+    >>> h100 = rental("H100", precision="bf16")
+    >>> asked = Deployment(rental=h100, weight_bits=16, kv_bits=16, input_tokens=1500, output_tokens=500)
+    >>> choose_kv_heads(LLAMA_65B, asked).shape.kv_heads
+    8
+    """
+    options = tuple(_option(choice, deployment, floor) for choice in grouped_query_choices(shape))
+    allowed = [option for option in options if option.within_floor]
+    servable = [option for option in allowed if not math.isnan(option.seconds_per_token)]
+    if not servable:
+        return KvChoice(
+            shape=options[0].shape, options=options, reason="no number of KV heads makes it servable"
+        )
+    least = min(option.seconds_per_token for option in servable)
+    chosen = next(o for o in servable if o.seconds_per_token <= (1 + INDIFFERENCE) * least)
+    return KvChoice(shape=chosen.shape, options=options, reason=_reason(options[0], chosen, floor))
+
+
+def context_for(input_tokens: float, output_tokens: float, *, shortest: int = LLAMA_CONTEXT) -> int:
+    """The least power of two from `shortest` on that holds a request: a longer one only trains dearer.
+
+    >>> context_for(6000, 500)
+    8192
+    """
+    needed = max(float(shortest), input_tokens + output_tokens)
+    return max(shortest, 2 ** math.ceil(math.log2(needed)))
+
+
+def _option(shape: ModelConfig, deployment: Deployment, floor: int) -> KvOption:
+    served = serve(deployment, served_shape(shape))
+    return KvOption(
+        shape=shape,
+        seconds_per_token=float(served.accelerator_seconds_per_token),
+        batch=float(served.batch),
+        cache_bytes_per_token=shape.kv_cache_bytes_per_token(deployment.kv_bits / 8),
+        within_floor=shape.kv_heads >= min(floor, shape.heads),
+    )
+
+
+def _reason(plain: KvOption, chosen: KvOption, floor: int) -> str:
+    cache = f"{format_bytes(plain.cache_bytes_per_token)} of cache a token"
+    if chosen is plain:
+        least = f"fewer KV heads would save less than {format_fraction(INDIFFERENCE)} of serving"
+        return f"one KV head for each of {plain.kv_heads} heads, {cache}: {least}"
+    cache = (
+        f"{format_bytes(chosen.cache_bytes_per_token)} of cache a token instead of {cache.split(' of ')[0]}"
+    )
+    if math.isnan(plain.seconds_per_token):
+        return f"{chosen.kv_heads} KV heads, {cache}: with {plain.kv_heads} it cannot be served"
+    saved = format_fraction(1 - chosen.seconds_per_token / plain.seconds_per_token, 2)
+    kept = f"; fewer than {floor} are not considered, for quality" if chosen.kv_heads == floor else ""
+    return f"{chosen.kv_heads} KV heads, {cache}: saves {saved} of serving{kept}"
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from llama_scale.architecture import LLAMA_7B, LLAMA_33B, LLAMA_65B, llama
+from llama_scale.costs import rental
+from llama_scale.costs.serving import Deployment
+from llama_scale.planning.shapes import choose_kv_heads, context_for
+
+
+def deployment(input_tokens: float, output_tokens: float, chip: str = "H100", **others: float) -> Deployment:
+    return Deployment(
+        rental=rental(chip, precision="bf16"),
+        weight_bits=16,
+        kv_bits=16,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        **others,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def test_long_requests_group_queries_down_to_the_floor() -> None:
+    choice = choose_kv_heads(LLAMA_65B, deployment(3000, 1000))
+    assert choice.shape.kv_heads == 8
+    assert choice.saving > 0.05
+    assert abs(choice.shape.parameters.total / LLAMA_65B.parameters.total - 1) < 0.01
+    assert "8 KV heads" in choice.reason and "fewer than 8 are not considered" in choice.reason
+    costs = {option.kv_heads: option.seconds_per_token for option in choice.options}
+    assert min(costs, key=lambda count: costs[count]) <= 8  # the floor is what binds
+    assert costs[8] <= costs[16] <= costs[64]
+
+
+def test_short_requests_keep_a_kv_head_for_each_head() -> None:
+    choice = choose_kv_heads(LLAMA_7B, deployment(2000, 1))
+    cheapest = min(option.seconds_per_token for option in choice.options if option.within_floor)
+    chosen = next(option for option in choice.options if option.kv_heads == choice.shape.kv_heads)
+    assert chosen.seconds_per_token <= 1.01 * cheapest
+    assert all(
+        option.seconds_per_token > 1.01 * cheapest
+        for option in choice.options
+        if option.kv_heads > choice.shape.kv_heads
+    )
+
+
+def test_the_floor_takes_the_next_divisor_and_small_models_keep_their_heads() -> None:
+    assert choose_kv_heads(LLAMA_33B, deployment(3000, 1000)).shape.kv_heads == 13  # of 52 heads
+    small = llama(8, 512, heads=4)
+    assert choose_kv_heads(small, deployment(1000, 250)).shape.kv_heads == 4
+    assert choose_kv_heads(LLAMA_65B, deployment(3000, 1000), floor=1).shape.kv_heads < 8
+
+
+def test_what_cannot_be_served_keeps_its_heads_and_says_so() -> None:
+    choice = choose_kv_heads(LLAMA_65B, deployment(1000, 250, chip="RTX-4090", most_accelerators=1))
+    assert choice.shape == LLAMA_65B
+    assert "servable" in choice.reason
+    assert math.isnan(choice.saving)
+    assert json.loads(json.dumps(choice.to_json(), allow_nan=False))["kv_heads"] == 64
+
+
+def test_the_choice_goes_into_json() -> None:
+    document = choose_kv_heads(LLAMA_65B, deployment(3000, 1000)).to_json()
+    assert document["kv_heads"] == 8
+    assert [option["kv_heads"] for option in document["options"]] == [64, 32, 16, 8, 4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "context"),
+    [(1000, 250, 2048), (1800, 248, 2048), (1800, 249, 4096), (1e5, 1, 131072)],
+)
+def test_the_context_is_the_least_that_holds_a_request(read: float, written: float, context: int) -> None:
+    assert context_for(read, written) == context
