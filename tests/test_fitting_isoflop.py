@@ -20,13 +20,14 @@ def test_llama3s_published_exponent_and_its_outliers(shared_data: Path) -> None:
     assert found.line is not None
     assert 1 - found.line.exponent == pytest.approx(0.5368, abs=5e-5)
     assert np.exp(-found.line.log_coefficient) / 6 == pytest.approx(0.2994, abs=5e-5)
-    assert found.line.parameters(3.8e25) == pytest.approx(393.3e9, rel=2e-4)
+    assert found.line.at(3.8e25) == pytest.approx(393.3e9, rel=2e-4)
     clean = isoflop(gather(path, where=["outlier = 0"]))
     assert clean is not None
     assert clean.line is not None
     assert clean.line.exponent == pytest.approx(0.500, abs=5e-4)
-    low, high = found.line.exponent_interval
-    assert low < found.line.exponent < high < clean.line.exponent
+    interval = found.line.exponent_range(0.9)
+    assert interval is not None
+    assert interval.low < found.line.exponent < interval.high < clean.line.exponent
 
 
 def test_a_sweep_around_its_optima_finds_them() -> None:

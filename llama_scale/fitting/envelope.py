@@ -9,7 +9,8 @@ lowest loss is noted, and log N and log D are regressed on log C. Which losses:
              decayed before the last point: the best loss at those FLOPs is lower than the curve says
 
 never both: sizes with ends would look better than those without. FLOPs count only where the best size lies
-between a smaller and a larger one that reach them too; elsewhere the sizes that were run decide.
+between a smaller and a larger one that reach them too; elsewhere the sizes that were run decide. N is read
+off the parabola through the best size and its two neighbours, so that few sizes make no stairs.
 """
 
 from __future__ import annotations
@@ -21,18 +22,21 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_scale.fitting.lines import PowerLine, line_constants
+from llama_scale.fitting.lines import PowerLine, power_line
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import SAME_SIZE, Observations
 from llama_scale.fitting.rows import Array, TrainingCurve
 
 GRID = 1500  # FLOP counts, as in the paper
 DRAW_GRID = 150  # the same for each draw
-LEAST_SIZES = 3
-LEAST_RUNS = 20  # fewer cannot be resampled
+LEAST_SIZES = 3  # that reach one FLOP count, to have a best one between others
+LEAST_BEST = 2  # sizes that are best somewhere
+LEAST_SPAN = np.log(3.0)  # of log C, over which sizes between others are best
+DRAW_SPAN = np.log(2.0)  # the same for each draw
+LEAST_RESIDUALS = 10  # fewer cannot be resampled
+MANY_DURATIONS = 7
 LEAST_KEPT = 0.8  # of the draws that have a line
 SMOOTHING = 0.15  # sd, in log C, of the window that smooths losses along single runs
-RIDGE = 1e-9  # of the scaled basis: keeps fits of resampled runs solvable
 
 Kind = Literal["ends", "curves"]
 
@@ -66,62 +70,54 @@ class _Losses(Protocol):
     @property
     def span(self) -> tuple[float, float]: ...
 
-    def at(self, log_flops: Array, drawn: bool) -> Array: ...
+    def at(self, log_flops: Array, drawn: Array | None = None) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Ends:
-    """One size by its finished runs (n,): log FLOPs and losses; weights and log losses of draws (S, n)."""
+    """One size by its finished runs (n,): positions among all runs, log FLOPs and log losses."""
 
+    rows: NDArray[np.intp]
     log_size: float
     log_flops_per_token: float
     log_flops: Array
     log_loss: Array
-    weights: Array
-    drawn: Array
 
     @property
     def span(self) -> tuple[float, float]:
         return float(self.log_flops.min()), float(self.log_flops.max())
 
-    def _basis(self, log_flops: Array) -> Array:
+    def basis(self, log_flops: Array) -> Array:
+        """Powers (G, degree + 1) of scaled log C: parabolas, cubics where there are many durations."""
         low, high = self.span
         durations = _distinct(self.log_flops)
-        degree = min(durations - 1, 2 if durations < 7 else 3)
+        degree = min(durations - 1, 2 if durations < MANY_DURATIONS else 3)
         return np.vander((2 * log_flops - low - high) / (high - low), degree + 1, increasing=True)
 
-    def at(self, log_flops: Array, drawn: bool) -> Array:
-        weights = self.weights if drawn else np.ones((1, len(self.log_flops)))
-        losses = self.drawn if drawn else self.log_loss[None]
-        basis = self._basis(self.log_flops)
-        normal = np.einsum("sn,ni,nj->sij", weights, basis, basis, optimize=True) + RIDGE * np.eye(
-            basis.shape[1]
-        )
-        right = (weights * losses) @ basis
-        found = np.linalg.solve(normal, right[..., None])[..., 0] @ self._basis(log_flops).T
-        low = np.where(weights > 0, self.log_flops, np.inf).min(axis=1, keepdims=True)
-        high = np.where(weights > 0, self.log_flops, -np.inf).max(axis=1, keepdims=True)
-        reached = (log_flops >= low - 1e-9) & (log_flops <= high + 1e-9) & (high - low > SAME_SIZE)
-        return np.where(reached, found, np.inf)
+    def at(self, log_flops: Array, drawn: Array | None = None) -> Array:
+        losses = self.log_loss[None] if drawn is None else drawn[:, self.rows]
+        found = losses @ np.linalg.pinv(self.basis(self.log_flops)).T @ self.basis(log_flops).T
+        low, high = self.span
+        return np.where((log_flops >= low - 1e-9) & (log_flops <= high + 1e-9), found, np.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Curve:
-    """One run by the losses along it, smoothed; it is in a draw where it was drawn (S,)."""
+    """One run by the losses along it, smoothed."""
 
     log_size: float
     log_flops_per_token: float
     log_flops: Array
     log_loss: Array
-    present: NDArray[np.bool_]
 
     @property
     def span(self) -> tuple[float, float]:
         return float(self.log_flops[0]), float(self.log_flops[-1])
 
-    def at(self, log_flops: Array, drawn: bool) -> Array:
-        losses = np.interp(log_flops, self.log_flops, self.log_loss, left=np.inf, right=np.inf)[None]
-        return np.where(self.present[:, None], losses, np.inf) if drawn else losses
+    def at(self, log_flops: Array, drawn: Array | None = None) -> Array:
+        number = 1 if drawn is None else len(drawn)
+        losses = np.interp(log_flops, self.log_flops, self.log_loss, left=np.inf, right=np.inf)
+        return np.broadcast_to(losses, (number, len(log_flops)))
 
 
 def has_ends(observations: Observations) -> bool:
@@ -136,24 +132,28 @@ def envelope(
 ) -> Envelope | None:
     """Approach 1 of these runs; None where they have neither several durations a size nor loss curves.
 
-    Draws resample runs with replacement, or, given their `noise`, disturb the final losses by it: right
-    where a few trunks share it. Too few runs for either give no draws.
+    Draws (by run) put other residuals about the sizes' polynomials in place of each run's own, or, given
+    their `noise`, disturb losses by it: right where a few trunks share it. Resampling runs tears holes into
+    the design: 90 % intervals then covered 100 % and were three times too wide. Curves have no draws: what
+    is wrong with them is a bias.
     """
     generator = np.random.default_rng(seed)
     sizes: Sequence[_Losses]
+    drawn = np.zeros((0, len(observations)))
     if has_ends(observations):
-        kind, sizes = "ends", _ends(observations, draws, generator, noise)
+        kind, sizes = "ends", (ends := _ends(observations))
+        drawn = _disturbed(observations, ends, draws, generator, noise)
     elif len({round(float(np.log(curve.parameters)), 2) for curve in observations.curves}) >= LEAST_SIZES:
-        kind, sizes = "curves", _curves(observations.curves, draws, generator)
+        kind, sizes = "curves", _curves(observations.curves)
     else:
         return None
     low, high = min(size.span[0] for size in sizes), max(size.span[1] for size in sizes)
     grid, drawn_grid = np.linspace(low, high, GRID), np.linspace(low, high, DRAW_GRID)
-    best = _best(sizes, grid, drawn=False)
+    best = _best(sizes, grid)
     known = np.isfinite(best[0, 0])
-    log_flops, (log_parameters, log_tokens) = grid[known], best[:, 0, known]
-    lines = _lines(log_flops, best[:, 0, known], drawn_grid, _best(sizes, drawn_grid, drawn=True))
-    distinct = len(np.unique(log_parameters))
+    log_flops, (log_parameters, log_tokens, at) = grid[known], best[:, 0, known]
+    lines = _lines(log_flops, best[:, 0, known], drawn_grid, _best(sizes, drawn_grid, drawn))
+    distinct = len(np.unique(at))
     return Envelope(
         kind=kind,
         flops=np.exp(log_flops),
@@ -168,46 +168,72 @@ def envelope(
     )
 
 
-def _best(sizes: Sequence[_Losses], log_flops: Array, *, drawn: bool) -> Array:
-    """Log N and log D of the best size (2, S, G), nan where no smaller or no larger one reaches C."""
-    lowest = best = tokens = smallest = largest = np.zeros(0)
-    for size in sorted(sizes, key=lambda size: size.log_size):
-        losses = size.at(log_flops, drawn)
-        here = np.isfinite(losses)
-        if not lowest.size:
-            lowest = np.full(losses.shape, np.inf)
-            best, tokens, largest = (np.full(losses.shape, np.nan) for _ in range(3))
-            smallest = np.full(losses.shape, np.inf)
-        better = losses < lowest
-        lowest = np.where(better, losses, lowest)
-        best = np.where(better, size.log_size, best)
-        tokens = np.where(better, log_flops - size.log_flops_per_token, tokens)
-        smallest = np.where(here, np.minimum(smallest, size.log_size), smallest)
-        largest = np.where(here, size.log_size, largest)
-    between = (best > smallest + SAME_SIZE) & (best < largest - SAME_SIZE)
-    return np.where(between, np.stack([best, tokens]), np.nan)
+def _why_not(log_flops: Array, distinct: int) -> str:
+    if distinct < LEAST_BEST:
+        return f"{distinct} size(s) are ever best between others: {LEAST_BEST} are the least"
+    span = float(np.exp(np.ptp(log_flops)))
+    return f"sizes between others are best over a factor of {span:.2g} in FLOPs alone: 3 is the least"
+
+
+def _best(sizes: Sequence[_Losses], log_flops: Array, drawn: Array | None = None) -> Array:
+    """Log N, log D and the index of the best size (3, S, G), nan where no smaller or no larger one reaches C.
+
+    Log N is where the parabola through the best size and its neighbours is lowest: between the middles of the
+    gaps to them.
+    """
+    ordered = sorted(sizes, key=lambda size: size.log_size)
+    logs = np.array([size.log_size for size in ordered])
+    losses = np.stack([size.at(log_flops, drawn) for size in ordered])
+    at = losses.argmin(axis=0)
+    lowest = np.take_along_axis(losses, at[None], axis=0)[0]
+    below, above = _neighbours(losses, logs, at)
+    between = (below >= 0) & (above < len(logs)) & np.isfinite(lowest)
+    left, right = (np.clip(side, 0, len(logs) - 1) for side in (below, above))
+    beside = [np.take_along_axis(losses, side[None], axis=0)[0] for side in (left, right)]
+    rises = [np.where(between, side, 1.0) - np.where(between, lowest, 0.0) for side in beside]
+    gaps = [logs[side] - logs[at] for side in (left, right)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # The vertex of the parabola through (0, 0) and two points (gap, rise), rises not negative.
+        slopes = [rise / gap for rise, gap in zip(rises, gaps, strict=True)]
+        bend = (slopes[1] - slopes[0]) / (gaps[1] - gaps[0])
+        shift = -(slopes[0] - bend * gaps[0]) / (2 * bend)
+    shift = np.where(between & np.isfinite(shift), shift, 0.0)
+    per_token = np.array([size.log_flops_per_token for size in ordered])
+    log_parameters = logs[at] + shift
+    log_tokens = log_flops - np.interp(log_parameters, logs, per_token)
+    return np.where(between, np.stack([log_parameters, log_tokens, at.astype(float)]), np.nan)
+
+
+def _neighbours(
+    losses: Array, logs: Array, at: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The next smaller and larger size that reaches C (S, G); -1 and the number of sizes for none."""
+    number = len(logs)
+    below, above = np.full(at.shape, -1), np.full(at.shape, number)
+    for index in range(number):
+        reached = np.isfinite(losses[index])
+        below = np.where(reached & (logs[index] < logs[at] - SAME_SIZE), index, below)
+    for index in reversed(range(number)):
+        reached = np.isfinite(losses[index])
+        above = np.where(reached & (logs[index] > logs[at] + SAME_SIZE), index, above)
+    return below, above
 
 
 def _lines(
     log_flops: Array, optima: Array, drawn_grid: Array, drawn: Array
 ) -> tuple[PowerLine, PowerLine] | None:
-    """Power laws of N and D through optima (2, m), with those of draws (2, S, G) of enough sizes."""
-    if len(np.unique(optima[0])) < LEAST_SIZES:
+    """Power laws of N and D through optima (3, m), with those of draws (3, S, G) of enough sizes."""
+    if len(np.unique(optima[2])) < LEAST_BEST or np.ptp(log_flops) < LEAST_SPAN:
         return None
-    enough = np.array([len(np.unique(row[np.isfinite(row)])) >= LEAST_SIZES for row in drawn[0]], bool)
-    # Draws without a line are the unluckiest ones: where many have none, the others' spread is too small.
-    kept = drawn[:, enough] if enough.mean() >= LEAST_KEPT else drawn[:, :0]
-    of_parameters, of_tokens = (_line(log_flops, optima[i], drawn_grid, kept[i]) for i in (0, 1))
-    return of_parameters, of_tokens
-
-
-def _line(log_flops: Array, optima: Array, drawn_grid: Array, drawn: Array) -> PowerLine:
-    exponent, coefficient = line_constants(log_flops, optima[:, None])
-    return PowerLine(
-        exponent=float(exponent[0]),
-        log_coefficient=float(coefficient[0]),
-        draws=np.stack(line_constants(drawn_grid, drawn.T)),
+    reached = np.isfinite(drawn[0])
+    spans = np.where(reached, drawn_grid, -np.inf).max(axis=1) - np.where(reached, drawn_grid, np.inf).min(
+        axis=1
     )
+    enough = spans >= DRAW_SPAN
+    # Draws without a line are the unluckiest ones: where many have none, the others' spread is too small.
+    kept = drawn[:, enough] if enough.size and enough.mean() >= LEAST_KEPT else drawn[:, :0]
+    of_parameters, of_tokens = (power_line(log_flops, optima[i], kept[i].T, drawn_grid) for i in (0, 1))
+    return of_parameters, of_tokens
 
 
 def _sizes(observations: Observations) -> list[NDArray[np.intp]]:
@@ -221,45 +247,53 @@ def _distinct(logs: Array) -> int:
     return 1 + int((np.diff(np.sort(logs)) > SAME_SIZE).sum())
 
 
-def _ends(
-    observations: Observations, draws: int, generator: np.random.Generator, noise: Noise | None
-) -> list[_Losses]:
-    """The sizes that have several durations; draws are empty where the runs are too few to resample."""
-    count, codes = len(observations), observations.family_codes
-    log_loss = np.log(observations.loss)
-    if noise is not None:
-        drawn = log_loss + noise.simulate(codes, generator)
-        weights = np.ones_like(drawn)
-    else:
-        groups = int(codes.max()) + 1
-        number = draws if groups >= LEAST_RUNS else 0
-        weights = generator.multinomial(groups, np.full(groups, 1 / groups), size=number)[:, codes].astype(
-            float
-        )
-        drawn = np.broadcast_to(log_loss, (number, count))
-    found: list[_Losses] = []
+def _ends(observations: Observations) -> list[_Ends]:
+    """The sizes that have several durations."""
+    found: list[_Ends] = []
     for rows in _sizes(observations):
         log_flops = np.log(observations.train_flops[rows])
         if _distinct(log_flops) > 1:
             per_token = log_flops - np.log(observations.tokens[rows])
             found.append(
                 _Ends(
+                    rows=rows,
                     log_size=float(np.log(observations.parameters[rows]).mean()),
                     log_flops_per_token=float(per_token.mean()),
                     log_flops=log_flops,
-                    log_loss=log_loss[rows],
-                    weights=weights[:, rows],
-                    drawn=drawn[:, rows],
+                    log_loss=np.log(observations.loss[rows]),
                 )
             )
     return found
 
 
-def _curves(curves: Sequence[TrainingCurve], draws: int, generator: np.random.Generator) -> list[_Losses]:
-    number = draws if len(curves) >= LEAST_RUNS else 0
-    counts = generator.multinomial(len(curves), np.full(len(curves), 1 / len(curves)), size=number)
+def _disturbed(
+    observations: Observations,
+    sizes: Sequence[_Ends],
+    draws: int,
+    generator: np.random.Generator,
+    noise: Noise | None,
+) -> Array:
+    """Log losses (S, n) of all runs as they might have been."""
+    log_loss = np.log(observations.loss)
+    if noise is not None:
+        return log_loss + noise.simulate(observations.family_codes, generator)
+    smooth, residuals = log_loss.copy(), []
+    for size in sizes:
+        basis = size.basis(size.log_flops)
+        solve = np.linalg.pinv(basis)
+        leverage = np.einsum("nk,kn->n", basis, solve)
+        smooth[size.rows] = basis @ (solve @ size.log_loss)
+        loose = leverage < 1 - 1e-6
+        own = size.log_loss - smooth[size.rows]
+        residuals += list(own[loose] / np.sqrt(1 - leverage[loose]))
+    if len(residuals) < LEAST_RESIDUALS:
+        return np.zeros((0, len(log_loss)))
+    return smooth + generator.choice(np.array(residuals), (draws, len(log_loss)))
+
+
+def _curves(curves: Sequence[TrainingCurve]) -> list[_Losses]:
     found: list[_Losses] = []
-    for position, curve in enumerate(curves):
+    for curve in curves:
         log_flops = np.log(curve.flops_per_token * curve.tokens)
         found.append(
             _Curve(
@@ -267,7 +301,6 @@ def _curves(curves: Sequence[TrainingCurve], draws: int, generator: np.random.Ge
                 log_flops_per_token=float(np.log(curve.flops_per_token)),
                 log_flops=log_flops,
                 log_loss=_smooth(log_flops, np.log(curve.loss)),
-                present=counts[:, position] > 0,
             )
         )
     return found

@@ -263,7 +263,7 @@ def isoflop_json(found: IsoFlop | None, bias: float | None) -> dict[str, Any] | 
             for p in found.profiles
         ],
         "exponent_a": line and line.exponent,
-        "exponent_a_interval": line and list(line.exponent_interval),
+        "exponent_a_interval": line and list(line.exponent_range(found.level) or ()),
         "exponent_a_bias": bias,
         "coefficient": line and float(np.exp(line.log_coefficient)),
     }

@@ -1,26 +1,60 @@
 """Approach 2: a parabola of loss in log parameters at each budget, and the line through their minima.
 
-Its known bias (arXiv 2603.22339): a parabola is symmetric and the true profile is
-not, so minima shift when sizes reach far to one side. `bias_under` measures it for the
-runs at hand. It is reported beside Approach 3, not instead of it.
+Hoffmann et al. 2022, section 3.2. Its known bias (arXiv 2603.22339): a parabola is symmetric and the true
+profile is not, so minima shift when sizes reach far to one side. `bias_under` measures it for the runs at
+hand, `sensitivity` says what single runs and budgets do to the exponent. It is reported beside Approach 3,
+not instead of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_scale.fitting.newton import Array
+from llama_scale.errors import UnidentifiedError
+from llama_scale.fitting.lines import PowerLine, power_line
+from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import Observations
-from llama_scale.laws import Range, ScalingLaw, central_range
+from llama_scale.fitting.rows import Array
+from llama_scale.laws import ScalingLaw, central_range
+from llama_scale.quantities import format_count, format_flops
 
-Verdict = Literal["interior", "below the sizes", "above the sizes", "not convex", "too few sizes"]
 Positions = NDArray[np.intp]
 LEAST_SIZES = 4  # three points lie on their parabola exactly and say nothing of its error
 GAP = 0.13  # budgets that no column names: FLOPs further apart than this (natural log) are two budgets
+
+
+class Verdict(StrEnum):
+    """Whether a budget's parabola has a minimum that its runs can speak of, and why not."""
+
+    INTERIOR = "interior"
+    BELOW = "below the sizes"
+    ABOVE = "above the sizes"
+    NOT_CONVEX = "not convex"
+    TOO_FEW = "too few sizes"
+
+
+REMEDIES = {
+    Verdict.BELOW: "add smaller models at this budget",
+    Verdict.ABOVE: "add larger models at this budget",
+    Verdict.NOT_CONVEX: "add smaller and larger models at this budget",
+    Verdict.TOO_FEW: "run at least 4 sizes at this budget",
+}
+
+
+class NoInteriorMinimumError(UnidentifiedError):
+    """A budget whose runs don't enclose their best size; `profile` holds what they are, its verdict why."""
+
+    def __init__(self, profile: Profile) -> None:
+        super().__init__(
+            f"the runs at {format_flops(profile.budget)} have no best size between them: {profile.verdict}",
+            hint=f"{REMEDIES.get(profile.verdict, 'add sizes')} ({len(profile.sizes)} runs of"
+            f" {format_count(min(profile.sizes))} to {format_count(max(profile.sizes))} are there)",
+        )
+        self.profile = profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,66 +74,97 @@ class Profile:
     verdict: Verdict
     vertex: float
     parameters: float | None
+    tokens: float | None
     interval: tuple[float | None, float | None]
     loss: float | None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PowerLine:
-    """N_opt = G C^a through interior minima, by least squares of logs; D = C / 6N."""
-
-    exponent: float
-    log_coefficient: float
-    exponent_interval: Range
-
-    def parameters(self, train_flops: float) -> float:
-        """N_opt at a budget."""
-        return float(np.exp(self.log_coefficient) * train_flops**self.exponent)
+    def minimum(self) -> float:
+        """The best size; raises NoInteriorMinimumError where the runs don't enclose one."""
+        if self.parameters is None:
+            raise NoInteriorMinimumError(self)
+        return self.parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsoFlop:
-    """Approach 2 of one data set: a profile a budget, and their line where at least three are interior."""
+    """Approach 2 of one data set: a profile a budget, and the lines of N and D where three are interior."""
 
     profiles: tuple[Profile, ...]
     line: PowerLine | None
+    of_tokens: PowerLine | None
     level: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parabola:
+    """Least squares of one budget's losses: `solve` (3, n) gives coefficients, `root` their covariance."""
+
+    rows: Positions
+    offsets: Array
+    centre: float
+    solve: Array
+    coefficients: Array
+    residuals: Array
+
+    @property
+    def root(self) -> Array:
+        return np.asarray(np.linalg.cholesky(self.solve @ self.solve.T + 1e-18 * np.eye(3)), float)
+
+
 def isoflop(
-    observations: Observations, *, level: float = 0.9, draws: int = 2000, seed: int = 0
+    observations: Observations,
+    *,
+    level: float = 0.9,
+    draws: int = 2000,
+    seed: int = 0,
+    noise: Noise | None = None,
 ) -> IsoFlop | None:
     """Parabolas of every budget; None where the runs form no budgets.
 
     Intervals: coefficients are drawn from their t distribution, with the scatter about the parabolas
-    pooled over budgets. Trunks that several budgets share make them too narrow; Approach 3 counts that.
+    pooled over budgets, or, given the `noise` of trunks and runs, refitted to losses disturbed by it:
+    budgets that share trunks err together.
     """
-    groups = budgets_of(observations)
     sizes = observations.parameters
-    groups = {budget: rows for budget, rows in groups.items() if len(np.unique(sizes[rows])) >= 3}
+    groups = {b: rows for b, rows in budgets_of(observations).items() if len(np.unique(sizes[rows])) >= 3}
     if len(groups) < 2:
         return None
     fits = {budget: _parabola(observations, rows) for budget, rows in groups.items()}
-    freedom = sum(len(fit[3]) - 3 for fit in fits.values())
-    spread = sum(float((fit[3] ** 2).sum()) for fit in fits.values())
-    generator = np.random.default_rng(seed)
-    scale = np.sqrt(spread / generator.chisquare(freedom, draws)) if freedom > 0 else np.zeros(draws)
-    profiles, vertices, samples = [], [], []
-    for budget, rows in groups.items():
-        centre, coefficients, root, _ = fits[budget]
-        sample = coefficients[:, None] + root @ generator.standard_normal((3, draws)) * scale
+    samples = _samples(observations, list(fits.values()), draws, np.random.default_rng(seed), noise)
+    profiles, optima, drawn = [], [], []
+    for (budget, fit), sample in zip(fits.items(), samples, strict=True):
         # A draw without a minimum has one at infinity: it widens the interval.
         minimum = -sample[1] / (2 * np.maximum(sample[2], 1e-300))
-        drawn = np.where(sample[2] > 0, np.clip(minimum, -50, 50), np.sign(-sample[1]) * 50)
-        profile = _profile(observations, budget, rows, (centre, coefficients), drawn, level)
+        shifts = np.where(sample[2] > 0, np.clip(minimum, -50, 50), np.sign(-sample[1]) * 50)
+        profile = _profile(observations, budget, fit, shifts, level)
         profiles.append(profile)
-        if profile.parameters is not None:
-            vertices.append((np.log(budget), np.log(profile.parameters)))
-            offsets = np.log(observations.parameters[rows]) - centre
-            inside = (drawn > offsets.min()) & (drawn < offsets.max())
-            samples.append(np.where(inside, drawn + centre, np.nan))
-    line = _line(np.array(vertices), np.array(samples), level) if len(vertices) >= 3 else None
-    return IsoFlop(profiles=tuple(profiles), line=line, level=level)
+        if profile.parameters is not None and profile.tokens is not None:
+            inside = (shifts > fit.offsets.min()) & (shifts < fit.offsets.max())
+            steady, falling = _tokens_by_size(observations, fit)
+            logs = np.where(inside, shifts + fit.centre, np.nan)
+            optima.append((np.log(budget), np.log(profile.parameters), np.log(profile.tokens)))
+            drawn.append((logs, steady + falling * (logs - fit.centre)))
+    lines = _lines(np.array(optima), np.array(drawn)) if len(optima) >= 3 else (None, None)
+    return IsoFlop(profiles=tuple(profiles), line=lines[0], of_tokens=lines[1], level=level)
+
+
+def _samples(
+    observations: Observations,
+    fits: list[_Parabola],
+    draws: int,
+    generator: np.random.Generator,
+    noise: Noise | None,
+) -> list[Array]:
+    """Coefficients (3, S) of every budget."""
+    if noise is not None:
+        factors = np.exp(noise.simulate(observations.family_codes, generator))
+        return [fit.solve @ (observations.loss[fit.rows] * factors[:, fit.rows]).T for fit in fits]
+    freedom = sum(len(fit.rows) - 3 for fit in fits)
+    spread = sum(float((fit.residuals**2).sum()) for fit in fits)
+    scale = np.sqrt(spread / generator.chisquare(freedom, draws)) if freedom > 0 else np.zeros(draws)
+    return [
+        fit.coefficients[:, None] + fit.root @ generator.standard_normal((3, draws)) * scale for fit in fits
+    ]
 
 
 def bias_under(observations: Observations, law: ScalingLaw) -> float | None:
@@ -124,79 +189,77 @@ def budgets_of(observations: Observations) -> dict[float, Positions]:
     return {float(np.exp(np.log(observations.train_flops[part]).mean())): part for part in tight}
 
 
-def _parabola(observations: Observations, rows: Positions) -> tuple[float, Array, Array, Array]:
-    """Centre, coefficients (3,), a root of their covariance at unit scatter (3, 3), residuals."""
+def _parabola(observations: Observations, rows: Positions) -> _Parabola:
     logs = np.log(observations.parameters[rows])
     centre = float(logs.mean())
     design = np.vander(logs - centre, 3, increasing=True)
-    inverse = np.linalg.pinv(design)
-    coefficients = inverse @ observations.loss[rows]
-    root = np.linalg.cholesky(inverse @ inverse.T + 1e-18 * np.eye(3))
-    return centre, coefficients, np.asarray(root, float), observations.loss[rows] - design @ coefficients
+    solve = np.linalg.pinv(design)
+    coefficients = solve @ observations.loss[rows]
+    return _Parabola(
+        rows=rows,
+        offsets=logs - centre,
+        centre=centre,
+        solve=solve,
+        coefficients=coefficients,
+        residuals=observations.loss[rows] - design @ coefficients,
+    )
+
+
+def _tokens_by_size(observations: Observations, fit: _Parabola) -> tuple[float, float]:
+    """Log tokens of a budget as a line in log N: its height at the centre, its slope (-1 where C = 6ND)."""
+    logs = np.log(observations.tokens[fit.rows])
+    slope = float((fit.offsets * logs).sum() / (fit.offsets**2).sum())
+    return float(logs.mean()), slope
 
 
 def _profile(
-    observations: Observations,
-    budget: float,
-    rows: Positions,
-    parabola: tuple[float, Array],
-    drawn: Array,
-    level: float,
+    observations: Observations, budget: float, fit: _Parabola, shifts: Array, level: float
 ) -> Profile:
-    centre, (constant, slope, bend) = parabola[0], (float(c) for c in parabola[1])
-    sizes = observations.parameters[rows]
+    constant, slope, bend = (float(c) for c in fit.coefficients)
+    sizes = observations.parameters[fit.rows]
     order = np.argsort(sizes)
     shift = -slope / (2 * bend) if bend != 0 else np.inf
-    verdict = _verdict(np.log(sizes) - centre, bend, shift)
-    vertex = float(np.exp(centre + np.clip(shift, -50, 50)))
-    interior = verdict == "interior"
+    verdict = _verdict(fit.offsets, bend, shift)
+    vertex = float(np.exp(fit.centre + np.clip(shift, -50, 50)))
+    interior = verdict is Verdict.INTERIOR
+    steady, falling = _tokens_by_size(observations, fit)
     return Profile(
         budget=budget,
         sizes=tuple(sizes[order].tolist()),
-        losses=tuple(observations.loss[rows][order].tolist()),
-        centre=centre,
+        losses=tuple(observations.loss[fit.rows][order].tolist()),
+        centre=fit.centre,
         coefficients=(constant, slope, bend),
         verdict=verdict,
         vertex=vertex,
         parameters=vertex if interior else None,
-        interval=_within(drawn + centre, np.log(sizes), level) if interior else (None, None),
+        tokens=float(np.exp(steady + falling * shift)) if interior else None,
+        interval=_within(shifts + fit.centre, np.log(sizes), level) if interior else (None, None),
         loss=constant - slope**2 / (4 * bend) if interior else None,
     )
 
 
 def _verdict(offsets: Array, bend: float, shift: float) -> Verdict:
     if len(np.unique(offsets)) < LEAST_SIZES:
-        return "too few sizes"
+        return Verdict.TOO_FEW
     if bend <= 0:
-        return "not convex"
+        return Verdict.NOT_CONVEX
     if shift <= offsets.min():
-        return "below the sizes"
-    return "above the sizes" if shift >= offsets.max() else "interior"
+        return Verdict.BELOW
+    return Verdict.ABOVE if shift >= offsets.max() else Verdict.INTERIOR
 
 
-def _line(vertices: Array, samples: Array, level: float) -> PowerLine:
-    """Least squares of log N_opt on log C; in each draw, as in the data, only interior minima count."""
-    exponent = float(_slopes(vertices[:, 0], vertices[:, 1:])[0])
-    return PowerLine(
-        exponent=exponent,
-        log_coefficient=float(vertices[:, 1].mean() - exponent * vertices[:, 0].mean()),
-        exponent_interval=central_range(_slopes(vertices[:, 0], samples), level),
+def _lines(optima: Array, drawn: Array) -> tuple[PowerLine, PowerLine]:
+    """Least squares of logs (n, 3: C, N, D), and in each draw (n, 2, S), of interior minima."""
+    return (
+        power_line(optima[:, 0], optima[:, 1], drawn[:, 0]),
+        power_line(optima[:, 0], optima[:, 2], drawn[:, 1]),
     )
 
 
-def _slopes(log_budgets: Array, log_sizes: Array) -> Array:
-    """Slopes (S,) of each column (n, S) against log budgets, over its finite entries; three are the least."""
-    known = np.isfinite(log_sizes)
-    count = np.maximum(known.sum(axis=0), 1)
-    x = np.where(known, log_budgets[:, None], 0.0)
-    y = np.where(known, log_sizes, 0.0)
-    x = np.where(known, x - x.sum(axis=0) / count, 0.0)
-    slopes = (x * y).sum(axis=0) / np.maximum((x**2).sum(axis=0), 1e-300)
-    return slopes[known.sum(axis=0) >= 3]
-
-
 def _within(logs: Array, log_sizes: Array, level: float) -> tuple[float | None, float | None]:
-    """The central range of exp(logs), an end outside the sizes as None."""
+    """The central range of exp(logs); None for an end outside the sizes, or without draws."""
+    if not logs.size:
+        return None, None
     low, high = central_range(logs, level)
     return (
         float(np.exp(low)) if low > log_sizes.min() else None,

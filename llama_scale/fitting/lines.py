@@ -22,10 +22,6 @@ class PowerLine:
         """The optimum at a budget."""
         return float(np.exp(self.log_coefficient + self.exponent * np.log(train_flops)))
 
-    def parameters(self, train_flops: float) -> float:
-        """N_opt at a budget, where the line is one of parameters."""
-        return self.at(train_flops)
-
     def range_at(self, train_flops: float, level: float) -> Range | None:
         """The middle `level` of the draws of that optimum; None without draws."""
         if not self.draws.shape[1]:
@@ -37,22 +33,14 @@ class PowerLine:
         """The middle `level` of the draws of the exponent; None without draws."""
         return central_range(self.draws[0], level) if self.draws.shape[1] else None
 
-    def of_tokens(self) -> PowerLine:
-        """The line of D = C / 6N, where this one is of N."""
-        return PowerLine(
-            exponent=1 - self.exponent,
-            log_coefficient=-self.log_coefficient - float(np.log(6)),
-            draws=np.stack([1 - self.draws[0], -self.draws[1] - np.log(6)]),
-        )
 
-
-def power_line(log_flops: Array, log_optima: Array, drawn: Array) -> PowerLine:
-    """Through optima (n,), with a line for each column of `drawn` (n, S): only finite entries of it count."""
+def power_line(log_flops: Array, log_optima: Array, drawn: Array, drawn_at: Array | None = None) -> PowerLine:
+    """Through optima (n,), and through each column of `drawn` (m, S), at the same FLOPs or at others (m,)."""
     exponent, coefficient = line_constants(log_flops, log_optima[:, None])
     return PowerLine(
         exponent=float(exponent[0]),
         log_coefficient=float(coefficient[0]),
-        draws=np.stack(line_constants(log_flops, drawn)),
+        draws=np.stack(line_constants(log_flops if drawn_at is None else drawn_at, drawn)),
     )
 
 
