@@ -15,7 +15,7 @@ from llama_scale.cli.output import current_output, table
 from llama_scale.errors import InputError
 
 if TYPE_CHECKING:
-    from llama_scale.runs import RunRecord
+    from llama_scale.runs import RunFolder, RunRecord
 
 
 @click.group(cls=Group)
@@ -85,10 +85,40 @@ def show_run(run: str, store: Path, as_json: bool) -> None:
 
 
 @command.command(
+    name="diff",
+    examples=(
+        "llama-scale runs diff 0123456789abcdef fedcba9876543210",
+        "llama-scale runs diff 0123456789abcdef fedcba9876543210 --json",
+    ),
+)
+@click.argument("one", shell_complete=complete_run_ids)
+@click.argument("other", shell_complete=complete_run_ids)
+@store_option
+@json_option
+def diff_runs(one: str, other: str, store: Path, as_json: bool) -> None:
+    """In which settings, and in which results, do two runs differ?"""
+    from llama_scale.runs import find_run
+    from llama_scale.runs.upkeep import differences
+
+    folders = [find_run(store, run) for run in (one, other)]
+    ours, theirs = ({"config": folder.config, "result": folder.result()} for folder in folders)
+    found = list(differences(ours, theirs))
+    value = {
+        "runs": [one, other],
+        "differences": [{"field": name, one: a, other: b} for name, a, b in found],
+    }
+    rows = [(name, _short(a), _short(b)) for name, a, b in found]
+    current_output().result(
+        value, lambda: table(rows, ("field", one, other)) if rows else "Nothing: they are the same run."
+    )
+
+
+@command.command(
     name="export",
     examples=(
         "llama-scale runs export records.json",
-        "llama-scale runs export records.json --store /scratch/runs",
+        "llama-scale runs export runs.csv --store /scratch/runs",
+        "llama-scale runs export runs.parquet --force",
     ),
 )
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
@@ -98,17 +128,119 @@ def show_run(run: str, store: Path, as_json: bool) -> None:
 def export_runs(path: Path, force: bool, store: Path, as_json: bool) -> None:
     """How do I share what these runs reached, without their checkpoints?
 
-    Writes the record of every run as one JSON file; `llama_scale.runs.load_records` reads it.
+    Writes a record of every run, as JSON, CSV or Parquet by the ending of PATH. `llama-scale fit` and
+    `llama-scale runs import` read it.
     """
-    from llama_scale.runs import read_records, write_records
+    from llama_scale.runs import read_records
+    from llama_scale.runs.tables import write_table
 
     if path.exists() and not force:
         raise InputError(f"{path} exists", hint="give another name, or --force to replace it")
     records = read_records(store)
-    write_records(path, records)
+    write_table(path, records)
     current_output().result(
         {"path": str(path), "runs": len(records)}, f"{len(records)} runs written to {path}."
     )
+
+
+@command.command(
+    name="import",
+    examples=("llama-scale runs import records.json", "llama-scale runs import runs.csv --store elsewhere"),
+)
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@store_option
+@json_option
+def import_runs(path: Path, store: Path, as_json: bool) -> None:
+    """How do I fit runs of another store together with mine?
+
+    Adds the records that `llama-scale runs export` wrote: `runs ls` lists them and `fit` counts them.
+    Runs that are here already stay as they are.
+    """
+    from llama_scale.runs import import_records
+    from llama_scale.runs.tables import read_table
+
+    records = read_table(path)
+    new = import_records(store, records)
+    known = len(records) - len(new)
+    current_output().result(
+        {"path": str(path), "imported": [record.run for record in new], "known": known},
+        f"{len(new)} runs of {path} are now in {store}; {known} were there already.",
+    )
+
+
+@command.command(
+    name="verify",
+    examples=("llama-scale runs verify", "llama-scale runs verify 0123456789abcdef --json"),
+)
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_run_ids)
+@store_option
+@json_option
+def verify_runs(runs: tuple[str, ...], store: Path, as_json: bool) -> int:
+    """Is every run still what was written?
+
+    Checks the specs against their ids, the logs record by record, and every checkpoint and weight file
+    against its hash; exits with 1 where something is amiss. `llama-scale data verify` checks the tokens.
+    """
+    from llama_scale.runs.upkeep import harms
+
+    folders = _folders(store, runs)
+    found = [harm for folder in folders for harm in harms(folder)]
+    rows = [(harm.run, harm.what, harm.consequence) for harm in found]
+    summary = f"{len(folders)} runs checked: {f'{len(found)} harms' if found else 'all whole'}."
+    current_output().result(
+        {"checked": len(folders), "harms": found},
+        lambda: [summary, *(["", table(rows, ("run", "what", "so"))] if rows else [])],
+    )
+    return 1 if found else 0
+
+
+@command.command(
+    name="prune",
+    examples=("llama-scale runs prune --dry-run", "llama-scale runs prune --weights"),
+)
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_run_ids)
+@click.option("--weights", is_flag=True, help="Delete final weights too: nothing is left to export.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
+@store_option
+@json_option
+def prune_runs(runs: tuple[str, ...], weights: bool, dry_run: bool, store: Path, as_json: bool) -> None:
+    """What takes room that no run needs?
+
+    Deletes checkpoints that no run will go on from, and what killed processes left behind. Specs, logs and
+    results stay, so every fit stays what it is; runs in training are left alone.
+    """
+    from llama_scale.runs import run_folders
+    from llama_scale.runs.upkeep import prune, spares
+
+    everything = run_folders(store)
+    found = [
+        spare
+        for folder in _folders(store, runs)
+        for spare in (spares if dry_run else prune)(folder, everything, weights=weights)
+    ]
+    size = sum(spare.bytes for spare in found)
+    verb = "would go" if dry_run else "deleted"
+    summary = f"{len(found)} files and folders {verb}, {quantities.format_bytes(size)}."
+    rows = [(spare.run, spare.path.name, spare.what, quantities.format_bytes(spare.bytes)) for spare in found]
+    current_output().result(
+        {"dry_run": dry_run, "bytes": size, "spares": found},
+        lambda: [summary, *(["", table(rows, ("run", "name", "what", "size"))] if rows else [])],
+    )
+
+
+def _folders(store: Path, runs: tuple[str, ...]) -> list[RunFolder]:
+    """The runs that were named, or all of the store."""
+    from llama_scale.runs import find_run, read_records, run_folders
+
+    if runs:
+        return [find_run(store, run) for run in runs]
+    if not store.is_dir():
+        read_records(store)  # refuses, with the reason
+    return run_folders(store)
+
+
+def _short(value: Any) -> str:
+    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _description(record: RunRecord, value: dict[str, Any], run: str) -> list[object]:

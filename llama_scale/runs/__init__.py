@@ -1,4 +1,7 @@
-"""Runs: what one is (`configs`), its folder on disk (`folders`), what it left behind (`records`)."""
+"""Runs: what one is (`configs`), its folder on disk (`folders`), what it left behind (`records`).
+
+`tables` writes and reads records as CSV and Parquet, `upkeep` looks after a store.
+"""
 
 from llama_scale.runs.configs import (
     Branch,
@@ -31,6 +34,7 @@ from llama_scale.runs.folders import (
 from llama_scale.runs.records import (
     RunRecord,
     RunStatus,
+    import_records,
     load_records,
     read_record,
     read_records,
@@ -62,6 +66,7 @@ __all__ = [
     "branches_of",
     "create_run",
     "find_run",
+    "import_records",
     "load_records",
     "read_record",
     "read_records",

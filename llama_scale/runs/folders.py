@@ -129,6 +129,14 @@ class RunFolder:
             end += len(line)
             yield event, end
 
+    def unread_log_bytes(self) -> int:
+        """Bytes at the end of events.jsonl that are no whole, checked records."""
+        try:
+            size = (self.path / "events.jsonl").stat().st_size
+        except FileNotFoundError:
+            return 0
+        return size - max((end for _, end in self._read_events()), default=0)
+
     def last_event(self, tail_bytes: int = 4096) -> dict[str, Any] | None:
         """The newest training report, read from the end of the log: for a live view, not for a record."""
         try:

@@ -249,8 +249,8 @@ def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog) -> 
     measured = trainer.evaluate()
     log.append("evaluation", step=trainer.step, **measured)
     log.sync()
-    save_weights(folder, trainer.model)
-    _record(trainer, folder, "done", measured)
+    sha256 = save_weights(folder, trainer.model)
+    _record(trainer, folder, "done", {**measured, "weights_sha256": sha256})
     prune_checkpoints(folder, keep=frozenset(), newest=0)
     if trainer.config.branch is not None:
         parent = RunFolder(store / trainer.config.branch.parent)

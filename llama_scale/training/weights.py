@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from llama_scale.errors import StoreError
 from llama_scale.files import write_atomically
-from llama_scale.runs import RunFolder
+from llama_scale.runs import WEIGHTS, RunFolder
 from llama_scale.training.checkpoint import newest_checkpoint
 from llama_scale.training.model import Llama
 from llama_scale.training.optimizer import FlatAdamW
 
-WEIGHTS = "weights.safetensors"
 
+def save_weights(folder: RunFolder, model: Llama) -> str:
+    """Put the model's weights into the run's folder and return their sha256.
 
-def save_weights(folder: RunFolder, model: Llama) -> None:
-    """Put the model's weights into the run's folder; a tied head is the embedding and is stored once."""
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    write_atomically(folder.path / WEIGHTS, save(weights))
+    A tied head is the embedding and is stored once.
+    """
+    data = save({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()})
+    write_atomically(folder.path / WEIGHTS, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def load_weights(folder: RunFolder) -> tuple[Llama, int | None]:
@@ -28,8 +32,13 @@ def load_weights(folder: RunFolder) -> tuple[Llama, int | None]:
     A run that has not ended gives its newest usable checkpoint. Raises StoreError where there is none.
     """
     model = Llama(folder.config.model)
+    if not folder.is_finished:
+        return model, _from_checkpoint(folder, model)
     try:
-        weights = load((folder.path / WEIGHTS).read_bytes())
+        data = (folder.path / WEIGHTS).read_bytes()
+        if hashlib.sha256(data).hexdigest() != (folder.result() or {}).get("weights_sha256"):
+            raise _unusable(folder, "it has changed since the run ended")
+        weights = load(data)
     except FileNotFoundError:
         return model, _from_checkpoint(folder, model)
     except (OSError, SafetensorError) as error:

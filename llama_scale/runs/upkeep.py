@@ -1,0 +1,153 @@
+"""Looking after a store: is every run whole, what takes room that it need not, how do two runs differ?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_scale.config import plain
+from llama_scale.errors import StoreError
+from llama_scale.runs.folders import (
+    CHECKPOINT_MANIFEST,
+    CHECKPOINT_STATE,
+    WEIGHTS,
+    BusyError,
+    RunFolder,
+    branches_of,
+)
+
+CHUNK = 1 << 20
+NEWEST = 2  # checkpoints that a run which has not ended keeps, as while it trains
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harm:
+    """Something in a run's folder that is not what was written: what, and what follows from it."""
+
+    run: str
+    what: str
+    consequence: str
+
+
+def harms(folder: RunFolder) -> Iterator[Harm]:
+    """What is amiss in one run's folder; reads every byte of it."""
+    try:
+        config, result = folder.config, folder.result()
+    except StoreError as error:
+        yield Harm(run=folder.run, what=error.message, consequence=error.hint)
+        return
+    lost = folder.unread_log_bytes()
+    if lost:
+        yield Harm(
+            run=folder.run,
+            what=f"the last {lost:,} bytes of events.jsonl are torn or changed",
+            consequence="a run that goes on cuts them off; a finished run keeps its result",
+        )
+    for step in folder.checkpoint_steps():
+        if reason := _checkpoint_harm(folder.checkpoint_path(step)):
+            yield Harm(
+                run=folder.run,
+                what=f"checkpoint {step} {reason}",
+                consequence="the run goes on from the one before",
+            )
+    if result is None:
+        return
+    end = config.schedule.total_steps
+    if result.get("status") == "done" and end is not None and result.get("steps") != end:
+        yield Harm(
+            run=folder.run,
+            what=f"result.json is of step {result.get('steps')}, its schedule ends at {end}",
+            consequence="it is left out of fits; delete it, and the sweep trains the run anew",
+        )
+    stated = result.get("weights_sha256")
+    if stated and (folder.path / WEIGHTS).exists() and sha256_of(folder.path / WEIGHTS) != stated:
+        yield Harm(
+            run=folder.run,
+            what=f"{WEIGHTS} is not what the run ended with",
+            consequence="its result stands, but it cannot be exported",
+        )
+
+
+def _checkpoint_harm(path: Path) -> str | None:
+    try:
+        stated = json.loads((path / CHECKPOINT_MANIFEST).read_text())["sha256"]
+        found = sha256_of(path / CHECKPOINT_STATE)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"cannot be read ({error})"
+    return None if found == stated else "has changed since it was saved"
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file, read in parts."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spare:
+    """A file or folder that its run no longer needs, and the bytes that it takes."""
+
+    run: str
+    path: Path
+    what: str
+    bytes: int
+
+
+def spares(folder: RunFolder, folders: list[RunFolder], *, weights: bool = False) -> Iterator[Spare]:
+    """What one run no longer needs: checkpoints of ended runs, old ones, leftovers; `weights` if asked."""
+    leftovers = [*folder.path.glob(".*.tmp"), *folder.checkpoints.glob(".*.tmp")]
+    yield from (_spare(folder, path, "left by a process that was killed") for path in leftovers)
+    steps = folder.checkpoint_steps()
+    waiting = [branch for branch in branches_of(folder, folders) if not branch.is_finished]
+    needed = {branch.config.first_step for branch in waiting}
+    is_trunk = folder.config.schedule.total_steps is None
+    # A trunk keeps its newest: from there it goes on when a longer duration is added.
+    kept = NEWEST if waiting else 1 if is_trunk else 0 if folder.is_finished else NEWEST
+    old = [step for step in steps[: len(steps) - kept] if step not in needed]
+    yield from (_spare(folder, folder.checkpoint_path(step), "checkpoint not needed again") for step in old)
+    if weights and (folder.path / WEIGHTS).exists():
+        yield _spare(folder, folder.path / WEIGHTS, "weights at the end of the run")
+
+
+def _spare(folder: RunFolder, path: Path, what: str) -> Spare:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return Spare(run=folder.run, path=path, what=what, bytes=sum(file.stat().st_size for file in files))
+
+
+def prune(folder: RunFolder, folders: list[RunFolder], *, weights: bool = False) -> tuple[Spare, ...]:
+    """Delete what `spares` finds, while nobody trains the run; a run in training is left alone."""
+    try:
+        with folder.claim():
+            found = tuple(spares(folder, folders, weights=weights))
+            for spare in found:
+                _delete(spare.path)
+            return found
+    except BusyError:
+        return ()
+
+
+def _delete(path: Path) -> None:
+    if path.is_file():
+        path.unlink(missing_ok=True)
+        return
+    gone = path.with_name(f".{path.name.lstrip('.')}.pruned.tmp")
+    path.rename(gone)  # a checkpoint goes at once or not at all
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted paths at which two configs or results differ, with both values."""
+    one, other = plain(one), plain(other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in dict.fromkeys([*one, *other]):
+            yield from differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
+    elif one != other:
+        yield path, one, other

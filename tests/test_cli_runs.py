@@ -1,0 +1,174 @@
+"""`llama-scale runs` on a store that was really trained, then harmed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from recipes import write_recipe
+
+from llama_scale.cli import main
+from llama_scale.config import load_toml
+from llama_scale.runs import RunFolder, create_run, load_records, read_records, run_id
+from llama_scale.runs.tables import read_table
+from llama_scale.sweeps import SweepSpec, expand
+from llama_scale.training.corpus import read_corpus
+from llama_scale.training.data import prepare
+from llama_scale.training.loop import train_run
+
+RECORDS = Path(__file__).parents[1] / "sweeps" / "results" / "default-seed0.json"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a trunk, two branches that ended and one that has not begun."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs")
+    spec = load_toml(write_recipe(folder), SweepSpec)
+    corpus = read_corpus(spec.data.source)
+    store = folder / "runs"
+    files = prepare(corpus, spec.data, store)
+    configs = expand("tiny", spec, corpus.sha256).runs[:4]
+    for config in configs:
+        create_run(store, config)
+    for config in configs[:3]:
+        device = torch.device("cpu")
+        train_run(store, RunFolder(store / run_id(config)), files, device=device, should_stop=lambda: False)
+    return store
+
+
+@pytest.fixture
+def store(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def runs(store: Path, *words: str) -> tuple[int, Any]:
+    result = CliRunner().invoke(main, ["runs", *words, "--store", str(store), "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def ended(store: Path) -> list[RunFolder]:
+    return [RunFolder(store / r.run) for r in read_records(store) if r.schedule_complete]
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv", ".parquet"])
+def test_records_go_out_and_come_back(store: Path, tmp_path: Path, ending: str) -> None:
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    file = tmp_path / f"out{ending}"
+    assert runs(store, "export", str(file))[1]["runs"] == 4
+    assert read_table(file) == read_records(store)
+    assert runs(store, "export", str(file))[0] == 2  # nothing is overwritten
+    other = tmp_path / "other"
+    assert len(runs(other, "import", str(file))[1]["imported"]) == 4
+    assert runs(other, "import", str(file))[1] == {"schema": 1, "path": str(file), "imported": [], "known": 4}
+    assert sorted(read_records(other), key=lambda r: r.run) == sorted(
+        read_records(store), key=lambda r: r.run
+    )
+
+
+def test_imported_records_are_fitted_like_our_own(tmp_path: Path) -> None:
+    store, file = tmp_path / "imports", tmp_path / "table.csv"
+    assert runs(store, "import", str(RECORDS))[1]["known"] == 0
+    assert runs(store, "export", str(file))[0] == 0
+    assert read_table(file) == load_records(RECORDS)
+    laws = []
+    for source in (store, RECORDS):
+        output = str(tmp_path / f"{source.name}-law.json")
+        words = ["fit", str(source), "--form", "chinchilla", "--draws", "0", "--json", "--output", output]
+        laws.append(json.loads(CliRunner().invoke(main, words).stdout)["parameters"])
+    assert laws[0] == pytest.approx(laws[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("loss_nats", "lost_nats", 1), "lacks loss_nats"),
+        (lambda text: text.replace("true", "maybe"), "schedule_complete"),
+        (lambda text: "", "lacks run"),
+    ],
+)
+def test_a_table_that_is_not_whole_is_refused(store: Path, tmp_path: Path, change: Any, message: str) -> None:
+    file = tmp_path / "out.csv"
+    runs(store, "export", str(file))
+    text = change(file.read_text())
+    file.write_text(text or "a,b\n1,2\n")
+    code, said = runs(tmp_path / "other", "import", str(file))
+    assert code == 2 and message in said["error"]
+
+
+def test_an_unknown_ending_is_refused(store: Path, tmp_path: Path) -> None:
+    code, said = runs(store, "export", str(tmp_path / "out.xlsx"))
+    assert code == 2 and ".parquet" in said["hint"]
+
+
+def test_a_whole_store_is_whole_and_each_harm_is_found(store: Path) -> None:
+    assert runs(store, "verify") == (0, {"schema": 1, "checked": 4, "harms": []})
+    first, second = ended(store)
+    trunk = RunFolder(store / str(first.config.branch.parent)) if first.config.branch else first
+    weights = first.path / "weights.safetensors"
+    flipped = bytearray(weights.read_bytes())
+    flipped[-1] ^= 1
+    weights.write_bytes(flipped)
+    with (second.path / "events.jsonl").open("ab") as log:
+        log.write(b'{"torn')
+    state = trunk.checkpoint_path(trunk.checkpoint_steps()[-1]) / "state.pt"
+    state.write_bytes(state.read_bytes()[:-1])
+    code, said = runs(store, "verify")
+    assert code == 1
+    assert {harm["run"] for harm in said["harms"]} == {first.run, second.run, trunk.run}
+    assert len(said["harms"]) == 3
+    spec = first.path / "spec.json"
+    spec.write_text(spec.read_text().replace('"seed": 0', '"seed": 1'))
+    code, said = runs(store, "verify", first.run)
+    assert code == 1 and "was changed" in said["harms"][0]["what"]
+
+
+def test_prune_deletes_what_no_run_needs_and_nothing_else(store: Path) -> None:
+    before = read_records(store)
+    first, _ = ended(store)
+    assert first.config.branch
+    trunk = RunFolder(store / first.config.branch.parent)
+    kept = trunk.checkpoint_steps()
+    copy = trunk.checkpoint_path(1)
+    shutil.copytree(trunk.checkpoint_path(kept[-1]), copy)
+    leftover = trunk.checkpoints / ".step-000000007.1-ab.tmp"
+    leftover.mkdir()
+    _, would = runs(store, "prune", "--dry-run")
+    assert copy.exists() and leftover.exists()
+    _, did = runs(store, "prune")
+    assert did["spares"] == would["spares"]
+    older = {str(trunk.checkpoint_path(step)) for step in kept[:-1]}
+    assert {spare["path"] for spare in did["spares"]} == {str(copy), str(leftover), *older}
+    assert not copy.exists() and not leftover.exists()
+    assert trunk.checkpoint_steps() == kept[-1:]  # from here a longer duration goes on
+    _, did = runs(store, "prune", "--weights")
+    assert len(did["spares"]) == 2
+    assert read_records(store) == before
+
+
+def test_a_run_in_training_is_not_pruned(store: Path) -> None:
+    first, _ = ended(store)
+    with first.claim():
+        assert runs(store, "prune", first.run, "--weights")[1]["spares"] == []
+
+
+def test_diff_names_what_differs(store: Path) -> None:
+    first, second = ended(store)
+    _, said = runs(store, "diff", first.run, second.run)
+    fields = {difference["field"] for difference in said["differences"]}
+    assert {"config.budget_flops", "config.schedule.total_steps", "result.loss_nats"} <= fields
+    assert not any(field.startswith("config.model") for field in fields)
+    assert runs(store, "diff", first.run, first.run)[1]["differences"] == []
+
+
+def test_a_store_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for words in (("verify",), ("prune",), ("ls",)):
+        code, said = runs(tmp_path / "nowhere", *words)
+        assert code == 2 and "no run store" in said["error"]
