@@ -15,7 +15,7 @@ from llama_scale.errors import StoreError
 if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
-FORMS = ("auto", "chinchilla", "skaling", "tied", "kaplan")
+FORMS = ("auto", "chinchilla", "skaling", "tied", "kaplan", "repeated")
 RESAMPLINGS = ("rows", "families", "model")
 
 
@@ -34,6 +34,12 @@ RESAMPLINGS = ("rows", "families", "model")
     type=click.Choice(FORMS),
     default="auto",
     help="Of the law; auto takes the form whose laws of the cheaper runs best predict the dearer ones.",
+)
+@click.option(
+    "--base-law",
+    metavar="LAW",
+    help="Of data seen once, for --form repeated: own, a published name, a fit's file or constants."
+    " [default: muennighoff-2023]",
 )
 @click.option(
     "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
@@ -66,7 +72,13 @@ RESAMPLINGS = ("rows", "families", "model")
 @options.json_option
 @options.quiet_option
 def command(
-    sources: tuple[Path, ...], output: Path | None, force: bool, as_json: bool, quiet: bool, **words: Any
+    sources: tuple[Path, ...],
+    output: Path | None,
+    force: bool,
+    base_law: str | None,
+    as_json: bool,
+    quiet: bool,
+    **words: Any,
 ) -> None:
     """Which law do these runs follow, and how surely?
 
@@ -75,11 +87,15 @@ def command(
     (chinchilla) or free (skaling), shows IsoFLOP parabolas beside it where runs form budgets, and tests it on
     runs that the fit never saw.
     """
+    from llama_scale.cli import fit_extras
     from llama_scale.cli.fit_report import report
     from llama_scale.cli.output import current_output
 
     given = sources or (Path("runs"),)
-    fit = _fit(given, words)
+    if words["form"] == fit_extras.REPEATED:
+        fit, report = fit_extras.fit_repeated(given, words, base_law), fit_extras.report_repeated
+    else:
+        fit = _fit(given, words)
     file = _save(fit, given, output, force)
     current_output().result(_document(fit, file), lambda: list(report(fit, file)))
 

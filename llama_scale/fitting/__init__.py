@@ -21,13 +21,14 @@ from llama_scale.fitting.estimate import Settings, estimate
 from llama_scale.fitting.filters import Filter, parse_filter
 from llama_scale.fitting.observations import EVERY_POINT, Observations, observe
 from llama_scale.fitting.records import curves_of_store, rows_of_records
+from llama_scale.fitting.repeated_fit import estimate_repeated
 from llama_scale.fitting.rows import Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules
 from llama_scale.fitting.tables import read_table
 from llama_scale.laws import Fit
 from llama_scale.runs import RunRecord, load_records, read_records
 
-__all__ = ["Observations", "Rules", "Settings", "UnidentifiedFitError", "fit", "gather"]
+__all__ = ["Observations", "Rules", "Settings", "UnidentifiedFitError", "fit", "fit_repeated", "gather"]
 
 Source = str | Path | Iterable[RunRecord] | Observations
 
@@ -51,6 +52,24 @@ def fit(
     """
     observations = gather(source, where=where, convention=convention, rules=rules)
     return estimate(observations, settings or Settings(), name=name)
+
+
+def fit_repeated(
+    source: Source | Sequence[str | Path],
+    *,
+    where: Sequence[str] = (),
+    convention: ParameterConvention | None = None,
+    rules: Rules = EVERY_POINT,
+    settings: Settings | None = None,
+    base_law: str | None = None,
+    name: str = "fit",
+) -> Fit:
+    """Fit what repeated data are worth, to runs that name their unique tokens (`fit --form repeated`).
+
+    `base_law` is the law of data seen once: a published name, a fit's file, constants, or `own`.
+    """
+    observations = gather(source, where=where, convention=convention, rules=rules)
+    return estimate_repeated(observations, settings or Settings(), base_law=base_law, name=name)
 
 
 def gather(

@@ -1,0 +1,118 @@
+"""What `fit` does with other kinds of data: runs that repeat theirs, and scores of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_scale.cli.fit_report import WIDTH, entry
+from llama_scale.cli.output import table
+from llama_scale.quantities import format_fraction, format_number
+
+if TYPE_CHECKING:
+    from llama_scale.laws import Fit
+
+REPEATED = "repeated"
+EPOCHS = (2, 4, 8, 16, 40)
+SYMBOLS = {"tokens_decay": "R_D*", "parameters_decay": "R_N*"}
+
+
+def fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str | None) -> Fit:
+    """The fit of `--form repeated`."""
+    from llama_scale.fitting import Settings, fit_repeated
+
+    first = sources[0]
+    gathered = {name: words.pop(name) for name in ("where", "convention", "rules") if name in words}
+    words.pop("form")
+    return fit_repeated(
+        sources,
+        **gathered,
+        base_law=base_law,
+        settings=Settings(**words),
+        name=first.stem if first.suffix else first.resolve().name,
+    )
+
+
+def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
+    """What `fit --form repeated` prints: what repeats are worth, every minimum, what to beware of."""
+    from textwrap import fill
+
+    found, chosen = fit.evidence["repeated_data"], fit.evidence["selection"]
+    assert fit.repetition is not None
+    worth = fit.repeated(1.0)
+    decay = format_number(float(worth.repetition.tokens_decay), 4)
+    yield fill(
+        f"A repeated token loses its worth with R_D* = {decay}, parameters in excess with R_N* ="
+        f" {format_number(float(worth.repetition.parameters_decay), 4)}: 4 epochs are worth"
+        f" {format_number(float(worth.effective_tokens(4.0)), 3)} times the unique data, and no number of"
+        f" epochs more than {format_number(float(worth.most_effective_tokens), 3)} times"
+        f" ({fit.evidence['n_observations']} runs, {found['runs_repeated']} of which repeat).",
+        WIDTH,
+    )
+    yield from ("", _worths(fit), "")
+    if len(found["minima"]) > 1:
+        yield "Minima of the objective, of which none is certain:"
+        yield from (_minima(found), "")
+    law = ", ".join(f"{name} {format_number(float(value), 4)}" for name, value in fit.law.constants.items())
+    yield entry("law", f"of data seen once, held fixed: {chosen['base_law']} ({law})")
+    yield entry(
+        "fit",
+        f"objective {format_number(fit.evidence['objective'], 6)}, Huber delta"
+        f" {format_number(chosen['delta'])}; half of the runs lie within"
+        f" {format_fraction(fit.evidence['diagnostics']['residual_median'], 2)}; worst run"
+        f" {fit.evidence['diagnostics']['worst_run']}, off by"
+        f" {format_fraction(fit.evidence['diagnostics']['residual_max'], 2)}",
+    )
+    yield from _intervals(fit)
+    yield from (entry("warning", text) for text in fit.evidence["warnings"])
+    where = str(file) if file else "LAW.json"
+    if file:
+        yield entry("kept in", f"{file}, with {chosen['draws']} draws")
+    yield f"{'next':11}llama-scale plan --law {where} --serve-tokens 1e12"
+
+
+def _worths(fit: Fit) -> Any:
+    """Epochs and what they are worth, with the middle of the draws."""
+    from llama_scale.laws import central_range
+
+    level = (fit.evidence["intervals"] or {}).get("level")
+    law, draws = fit.repeated(1.0), fit.repetition_draws
+    rows = []
+    for epochs in EPOCHS:
+        row = [str(epochs), format_number(float(law.effective_tokens(float(epochs))), 3)]
+        if draws is not None and level:
+            drawn = type(law)(law=fit.law, unique_tokens=1.0, repetition=draws)
+            low, high = central_range(drawn.effective_tokens(float(epochs)), level)
+            row.append(f"{format_number(low, 3)} to {format_number(high, 3)}")
+        rows.append(row)
+    columns = ["epochs", "worth, x unique data", *([f"{format_fraction(level)} interval"] if level else [])]
+    return table(rows, columns)
+
+
+def _minima(found: Mapping[str, Any]) -> Any:
+    rows = [
+        (
+            format_number(minimum["tokens_decay"], 4),
+            format_number(minimum["parameters_decay"], 4),
+            format_number(minimum["objective"], 6),
+            "" if minimum["share_of_draws"] is None else format_fraction(minimum["share_of_draws"], 2),
+        )
+        for minimum in found["minima"]
+    ]
+    marked = next(i for i, minimum in enumerate(found["minima"]) if minimum["chosen"])
+    return table(rows, ("R_D*", "R_N*", "objective", "nearest draws"), marked=marked)
+
+
+def _intervals(fit: Fit) -> Iterator[str]:
+    intervals = fit.evidence["intervals"]
+    if not intervals:
+        return
+    spans = [
+        f"{symbol} {format_number(intervals[name][0], 3)} to {format_number(intervals[name][1], 3)}"
+        for name, symbol in SYMBOLS.items()
+    ]
+    yield entry(
+        "intervals",
+        f"{', '.join(spans)}: the middle {format_fraction(intervals['level'])} of {fit.draws_note}",
+    )

@@ -1,0 +1,249 @@
+"""What repeated data are worth: the two decays of Muennighoff et al. 2023, all their minima, and draws.
+
+The law of data seen once is held fixed, as published; what is left is a surface over R_D* and R_N* with
+many minima of almost one height, along a valley. So the surface is searched as a whole, from the ends of
+which nothing is fitted better, and every minimum is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from llama_scale.fitting.newton import Array, Mask
+from llama_scale.laws import RepeatedDataLaw, Repetition, ScalingLaw
+
+LIMITS = (0.1, 1e4)  # of both decays; beyond them nothing decays, or everything at once
+PUBLISHED_STARTS = 20.0  # the published search started from decays of 0 to 20
+GRID = (64, 48)
+DRAWS_GRID = (32, 24)
+MOST_CELLS = 4_000_000  # rows x grid: more rows, a coarser grid
+FINE = 9  # points a side of the finer grid about a cell
+SAME_MINIMUM = 0.05  # minima nearer than this in the log of both decays are one
+SHOWN_WITHIN = 0.02  # minima higher than the lowest by more, of its objective, are no rivals
+MOST_MINIMA = 12
+LOOSE_SHARE = 0.02
+LIMIT_MARGIN = 1.05  # a decay so near a limit is at it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RepeatedRuns:
+    """Runs with the unique tokens that they were trained on; arrays (n,), a weight a run."""
+
+    parameters: Array
+    tokens: Array
+    unique_tokens: Array
+    loss: Array
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def take(self, index: Mask) -> RepeatedRuns:
+        """The runs at `index`, a mask."""
+        return replace(
+            self,
+            parameters=self.parameters[index],
+            tokens=self.tokens[index],
+            unique_tokens=self.unique_tokens[index],
+            loss=self.loss[index],
+        )
+
+    @property
+    def seen_once(self) -> Mask:
+        """Which runs saw no token twice."""
+        return self.tokens <= self.unique_tokens * 1.001
+
+
+class DecayMinimum(NamedTuple):
+    """Decays at a minimum of the sum of Huber losses, and which of them lie at the limits of the search."""
+
+    tokens_decay: float
+    parameters_decay: float
+    objective: float
+    at_limit: tuple[str, ...]
+
+    @property
+    def repetition(self) -> Repetition:
+        """The decays alone."""
+        return Repetition(tokens_decay=self.tokens_decay, parameters_decay=self.parameters_decay)
+
+
+def surface(
+    law: ScalingLaw, runs: RepeatedRuns, tokens_decays: Array, parameters_decays: Array, delta: float
+) -> Array:
+    """Huber losses (I, J, n) of each run at each pair of decays (I,) and (J,).
+
+    The terms of size and data are computed once for each decay, and only added for each pair.
+    """
+    repeated = RepeatedDataLaw(
+        law=law,
+        unique_tokens=runs.unique_tokens,
+        repetition=Repetition(
+            tokens_decay=tokens_decays[:, None], parameters_decay=parameters_decays[:, None]
+        ),
+    )
+    by_data = law.B * repeated.effective_tokens(runs.tokens) ** -law.beta
+    by_size = law.A * repeated.effective_parameters(runs.parameters) ** -law.alpha
+    inner = np.asarray(by_data)[:, None] + np.asarray(by_size)[None]
+    residuals = np.abs(np.log(law.E + inner**law.k) - np.log(runs.loss))
+    return np.where(residuals < delta, residuals**2 / 2, delta * (residuals - delta / 2))
+
+
+def decay_minima(law: ScalingLaw, runs: RepeatedRuns, *, delta: float) -> tuple[DecayMinimum, ...]:
+    """All minima of a grid over both decays, each descended to its bottom; the lowest first."""
+    axes = _axes(GRID, len(runs))
+    heights = surface(law, runs, *axes, delta).sum(axis=-1)
+    starts = _local_minima(heights)
+    order = sorted(starts, key=lambda cell: heights[cell])[: 2 * MOST_MINIMA]
+    found: list[DecayMinimum] = []
+    for i, j in order:
+        minimum = _descend(law, runs, (axes[0][i], axes[1][j]), delta)
+        if not any(_distance(minimum, other) < SAME_MINIMUM for other in found):
+            found.append(minimum)
+    found.sort(key=lambda minimum: minimum.objective)
+    ceiling = found[0].objective * (1 + SHOWN_WITHIN) + 1e-15
+    return tuple(minimum for minimum in found if minimum.objective <= ceiling)[:MOST_MINIMA]
+
+
+def published_choice(minima: Sequence[DecayMinimum]) -> DecayMinimum:
+    """The lowest minimum among the published starts, 0 to 20 in both decays; the lowest of all without."""
+    near = [
+        minimum
+        for minimum in minima
+        if max(minimum.tokens_decay, minimum.parameters_decay) <= PUBLISHED_STARTS
+    ]
+    return (near or list(minima))[0]
+
+
+def draw_decays(laws: ScalingLaw, runs: RepeatedRuns, weights: Array, *, delta: float) -> Repetition:
+    """The lowest pair of decays of each resample: `weights` (S, n) are counts of runs.
+
+    `laws` is one law, or a batch of S. Each resample is searched over the whole grid, then over a finer
+    one about its lowest cell, to 2 % of a decay.
+    """
+    one_law = np.ndim(laws.E) == 0
+    axes = _axes(GRID if one_law else DRAWS_GRID, len(runs))
+    if one_law:
+        cells = _lowest(surface(laws, runs, *axes, delta), weights)
+        return _refined_together(laws, runs, weights, axes, cells, delta)
+    pairs = []
+    for index in range(len(weights)):
+        law, counts = laws.at(index), weights[index : index + 1]
+        cells = _lowest(surface(law, runs, *axes, delta), counts)
+        pairs.append(_refined_together(law, runs, counts, axes, cells, delta))
+    return Repetition(
+        tokens_decay=np.concatenate([pair.tokens_decay for pair in pairs]),
+        parameters_decay=np.concatenate([pair.parameters_decay for pair in pairs]),
+    )
+
+
+def nearest_minimum(draws: Repetition, minima: Sequence[DecayMinimum]) -> Array:
+    """The share of draws that lie nearest each minimum, in the logs of both decays."""
+    points = np.log(np.stack([draws.tokens_decay, draws.parameters_decay]))
+    bottoms = np.log([(minimum.tokens_decay, minimum.parameters_decay) for minimum in minima])
+    distances = ((points.T[:, None] - bottoms) ** 2).sum(axis=-1)
+    return np.bincount(distances.argmin(axis=1), minlength=len(minima)) / len(distances)
+
+
+def loose_decays(draws: Repetition) -> list[tuple[str, float]]:
+    """Decays of which over 2 % of the draws lie at the limits of the search, each with that share."""
+    found = []
+    for name in ("tokens_decay", "parameters_decay"):
+        values = np.asarray(getattr(draws, name))
+        share = float(np.mean((values < LIMITS[0] * LIMIT_MARGIN) | (values > LIMITS[1] / LIMIT_MARGIN)))
+        if share > LOOSE_SHARE:
+            found.append((name, share))
+    return found
+
+
+def _axes(sides: tuple[int, int], rows: int) -> tuple[Array, Array]:
+    shrink = min(1.0, np.sqrt(MOST_CELLS / (sides[0] * sides[1] * rows)))
+    first, second = (np.geomspace(*LIMITS, max(8, int(side * shrink))) for side in sides)
+    return first, second
+
+
+def _local_minima(heights: Array) -> list[tuple[int, int]]:
+    """Cells no higher than their eight neighbours; those of the edge too."""
+    padded = np.pad(heights, 1, constant_values=np.inf)
+    rows, columns = heights.shape
+    sides = [
+        padded[1 + i : 1 + i + rows, 1 + j : 1 + j + columns]
+        for i in (-1, 0, 1)
+        for j in (-1, 0, 1)
+        if i or j
+    ]
+    lowest = np.all([heights <= side for side in sides], axis=0)
+    return [(int(i), int(j)) for i, j in np.argwhere(lowest)]
+
+
+def _descend(law: ScalingLaw, runs: RepeatedRuns, start: tuple[float, float], delta: float) -> DecayMinimum:
+    """The bottom below a start, by a simplex: the surface has kinks at every run that is fitted exactly."""
+    bounds = np.log(LIMITS)
+
+    def height(logs: Array) -> float:
+        first, second = np.exp(np.clip(logs, *bounds))
+        return float(surface(law, runs, np.array([first]), np.array([second]), delta).sum())
+
+    scale = max(height(np.log(start)), 1e-30)
+    simplex = np.log(start) + np.array([[0.0, 0.0], [0.1, 0.0], [0.0, 0.1]])
+    logs = np.log(start)
+    for _ in range(2):  # again, from the bottom found: a simplex may have collapsed on a kink
+        found = minimize(
+            lambda at: height(at) / scale,
+            logs,
+            method="Nelder-Mead",
+            options={"initial_simplex": simplex, "xatol": 1e-5, "fatol": 1e-9, "maxfev": 300},
+        )
+        logs = np.clip(found.x, *bounds)
+        simplex = logs + np.array([[0.0, 0.0], [0.02, 0.0], [0.0, 0.02]])
+    values = np.exp(logs)
+    names = ("tokens_decay", "parameters_decay")
+    at_limit = tuple(
+        name
+        for name, value in zip(names, values, strict=True)
+        if value < LIMITS[0] * LIMIT_MARGIN or value > LIMITS[1] / LIMIT_MARGIN
+    )
+    return DecayMinimum(float(values[0]), float(values[1]), height(logs), at_limit)
+
+
+def _distance(one: DecayMinimum, other: DecayMinimum) -> float:
+    return max(
+        abs(np.log(one.tokens_decay / other.tokens_decay)),
+        abs(np.log(one.parameters_decay / other.parameters_decay)),
+    )
+
+
+def _lowest(losses: Array, weights: Array) -> NDArray[np.intp]:
+    """The lowest cell (S, 2) of each resample, of losses (I, J, n)."""
+    rows, columns, runs = losses.shape
+    heights = losses.reshape(rows * columns, runs) @ weights.T
+    return np.stack(np.divmod(heights.argmin(axis=0), columns), axis=1)
+
+
+def _refined_together(
+    law: ScalingLaw,
+    runs: RepeatedRuns,
+    weights: Array,
+    axes: tuple[Array, Array],
+    cells: NDArray[np.intp],
+    delta: float,
+) -> Repetition:
+    """Lowest points of finer grids, one for each cell that any resample has lowest."""
+    found = np.empty((len(weights), 2))
+    for cell in np.unique(cells, axis=0):
+        mine = (cells == cell).all(axis=1)
+        fine = tuple(_about(axis, int(at)) for axis, at in zip(axes, cell, strict=True))
+        best = _lowest(surface(law, runs, fine[0], fine[1], delta), weights[mine])
+        found[mine] = np.stack([fine[0][best[:, 0]], fine[1][best[:, 1]]], axis=1)
+    return Repetition(tokens_decay=found[:, 0], parameters_decay=found[:, 1])
+
+
+def _about(axis: Array, at: int) -> Array:
+    """A finer axis between the neighbours of a point."""
+    low, high = axis[max(at - 1, 0)], axis[min(at + 1, len(axis) - 1)]
+    return np.geomspace(low, high, FINE)

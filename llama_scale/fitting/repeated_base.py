@@ -1,0 +1,146 @@
+"""The law of data seen once that `fit --form repeated` holds fixed: published, given, or the runs' own.
+
+Their own is a Chinchilla law of the runs that saw no token twice. Where many of those have more parameters
+than their data call for, its constants already hold some of what R_N* would say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llama_scale.errors import InputError, UnidentifiedError
+from llama_scale.fitting.forms import FITTED
+from llama_scale.fitting.newton import Array
+from llama_scale.fitting.observations import Observations, check_design, observe
+from llama_scale.fitting.repeated import RepeatedRuns, decay_minima
+from llama_scale.fitting.rows import Row, Rows
+from llama_scale.fitting.solver import Points
+from llama_scale.laws import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition, ScalingLaw, resolve_law
+
+PUBLISHED_BASE = "muennighoff-2023"
+OWN = "own"
+SAME_KIND = 0.25  # median error, on runs seen once, up to which the published law is of the same kind of text
+LEAST_REPEATED = 3  # runs for two decays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The law of data seen once: its draws where it was fitted with each resample, and whose it is."""
+
+    name: str
+    law: ScalingLaw
+    draws: ScalingLaw | None
+    chosen_by: str
+    source: str
+
+
+def runs_of(observations: Observations) -> RepeatedRuns:
+    """The runs with their unique tokens; errors say which are missing, or that too few runs repeat any."""
+    unique = observations.unique_tokens
+    unknown = np.flatnonzero(np.isnan(unique))
+    if len(unknown):
+        which = "no run" if len(unknown) == len(unique) else f"run {observations.names[unknown[0]]} does not"
+        raise InputError(
+            f"{which} {'says' if len(unknown) == len(unique) else 'say'} how many unique tokens it was"
+            " trained on, so nothing says which were repeated",
+            hint="add a column unique_tokens (or epochs) to the CSV, or use another --form",
+        )
+    runs = RepeatedRuns(
+        parameters=observations.parameters,
+        tokens=observations.tokens,
+        unique_tokens=np.minimum(unique, observations.tokens),
+        loss=observations.loss,
+    )
+    repeated = int((~runs.seen_once).sum())
+    if repeated < LEAST_REPEATED:
+        raise UnidentifiedError(
+            f"{repeated} run(s) of {len(runs)} repeat their data: {LEAST_REPEATED} are the least that can"
+            " say what repetition costs",
+            hint="add runs of several epochs (tokens above unique_tokens), or use another --form",
+        )
+    return runs
+
+
+def base_of(runs: RepeatedRuns, named: str | None, weights: Array, delta: float) -> Base:
+    """The law to hold fixed: the one named, or the published one where it is of the same kind of text."""
+    if named == OWN:
+        return _own_base(runs, weights, delta, "user")
+    if named is not None:
+        fit = resolve_law(named)
+        return Base(name=fit.name, law=fit.law, draws=None, chosen_by="user", source=fit.name)
+    published = resolve_law(PUBLISHED_BASE)
+    if _error_on_once(published.law, runs) <= SAME_KIND:
+        return Base(
+            name=PUBLISHED_BASE, law=published.law, draws=None, chosen_by="default", source=PUBLISHED_BASE
+        )
+    return _own_base(runs, weights, delta, "default: the published law is not that of these runs")
+
+
+def _own_base(runs: RepeatedRuns, weights: Array, delta: float, chosen_by: str) -> Base:
+    once = runs.take(runs.seen_once)
+    try:
+        _check_once(once)
+    except UnidentifiedError as error:
+        raise UnidentifiedError(
+            f"the runs that saw no token twice cannot identify a law: {error.message}",
+            hint="give that law with --base-law: a published name, a fit's file or constants",
+        ) from None
+    form = FITTED["chinchilla"]
+    points = Points.of(once.parameters, once.tokens, once.loss)
+    solution = form.solve(points, delta=delta)
+    draws = None
+    if len(weights):
+        counts = weights[:, runs.seen_once]
+        draws = points.law(form.refit(points, solution.constants, delta=delta, weights=counts).constants)
+    return Base(
+        name=OWN, law=solution.law, draws=draws, chosen_by=chosen_by, source=f"of {len(once)} of them"
+    )
+
+
+def _check_once(once: RepeatedRuns) -> None:
+    columns = zip(once.parameters, once.tokens, once.loss, strict=True)
+    rows = [
+        Row(name=str(i), place=str(i), parameters=float(n), tokens=float(d), loss=float(loss))
+        for i, (n, d, loss) in enumerate(columns)
+    ]
+    if not rows:
+        raise UnidentifiedError("there are none", hint="")
+    check_design(observe([Rows(source="", rows=tuple(rows), convention="total")]))
+
+
+def _error_on_once(law: ScalingLaw, runs: RepeatedRuns) -> float:
+    """Median relative error of a law on the runs seen once; on all runs where there are none."""
+    some = runs.take(runs.seen_once) if runs.seen_once.any() else runs
+    return float(np.median(np.abs(np.expm1(residuals_of(law, some, MUENNIGHOFF_REPETITION)))))
+
+
+def residuals_of(law: ScalingLaw, runs: RepeatedRuns, repetition: Repetition) -> Array:
+    """Log of predicted over measured loss, a run."""
+    repeated = RepeatedDataLaw(law=law, unique_tokens=runs.unique_tokens, repetition=repetition)
+    return np.log(repeated.loss(runs.parameters, runs.tokens)) - np.log(runs.loss)
+
+
+def matched_parameters(law: ScalingLaw, runs: RepeatedRuns) -> Array:
+    """U_N of each run: the size that its unique tokens call for."""
+    return np.asarray(RepeatedDataLaw(law=law, unique_tokens=runs.unique_tokens).matched_parameters)
+
+
+def own_alternative(runs: RepeatedRuns, base: Base, delta: float) -> dict[str, Any] | None:
+    """What the runs' own law of data seen once would make of it, where another was held fixed."""
+    if base.name == OWN:
+        return None
+    try:
+        own = _own_base(runs, np.empty((0, len(runs))), delta, "")
+    except UnidentifiedError:
+        return None
+    best = decay_minima(own.law, runs, delta=delta)[0]
+    return {
+        "base_law": OWN,
+        "parameters": {name: float(value) for name, value in own.law.constants.items()},
+        "tokens_decay": best.tokens_decay,
+        "parameters_decay": best.parameters_decay,
+        "objective": best.objective,
+    }

@@ -1,0 +1,258 @@
+"""`fit --form repeated`: runs with repeats in, a Fit out that says what repetition costs, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llama_scale.config import canonical_hash
+from llama_scale.fitting.estimate import Settings
+from llama_scale.fitting.newton import Array
+from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.repeated import (
+    DecayMinimum,
+    RepeatedRuns,
+    decay_minima,
+    draw_decays,
+    loose_decays,
+    nearest_minimum,
+    published_choice,
+    surface,
+)
+from llama_scale.fitting.repeated_base import (
+    PUBLISHED_BASE,
+    SAME_KIND,
+    Base,
+    base_of,
+    matched_parameters,
+    own_alternative,
+    residuals_of,
+    runs_of,
+)
+from llama_scale.fitting.solver import DEFAULT_DELTA
+from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What the search brought: all minima with their shares of the draws, the one shown, and its rivals.
+
+    `excess` counts runs of more parameters than their unique tokens call for; `other` is what the runs' own
+    law of data seen once would make of the decays.
+    """
+
+    base: Base
+    minima: tuple[DecayMinimum, ...]
+    shares: tuple[float | None, ...]
+    chosen: DecayMinimum
+    draws: Repetition | None
+    excess: int
+    other: Mapping[str, Any] | None
+
+
+def estimate_repeated(
+    observations: Observations, settings: Settings, *, base_law: str | None = None, name: str = "fit"
+) -> Fit:
+    """Fit the two decays of repeated data, the law of data seen once held fixed.
+
+    `base_law` is that law: a published name, a fit's file, constants on the line, or `own`, fitted to the
+    runs that saw no token twice. None means the published law of Muennighoff et al., unless it errs by more
+    than a quarter on those runs: then they are of other text, and their own law is taken.
+    Raises InputError without unique tokens, UnidentifiedError where too few runs repeat any.
+    """
+    runs, delta = runs_of(observations), settings.delta or DEFAULT_DELTA
+    share = np.full(len(runs), 1 / len(runs))
+    weights = np.random.default_rng(settings.seed).multinomial(len(runs), share, size=settings.draws)
+    found = _find(runs, base_law, weights.astype(float), delta)
+    base, residuals = found.base, residuals_of(found.base.law, runs, found.chosen.repetition)
+    return Fit(
+        name=name,
+        law=base.law,
+        convention=observations.convention,
+        source=f"{len(runs)} runs of {', '.join(observations.sources)}, about the law {base.source}",
+        flops_accounting=observations.flops_accounting,
+        support=observations.support,
+        draws=base.draws,
+        draws_note=_draws_note(base, found.draws),
+        noise=float(np.sqrt(np.mean(residuals**2))),
+        repetition=found.chosen.repetition,
+        repetition_draws=found.draws,
+        evidence={
+            "objective": found.chosen.objective,
+            "n_observations": len(runs),
+            **_spread(base, found.draws, settings.level),
+            "diagnostics": {
+                "residual_rms": float(np.sqrt(np.mean(residuals**2))),
+                "residual_median": float(np.median(np.abs(residuals))),
+                "worst_run": observations.names[int(np.abs(residuals).argmax())],
+                "residual_max": float(np.abs(residuals).max()),
+                "multimodal": len(found.minima) > 1,
+            },
+            "selection": _selection(base, settings, delta),
+            "backtest": None,
+            "repeated_data": _repeated_data(runs, found, delta),
+            "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
+            "warnings": [
+                *(text for text in observations.warnings if "--form repeated" not in text),
+                *_warnings(found),
+            ],
+            "provenance": _provenance(observations, runs, settings),
+        },
+    )
+
+
+def _find(runs: RepeatedRuns, base_law: str | None, weights: Array, delta: float) -> Found:
+    base = base_of(runs, base_law, weights, delta)
+    minima = decay_minima(base.law, runs, delta=delta)
+    chosen, draws = published_choice(minima), None
+    if len(weights):
+        draws = draw_decays(base.draws or base.law, runs, weights, delta=delta)
+    shares = [None] * len(minima) if draws is None else nearest_minimum(draws, minima).tolist()
+    excess = int((runs.parameters > matched_parameters(base.law, runs)).sum())
+    if not excess:  # every decay of parameters fits alike
+        minima, shares = minima[:1], shares[:1]
+        kept = float(MUENNIGHOFF_REPETITION.parameters_decay)
+        chosen = chosen._replace(parameters_decay=kept, at_limit=())
+        draws = draws and replace(draws, parameters_decay=np.full(len(weights), kept))
+    return Found(
+        base=base,
+        minima=minima,
+        shares=tuple(shares),
+        chosen=chosen,
+        draws=draws,
+        excess=excess,
+        other=own_alternative(runs, base, delta),
+    )
+
+
+def _selection(base: Base, settings: Settings, delta: float) -> dict[str, Any]:
+    return {
+        "form": "repeated",
+        "form_chosen_by": "user",
+        "base_law": base.name,
+        "base_law_chosen_by": base.chosen_by,
+        "delta": delta,
+        "delta_chosen_by": "user" if settings.delta else "default",
+        "weights": "none",
+        "resampling": "rows",
+        "draws": settings.draws,
+    }
+
+
+def _repeated_data(runs: RepeatedRuns, found: Found, delta: float) -> dict[str, Any]:
+    return {
+        "runs_seen_once": int(runs.seen_once.sum()),
+        "runs_repeated": int((~runs.seen_once).sum()),
+        "runs_of_excess_parameters": found.excess,
+        "most_epochs": float((runs.tokens / runs.unique_tokens).max()),
+        "minima": [
+            {
+                **minimum._asdict(),
+                "at_limit": list(minimum.at_limit),
+                "share_of_draws": share,
+                "chosen": minimum.objective == found.chosen.objective,
+            }
+            for minimum, share in zip(found.minima, found.shares, strict=True)
+        ],
+        "published": _published_json(found.base.law, runs, delta),
+        "other_base": found.other,
+    }
+
+
+def _draws_note(base: Base, draws: Repetition | None) -> str:
+    if draws is None:
+        return "no draws were asked for, so nothing is known of the uncertainty"
+    what = "refits of runs resampled with replacement, each at the lowest minimum of the whole surface"
+    if base.draws is None:
+        return f"draws of the two decays alone, {what}; the law {base.name} is held fixed and has none here"
+    return f"draws of the law and both decays together, {what}"
+
+
+def _spread(base: Base, draws: Repetition | None, level: float) -> dict[str, Any]:
+    if draws is None:
+        return {"standard_errors": None, "intervals": None}
+    samples: dict[str, Any] = asdict(draws)
+    open_ended = {name for name, _ in loose_decays(draws)}
+    if base.draws is not None:
+        samples = {**base.draws.constants, "exponent_a": base.draws.exponent_a, **samples}
+    return {
+        "standard_errors": {
+            name: None if name in open_ended else float(np.std(values)) for name, values in samples.items()
+        },
+        "intervals": {
+            "level": level,
+            **{name: list(central_range(values, level)) for name, values in samples.items()},
+        },
+    }
+
+
+def _published_json(law: ScalingLaw, runs: RepeatedRuns, delta: float) -> dict[str, float]:
+    decays = asdict(MUENNIGHOFF_REPETITION)
+    losses = surface(
+        law, runs, np.array([decays["tokens_decay"]]), np.array([decays["parameters_decay"]]), delta
+    )
+    return {**decays, "objective": float(losses.sum())}
+
+
+def _warnings(found: Found) -> list[str]:
+    """What a reader must know before using the decays."""
+    base, chosen, other = found.base, found.chosen, found.other
+    warnings = []
+    if len(found.minima) > 1:
+        best = found.minima[0]
+        lower = (
+            f"; ({best.tokens_decay:.4g}, {best.parameters_decay:.4g}) reaches {best.objective:.7f} against"
+            f" {chosen.objective:.7f} of the one shown, which is the lowest of decays up to 20, where the"
+            " published search started"
+            if best.objective < chosen.objective
+            else ""
+        )
+        warnings.append(
+            f"the decays are multi-modal: {len(found.minima)} minima lie within 2 % of the lowest"
+            f" objective{lower}: take none of them as certain, and read the draws"
+        )
+    if chosen.at_limit:
+        warnings.append(
+            f"{' and '.join(chosen.at_limit)} lie at the limit of the search: these runs do not identify them"
+        )
+    loose = [] if found.draws is None else loose_decays(found.draws)
+    if loose:
+        warnings.append(
+            "; ".join(
+                f"{share:.0%} of the draws put {name} at the limit of the search" for name, share in loose
+            )
+            + ": its interval is open at that end"
+        )
+    if not found.excess:
+        warnings.append(
+            "no run has more parameters than its unique tokens call for, so parameters_decay is not"
+            " identified: the published 5.31 is kept"
+        )
+    if other and other["objective"] < chosen.objective:
+        warnings.append(
+            f"a law fitted to the runs that saw no token twice brings the objective from"
+            f" {chosen.objective:.5f} to {other['objective']:.5f}, with decays of {other['tokens_decay']:.4g}"
+            f" and {other['parameters_decay']:.4g}: to plan with these runs use --base-law own"
+        )
+    if base.chosen_by.startswith("default:"):
+        warnings.append(
+            f"the law {PUBLISHED_BASE} errs by more than {SAME_KIND:.0%} on the runs seen once, so their own"
+            " law was taken"
+        )
+    return warnings
+
+
+def _provenance(observations: Observations, runs: RepeatedRuns, settings: Settings) -> dict[str, Any]:
+    from llama_scale import __version__
+
+    columns = [runs.parameters, runs.tokens, runs.unique_tokens, runs.loss]
+    return {
+        "sources": list(observations.sources),
+        "observations_hash": canonical_hash([observations.names, *(column.tolist() for column in columns)]),
+        "seed": settings.seed,
+        "llama_scale": __version__,
+        "numpy": np.__version__,
+    }
