@@ -255,6 +255,37 @@ def test_llama_3_405b_needs_tensor_parallelism_on_16_384_chips() -> None:
     assert best.sharding.tensor == 8
 
 
+def test_every_benchmark_that_ran_fits(shared_data: Path) -> None:
+    """MPT from 125M to 70B on 8 to 512 chips, contexts up to 65,536: what was measured must be feasible."""
+    lines = (shared_data / "training_benchmarks.csv").read_text().splitlines()
+    ran = [
+        row
+        for row in csv.DictReader(line for line in lines if not line.startswith("#"))
+        if row["kind"] == "throughput" and row["n_layers"]
+    ]
+    assert len(ran) == 108
+    for row in ran:
+        width, context, count = int(row["d_model"]), int(row["seq_len"]), int(row["n_accel"])
+        # as many weights as MPT's ungated layer of 4 x width
+        shape = llama(
+            int(row["n_layers"]),
+            width,
+            heads=width // 64,
+            hidden=8 * width // 48 * 16,
+            vocabulary=50_368,
+            context=context,
+            tied_head=True,
+        )
+        chip = accelerator(row["accelerator"])
+        work = Workload(
+            shape=shape,
+            accelerator=chip,
+            peak_flops_per_second=chip.peak("bf16"),
+            batch_tokens=8 * count * context,
+        )
+        assert layouts(work, count, most=1), row["row_id"]
+
+
 def test_where_nothing_fits_the_report_says_why_and_how_many_would_do() -> None:
     report = training_report(LLAMA_65B, 1.4e12, rental=A100, mfu=0.5, accelerators=8)
     assert report.layouts == ()

@@ -158,7 +158,7 @@ def training_report(
     >>> a100 = rental("A100", precision="bf16")
     >>> report = training_report(LLAMA_65B, 1.4e12, rental=a100, mfu=0.499, accelerators=2048)
     >>> round(report.days, 1), round(report.energy_mwh)
-    (20.7, 448)
+    (20.6, 446)
     """
     batch = DEFAULT_BATCH_TOKENS if batch_tokens is None else batch_tokens
     flops = shape.train_flops_per_token() * tokens if train_flops is None else train_flops
@@ -248,7 +248,7 @@ def _layout_formulas(report: TrainingReport, layout: Layout) -> Iterator[Row]:
         f"{spread.data} x {spread.fsdp} x {spread.tensor} x {spread.pipeline} = {spread.accelerators:,}; "
         f"{layout.micro_batch} x {spread.replicas:,} x {layout.micro_steps} sequences = "
         f"{format_count(layout.batch_tokens)} tokens",
-        "least time lost to recomputing, bubble and exposed communication by tenths; then the simplest",
+        "least time lost to recomputing, bubble and exposed communication (costs/layouts.py)",
     )
     yield (
         "hardware utilisation",
