@@ -72,7 +72,7 @@ def report_optima() -> None:
     """Prints how long batches of optima take in a process that is warm."""
     budgets, demands = np.meshgrid(np.geomspace(1e20, 1e26, 100), np.geomspace(1e9, 1e15, 100))
     law = published().law
-    exact = ExactFamily(convention="total", vocabulary=32_000, context=2048)
+    exact = ExactFamily(convention="total", context=2048)
 
     def on_draws(family: Family) -> Problem:
         return Problem(law=draws(), family=family, serve_tokens=1e12)

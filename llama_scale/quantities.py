@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from llama_scale.errors import InputError
 
@@ -188,6 +188,57 @@ def parse_fraction(text: str | float) -> float:
             hint="write a percentage like 40% or a fraction like 0.4",
         )
     return value
+
+
+class CountRange(NamedTuple):
+    """A count, or the range that it lies in; `per_month` where it is that of the first month."""
+
+    low: float
+    high: float
+    per_month: bool
+
+
+def parse_count_range(text: str | float) -> CountRange:
+    """A count, one of two ends, or one of a month: `1e12`, `1e11..1e13`, `2B/month`.
+
+    >>> parse_count_range("1e11..1e13/month")
+    CountRange(low=100000000000.0, high=10000000000000.0, per_month=True)
+    """
+    if not isinstance(text, str):
+        value = parse_count(text)
+        return CountRange(value, value, False)
+    counts, slash, period = text.partition("/")
+    if slash and period.strip().lower() not in ("month", "mo", "m"):
+        raise InputError(f"{text!r} is neither a count nor one a month", hint="write 1e12, or 2B/month")
+    ends = [parse_count(part) for part in counts.split("..")]
+    if len(ends) > 2 or ends[0] > ends[-1]:
+        raise InputError(f"{text!r} is no range", hint="write its ends as 1e11..1e13, the smaller first")
+    if len(ends) == 2 and ends[0] == 0:
+        raise InputError(f"{text!r} starts at 0", hint="write the least that you expect, such as 1e9..1e13")
+    return CountRange(ends[0], ends[-1], bool(slash))
+
+
+_MONTHS = {"month": 1, "mo": 1, "m": 1, "quarter": 3, "year": 12, "y": 12}
+
+
+def parse_rate(text: str | float, *, months: int) -> float:
+    """A rate of change that compounds, over so many months: `5%/month`, `10%` (of `months`), `-20%/year`.
+
+    >>> round(parse_rate("100%/year", months=1), 4)
+    0.0595
+    """
+    hint = "write it like 5%/month or 10%/year"
+    share, slash, period = str(text).partition("/")
+    if slash and period.strip().lower() not in _MONTHS:
+        raise InputError(f"{text!r} is no rate of change", hint=hint)
+    sign = -1 if share.strip().startswith("-") else 1
+    try:
+        value = sign * _parse(share.strip().removeprefix("-"), "fraction")
+    except InputError as error:
+        raise InputError(f"{text!r} is no rate of change", hint=hint) from error
+    if value <= -1:
+        raise InputError(f"{text!r} leaves nothing after one period", hint=hint)
+    return (1 + value) ** (months / _MONTHS[period.strip().lower()]) - 1 if slash else value
 
 
 def parse_budget(text: str | float) -> Quantity:

@@ -26,7 +26,7 @@ def sardana_economics() -> Economics:
             prefill_mfu=0.4,
             decode_mfu=0.2,
         ),
-        demand=Demand(serve_tokens=1.25e13, input_share=0.8),
+        demand=Demand(serve_tokens=1.25e13),
     )
 
 

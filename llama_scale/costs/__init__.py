@@ -1,9 +1,10 @@
 """What training and serving cost, in FLOPs, GPU-hours and dollars, and every assumption behind it.
 
-`economics` turns FLOPs into hours and dollars, and holds what every cost shares: what is rented and at what
-price, what is demanded, the assumptions and their age.
+`economics` is what is rented, at what price and MFU; `demand` what is served; `lifetime` puts them together
+into FLOPs, hours and dollars; `serving` is the roofline.
 """
 
+from llama_scale.costs.demand import Demand, Generation, Spread
 from llama_scale.costs.economics import (
     DEFAULT_ACCELERATOR,
     DEFAULT_DECODE_MFU,
@@ -15,16 +16,13 @@ from llama_scale.costs.economics import (
     Assumption,
     CostUnit,
     Default,
-    Demand,
-    Economics,
-    Lifetime,
-    Rates,
     Rental,
     Serving,
     Training,
     missing_price,
     rental,
 )
+from llama_scale.costs.lifetime import Economics, Lifetime, Rates
 
 __all__ = [
     "DEFAULT_ACCELERATOR",
@@ -39,10 +37,12 @@ __all__ = [
     "Default",
     "Demand",
     "Economics",
+    "Generation",
     "Lifetime",
     "Rates",
     "Rental",
     "Serving",
+    "Spread",
     "Training",
     "missing_price",
     "rental",

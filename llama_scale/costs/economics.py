@@ -1,8 +1,8 @@
-"""What training and serving cost, in FLOPs, GPU-hours and dollars, and every assumption behind it.
+"""What is rented, at what price, and how much of it does useful work: defaults with their source and age.
 
-A model costs train_flops x (training rate) + serve_flops x (serving rate). The rates are 1 in FLOPs; in
-GPU-hours they are 1 / (peak x MFU x the share of paid hours that do useful work); in dollars they are
-those hours x a price. Serving has one MFU for tokens read (prefill) and one for tokens written (decode).
+At constant MFUs a model costs train_flops x (training rate) + serve_flops x (serving rate). The rates are
+1 in FLOPs; in GPU-hours they are 1 / (peak x MFU x the share of paid hours that do useful work); in dollars
+they are those hours x a price. Serving has one MFU for tokens read and one for tokens written.
 """
 
 from __future__ import annotations
@@ -56,14 +56,6 @@ class Assumption:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """What the model will serve over its life: tokens in all, and the share of them that it reads."""
-
-    serve_tokens: float
-    input_share: float = DEFAULT_INPUT_SHARE.value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rental:
     """An accelerator at a precision and a price; `price_usd_per_hour` is None where nobody named one."""
 
@@ -108,92 +100,6 @@ class Serving:
         return slowness / (self.rental.peak_flops_per_hour * self.utilisation)
 
 
-class Rates(NamedTuple):
-    """Cost of one FLOP of training and of one FLOP of serving, in the unit that they were asked in."""
-
-    train: float
-    serve: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lifetime:
-    """What one model costs to train and to serve; dollars are None where a price is missing."""
-
-    train_flops: float
-    serve_flops: float
-    train_gpu_hours: float
-    serve_gpu_hours: float
-    train_usd: float | None
-    serve_usd: float | None
-
-    @property
-    def total_flops(self) -> float:
-        """FLOPs of training and serving."""
-        return self.train_flops + self.serve_flops
-
-    @property
-    def total_gpu_hours(self) -> float:
-        """Hours of training and serving accelerators, counted alike."""
-        return self.train_gpu_hours + self.serve_gpu_hours
-
-    @property
-    def total_usd(self) -> float | None:
-        """Dollars of training and serving."""
-        return None if self.train_usd is None or self.serve_usd is None else self.train_usd + self.serve_usd
-
-    def total(self, unit: CostUnit) -> float:
-        """The total in `unit`; nan for dollars without a price."""
-        totals = {"flops": self.total_flops, "gpu_hours": self.total_gpu_hours, "usd": self.total_usd}
-        value = totals[unit]
-        return float("nan") if value is None else value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Economics:
-    """Everything that turns FLOPs into hours and dollars."""
-
-    training: Training
-    serving: Serving
-    demand: Demand
-
-    @property
-    def units(self) -> tuple[CostUnit, ...]:
-        """The units that costs can be given in: dollars where both prices are known."""
-        rentals = self.training.rental, self.serving.rental
-        priced = all(hired.price_usd_per_hour is not None for hired in rentals)
-        return ("flops", "gpu_hours", "usd") if priced else ("flops", "gpu_hours")
-
-    def rates(self, unit: CostUnit) -> Rates:
-        """Cost of one FLOP of training and of serving in `unit`.
-
-        Raises InputError naming the option where dollars are asked for and a price is missing.
-        """
-        if unit == "flops":
-            return Rates(1.0, 1.0)
-        hours = Rates(
-            self.training.gpu_hours_per_flop, self.serving.gpu_hours_per_flop(self.demand.input_share)
-        )
-        if unit == "gpu_hours":
-            return hours
-        return Rates(
-            hours.train * _price(self.training.rental, "--price"),
-            hours.serve * _price(self.serving.rental, "--serve-price"),
-        )
-
-    def lifetime(self, train_flops: float, serve_flops: float) -> Lifetime:
-        """The cost of that many FLOPs in every unit."""
-        train_hours = train_flops * self.training.gpu_hours_per_flop
-        serve_hours = serve_flops * self.serving.gpu_hours_per_flop(self.demand.input_share)
-        return Lifetime(
-            train_flops=train_flops,
-            serve_flops=serve_flops,
-            train_gpu_hours=train_hours,
-            serve_gpu_hours=serve_hours,
-            train_usd=_times(train_hours, self.training.rental.price_usd_per_hour),
-            serve_usd=_times(serve_hours, self.serving.rental.price_usd_per_hour),
-        )
-
-
 def rental(name: str, *, precision: Precision, price_usd_per_hour: float | None = None) -> Rental:
     """An accelerator by name, at the price given or else the one quoted in our table."""
     chip = accelerator(name)
@@ -218,19 +124,9 @@ def rental(name: str, *, precision: Precision, price_usd_per_hour: float | None 
     )
 
 
-def _price(hired: Rental, option: str) -> float:
-    if hired.price_usd_per_hour is None:
-        raise missing_price(hired, option)
-    return hired.price_usd_per_hour
-
-
 def missing_price(hired: Rental, option: str) -> InputError:
     """The error for dollars without a price."""
     return InputError(
         f"no price for {hired.accelerator.name}: {hired.price_source}",
         hint=f"say what you pay for an hour of it: {option} '$2.50/h'",
     )
-
-
-def _times(hours: float, price: float | None) -> float | None:
-    return None if price is None else hours * price

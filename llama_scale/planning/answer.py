@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from llama_scale.architecture import ModelConfig, nearest_shape
+from llama_scale.costs.serving import accelerators_for, served_shape
+from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.laws import published, published_names
+from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions, warnings
+from llama_scale.planning.families import ExactFamily, coordinate_of
 from llama_scale.planning.feasibility import refuse_dear_target, refuse_missing_shape, refuse_unreachable
+from llama_scale.planning.limits import limits_of
 from llama_scale.planning.optimum import (
     Objective,
     Problem,
     Sizes,
     Solution,
     best,
-    cheap_range,
+    cheap_ranges,
     lowest_cost,
     lowest_loss,
     tokens_for,
 )
+from llama_scale.planning.regret import regret
 from llama_scale.planning.request import Request
-from llama_scale.planning.uncertainty import best_on_average, intervals
-from llama_scale.planning.values import CheapRange, Gap, Limit, OtherLaw, Plan, PlannedModel, Saving
+from llama_scale.planning.serving import RooflineServing
+from llama_scale.planning.uncertainty import MOST_DRAWS, best_on_average, intervals
+from llama_scale.planning.values import (
+    CheapRange,
+    Gap,
+    GenerationCost,
+    OtherLaw,
+    Plan,
+    PlannedModel,
+    Saving,
+)
 
 FLATNESS = (0.01, 0.05)
+ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
+FARTHEST = 1e4  # times the training FLOPs of the largest run: beyond it no law is evidence
 
 
 def answer(request: Request) -> Plan:
@@ -33,22 +51,25 @@ def answer(request: Request) -> Plan:
 
     Raises InfeasibleError where no model does what is asked.
     """
-    problem, objective = request.problem(), request.objective(request.fit.law)
+    problem, objective = request.problem(), request.objective(request.law)
     solution = best(problem, objective)
     refuse_unreachable(request, problem, objective, solution)
     shape, recommended = _buildable(request, problem, objective, solution)
+    problem = _through(problem, shape)
+    solution = best(problem, objective)
     if objective.fixed == "loss":
         refuse_dear_target(request, recommended)
-    optimum = _model(request, solution)
-    same_loss = _model(request, lowest_cost(problem.without_serving(), recommended.loss_nats))
-    on_budget = objective.fixed == "budget"
-    same_cost = _compute_optimal_of_cost(problem, float(objective.value)) if on_budget else None
+    optimum = _model(request, problem, solution)
+    same_loss = _model(request, problem, lowest_cost(problem.without_serving(), recommended.loss_nats))
+    on_budget = None
+    if objective.fixed == "budget":
+        spent = float(problem.cost(*solution))
+        on_budget = _model(request, problem, _compute_optimal_of_cost(problem, spent))
     spread = intervals(request, problem, recommended)
-    extrapolation = request.fit.support.extrapolation(
-        parameters=recommended.parameters,
-        tokens=recommended.tokens,
-        train_flops=recommended.lifetime.train_flops,
-    )
+    extrapolation = _extrapolation(request, recommended)
+    at_loss = Objective("loss", optimum.loss_nats * (1 + 1e-9), request.limits)
+    ranges = zip(FLATNESS, cheap_ranges(problem, at_loss, FLATNESS), strict=True)
+    demand = request.economics.demand
     return Plan(
         request=request,
         recommended=recommended,
@@ -56,74 +77,119 @@ def answer(request: Request) -> Plan:
         gap=_gap(request, problem, recommended, optimum),
         optimum=optimum,
         compute_optimal=same_loss,
-        compute_optimal_on_budget=None if same_cost is None else _model(request, same_cost),
+        compute_optimal_on_budget=on_budget,
         saving=_saving(request, recommended, same_loss),
-        flatness=tuple(CheapRange(e, *cheap_range(problem, optimum.loss_nats, e)) for e in FLATNESS),
+        flatness=tuple(CheapRange(excess, *near) for excess, near in ranges),
         intervals=spread,
         best_on_average=best_on_average(request, problem, recommended),
-        limits=_limits(request, recommended, objective),
+        limits=limits_of(request, problem, recommended, optimum),
         extrapolation=extrapolation,
         other_laws=_other_laws(request, problem),
         warnings=warnings(request, extrapolation, spread),
         assumptions=assumptions(request),
+        fleet=_fleet(request, shape),
+        training=_training(request, shape, recommended),
+        generations=_generations(request, recommended),
+        regret=regret(problem, demand.spread, optimum.loss_nats, request.limits) if demand.spread else None,
+        epochs=None if request.unique_tokens is None else recommended.tokens / request.unique_tokens,
+        score=_score(request, recommended),
+        far_beyond=_far_beyond(extrapolation),
     )
 
 
-def _model(request: Request, solution: Solution) -> PlannedModel:
-    return _planned(request, solution.sizes, float(solution.tokens))
+def _model(request: Request, problem: Problem, solution: Solution) -> PlannedModel:
+    return _planned(request, problem, solution.sizes, float(solution.tokens))
 
 
-def _planned(request: Request, sizes: Sizes, tokens: float) -> PlannedModel:
+def _planned(request: Request, problem: Problem, sizes: Sizes, tokens: float) -> PlannedModel:
+    economics = request.economics
+    if sizes.shape is None and economics.deployment is not None:
+        at = coordinate_of(problem.family, float(sizes.parameters))
+        sizes = sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
+    serves = economics.demand.serve_tokens > 0
     return PlannedModel(
         parameters=float(sizes.parameters),
         tokens=tokens,
-        loss_nats=float(request.fit.law.loss(sizes.parameters, tokens)),
-        lifetime=request.economics.lifetime(
+        loss_nats=float(problem.law.loss(sizes.parameters, tokens)),
+        lifetime=economics.lifetime(
             train_flops=float(sizes.train_flops_per_token) * tokens,
-            serve_flops=float(sizes.serve_flops_per_token) * request.economics.demand.serve_tokens,
+            serve_flops=float(sizes.serve_flops_per_token) * economics.demand.serve_tokens,
+            shape=sizes.shape,
         ),
+        throughput=economics.throughput(sizes.shape) if serves else None,
     )
 
 
 def _buildable(
     request: Request, problem: Problem, objective: Objective, solution: Solution
 ) -> tuple[ModelConfig, PlannedModel]:
-    """The real shape nearest the optimum, its tokens chosen anew to meet the budget or the target."""
+    """The real shape nearest the optimum that keeps the limits, its tokens chosen anew."""
     wanted = float(solution.sizes.parameters)
-    shape = nearest_shape(
-        wanted, convention=request.fit.convention, vocabulary=request.vocabulary, context=request.context
-    )
-    sizes = problem.family.size_of(shape)
-    refuse_missing_shape(request, float(sizes.parameters), wanted)
-    return shape, _planned(request, sizes, float(tokens_for(problem, objective, sizes)))
+    for factor in ROUNDINGS:
+        shape = nearest_shape(
+            wanted * factor,
+            convention=request.fit.convention,
+            vocabulary=request.vocabulary,
+            context=request.context,
+            kv_heads=request.kv_heads,
+        )
+        sizes = problem.family.size_of(shape)
+        refuse_missing_shape(request, float(sizes.parameters), wanted)
+        tokens = float(tokens_for(problem, objective, sizes))
+        if math.isfinite(tokens):
+            break
+    return shape, _planned(request, problem, sizes, tokens)
+
+
+def _through(problem: Problem, shape: ModelConfig) -> Problem:
+    """The problem on the continuum through the shape, so that no proportions but its size are compared."""
+    family = problem.family
+    if not (problem.serving.needs_shapes or isinstance(family, ExactFamily)):
+        return problem
+    family = replace(family, geometry=family.geometry.through(shape))
+    serving = problem.serving
+    if isinstance(serving, RooflineServing):
+        serving = replace(serving, family=family)
+    return replace(problem, family=family, serving=serving)
 
 
 def _compute_optimal_of_cost(problem: Problem, budget: float) -> Solution:
     """The compute-optimal model whose training and serving together cost the budget.
 
     Secant steps on the logarithm of its training budget, of which the logarithm of the whole cost is a
-    smooth function of slope between 0 and 1.
+    smooth function of slope between 0 and 1; bisection where they leave what can be served.
     """
     training_only = problem.without_serving()
 
     def excess(log_budget: float) -> tuple[float, Solution]:
         solution = lowest_loss(training_only, math.exp(log_budget))
-        return math.log(float(problem.cost(*solution)) / budget), solution
+        shaped = solution._replace(sizes=_shaped(problem, solution.sizes))
+        return math.log(float(problem.cost(*shaped)) / budget), solution
 
     before = math.log(budget)
     over, solution = excess(before)
-    x, slope = before - over, 1.0
-    for _ in range(50):
+    low, high, x = before - 60, before, before - over  # the slope is at most 1: never past the root
+    for _ in range(60):
         now, solution = excess(x)
-        if abs(now) < 1e-12 or x == before:
+        if abs(now) < 1e-12:
             break
-        slope = (over - now) / (before - x)
-        before, over, x = x, now, x - now / slope
+        low, high = (x, high) if now < 0 else (low, x)
+        step = x - now * (before - x) / (over - now) if over != now else low
+        before, over = x, now
+        x = step if low < step < high else (low + high) / 2
     return solution
 
 
+def _shaped(problem: Problem, sizes: Sizes) -> Sizes:
+    if not problem.serving.needs_shapes:
+        return sizes
+    at = coordinate_of(problem.family, float(sizes.parameters))
+    return sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
+
+
 def _gap(request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel) -> Gap:
-    least = float(problem.cost(*lowest_cost(problem, recommended.loss_nats)))
+    reached = recommended.loss_nats * (1 + 1e-12)
+    least = float(problem.cost(*lowest_cost(problem, reached, request.limits)))
     return Gap(
         loss_nats=recommended.loss_nats - optimum.loss_nats,
         cost=recommended.lifetime.total(request.unit) / least - 1,
@@ -141,32 +207,93 @@ def _saving(request: Request, recommended: PlannedModel, compute_optimal: Planne
     )
 
 
-def _limits(request: Request, recommended: PlannedModel, objective: Objective) -> tuple[Limit, ...]:
-    """The target and the budget: the target binds where there is one, the budget otherwise."""
-    limits = []
-    if objective.fixed == "loss":
-        name = f"quality of {request.match.name}" if request.match else "target loss"
-        limits.append(Limit(name, float(objective.value), recommended.loss_nats, True, False))
-    if request.budget is not None:
-        used = recommended.lifetime.total(request.unit)
-        binding, is_default = objective.fixed == "budget", "budget" not in request.given
-        limits.append(Limit("total budget", request.budget, used, binding, is_default))
-    return tuple(limits)
+def _extrapolation(request: Request, recommended: PlannedModel) -> dict[str, float]:
+    """How far one training of the model is beyond the runs behind the law."""
+    return request.fit.support.extrapolation(
+        parameters=recommended.parameters,
+        tokens=recommended.tokens,
+        train_flops=recommended.lifetime.train_flops / request.economics.demand.trainings,
+    )
+
+
+def _far_beyond(extrapolation: dict[str, float]) -> float | None:
+    factor = extrapolation.get("train_flops", 1.0)
+    return factor if factor > FARTHEST else None
+
+
+def _fleet(request: Request, shape: ModelConfig) -> float | None:
+    """Accelerators that answer the rate of requests asked about."""
+    deployment = request.economics.deployment
+    if request.request_rate is None or deployment is None:
+        return None
+    rate = request.request_rate * request.economics.demand.samples  # each is a request to the engine
+    count = float(accelerators_for(deployment, served_shape(shape), rate))
+    return count if math.isfinite(count) else None
+
+
+def _training(request: Request, shape: ModelConfig, model: PlannedModel) -> TrainingReport:
+    """One training of the recommended model."""
+    training, demand = request.economics.training, request.economics.demand
+    return training_report(
+        shape,
+        model.tokens,
+        rental=training.rental,
+        mfu=training.mfu,
+        goodput=training.goodput,
+        accelerators=request.accelerators,
+        train_flops=model.lifetime.train_flops / demand.trainings,
+    )
+
+
+def _generations(request: Request, model: PlannedModel) -> tuple[GenerationCost, ...]:
+    """What each retraining costs and serves; empty where nothing is retrained."""
+    demand, cost = request.economics.demand, model.lifetime
+    if demand.retrain_months is None:
+        return ()
+    return tuple(
+        GenerationCost(
+            first_month=part.first_month,
+            months=part.months,
+            serve_tokens=demand.serve_tokens * part.share,
+            train_gpu_hours=cost.train_gpu_hours / demand.trainings,
+            train_usd=_scaled(cost.train_usd, part.train_factor / demand.train_factor),
+            serve_gpu_hours=_scaled(cost.serve_gpu_hours, part.share),
+            serve_usd=_scaled(cost.serve_usd, part.share * part.serve_factor / demand.serve_factor),
+        )
+        for part in demand.generations
+    )
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _score(request: Request, recommended: PlannedModel) -> ScorePrediction | None:
+    downstream = request.fit.downstream
+    if downstream is None:
+        return None
+    draws = request.draws(MOST_DRAWS)
+    model = recommended.parameters, recommended.tokens
+    losses = None if draws is None else np.asarray(draws.loss(*model))
+    return downstream.predict(recommended.loss_nats, request.level, loss_draws=losses)
 
 
 def _other_laws(request: Request, problem: Problem) -> tuple[OtherLaw, ...]:
     """The same question to each published law that counts alike.
 
-    Not for a bare target loss: the same number means another quality under a law with another floor.
+    Not for a bare target loss: the same number means another quality under a law with another floor. A
+    score belongs to its own fit.
     """
-    if request.target_loss is not None:
+    if request.has_target and request.match is None:
         return ()
     fits = [published(name) for name in published_names() if name != request.fit.name]
     answers = []
     for fit in fits:
         if fit.convention == request.fit.convention:
-            theirs = problem.with_law(fit.law)
-            solution = best(theirs, request.objective(fit.law))
+            law = request.law_of(fit)
+            theirs = problem.with_law(law)
+            solution = best(theirs, request.objective(law))
             numbers = solution.sizes.parameters, solution.tokens, theirs.loss(solution)
-            answers.append(OtherLaw(fit.name, *(float(np.asarray(n)) for n in numbers)))
+            if np.isfinite(solution.tokens):
+                answers.append(OtherLaw(fit.name, *(float(np.asarray(n)) for n in numbers)))
     return tuple(answers)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from llama_scale.costs import Rental
+from llama_scale.laws import ScalingLaw
+from llama_scale.planning.optimum import NO_LIMITS
 from llama_scale.planning.values import Plan
 from llama_scale.quantities import format_count, format_flops, format_gpu_hours, format_number, format_usd
 
@@ -44,7 +46,11 @@ def _condition(plan: Plan) -> Formula:
     if request.flops == "exact":
         formula = "least over a continuum of LLaMA shapes, by a grid refined around its lowest point"
         return Formula("optimum", formula, numbers, "our own; the nearest shape is then counted exactly")
-    idle = request.problem().serving_in_training_tokens
+    problem = request.problem()
+    if problem.serving.needs_shapes or not isinstance(problem.law, ScalingLaw) or request.limits != NO_LIMITS:
+        formula = "train rate x 6 N D + T x cost per token of N: least over all N, on a refined grid"
+        return Formula("optimum", formula, numbers, "our own: no condition in closed form with these costs")
+    idle = problem.serving_in_training_tokens
     numbers = f"S = {format_number(float(idle), 4)} tokens; {numbers}"
     if plan.compute_optimal_on_budget is None:
         room = "(loss - E)^(1/k)" if request.fit.law.has_outer_power else "loss - E"

@@ -7,7 +7,7 @@ token. Layers and width follow from the aspect ratio of the LLaMA family; they n
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple, Protocol
 
@@ -52,6 +52,11 @@ class Family(Protocol):
         """How `Sizes.parameters` are counted."""
         ...
 
+    @property
+    def geometry(self) -> Geometry:
+        """How its layers are made."""
+        ...
+
     def sizes(self, coordinate: Numbers, *, shaped: bool = False) -> Sizes:
         """The models at `coordinate`, with what serving asks of their shape if `shaped`."""
         ...
@@ -65,31 +70,61 @@ class Family(Protocol):
 class Geometry:
     """How the layers of the continuum are made: the tables' vocabulary, and heads that share keys.
 
-    `kv_heads` of 128 numbers each hold the keys and values; None is one for each head.
+    `kv_heads` of 128 numbers each hold the keys and values; None is one for each head. `stretch` multiplies
+    the width over the layers of the LLaMA family, and a layer has `layer_weights` x width^2 weights: so a
+    continuum can be laid through a real shape, which rounds both.
     """
 
     vocabulary: int = LLAMA_VOCABULARY
     kv_heads: int | None = None
+    stretch: float = 1.0
+    layer_weights: float = 12.0
+
+    def through(self, shape: ModelConfig) -> Geometry:
+        """The geometry of the continuum on which a real shape lies."""
+        body = shape.matrix_weights - shape.vocabulary * shape.width
+        usual = float(np.interp(math.log(body), _log_bodies(), _aspect_ratios()))
+        return replace(
+            self,
+            stretch=shape.width / shape.layers / usual,
+            layer_weights=body / (shape.layers * shape.width**2),
+        )
+
+    def proportions(self, log_body: Numbers) -> tuple[Numbers, Numbers]:
+        """Width and layers of models whose layers hold exp(log_body) weights."""
+        ratio = self.stretch * np.interp(log_body, _log_bodies(), _aspect_ratios())
+        width = (np.exp(log_body) * ratio / self.layer_weights) ** (1 / 3)
+        return width, width / ratio
+
+    def counts(self, log_body: Numbers, tables: int) -> Numbers:
+        """Parameters: the matrices of the layers, norms, and so many tables of the vocabulary."""
+        width, layers = self.proportions(log_body)
+        return np.exp(log_body) + (2 * layers + 1 + tables * self.vocabulary) * width
 
     def body(self, parameters: Numbers, convention: ParameterConvention) -> Numbers:
         """Logarithm of the weights of the layers of a model of so many parameters."""
-        log_body = _log_bodies()
-        width, layers = _proportions(log_body)
-        counts = _counted(np.exp(log_body), width, layers, TABLES[convention] * self.vocabulary)
-        return np.interp(np.log(parameters), np.log(counts), log_body)
+        nodes, tables, wanted = _log_bodies(), TABLES[convention], np.log(parameters)
+        logs = np.log(self.counts(nodes, tables))
+        x = np.interp(wanted, logs, nodes)
+        slope = np.interp(wanted, logs[:-1], np.diff(logs) / (nodes[1] - nodes[0]))
+        for _ in range(2):  # what interpolation leaves, 1e-5, becomes rounding
+            x = x - (np.log(self.counts(x, tables)) - wanted) / slope
+        return x
 
     def shape(self, log_body: Numbers) -> ServedShape:
         """What serving asks of models whose layers hold exp(log_body) weights."""
-        body = np.exp(log_body)
-        width, layers = _proportions(log_body)
+        width, layers = self.proportions(log_body)
         cached = width if self.kv_heads is None else np.minimum(width, self.kv_heads * HEAD_SIZE)
         return ServedShape(
-            weights=_counted(body, width, layers, 2 * self.vocabulary),
-            active_weights=body + self.vocabulary * width,
+            weights=self.counts(log_body, TABLES["total"]),
+            active_weights=np.exp(log_body) + self.vocabulary * width,
             layers=layers,
             query_width=width,
             kv_width=cached,
         )
+
+
+LLAMA_GEOMETRY = Geometry()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +132,7 @@ class SixNDFamily:
     """FLOPs as the papers count them: 6N a token of training, 2N a token served, with the N of the law."""
 
     convention: ParameterConvention = "total"
-    geometry: Geometry = Geometry()
+    geometry: Geometry = LLAMA_GEOMETRY
 
     def sizes(self, coordinate: Numbers, *, shaped: bool = False) -> Sizes:
         """The coordinate is log N."""
@@ -121,16 +156,15 @@ class ExactFamily:
     """
 
     convention: ParameterConvention
-    vocabulary: int = LLAMA_VOCABULARY
     context: int = LLAMA_CONTEXT
-    geometry: Geometry = field(default=Geometry())
+    geometry: Geometry = LLAMA_GEOMETRY
 
     def sizes(self, coordinate: Numbers, *, shaped: bool = False) -> Sizes:
         """The coordinate is the logarithm of the body's weights."""
-        body = np.exp(coordinate)
-        width, layers = _proportions(coordinate)
-        parameters = _counted(body, width, layers, TABLES[self.convention] * self.vocabulary)
-        products = 2 * (body + self.vocabulary * width) + 4 * layers * width * self.context
+        width, layers = self.geometry.proportions(coordinate)
+        parameters = self.geometry.counts(coordinate, TABLES[self.convention])
+        weights = np.exp(coordinate) + self.geometry.vocabulary * width
+        products = 2 * weights + 4 * layers * width * self.context
         return Sizes(parameters, 3 * products, products, self.geometry.shape(coordinate) if shaped else None)
 
     def size_of(self, shape: ModelConfig) -> Sizes:
@@ -145,22 +179,9 @@ class ExactFamily:
 
 def coordinate_of(family: Family, parameters: Numbers) -> Numbers:
     """Where on the continuum a model of so many parameters is."""
-    if type(family) is SixNDFamily:
+    if isinstance(family, SixNDFamily):
         return np.log(parameters)
-    x = _log_bodies()
-    return np.interp(np.log(parameters), np.log(family.sizes(x).parameters), x)
-
-
-def _counted(body: Numbers, width: Numbers, layers: Numbers, tables: int) -> Numbers:
-    """Parameters: the matrices of the layers, norms, and tables of so many rows."""
-    return body + (2 * layers + 1 + tables) * width
-
-
-def _proportions(log_body: Numbers) -> tuple[Numbers, Numbers]:
-    """Width and layers of models whose layers hold exp(log_body) weights."""
-    ratio = np.interp(log_body, _log_bodies(), _aspect_ratios())
-    width = (np.exp(log_body) * ratio / 12) ** (1 / 3)
-    return width, width / ratio
+    return family.geometry.body(parameters, family.convention)
 
 
 @cache

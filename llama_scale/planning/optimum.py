@@ -34,6 +34,7 @@ from llama_scale.planning.families import (
     Sizes,
     coordinate_of,
 )
+from llama_scale.planning.quantisation import QuantisedLaw
 from llama_scale.planning.serving import MOST_EXACT, FlopServing, ServingCost
 
 __all__ = [
@@ -53,12 +54,14 @@ __all__ = [
     "best",
     "cheap_range",
     "cheap_ranges",
+    "count_of",
+    "floor_of",
     "lowest_cost",
     "lowest_loss",
     "tokens_for",
 ]
 
-Law = ScalingLaw | RepeatedDataLaw
+Law = ScalingLaw | RepeatedDataLaw | QuantisedLaw
 IN_FLOPS = FlopServing()
 
 COARSE_POINTS = 640  # 5 % apart in size: what the roofline or repeated data bend is seen
@@ -100,7 +103,7 @@ class Problem:
 
     def without_serving(self) -> Problem:
         """The same problem for a model that serves nothing."""
-        return replace(self, serve_tokens=0.0)
+        return replace(self, serve_tokens=0.0, serving=IN_FLOPS)
 
     def with_law(self, law: Law) -> Problem:
         """The same problem under another law, or under a batch of draws."""
@@ -167,6 +170,8 @@ def tokens_for(problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
         left = objective.value - problem.serving_cost(sizes)
         tokens = left / (problem.train_rate * sizes.train_flops_per_token)
         tokens = np.minimum(tokens, limits.train_flops / sizes.train_flops_per_token)
+        if isinstance(problem.law, QuantisedLaw) and limits != NO_LIMITS:
+            tokens = np.minimum(tokens, problem.law.best_tokens(sizes.parameters))
         tokens = np.where(tokens > 0, tokens, np.nan)
     if limits.parameters < math.inf:
         tokens = np.where(sizes.parameters <= limits.parameters * (1 + 1e-12), tokens, np.nan)
@@ -231,8 +236,7 @@ Valued = Callable[[Problem, Objective, Array], Numbers]
 def _in_parts(problem: Problem, objective: Objective, value: Valued) -> Array:
     """Where each question's value is least; many questions a part at a time."""
     law = problem.law
-    of_law = law.E if isinstance(law, ScalingLaw) else law.law.E
-    shape = np.broadcast(of_law, objective.value, problem.serve_tokens).shape
+    shape = np.broadcast(_floor(law), objective.value, problem.serve_tokens).shape
     count = math.prod(shape)
     if count <= MOST_TOGETHER:
         return _minimise(lambda x: value(problem, objective, x), shape)
@@ -247,10 +251,28 @@ def _in_parts(problem: Problem, objective: Objective, value: Valued) -> Array:
     return found.reshape(shape)
 
 
+def _floor(law: Law) -> Numbers:
+    """E, of every draw."""
+    if isinstance(law, ScalingLaw):
+        return law.E
+    decay = law.repetition.tokens_decay if isinstance(law, RepeatedDataLaw) else 0.0
+    return law.law.E + 0.0 * np.asarray(decay)
+
+
+def floor_of(law: Law) -> float:
+    """E of a single law."""
+    return float(np.asarray(_floor(law)))
+
+
+def count_of(law: Law) -> int:
+    """How many draws a law holds; 1 for a single law."""
+    return int(np.size(_floor(law)))
+
+
 def _part_of(law: Law, shape: tuple[int, ...], part: slice) -> Law:
     """The draws of one part of the questions; a single law is every question's."""
-    if isinstance(law, RepeatedDataLaw):
-        return law if np.ndim(law.law.E) == 0 else law.at(part)
+    if not isinstance(law, ScalingLaw):
+        return law if count_of(law) == 1 else law.at(part)
     if np.ndim(law.E) == 0:
         return law
     constants = {name: np.broadcast_to(value, shape).ravel()[part] for name, value in law.constants.items()}

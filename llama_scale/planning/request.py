@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
-from llama_scale.architecture import LLAMA_CONTEXT, LLAMA_VOCABULARY
-from llama_scale.costs import (
-    DEFAULT_ACCELERATOR,
-    DEFAULT_DECODE_MFU,
-    DEFAULT_GOODPUT,
-    DEFAULT_INPUT_SHARE,
-    DEFAULT_MFU,
-    DEFAULT_PREFILL_MFU,
-    DEFAULT_UTILISATION,
-    CostUnit,
-    Demand,
-    Economics,
-    Rental,
-    Serving,
-    Training,
-    missing_price,
-    rental,
-)
+import numpy as np
+
+from llama_scale.architecture import LLAMA_VOCABULARY
+from llama_scale.costs import CostUnit, Default, Economics
 from llama_scale.errors import InputError
-from llama_scale.hardware import PRECISIONS, Precision, accelerator
 from llama_scale.laws import (
     ACCOUNTINGS,
     DEFAULT_LAW,
@@ -38,109 +23,192 @@ from llama_scale.laws import (
     published,
     resolve_law,
 )
-from llama_scale.planning.families import ExactFamily, Family, SixNDFamily
-from llama_scale.planning.optimum import FlopServing, Objective, Problem
+from llama_scale.planning.families import LARGEST_MODEL, ExactFamily, Family, Geometry, SixNDFamily
+from llama_scale.planning.optimum import NO_LIMITS, FlopServing, Law, Limits, Objective, Problem, count_of
+from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty, QuantisedLaw
+from llama_scale.planning.reading import Words
 from llama_scale.planning.references import ReferenceModel, reference_model
-from llama_scale.quantities import (
-    Quantity,
-    format_count,
-    format_quantity,
-    parse_budget,
-    parse_count,
-    parse_fraction,
-    parse_usd_per_hour,
-)
+from llama_scale.planning.serving import RooflineServing, largest_servable
+from llama_scale.planning.supply import read_supply
+from llama_scale.quantities import Quantity, format_quantity, parse_budget
 
 Number = str | float
 DEFAULT_BUDGET = Quantity(value=1e24, kind="flops")
 COST_UNITS: dict[str, CostUnit] = {"flops": "flops", "usd": "usd", "gpu-hours": "gpu_hours"}
-HARDWARE_WORDS = (
-    "accelerator",
-    "serve_accelerator",
-    "price",
-    "serve_price",
-    "mfu",
-    "serve_mfu",
-    "goodput",
-    "utilisation",
+PRICED_WORDS = (
+    *("accelerator", "serve_accelerator", "price", "serve_price", "mfu", "serve_mfu", "goodput"),
+    *("utilisation", "discount", "serve_precision", "serving_benchmarks"),
 )
-LARGEST_DEMAND = 1e21  # tokens: every person alive, reading ten thousand tokens a day for thirty years
+TARGETS = ("target_loss", "target_score", "match")
 BUDGET_LIMITS: dict[CostUnit, tuple[float, float]] = {
     "flops": (1e10, 1e32),
     "usd": (1e-2, 1e14),
     "gpu_hours": (1e-4, 1e14),
 }
-LARGEST_LOSS = 25.0  # nats: a uniform guess among 7e10 words
+SMALLEST_NAMED, MOST_UNIQUE = 1e4, 1e18  # parameters that anyone would plan for; tokens there are to find
 
 
 class PlanOptions(TypedDict, total=False):
     """The words of `plan`, each as its option is called; numbers may be text with units."""
 
-    serve_tokens: Number
+    serve_tokens: Number | None
+    requests: Number | None
+    input_tokens: Number | None
+    output_tokens: Number | None
+    input_share: Number | None
+    samples: Number | None
+    months: Number | None
+    growth: Number | None
+    discount: Number | None
+    retrain_every: Number | None
+    request_rate: Number | None
     budget: Number | Quantity | None
     target_loss: Number | None
+    target_score: Number | None
     match: str | None
     cost_in: str | None
+    accelerators: Number | None
+    deadline: Number | None
+    max_parameters: Number | None
+    unique_tokens: Number | None
+    time_per_output_token: Number | None
+    time_to_first_token: Number | None
     law: str | Path | Fit | None
     flops: str | None
+    level: Number | None
     accelerator: str | None
-    serve_accelerator: str | None
-    precision: str | None
-    serve_precision: str | None
     price: Number | None
-    serve_price: Number | None
+    precision: str | None
     mfu: Number | None
-    serve_mfu: str | tuple[float, float] | None
     goodput: Number | None
+    serve_accelerator: str | None
+    serve_accelerators: Number | None
+    serve_price: Number | None
+    serve_precision: str | None
+    kv_bits: Number | None
+    quantisation_penalty: bool | None
+    serve_mfu: Number | str | tuple[float, float] | None
+    serving_benchmarks: str | Path | None
     utilisation: Number | None
-    input_share: Number | None
     vocabulary: Number | None
     context: Number | None
-    level: Number | None
+    kv_heads: Number | None
+
+
+class Deadline(NamedTuple):
+    """So many accelerators, for so long."""
+
+    accelerators: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A question with every default filled in; `given` names the words that the asker chose."""
+    """A question with every default filled in; `given` names the words that the asker chose.
+
+    `limits` is what the deadline, the largest size and the limits on latency come to; `servable` the most
+    parameters that serving within its limits allows, inf where nobody asked.
+    """
 
     fit: Fit
     law_text: str
     flops: FlopsAccounting
     economics: Economics
+    mfu_default: Default
+    goodput_default: Default
     unit: CostUnit
     budget: Quantity | None
     target_loss: float | None
+    target_score: float | None
     match: ReferenceModel | None
+    deadline: Deadline | None
+    accelerators: int | None
+    max_parameters: float | None
+    unique_tokens: float | None
+    penalty: Penalty | None
+    request_rate: float | None
     vocabulary: int
     context: int
+    kv_heads: int | None
     level: float
     given: Mapping[str, Any]
+    limits: Limits = NO_LIMITS
+    servable: float = math.inf
 
     @property
     def family(self) -> Family:
         """The continuum of models, counted as asked."""
+        convention = self.fit.convention
+        geometry = Geometry(vocabulary=self.vocabulary, kv_heads=self.kv_heads)
         if self.flops == "6nd":
-            return SixNDFamily(convention=self.fit.convention)
-        return ExactFamily(convention=self.fit.convention, vocabulary=self.vocabulary, context=self.context)
+            return SixNDFamily(convention=convention, geometry=geometry)
+        return ExactFamily(convention=convention, context=self.context, geometry=geometry)
+
+    @property
+    def seeks(self) -> str:
+        """`lowest loss` or `lowest lifetime cost`."""
+        return "lowest lifetime cost" if self.has_target else "lowest loss"
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a quality is to be reached."""
+        return not (self.target_loss is None and self.target_score is None and self.match is None)
+
+    @property
+    def law(self) -> Law:
+        """The fit's law as this question uses it."""
+        return self.law_of(self.fit)
+
+    def law_of(self, fit: Fit) -> Law:
+        """The law of a fit: of repeated data where data are few, of quantised weights where these count."""
+        law = fit.law if self.unique_tokens is None else fit.repeated(self.unique_tokens)
+        return law if self.penalty is None else QuantisedLaw(trained=law, penalty=self.penalty)
+
+    def draws(self, most: int) -> Law | None:
+        """The fit's draws, used alike and thinned evenly to `most`; None for a law without draws."""
+        fit = self.fit
+        drawn = fit.draws if self.unique_tokens is None else fit.repeated_draws(self.unique_tokens)
+        if drawn is None:
+            return None
+        step = -(-count_of(drawn) // most)
+        drawn = drawn.at(slice(None, None, step)) if step > 1 else drawn
+        return drawn if self.penalty is None else QuantisedLaw(trained=drawn, penalty=self.penalty)
+
+    def in_unit(self, unit: CostUnit) -> Request:
+        """The same question, counted in another unit; a budget keeps its own."""
+        return replace(self, unit=unit)
 
     def problem(self) -> Problem:
         """The optimisation that the question comes to, its costs in the objective's unit."""
-        rates = self.economics.rates(self.unit)
+        economics, family = self.economics, self.family
+        rates = economics.rates(self.unit)
+        serving = FlopServing(rate=rates.serve)
+        if economics.deployment is not None and self.unit != "flops":
+            serving = RooflineServing(
+                deployment=economics.deployment, family=family, rate=economics.serve_rate(self.unit)
+            )
         return Problem(
-            law=self.fit.law,
-            family=self.family,
+            law=self.law,
+            family=family,
             train_rate=rates.train,
-            serving=FlopServing(rate=rates.serve),
-            serve_tokens=self.economics.demand.serve_tokens,
+            serving=serving,
+            serve_tokens=economics.demand.serve_tokens,
         )
 
-    def objective(self, law: ScalingLaw) -> Objective:
-        """What is fixed, under `law`; a model to match stands for the loss that the law predicts for it."""
+    def objective(self, law: Law) -> Objective:
+        """What is fixed, under `law`; a model to match stands for the loss that the law predicts for it.
+
+        That model is taken to have seen fresh data, whatever is left for ours.
+        """
         if self.match is not None:
-            return Objective("loss", law.loss(self.match.count(self.fit.convention), self.match.tokens))
+            fresh = law if isinstance(law, ScalingLaw) else law.law
+            loss = fresh.loss(self.match.count(self.fit.convention), self.match.tokens)
+            return Objective("loss", loss, self.limits)
         if self.target_loss is not None:
-            return Objective("loss", self.target_loss)
-        return Objective("budget", (self.budget or DEFAULT_BUDGET).value)
+            return Objective("loss", self.target_loss, self.limits)
+        if self.target_score is not None and self.fit.downstream is not None:
+            return Objective("loss", float(self.fit.downstream.loss_for(self.target_score)), self.limits)
+        return Objective("budget", math.inf if self.budget is None else self.budget.value, self.limits)
 
 
 def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFAULT_BUDGET) -> Request:
@@ -151,90 +219,103 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
             f"plan has no argument {', '.join(sorted(unknown))}",
             hint=f"use {', '.join(PlanOptions.__annotations__)}",
         )
-    words = _Words(given)
-    if "target_loss" in given and "match" in given:
-        raise InputError("a target loss and a model to match are two targets", hint="give one of them")
+    words = Words(given)
+    words.refuse_together(*TARGETS, why="two targets")
     fit, law_text = _law(given.get("law"))
-    asks_for_quality = "target_loss" in given or "match" in given
-    budget = _budget(given.get("budget"), None if asks_for_quality else default_budget)
+    deadline, accelerators = _deadline(words)
+    needs_none = deadline is not None or any(name in given for name in TARGETS)
+    budget = _budget(given.get("budget"), None if needs_none else default_budget)
     unit = _unit(words, budget)
-    match = reference_model(str(given["match"])) if "match" in given else None
-    return Request(
+    flops = cast(FlopsAccounting, words.choice("flops", ACCOUNTINGS, fit.flops_accounting))
+    supply = read_supply(words, unit, flops)
+    request = Request(
         fit=fit,
         law_text=law_text,
-        flops=cast(FlopsAccounting, words.choice("flops", ACCOUNTINGS, fit.flops_accounting)),
-        economics=_economics(words, unit),
+        flops=flops,
+        economics=supply.economics,
+        mfu_default=supply.mfu,
+        goodput_default=supply.goodput,
         unit=unit,
         budget=budget,
         target_loss=words.loss("target_loss"),
-        match=match,
+        target_score=_score(words, fit),
+        match=reference_model(str(given["match"])) if "match" in given else None,
+        deadline=deadline,
+        accelerators=accelerators,
+        max_parameters=words.optional_number("max_parameters", low=SMALLEST_NAMED, high=LARGEST_MODEL),
+        unique_tokens=words.optional_number("unique_tokens", low=1e3, high=MOST_UNIQUE),
+        penalty=_penalty(words, supply.weight_bits),
+        request_rate=words.optional_number("request_rate", low=1e-6, high=1e9),
         vocabulary=int(words.number("vocabulary", LLAMA_VOCABULARY, low=2, high=1e8)),
-        context=int(words.number("context", LLAMA_CONTEXT, low=1, high=1e9)),
+        context=supply.context,
+        kv_heads=words.whole("kv_heads", low=1, high=1024),
         level=words.fraction("level", DEFAULT_LEVEL, high=0.9999),
         given=given,
     )
+    return limited(request)
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """The given words, read one by one with their limits."""
+def limited(request: Request) -> Request:
+    """The request with what its deadline, largest size and latency come to worked out."""
+    deployment = request.economics.deployment
+    latency = deployment is not None and (
+        deployment.time_per_output_token_seconds is not None
+        or deployment.time_to_first_token_seconds is not None
+    )
+    servable = largest_servable(deployment, request.family) if deployment and latency else math.inf
+    largest = min(servable, request.max_parameters or math.inf)
+    flops = math.inf if request.deadline is None else train_flops_by(request.deadline, request.economics)
+    return replace(request, limits=Limits(train_flops=flops, parameters=largest), servable=servable)
 
-    given: Mapping[str, Any]
 
-    def number(self, name: str, default: float, *, low: float, high: float) -> float:
-        """A count between `low` and `high`."""
-        if name not in self.given:
-            return default
-        value = parse_count(self.given[name])
-        if not low <= value <= high:
-            raise InputError(
-                f"{_option(name)} {format_count(value)} is out of all proportion",
-                hint=f"give a number from {format_count(low)} to {format_count(high)}",
-            )
-        return value
+def train_flops_by(deadline: Deadline, economics: Economics) -> float:
+    """The FLOPs of one training that its accelerators do in its time."""
+    hours = deadline.accelerators * deadline.seconds / 3600
+    return hours / economics.training.gpu_hours_per_flop
 
-    def loss(self, name: str) -> float | None:
-        """A loss in nats per token."""
-        if name not in self.given:
-            return None
-        hint = "give nats per token, such as --target-loss 1.95"
-        try:
-            value = float(self.given[name])
-        except ValueError as error:
-            raise InputError(f"{_option(name)} '{self.given[name]}' is no number", hint=hint) from error
-        if not 0 < value <= LARGEST_LOSS:
-            raise InputError(f"{_option(name)} {value:g} is no loss of a language model", hint=hint)
-        return value
 
-    def fraction(self, name: str, default: float, *, low: float = 0.0, high: float = 1.0) -> float:
-        """A share above 0, unless `low` is below it, and at most `high`."""
-        value = parse_fraction(self.given.get(name, default))
-        if not (low < value <= high):
-            raise InputError(
-                f"{_option(name)} {self.given[name]} is not between {max(low, 0):g} and {high:g}",
-                hint=f"write a fraction such as {default:g}, or a percentage such as {default:.0%}",
-            )
-        return value
+def _deadline(words: Words) -> tuple[Deadline | None, int | None]:
+    accelerators = words.whole("accelerators", low=1, high=10_000_000)
+    seconds = words.seconds("deadline", low=60, high=100 * 365 * 86_400, example="30d")
+    if seconds is None:
+        return None, accelerators
+    if accelerators is None:
+        raise InputError(
+            "a deadline needs the number of accelerators that train until then",
+            hint="add it, such as --accelerators 1024",
+        )
+    return Deadline(accelerators, seconds), accelerators
 
-    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
-        """One of a few words."""
-        value = str(self.given.get(name, default))
-        if value not in choices:
-            hint = f"choose from {', '.join(choices)}"
-            raise InputError(f"{_option(name)} '{value}' is unknown", hint=hint)
-        return value
 
-    def price(self, name: str) -> float | None:
-        """Dollars an hour, above 0."""
-        if name not in self.given:
-            return None
-        value = parse_usd_per_hour(self.given[name])
-        if not 0 < value <= 1e4:
-            raise InputError(
-                f"{_option(name)} {self.given[name]} is no price for an hour of one accelerator",
-                hint="write it like $2.50/h",
-            )
-        return value
+def _penalty(words: Words, weight_bits: float) -> Penalty | None:
+    """What quantising after training costs in loss, where that is asked for."""
+    if not words.given.get("quantisation_penalty"):
+        return None
+    if weight_bits >= UNQUANTISED_BITS:
+        raise InputError(
+            "weights served in 16 bits are not quantised, so that there is no penalty",
+            hint="name a format, such as --serve-precision int4, or leave --quantisation-penalty out",
+        )
+    return Penalty(bits=weight_bits)
+
+
+def _score(words: Words, fit: Fit) -> float | None:
+    """A score that the fit has a loss for."""
+    if "target_score" not in words.given:
+        return None
+    if fit.downstream is None:
+        raise InputError(
+            f"the law {fit.name} does not say what a loss scores",
+            hint="fit a table with a column of scores (llama-scale fit --help), or give --target-loss",
+        )
+    score = words.fraction("target_score", 0.5)
+    if not np.isfinite(fit.downstream.loss_for(score)):
+        low, high = fit.downstream.reachable
+        raise InputError(
+            f"no loss scores {score:g} on {fit.downstream.task}: its curve runs from {low:.3f} to {high:.3f}",
+            hint=f"ask for a score in between, such as --target-score {(low + 2 * high) / 3:.2f}",
+        )
+    return score
 
 
 def _law(named: Any) -> tuple[Fit, str]:
@@ -257,9 +338,9 @@ def _budget(named: Any, default: Quantity | None) -> Quantity | None:
     return budget
 
 
-def _unit(words: _Words, budget: Quantity | None) -> CostUnit:
+def _unit(words: Words, budget: Quantity | None) -> CostUnit:
     """What is counted: the budget's kind, else what was asked for, else dollars where hardware was named."""
-    usual = "usd" if any(name in words.given for name in HARDWARE_WORDS) else "flops"
+    usual = "usd" if any(name in words.given for name in PRICED_WORDS) else "flops"
     asked = COST_UNITS[words.choice("cost_in", tuple(COST_UNITS), usual)]
     if budget is None:
         return asked
@@ -269,73 +350,3 @@ def _unit(words: _Words, budget: Quantity | None) -> CostUnit:
             hint="leave --cost-in out: the budget says what is counted",
         )
     return cast(CostUnit, budget.kind)
-
-
-def _economics(words: _Words, unit: CostUnit) -> Economics:
-    training, serving = _rentals(words)
-    if unit != "gpu_hours":
-        for hired, option in ((training, "--price"), (serving, "--serve-price")):
-            if hired.price_usd_per_hour is None:
-                raise missing_price(hired, option)
-    prefill_mfu, decode_mfu = _serving_mfus(words)
-    demand = parse_count(words.given.get("serve_tokens", 0))
-    if demand > LARGEST_DEMAND:
-        raise InputError(
-            f"serving {format_count(demand)} tokens is out of all proportion",
-            hint=f"give at most {format_count(LARGEST_DEMAND)}, such as --serve-tokens 1e12",
-        )
-    return Economics(
-        training=Training(
-            rental=training,
-            mfu=words.fraction("mfu", DEFAULT_MFU.value),
-            goodput=words.fraction("goodput", DEFAULT_GOODPUT.value),
-        ),
-        serving=Serving(
-            rental=serving,
-            prefill_mfu=prefill_mfu,
-            decode_mfu=decode_mfu,
-            utilisation=words.fraction("utilisation", DEFAULT_UTILISATION.value),
-        ),
-        demand=Demand(
-            serve_tokens=demand,
-            input_share=words.fraction("input_share", DEFAULT_INPUT_SHARE.value, low=-math.inf),
-        ),
-    )
-
-
-def _rentals(words: _Words) -> tuple[Rental, Rental]:
-    """What is rented to train and to serve: by default the same accelerator at the same price."""
-    name = words.given.get("accelerator", DEFAULT_ACCELERATOR)
-    serve_name = words.given.get("serve_accelerator", name)
-    price, serve_price = words.price("price"), words.price("serve_price")
-    if serve_price is None and accelerator(serve_name) is accelerator(name):
-        serve_price = price
-    precision = _precision(words, "precision", name)
-    serve_precision = _precision(words, "serve_precision", serve_name)
-    return (
-        rental(name, precision=precision, price_usd_per_hour=price),
-        rental(serve_name, precision=serve_precision, price_usd_per_hour=serve_price),
-    )
-
-
-def _precision(words: _Words, name: str, chip: str) -> Precision:
-    """bf16 unless another is named; fp16 on accelerators that came before bf16."""
-    usual = "bf16" if "bf16" in accelerator(chip).peak_flops_per_second else "fp16"
-    return cast(Precision, words.choice(name, PRECISIONS, usual))
-
-
-def _serving_mfus(words: _Words) -> tuple[float, float]:
-    """MFU of tokens read and of tokens written, given as `0.5/0.2`; one number holds for both."""
-    named = words.given.get("serve_mfu", (DEFAULT_PREFILL_MFU.value, DEFAULT_DECODE_MFU.value))
-    parts = named.split("/") if isinstance(named, str) else named if isinstance(named, tuple) else (named,)
-    if len(parts) not in (1, 2):
-        raise InputError(
-            f"--serve-mfu {named} has {len(parts)} parts",
-            hint="write it as read/written, such as 0.55/0.20, or one number for both",
-        )
-    read, written = (_Words({"serve_mfu": part}).fraction("serve_mfu", 0.5) for part in (parts[0], parts[-1]))
-    return read, written
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from llama_scale.laws import Numbers, Range, ScalingLaw, central_range
-from llama_scale.planning.optimum import Problem, Solution, best, lowest_cost, tokens_for
+from llama_scale.laws import Numbers, Prediction, Range, central_range
+from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.families import coordinate_of
+from llama_scale.planning.optimum import Problem, Solution, best, count_of, lowest_cost, tokens_for
+from llama_scale.planning.quantisation import QuantisedLaw
 from llama_scale.planning.request import Request
 from llama_scale.planning.values import BestOnAverage, Intervals, PlannedModel
 
 MOST_DRAWS = 1000  # enough for a 90 % interval whose ends move by about 2 % of its width between batches
-SPREAD, SIZES = (
-    10.0,
-    81,
-)  # the sizes tried for the best on average: within ten times the recommended, 6 % apart
+SPREAD, SIZES = 10.0, 81  # tried for the best on average: within ten times the recommended, 6 % apart
 
 
 def intervals(request: Request, problem: Problem, recommended: PlannedModel) -> Intervals | None:
     """Where the draws put the answer; None for a law without draws."""
-    draws = _draws(request)
+    draws = request.draws(MOST_DRAWS)
     if draws is None:
         return None
     drawn = problem.with_law(draws)
@@ -26,7 +26,6 @@ def intervals(request: Request, problem: Problem, recommended: PlannedModel) -> 
     found = np.isfinite(solution.tokens)
     if not found.any():
         return None
-    prediction = request.fit.predict(recommended.parameters, recommended.tokens, level=request.level)
     compute_optimal = lowest_cost(drawn.without_serving(), drawn.loss(solution))
     values = {
         "parameters": solution.sizes.parameters,
@@ -35,10 +34,29 @@ def intervals(request: Request, problem: Problem, recommended: PlannedModel) -> 
         **_costs(request, solution),
         "saving": 1 - drawn.cost(*solution) / drawn.cost(*compute_optimal),
     }
-    ranges = {name: central_range(np.asarray(value)[found], request.level) for name, value in values.items()}
+    ranges: dict[str, Range] = {}
+    for name, value in values.items():
+        known = np.asarray(value)[np.isfinite(value)]
+        if known.size:
+            ranges[name] = central_range(known, request.level)
+    prediction = predicted(request, recommended.parameters, recommended.tokens)
     if prediction.low is not None and prediction.high is not None:
         ranges["loss_nats"] = Range(float(prediction.low), float(prediction.high))
     return Intervals(level=request.level, draws=found.size, ranges=ranges, unreached=float(1 - found.mean()))
+
+
+def predicted(request: Request, parameters: float, tokens: float) -> Prediction:
+    """The loss of one run under the fit, repeats and quantisation counted, and where it should land."""
+    law, extra = request.law, 0.0
+    if isinstance(law, QuantisedLaw):
+        law, extra = law.trained, float(law.penalty.loss(parameters, tokens))
+    if isinstance(law, RepeatedDataLaw):
+        parameters, tokens = float(law.effective_parameters(parameters)), float(law.effective_tokens(tokens))
+    found = request.fit.predict(parameters, tokens, level=request.level)
+    if not extra:
+        return found
+    low, high = (None if end is None else end + extra for end in (found.low, found.high))
+    return Prediction(loss=found.loss + extra, low=low, high=high, level=found.level)
 
 
 def best_on_average(request: Request, problem: Problem, recommended: PlannedModel) -> BestOnAverage | None:
@@ -47,16 +65,18 @@ def best_on_average(request: Request, problem: Problem, recommended: PlannedMode
     Every size is trained until it is on the budget, or until it reaches the target under that draw. None
     for a law without draws, or where no size near the recommended one reaches the target under every draw.
     """
-    draws = _draws(request)
+    draws = request.draws(MOST_DRAWS)
     if draws is None:
         return None
-    sizes = problem.family.sizes(_coordinates(problem, recommended.parameters)[:, None])
+    centre = coordinate_of(problem.family, recommended.parameters)
+    steps = np.linspace(-np.log(SPREAD), np.log(SPREAD), SIZES)
+    sizes = problem.sizes((centre + steps)[:, None])
     drawn, objective = problem.with_law(draws), request.objective(draws)
     tokens = tokens_for(drawn, objective, sizes)
     by_draw = (
         draws.loss(sizes.parameters, tokens) if objective.fixed == "budget" else drawn.cost(sizes, tokens)
     )
-    by_draw = np.broadcast_to(by_draw, (SIZES, np.size(draws.E)))
+    by_draw = np.broadcast_to(by_draw, (SIZES, count_of(draws)))
     expected, ours = np.mean(by_draw, axis=1), SIZES // 2
     if not np.isfinite(expected).any():
         return None
@@ -78,28 +98,10 @@ def best_on_average(request: Request, problem: Problem, recommended: PlannedMode
 
 def _costs(request: Request, solution: Solution) -> dict[str, Numbers]:
     """Training, serving and total costs of each draw's optimum, in every unit that has a price."""
-    train_flops = solution.sizes.train_flops_per_token * solution.tokens
-    serve_flops = solution.sizes.serve_flops_per_token * request.economics.demand.serve_tokens
     costs: dict[str, Numbers] = {}
     for unit in request.economics.units:
-        rates = request.economics.rates(unit)
-        train, serve = rates.train * train_flops, rates.serve * serve_flops
+        problem = request.in_unit(unit).problem()
+        train = problem.train_rate * solution.sizes.train_flops_per_token * solution.tokens
+        serve = problem.serving_cost(solution.sizes)
         costs |= {f"train_{unit}": train, f"serve_{unit}": serve, f"total_{unit}": train + serve}
     return costs
-
-
-def _draws(request: Request) -> ScalingLaw | None:
-    """The fit's draws, thinned evenly where there are more than we need."""
-    draws = request.fit.draws
-    if draws is None:
-        return None
-    step = max(1, np.size(draws.E) // MOST_DRAWS)
-    return draws.at(slice(None, None, step)) if step > 1 else draws
-
-
-def _coordinates(problem: Problem, parameters: float) -> np.ndarray:
-    """Coordinates whose middle one has `parameters`."""
-    x = np.linspace(np.log(parameters) - 12, np.log(parameters) + 12, 2001)
-    counts = np.log(problem.family.sizes(x).parameters)
-    centre = np.interp(np.log(parameters), counts, x)
-    return centre + np.linspace(-np.log(SPREAD), np.log(SPREAD), SIZES)

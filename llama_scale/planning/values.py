@@ -8,19 +8,26 @@ from typing import Any, NamedTuple
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.costs import Assumption, Lifetime
+from llama_scale.costs.serving import Throughput
+from llama_scale.costs.training import TrainingReport
 from llama_scale.laws import Range
+from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.request import Request
 from llama_scale.quantities import Quantity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel:
-    """One model that could be trained; `parameters` as the law counts them, dollars None without a price."""
+    """One model that could be trained; `parameters` as the law counts them, dollars None without a price.
+
+    `throughput` is how it is served by the roofline, None at constant MFUs or where it serves nothing.
+    """
 
     parameters: float
     tokens: float
     loss_nats: float
     lifetime: Lifetime
+    throughput: Throughput | None = None
 
     @property
     def tokens_per_parameter(self) -> float:
@@ -67,7 +74,7 @@ class Saving(NamedTuple):
 
     flops: float
     usd: float | None
-    share: float
+    share: float  # nan where the compute-optimal model cannot be served at all
 
 
 class Limit(NamedTuple):
@@ -107,6 +114,39 @@ class BestOnAverage(NamedTuple):
     unreached: float
 
 
+class GenerationCost(NamedTuple):
+    """One of the models that follow each other: the months it serves, tokens, costs in today's dollars."""
+
+    first_month: int
+    months: int
+    serve_tokens: float
+    train_gpu_hours: float
+    train_usd: float | None
+    serve_gpu_hours: float | None
+    serve_usd: float | None
+
+
+class RegretRow(NamedTuple):
+    """The plan made for one demand: its size, and what it costs over the best at each of the demands."""
+
+    demand: str
+    parameters: float
+    tokens: float
+    regrets: tuple[float, ...]
+
+
+class Regret(NamedTuple):
+    """Plans of equal quality for a low, median, mean and high demand, each judged at all four.
+
+    `regrets` are shares by which a plan's lifetime cost exceeds that of the plan made for the demand that
+    comes. Costs are linear in the demand, so that the plan for the mean has the least expected cost.
+    """
+
+    demands: tuple[tuple[str, float], ...]
+    loss_nats: float
+    rows: tuple[RegretRow, ...]
+
+
 class OtherLaw(NamedTuple):
     """What another published law would recommend for the same question."""
 
@@ -122,6 +162,9 @@ class Plan:
 
     `recommended` can be built (`shape`); `optimum` is the continuous one; `compute_optimal` is the model of
     least training compute with the same loss; `compute_optimal_on_budget` that of the same total cost.
+    `fleet` is the accelerators that a rate of requests takes, `training` one training of it, `epochs` how
+    often the unique tokens are seen, `far_beyond` the factor of an extrapolation that no law bears, `score`
+    what the fit says that its loss scores.
     """
 
     request: Request
@@ -140,6 +183,13 @@ class Plan:
     other_laws: tuple[OtherLaw, ...]
     warnings: tuple[str, ...]
     assumptions: tuple[Assumption, ...]
+    fleet: float | None = None
+    training: TrainingReport | None = None
+    generations: tuple[GenerationCost, ...] = ()
+    regret: Regret | None = None
+    epochs: float | None = None
+    score: ScorePrediction | None = None
+    far_beyond: float | None = None
 
     @property
     def sentence(self) -> str:

@@ -1,0 +1,104 @@
+"""Every condition of a plan: its limit, how much of it is used, and which of them hold the answer back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from llama_scale.planning.optimum import LARGEST_MODEL, Problem
+from llama_scale.planning.request import Request
+from llama_scale.planning.serving import RooflineServing, largest_servable
+from llama_scale.planning.values import Limit, PlannedModel
+from llama_scale.quantities import Quantity
+
+TIGHT = 1e-3  # a limit of which this share or less is left holds the optimum back
+BEYOND = 1.02  # how much larger a model must fit for memory not to be what stops it
+
+
+def limits_of(
+    request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel
+) -> tuple[Limit, ...]:
+    """The target first, then the budget, then the rest; a target always binds, others where all is used."""
+    return (
+        *_target(request, recommended),
+        *_budget(request, recommended, optimum),
+        *_training(request, recommended, optimum),
+        *_size(request, recommended, optimum),
+        *_memory(request, problem, recommended, optimum),
+    )
+
+
+def _target(request: Request, recommended: PlannedModel) -> Iterator[Limit]:
+    if not request.has_target:
+        return
+    loss = float(np.asarray(request.objective(request.law).value))
+    name = "target loss"
+    if request.match is not None:
+        name = f"quality of {request.match.name}"
+    elif request.target_score is not None:
+        name = f"target score of {request.target_score:g}"
+    yield Limit(name, loss, recommended.loss_nats, True, False)
+
+
+def _budget(request: Request, recommended: PlannedModel, optimum: PlannedModel) -> Iterator[Limit]:
+    if request.budget is not None:
+        limit, used = request.budget.value, recommended.lifetime.total(request.unit)
+        binds = not request.has_target and _is_tight(optimum.lifetime.total(request.unit), limit)
+        yield Limit("total budget", request.budget, used, binds, "budget" not in request.given)
+
+
+def _training(request: Request, recommended: PlannedModel, optimum: PlannedModel) -> Iterator[Limit]:
+    if request.deadline is None:
+        return
+    trainings, most = request.economics.demand.trainings, request.limits.train_flops
+    seconds = request.deadline.seconds
+    share, ours = (model.lifetime.train_flops / trainings / most for model in (optimum, recommended))
+    yield Limit(
+        f"deadline with {request.deadline.accelerators:,} accelerators",
+        Quantity(value=seconds, kind="seconds"),
+        seconds * ours,
+        _is_tight(share, 1.0),
+        False,
+    )
+
+
+def _size(request: Request, recommended: PlannedModel, optimum: PlannedModel) -> Iterator[Limit]:
+    deployment, size = request.economics.deployment, optimum.parameters
+    if request.max_parameters is not None:
+        largest = Quantity(value=request.max_parameters, kind="count")
+        binds = _is_tight(size, request.max_parameters)
+        yield Limit("largest size", largest, recommended.parameters, binds, False)
+    if deployment is None or recommended.throughput is None:
+        return
+    served = recommended.throughput
+    for name, limit, used in (
+        ("time per output token", deployment.time_per_output_token_seconds, served[2]),
+        ("time to first token", deployment.time_to_first_token_seconds, served[3]),
+    ):
+        if limit is not None:
+            binds = _is_tight(size, request.servable)
+            yield Limit(name, Quantity(value=limit, kind="seconds"), float(used), binds, False)
+
+
+def _memory(
+    request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel
+) -> Iterator[Limit]:
+    """Where a slightly larger model could not be served at all, and no limit on latency says so."""
+    serving = problem.serving
+    if (
+        not isinstance(serving, RooflineServing)
+        or not problem.serve_tokens
+        or request.servable < LARGEST_MODEL
+    ):
+        return
+    x = np.log(optimum.parameters * BEYOND)
+    if np.isnan(serving.cost_per_token(serving.family.sizes(x))):
+        largest = largest_servable(serving.deployment, serving.family)
+        count = serving.deployment.groups[-1]
+        name = f"memory of {count} {serving.deployment.rental.accelerator.name}"
+        yield Limit(name, Quantity(value=largest, kind="count"), recommended.parameters, True, False)
+
+
+def _is_tight(used: float, limit: float) -> bool:
+    return used >= limit * (1 - TIGHT)
