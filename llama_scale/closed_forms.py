@@ -135,7 +135,7 @@ def nearest_llamas(parameters: float, count: int = 2) -> tuple[ClosedForm, ...]:
     Nearest by ratio; of equally sized generations the oldest.
 
     >>> [shape.name for shape in nearest_llamas(9e9)]
-    ['llama-7b', 'llama-3-8b']
+    ['llama-7b', 'llama-3.1-8b']
     """
 
     def distance(shape: ClosedForm) -> float:

@@ -8,6 +8,7 @@ import pytest
 from llama_scale.architecture import LLAMA_7B, LLAMA_65B, llama
 from llama_scale.closed_forms import FORMS, ClosedForm, closed_form, closed_forms, nearest_llamas
 from llama_scale.errors import InputError
+from llama_scale.planning.references import reference_models
 
 RELEASED = {  # parameters of released checkpoints, and counts that follow from what the papers print
     "llama-7b": 6_738_415_616,
@@ -15,9 +16,9 @@ RELEASED = {  # parameters of released checkpoints, and counts that follow from 
     "llama-33b": 32_528_943_616,
     "llama-65b": 65_285_660_672,
     "llama-2-70b": 68_976_648_192,
-    "llama-3-8b": 8_030_261_248,
-    "llama-3-70b": 70_553_706_496,
-    "llama-3-405b": 405_853_388_800,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
     "chinchilla-70b": 70_056_681_472,
     "gpt-3-175b": 174_604_259_328,
     "palm-8b": 8_632_012_800,
@@ -68,6 +69,23 @@ def test_llama_is_counted_as_its_model_config() -> None:
     assert closed_form("gpt-3").shape is None
 
 
+def test_the_catalogue_agrees() -> None:
+    """Models that plans are compared with are the same models."""
+    catalogue = {model.name: model for model in reference_models()}
+    shared = [closed for closed in closed_forms() if closed.name in catalogue]
+    assert len(shared) >= 20
+    for closed in shared:
+        model = catalogue[closed.name]
+        assert model.total == closed.parameters.total
+        assert (model.layers, model.width, model.hidden) == (closed.layers, closed.width, closed.hidden)
+        assert (model.heads, model.kv_heads, model.head_size) == (
+            closed.heads,
+            closed.kv_heads,
+            closed.head_size,
+        )
+        assert (model.tokens, model.tied, model.vocabulary) == (closed.tokens, closed.tied, closed.vocabulary)
+
+
 def test_conventions_of_other_families() -> None:
     gpt = closed_form("gpt-3-175b").parameters
     tables = 50_257 * 12_288
@@ -96,10 +114,10 @@ def test_the_misprints_of_gpt_3_are_mended() -> None:
 
 
 def test_the_nearest_llamas_stand_beside_an_answer() -> None:
-    assert [shape.name for shape in nearest_llamas(6.6e9)] == ["llama-7b", "llama-3-8b"]
-    assert [shape.name for shape in nearest_llamas(66e9, 3)] == ["llama-65b", "llama-2-70b", "llama-3-70b"]
+    assert [shape.name for shape in nearest_llamas(6.6e9)] == ["llama-7b", "llama-3.1-8b"]
+    assert [shape.name for shape in nearest_llamas(66e9, 3)] == ["llama-65b", "llama-2-70b", "llama-3.1-70b"]
     assert nearest_llamas(65e9, 1)[0].shape == LLAMA_65B
-    assert nearest_llamas(1e12, 1)[0].name == "llama-3-405b"
+    assert nearest_llamas(1e12, 1)[0].name == "llama-3.1-405b"
 
 
 def test_an_unknown_model_is_refused_with_near_names() -> None:
