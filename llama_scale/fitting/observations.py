@@ -63,6 +63,7 @@ class Observations:
     warnings: tuple[str, ...] = ()
     counts: Mapping[str, Array] = field(default_factory=dict)
     curves: tuple[TrainingCurve, ...] = ()
+    rules: Rules = EVERY_POINT
     held_out: Observations | None = field(default=None)
 
     def __len__(self) -> int:
@@ -141,6 +142,7 @@ def observe(parts: Sequence[Rows], rules: Rules = EVERY_POINT) -> Observations:
         exclusions=exclusions,
         warnings=tuple(warnings),
         curves=tuple(curve for part in parts for curve in part.curves),
+        rules=rules,
         held_out=_arrays(tests, **shared) if tests else None,
     )
 

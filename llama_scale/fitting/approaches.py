@@ -1,0 +1,282 @@
+"""The three approaches of Hoffmann et al. 2022 side by side: exponents, N and D at a budget, or why not.
+
+C^a and C^b are how the best N and D grow with the budget C. Approach 1 is the envelope of training curves
+(`envelope`), 2 IsoFLOP parabolas (`isoflop`), 3 the law itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from llama_scale.fitting.accounting import accounting_json, compare_countings
+from llama_scale.fitting.envelope import Envelope, envelope
+from llama_scale.fitting.isoflop import IsoFlop, Profile, Verdict, bias_under, isoflop
+from llama_scale.fitting.lines import PowerLine
+from llama_scale.fitting.noise import Noise
+from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.sensitivity import Variation, sensitivity
+from llama_scale.laws import Fit, Range, ScalingLaw
+from llama_scale.quantities import format_flops
+
+DRAWS = 300  # of Approach 1: enough for 90 % intervals
+DEFAULT_REACH = 10.0  # times the largest run: the budget that is shown where none is asked for
+NAMES = {1: "envelope of training curves", 2: "IsoFLOP parabolas", 3: "parametric law"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The best N and D at a budget by one approach; intervals are None without draws."""
+
+    train_flops: float
+    parameters: float
+    parameters_interval: Range | None
+    tokens: float
+    tokens_interval: Range | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approach:
+    """What one approach says, or the `reason` why the data do not allow it; `notes` are its caveats here."""
+
+    number: int
+    exponent_a: float | None = None
+    exponent_a_interval: Range | None = None
+    exponent_b: float | None = None
+    exponent_b_interval: Range | None = None
+    optima: tuple[Split, ...] = ()
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.number]
+
+
+def compare_approaches(
+    observations: Observations,
+    fit: Fit,
+    profiles: IsoFlop | None,
+    *,
+    bias: float | None = None,
+    budgets: Sequence[float] = (),
+    level: float = 0.9,
+    seed: int = 0,
+) -> tuple[Approach, Approach, Approach]:
+    """All three on one data set, at these budgets, or at ten times the largest run.
+
+    The law's draws and noise are those of `fit`; without draws there are no intervals. `bias` is what the
+    parabolas would add to the exponent of its law.
+    """
+    at = tuple(budgets) or (float(f"{DEFAULT_REACH * observations.train_flops.max():.3g}"),)
+    draws = DRAWS if fit.draws is not None else 0
+    found = envelope(observations, draws=draws, seed=seed, noise=shared_noise(observations, fit))
+    return (
+        _by_envelope(found, observations, at, level),
+        _by_parabolas(profiles, bias, at, level),
+        _by_law(fit, observations, at, level),
+    )
+
+
+def shared_noise(observations: Observations, fit: Fit) -> Noise | None:
+    """The noise of trunks and runs as the fit found it, where runs share trunks."""
+    found = fit.evidence.get("diagnostics")
+    if fit.draws is None or not observations.shares_trunks or not found:
+        return None
+    return Noise(
+        trunk=np.full(DRAWS, found["trunk_noise"] or 0.0), own=np.full(DRAWS, found["own_noise"] or 0.0)
+    )
+
+
+def _by_envelope(
+    found: Envelope | None, observations: Observations, budgets: Sequence[float], level: float
+) -> Approach:
+    if found is None:
+        return Approach(
+            number=1, reason="it needs three sizes with runs of several durations each, or losses along runs"
+        )
+    if found.of_parameters is None or found.of_tokens is None:
+        return Approach(number=1, reason=found.reason)
+    low, high = format_flops(float(found.flops[0])), format_flops(float(found.flops[-1]))
+    source = {
+        "ends": "final losses of finished runs, smoothed over the durations of each size",
+        "curves": "losses along runs whose learning rate had not decayed: biased, no interval shows how far",
+    }
+    notes = [f"{source[found.kind]}; {found.sizes} sizes are best between others, from {low} to {high}"]
+    if found.kind == "ends" and not found.of_parameters.draws.shape[1]:
+        notes.append("no interval: too few runs to say how they scatter about their sizes' curves")
+    return _from_lines(1, (found.of_parameters, found.of_tokens), budgets, level, notes)
+
+
+def _by_parabolas(
+    found: IsoFlop | None, bias: float | None, budgets: Sequence[float], level: float
+) -> Approach:
+    if found is None:
+        return Approach(number=2, reason="the runs form no two budgets of three sizes each")
+    refused = [profile for profile in found.profiles if profile.parameters is None]
+    notes = [_refusal(profile) for profile in refused]
+    if found.line is None or found.of_tokens is None:
+        interior = len(found.profiles) - len(refused)
+        return Approach(
+            number=2,
+            reason=f"{interior} of {len(found.profiles)} budgets have a best size between their runs:"
+            " 3 are the least",
+            notes=tuple(notes),
+        )
+    if bias is not None:
+        notes.append(f"of its a, {bias:+.3f} is the parabolas' own bias if the law of Approach 3 holds")
+    return _from_lines(2, (found.line, found.of_tokens), budgets, level, notes)
+
+
+def _refusal(profile: Profile) -> str:
+    wanted = {Verdict.BELOW: "smaller models", Verdict.ABOVE: "larger models"}
+    remedy = wanted.get(profile.verdict, "more sizes")
+    return f"no best size at {format_flops(profile.budget)}: {profile.verdict}; run {remedy} there"
+
+
+def _by_law(fit: Fit, observations: Observations, budgets: Sequence[float], level: float) -> Approach:
+    overhead = observations.flops_over_6nd if observations.flops_accounting == "exact" else 1.0
+    optima = [fit.optimum(budget / overhead, level=level) for budget in budgets]
+    intervals = fit.evidence.get("intervals")
+    known = Range(*intervals["exponent_a"]) if intervals else None
+    notes = [] if overhead == 1.0 else [f"FLOPs are taken as {overhead:.3f} x 6ND, the median of the runs"]
+    exponent = float(fit.law.exponent_a)
+    return Approach(
+        number=3,
+        exponent_a=exponent,
+        exponent_a_interval=known,
+        exponent_b=1 - exponent,
+        exponent_b_interval=known and Range(1 - known.high, 1 - known.low),
+        optima=tuple(
+            Split(
+                train_flops=budget,
+                parameters=best.parameters,
+                parameters_interval=best.parameters_interval,
+                tokens=best.tokens,
+                tokens_interval=best.tokens_interval,
+            )
+            for budget, best in zip(budgets, optima, strict=True)
+        ),
+        notes=(f"the {fit.law.form} form", *notes),
+    )
+
+
+def _from_lines(
+    number: int,
+    lines: tuple[PowerLine, PowerLine],
+    budgets: Sequence[float],
+    level: float,
+    notes: Sequence[str],
+) -> Approach:
+    of_parameters, of_tokens = lines
+    return Approach(
+        number=number,
+        exponent_a=of_parameters.exponent,
+        exponent_a_interval=of_parameters.exponent_range(level),
+        exponent_b=of_tokens.exponent,
+        exponent_b_interval=of_tokens.exponent_range(level),
+        optima=tuple(
+            Split(
+                train_flops=budget,
+                parameters=of_parameters.at(budget),
+                parameters_interval=of_parameters.range_at(budget, level),
+                tokens=of_tokens.at(budget),
+                tokens_interval=of_tokens.range_at(budget, level),
+            )
+            for budget in budgets
+        ),
+        notes=tuple(notes),
+    )
+
+
+def approaches_json(approaches: Sequence[Approach], level: float) -> list[dict[str, Any]]:
+    """The three as JSON, in order."""
+    return [
+        {"approach": one.number, "name": one.name, "level": level} | _plain(asdict(one), drop="number")
+        for one in approaches
+    ]
+
+
+def _plain(values: dict[str, Any], drop: str) -> dict[str, Any]:
+    return {name: _listed(value) for name, value in values.items() if name != drop}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_listed(item) for item in value]
+    return {name: _listed(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def side_by_side(
+    observations: Observations,
+    fit: Fit,
+    solve: Callable[[Observations], ScalingLaw],
+    *,
+    budgets: Sequence[float],
+    level: float,
+    seed: int,
+) -> dict[str, Any]:
+    """What travels with a fit beside its law: `isoflop`, `approaches`, `accounting` and `points` of its JSON.
+
+    `solve` fits a law of the fit's form to runs, for other ways of counting.
+    """
+    noise = shared_noise(observations, fit)
+    profiles = isoflop(observations, level=level, seed=seed, noise=noise)
+    bias = bias_under(observations, fit.law)
+    three = compare_approaches(
+        observations, fit, profiles, bias=bias, budgets=budgets, level=level, seed=seed
+    )
+    return {
+        "isoflop": isoflop_json(profiles, bias, sensitivity(observations)),
+        "approaches": approaches_json(three, level),
+        "accounting": accounting_json(*compare_countings(observations, solve)),
+        "points": points_json(observations),
+    }
+
+
+def isoflop_json(
+    found: IsoFlop | None, bias: float | None, variations: Sequence[Variation] = ()
+) -> dict[str, Any] | None:
+    """Approach 2 as JSON: minima by budget, N_opt = G C^a, its bias under Approach 3's law, sensitivity."""
+    if found is None:
+        return None
+    line = found.line
+    interval = line.exponent_range(found.level) if line else None
+    return {
+        "level": found.level,
+        "profiles": [
+            {
+                "budget": p.budget,
+                "runs": len(p.sizes),
+                "verdict": p.verdict,
+                "parameters": p.parameters,
+                "tokens": p.tokens,
+                "interval": list(p.interval),
+                "loss_nats": p.loss,
+            }
+            for p in found.profiles
+        ],
+        "exponent_a": line and line.exponent,
+        "exponent_a_interval": interval and list(interval),
+        "exponent_a_bias": bias,
+        "coefficient": line and float(np.exp(line.log_coefficient)),
+        "sensitivity": [asdict(variation) for variation in variations],
+    }
+
+
+def points_json(observations: Observations) -> dict[str, Any]:
+    """Which points counted and by which rules; those left out are listed in `exclusions`."""
+    rules = observations.rules
+    return {
+        "used": len(observations),
+        "left_out": len(observations.exclusions),
+        "held_out": len(observations.held_out) if observations.held_out else 0,
+        "burn_in_tokens": rules.burn_in.tokens,
+        "burn_in_tokens_per_parameter": rules.burn_in.tokens_per_parameter,
+        "repeats": rules.repeats,
+        "flops": observations.flops_accounting,
+        "flops_chosen_by": "user" if rules.flops else "source",
+    }
