@@ -10,9 +10,9 @@ import numpy as np
 
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
+from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.diagnostics import Diagnostics, check_identified, diagnose, warnings_of
 from llama_scale.fitting.forms import Form
-from llama_scale.fitting.isoflop import IsoFlop, bias_under, isoflop
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import Choice, choose_form
 from llama_scale.fitting.solver import DEFAULT_DELTA, Solution
@@ -96,7 +96,6 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         else None
     )
     factor = tested.factor if tested else 1.0
-    profiles = isoflop(observations, level=settings.level, seed=settings.seed)
     warnings = [*observations.warnings, *warnings_of(diagnostics, form)]
     fit = Fit(
         name=name,
@@ -117,13 +116,21 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "diagnostics": _plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
             "selection": _selection(settings, delta, draws, choice),
             "backtest": _plain(tested) if tested else None,
-            "isoflop": isoflop_json(profiles, bias_under(observations, solution.law)),
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
             "warnings": warnings,
             "provenance": _provenance(observations, settings),
         },
     )
-    fit = _with(fit, optima=_optima(fit, observations, settings, profiles))
+    beside = side_by_side(
+        observations,
+        fit,
+        lambda runs: form.solve(points_of(runs), delta=delta, quick=True).law,
+        budgets=settings.budgets,
+        level=settings.level,
+        seed=settings.seed,
+    )
+    fit = _with(fit, **beside)
+    fit = _with(fit, optima=_optima(fit, observations, settings))
     if observations.held_out:
         fit = _with(fit, held_out=held_out_json(fit, observations.held_out, settings.level))
     check_identified(diagnostics, fit, form)
@@ -191,12 +198,11 @@ def _provenance(observations: Observations, settings: Settings) -> dict[str, Any
     }
 
 
-def _optima(
-    fit: Fit, observations: Observations, settings: Settings, profiles: IsoFlop | None
-) -> list[dict[str, Any]]:
+def _optima(fit: Fit, observations: Observations, settings: Settings) -> list[dict[str, Any]]:
     """Optima at the budgets asked for, or at the runs' own and beyond; FLOPs as the runs count them."""
     largest = float(observations.train_flops.max())
-    known = [profile.budget for profile in profiles.profiles] if profiles else []
+    isoflop = fit.evidence["isoflop"]
+    known = [profile["budget"] for profile in isoflop["profiles"]] if isoflop else []
     budgets: Sequence[float] = settings.budgets or [
         *(known or [largest / 10]),
         *(largest * far for far in FAR),
@@ -242,31 +248,6 @@ def held_out_json(fit: Fit, runs: Observations, level: float) -> list[dict[str, 
             }
         )
     return rows
-
-
-def isoflop_json(found: IsoFlop | None, bias: float | None) -> dict[str, Any] | None:
-    """Approach 2 as JSON: minima by budget, a of N_opt = G C^a, and its bias under Approach 3's law."""
-    if found is None:
-        return None
-    line = found.line
-    return {
-        "level": found.level,
-        "profiles": [
-            {
-                "budget": p.budget,
-                "runs": len(p.sizes),
-                "verdict": p.verdict,
-                "parameters": p.parameters,
-                "interval": list(p.interval),
-                "loss_nats": p.loss,
-            }
-            for p in found.profiles
-        ],
-        "exponent_a": line and line.exponent,
-        "exponent_a_interval": line and list(line.exponent_range(found.level) or ()),
-        "exponent_a_bias": bias,
-        "coefficient": line and float(np.exp(line.log_coefficient)),
-    }
 
 
 def _plain(value: Diagnostics | Backtest) -> dict[str, Any]:
