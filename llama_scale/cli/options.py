@@ -57,6 +57,14 @@ USD_PER_HOUR = QuantityType("$/H", quantities.parse_usd_per_hour, quantities.for
 FRACTION = QuantityType("FRACTION", quantities.parse_fraction, quantities.format_fraction)
 
 
+class HeadedOption(click.Option):
+    """An option that help lists under a heading of its own."""
+
+    def __init__(self, *args: Any, heading: str, **others: Any) -> None:
+        super().__init__(*args, **others)
+        self.heading = heading
+
+
 class Command(click.Command):
     """A command with examples: help shows them unwrapped after the question, tests run them.
 
@@ -81,6 +89,17 @@ class Command(click.Command):
         if ctx.params.pop(settings.SHOW_SETTINGS.name, False):
             return settings.show(ctx)
         return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        headings: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            heading = param.heading if isinstance(param, HeadedOption) else "Options"
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                headings.setdefault(heading, []).append(record)
+        for heading, records in headings.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)

@@ -1,0 +1,236 @@
+"""The options of `llama-scale plan`, under the headings that its help shows them by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from llama_scale import quantities
+from llama_scale.cli.options import (
+    BUDGET,
+    COUNT,
+    FRACTION,
+    USD_PER_HOUR,
+    Function,
+    HeadedOption,
+    QuantityType,
+    completing,
+)
+
+
+def _law_names() -> tuple[str, ...]:
+    from llama_scale.laws import published_names
+
+    return published_names()
+
+
+def _accelerator_names() -> tuple[str, ...]:
+    from llama_scale.hardware import accelerator_names
+
+    return accelerator_names()
+
+
+def _model_names() -> tuple[str, ...]:
+    from llama_scale.planning.references import reference_names
+
+    return reference_names()
+
+
+def _checked(name: str, parse: Callable[[Any], object]) -> QuantityType:
+    """A type whose words stay as they were typed once they can be read: `plan` reads them again."""
+
+    def read(text: Any) -> Any:
+        parse(text)
+        return text
+
+    return QuantityType(name, read, str)
+
+
+DEMAND = _checked("DEMAND", quantities.parse_count_range)
+PER_MONTH = _checked("RATE", lambda text: quantities.parse_rate(text, months=1))
+PER_YEAR = _checked("RATE", lambda text: quantities.parse_rate(text, months=12))
+DURATION = _checked("DURATION", quantities.parse_seconds)
+PRECISION = click.Choice(["bf16", "fp16", "fp8", "int8", "fp4"])
+WEIGHTS = click.Choice(["bf16", "fp16", "fp8", "int8", "int4", "fp4"])
+
+Options = tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+
+QUESTION: Options = (
+    (
+        ("--budget",),
+        {
+            "type": BUDGET,
+            "help": "For training and serving: 1e24 (FLOPs), $2M or 1M GPU-hours. [default: 1e24 FLOPs]",
+        },
+    ),
+    (
+        ("--target-loss",),
+        {"type": float, "metavar": "NATS", "help": "Reach this loss at the lowest lifetime cost instead."},
+    ),
+    (
+        ("--target-score",),
+        {"type": FRACTION, "help": "Reach this score of the task that the law was fitted with instead."},
+    ),
+    (
+        ("--match",),
+        {
+            "metavar": "MODEL",
+            "shell_complete": completing(_model_names),
+            "help": "Reach the quality of a published model instead, such as llama-13b.",
+        },
+    ),
+    (
+        ("--cost-in",),
+        {
+            "type": click.Choice(["flops", "usd", "gpu-hours"]),
+            "help": "What a target is to be cheap in. [default: usd if hardware is named, else flops]",
+        },
+    ),
+    (("--deadline",), {"type": DURATION, "help": "Train within this time, on --accelerators: 30d."}),
+    (("--accelerators",), {"type": COUNT, "help": "How many train it: for a deadline, days and a layout."}),
+    (("--max-parameters",), {"type": COUNT, "help": "The largest size, such as 13B."}),
+    (
+        ("--unique-tokens",),
+        {"type": COUNT, "help": "The tokens there are to train on; more than that are epochs of them."},
+    ),
+)
+DEMANDS: Options = (
+    (
+        ("--serve-tokens",),
+        {
+            "type": DEMAND,
+            "help": "Tokens, read and written, served in its life: 1e12, or 1e11..1e13 (90% sure), or "
+            "2B/month at first; 0 for none.",
+        },
+    ),
+    (("--requests",), {"type": DEMAND, "help": "Requests served in its life, instead of tokens."}),
+    (("--input-tokens",), {"type": COUNT, "help": "Read by one request. [default: 1,000]"}),
+    (("--output-tokens",), {"type": COUNT, "help": "Written by one, reasoning included. [default: 250]"}),
+    (
+        ("--input-share",),
+        {"type": FRACTION, "help": "Share of the served tokens that are read. [default: 80%]"},
+    ),
+    (
+        ("--samples",),
+        {"type": COUNT, "help": "Answers drawn from each prompt, which is read once. [default: 1]"},
+    ),
+    (("--months",), {"type": COUNT, "help": "How long it serves; for growth, discount and retraining."}),
+    (("--growth",), {"type": PER_MONTH, "help": "Of the demand, such as 5%/month."}),
+    (("--discount",), {"type": PER_YEAR, "help": "Of later dollars, such as 10%/year."}),
+    (("--retrain-every",), {"type": COUNT, "metavar": "MONTHS", "help": "Train a new model so often."}),
+    (
+        ("--request-rate",),
+        {"type": COUNT, "help": "Requests a second at the peak: says how many serve them."},
+    ),
+)
+TRAINING: Options = (
+    (
+        ("--accelerator",),
+        {
+            "metavar": "NAME",
+            "shell_complete": completing(_accelerator_names),
+            "help": "What trains it. [default: H100-SXM]",
+        },
+    ),
+    (("--price",), {"type": USD_PER_HOUR, "help": "Of an hour of one. [default: a dated quote]"}),
+    (("--precision",), {"type": PRECISION, "help": "[default: bf16]"}),
+    (
+        ("--mfu",),
+        {"type": FRACTION, "help": "Useful FLOPs over the peak. [default: published, by accelerator]"},
+    ),
+    (
+        ("--goodput",),
+        {
+            "type": FRACTION,
+            "help": "Share of paid time that trains. [default: published, by accelerator; 100% with --mfu]",
+        },
+    ),
+)
+SERVING: Options = (
+    (
+        ("--serve-accelerator",),
+        {
+            "metavar": "NAME",
+            "shell_complete": completing(_accelerator_names),
+            "help": "What serves it. [default: what trains it]",
+        },
+    ),
+    (("--serve-accelerators",), {"type": COUNT, "help": "The most for one copy of it. [default: 32]"}),
+    (("--serve-price",), {"type": USD_PER_HOUR, "help": "Of an hour of one. [default: a dated quote]"}),
+    (("--serve-precision",), {"type": WEIGHTS, "help": "Of the weights. [default: bf16]"}),
+    (
+        ("--kv-bits",),
+        {"type": click.Choice(["16", "8"]), "help": "Of the cache. [default: 16 for 16-bit weights, else 8]"},
+    ),
+    (
+        ("--quantisation-penalty", "--quantization-penalty", "quantisation_penalty"),
+        {
+            "is_flag": True,
+            "default": None,
+            "help": "Add what --serve-precision costs in loss when done after training.",
+        },
+    ),
+    (
+        ("--utilisation", "--utilization", "utilisation"),
+        {"type": FRACTION, "help": "Share of paid serving time in use. [default: 100%]"},
+    ),
+    (("--time-per-output-token",), {"type": DURATION, "help": "The longest wait for each: 30ms."}),
+    (("--time-to-first-token",), {"type": DURATION, "help": "The longest wait for the first: 500ms."}),
+    (
+        ("--serving-benchmarks",),
+        {
+            "type": click.Path(exists=True, dir_okay=False),
+            "metavar": "CSV",
+            "help": "Your own measured rates, to calibrate what serving takes.",
+        },
+    ),
+    (
+        ("--serve-mfu",),
+        {
+            "metavar": "READ/WRITTEN",
+            "help": "Count serving at constant MFUs instead, such as 0.55/0.2, whatever the model.",
+        },
+    ),
+)
+MODEL: Options = (
+    (
+        ("--law",),
+        {
+            "metavar": "LAW",
+            "shell_complete": completing(_law_names),
+            "help": "A published law, a fit's JSON, or E=..,A=..,B=..,alpha=..,beta=.. "
+            "[default: besiroglu-2024]",
+        },
+    ),
+    (
+        ("--flops",),
+        {
+            "type": click.Choice(["6nd", "exact"]),
+            "help": "Count 6ND + 2NT, or the shape's own. [default: as the law was fitted]",
+        },
+    ),
+    (("--level",), {"type": FRACTION, "help": "Of the intervals. [default: 90%]"}),
+    (("--vocabulary",), {"type": COUNT, "help": "Of the shape. [default: 32,000]"}),
+    (
+        ("--context",),
+        {"type": COUNT, "help": "Of the shape, in tokens. [default: 2,048, or what requests need]"},
+    ),
+    (("--kv-heads",), {"type": COUNT, "help": "That queries share. [default: one for each head]"}),
+)
+HEADINGS = {
+    "Demand": DEMANDS,
+    "Question": QUESTION,
+    "Law and model": MODEL,
+    "Training": TRAINING,
+    "Serving": SERVING,
+}
+
+
+def plan_options(function: Function) -> Function:
+    """Every option that is a word of `plan`, under its heading."""
+    listed = [(heading, names, settings) for heading, group in HEADINGS.items() for names, settings in group]
+    for heading, names, settings in reversed(listed):
+        function = click.option(*names, cls=HeadedOption, heading=heading, **settings)(function)
+    return function
