@@ -78,3 +78,10 @@ def independent_runs(seed: int, count: int = 80, noise: float = 0.01) -> Observa
         for i, (n, d, loss) in enumerate(zip(sizes, tokens, losses, strict=True))
     ]
     return observe([Rows(source="synthetic", rows=tuple(rows), convention="total")])
+
+
+def lowest(observations: Observations) -> Observations:
+    """The lowest loss of each size and duration (several learning rates were run)."""
+    order = np.argsort(observations.loss)
+    pairs = np.stack([observations.parameters, observations.tokens], axis=1)[order]
+    return observations.take(order[np.unique(pairs, axis=0, return_index=True)[1]])

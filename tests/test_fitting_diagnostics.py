@@ -47,7 +47,7 @@ def test_starts_that_disagree_are_refused() -> None:
     points = points_of(runs)
     estimate = fit(runs, settings=QUICK)
     lonely = replace(diagnose(points, runs.names, solve(points), None), starts_agreed=1)
-    with pytest.raises(UnidentifiedFitError, match="1 of 98 starts"):
+    with pytest.raises(UnidentifiedFitError, match=r"1 of \d+ starts"):
         check_identified(lonely, estimate)
 
 

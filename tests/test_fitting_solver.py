@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize, nnls
-from synthetic import independent_runs, sweep
+from synthetic import independent_runs, lowest, sweep
 
 from llama_scale.fitting import gather
 from llama_scale.fitting.newton import Array
@@ -25,13 +25,6 @@ from llama_scale.fitting.solver import (
 )
 from llama_scale.fitting.uncertainty import points_of
 from llama_scale.laws import ScalingLaw
-
-
-def lowest(observations: Observations) -> Observations:
-    """The lowest loss of each size and duration (several learning rates were run)."""
-    order = np.argsort(observations.loss)
-    pairs = np.stack([observations.parameters, observations.tokens], axis=1)[order]
-    return observations.take(order[np.unique(pairs, axis=0, return_index=True)[1]])
 
 
 def huber_sum(theta: Array, observations: Observations, delta: float) -> float:
@@ -152,6 +145,16 @@ def test_weights_count_rows() -> None:
     heavy = Points.of(runs.parameters, runs.tokens, runs.loss, np.full(30, 2.0))
     assert solve(heavy).objective == pytest.approx(solve(points_of(twice)).objective, rel=1e-9)
     assert solve(heavy).objective == pytest.approx(2 * solve(single).objective, rel=1e-9)
+
+
+def test_the_unit_of_the_weights_does_not_matter() -> None:
+    # the trap of a mean objective in another guise: a small scale must not look like a small gradient
+    runs = independent_runs(0, count=60)
+    one = solve(points_of(runs))
+    for scale in (1e-9, 1 / 60, 1e9):
+        other = solve(Points.of(runs.parameters, runs.tokens, runs.loss, np.full(60, scale)))
+        assert other.objective == pytest.approx(one.objective * scale, rel=1e-9)
+        assert other.agreed == other.starts
 
 
 def test_data_that_want_a_negative_floor_end_on_the_bound() -> None:

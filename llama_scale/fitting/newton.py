@@ -52,6 +52,11 @@ class Layout:
         spread = np.array([[float(name in names) for names in members] for name in NAMES])
         return cls(free=tuple(names[0] for names in members), spread=spread)
 
+    @property
+    def rows(self) -> list[int]:
+        """Rows of the constants that move; of those that are tied, the first."""
+        return [NAMES.index(name) for name in self.free]
+
     def pins(self, name: str) -> bool:
         """Whether a constant stays where it is."""
         return not self.spread[NAMES.index(name)].any()
@@ -217,7 +222,7 @@ def newton(
             layout.spread[:5].T @ mark > 0 for mark in (here <= low, here >= high, low == high)
         )
         pinned = (at_low & (slope > 0)) | (at_high & (slope < 0)) | still
-        step, fall = _damped_step(slope, matrix, damping, pinned)
+        step, fall = damped_step(slope, matrix, damping, pinned)
         step = layout.spread[:5] @ step
         step *= np.minimum(1.0, LARGEST_TURN / np.maximum(np.abs(step[3:]).max(axis=0), 1e-300))
         trial = np.clip(here + step, low, high)
@@ -245,7 +250,7 @@ def _evaluate(problem: Problem, chart: Array, is_open: bool) -> tuple[Array, Arr
     return value, *_pull_back(chart, is_open, gradient, hessian)
 
 
-def _damped_step(gradient: Array, hessian: Array, damping: Array, pinned: Mask) -> tuple[Array, Array]:
+def damped_step(gradient: Array, hessian: Array, damping: Array, pinned: Mask) -> tuple[Array, Array]:
     """Steps (f, S), with pinned coordinates at rest, and the fall that the quadratic model promises (S,)."""
     gradient = np.where(pinned, 0.0, gradient)
     matrix = np.where(pinned[:, None] | pinned[None], 0.0, hessian)

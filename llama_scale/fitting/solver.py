@@ -8,7 +8,7 @@ of a shrinking delta (`newton`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,10 +111,20 @@ class Minima:
             converged=self.converged[index],
         )
 
+    def replaced(self, index: NDArray[np.intp], others: Minima) -> Minima:
+        """These minima with others in place of those at `index`."""
+        parts = {f.name: getattr(self, f.name).copy() for f in fields(self)}
+        for name, part in parts.items():
+            part[..., index] = getattr(others, name)
+        return Minima(**parts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """The best minimum of all starts, its sum of Huber losses, and how many starts agree on it."""
+    """The best minimum of all starts, its sum of Huber losses, and how many starts agree on it.
+
+    `starts` are those that came to rest within the steps they were given, at whatever minimum.
+    """
 
     law: ScalingLaw
     constants: Array
@@ -135,7 +145,7 @@ def solve(
     if grid is None:
         grid = GRID if len(points.x) <= MANY_ROWS else COARSE_GRID
     starts = grid_starts(points, grid, layout)
-    found = _joined(
+    found = joined(
         minimise(points, starts, delta=delta, stages=(), layout=layout),
         minimise(points, starts, delta=delta, layout=layout),
     )
@@ -150,9 +160,9 @@ def best_of(points: Points, found: Minima, layout: Layout = FIVE) -> Solution:
         law=float_law(points.law(found.constants[:, best])),
         constants=found.constants[:, best],
         objective=lowest,
-        starts=len(found.objective),
+        starts=int(max(found.converged.sum(), 1)),
         # The last term is for data without noise, whose minimum is zero to rounding.
-        agreed=int((found.objective <= lowest * (1 + AGREEMENT) + 1e-15).sum()),
+        agreed=int(((found.objective <= lowest * (1 + AGREEMENT) + 1e-15) & found.converged).sum()),
         at_bound=tuple(name for name in names_at_bound(found.at_bound[:, best]) if name in layout.free),
     )
 
@@ -187,7 +197,7 @@ def refit(
     )
     best = better(first, second)
     gap = np.abs(first.objective - second.objective) > AGREEMENT * best.objective
-    doubtful = np.flatnonzero(gap | ~best.converged | best.at_bound.any(axis=0))
+    doubtful = np.flatnonzero(gap | ~best.converged | best.at_bound[layout.rows].any(axis=0))
     if len(doubtful):
         log_losses, weights = (None if a is None else a[doubtful] for a in (log_losses, weights))
         grid = grid_starts(points, COARSE_GRID, layout)
@@ -201,9 +211,7 @@ def refit(
         )
         rank = found.objective.reshape(len(doubtful), -1).argmin(axis=1)
         found = found.take(np.arange(len(doubtful)) * grid.shape[1] + rank)
-        merged = better(best.take(doubtful), found)
-        for whole, part in zip(_arrays(best), _arrays(merged), strict=True):
-            whole[..., doubtful] = part
+        best = best.replaced(doubtful, better(best.take(doubtful), found))
     return best
 
 
@@ -222,13 +230,13 @@ def minimise(
     A problem whose minimum would have E < 0 is minimised again at E = 0.
     """
     count, rows = starts.shape[1], len(points.x)
+    scale = float(points.weights.mean())  # steps are those of weights of mean 1, whatever their unit
+    shares = points.weights / scale
     whole = Problem(
         x=points.x,
         y=points.y,
         z=np.broadcast_to(points.z if log_losses is None else log_losses, (count, rows)),
-        weights=np.broadcast_to(
-            points.weights if weights is None else weights * points.weights, (count, rows)
-        ),
+        weights=np.broadcast_to(shares if weights is None else weights * shares, (count, rows)),
         delta=delta,
     )
     deltas = (*(stage for stage in stages if stage > delta), delta)
@@ -247,7 +255,7 @@ def minimise(
                 problem.take(below), floor, (*(s for s in STAGES if s > delta), delta), False, layout
             )
             constants[:, first + below], objective[first + below], converged[first + below] = redone
-    return Minima(constants=constants, objective=objective, converged=converged)
+    return Minima(constants=constants, objective=objective * scale, converged=converged)
 
 
 def _descend(
@@ -264,7 +272,7 @@ def _arrays(minima: Minima) -> tuple[Array, Array, Mask]:
     return minima.constants, minima.objective, minima.converged
 
 
-def _joined(one: Minima, other: Minima) -> Minima:
+def joined(one: Minima, other: Minima) -> Minima:
     """Two batches as one."""
     return Minima(
         constants=np.concatenate([one.constants, other.constants], axis=1),
