@@ -77,7 +77,7 @@ def print_line(name: str, keep: NDArray[np.bool_], errors: dict[str, NDArray[np.
 
 def constant_mfu_rates(rows: Measurements) -> NDArray[np.float64]:
     """What public calculators assume: MFU of 50 % for tokens read and 1 % for tokens written."""
-    read, written = rows.traffic
+    read, written = rows.traffic.input_tokens, rows.traffic.output_tokens
     flops = 2 * rows.shape.active_weights * (read / 0.5 + written / 0.01)
     return rows.accelerators * written * rows.engine.peak_flops_per_second / flops
 

@@ -27,13 +27,14 @@ TENSOR_DEGREES = (1.0, 2.0, 4.0, 8.0)  # tried where a row does not say; the fas
 LONGEST_STEP = 2.0  # in log-odds or logarithms
 NOISE = 0.15  # of the logarithm of a rate, at first; then what the rows themselves scatter
 LEAST_NOISE = 1e-4
+ENGINE_SPREAD = 1.5  # from one serving engine to another, in log-odds or logarithms
 MOST_STEPS = 60
 ROUNDS = 4
 WITHIN = 1.3
 
 
 class Guess(NamedTuple):
-    """Where constants are expected: values, and standard deviations of their logarithms."""
+    """Where constants are expected: values, and standard deviations in the coordinates of the fit."""
 
     values: Array
     spreads: Array
@@ -90,8 +91,8 @@ def calibration_of(constants: Array) -> Calibration:
 
 
 def guess_from(calibration: Calibration) -> Guess:
-    """A calibration as a guess, with the spreads of physics."""
-    return Guess(np.array(list(calibration.constants.values())), PHYSICS.spreads)
+    """A calibration as a guess for rows of another engine, which may be far slower."""
+    return Guess(np.array(list(calibration.constants.values())), np.maximum(PHYSICS.spreads, ENGINE_SPREAD))
 
 
 def predicted_rates(calibration: Calibration, measurements: Measurements) -> Array:
@@ -140,12 +141,12 @@ class _Problem(NamedTuple):
         constants = _bounded(point)
         by_term = self._fastest(constants)
         seconds = by_term.sum(axis=1)
+        guessed = (point - _free(self.guess.values)) / self.guess.spreads
         # a share divides its term and a second multiplies it; d share / d log-odds = share (1 - share)
-        signs, scales = np.where(_SHARES, -1.0, 1.0), np.where(_SHARES, 1 - constants, 1.0)
+        signs = np.where(_SHARES, constants - 1, 1.0)
         rows = -(np.log(seconds) + self.measured) / self.noise
-        slopes = -(by_term / seconds[:, None]) * signs * scales / self.noise
-        guessed = np.log(constants / self.guess.values) / self.guess.spreads
-        return np.concatenate([rows, guessed]), np.vstack([slopes, np.diag(scales / self.guess.spreads)])
+        slopes = -(by_term / seconds[:, None]) * signs / self.noise
+        return np.concatenate([rows, guessed]), np.vstack([slopes, np.diag(1 / self.guess.spreads)])
 
     def loss(self, residuals: Array) -> float:
         """Pseudo-Huber of the rows, squares of the guesses."""

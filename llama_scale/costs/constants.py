@@ -15,8 +15,8 @@ DATA = Path(__file__).parents[1] / "data" / "serving.toml"
 class Constant(NamedTuple):
     """One constant: its symbol in the formulas, what it is, and what physics alone would guess.
 
-    `guess` and its spread (a standard deviation of the logarithm) start the fit and steady it where rows
-    are few. `is_share` says that it lies between 0 and 1; otherwise it is in seconds.
+    `guess` and its spread (a standard deviation, of log-odds or of the logarithm) start the fit and steady
+    it where rows are few. `is_share` says that it lies between 0 and 1; otherwise it is in seconds.
     """
 
     symbol: str
@@ -27,12 +27,12 @@ class Constant(NamedTuple):
 
 
 CONSTANTS: dict[str, Constant] = {
-    "prefill_mfu": Constant("m_p", "share of the peak that prompts reach", 0.6, 0.3, True),
+    "prefill_mfu": Constant("m_p", "share of the peak that prompts reach", 0.6, 0.7, True),
     "decode_mfu": Constant(
-        "m_d", "share of the peak that steps reach, beyond what they wait for", 0.6, 0.3, True
+        "m_d", "share of the peak that steps reach, beyond what they wait for", 0.6, 0.7, True
     ),
-    "bandwidth_share": Constant("e", "share of the memory bandwidth that steps reach", 0.85, 0.1, True),
-    "link_share": Constant("s", "share of the link's bandwidth that all-reduces reach", 0.6, 0.3, True),
+    "bandwidth_share": Constant("e", "share of the memory bandwidth that steps reach", 0.85, 0.7, True),
+    "link_share": Constant("s", "share of the link's bandwidth that all-reduces reach", 0.6, 0.7, True),
     "layer_seconds": Constant("u_L", "seconds that each layer adds to a step", 50e-6, 0.7, False),
     "sequence_seconds": Constant("u_B", "seconds that each sequence adds to each layer", 2e-7, 1.0, False),
 }

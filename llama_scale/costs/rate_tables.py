@@ -16,7 +16,7 @@ import numpy as np
 from llama_scale.costs.formats import weight_bits
 from llama_scale.costs.measurements import Measurement, Measurements, stack
 from llama_scale.costs.roofline import ServedShape, Traffic, batch_in_memory
-from llama_scale.errors import InputError, LlamaScaleError
+from llama_scale.errors import InputError, LlamaScaleError, UnidentifiedError
 from llama_scale.hardware import Accelerator, accelerator, name_key, nearest_names_hint
 from llama_scale.quantities import parse_count
 
@@ -56,7 +56,8 @@ class Table(NamedTuple):
 def read_measurements(path: Path) -> Table:
     """Reads a CSV of serving rates; columns as in ALIASES, `#` lines are comments.
 
-    Rows of mixtures of experts are left out and named. Raises InputError naming every bad line.
+    Rows of mixtures of experts are left out and named. Raises InputError naming every bad line,
+    UnidentifiedError where no row is left.
     """
     rows, left_out, problems = [], [], []
     columns, lines = _read(path)
@@ -73,6 +74,10 @@ def read_measurements(path: Path) -> Table:
         messages = [message for message, _ in problems[:MOST_NAMED]]
         more = f" and {len(problems) - MOST_NAMED} more" if len(problems) > MOST_NAMED else ""
         raise InputError("; ".join(messages) + more, hint=problems[0][1])
+    if not rows:
+        raise UnidentifiedError(
+            f"{path.name} holds no row that can be used; {left_out[0]}", hint="give rates of dense models"
+        )
     return Table(stack(rows), tuple(left_out))
 
 

@@ -159,8 +159,8 @@ def _times(served: _Served) -> list[ServingFormula]:
             f"({shape.active_weights * machine.weight_bytes:.4g} + {served.batch:.4g} x {held:g} x "
             f"{cache:.4g}) / {bandwidth} + {fitted.layer_seconds:.3g} x {shape.layers:g} + "
             f"{served.batch:.4g} x (({products:.4g} / {peak:.4g} + {attention:.4g} x {held:g} / "
-            f"{peak16:.4g}) / ({g} x {fitted.decode_mfu:.3g}) + {exchange:.4g} + {fitted.sequence_seconds:.3g} x "
-            f"{shape.layers:g}) = {step:.4g}",
+            f"{peak16:.4g}) / ({g} x {fitted.decode_mfu:.3g}) + {exchange:.4g} + "
+            f"{fitted.sequence_seconds:.3g} x {shape.layers:g}) = {step:.4g}",
             served.source,
         ),
     ]
