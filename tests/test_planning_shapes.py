@@ -8,17 +8,18 @@ import pytest
 from llama_scale.architecture import LLAMA_7B, LLAMA_33B, LLAMA_65B, llama
 from llama_scale.costs import rental
 from llama_scale.costs.serving import Deployment
-from llama_scale.planning.shapes import choose_kv_heads, context_for
+from llama_scale.planning.request import PlanOptions, read_request
+from llama_scale.planning.shapes import choose_kv_heads, context_for, with_chosen_kv_heads
 
 
-def deployment(input_tokens: float, output_tokens: float, chip: str = "H100", **others: float) -> Deployment:
+def deployment(input_tokens: float, output_tokens: float, chip: str = "H100", most: int = 8) -> Deployment:
     return Deployment(
         rental=rental(chip, precision="bf16"),
         weight_bits=16,
         kv_bits=16,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        **others,  # pyright: ignore[reportArgumentType]
+        most_accelerators=most,
     )
 
 
@@ -53,7 +54,7 @@ def test_the_floor_takes_the_next_divisor_and_small_models_keep_their_heads() ->
 
 
 def test_what_cannot_be_served_keeps_its_heads_and_says_so() -> None:
-    choice = choose_kv_heads(LLAMA_65B, deployment(1000, 250, chip="RTX-4090", most_accelerators=1))
+    choice = choose_kv_heads(LLAMA_65B, deployment(1000, 250, chip="RTX-4090", most=1))
     assert choice.shape == LLAMA_65B
     assert "servable" in choice.reason
     assert math.isnan(choice.saving)
@@ -72,3 +73,21 @@ def test_the_choice_goes_into_json() -> None:
 )
 def test_the_context_is_the_least_that_holds_a_request(read: float, written: float, context: int) -> None:
     assert context_for(read, written) == context
+
+
+def test_a_plan_of_a_served_model_groups_its_queries() -> None:
+    request, choice = with_chosen_kv_heads(read_request({"serve_tokens": 1e12, "budget": "$10M"}))
+    assert choice is not None
+    assert request.kv_heads == choice.shape.kv_heads == 8
+    assert choice.saving > 0.2
+
+
+def test_what_is_given_or_not_served_is_left_as_it_is() -> None:
+    asked = read_request({"serve_tokens": 1e12, "budget": "$10M", "kv_heads": 4})
+    assert with_chosen_kv_heads(asked) == (asked, None)
+    unserved: PlanOptions = {"serve_tokens": 0}
+    constant: PlanOptions = {"serve_tokens": 1e12, "serve_mfu": "0.5/0.2"}
+    for words in (unserved, constant):
+        request = read_request(words)
+        found, choice = with_chosen_kv_heads(request)
+        assert found.kv_heads is None and choice is None

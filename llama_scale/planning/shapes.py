@@ -10,11 +10,20 @@ than 1 % of the serving cost, the most KV heads stay.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from llama_scale.architecture import LLAMA_CONTEXT, ModelConfig, grouped_query_choices
+from llama_scale.architecture import (
+    LLAMA_CONTEXT,
+    ModelConfig,
+    grouped_query_choices,
+    nearest_shape,
+    with_kv_heads,
+)
 from llama_scale.costs.serving import Deployment, serve, served_shape
+from llama_scale.errors import InputError
+from llama_scale.planning.optimum import best
+from llama_scale.planning.request import Request
 from llama_scale.quantities import format_bytes, format_fraction
 
 QUALITY_FLOOR = 8  # KV heads
@@ -98,6 +107,35 @@ def choose_kv_heads(shape: ModelConfig, deployment: Deployment, *, floor: int = 
     least = min(option.seconds_per_token for option in servable)
     chosen = next(o for o in servable if o.seconds_per_token <= (1 + INDIFFERENCE) * least)
     return KvChoice(shape=chosen.shape, options=options, reason=_reason(options[0], chosen, floor))
+
+
+def with_chosen_kv_heads(request: Request) -> tuple[Request, KvChoice | None]:
+    """The request with the KV heads that serve its optimum cheapest, and that choice.
+
+    As it is, and None, where KV heads are given, nothing is served, no roofline says what serving costs, or
+    the optimum has fewer heads than the floor.
+    """
+    economics = request.economics
+    if request.kv_heads is not None or economics.deployment is None or not economics.demand.serve_tokens:
+        return request, None
+    grouped = replace(request, kv_heads=QUALITY_FLOOR)
+    solution = best(grouped.problem(), grouped.objective(grouped.law))
+    size = float(solution.sizes.parameters)
+    if not math.isfinite(size):
+        return request, None
+    try:
+        shape = nearest_shape(
+            size,
+            convention=request.fit.convention,
+            vocabulary=request.vocabulary,
+            context=request.context,
+            kv_heads=QUALITY_FLOOR,
+        )
+    except InputError:  # too few heads to share
+        return request, None
+    choice = choose_kv_heads(with_kv_heads(shape, shape.heads), economics.deployment)
+    chosen = choice.shape.kv_heads
+    return replace(request, kv_heads=None if chosen == shape.heads else chosen), choice
 
 
 def context_for(input_tokens: float, output_tokens: float, *, shortest: int = LLAMA_CONTEXT) -> int:
