@@ -27,6 +27,7 @@ from llama_scale.costs.training import (
     most_train_flops,
     training_report,
 )
+from llama_scale.errors import InputError
 from llama_scale.hardware import accelerator, accelerators
 
 A100 = rental("A100", precision="bf16")
@@ -334,3 +335,10 @@ def test_what_is_not_known_is_none() -> None:
     no_price = training_report(LLAMA_7B, 1e12, rental=rental("MI300X", precision="bf16"), mfu=0.4)
     assert no_price.usd is None and no_price.days is None and no_price.layouts == ()
     assert no_price.fewest_accelerators == 1
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot train on 0 accelerators"):
+        training_report(LLAMA_7B, 1e12, rental=A100, mfu=0.4, accelerators=0)
+    with pytest.raises(InputError, match="holds no sequence of 2,048"):
+        training_report(LLAMA_7B, 1e12, rental=A100, mfu=0.4, batch_tokens=512)

@@ -13,6 +13,7 @@ from llama_scale.architecture import ModelConfig
 from llama_scale.costs.economics import Default, Rental
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts, why_none_fits
 from llama_scale.costs.memory import STATES, Recompute, StatePrecision, recompute_overhead
+from llama_scale.errors import InputError
 from llama_scale.hardware import Accelerator
 from llama_scale.quantities import (
     format_bytes,
@@ -151,7 +152,8 @@ def training_report(
 
     `train_flops` are the shape's exact ones unless given (6ND, where the MFU counts 6ND). `mfu` is reached
     with attention recomputed in its fused kernel, or whatever the layout recomputes; a `recompute` that is
-    asked for costs its FLOPs at the same hardware utilisation, and the hours grow by them.
+    asked for costs its FLOPs at the same hardware utilisation, and the hours grow by them. Raises InputError
+    for no accelerators, and for a batch of less than one sequence.
 
     >>> from llama_scale.architecture import LLAMA_65B
     >>> from llama_scale.costs import rental
@@ -160,6 +162,7 @@ def training_report(
     >>> round(report.days, 1), round(report.energy_mwh)
     (20.6, 446)
     """
+    _refuse_absurd(shape, accelerators, batch_tokens)
     batch = DEFAULT_BATCH_TOKENS if batch_tokens is None else batch_tokens
     flops = shape.train_flops_per_token() * tokens if train_flops is None else train_flops
     extra = 0.0 if recompute is None else recompute_overhead(shape, recompute)
@@ -197,6 +200,18 @@ def training_report(
         note=None if accelerators is None or found else why_none_fits(work, accelerators),
         fewest_accelerators=None if found else fewest_accelerators(work),
     )
+
+
+def _refuse_absurd(shape: ModelConfig, accelerators: int | None, batch_tokens: float | None) -> None:
+    if accelerators is not None and accelerators < 1:
+        raise InputError(
+            f"cannot train on {accelerators} accelerators", hint="give --accelerators of 1 or more"
+        )
+    if batch_tokens is not None and batch_tokens < shape.context:
+        raise InputError(
+            f"a batch of {format_count(batch_tokens)} tokens holds no sequence of {shape.context:,}",
+            hint=f"use batches of at least {shape.context:,} tokens, or a shorter --context",
+        )
 
 
 def _cost_formulas(report: TrainingReport) -> Iterator[Row]:
