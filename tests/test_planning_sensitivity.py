@@ -6,12 +6,12 @@ import pytest
 
 from llama_scale import plan
 from llama_scale.planning import Plan
-from llama_scale.planning.sensitivity import Sensitivity, sensitivities
+from llama_scale.planning.sensitivity import Sensitivity
 
 
 def table(answer: Plan) -> dict[str, Sensitivity]:
     model = answer.recommended
-    return {row.input: row for row in sensitivities(answer.request, model.parameters, model.tokens)}
+    return {row.input: row for row in answer.sensitivity}
 
 
 def test_inputs_are_sorted_by_the_dollars_that_they_move() -> None:
@@ -24,7 +24,7 @@ def test_inputs_are_sorted_by_the_dollars_that_they_move() -> None:
 
 @pytest.mark.parametrize("budget", ["$2M", "1e24", "500K GPU-hours"])
 def test_a_case_is_the_plan_asked_anew(budget: str) -> None:
-    words = {"serve_tokens": 1e13, "budget": budget, "serve_mfu": "0.5/0.2"}
+    words = {"serve_tokens": 1e13, "budget": budget, "serve_mfu": "0.5/0.2", "goodput": "90%"}
     rows = table(plan(**words))
     for factor, case in ((1 / 3, rows["demand"].low), (3, rows["demand"].high)):
         anew = plan(**{**words, "serve_tokens": 1e13 * factor}).optimum

@@ -14,6 +14,7 @@ from llama_scale.laws import published, published_names
 from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions, warnings
 from llama_scale.planning.families import ExactFamily, coordinate_of
+from llama_scale.planning.family import neighbours
 from llama_scale.planning.feasibility import refuse_dear_target, refuse_missing_shape, refuse_unreachable
 from llama_scale.planning.limits import limits_of
 from llama_scale.planning.optimum import (
@@ -27,8 +28,10 @@ from llama_scale.planning.optimum import (
     lowest_loss,
     tokens_for,
 )
+from llama_scale.planning.recipe import recipe
 from llama_scale.planning.regret import regret
 from llama_scale.planning.request import Request
+from llama_scale.planning.sensitivity import sensitivities
 from llama_scale.planning.serving import RooflineServing
 from llama_scale.planning.uncertainty import MOST_DRAWS, best_on_average, intervals
 from llama_scale.planning.values import (
@@ -94,6 +97,9 @@ def answer(request: Request) -> Plan:
         epochs=None if request.unique_tokens is None else recommended.tokens / request.unique_tokens,
         score=_score(request, recommended),
         far_beyond=_far_beyond(extrapolation),
+        family=neighbours(problem, objective, recommended.parameters, recommended.tokens),
+        recipe=recipe(shape, recommended.tokens),
+        sensitivity=sensitivities(request, problem, recommended.parameters, recommended.tokens),
     )
 
 

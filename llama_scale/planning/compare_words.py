@@ -7,16 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from llama_scale.costs import CostUnit
+from llama_scale.planning.again import law_words, option, plain_word
 from llama_scale.planning.compare import BuyOrTrain, ComparedModel, Comparison, Crossing, Pair
-from llama_scale.planning.words import (
-    UNIT_NAMES,
-    Reason,
-    amount,
-    assumed,
-    format_cost,
-    law_words,
-    plain_word,
-)
+from llama_scale.planning.reasons import Reason, amount, format_cost
+from llama_scale.planning.words import UNIT_NAMES, assumed
 from llama_scale.quantities import format_count, format_fraction, format_number
 
 COLUMNS = ("", "model", "params", "tokens", "D/N", "loss", "train", "serve", "total")
@@ -204,9 +198,8 @@ def command(comparison: Comparison) -> str:
     request = comparison.request
     words = {**request.given, "law": law_words(request), "flops": request.flops}
     words.setdefault("serve_tokens", request.economics.demand.serve_tokens)
-    options = [
-        f"--{name.replace('_', '-')} {shlex.quote(plain_word(value))}" for name, value in words.items()
-    ]
+    words = {"serve_tokens": words.pop("serve_tokens"), **words}
+    options = [option(name, value) for name, value in words.items()]
     return " ".join(["llama-scale compare", *map(shlex.quote, comparison.words), *options])
 
 

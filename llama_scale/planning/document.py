@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llama_scale.planning.values import Limit, Plan
-from llama_scale.planning.words import command
+from llama_scale.planning.again import command
+from llama_scale.planning.quantisation import CAVEAT
+from llama_scale.planning.quantisation import SOURCE as QUANTISATION_SOURCE
 from llama_scale.quantities import Quantity, format_quantity
+
+if TYPE_CHECKING:
+    from llama_scale.planning.values import Limit, Plan
 
 MEANING = (
     "the central share `level` over the law's draws: parameters, tokens, costs and saving of each law's own "
@@ -42,10 +46,73 @@ def document(plan: Plan) -> dict[str, Any]:
         },
         "extrapolation": dict(plan.extrapolation) or None,
         "other_laws": [other._asdict() for other in plan.other_laws],
+        "sensitivity": [row.to_json() for row in plan.sensitivity],
+        "family": [near.to_json() for near in plan.family],
+        "recipe": plan.recipe and plan.recipe.to_json(),
+        "training": plan.training and plan.training.to_json(),
+        "serving": _serving(plan),
+        **_asked_for(plan),
         "warnings": list(plan.warnings),
         "assumptions": [asdict(assumption) for assumption in plan.assumptions],
         "command": command(plan),
     }
+
+
+def _serving(plan: Plan) -> dict[str, Any] | None:
+    """How the recommended model is served by the roofline; None at constant MFUs."""
+    served, request = plan.recommended.throughput, plan.request
+    deployment, price = request.economics.deployment, request.economics.serving.rental.price_usd_per_hour
+    if served is None or deployment is None:
+        return None
+    from llama_scale.costs.serving_formulas import token_prices
+
+    found = {name: value.tolist() for name, value in served._asdict().items()}
+    prices = {} if price is None else token_prices(served, price)._asdict()
+    return {
+        "accelerator": deployment.rental.accelerator.name,
+        "accelerators_per_copy": found.pop("accelerators"),
+        **found,
+        "usd_per_million_tokens": {name.removesuffix("_usd"): float(value) for name, value in prices.items()}
+        or None,
+        "weight_bits": deployment.weight_bits,
+        "kv_bits": deployment.kv_bits,
+        "input_tokens": deployment.input_tokens,
+        "output_tokens": deployment.output_tokens,
+        "utilisation": deployment.utilisation,
+        "request_rate": request.request_rate,
+        "accelerators_for_request_rate": plan.fleet,
+        "calibration": deployment.calibration.to_json(),
+    }
+
+
+def _asked_for(plan: Plan) -> dict[str, Any]:
+    """What only some questions have: few data, retraining, an unknown demand, a score, quantised weights."""
+    request, penalty, model = plan.request, plan.request.penalty, plan.recommended
+    parts: dict[str, Any] = {}
+    if plan.epochs is not None:
+        parts["data"] = {"unique_tokens": request.unique_tokens, "epochs": plan.epochs}
+    if plan.generations:
+        parts["generations"] = [generation._asdict() for generation in plan.generations]
+    if plan.regret is not None:
+        parts["regret"] = {
+            "demands": dict(plan.regret.demands),
+            "loss_nats": plan.regret.loss_nats,
+            "rows": [row._asdict() for row in plan.regret.rows],
+        }
+    if plan.score is not None:
+        score = {
+            name: value if value is None else float(value) for name, value in plan.score._asdict().items()
+        }
+        parts["score"] = {"task": request.fit.downstream and request.fit.downstream.task, **score}
+    if penalty is not None:
+        parts["quantisation"] = {
+            "bits": penalty.bits,
+            "penalty_nats": float(penalty.loss(model.parameters, model.tokens)),
+            "extrapolation": penalty.extrapolation(model.parameters, model.tokens),
+            "source": QUANTISATION_SOURCE,
+            "caveat": CAVEAT,
+        }
+    return parts
 
 
 def _intervals(plan: Plan) -> dict[str, Any] | None:

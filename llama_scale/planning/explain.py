@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llama_scale.costs import Rental
 from llama_scale.laws import ScalingLaw
 from llama_scale.planning.optimum import NO_LIMITS
-from llama_scale.planning.values import Plan
 from llama_scale.quantities import format_count, format_flops, format_gpu_hours, format_number, format_usd
+
+if TYPE_CHECKING:
+    from llama_scale.planning.values import Plan
 
 
 class Formula(NamedTuple):

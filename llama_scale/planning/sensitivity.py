@@ -15,17 +15,24 @@ import numpy as np
 from llama_scale.costs import CostUnit
 from llama_scale.laws import Fit, Numbers, ScalingLaw, published, published_names
 from llama_scale.laws.repeated import RepeatedDataLaw
-from llama_scale.planning.optimum import Problem, best, lowest_cost
+from llama_scale.planning.families import Array
+from llama_scale.planning.optimum import Law, Limits, Problem, best, lowest_cost
 from llama_scale.planning.quantisation import QuantisedLaw
 from llama_scale.planning.request import Request
 from llama_scale.quantities import format_count, format_fraction, format_usd_per_hour
 
+FORM = "form of the law"
 DEMAND_FACTOR = 3.0  # how far a demand that nobody knows is tried, each way
 GIVEN_PRICE_FACTOR = 1.25  # and a price that the asker gave
 MFU_SPREAD = 0.30, 0.55  # whole runs of PaLM (30 %) and the best steady rates, where no spread is published
 UTILISATION_SPREAD = 0.3, 1.0  # a fleet that follows a day's demand, and one that never idles
 
-Law = ScalingLaw | RepeatedDataLaw | QuantisedLaw
+
+class Split(NamedTuple):
+    """The plan's own N and D."""
+
+    parameters: float
+    tokens: float
 
 
 class Change(NamedTuple):
@@ -89,7 +96,9 @@ class Input(NamedTuple):
     source: str
 
 
-def sensitivities(request: Request, parameters: float, tokens: float) -> tuple[Sensitivity, ...]:
+def sensitivities(
+    request: Request, problem: Problem, parameters: float, tokens: float
+) -> tuple[Sensitivity, ...]:
     """Every input's low and high, most dollars moved first; none where dollars have no price.
 
     `parameters` and `tokens` are the plan's own, in the law's convention. Where no answer exists at a
@@ -97,9 +106,9 @@ def sensitivities(request: Request, parameters: float, tokens: float) -> tuple[S
     """
     if "usd" not in request.economics.units:
         return ()
-    asked = list(inputs(request))
+    asked = list(inputs(request, problem))
     changes = [change for entry in asked for change in entry.changes]
-    cases = iter(_cases(request, changes, parameters, tokens))
+    cases = iter(_cases(request, problem, changes, Split(parameters, tokens)))
     found = []
     for entry in asked:
         mine = sorted((next(cases) for _ in entry.changes), key=lambda case: _or_most(case.usd))
@@ -107,9 +116,9 @@ def sensitivities(request: Request, parameters: float, tokens: float) -> tuple[S
     return tuple(sorted(found, key=lambda one: -_or_most(one.moved_usd)))
 
 
-def inputs(request: Request) -> Iterator[Input]:
+def inputs(request: Request, problem: Problem) -> Iterator[Input]:
     """The inputs that a plan depends on, each with the values that it may well have."""
-    economics, serves = request.economics, bool(np.any(request.problem().serve_tokens))
+    economics, serves = request.economics, bool(np.any(problem.serve_tokens))
     yield from _prices(request, serves)
     mfu = economics.training.mfu
     low, high, source = _mfu_spread(request)
@@ -120,16 +129,30 @@ def inputs(request: Request) -> Iterator[Input]:
         ends = min(UTILISATION_SPREAD[0], used), max(UTILISATION_SPREAD[1], used)
         changes = tuple(Change(format_fraction(value), hours_serve=used / value) for value in ends)
         yield Input("utilisation", changes, "a fleet that follows the day's demand, and one always full")
-        demand = float(np.asarray(request.problem().serve_tokens))
+        demand = float(np.asarray(problem.serve_tokens))
         changes = tuple(
             Change(format_count(demand * factor), demand=factor)
             for factor in (1 / DEMAND_FACTOR, DEMAND_FACTOR)
         )
-        yield Input("demand", changes, f"a {DEMAND_FACTOR:g}th and {DEMAND_FACTOR:g} times as much")
+        yield Input("demand", changes, f"{DEMAND_FACTOR:g} times less, and {DEMAND_FACTOR:g} times more")
+        yield from _roofline(request)
     if forms := _other_forms(request.fit):
-        yield Input("form of the law", forms, "the law's runs, fitted under other forms too")
+        yield Input(FORM, forms, "the law's runs, fitted under other forms too")
     if laws := _other_laws(request.fit):
         yield Input("law", laws, "the published laws that count parameters alike")
+
+
+def _roofline(request: Request) -> Iterator[Input]:
+    """What the serving model itself may err by, as it did on models that it was not fitted on."""
+    deployment = request.economics.deployment
+    if deployment is None or not deployment.calibration.accuracy:
+        return
+    error = max(accuracy.median_error for accuracy in deployment.calibration.accuracy)
+    changes = tuple(
+        Change(f"{sign}{format_fraction(error)}", hours_serve=factor)
+        for sign, factor in (("-", 1 - error), ("+", 1 + error))
+    )
+    yield Input("serving model", changes, "the roofline's median error on rates that it was not fitted on")
 
 
 def _prices(request: Request, serves: bool) -> Iterator[Input]:
@@ -180,45 +203,43 @@ def _other_laws(fit: Fit) -> tuple[Change, ...]:
     return (Change(fit.name), *others) if others else ()
 
 
-def _cases(request: Request, changes: list[Change], parameters: float, tokens: float) -> list[Case]:
+def _cases(request: Request, problem: Problem, changes: list[Change], ours: Split) -> list[Case]:
     """The question asked anew under every change, and the dollars that the plan's quality then costs."""
-    law = _batch_of_laws(request, changes)
-    problem = request.problem()
-    train, serve = (np.array(part) for part in zip(*(c.factors(request.unit) for c in changes), strict=True))
-    asked = _scaled(replace(problem, law=law), serve / train)
+    law = _batch_of_laws(problem.law, changes)
+    train, serve = _factors(changes, request.unit)
     objective = request.objective(law)
     if objective.fixed == "budget":
         objective = objective._replace(value=objective.value / train)
-    answer = best(asked, objective)
+    answer = best(_scaled(problem, law, serve / train), objective)
     loss = law.loss(answer.sizes.parameters, answer.tokens)
-    columns = (
-        answer.sizes.parameters,
-        answer.tokens,
-        loss,
-        _dollars(request, changes, law, parameters, tokens),
-    )
+    in_usd = problem if request.unit == "usd" else replace(request, unit="usd").problem()
+    usd = _dollars(in_usd, objective.limits, changes, ours)
+    columns = answer.sizes.parameters, answer.tokens, loss, usd
     rows = zip(*(np.broadcast_to(column, len(changes)) for column in columns), strict=True)
     return [Case(change.label, *map(float, row)) for change, row in zip(changes, rows, strict=True)]
 
 
-def _dollars(request: Request, changes: list[Change], law: Law, parameters: float, tokens: float) -> Numbers:
+def _dollars(problem: Problem, limits: Limits, changes: list[Change], ours: Split) -> Numbers:
     """The least dollars that reach what the plan's model reaches, were each change so."""
-    problem = replace(request, unit="usd").problem()
-    train, serve = (np.array(part) for part in zip(*(c.factors("usd") for c in changes), strict=True))
-    asked = _scaled(replace(problem, law=law), serve / train)
-    limits = request.objective(law).limits
-    solution = lowest_cost(asked, law.loss(parameters, tokens), limits)
-    return train * asked.cost(*solution)
+    law = _batch_of_laws(problem.law, changes)
+    train, serve = _factors(changes, "usd")
+    asked = _scaled(problem, law, serve / train)
+    loss = law.loss(ours.parameters, ours.tokens) * (1 + 1e-12)
+    return train * asked.cost(*lowest_cost(asked, loss, limits))
 
 
-def _scaled(problem: Problem, factor: Numbers) -> Problem:
-    """The problem in which serving costs `factor` times as much against training."""
-    return replace(problem, serve_tokens=problem.serve_tokens * factor)
+def _factors(changes: list[Change], unit: CostUnit) -> tuple[Array, Array]:
+    train, serve = zip(*(change.factors(unit) for change in changes), strict=True)
+    return np.array(train), np.array(serve)
 
 
-def _batch_of_laws(request: Request, changes: list[Change]) -> Any:
+def _scaled(problem: Problem, law: Law, factor: Numbers) -> Problem:
+    """The problem under another law, in which serving costs `factor` times as much against training."""
+    return replace(problem, law=law, serve_tokens=problem.serve_tokens * factor)
+
+
+def _batch_of_laws(law: Law, changes: list[Change]) -> Law:
     """The problem's law with a batch of constants: its own, but where a change names others."""
-    law = request.problem().law
     own = law if isinstance(law, ScalingLaw) else law.law
     names = ("E", "A", "B", "alpha", "beta", "k")
     drawn = ScalingLaw(

@@ -12,7 +12,12 @@ from llama_scale.costs.serving import Throughput
 from llama_scale.costs.training import TrainingReport
 from llama_scale.laws import Range
 from llama_scale.laws.downstream import ScorePrediction
+from llama_scale.planning import words
+from llama_scale.planning.document import document
+from llama_scale.planning.family import Neighbour
+from llama_scale.planning.recipe import Recipe
 from llama_scale.planning.request import Request
+from llama_scale.planning.sensitivity import Sensitivity
 from llama_scale.quantities import Quantity
 
 
@@ -164,7 +169,8 @@ class Plan:
     least training compute with the same loss; `compute_optimal_on_budget` that of the same total cost.
     `fleet` is the accelerators that a rate of requests takes, `training` one training of it, `epochs` how
     often the unique tokens are seen, `far_beyond` the factor of an extrapolation that no law bears, `score`
-    what the fit says that its loss scores.
+    what the fit says that its loss scores; `family` the LLaMA sizes beside it, `recipe` how to train it,
+    `sensitivity` which inputs move the bill.
     """
 
     request: Request
@@ -190,24 +196,21 @@ class Plan:
     epochs: float | None = None
     score: ScorePrediction | None = None
     far_beyond: float | None = None
+    family: tuple[Neighbour, ...] = ()
+    recipe: Recipe | None = None
+    sensitivity: tuple[Sensitivity, ...] = ()
 
     @property
     def sentence(self) -> str:
         """The answer in one sentence."""
-        from llama_scale.planning.words import sentence
-
-        return sentence(self)
+        return words.sentence(self)
 
     def to_json(self) -> dict[str, Any]:
         """The object that `plan --json` prints, without `schema`."""
-        from llama_scale.planning.document import document
-
         return document(self)
 
     def _repr_markdown_(self) -> str:
-        from llama_scale.planning.words import markdown
-
-        return markdown(self)
+        return words.markdown(self)
 
     def __str__(self) -> str:
         return self.sentence
