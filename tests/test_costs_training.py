@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_scale.architecture import LLAMA_7B, LLAMA_13B, LLAMA_33B, LLAMA_65B, ModelConfig, llama
+from llama_scale.architecture import (
+    LLAMA_7B,
+    LLAMA_13B,
+    LLAMA_33B,
+    LLAMA_65B,
+    ModelConfig,
+    llama,
+    with_kv_heads,
+)
 from llama_scale.closed_forms import closed_form
 from llama_scale.costs import rental
 from llama_scale.costs.efficiency import training_goodput, training_mfu
@@ -245,6 +253,17 @@ def test_the_simplest_layout_comes_first_where_it_loses_nothing() -> None:
     assert (best.sharding.tensor, best.sharding.pipeline) == (1, 1)
     assert best.recompute == "selective"
     assert best.lost < 0.1
+
+
+def test_fewer_kv_heads_than_tensor_shards_are_held_more_than_once() -> None:
+    for kv_heads, degrees in ((8, {1, 2, 4, 8}), (1, {1, 2, 4, 8}), (64, {1, 2, 4, 8})):
+        work = Workload(
+            shape=with_kv_heads(LLAMA_65B, kv_heads),
+            accelerator=A100.accelerator,
+            peak_flops_per_second=312e12,
+            batch_tokens=2**22,
+        )
+        assert {layout.sharding.tensor for layout in layouts(work, 256, most=1000)} == degrees
 
 
 def test_llama_3_405b_needs_tensor_parallelism_on_16_384_chips() -> None:

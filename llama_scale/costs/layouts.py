@@ -180,13 +180,19 @@ def _all_layouts(work: Workload, accelerators: int) -> Iterator[Layout]:
 def _shardings(work: Workload, accelerators: int) -> Iterator[Sharding]:
     shape = work.shape
     for tensor in (1, 2, 4, 8):
-        if accelerators % tensor or tensor > work.node or shape.kv_heads % tensor or shape.hidden % tensor:
+        if accelerators % tensor or tensor > work.node or not _splits(shape, tensor):
             continue
         for pipeline in _divisors(math.gcd(shape.layers, accelerators // tensor)):
             replicas = accelerators // tensor // pipeline
             in_node = max(1, work.node // tensor)
             for fsdp in {1, math.gcd(replicas, in_node), replicas}:
                 yield Sharding(data=replicas // fsdp, fsdp=fsdp, tensor=tensor, pipeline=pipeline)
+
+
+def _splits(shape: ModelConfig, tensor: int) -> bool:
+    """Whether heads and hidden layer divide; KV heads that are fewer are held more than once."""
+    shared = shape.kv_heads % tensor == 0 or tensor % shape.kv_heads == 0
+    return shape.heads % tensor == 0 and shape.hidden % tensor == 0 and shared
 
 
 def _layout(work: Workload, sharding: Sharding, recompute: Recompute, micro_batch: int) -> Layout | None:
