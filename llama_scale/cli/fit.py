@@ -13,9 +13,12 @@ from llama_scale.cli.options import FLOPS, FRACTION
 from llama_scale.errors import StoreError
 
 if TYPE_CHECKING:
+    from llama_scale.fitting import Rules
     from llama_scale.laws import Fit
 
 FORMS = ("auto", "chinchilla", "skaling", "tied", "kaplan", "repeated")
+REPEATS = ("all", "best", "mean")
+ACCOUNTINGS = ("6nd", "exact")
 RESAMPLINGS = ("rows", "families", "model")
 
 
@@ -25,6 +28,7 @@ RESAMPLINGS = ("rows", "families", "model")
         "llama-scale fit",
         "llama-scale fit runs.csv --where 'dataset = c4' --draws 4000",
         "llama-scale fit runs.csv --convention non_embedding --budget 1e24 --json",
+        "llama-scale fit grid.csv --repeats best --burn-in 0.4/N",
         "llama-scale fit runs/ more.csv --output law.json",
     ),
 )
@@ -48,6 +52,22 @@ RESAMPLINGS = ("rows", "families", "model")
     "--convention",
     type=click.Choice(CONVENTIONS),
     help="How parameters are counted. [default: matmul for a store, total for a CSV]",
+)
+@click.option(
+    "--burn-in",
+    metavar="LEAST",
+    help="Leave out runs of fewer tokens, as 2B, or of fewer a parameter, as 0.4/N. [default: none]",
+)
+@click.option(
+    "--repeats",
+    type=click.Choice(REPEATS),
+    default="all",
+    help="Of one size and duration: all count, the best (of a grid of settings), or the mean (of seeds).",
+)
+@click.option(
+    "--flops",
+    type=click.Choice(ACCOUNTINGS),
+    help="How FLOPs are counted: 6ND, or as the source does. [default: exact where it does, else 6nd]",
 )
 @click.option(
     "--delta", type=float, help="Huber's, on log loss. [default: 1e-3; 1e-2 where runs share trunks]"
@@ -82,16 +102,19 @@ def command(
 ) -> None:
     """Which law do these runs follow, and how surely?
 
-    SOURCE is a folder of runs (default: ./runs) or a CSV with parameters, tokens and loss of each run;
-    several are fitted together. Fits L = E + (A/N^alpha + B/D^beta)^k to its global optimum, with k = 1
-    (chinchilla) or free (skaling), shows IsoFLOP parabolas beside it where runs form budgets, and tests it on
-    runs that the fit never saw.
+    SOURCE is a folder of runs (default: ./runs), their `runs export`, or a CSV or Parquet table with
+    parameters, tokens and loss of each run (or FLOPs for one of the first two); several are fitted together.
+    Only runs whose learning-rate schedule ended count; each one left out is named with its reason. Fits
+    L = E + (A/N^alpha + B/D^beta)^k to its global optimum, with k = 1 (chinchilla) or free (skaling), shows
+    the envelope of training curves and IsoFLOP parabolas beside it, and tests it on runs that the fit never
+    saw.
     """
     from llama_scale.cli import fit_extras
     from llama_scale.cli.fit_report import report
     from llama_scale.cli.output import current_output
 
     given = sources or (Path("runs"),)
+    words["rules"] = _rules(words.pop("burn_in"), words.pop("repeats"), words.pop("flops"))
     if words["form"] == fit_extras.REPEATED:
         fit, report = fit_extras.fit_repeated(given, words, base_law), fit_extras.report_repeated
     else:
@@ -108,9 +131,17 @@ def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
         sources,
         where=words.pop("where"),
         convention=words.pop("convention"),
+        rules=words.pop("rules"),
         settings=Settings(**words),
         name=first.stem if first.suffix else first.resolve().name,
     )
+
+
+def _rules(burn_in: str | None, repeats: Any, flops: Any) -> Rules:
+    from llama_scale.fitting import Rules
+    from llama_scale.fitting.rules import parse_burn_in
+
+    return Rules(burn_in=parse_burn_in(burn_in), repeats=repeats, flops=flops)
 
 
 def _document(fit: Fit, file: Path | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from llama_scale.cli import fit_approaches
 from llama_scale.cli.output import table
 from llama_scale.quantities import format_count, format_fraction, format_number
 
@@ -24,6 +25,7 @@ def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
     yield from (_sentence(fit), "")
     yield table(_constants(fit), ("constant", "value", *_interval_columns(fit), "standard error"))
     yield from ("", *_optima(fit))
+    yield from ("", *fit_approaches.approaches(evidence))
     if evidence.get("held_out"):
         yield from ("", *_held_out(evidence["held_out"], fit))
     if evidence["selection"]["candidates"]:
@@ -161,21 +163,7 @@ def _reasons(fit: Fit) -> Iterator[str]:
         f" {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; {noise};"
         f" Huber delta {format_number(selection['delta'])}; {selection['note']}",
     )
-    isoflop = fit.evidence.get("isoflop")
-    if isoflop and isoflop["exponent_a"]:
-        interior = sum(p["verdict"] == "interior" for p in isoflop["profiles"])
-        bias = isoflop["exponent_a_bias"]
-        known = (
-            ""
-            if bias is None
-            else f"; of that, {bias:+.3f} is the parabolas' own bias if the law above holds"
-        )
-        yield entry(
-            "IsoFLOP",
-            f"parabolas put the exponent a at {format_number(isoflop['exponent_a'])}"
-            f" ({_span(isoflop['exponent_a_interval'], format_number)}), from {interior} interior minima of"
-            f" {len(isoflop['profiles'])} budgets{known}",
-        )
+    yield from (entry(heading, text) for heading, text in fit_approaches.remarks(fit.evidence))
     yield from _certainty(fit)
 
 

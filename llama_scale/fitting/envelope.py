@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +25,18 @@ from numpy.typing import NDArray
 from llama_scale.fitting.lines import PowerLine, power_line
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import SAME_SIZE, Observations
-from llama_scale.fitting.rows import Array, TrainingCurve
+from llama_scale.fitting.rows import Array
+from llama_scale.fitting.size_curves import LEAST_SIZES, Ends, LossBySize, ends_of, has_ends, losses_along
+
+__all__ = ["Envelope", "envelope", "has_ends"]
 
 GRID = 1500  # FLOP counts, as in the paper
-DRAW_GRID = 150  # the same for each draw
-LEAST_SIZES = 3  # that reach one FLOP count, to have a best one between others
+DRAW_GRID = 100  # the same for each draw
 LEAST_BEST = 2  # sizes that are best somewhere
 LEAST_SPAN = np.log(3.0)  # of log C, over which sizes between others are best
 DRAW_SPAN = np.log(2.0)  # the same for each draw
 LEAST_RESIDUALS = 10  # fewer cannot be resampled
-MANY_DURATIONS = 7
 LEAST_KEPT = 0.8  # of the draws that have a line
-SMOOTHING = 0.15  # sd, in log C, of the window that smooths losses along single runs
 
 Kind = Literal["ends", "curves"]
 
@@ -58,75 +58,6 @@ class Envelope:
     reason: str | None = None
 
 
-class _Losses(Protocol):
-    """Log losses (S, G) of one size at log FLOPs (G,), inf where that size has none; S is 1 undisturbed."""
-
-    @property
-    def log_size(self) -> float: ...
-
-    @property
-    def log_flops_per_token(self) -> float: ...
-
-    @property
-    def span(self) -> tuple[float, float]: ...
-
-    def at(self, log_flops: Array, drawn: Array | None = None) -> Array: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Ends:
-    """One size by its finished runs (n,): positions among all runs, log FLOPs and log losses."""
-
-    rows: NDArray[np.intp]
-    log_size: float
-    log_flops_per_token: float
-    log_flops: Array
-    log_loss: Array
-
-    @property
-    def span(self) -> tuple[float, float]:
-        return float(self.log_flops.min()), float(self.log_flops.max())
-
-    def basis(self, log_flops: Array) -> Array:
-        """Powers (G, degree + 1) of scaled log C: parabolas, cubics where there are many durations."""
-        low, high = self.span
-        durations = _distinct(self.log_flops)
-        degree = min(durations - 1, 2 if durations < MANY_DURATIONS else 3)
-        return np.vander((2 * log_flops - low - high) / (high - low), degree + 1, increasing=True)
-
-    def at(self, log_flops: Array, drawn: Array | None = None) -> Array:
-        losses = self.log_loss[None] if drawn is None else drawn[:, self.rows]
-        found = losses @ np.linalg.pinv(self.basis(self.log_flops)).T @ self.basis(log_flops).T
-        low, high = self.span
-        return np.where((log_flops >= low - 1e-9) & (log_flops <= high + 1e-9), found, np.inf)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Curve:
-    """One run by the losses along it, smoothed."""
-
-    log_size: float
-    log_flops_per_token: float
-    log_flops: Array
-    log_loss: Array
-
-    @property
-    def span(self) -> tuple[float, float]:
-        return float(self.log_flops[0]), float(self.log_flops[-1])
-
-    def at(self, log_flops: Array, drawn: Array | None = None) -> Array:
-        number = 1 if drawn is None else len(drawn)
-        losses = np.interp(log_flops, self.log_flops, self.log_loss, left=np.inf, right=np.inf)
-        return np.broadcast_to(losses, (number, len(log_flops)))
-
-
-def has_ends(observations: Observations) -> bool:
-    """Whether at least three sizes have runs of several durations: then no losses along runs are needed."""
-    return (
-        sum(_distinct(np.log(observations.tokens[rows])) > 1 for rows in _sizes(observations)) >= LEAST_SIZES
-    )
-
-
 def envelope(
     observations: Observations, *, draws: int = 0, seed: int = 0, noise: Noise | None = None
 ) -> Envelope | None:
@@ -138,13 +69,13 @@ def envelope(
     is wrong with them is a bias.
     """
     generator = np.random.default_rng(seed)
-    sizes: Sequence[_Losses]
+    sizes: Sequence[LossBySize]
     drawn = np.zeros((0, len(observations)))
     if has_ends(observations):
-        kind, sizes = "ends", (ends := _ends(observations))
+        kind, sizes = "ends", (ends := ends_of(observations))
         drawn = _disturbed(observations, ends, draws, generator, noise)
     elif len({round(float(np.log(curve.parameters)), 2) for curve in observations.curves}) >= LEAST_SIZES:
-        kind, sizes = "curves", _curves(observations.curves)
+        kind, sizes = "curves", losses_along(observations.curves)
     else:
         return None
     low, high = min(size.span[0] for size in sizes), max(size.span[1] for size in sizes)
@@ -162,9 +93,7 @@ def envelope(
         sizes=distinct,
         of_parameters=lines[0] if lines else None,
         of_tokens=lines[1] if lines else None,
-        reason=None
-        if lines
-        else f"{distinct} size(s) are best between a smaller and a larger one: 3 are the least",
+        reason=None if lines else _why_not(log_flops, distinct),
     )
 
 
@@ -175,7 +104,7 @@ def _why_not(log_flops: Array, distinct: int) -> str:
     return f"sizes between others are best over a factor of {span:.2g} in FLOPs alone: 3 is the least"
 
 
-def _best(sizes: Sequence[_Losses], log_flops: Array, drawn: Array | None = None) -> Array:
+def _best(sizes: Sequence[LossBySize], log_flops: Array, drawn: Array | None = None) -> Array:
     """Log N, log D and the index of the best size (3, S, G), nan where no smaller or no larger one reaches C.
 
     Log N is where the parabola through the best size and its neighbours is lowest: between the middles of the
@@ -236,39 +165,9 @@ def _lines(
     return of_parameters, of_tokens
 
 
-def _sizes(observations: Observations) -> list[NDArray[np.intp]]:
-    """Positions of the runs of each size: sizes nearer than 2 % are one."""
-    logs = np.log(observations.parameters)
-    order = np.argsort(logs, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(logs[order]) > SAME_SIZE) + 1)
-
-
-def _distinct(logs: Array) -> int:
-    return 1 + int((np.diff(np.sort(logs)) > SAME_SIZE).sum())
-
-
-def _ends(observations: Observations) -> list[_Ends]:
-    """The sizes that have several durations."""
-    found: list[_Ends] = []
-    for rows in _sizes(observations):
-        log_flops = np.log(observations.train_flops[rows])
-        if _distinct(log_flops) > 1:
-            per_token = log_flops - np.log(observations.tokens[rows])
-            found.append(
-                _Ends(
-                    rows=rows,
-                    log_size=float(np.log(observations.parameters[rows]).mean()),
-                    log_flops_per_token=float(per_token.mean()),
-                    log_flops=log_flops,
-                    log_loss=np.log(observations.loss[rows]),
-                )
-            )
-    return found
-
-
 def _disturbed(
     observations: Observations,
-    sizes: Sequence[_Ends],
+    sizes: Sequence[Ends],
     draws: int,
     generator: np.random.Generator,
     noise: Noise | None,
@@ -289,32 +188,3 @@ def _disturbed(
     if len(residuals) < LEAST_RESIDUALS:
         return np.zeros((0, len(log_loss)))
     return smooth + generator.choice(np.array(residuals), (draws, len(log_loss)))
-
-
-def _curves(curves: Sequence[TrainingCurve]) -> list[_Losses]:
-    found: list[_Losses] = []
-    for curve in curves:
-        log_flops = np.log(curve.flops_per_token * curve.tokens)
-        found.append(
-            _Curve(
-                log_size=float(np.log(curve.parameters)),
-                log_flops_per_token=float(np.log(curve.flops_per_token)),
-                log_flops=log_flops,
-                log_loss=_smooth(log_flops, np.log(curve.loss)),
-            )
-        )
-    return found
-
-
-def _smooth(log_flops: Array, log_loss: Array) -> Array:
-    """Local lines through the losses, weighted by a normal window over log C."""
-    if len(log_flops) < 5:
-        return log_loss
-    apart = log_flops[None] - log_flops[:, None]
-    # Points crowd at the end of a run: each stands for its share of log C.
-    weights = np.exp(-0.5 * (apart / SMOOTHING) ** 2) * np.gradient(log_flops)
-    moments = [(weights * apart**power).sum(axis=1) for power in (0, 1, 2)]
-    right = [(weights * apart**power * log_loss).sum(axis=1) for power in (0, 1)]
-    determinant = moments[0] * moments[2] - moments[1] ** 2
-    line = (moments[2] * right[0] - moments[1] * right[1]) / np.where(determinant > 0, determinant, 1)
-    return np.where(determinant > 1e-12 * moments[0] ** 2, line, right[0] / moments[0])
