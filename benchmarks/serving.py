@@ -9,15 +9,19 @@ The CSV holds measured output tokens a second (columns as in `docs/serving.md`).
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_scale.costs.calibration import accuracy, calibrate, held_out_errors, predicted_rates
+from llama_scale.costs.calibration import accuracy, calibrate, fit, held_out_errors, predicted_rates
 from llama_scale.costs.constants import CONSTANTS, DATA, Accuracy, Calibration
+from llama_scale.costs.formats import serve_in
 from llama_scale.costs.measurements import Measurements
 from llama_scale.costs.rate_tables import read_measurements
+from llama_scale.costs.roofline import ServedShape
+from llama_scale.costs.serving import Deployment, serve
 
 SOURCE = (
     "saturated and batch-1 rates of dense models: TensorRT-LLM 1.0 performance overview (Apache-2.0), "
@@ -35,6 +39,7 @@ def main() -> None:
     found = calibrate(table.measurements)
     print_constants(found)
     print_errors(table.measurements, found)
+    print_times(table.measurements)
     print(f"\n{len(table.left_out)} rows left out, the first: {table.left_out[:1]}")
     if arguments.write:
         DATA.write_text(as_toml(found, arguments.write), encoding="utf-8")
@@ -66,6 +71,31 @@ def print_errors(rows: Measurements, found: Calibration) -> None:
     for groups in (labels.model, labels.accelerator, labels.source, scenario):
         for group in sorted(set(groups.tolist())):
             print_line(group, groups == group, errors)
+
+
+def print_times(rows: Measurements) -> None:
+    """CPU milliseconds of what a plan asks for."""
+    served = serve_in("H100", "bf16")
+    asked = Deployment(
+        rental=served.rental,
+        weight_bits=served.weight_bits,
+        kv_bits=16,
+        input_tokens=1000,
+        output_tokens=250,
+        time_per_output_token_seconds=0.05,
+    )
+    layers = np.geomspace(8, 120, 100_000)
+    width = 100 * layers
+    sizes = ServedShape(12 * layers * width**2, 12 * layers * width**2, layers, width, width)
+    print("\n| what | CPU ms |\n|---|---|")
+    for name, work in (
+        ("serving of 100,000 shapes, 1 to 8 accelerators each", lambda: serve(asked, sizes)),
+        (f"constants of {len(rows)} rows", lambda: fit(rows)),
+        ("the same with their spread and held-out error", lambda: calibrate(rows)),
+    ):
+        started = time.process_time()
+        work()
+        print(f"| {name} | {1e3 * (time.process_time() - started):.0f} |")
 
 
 def print_line(name: str, keep: NDArray[np.bool_], errors: dict[str, NDArray[np.float64]]) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_scale.architecture import LLAMA_7B, LLAMA_13B, LLAMA_65B, llama
-from llama_scale.costs.constants import shipped_calibration
+from llama_scale.costs.constants import CONSTANTS, shipped_calibration
 from llama_scale.costs.formats import WEIGHT_FORMATS, serve_in, weight_bits
 from llama_scale.costs.roofline import RESERVED_BYTES, USABLE_MEMORY, ServedShape
 from llama_scale.costs.serving import Deployment, accelerators_for, serve, served_shape
@@ -18,6 +20,7 @@ from llama_scale.costs.serving_limits import attainable, why_not
 from llama_scale.errors import InfeasibleError, InputError
 from llama_scale.hardware import accelerator
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPE_7B, SHAPE_65B = served_shape(LLAMA_7B), served_shape(LLAMA_65B)
 
 
@@ -305,3 +308,17 @@ def test_the_shipped_constants_say_how_sure_they_are() -> None:
     assert set(shipped.spread) == set(shipped.constants)
     assert all(0 < share < 1 for name, share in shipped.constants.items() if not name.endswith("seconds"))
     assert shipped.to_json()["constants"]["prefill_mfu"] == shipped.prefill_mfu
+
+
+def test_the_document_gives_the_shipped_constants() -> None:
+    text = (REPOSITORY / "docs" / "serving.md").read_text(encoding="utf-8")
+    shipped = shipped_calibration()
+    rows = re.findall(r"^\| (\w_\w|\w) \| .* \| ([0-9.]+)( us)? \| (\d+) % \|$", text, flags=re.MULTILINE)
+    written = {
+        symbol: (float(value) * (1e-6 if unit else 1), int(spread)) for symbol, value, unit, spread in rows
+    }
+    assert set(written) == {constant.symbol for constant in CONSTANTS.values()}
+    for name, constant in CONSTANTS.items():
+        value, spread = written[constant.symbol]
+        assert value == pytest.approx(shipped.constants[name], rel=0.01)
+        assert spread == round(100 * shipped.spread[name])
