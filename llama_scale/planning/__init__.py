@@ -12,10 +12,11 @@ from typing import Unpack
 from llama_scale.errors import InputError
 from llama_scale.planning.answer import answer
 from llama_scale.planning.compare import DEFAULT_DEMAND, Comparison, compare_models
+from llama_scale.planning.grids import BestSizes, best_sizes
 from llama_scale.planning.request import PlanOptions, read_request
 from llama_scale.planning.values import Plan
 
-__all__ = ["Comparison", "Plan", "PlanOptions", "compare", "plan"]
+__all__ = ["BestSizes", "Comparison", "Plan", "PlanOptions", "best_sizes", "compare", "plan"]
 
 
 def plan(**options: Unpack[PlanOptions]) -> Plan:
@@ -26,7 +27,7 @@ def plan(**options: Unpack[PlanOptions]) -> Plan:
     >>> plan(serve_tokens="1e12", budget="1e24", law="hoffmann-2022-sardana").sentence  # doctest: +ELLIPSIS
     'Train 44...B parameters on 3...T tokens...'
     """
-    if options.get("serve_tokens") is None:
+    if options.get("serve_tokens") is None and options.get("requests") is None:
         raise InputError(
             "how many tokens will the model serve?",
             hint="give its lifetime demand, such as --serve-tokens 1e12, or 0 for training alone",

@@ -12,7 +12,8 @@ from llama_scale.costs.serving import accelerators_for, served_shape
 from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.laws import published, published_names
 from llama_scale.laws.downstream import ScorePrediction
-from llama_scale.planning.assumptions import assumptions, warnings
+from llama_scale.planning.assumptions import assumptions
+from llama_scale.planning.cautions import far_beyond, warnings
 from llama_scale.planning.families import ExactFamily, coordinate_of
 from llama_scale.planning.family import neighbours
 from llama_scale.planning.feasibility import refuse_dear_target, refuse_missing_shape, refuse_unreachable
@@ -46,7 +47,6 @@ from llama_scale.planning.values import (
 
 FLATNESS = (0.01, 0.05)
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
-FARTHEST = 1e4  # times the training FLOPs of the largest run: beyond it no law is evidence
 
 
 def answer(request: Request) -> Plan:
@@ -88,7 +88,7 @@ def answer(request: Request) -> Plan:
         limits=limits_of(request, problem, recommended, optimum),
         extrapolation=extrapolation,
         other_laws=_other_laws(request, problem),
-        warnings=warnings(request, extrapolation, spread),
+        warnings=warnings(request, recommended, extrapolation, spread),
         assumptions=assumptions(request),
         fleet=_fleet(request, shape),
         training=_training(request, shape, recommended),
@@ -96,7 +96,7 @@ def answer(request: Request) -> Plan:
         regret=regret(problem, demand.spread, optimum.loss_nats, request.limits) if demand.spread else None,
         epochs=None if request.unique_tokens is None else recommended.tokens / request.unique_tokens,
         score=_score(request, recommended),
-        far_beyond=_far_beyond(extrapolation),
+        far_beyond=far_beyond(extrapolation),
         family=neighbours(problem, objective, recommended.parameters, recommended.tokens),
         recipe=recipe(shape, recommended.tokens),
         sensitivity=sensitivities(request, problem, recommended.parameters, recommended.tokens),
@@ -220,11 +220,6 @@ def _extrapolation(request: Request, recommended: PlannedModel) -> dict[str, flo
         tokens=recommended.tokens,
         train_flops=recommended.lifetime.train_flops / request.economics.demand.trainings,
     )
-
-
-def _far_beyond(extrapolation: dict[str, float]) -> float | None:
-    factor = extrapolation.get("train_flops", 1.0)
-    return factor if factor > FARTHEST else None
 
 
 def _fleet(request: Request, shape: ModelConfig) -> float | None:

@@ -1,8 +1,8 @@
-"""What a plan takes for granted, each with its source, its age and the option that changes it; warnings."""
+"""What a plan takes for granted, each with its source, its age and the option that changes it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from llama_scale.costs import (
     DEFAULT_DECODE_MFU,
@@ -16,12 +16,10 @@ from llama_scale.costs import (
     Rental,
 )
 from llama_scale.planning.request import Request
-from llama_scale.planning.values import Intervals
 from llama_scale.quantities import (
     format_count,
     format_flops_per_second,
     format_fraction,
-    format_number,
     format_quantity,
     format_usd_per_hour,
 )
@@ -32,12 +30,6 @@ COUNTINGS = {
         "the shape's matrix products, attention over the whole context; 3 x forward to train",
         "PaLM (arXiv 2204.02311, appendix B)",
     ),
-}
-EXTRAPOLATED = {
-    "train_flops": "training FLOPs",
-    "parameters": "parameters",
-    "tokens": "tokens",
-    "tokens_per_parameter": "tokens per parameter",
 }
 
 
@@ -138,36 +130,3 @@ def _share(request: Request, name: str, value: float, default: Default, option: 
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def warnings(
-    request: Request, extrapolation: Mapping[str, float], spread: Intervals | None
-) -> tuple[str, ...]:
-    """What the reader must not miss."""
-    return (*_extrapolations(extrapolation), *_caveats(request, spread))
-
-
-def _extrapolations(extrapolation: Mapping[str, float]) -> Iterator[str]:
-    beyond = {name: factor for name, factor in extrapolation.items() if factor != 1}
-    if not beyond:
-        return
-    parts = [
-        f"{format_number(factor, 2)} x the largest {EXTRAPOLATED[name]}"
-        if factor > 1
-        else f"1/{format_number(1 / factor, 2)} of the smallest {EXTRAPOLATED[name]}"
-        for name, factor in beyond.items()
-    ]
-    yield "extrapolates beyond the runs behind the law: " + ", ".join(parts)
-
-
-def _caveats(request: Request, spread: Intervals | None) -> Iterator[str]:
-    fit, economics = request.fit, request.economics
-    if spread and spread.unreached:
-        share = format_fraction(spread.unreached, 2)
-        yield f"under {share} of the law's draws no model reaches the target; intervals leave these out"
-    trained_on, served_on = economics.training.rental.accelerator, economics.serving.rental.accelerator
-    if request.unit == "gpu_hours" and trained_on is not served_on and economics.demand.serve_tokens:
-        yield f"an hour of {served_on.name} is counted like an hour of {trained_on.name}"
-    if fit.convention != "total" and request.flops == "6nd":
-        counted = fit.convention.replace("_", "-")
-        yield f"6ND and 2NT count the law's own N ({counted} parameters); --flops exact counts the shape"

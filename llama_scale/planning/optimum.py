@@ -105,6 +105,10 @@ class Problem:
         """The same problem for a model that serves nothing."""
         return replace(self, serve_tokens=0.0, serving=IN_FLOPS)
 
+    def serving_tokens(self, serve_tokens: Numbers) -> Problem:
+        """The same problem at another demand, or at many."""
+        return replace(self, serve_tokens=serve_tokens)
+
     def with_law(self, law: Law) -> Problem:
         """The same problem under another law, or under a batch of draws."""
         return replace(self, law=law)

@@ -1,0 +1,99 @@
+"""What the reader of a plan must not miss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from llama_scale.planning.request import Request
+from llama_scale.planning.values import Intervals, PlannedModel
+from llama_scale.quantities import format_count, format_fraction, format_number
+
+EXTRAPOLATED = {
+    "train_flops": "training FLOPs",
+    "parameters": "parameters",
+    "tokens": "tokens",
+    "tokens_per_parameter": "tokens per parameter",
+}
+FARTHEST = 1e4  # times the training FLOPs of the largest run: no law was ever shown to hold so far
+MOST_EPOCHS = 4  # up to here a repeated token is worth nearly a new one (Muennighoff et al. 2023)
+
+
+def warnings(
+    request: Request, model: PlannedModel, extrapolation: Mapping[str, float], spread: Intervals | None
+) -> tuple[str, ...]:
+    """Every caution, what matters most first."""
+    return (
+        *_extrapolations(request, extrapolation),
+        *_repetition(request, model),
+        *_serving(request, model),
+        *_caveats(request, spread),
+    )
+
+
+def far_beyond(extrapolation: Mapping[str, float]) -> float | None:
+    """The factor beyond the largest run's FLOPs, where it is more than any law was shown to bear."""
+    factor = extrapolation.get("train_flops", 1.0)
+    return factor if factor > FARTHEST else None
+
+
+def _extrapolations(request: Request, extrapolation: Mapping[str, float]) -> Iterator[str]:
+    beyond = {name: factor for name, factor in extrapolation.items() if factor != 1}
+    if not beyond:
+        return
+    if factor := far_beyond(extrapolation):
+        largest = request.fit.support.train_flops
+        most = "" if largest is None else f" ({format_number(largest.high)} FLOPs)"
+        yield (
+            f"an example, not a plan to act on: it trains on {format_number(factor, 2)} x the FLOPs of the "
+            f"largest run behind this law{most}; ask for less with --budget, measure larger runs, or use a "
+            "published --law"
+        )
+    parts = [
+        f"{format_number(factor, 2)} x the largest {EXTRAPOLATED[name]}"
+        if factor > 1
+        else f"1/{format_number(1 / factor, 2)} of the smallest {EXTRAPOLATED[name]}"
+        for name, factor in beyond.items()
+    ]
+    yield "extrapolates beyond the runs behind the law: " + ", ".join(parts)
+
+
+def _repetition(request: Request, model: PlannedModel) -> Iterator[str]:
+    if request.unique_tokens is None or model.tokens <= request.unique_tokens:
+        return
+    epochs = model.tokens / request.unique_tokens
+    if epochs > MOST_EPOCHS:
+        yield (
+            f"the {format_count(request.unique_tokens)} unique tokens are seen {format_number(epochs)} x; "
+            f"beyond {MOST_EPOCHS} epochs repeats are worth ever less, and few runs went there"
+        )
+    own = request.fit.repetition is not None
+    minima = request.fit.evidence.get("repeated_data") if own else None
+    if not own:
+        yield (
+            "what repeats are worth is Muennighoff et al.'s fit of 182 runs on C4 (arXiv 2305.16264), whose "
+            "constants have several minima of nearly one height: take the epochs as rough"
+        )
+    elif isinstance(minima, Mapping) and minima.get("multimodal"):
+        yield "the fit of what repeats are worth has several minima (fit --json): take the epochs as rough"
+
+
+def _serving(request: Request, model: PlannedModel) -> Iterator[str]:
+    deployment = request.economics.deployment
+    if deployment is not None and model.lifetime.serve_gpu_hours is None:
+        yield (
+            f"{deployment.groups[-1]} {deployment.rental.accelerator.name} cannot serve it: no serving hours "
+            "or dollars; raise --serve-accelerators, or serve in fewer bits with --serve-precision"
+        )
+
+
+def _caveats(request: Request, spread: Intervals | None) -> Iterator[str]:
+    fit, economics = request.fit, request.economics
+    if spread and spread.unreached:
+        share = format_fraction(spread.unreached, 2)
+        yield f"under {share} of the law's draws no model reaches the target; intervals leave these out"
+    trained_on, served_on = economics.training.rental.accelerator, economics.serving.rental.accelerator
+    if request.unit == "gpu_hours" and trained_on is not served_on and economics.demand.serve_tokens:
+        yield f"an hour of {served_on.name} is counted like an hour of {trained_on.name}"
+    if fit.convention != "total" and request.flops == "6nd":
+        counted = fit.convention.replace("_", "-")
+        yield f"6ND and 2NT count the law's own N ({counted} parameters); --flops exact counts the shape"
