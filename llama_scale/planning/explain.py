@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_scale.costs import Rental
+from llama_scale.costs.serving import served_shape
+from llama_scale.costs.serving_formulas import explain_serving
 from llama_scale.laws import ScalingLaw
-from llama_scale.planning.optimum import NO_LIMITS
+from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.optimum import NO_LIMITS, Law
+from llama_scale.planning.quantisation import BY_BITS, BY_PARAMETERS, BY_TOKENS, COEFFICIENT, QuantisedLaw
+from llama_scale.planning.quantisation import SOURCE as QUANTISATION_SOURCE
 from llama_scale.quantities import format_count, format_flops, format_gpu_hours, format_number, format_usd
 
 if TYPE_CHECKING:
@@ -24,21 +30,82 @@ class Formula(NamedTuple):
 
 def explain(plan: Plan) -> list[Formula]:
     """The formulas behind the recommended model, in the order in which they are used."""
-    formulas = [_loss(plan), _condition(plan), *_flops(plan), *_hours(plan), *_dollars(plan)]
+    formulas = [
+        *_demand(plan),
+        *_loss(plan),
+        _condition(plan),
+        *_flops(plan),
+        *_training(plan),
+        *_serving(plan),
+        *_serving_cost(plan),
+        *_recipe(plan),
+    ]
     return [formula._replace(numbers=formula.numbers.replace("e+", "e")) for formula in formulas]
 
 
-def _loss(plan: Plan) -> Formula:
-    law, model = plan.request.fit.law, plan.recommended
+def _demand(plan: Plan) -> Iterator[Formula]:
+    demand = plan.request.economics.demand
+    if demand.spread is not None:
+        spread = demand.spread
+        yield Formula(
+            "expected demand",
+            "sqrt(low high) exp(s^2 / 2), s = log(high / low) / 3.29",
+            f"sqrt({spread.low:.4g} x {spread.high:.4g}) x exp({spread.log_deviation:.3g}^2 / 2) = "
+            f"{format_count(spread.mean, 4)} tokens",
+            "log-normal with 90 % of it between the ends; costs are linear in it, so its mean decides",
+        )
+    elif demand.serve_tokens and plan.request.given.keys() & {"requests", "samples", "growth"}:
+        yield Formula(
+            "tokens served",
+            "requests x (read + samples x written)",
+            f"{demand.requests:.4g} x ({demand.input_tokens:g} + {demand.samples} x "
+            f"{demand.output_tokens:g}) = {format_count(demand.serve_tokens, 4)}",
+            "each prompt is read once",
+        )
+
+
+def _loss(plan: Plan) -> Iterator[Formula]:
+    law, model = plan.request.law, plan.recommended
+    trained: Law = law.trained if isinstance(law, QuantisedLaw) else law
+    n, d = model.parameters, model.tokens
+    if isinstance(trained, RepeatedDataLaw):
+        yield _repeated(trained, d)
+        n, d = float(trained.effective_parameters(n)), float(trained.effective_tokens(d))
+    yield _loss_of(plan, n, d)
+    if isinstance(law, QuantisedLaw):
+        penalty = float(law.penalty.loss(model.parameters, model.tokens))
+        yield Formula(
+            "quantisation",
+            "k D^b / (N^a P^c), added to the loss",
+            f"{COEFFICIENT} x {model.tokens:.4g}^{BY_TOKENS} / ({model.parameters:.4g}^{BY_PARAMETERS} x "
+            f"{law.penalty.bits:g}^{BY_BITS}) = {penalty:.4f}: {model.loss_nats:.4f} as served",
+            QUANTISATION_SOURCE,
+        )
+
+
+def _repeated(law: RepeatedDataLaw, tokens: float) -> Formula:
+    unique, decay = float(law.unique_tokens), float(law.repetition.tokens_decay)
+    again = max(0.0, tokens / unique - 1)
+    return Formula(
+        "repeated data",
+        "D' = U + U R* (1 - exp(-(D / U - 1) / R*))",
+        f"{unique:.4g} + {unique:.4g} x {decay:.4g} x (1 - exp(-{again:.4g} / {decay:.4g})) = "
+        f"{float(law.effective_tokens(tokens)):.4g}",
+        "Muennighoff et al. 2023, arXiv 2305.16264, section 3.1; N' alike",
+    )
+
+
+def _loss_of(plan: Plan, n: float, d: float) -> Formula:
+    law = plan.request.fit.law
     e, a, b, alpha, beta, k = (float(v) for v in (law.E, law.A, law.B, law.alpha, law.beta, law.k))
-    by_size, by_data = a * model.parameters**-alpha, b * model.tokens**-beta
-    terms = f"{a:.5g} x {model.parameters:.4g}^-{alpha:.4g} + {b:.5g} x {model.tokens:.4g}^-{beta:.4g}"
+    by_size, by_data, loss = a * n**-alpha, b * d**-beta, float(law.loss(n, d))
+    terms = f"{a:.5g} x {n:.4g}^-{alpha:.4g} + {b:.5g} x {d:.4g}^-{beta:.4g}"
     if not law.has_outer_power:
         formula = "E + A N^-alpha + B D^-beta"
-        numbers = f"{e:.5g} + {terms} = {e:.4f} + {by_size:.4f} + {by_data:.4f} = {model.loss_nats:.4f}"
+        numbers = f"{e:.5g} + {terms} = {e:.4f} + {by_size:.4f} + {by_data:.4f} = {loss:.4f}"
     else:
         formula = "E + (A N^-alpha + B D^-beta)^k"
-        numbers = f"{e:.5g} + ({terms})^{k:.4g} = {e:.4f} + {model.loss_nats - e:.4f} = {model.loss_nats:.4f}"
+        numbers = f"{e:.5g} + ({terms})^{k:.4g} = {e:.4f} + {loss - e:.4f} = {loss:.4f}"
     return Formula("loss", formula, numbers, plan.request.fit.source)
 
 
@@ -54,7 +121,7 @@ def _condition(plan: Plan) -> Formula:
         return Formula("optimum", formula, numbers, "our own: no condition in closed form with these costs")
     idle = problem.serving_in_training_tokens
     numbers = f"S = {format_number(float(idle), 4)} tokens; {numbers}"
-    if plan.compute_optimal_on_budget is None:
+    if request.has_target:
         room = "(loss - E)^(1/k)" if request.fit.law.has_outer_power else "loss - E"
         return Formula(
             "optimum",
@@ -73,14 +140,14 @@ def _condition(plan: Plan) -> Formula:
 
 
 def _flops(plan: Plan) -> list[Formula]:
-    model, cost = plan.recommended, plan.recommended.lifetime
-    served = plan.request.economics.demand.serve_tokens
-    n, d, t = (format_count(value, 4) for value in (model.parameters, model.tokens, served))
+    model, demand = plan.recommended, plan.request.economics.demand
+    cost, times = model.lifetime, f"{demand.trainings} x " if demand.trainings > 1 else ""
+    n, d, t = (format_count(value, 4) for value in (model.parameters, model.tokens, demand.serve_tokens))
     train, serve = format_flops(cost.train_flops, 4), format_flops(cost.serve_flops, 4)
     if plan.request.flops == "6nd":
         source = "Kaplan et al. 2020, section 2.1; Hoffmann et al. 2022"
         return [
-            Formula("training FLOPs", "6 N D", f"6 x {n} x {d} = {train}", source),
+            Formula("training FLOPs", "6 N D", f"{times}6 x {n} x {d} = {train}", source),
             Formula("serving FLOPs", "2 N T", f"2 x {n} x {t} = {serve}", source),
         ]
     a_token = plan.shape.forward_flops_per_token(plan.request.context)
@@ -89,7 +156,7 @@ def _flops(plan: Plan) -> list[Formula]:
         Formula(
             "training FLOPs",
             "3 (2 x matrix weights + 4 L d context) D",
-            f"3 x {a_token:.4g} x {d} = {train}",
+            f"{times}3 x {a_token:.4g} x {d} = {train}",
             source,
         ),
         Formula(
@@ -101,44 +168,66 @@ def _flops(plan: Plan) -> list[Formula]:
     ]
 
 
-def _hours(plan: Plan) -> list[Formula]:
-    cost, economics = plan.recommended.lifetime, plan.request.economics
-    training, serving = economics.training, economics.serving
-    formulas = [
-        Formula(
-            "training GPU-hours",
-            "FLOPs / (peak x MFU x goodput x 3600)",
-            f"{cost.train_flops:.4g} / ({_peak(training.rental)} x {training.mfu:g} x {training.goodput:g} "
-            f"x 3600) = {format_gpu_hours(cost.train_gpu_hours, 4)}",
-            "MFU as PaLM (appendix B) defines it",
-        )
-    ]
-    if cost.serve_flops:
-        share = economics.demand.input_share
-        formulas.append(
-            Formula(
-                "serving GPU-hours",
-                "FLOPs x (read / MFU read + written / MFU written) / (peak x utilisation x 3600)",
-                f"{cost.serve_flops:.4g} x ({share:g} / {serving.prefill_mfu:g} + {1 - share:g} / "
-                f"{serving.decode_mfu:g}) / ({_peak(serving.rental)} x {serving.utilisation:g} x 3600) "
-                f"= {format_gpu_hours(cost.serve_gpu_hours, 4)}",
-                "Sardana & Frankle 2024, section 4, with an MFU for each phase",
-            )
-        )
-    return formulas
+def _training(plan: Plan) -> Iterator[Formula]:
+    """Hours, dollars, energy and layout of one training, as the report computes them."""
+    if plan.training is not None:
+        yield from (Formula(*row) for row in plan.training.formulas())
 
 
-def _dollars(plan: Plan) -> list[Formula]:
+def _serving(plan: Plan) -> Iterator[Formula]:
+    """The roofline of the recommended shape."""
+    deployment = plan.request.economics.deployment
+    if deployment is not None and plan.recommended.throughput is not None:
+        for row in explain_serving(deployment, served_shape(plan.shape)):
+            yield Formula(row.name, row.formula, row.numbers, row.source)
+
+
+def _serving_cost(plan: Plan) -> Iterator[Formula]:
     cost, economics = plan.recommended.lifetime, plan.request.economics
-    formulas = []
-    for name, hours, usd, hired in (
-        ("training dollars", cost.train_gpu_hours, cost.train_usd, economics.training.rental),
-        ("serving dollars", cost.serve_gpu_hours, cost.serve_usd, economics.serving.rental),
-    ):
-        if usd and hired.price_usd_per_hour is not None:
-            numbers = f"{hours:.4g} x ${hired.price_usd_per_hour:g} = {format_usd(usd, 4)}"
-            formulas.append(Formula(name, "GPU-hours x price", numbers, hired.price_source))
-    return formulas
+    serving, demand, served = economics.serving, economics.demand, plan.recommended.throughput
+    if not cost.serve_flops or cost.serve_gpu_hours is None:
+        return
+    hours = format_gpu_hours(cost.serve_gpu_hours, 4)
+    if served is not None:
+        yield Formula(
+            "serving GPU-hours",
+            "T x accelerator-seconds of a token / 3600",
+            f"{demand.serve_tokens:.4g} x {float(served.accelerator_seconds_per_token):.4g} / 3600 = {hours}",
+            "the roofline above",
+        )
+    else:
+        share = demand.input_share
+        yield Formula(
+            "serving GPU-hours",
+            "FLOPs x (read / MFU read + written / MFU written) / (peak x utilisation x 3600)",
+            f"{cost.serve_flops:.4g} x ({share:g} / {serving.prefill_mfu:g} + {1 - share:g} / "
+            f"{serving.decode_mfu:g}) / ({_peak(serving.rental)} x {serving.utilisation:g} x 3600) = {hours}",
+            "Sardana & Frankle 2024, section 4, with an MFU for each phase",
+        )
+    price = serving.rental.price_usd_per_hour
+    if cost.serve_usd is None or price is None:
+        return
+    factor, discounted = demand.serve_factor, demand.months is not None and demand.discount > 0
+    worth = f" x {factor:.4g}" if discounted else ""
+    yield Formula(
+        "serving dollars",
+        "GPU-hours x price" + (" x what a dollar of each month is worth today" if discounted else ""),
+        f"{cost.serve_gpu_hours:.4g} x ${price:g}{worth} = {format_usd(cost.serve_usd, 4)}",
+        serving.rental.price_source,
+    )
+    if discounted:
+        yield Formula(
+            "discounting",
+            "sum over months m of (share of the tokens in m) (1 + rate)^(-(m + 1/2) / 12)",
+            f"{demand.months} months at {demand.discount:.3g} a year, growth {demand.growth:.3g} a month: "
+            f"{factor:.4g}",
+            "net present value, a month's bill paid in its middle; training is paid when it starts",
+        )
+
+
+def _recipe(plan: Plan) -> Iterator[Formula]:
+    if plan.recipe is not None:
+        yield from (Formula(*row) for row in plan.recipe.formulas())
 
 
 def _peak(hired: Rental) -> str:

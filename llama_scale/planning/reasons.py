@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from llama_scale.costs import CostUnit, Lifetime
 from llama_scale.costs.serving_formulas import token_prices
 from llama_scale.laws import Range
+from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.quantisation import CAVEAT, QuantisedLaw
 from llama_scale.planning.sensitivity import FORM
 from llama_scale.quantities import (
     Quantity,
@@ -137,6 +139,8 @@ def _about_the_choice(plan: Plan) -> Iterator[Reason]:
         for near in plan.flatness
     ]
     yield Reason("flat", f"same loss: {', '.join(ranges)} of the cost")
+    if plan.generations:
+        yield Reason("retrains", _retraining(plan))
     if plan.epochs is not None:
         yield Reason("epochs", _epochs(plan, plan.epochs))
     if plan.request.penalty is not None:
@@ -159,17 +163,29 @@ def _saving(plan: Plan) -> Reason:
     )
 
 
+def _retraining(plan: Plan) -> str:
+    """The models that follow each other, in tokens that each serves."""
+    each = plan.request.economics.demand.retrain_months
+    served = [format_count(part.serve_tokens) for part in plan.generations]
+    shown = served if len(served) <= 4 else [*served[:2], "...", served[-1]]
+    return (
+        f"every {each} months: {len(served)} models of this size, serving {', '.join(shown)} tokens; costs "
+        "above are of all of them"
+    )
+
+
 def _epochs(plan: Plan, epochs: float) -> str:
     unique = format_count(plan.request.unique_tokens or 0)
     if epochs <= 1:
         return f"{unique} unique tokens are enough: {format_fraction(epochs)} of them are used"
-    worth = format_count(float(plan.request.law.effective_tokens(plan.recommended.tokens)))  # pyright: ignore
+    law = plan.request.law
+    law = law.trained if isinstance(law, QuantisedLaw) else law
+    assert isinstance(law, RepeatedDataLaw), "epochs are of few data"
+    worth = format_count(float(law.effective_tokens(plan.recommended.tokens)))
     return f"{format_number(epochs)} over {unique} unique tokens, worth {worth} seen once (Muennighoff 2023)"
 
 
 def _quantised(plan: Plan) -> str:
-    from llama_scale.planning.quantisation import CAVEAT
-
     penalty, model = plan.request.penalty, plan.recommended
     assert penalty is not None
     added = float(penalty.loss(model.parameters, model.tokens))
