@@ -5,6 +5,7 @@ scores, `fits` is a law with its uncertainty, `files` a Fit on disk, `library` t
 ways in which a user names one.
 """
 
+from llama_scale.laws.allocations import PowerAllocation, published_allocation, published_allocations
 from llama_scale.laws.downstream import Downstream, ScorePrediction, Sigmoid
 from llama_scale.laws.files import fit_to_json, read_fit, write_fit
 from llama_scale.laws.fits import (
@@ -40,6 +41,7 @@ __all__ = [
     "Gradient",
     "Numbers",
     "Optimum",
+    "PowerAllocation",
     "Prediction",
     "Range",
     "RepeatedDataLaw",
@@ -52,6 +54,8 @@ __all__ = [
     "fit_to_json",
     "parse_law_line",
     "published",
+    "published_allocation",
+    "published_allocations",
     "published_names",
     "read_fit",
     "resolve_law",
