@@ -6,15 +6,14 @@ from collections.abc import Iterator
 
 from llama_scale.costs import (
     DEFAULT_DECODE_MFU,
-    DEFAULT_GOODPUT,
     DEFAULT_INPUT_SHARE,
-    DEFAULT_MFU,
     DEFAULT_PREFILL_MFU,
     DEFAULT_UTILISATION,
     Assumption,
     Default,
     Rental,
 )
+from llama_scale.costs.serving import Deployment
 from llama_scale.planning.request import Request
 from llama_scale.quantities import (
     format_count,
@@ -79,19 +78,60 @@ def _question(request: Request) -> Iterator[Assumption]:
 def _training(request: Request) -> Iterator[Assumption]:
     training = request.economics.training
     yield from _rental(request, training.rental, "training", "")
-    yield _share(request, "training MFU", training.mfu, DEFAULT_MFU, "mfu")
-    yield _share(request, "goodput", training.goodput, DEFAULT_GOODPUT, "goodput")
+    yield _share(request, "training MFU", training.mfu, request.mfu_default, "mfu")
+    yield _share(request, "goodput", training.goodput, request.goodput_default, "goodput")
 
 
 def _serving(request: Request) -> Iterator[Assumption]:
     serving, demand = request.economics.serving, request.economics.demand
     if demand.serve_tokens == 0:
         return
-    yield _share(request, "share read", demand.input_share, DEFAULT_INPUT_SHARE, "input_share")
+    yield from _requests(request)
     yield from _rental(request, serving.rental, "serving", "serve_")
-    yield _share(request, "serving MFU, read", serving.prefill_mfu, DEFAULT_PREFILL_MFU, "serve_mfu")
-    yield _share(request, "serving MFU, written", serving.decode_mfu, DEFAULT_DECODE_MFU, "serve_mfu")
+    if request.economics.deployment is None:
+        yield _share(request, "serving MFU, read", serving.prefill_mfu, DEFAULT_PREFILL_MFU, "serve_mfu")
+        yield _share(request, "serving MFU, written", serving.decode_mfu, DEFAULT_DECODE_MFU, "serve_mfu")
+    else:
+        yield from _roofline(request, request.economics.deployment)
     yield _share(request, "serving utilisation", serving.utilisation, DEFAULT_UTILISATION, "utilisation")
+
+
+def _requests(request: Request) -> Iterator[Assumption]:
+    demand, given = request.economics.demand, request.given
+    lengths = {"input_tokens", "output_tokens", "input_share"}
+    times = f", {demand.samples} answers each" if demand.samples > 1 else ""
+    yield Assumption(
+        name="a request",
+        value=f"{demand.input_tokens:g} tokens read, {demand.output_tokens:g} written{times}",
+        source="given" if given.keys() & lengths else DEFAULT_INPUT_SHARE.source,
+        date="" if given.keys() & lengths else DEFAULT_INPUT_SHARE.date,
+        option="--input-tokens, --output-tokens",
+        is_default=not given.keys() & lengths,
+    )
+
+
+def _roofline(request: Request, deployment: Deployment) -> Iterator[Assumption]:
+    calibration, given = deployment.calibration, request.given
+    errors = ", ".join(
+        f"{format_fraction(found.median_error, 2)} on {found.held_out} not seen"
+        for found in calibration.accuracy
+        if found.held_out != "nothing"
+    )
+    yield Assumption(
+        name="serving roofline",
+        value=f"constants fitted on {calibration.rows} rates{f'; median error {errors}' if errors else ''}",
+        source=calibration.source,
+        date=calibration.date,
+        option="--serving-benchmarks",
+        is_default="serving_benchmarks" not in given,
+    )
+    yield Assumption(
+        name="weights, cache",
+        value=f"{deployment.weight_bits:g} and {deployment.kv_bits:g} bits a number",
+        source="bits with their scales; what rounding adds to the loss: --quantisation-penalty",
+        option="--serve-precision, --kv-bits",
+        is_default=not given.keys() & {"serve_precision", "kv_bits"},
+    )
 
 
 def _rental(request: Request, hired: Rental, what: str, prefix: str) -> Iterator[Assumption]:

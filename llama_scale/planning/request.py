@@ -296,7 +296,7 @@ def _penalty(words: Words, weight_bits: float) -> Penalty | None:
             "weights served in 16 bits are not quantised, so that there is no penalty",
             hint="name a format, such as --serve-precision int4, or leave --quantisation-penalty out",
         )
-    return Penalty(bits=weight_bits)
+    return Penalty(bits=math.floor(weight_bits))  # scales aside
 
 
 def _score(words: Words, fit: Fit) -> float | None:
