@@ -289,9 +289,13 @@ def test_every_formula_has_its_numbers() -> None:
         assert formula.source
         assert formula.numbers
         assert "nan" not in formula.numbers
-    by_name = {formula.name: formula for formula in formulas}
-    for name in ("seconds of a prompt", "seconds of a step", "accelerator-seconds of a token"):
-        sum_, result = by_name[name].numbers.replace("^", "**").replace(" x ", " * ").rsplit(" = ", 1)
+    huge = served_shape(llama(126, 16384, kv_heads=8, hidden=53248, vocabulary=128256))
+    formulas += explain_serving(deployment(most_accelerators=32), huge)
+    names = ("answers that fit in memory", "seconds of a prompt", "seconds of a step")
+    checked = [formula for formula in formulas if formula.name in (*names, "accelerator-seconds of a token")]
+    assert len(checked) == 8
+    for formula in checked:
+        sum_, result = formula.numbers.replace("^", "**").replace(" x ", " * ").rsplit(" = ", 1)
         assert eval(sum_) == pytest.approx(float(result), rel=2e-3)
     assert explain_serving(deployment("H100-NVL"), SHAPE_7B)[-1].name == "accelerator-seconds of a token"
 

@@ -208,11 +208,12 @@ def _seconds(calibration: Calibration, measurements: Measurements, tensor: Array
 
     Stages work side by side on parts of the batch, so that each is as fast as a copy of its own.
     """
-    machine, stages = measurements.engine._replace(tensor=tensor), measurements.stages
+    machine = measurements.engine._replace(tensor=tensor)
+    stages = np.asarray(machine.stages)
     link = np.where(tensor == 1, np.inf, machine.link_bytes_per_second)
     machine = machine._replace(link_bytes_per_second=link)
     shape, traffic = measurements.shape, measurements.traffic
-    room = batch_in_memory(machine, shape, traffic, stages) / stages
+    room = batch_in_memory(machine, shape, traffic) / stages
     batch = np.minimum(room, measurements.largest_batch / stages)
     seconds = tensor * seconds_per_answer(phases(calibration, machine, shape, traffic), traffic, batch)
     possible = ~np.isnan(seconds) & (tensor * stages <= measurements.accelerators)

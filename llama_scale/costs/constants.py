@@ -78,6 +78,18 @@ class Calibration:
         """The constants by name."""
         return {name: getattr(self, name) for name in CONSTANTS}
 
+    @property
+    def summary(self) -> str:
+        """The rows behind the constants and the error on them, on one line."""
+        left = f", {len(self.left_out)} left out" if self.left_out else ""
+        errors = (
+            f"{figure.median_error:.0%} with {figure.held_out} held out"
+            for figure in self.accuracy
+            if figure.held_out != "nothing"
+        )
+        seen = next((f"{f.median_error:.0%} on them" for f in self.accuracy if f.held_out == "nothing"), "")
+        return f"{self.rows} rates{left}; median error " + ", ".join(filter(None, (seen, *errors)))
+
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
         return {

@@ -53,7 +53,6 @@ class Measurements:
     engine: Engine
     shape: ServedShape
     traffic: Traffic
-    stages: Array
     largest_batch: Array
     accelerators: Array
     rate: Array
@@ -93,6 +92,7 @@ def stack(rows: Sequence[Measurement]) -> Measurements:
             memory_bytes=np.array([chip.memory_bytes for chip in chips]),
             weight_bytes=np.array([weight_bits(row.weights) / 8 for row in rows]),
             kv_bytes=np.array([row.kv_bits / 8 for row in rows]),
+            stages=np.array([row.stages for row in rows]),
         ),
         shape=ServedShape(
             *(np.array(column, float) for column in zip(*(row.shape for row in rows), strict=True))
@@ -100,7 +100,6 @@ def stack(rows: Sequence[Measurement]) -> Measurements:
         traffic=Traffic(
             *(np.array(column, float) for column in zip(*(row.traffic for row in rows), strict=True))
         ),
-        stages=np.array([row.stages for row in rows]),
         largest_batch=np.array([row.batch for row in rows]),
         accelerators=np.array([row.accelerators for row in rows]),
         rate=np.array([row.rate for row in rows]),

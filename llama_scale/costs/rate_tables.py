@@ -193,7 +193,7 @@ def _checked(row: Measurement) -> Measurement:
         raise InputError(
             f"the bandwidth of {row.chip.name}'s links is not known", hint="leave rows of several of them out"
         )
-    one = stack([row._replace(tensor=spread, stages=1.0)])
+    one = stack([row._replace(tensor=spread / row.stages)])
     if np.isnan(batch_in_memory(one.engine, one.shape, one.traffic)).any():
         raise InputError(
             f"{row.model} in {row.weights} with one request does not fit on {spread:g} x {row.chip.name}",

@@ -31,6 +31,7 @@ Numbers = float | Array
 
 USABLE_MEMORY = 0.92  # share of an accelerator's memory that engines plan with
 RESERVED_BYTES = 3e9  # of it, for activations, graphs and buffers
+STAGE_PENALTY = 1.1  # our assumption, unmeasured: stages are never quite even, and wait for each other
 
 
 class ServedShape(NamedTuple):
@@ -51,9 +52,9 @@ class ServedShape(NamedTuple):
 class Engine(NamedTuple):
     """What an engine runs on and how it holds a model, as numbers or as arrays that broadcast.
 
-    `tensor` accelerators share every layer; figures are of one accelerator. `peak_flops_per_second` is at
-    the precision that multiplies weights, `attention_flops_per_second` at 16 bits; the link is infinite
-    where one accelerator works alone.
+    `tensor` accelerators share every layer of each of `stages`; figures are of one accelerator.
+    `peak_flops_per_second` is at the precision that multiplies weights, `attention_flops_per_second` at 16
+    bits; the link is infinite where one accelerator works alone.
     """
 
     tensor: Numbers
@@ -64,6 +65,12 @@ class Engine(NamedTuple):
     memory_bytes: Numbers
     weight_bytes: Numbers
     kv_bytes: Numbers
+    stages: Numbers = 1.0
+
+    @property
+    def stage_penalty(self) -> Numbers:
+        """What every time is multiplied by."""
+        return np.where(np.asarray(self.stages) > 1, STAGE_PENALTY, 1.0)
 
 
 class Traffic(NamedTuple):
@@ -123,7 +130,8 @@ def exchange_seconds(calibration: Calibration, engine: Engine, shape: ServedShap
 
 
 def phases(calibration: Calibration, engine: Engine, shape: ServedShape, traffic: Traffic) -> Phases:
-    """What a prompt and a step take, in seconds."""
+    """What a prompt and a step of one stage's share of the batch take through all stages, in seconds."""
+    penalty = engine.stage_penalty
     bandwidth = engine.tensor * engine.bandwidth_bytes_per_second * calibration.bandwidth_share
     read, held = traffic.input_tokens, traffic.held_tokens
     products = 2 * shape.active_weights / (engine.tensor * engine.peak_flops_per_second)
@@ -132,22 +140,25 @@ def phases(calibration: Calibration, engine: Engine, shape: ServedShape, traffic
     )
     exchange = exchange_seconds(calibration, engine, shape)
     return Phases(
-        prompt=read * ((products + per_held_token * read / 2) / calibration.prefill_mfu + exchange),
-        step_fixed=shape.active_weights * engine.weight_bytes / bandwidth
-        + calibration.layer_seconds * shape.layers,
-        step_per_sequence=held * cache_bytes(shape, engine.kv_bytes) / bandwidth
-        + (products + per_held_token * held) / calibration.decode_mfu
-        + exchange
-        + calibration.sequence_seconds * shape.layers,
+        prompt=penalty * read * ((products + per_held_token * read / 2) / calibration.prefill_mfu + exchange),
+        step_fixed=penalty
+        * (shape.active_weights * engine.weight_bytes / bandwidth + calibration.layer_seconds * shape.layers),
+        step_per_sequence=penalty
+        * (
+            held * cache_bytes(shape, engine.kv_bytes) / bandwidth
+            + (products + per_held_token * held) / calibration.decode_mfu
+            + exchange
+            + calibration.sequence_seconds * shape.layers
+        ),
     )
 
 
-def batch_in_memory(engine: Engine, shape: ServedShape, traffic: Traffic, stages: Numbers = 1.0) -> Array:
+def batch_in_memory(engine: Engine, shape: ServedShape, traffic: Traffic) -> Array:
     """Sequences whose cache fits beside the weights on stages x tensor accelerators; nan if not one whole.
 
     They store n_in + n_out / 2 tokens on average, since they are at different places.
     """
-    room = stages * engine.tensor * (USABLE_MEMORY * engine.memory_bytes - RESERVED_BYTES)
+    room = engine.stages * engine.tensor * (USABLE_MEMORY * engine.memory_bytes - RESERVED_BYTES)
     left = room - shape.weights * engine.weight_bytes
     each = cache_bytes(shape, engine.kv_bytes)
     whole = each * (traffic.input_tokens + traffic.output_tokens)

@@ -6,7 +6,7 @@ throughput. The number with the cheapest token is taken. See `roofline` for the 
 
 Up to `NODE` accelerators share every layer (tensor parallel). More than that hold the layers in stages
 (pipeline parallel, one node each): memory adds up, and each stage works on its own part of the batch, so
-that the nodes are as fast as nodes apart from each other; what they send each other is not counted.
+that the nodes are as fast as nodes apart from each other, less a tenth that we assume and did not measure.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def accelerators_for(
 
 
 def engine(deployment: Deployment, group: int) -> Engine:
-    """What works on one stage of a copy that is spread over `group` accelerators."""
+    """What works on a copy that is spread over `group` accelerators."""
     chip = deployment.rental.accelerator
     peaks = chip.peak_flops_per_second
     return Engine(
@@ -169,6 +169,7 @@ def engine(deployment: Deployment, group: int) -> Engine:
         memory_bytes=chip.memory_bytes,
         weight_bytes=deployment.weight_bits / 8,
         kv_bytes=deployment.kv_bits / 8,
+        stages=group // min(group, NODE),
     )
 
 
@@ -190,11 +191,11 @@ class _Option(NamedTuple):
 def _on(deployment: Deployment, shape: ServedShape, group: int) -> _Option:
     """Serving each shape on `group` accelerators a copy."""
     machine, traffic = engine(deployment, group), deployment.traffic
-    stages = group // min(group, NODE)
+    stages = float(machine.stages)
     times = phases(deployment.calibration, machine, shape, traffic)
     bounds = np.stack(
         np.broadcast_arrays(
-            np.nan_to_num(batch_in_memory(machine, shape, traffic, stages)) / stages,
+            np.nan_to_num(batch_in_memory(machine, shape, traffic)) / stages,
             *_other_bounds(deployment, times, stages),
         )
     )
@@ -205,7 +206,7 @@ def _on(deployment: Deployment, shape: ServedShape, group: int) -> _Option:
     return _Option(*(np.broadcast_to(column, batch.shape) for column in columns))
 
 
-def _other_bounds(deployment: Deployment, times: Phases, stages: int) -> tuple[Array, ...]:
+def _other_bounds(deployment: Deployment, times: Phases, stages: float) -> tuple[Array, ...]:
     """The largest batch of a stage that each of the other limits allows; 0 where not even one sequence."""
     prompt_share = times.prompt / (deployment.samples * deployment.output_tokens)
     per_token, first = deployment.time_per_output_token_seconds, deployment.time_to_first_token_seconds

@@ -135,6 +135,7 @@ def _times(served: _Served) -> list[ServingFormula]:
     read, held, products = traffic.input_tokens, traffic.held_tokens, 2 * shape.active_weights
     attention, peak = 4 * shape.layers * shape.query_width, machine.peak_flops_per_second
     peak16, cache = machine.attention_flops_per_second, cache_bytes(shape, machine.kv_bytes)
+    before, after = (f"{machine.stage_penalty:g} x (", ")") if served.group > NODE else ("", "")
     bandwidth = f"({g} x {machine.bandwidth_bytes_per_second:.4g} x {fitted.bandwidth_share:.3g})"
     step = float(times.step_fixed + served.batch * times.step_per_sequence)
     return [
@@ -147,20 +148,20 @@ def _times(served: _Served) -> list[ServingFormula]:
         ),
         ServingFormula(
             "seconds of a prompt",
-            "(2 N n_in / peak + 2 L q n_in^2 / peak16) / (g m_p) + exchange n_in",
-            f"({products:.4g} x {read:g} / {peak:.4g} + {attention / 2:.4g} x {read:g}^2 / {peak16:.4g}) / "
-            f"({g} x {fitted.prefill_mfu:.3g}) + {exchange:.4g} x {read:g} = {times.prompt:.4g}",
+            f"{before}(2 N n_in / peak + 2 L q n_in^2 / peak16) / (g m_p) + exchange n_in{after}",
+            f"{before}({products:.4g} x {read:g} / {peak:.4g} + {attention / 2:.4g} x {read:g}^2 / "
+            f"{peak16:.4g}) / ({g} x {fitted.prefill_mfu:.3g}) + {exchange:.4g} x {read:g}{after} = {times.prompt:.4g}",
             served.source,
         ),
         ServingFormula(
             "seconds of a step",
-            "(bytes of N + B c cache) / (g bandwidth e) + u_L L "
-            "+ B ((2 N / peak + 4 L q c / peak16) / (g m_d) + exchange + u_B L)",
-            f"({shape.active_weights * machine.weight_bytes:.4g} + {served.batch:.4g} x {held:g} x "
+            f"{before}(bytes of N + B c cache) / (g bandwidth e) + u_L L "
+            f"+ B ((2 N / peak + 4 L q c / peak16) / (g m_d) + exchange + u_B L){after}",
+            f"{before}({shape.active_weights * machine.weight_bytes:.4g} + {served.batch:.4g} x {held:g} x "
             f"{cache:.4g}) / {bandwidth} + {fitted.layer_seconds:.3g} x {shape.layers:g} + "
             f"{served.batch:.4g} x (({products:.4g} / {peak:.4g} + {attention:.4g} x {held:g} / "
             f"{peak16:.4g}) / ({g} x {fitted.decode_mfu:.3g}) + {exchange:.4g} + "
-            f"{fitted.sequence_seconds:.3g} x {shape.layers:g}) = {step:.4g}",
+            f"{fitted.sequence_seconds:.3g} x {shape.layers:g}){after} = {step:.4g}",
             served.source,
         ),
     ]

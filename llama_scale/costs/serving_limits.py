@@ -43,7 +43,7 @@ def attainable(deployment: Deployment, shape: ServedShape) -> Attainable:
     for group in deployment.groups:
         works = engine(deployment, group)
         times = phases(deployment.calibration, works, shape, traffic)
-        fits = ~np.isnan(batch_in_memory(works, shape, traffic, group / works.tensor))
+        fits = ~np.isnan(batch_in_memory(works, shape, traffic))
         step = np.where(fits, times.step_fixed + times.step_per_sequence, np.inf)
         next_token.append(step)
         first_token.append(step + times.prompt)
