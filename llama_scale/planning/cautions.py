@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
+from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty
 from llama_scale.planning.request import Request
 from llama_scale.planning.values import Intervals, PlannedModel
 from llama_scale.quantities import format_count, format_fraction, format_number
@@ -15,6 +17,7 @@ EXTRAPOLATED = {
     "tokens_per_parameter": "tokens per parameter",
 }
 FARTHEST = 1e4  # times the training FLOPs of the largest run: no law was ever shown to hold so far
+WORTH_SAYING = 0.01  # nats: less is within what two runs differ by
 MOST_EPOCHS = 4  # up to here a repeated token is worth nearly a new one (Muennighoff et al. 2023)
 
 
@@ -26,6 +29,7 @@ def warnings(
         *_extrapolations(request, extrapolation),
         *_repetition(request, model),
         *_serving(request, model),
+        *_quantisation(request, model),
         *_caveats(request, spread),
     )
 
@@ -84,6 +88,26 @@ def _serving(request: Request, model: PlannedModel) -> Iterator[str]:
             f"{deployment.groups[-1]} {deployment.rental.accelerator.name} cannot serve it: no serving hours "
             "or dollars; raise --serve-accelerators, or serve in fewer bits with --serve-precision"
         )
+
+
+def _quantisation(request: Request, model: PlannedModel) -> Iterator[str]:
+    """What rounding the weights costs where nobody counts it, or how far its law is stretched where we do."""
+    deployment, penalty = request.economics.deployment, request.penalty
+    n, d = model.parameters, model.tokens
+    if penalty is None and deployment is not None and deployment.weight_bits < UNQUANTISED_BITS:
+        uncounted = Penalty(bits=math.floor(deployment.weight_bits))
+        added = float(uncounted.loss(n, d))
+        if request.economics.demand.serve_tokens and added > WORTH_SAYING:
+            yield (
+                f"the loss is that of the weights as trained: rounding them to {uncounted.bits:g} bits would "
+                f"add about {added:.2g} nats by the published law, and more to a model trained for longer; "
+                "--quantisation-penalty counts it"
+            )
+    elif penalty is not None:
+        beyond = {name: factor for name, factor in penalty.extrapolation(n, d).items() if factor > 1}
+        if beyond:
+            said = ", ".join(f"{format_number(factor, 2)} x its {name}" for name, factor in beyond.items())
+            yield f"the penalty of quantisation is extrapolated: {said}"
 
 
 def _caveats(request: Request, spread: Intervals | None) -> Iterator[str]:
