@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llama_scale.errors import StoreError
@@ -73,11 +73,12 @@ def store_error(error: OSError, what: str) -> StoreError:
 
 
 @contextlib.contextmanager
-def publish_folder(path: Path) -> Iterator[Path]:
+def publish_folder(path: Path, *, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Gives an empty folder to fill; when the block ends well it appears at `path`, synced, all at once.
 
-    If `path` came into being meanwhile (another process published the same), that one stays. Raises
-    StoreError where the disk refuses; then nothing is left behind.
+    `check` has the last word before that, and may raise. If `path` came into being meanwhile (another
+    process published the same), that one stays. Raises StoreError where the disk refuses; then nothing is
+    left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
@@ -86,6 +87,8 @@ def publish_folder(path: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             _sync(file)
         _sync(temporary)
+        if check is not None:
+            check()
         if not path.exists():
             temporary.rename(path)
         sync_folder(path.parent)

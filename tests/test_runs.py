@@ -43,7 +43,7 @@ CONFIG = RunConfig(
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     folder = create_run(tmp_path / "runs", CONFIG)
-    with closing(EventLog(folder)) as log:
+    with folder.claim() as lease, closing(EventLog(folder, lease)) as log:
         for step in (50, 100):
             log.append("train", step=step, loss_nats=4.0 - step / 100)
     return folder
@@ -62,7 +62,7 @@ def test_a_curve_is_what_was_logged(folder: RunFolder) -> None:
 
 
 def test_a_step_logged_twice_counts_once(folder: RunFolder) -> None:
-    with closing(EventLog(folder)) as log:
+    with folder.claim() as lease, closing(EventLog(folder, lease)) as log:
         log.append("train", step=100, loss_nats=3.0)
     assert folder.curve().steps == (50, 100)
 
@@ -84,7 +84,7 @@ def test_a_harmed_log_keeps_its_good_part_and_a_copy_of_the_rest(
     harmed = harm(path.read_bytes())
     path.write_bytes(harmed)
     assert len(folder.events()) == left
-    with closing(EventLog(folder)) as log:
+    with folder.claim() as lease, closing(EventLog(folder, lease)) as log:
         log.append("train", step=150, loss_nats=2.5)
     assert [e["seq"] for e in folder.events()] == list(range(left + 1))
     copies = [p.read_bytes() for p in folder.path.glob("events.damaged-*")]

@@ -25,6 +25,7 @@ from llama_scale.runs import (
     RunConfig,
     RunFolder,
     create_run,
+    leases,
     read_record,
     run_id,
 )
@@ -137,10 +138,12 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, world: tuple[TokenFiles, l
     config = straight(world[1][1])
     folder = create_run(store, config)
     train(store, config, files)
-    before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file() and p.name != "lock"}
+    before = {
+        p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file() and p.parent.name != "leases"
+    }
     assert train(store, config, files) == "done"
     assert before == {
-        p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file() and p.name != "lock"
+        p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file() and p.parent.name != "leases"
     }
 
 
@@ -249,6 +252,51 @@ def test_checkpoints_do_not_pile_up(tmp_path: Path, world: tuple[TokenFiles, lis
     assert len(parent.checkpoint_steps()) == 2
 
 
+def start_worker(folder: RunFolder) -> subprocess.Popen[bytes]:
+    """A worker on one run that saves at every interval, so that faults fall on both sides of checkpoints."""
+    program = (
+        "import sys; from pathlib import Path; from llama_scale.runs import leases;"
+        "from llama_scale.training import loop, worker; leases.HEARTBEAT_SECONDS = 0.05;"
+        "loop.CHECKPOINT_SECONDS = 0.0; worker.use_allotted_threads();"
+        "sys.exit(worker.work(Path(sys.argv[1]), sys.argv[2], device='cpu', should_stop=lambda: False))"
+    )
+    command = [sys.executable, "-c", program, str(folder.path.parent), folder.run]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for_events(folder: RunFolder, process: subprocess.Popen[bytes], count: int) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and len(folder.events()) < count and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def test_a_worker_that_was_stopped_past_its_lease_writes_no_more(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, runs = world
+    config = straight(runs[-1])
+    whole = tmp_path / "whole"
+    create_run(whole, config)
+    train(whole, config, files)
+    store, _ = store_with(tmp_path, world)
+    folder = create_run(store, config)
+    zombie = start_worker(folder)
+    try:
+        wait_for_events(folder, zombie, 3)
+        zombie.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
+        device = "cpu"
+        assert work(store, folder.run, device=device, should_stop=lambda: False, wait_seconds=30) == EXIT_DONE
+        left = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file() and p.suffix != ".tmp"}
+        zombie.send_signal(signal.SIGCONT)
+        assert zombie.wait(60) == EXIT_RETRY
+    finally:
+        zombie.kill()
+    assert left == {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+    assert folder.curve() == RunFolder(whole / folder.run).curve()
+    assert folder.result() == RunFolder(whole / folder.run).result()
+
+
 def test_a_killed_worker_loses_nothing(
     tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,24 +308,12 @@ def test_a_killed_worker_loses_nothing(
     train(whole, config, files)
     store, _ = store_with(tmp_path, world)
     folder = create_run(store, config)
-    # Save at every interval, so that the kills fall on both sides of checkpoints.
-    program = (
-        "import sys; from pathlib import Path; from llama_scale.training import loop, worker;"
-        "loop.CHECKPOINT_SECONDS = 0.0; worker.use_allotted_threads();"
-        "sys.exit(worker.work(Path(sys.argv[1]), sys.argv[2], device='cpu', should_stop=lambda: False))"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for records in (1, 4, 7):
-        process = subprocess.Popen([sys.executable, "-c", program, str(store), folder.run], env=environment)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and len(folder.events()) < records and time.monotonic() < deadline:
-            time.sleep(0.002)
+        process = start_worker(folder)
+        wait_for_events(folder, process, records)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert (
-        subprocess.run([sys.executable, "-c", program, str(store), folder.run], env=environment).returncode
-        == 0
-    )
+    assert start_worker(folder).wait() == EXIT_DONE
     assert folder.curve() == RunFolder(whole / run_id(config)).curve()
     result, expected = folder.result(), RunFolder(whole / run_id(config)).result()
     assert result == expected
@@ -363,12 +399,12 @@ def test_a_run_that_is_not_there_leaves_no_folder(tmp_path: Path, capsys: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_cannot_be_made_is_a_store_error(
+def test_a_lease_that_cannot_be_made_is_a_store_error(
     tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
 ) -> None:
     folder = create_run(tmp_path, world[1][1])
-    (folder.path / "lock").mkdir()
-    with pytest.raises(StoreError, match="cannot write"), folder.claim():
+    (folder.path / "leases").write_text("")
+    with pytest.raises(StoreError, match="leases"), folder.claim():
         pass
 
 

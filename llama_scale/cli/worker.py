@@ -30,9 +30,10 @@ from llama_scale.errors import InputError
 def command(run: str | None, store: Path, device: str, listen: bool) -> int:
     """Can this run go further, and how did it end?
 
-    Trains one run of the store from its newest checkpoint to its end; a finished run is left alone, and
-    a run that another process holds is not touched. Leaves with 0 when the run is done, 75 when it should
-    be tried again later, anything else when it failed (its worker.log says why).
+    Trains one run of the store from its newest checkpoint to its end; a finished run is left alone. A run
+    that another process holds is taken over only if that one gives no sign of life for a minute. Leaves
+    with 0 when the run is done, 75 when it should be tried again later, anything else when it failed (its
+    worker.log says why).
     """
     if (run is None) != listen:
         raise InputError(
@@ -40,12 +41,14 @@ def command(run: str | None, store: Path, device: str, listen: bool) -> int:
         )
     parent = os.getppid()  # before torch is imported: a launcher killed meanwhile must be missed
     from llama_scale.runs import EXIT_DONE, EXIT_RETRY
+    from llama_scale.runs.leases import HEARTBEAT_SECONDS, LEASE_SECONDS
     from llama_scale.training.worker import stop_on_signals, use_allotted_threads, work
 
     should_stop = stop_on_signals(parent)
     use_allotted_threads()
     if run is not None:
-        code = work(store, run, device=device, should_stop=should_stop)
+        patience = LEASE_SECONDS + 2 * HEARTBEAT_SECONDS
+        code = work(store, run, device=device, should_stop=should_stop, wait_seconds=patience)
         log = store / run / "worker.log"
         if code not in (EXIT_DONE, EXIT_RETRY) and log.exists():
             current_output().warn(f"run {run} failed: see {log}")

@@ -1,6 +1,7 @@
 """Runs: what one is (`configs`), its folder on disk (`folders`), what it left behind (`records`).
 
-`tables` writes and reads records as CSV and Parquet, `upkeep` looks after a store.
+`leases` say who may write one; `tables` writes and reads records as CSV and Parquet, `upkeep` looks
+after a store.
 """
 
 from llama_scale.runs.configs import (
@@ -22,7 +23,6 @@ from llama_scale.runs.folders import (
     EXIT_FAILED,
     EXIT_RETRY,
     WEIGHTS,
-    BusyError,
     EventLog,
     LossCurve,
     RunFolder,
@@ -31,6 +31,7 @@ from llama_scale.runs.folders import (
     find_run,
     run_folders,
 )
+from llama_scale.runs.leases import BusyError
 from llama_scale.runs.records import (
     RunRecord,
     RunStatus,

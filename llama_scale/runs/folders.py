@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 from llama_scale.config import canonical_hash, canonical_json, structure
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import make_folder, store_error, write_atomically
+from llama_scale.files import store_error, write_atomically
 from llama_scale.runs.configs import RunConfig, run_id
+from llama_scale.runs.leases import Lease, hold
 
 CHECKPOINT_MANIFEST, CHECKPOINT_STATE = "manifest.json", "state.pt"
 WEIGHTS = "weights.safetensors"
@@ -31,10 +31,6 @@ class LossCurve:
     steps: tuple[int, ...]
     tokens: tuple[int, ...]
     loss_nats: tuple[float, ...]
-
-
-class BusyError(StoreError):
-    """Another process is working on this run."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +112,21 @@ class RunFolder:
         return [event for event, _ in self._read_events()]
 
     def _read_events(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Records with the byte at which each ends."""
+        """Records in order, with the byte at which each ends."""
         try:
             data = (self.path / "events.jsonl").read_bytes()
         except FileNotFoundError:
             return
         end = 0
-        for expected, line in enumerate(data.splitlines(keepends=True)):
-            event = _checked_event(line, expected)
-            if event is None:
+        expected = 0
+        for line in data.splitlines(keepends=True):
+            event = _checked_event(line)
+            if event is None or event["seq"] > expected:
                 return
             end += len(line)
-            yield event, end
+            if event["seq"] == expected:  # a lower one is a second copy, or the late word of a fenced holder
+                expected += 1
+                yield event, end
 
     def unread_log_bytes(self) -> int:
         """Bytes at the end of events.jsonl that are no whole, checked records."""
@@ -165,31 +164,19 @@ class RunFolder:
             loss_nats=tuple(by_step[step]["loss_nats"] for step in steps),
         )
 
-    @contextmanager
-    def claim(self) -> Iterator[None]:
-        """Hold the run for this process; raises BusyError if another one does. A killed holder lets go."""
-        path = make_folder(self.path) / "lock"
-        try:
-            lock = path.open("a")
-        except OSError as error:
-            raise store_error(error, f"cannot write {path}") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(
-                    f"run {self.run} is being trained by another process",
-                    hint="wait for it, or stop it, then run the same command again",
-                ) from None
-            except OSError as error:
-                raise store_error(error, f"cannot lock {path}") from error
-            yield
+    def claim(self) -> AbstractContextManager[Lease]:
+        """Hold the run for this process; raises BusyError if another one does."""
+        return hold(self.path / "leases")
 
 
 class EventLog:
-    """Appends to a run's events.jsonl: one whole record a write, numbered, with a checksum."""
+    """Appends to a run's events.jsonl: one whole record a write, numbered, with a checksum.
 
-    def __init__(self, folder: RunFolder) -> None:
+    Every record is written under `lease`: a process that was fenced off appends nothing.
+    """
+
+    def __init__(self, folder: RunFolder, lease: Lease) -> None:
+        self.lease = lease
         self._path = folder.path / "events.jsonl"
         ends = [end for _, end in folder._read_events()]
         self._next, end = len(ends), max(ends, default=0)
@@ -204,7 +191,11 @@ class EventLog:
         os.truncate(self._path, end)
 
     def append(self, event: str, **fields: Any) -> None:
-        """Raises StoreError where the disk refuses; a record torn by that is cut off at the next start."""
+        """Raises StoreError where the disk refuses; a record torn by that is cut off at the next start.
+
+        Raises BusyError where another process has taken the run over.
+        """
+        self.lease.check()
         body = canonical_json({"seq": self._next, "event": event, **fields})
         line = f'{body[:-1]},"crc32":"{zlib.crc32(body.encode()):08x}"}}\n'.encode()
         try:
@@ -229,14 +220,14 @@ class EventLog:
         self._file.close()
 
 
-def _checked_event(line: bytes, expected: int) -> dict[str, Any] | None:
-    """The record on `line` if it is whole, unharmed and the `expected` one in order."""
+def _checked_event(line: bytes) -> dict[str, Any] | None:
+    """The record on `line` if it is whole and unharmed."""
     try:
         event = json.loads(line)
         checksum = event.pop("crc32")
+        whole = line.endswith(b"\n") and isinstance(event["seq"], int)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    whole = line.endswith(b"\n") and event.get("seq") == expected
     return event if whole and checksum == f"{zlib.crc32(canonical_json(event).encode()):08x}" else None
 
 

@@ -16,10 +16,10 @@ from llama_scale.runs.folders import (
     CHECKPOINT_MANIFEST,
     CHECKPOINT_STATE,
     WEIGHTS,
-    BusyError,
     RunFolder,
     branches_of,
 )
+from llama_scale.runs.leases import BusyError
 
 CHUNK = 1 << 20
 NEWEST = 2  # checkpoints that a run which has not ended keeps, as while it trains

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,10 +18,13 @@ from llama_scale.files import publish_folder
 from llama_scale.runs import CHECKPOINT_MANIFEST, CHECKPOINT_STATE, RunFolder
 
 
-def save_checkpoint(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: RunFolder, step: int, state: dict[str, Any], *, check: Callable[[], None] | None = None
+) -> None:
     """Publish checkpoints/step-N with its sha256; raises StoreError where the disk refuses.
 
-    The state is serialised in memory first, because torch.save reports a full disk as a RuntimeError.
+    `check` is asked last whether this process may still write. The state is serialised in memory first,
+    because torch.save reports a full disk as a RuntimeError.
     """
     buffer = io.BytesIO()
     torch.save({"step": step, **state}, buffer)
@@ -31,7 +35,7 @@ def save_checkpoint(folder: RunFolder, step: int, state: dict[str, Any]) -> None
         "sha256": hashlib.sha256(data).hexdigest(),
         "bytes": len(data),
     }
-    with publish_folder(folder.checkpoint_path(step)) as new:
+    with publish_folder(folder.checkpoint_path(step), check=check) as new:
         (new / CHECKPOINT_STATE).write_bytes(data)
         (new / CHECKPOINT_MANIFEST).write_text(json.dumps(manifest))
 

@@ -145,7 +145,7 @@ def train_run(
     Returns "stopped" if `should_stop` said so (a checkpoint was saved first) and "waiting" if its trunk
     has not reached the branch point yet. Raises StoreError where the disk refuses.
     """
-    with folder.claim():
+    with folder.claim() as lease:
         if folder.result() is not None:
             return "done"
         goal = goal_of(folder, store)
@@ -153,7 +153,7 @@ def train_run(
             return "done"
         clear_leftovers(folder)
         trainer = Trainer(folder.config, files, device)
-        with closing(EventLog(folder)) as log:
+        with closing(EventLog(folder, lease)) as log:
             if not _start(trainer, store, folder, log, goal):
                 return "waiting"
             outcome = _train(trainer, folder, log, goal, should_stop)
@@ -241,7 +241,11 @@ def _save(trainer: Trainer, folder: RunFolder, log: EventLog, goal: Goal) -> Non
     """The log reaches the disk before the checkpoint that goes with it, so that no curve has a gap."""
     log.append("checkpoint", step=trainer.step)
     log.sync()
-    save_checkpoint(folder, trainer.step, trainer.state_dict())
+    try:
+        save_checkpoint(folder, trainer.step, trainer.state_dict(), check=log.lease.check)
+    except StoreError:
+        log.lease.check()  # whoever took the run over clears away what this process had begun
+        raise
     prune_checkpoints(folder, keep=goal.needed, up_to=trainer.step)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,11 +21,21 @@ from llama_scale.training.data import TokenFiles, data_folder, open_tokens
 from llama_scale.training.environment import choose_device
 from llama_scale.training.loop import check_corpus, train_run
 
+LOOK_SECONDS = 0.5  # between two tries to take a run that another process holds
 
-def work(store: Path, run: str, *, device: str = "auto", should_stop: Callable[[], bool]) -> int:
+
+def work(
+    store: Path,
+    run: str,
+    *,
+    device: str = "auto",
+    should_stop: Callable[[], bool],
+    wait_seconds: float = 0.0,
+) -> int:
     """Train `run` of `store` and return the worker's exit code: done, retry later, or failed.
 
-    A failure leaves its reason in the run's worker.log.
+    A run that another process holds is waited for `wait_seconds`: should its heartbeat stand still for
+    so long, the run is taken over. A failure leaves its reason in the run's worker.log.
     """
     folder = RunFolder(store / run)
     try:
@@ -31,9 +43,14 @@ def work(store: Path, run: str, *, device: str = "auto", should_stop: Callable[[
         config = folder.config
         files = _open_tokens(data_folder(store, config.data, config.corpus))
         check_corpus(folder, files)
-        outcome = train_run(store, folder, files, device=choose_device(device), should_stop=should_stop)
-    except BusyError:
-        return EXIT_RETRY
+        chosen, deadline = choose_device(device), time.monotonic() + wait_seconds
+        while True:
+            with suppress(BusyError):
+                outcome = train_run(store, folder, files, device=chosen, should_stop=should_stop)
+                break
+            if should_stop() or time.monotonic() >= deadline:
+                return EXIT_RETRY
+            time.sleep(LOOK_SECONDS)
     except LlamaScaleError as error:
         _leave_log(folder, f"error: {error.message}\nhint: {error.hint}\n")
         return EXIT_FAILED

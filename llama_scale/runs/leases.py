@@ -1,0 +1,186 @@
+"""Who may write a run: leases with heartbeats and fencing tokens, by files alone, so that NFS will do.
+
+`leases/N.held` is created exclusively, N one more than any before it; whoever made the highest N holds the
+run, until the file is renamed to `N.released`. The holder rewrites a counter in it every few seconds. An
+observer who sees the counter stand still for LEASE_SECONDS by its own monotonic clock may take N + 1;
+clocks of two machines are never compared. The old holder finds the higher token before its next write
+and gives up. On one machine a holder whose process is gone is replaced at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from llama_scale.errors import StoreError
+from llama_scale.files import make_folder, store_error
+
+HEARTBEAT_SECONDS = 5.0
+LEASE_SECONDS = 60.0
+HELD, RELEASED = ".held", ".released"
+COUNTER_DIGITS = 12
+
+_seen: dict[Path, tuple[bytes, float]] = {}  # other holders' files as last read, and since when
+
+
+class BusyError(StoreError):
+    """Another process is working on this run."""
+
+
+class Lease:
+    """The right to write one run; `check` before every write."""
+
+    def __init__(self, folder: Path, token: int) -> None:
+        self._folder, self.token = folder, token
+        self._path = folder / f"{token}{HELD}"
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heart.start()
+
+    def check(self) -> None:
+        """Raises BusyError where another process has taken the run over."""
+        if _highest(self._folder)[0] > self.token:
+            raise BusyError(
+                f"run {self._folder.parent.name} was taken over by another process",
+                hint="nothing is lost: that process goes on from the last checkpoint",
+            )
+
+    def release(self) -> None:
+        """Let the run go; the token stays behind, so that no later one is lower."""
+        self._ended.set()
+        self._heart.join()
+        with suppress(OSError):
+            self._path.rename(self._path.with_suffix(RELEASED))
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            count += 1
+            # A disk that is full or away for a moment must not end a run: a missed beat is no more than that.
+            with suppress(OSError), self._path.open("r+b", buffering=0) as file:
+                file.write(_counter(count))
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[Lease]:
+    """Hold the lease kept in `folder`; raises BusyError while another process does."""
+    make_folder(folder)
+    token, path = _highest(folder)
+    if path is not None and path.suffix == HELD and not (_is_gone(path) or _stands_still(path)):
+        raise _busy(folder)
+    try:
+        _create(folder / f"{token + 1}{HELD}")
+    except FileExistsError:
+        raise _busy(folder) from None
+    except OSError as error:
+        raise store_error(error, f"cannot write {folder}") from error
+    lease = Lease(folder, token + 1)
+    try:
+        lease.check()
+        _forget_older(folder, lease.token)
+        yield lease
+    finally:
+        lease.release()
+
+
+def _create(path: Path) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(_counter(0) + json.dumps(_identity(os.getpid())).encode())
+
+
+def _counter(count: int) -> bytes:
+    return f"{count:0{COUNTER_DIGITS}d}\n".encode()
+
+
+def _highest(folder: Path) -> tuple[int, Path | None]:
+    """The highest token and its file; 0 where there is none."""
+    try:
+        files = [Path(entry) for entry in os.listdir(folder)]
+    except FileNotFoundError:
+        return 0, None
+    except OSError as error:
+        raise store_error(error, f"cannot read {folder}") from error
+    tokens = {int(file.stem): folder / file for file in files if file.stem.isdigit()}
+    return max(tokens.items(), default=(0, None))
+
+
+def _forget_older(folder: Path, token: int) -> None:
+    for file in folder.iterdir():
+        if file.stem.isdigit() and int(file.stem) < token:
+            file.unlink(missing_ok=True)
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether the holder was a process of this machine, as we see its processes, that is no more."""
+    try:
+        holder = json.loads(path.read_bytes()[COUNTER_DIGITS + 1 :])
+        pid, machine = int(holder["pid"]), holder["machine"]
+    except FileNotFoundError:
+        return True  # released meanwhile: the race for the next token decides
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    ours = _identity(pid)
+    if not machine or machine != ours["machine"]:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return holder.get("started") != ours["started"]
+
+
+def _stands_still(path: Path) -> bool:
+    """Whether the holder's file has not changed for LEASE_SECONDS while this process looked."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    now = time.monotonic()
+    before, since = _seen.get(path, (b"", now))
+    if content != before:
+        since = now
+    _seen[path] = content, since
+    return now - since >= LEASE_SECONDS
+
+
+def _identity(pid: int) -> dict[str, str | int | None]:
+    """A process by machine, boot, process namespace, number and start; parts are None where unknown."""
+    return {
+        "pid": pid,
+        "machine": _machine(),
+        "started": _start_of(pid),
+        "host": socket.gethostname(),
+    }
+
+
+def _machine() -> str | None:
+    """Boot and process namespace: within one, process numbers mean the same; None where that is unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return None
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process began, in ticks since boot: numbers are used again, starts are not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _busy(folder: Path) -> BusyError:
+    return BusyError(
+        f"run {folder.parent.name} is being trained by another process",
+        hint="wait for it, or stop it, then run the same command again",
+    )

@@ -1,0 +1,199 @@
+"""Leases between real processes: raced for, killed, stopped and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from llama_scale.errors import StoreError
+from llama_scale.runs import leases
+from llama_scale.runs.leases import COUNTER_DIGITS, BusyError, hold
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from llama_scale.runs import leases
+leases.HEARTBEAT_SECONDS = 0.05
+try:
+    with leases.hold(Path(sys.argv[1])) as lease:
+        print(lease.token, flush=True)
+        sys.stdin.readline()
+        lease.check()
+        print("written", flush=True)
+except leases.BusyError as error:
+    print(error.message, flush=True)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "leases"
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    with ExitStack() as stack:
+
+        def holder() -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", HOLDER, str(folder)]
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield holder
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return said(process)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_tokens_grow_and_the_last_stays_behind(folder: Path) -> None:
+    for token in (1, 2, 3):
+        with hold(folder) as lease:
+            assert lease.token == token
+            assert files(folder) == [f"{token}.held"]
+    assert files(folder) == ["3.released"]
+
+
+def test_one_process_holds_a_run_at_a_time(folder: Path, start: Callable[[], subprocess.Popen[str]]) -> None:
+    process = start()
+    assert said(process) == "1"
+    with pytest.raises(BusyError, match="being trained"), hold(folder):
+        pass
+    assert answer(process) == "written"
+    process.wait()
+    with hold(folder) as lease:
+        assert lease.token == 2
+        with pytest.raises(BusyError), hold(folder):
+            pass
+
+
+def test_of_many_that_race_one_wins_each_time(folder: Path) -> None:
+    race = (
+        "import sys, time; from pathlib import Path; from llama_scale.runs.leases import BusyError, hold\n"
+        "for number in range(20):\n"
+        "    time.sleep(max(0, float(sys.argv[2]) + number * .1 - time.time()))\n"
+        "    try:\n"
+        "        with hold(Path(sys.argv[1])) as lease:\n"
+        "            print(number, flush=True); time.sleep(.05)\n"
+        "    except BusyError: pass\n"
+    )
+    began = str(time.time() + 1.5)
+    racers = [
+        subprocess.Popen([sys.executable, "-c", race, str(folder), began], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    won = [int(number) for racer in racers for number in racer.communicate()[0].split()]
+    # A racer that was held up may come when the winner has let go, but never while it holds.
+    assert set(won) == set(range(20))
+    tokens = int(files(folder)[0].split(".")[0])
+    assert tokens == len(won) and len(files(folder)) == 1
+
+
+def test_a_killed_holder_is_replaced_at_once(
+    folder: Path, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    process = start()
+    assert said(process) == "1"
+    process.kill()
+    process.wait()
+    with hold(folder) as lease:
+        assert lease.token == 2
+
+
+def test_a_stopped_holder_is_fenced_off_when_it_goes_on(
+    folder: Path, start: Callable[[], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.6)
+    process = start()
+    assert said(process) == "1"
+    deadline = time.monotonic() + 1.2
+    while time.monotonic() < deadline:  # its heart beats: nobody may take the run
+        with pytest.raises(BusyError), hold(folder):
+            pass
+        time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)
+    for _ in range(100):
+        try:
+            with hold(folder) as lease:
+                assert lease.token == 2
+                process.send_signal(signal.SIGCONT)
+                assert "taken over" in answer(process)
+                lease.check()
+            break
+        except BusyError:
+            time.sleep(0.05)
+    else:
+        pytest.fail("a holder that stands still kept the run")
+
+
+def written_by(folder: Path, **changes: object) -> None:
+    """A lease as another holder would have left it: this process's, with parts changed."""
+    with hold(folder):
+        [name] = files(folder)
+        content = (folder / name).read_bytes()
+    identity = json.loads(content[COUNTER_DIGITS + 1 :]) | changes
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / "7.held").write_bytes(content[: COUNTER_DIGITS + 1] + json.dumps(identity).encode())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="starts of processes are read from /proc")
+def test_a_process_number_that_is_used_again_holds_nothing(folder: Path) -> None:
+    written_by(folder, started="1")
+    with hold(folder) as lease:
+        assert lease.token == 8
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"machine": "another boot 1", "pid": 2**22 - 1}, {"machine": None}, {"pid": "x"}]
+)
+def test_a_holder_that_may_live_is_waited_for(
+    folder: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_by(folder, **changes)
+    with pytest.raises(BusyError), hold(folder):
+        pass
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.0)  # as if a minute had passed without a heartbeat
+    with hold(folder) as lease:
+        assert lease.token == 8
+
+
+def test_a_torn_lease_is_waited_for(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "1.held").write_bytes(b"")
+    with pytest.raises(BusyError), hold(folder):
+        pass
+
+
+def test_a_read_only_store_is_named(folder: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    folder.mkdir(parents=True)
+    folder.chmod(0o500)
+    with pytest.raises(StoreError, match="cannot write"), hold(folder):
+        pass
