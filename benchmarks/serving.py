@@ -25,7 +25,8 @@ from llama_scale.costs.serving import Deployment, serve
 
 SOURCE = (
     "saturated and batch-1 rates of dense models: TensorRT-LLM 1.0 performance overview (Apache-2.0), "
-    "gpt-fast (BSD-3-Clause), medians of MLPerf Inference 5.1 and 4.1 closed division"
+    "gpt-fast (BSD-3-Clause), medians of MLPerf Inference 5.1 and 4.1 closed division; "
+    "rows of mixtures of experts left out"
 )
 
 
@@ -135,7 +136,7 @@ def as_toml(found: Calibration, date: str) -> str:
         f'date = "{date}"',
         f'source = "{SOURCE}"',
         f"rows = {found.rows}",
-        'left_out = ["mixtures of experts"]',
+        "left_out = []",
         "",
         "[constants]",
         *(f"{name} = {found.constants[name]:.3g}" for name in CONSTANTS),
@@ -152,8 +153,8 @@ def _entry(figure: Accuracy) -> list[str]:
         "[[accuracy]]",
         f'held_out = "{figure.held_out}"',
         f"rows = {figure.rows}",
-        f"median_error = {figure.median_error:.3f}",
-        f"within = {figure.within:.3f}",
+        f"median_error = {figure.median_error:.4f}",
+        f"within = {figure.within:.4f}",
     ]
 
 

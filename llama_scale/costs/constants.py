@@ -90,6 +90,15 @@ class Calibration:
         seen = next((f"{f.median_error:.0%} on them" for f in self.accuracy if f.held_out == "nothing"), "")
         return f"{self.rows} rates{left}; median error " + ", ".join(filter(None, (seen, *errors)))
 
+    @property
+    def description(self) -> str:
+        """The constants in words."""
+        return (
+            f"prompts reach {self.prefill_mfu:.0%} and steps {self.decode_mfu:.0%} of the peak, "
+            f"{self.bandwidth_share:.0%} of the memory's and {self.link_share:.0%} of the links' bandwidth; "
+            f"{1e6 * self.layer_seconds:.3g} us a layer, {1e6 * self.sequence_seconds:.2g} us an answer in it"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
         return {

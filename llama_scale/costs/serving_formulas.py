@@ -150,7 +150,8 @@ def _times(served: _Served) -> list[ServingFormula]:
             "seconds of a prompt",
             f"{before}(2 N n_in / peak + 2 L q n_in^2 / peak16) / (g m_p) + exchange n_in{after}",
             f"{before}({products:.4g} x {read:g} / {peak:.4g} + {attention / 2:.4g} x {read:g}^2 / "
-            f"{peak16:.4g}) / ({g} x {fitted.prefill_mfu:.3g}) + {exchange:.4g} x {read:g}{after} = {times.prompt:.4g}",
+            f"{peak16:.4g}) / ({g} x {fitted.prefill_mfu:.3g}) + {exchange:.4g} x {read:g}{after} = "
+            f"{times.prompt:.4g}",
             served.source,
         ),
         ServingFormula(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_scale.costs import CostUnit, Lifetime
+from llama_scale.costs.constants import shipped_calibration
 from llama_scale.costs.serving_formulas import token_prices
 from llama_scale.laws import Range
 from llama_scale.laws.repeated import RepeatedDataLaw
@@ -65,11 +66,17 @@ def _about_the_model(plan: Plan) -> Iterator[Reason]:
         f"hidden {shape.hidden:,}, vocabulary {shape.vocabulary:,}, context {shape.context:,}: {size} "
         f"parameters, {miss} of the unrounded, {_dearer(plan.gap.cost)}",
     )
+    if plan.kv_choice:
+        yield Reason("KV heads", plan.kv_choice.reason)
     if plan.family:
         yield Reason("family", "; ".join(f"{near.name} {_near(near.excess, plan)}" for near in plan.family))
     yield Reason("train", _training(plan))
     if plan.recommended.lifetime.serve_flops:
         yield Reason("serve", _serving(plan))
+    deployment = plan.request.economics.deployment
+    if deployment is not None and "serving_benchmarks" in plan.request.given:
+        fitted, ours = deployment.calibration, shipped_calibration()
+        yield Reason("rates", f"{fitted.summary}. {fitted.description} (ours: {ours.description})")
 
 
 def _dearer(share: float) -> str:
