@@ -103,7 +103,7 @@ def _first_row(line: str, separator: str) -> list[str]:
 
 def _records(path: Path, lines: list[tuple[int, str]], separator: str) -> Iterator[tuple[int, list[str]]]:
     """Cells with the number of the line that they start in."""
-    reader = csv.reader((line for _, line in lines), delimiter=separator)
+    reader = csv.reader((line + "\n" for _, line in lines), delimiter=separator)
     start = 0
     try:
         for cells in reader:

@@ -150,7 +150,7 @@ def _flops(rows: Sequence[Row]) -> list[str]:
 
 
 def _trends(flops: Array, loss: Array) -> list[str]:
-    if len(loss) > 2 and _rank_correlation(flops, loss) > 0:
+    if len(loss) > 2 and rank_correlation(flops, loss) > 0:
         return ["losses rise with compute: are these runs one experiment, and the loss column a loss?"]
     return []
 
@@ -173,7 +173,7 @@ def _dominated(parameters: Array, tokens: Array, loss: Array) -> Mask:
     return found
 
 
-def _rank_correlation(one: Array, other: Array) -> float:
+def rank_correlation(one: Array, other: Array) -> float:
     """Spearman's, 0 where either is constant."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError, UnidentifiedError
-from llama_scale.fitting.doubts import check_one_kind, check_units, check_values, doubts_of
+from llama_scale.fitting.doubts import (
+    check_one_kind,
+    check_units,
+    check_values,
+    doubts_of,
+    rank_correlation,
+)
 from llama_scale.fitting.rows import Array, Exclusion, Row, Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules, count_rows
 from llama_scale.laws import FlopsAccounting, Range, Support
@@ -32,6 +38,7 @@ ARRAYS = (
 )
 SAME_6ND = 0.01  # FLOPs within 1 % of 6ND throughout are 6ND
 EVERY_POINT = Rules()
+RISING = 0.5  # rank correlation of loss with compute above which there is nothing to fit
 SAME_SIZE = 0.02  # sizes or durations nearer than 2 % count once
 
 
@@ -134,6 +141,7 @@ def observe(parts: Sequence[Rows], rules: Rules = EVERY_POINT) -> Observations:
     shared: dict[str, Any] = {
         "convention": conventions.pop(),
         "sources": tuple(part.source for part in parts),
+        "rules": rules,
     }
     warnings = [warning for part in parts for warning in part.warnings] + doubts_of(train)
     return _arrays(
@@ -142,16 +150,17 @@ def observe(parts: Sequence[Rows], rules: Rules = EVERY_POINT) -> Observations:
         exclusions=exclusions,
         warnings=tuple(warnings),
         curves=tuple(curve for part in parts for curve in part.curves),
-        rules=rules,
         held_out=_arrays(tests, **shared) if tests else None,
     )
 
 
-def _arrays(rows: Sequence[Row], *, convention: ParameterConvention, **others: Any) -> Observations:
+def _arrays(
+    rows: Sequence[Row], *, convention: ParameterConvention, rules: Rules, **others: Any
+) -> Observations:
     parameters, tokens = np.array([r.parameters for r in rows]), np.array([r.tokens for r in rows])
     six_nd = 6 * parameters * tokens
     source_flops = _known([row.train_flops for row in rows])
-    flops = np.where(np.isnan(source_flops), six_nd, source_flops)
+    flops = six_nd if rules.flops == "6nd" else np.where(np.isnan(source_flops), six_nd, source_flops)
     known = [name for name in CONVENTIONS if all(name in row.counts for row in rows)]
     return Observations(
         names=tuple(row.name for row in rows),
@@ -166,6 +175,7 @@ def _arrays(rows: Sequence[Row], *, convention: ParameterConvention, **others: A
         families=tuple(row.family or row.place for row in rows),
         flops_accounting="6nd" if np.all(np.abs(flops / six_nd - 1) < SAME_6ND) else "exact",
         convention=convention,
+        rules=rules,
         counts={name: np.array([row.counts[name] for row in rows]) for name in known}
         | {convention: parameters},
         **others,
@@ -186,11 +196,11 @@ def _nothing_left(parts: Sequence[Rows], exclusions: Sequence[Exclusion]) -> Uni
     )
 
 
-def check_design(observations: Observations) -> None:
-    """Raises UnidentifiedError where the runs' sizes and durations cannot tell five constants apart."""
-    if len(observations) <= LAW_CONSTANTS:
+def check_design(observations: Observations, constants: int = LAW_CONSTANTS) -> None:
+    """Raises UnidentifiedError where the runs cannot tell the constants of a law apart, or follow none."""
+    if len(observations) <= constants:
         raise UnidentifiedError(
-            f"{len(observations)} run(s) cannot identify a law of {LAW_CONSTANTS} constants",
+            f"{len(observations)} run(s) cannot identify a law of {constants} constants",
             hint="add runs: at least 3 sizes x 3 durations, better an IsoFLOP sweep (`llama-scale sweep`)",
         )
     for name, noun in (("parameters", "size"), ("tokens", "duration")):
@@ -200,6 +210,14 @@ def check_design(observations: Observations) -> None:
                 f"runs of {count} {noun}(s) cannot say how loss falls with {name}: 3 are the least",
                 hint=f"add runs of other {noun}s, or fit more sources together",
             )
+    flops = observations.parameters * observations.tokens
+    if rank_correlation(flops, observations.loss) > RISING:
+        cheap, dear = (observations.names[int(at)] for at in (flops.argmin(), flops.argmax()))
+        raise UnidentifiedError(
+            f"losses rise with compute, as from {cheap} ({observations.loss[flops.argmin()]:.4g}) to {dear}"
+            f" ({observations.loss[flops.argmax()]:.4g}): no law of scale is in them",
+            hint="is the loss column a loss, and are these runs one experiment? choose rows with --where",
+        )
 
 
 def _distinct(values: Array) -> int:

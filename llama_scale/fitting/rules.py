@@ -101,7 +101,10 @@ def count_rows(parts: Sequence[Rows], rules: Rules) -> tuple[list[Row], list[Exc
     if rules.repeats != "all":
         kept, merged = _merge(kept, rules.repeats)
         left += merged
-    return [_with_flops(row, rules.flops) for row in kept], left
+    if rules.flops == "exact":
+        for row in kept:
+            _check_flops(row)
+    return kept, left
 
 
 def _once(parts: Sequence[Rows]) -> tuple[list[Row], list[Exclusion]]:
@@ -144,12 +147,9 @@ def _merge(rows: Sequence[Row], repeats: Repeats) -> tuple[list[Row], list[Exclu
     return kept, left
 
 
-def _with_flops(row: Row, flops: FlopsAccounting | None) -> Row:
-    if flops == "6nd":
-        return replace(row, train_flops=None)
-    if flops == "exact" and row.train_flops is None:
+def _check_flops(row: Row) -> None:
+    if row.train_flops is None:
         raise InputError(
             f"{row.place} names no FLOPs, so they cannot be counted exactly",
             hint="add a column train_flops, or use --flops 6nd",
         )
-    return row

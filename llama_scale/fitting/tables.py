@@ -244,18 +244,30 @@ def _choose_parameters(
 
 
 def _missing(path: Path, missing: Sequence[str], header: Sequence[str]) -> InputError:
-    """The first column that is missing, what was found, and which of them is nearest."""
-    plain = {plain_name(name): name for name in header}
-    first = next((name for name in ("parameters", "tokens", "loss") if name in missing), missing[0])
-    aliases = ALIASES[first]
-    near = [plain[match] for alias in aliases for match in get_close_matches(alias, plain, n=1, cutoff=0.6)]
-    rename = f"rename {near[0]!r} to {first!r}" if near else f"add a column {first!r}"
+    """Which columns are missing, what was found, and the nearest of it to each."""
+    wanted = [name for name in ("parameters", "tokens", "loss") if name in missing]
+    near = {ours: found for ours in wanted if (found := _nearest(ours, header))}
+    steps = [f"rename {found!r} to {ours!r}" for ours, found in near.items()]
+    steps += [f"add a column {ours!r}" for ours in wanted if ours not in near]
+    if len(header) == 1 and " " in header[0].strip():
+        steps = ["separate the cells by commas"]
     shown = ", ".join(name or "''" for name in header[:20]) + (", ..." if len(header) > 20 else "")
-    also = f", nor {' nor '.join(repr(m) for m in missing if m != first)}" if len(missing) > 1 else ""
     return InputError(
-        f"{path.name} has no column {first!r} (or {', '.join(aliases[1:4])}){also}; found: {shown}",
-        hint=f"{rename}: a law needs parameters, tokens and loss; train_flops may stand in for either count",
+        f"{path.name} has no column {' nor '.join(repr(name) for name in wanted)}; found: {shown}",
+        hint=f"{', '.join(steps)}: a law needs parameters, tokens and loss; train_flops may stand in for"
+        " either count",
     )
+
+
+def _nearest(ours: str, header: Sequence[str]) -> str | None:
+    """The column that was most likely meant: spelt alike, or with one of the words that name ours."""
+    plain = {plain_name(name): name for name in header}
+    for alias in ALIASES[ours]:
+        close = get_close_matches(alias, plain, n=1, cutoff=0.6)
+        if close:
+            return plain[close[0]]
+    stem = {"parameters": ("param", "size"), "tokens": ("token",), "loss": ("loss",)}[ours]
+    return next((name for text, name in plain.items() if any(word in text for word in stem)), None)
 
 
 def _convention(
