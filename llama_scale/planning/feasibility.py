@@ -24,6 +24,7 @@ from llama_scale.planning.optimum import (
     lowest_loss,
     tokens_for,
 )
+from llama_scale.planning.reading import option
 from llama_scale.planning.request import Request, limited
 from llama_scale.planning.values import PlannedModel
 from llama_scale.quantities import (
@@ -60,12 +61,25 @@ def refuse_unreachable(request: Request, problem: Problem, objective: Objective,
 def refuse_missing_shape(request: Request, smallest: float, wanted: float) -> None:
     """Raises InfeasibleError where no LLaMA with this vocabulary is near the size that is wanted."""
     if smallest > wanted * (1 + FARTHEST_SHAPE):
+        if wanted >= request.limits.parameters * 0.99:
+            raise _too_tight(request, smallest)
         raise InfeasibleError(
             f"the best model has {format_count(wanted)} parameters, but the nearest LLaMA with a vocabulary "
             f"of {request.vocabulary:,} has {format_count(smallest)}",
             hint="give your tokenizer's size, such as --vocabulary 256 for bytes, or "
             + ("a lower loss" if request.has_target else "a larger --budget"),
         )
+
+
+def _too_tight(request: Request, smallest: float) -> InfeasibleError:
+    """Limits on size or latency that leave no model which could be built."""
+    limits = ("max_parameters", "time_per_output_token", "time_to_first_token")
+    given = [option(name) for name in limits if name in request.given]
+    return InfeasibleError(
+        f"{' and '.join(given)} leave at most {format_count(request.limits.parameters)} parameters, but the "
+        f"smallest LLaMA with a vocabulary of {request.vocabulary:,} has {format_count(smallest)}",
+        hint=f"give more with {' or '.join(given)}, or a smaller --vocabulary",
+    )
 
 
 def refuse_dear_target(request: Request, recommended: PlannedModel) -> None:
@@ -120,6 +134,14 @@ def _conditions(request: Request) -> Iterator[_Condition]:
 
         name = f"the deadline with {deadline.accelerators:,} accelerators"
         yield _Condition(name, "--deadline", deadline.seconds, _duration, later)
+
+        def wider(factor: float) -> Request:
+            count = math.ceil(deadline.accelerators * factor)
+            return limited(replace(request, deadline=deadline._replace(accelerators=count)))
+
+        yield _Condition(
+            "the number of accelerators", "--accelerators", deadline.accelerators, _whole, wider
+        )
     if (largest := request.max_parameters) is not None:
         yield _Condition(
             "the largest size",
@@ -261,6 +283,10 @@ def _badly_sized_budget(request: Request, problem: Problem, parameters: float) -
 def _duration(seconds: float) -> str:
     """A duration that reads back: days and hours, or milliseconds."""
     return format_seconds(seconds).replace(" ", "") if seconds >= 1 else f"{format_number(1e3 * seconds)}ms"
+
+
+def _whole(value: float) -> str:
+    return f"{math.ceil(value)}"
 
 
 def _round_up(value: float, decimals: int) -> float:
