@@ -76,7 +76,7 @@ def _about_the_model(plan: Plan) -> Iterator[Reason]:
     deployment = plan.request.economics.deployment
     if deployment is not None and "serving_benchmarks" in plan.request.given:
         fitted, ours = deployment.calibration, shipped_calibration()
-        yield Reason("rates", f"{fitted.summary}. {fitted.description} (ours: {ours.description})")
+        yield Reason("rates", f"{fitted.summary}: {fitted.description}; ours: {ours.description}")
 
 
 def _dearer(share: float) -> str:
