@@ -1,0 +1,106 @@
+"""What no run can be, and what is odd: the issue's list of bad rows, each an error or a warning that names it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_scale.errors import InputError, UnidentifiedError
+from llama_scale.fitting.doubts import DIVERGED, _dominated
+from llama_scale.fitting.observations import Row, Rows, check_design, observe
+from llama_scale.laws import published
+
+LAW = published().law
+
+
+def run(parameters: float, tokens: float, **others: object) -> Row:
+    plain = Row(
+        name=f"{parameters:.3g}-{tokens:.3g}",
+        place=f"line of {parameters:.3g}",
+        parameters=parameters,
+        tokens=tokens,
+        loss=float(LAW.loss(parameters, tokens)),
+    )
+    return replace(plain, **others)  # pyright: ignore[reportArgumentType]
+
+
+SOUND = tuple(run(n, n * ratio) for n in (1e8, 2e8, 4e8, 8e8) for ratio in (5, 20, 80))
+
+
+def warnings_of(*rows: Row) -> str:
+    return "\n".join(observe([Rows(source="here", rows=rows, convention="total")]).warnings)
+
+
+def test_sound_runs_raise_no_doubt() -> None:
+    assert warnings_of(*SOUND) == ""
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0])
+@pytest.mark.parametrize("column", ["parameters", "tokens", "loss", "train_flops", "budget", "unique_tokens"])
+def test_values_that_no_run_has_name_row_and_column(column: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"line of .* has {column} "):
+        warnings_of(*SOUND, replace(SOUND[0], **{column: value}))
+
+
+def test_sizes_that_are_all_small_have_lost_their_unit() -> None:
+    rows = [replace(row, parameters=row.parameters / 1e9) for row in SOUND]
+    with pytest.raises(InputError, match="which unit") as caught:
+        warnings_of(*rows)
+    assert "parameters (B)" in caught.value.hint
+
+
+def test_tokens_in_billions_beside_flops_are_questioned() -> None:
+    rows = [
+        replace(row, tokens=row.tokens / 1e3, train_flops=6 * row.parameters * row.tokens) for row in SOUND
+    ]
+    assert "1,000 times 6ND" in warnings_of(*rows)
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (replace(SOUND[0], name="copy"), "1 row.* repeat another exactly"),
+        (replace(SOUND[0], name="seed", loss=SOUND[0].loss * 1.05), "up to 5% apart.*--repeats best"),
+        (run(9e8, 1e8), "1 run.* fewer than 0.45 tokens a parameter.*--burn-in 0.45/N"),
+        (run(9e8, 1e11, loss=2 * SOUND[0].loss), "1 run.* lost over 20% more"),
+        (run(9e8, 1e11, loss=24.0), "a loss of 24: is that nats"),
+        (run(9e8, 1e11, unique_tokens=1e10), "1 run.* repeat their text"),
+    ],
+)
+def test_odd_rows_are_named_with_the_option_that_leaves_them_out(odd: Row, said: str) -> None:
+    assert re.search(said, warnings_of(*SOUND, odd))
+
+
+def test_losses_that_rise_with_compute_are_no_law() -> None:
+    rows = [replace(row, loss=9 - row.loss) for row in SOUND]
+    found = observe([Rows(source="here", rows=tuple(rows), convention="total")])
+    assert any("rise with compute" in warning for warning in found.warnings)
+    with pytest.raises(UnidentifiedError, match="losses rise with compute, as from 1e\\+08-5e\\+08"):
+        check_design(found)
+
+
+COUNT = st.integers(1, 6).map(float)
+TRIPLES = st.lists(st.tuples(COUNT, COUNT, st.floats(1.0, 3.0)), min_size=1, max_size=12)
+
+
+@given(triples=TRIPLES)
+def test_divergence_is_what_comparing_all_pairs_finds(triples: list[tuple[float, float, float]]) -> None:
+    n, d, loss = (np.array(column) for column in zip(*triples, strict=True))
+    worse = [
+        any(
+            n[j] <= n[i] and d[j] <= d[i] and loss[i] > DIVERGED * loss[j] and (n[j], d[j]) != (n[i], d[i])
+            for j in range(len(n))
+        )
+        for i in range(len(n))
+    ]
+    found = _dominated(n, d, loss)
+    # Of runs of one size and duration, which are compared as well, order decides: leave those out here.
+    alone = [sum((n[j], d[j]) == (n[i], d[i]) for j in range(len(n))) == 1 for i in range(len(n))]
+    assert [f for f, a in zip(found.tolist(), alone, strict=True) if a] == [
+        w for w, a in zip(worse, alone, strict=True) if a
+    ]
