@@ -8,6 +8,7 @@ import pytest
 from llama_scale.architecture import LLAMA_7B, LLAMA_33B, LLAMA_65B, llama
 from llama_scale.costs import rental
 from llama_scale.costs.serving import Deployment
+from llama_scale.planning import plan
 from llama_scale.planning.request import PlanOptions, read_request
 from llama_scale.planning.shapes import choose_kv_heads, context_for, with_chosen_kv_heads
 
@@ -91,3 +92,15 @@ def test_what_is_given_or_not_served_is_left_as_it_is() -> None:
         request = read_request(words)
         found, choice = with_chosen_kv_heads(request)
         assert found.kv_heads is None and choice is None
+
+
+def test_the_plan_says_why_it_has_its_kv_heads_and_trains_in_the_recipes_batch() -> None:
+    found = plan(serve_tokens=1e12, budget="$5M", accelerators=512)
+    assert found.shape.kv_heads == 8 < found.shape.heads
+    assert found.kv_choice is not None and found.kv_choice.reason in " ".join(found._repr_markdown_().split())
+    document = found.to_json()
+    assert document["kv_heads"]["kv_heads"] == 8
+    assert document["training"]["batch_tokens"] == document["recipe"]["batch_tokens"]
+    assert document["training"]["layouts"][0]["accelerators"] == 512
+    constant = plan(serve_tokens=1e12, budget="$5M", serve_mfu="0.5/0.2")
+    assert constant.kv_choice is None and constant.shape.kv_heads == constant.shape.heads

@@ -34,6 +34,7 @@ from llama_scale.planning.regret import regret
 from llama_scale.planning.request import Request
 from llama_scale.planning.sensitivity import sensitivities
 from llama_scale.planning.serving import RooflineServing
+from llama_scale.planning.shapes import with_chosen_kv_heads
 from llama_scale.planning.uncertainty import MOST_DRAWS, best_on_average, intervals
 from llama_scale.planning.values import (
     CheapRange,
@@ -54,6 +55,7 @@ def answer(request: Request) -> Plan:
 
     Raises InfeasibleError where no model does what is asked.
     """
+    request, kv_choice = with_chosen_kv_heads(request)
     problem, objective = request.problem(), request.objective(request.law)
     solution = best(problem, objective)
     refuse_unreachable(request, problem, objective, solution)
@@ -73,6 +75,7 @@ def answer(request: Request) -> Plan:
     at_loss = Objective("loss", optimum.loss_nats * (1 + 1e-9), request.limits)
     ranges = zip(FLATNESS, cheap_ranges(problem, at_loss, FLATNESS), strict=True)
     demand = request.economics.demand
+    how = recipe(shape, recommended.tokens)
     return Plan(
         request=request,
         recommended=recommended,
@@ -91,14 +94,15 @@ def answer(request: Request) -> Plan:
         warnings=warnings(request, recommended, extrapolation, spread),
         assumptions=assumptions(request),
         fleet=_fleet(request, shape),
-        training=_training(request, shape, recommended),
+        training=_training(request, shape, recommended, how.batch_tokens),
         generations=_generations(request, recommended),
         regret=regret(problem, demand.spread, optimum.loss_nats, request.limits) if demand.spread else None,
         epochs=None if request.unique_tokens is None else recommended.tokens / request.unique_tokens,
         score=_score(request, recommended),
         far_beyond=far_beyond(extrapolation),
         family=neighbours(problem, objective, recommended.parameters, recommended.tokens),
-        recipe=recipe(shape, recommended.tokens),
+        recipe=how,
+        kv_choice=kv_choice,
         sensitivity=sensitivities(request, problem, recommended.parameters, recommended.tokens),
     )
 
@@ -232,8 +236,8 @@ def _fleet(request: Request, shape: ModelConfig) -> float | None:
     return count if math.isfinite(count) else None
 
 
-def _training(request: Request, shape: ModelConfig, model: PlannedModel) -> TrainingReport:
-    """One training of the recommended model."""
+def _training(request: Request, shape: ModelConfig, model: PlannedModel, batch_tokens: int) -> TrainingReport:
+    """One training of the recommended model, in batches of the recipe."""
     training, demand = request.economics.training, request.economics.demand
     return training_report(
         shape,
@@ -242,6 +246,7 @@ def _training(request: Request, shape: ModelConfig, model: PlannedModel) -> Trai
         mfu=training.mfu,
         goodput=training.goodput,
         accelerators=request.accelerators,
+        batch_tokens=batch_tokens,
         train_flops=model.lifetime.train_flops / demand.trainings,
     )
 

@@ -49,6 +49,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "sensitivity": [row.to_json() for row in plan.sensitivity],
         "family": [near.to_json() for near in plan.family],
         "recipe": plan.recipe and plan.recipe.to_json(),
+        "kv_heads": plan.kv_choice and plan.kv_choice.to_json(),
         "training": plan.training and plan.training.to_json(),
         "serving": _serving(plan),
         **_asked_for(plan),

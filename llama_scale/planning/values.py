@@ -18,6 +18,7 @@ from llama_scale.planning.family import Neighbour
 from llama_scale.planning.recipe import Recipe
 from llama_scale.planning.request import Request
 from llama_scale.planning.sensitivity import Sensitivity
+from llama_scale.planning.shapes import KvChoice
 from llama_scale.quantities import Quantity
 
 
@@ -170,6 +171,7 @@ class Plan:
     `fleet` is the accelerators that a rate of requests takes, `training` one training of it, `epochs` how
     often the unique tokens are seen, `far_beyond` the factor of an extrapolation that no law bears, `score`
     what the fit says that its loss scores; `family` the LLaMA sizes beside it, `recipe` how to train it,
+    `kv_choice` why it has so many KV heads (None where they were not chosen by what serving costs),
     `sensitivity` which inputs move the bill.
     """
 
@@ -198,6 +200,7 @@ class Plan:
     far_beyond: float | None = None
     family: tuple[Neighbour, ...] = ()
     recipe: Recipe | None = None
+    kv_choice: KvChoice | None = None
     sensitivity: tuple[Sensitivity, ...] = ()
 
     @property
