@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from llama_scale.cli.plan import command
 from llama_scale.costs.calibration import (
     PHYSICS,
     accuracy,
@@ -158,6 +161,20 @@ def test_a_users_rows_move_our_constants(tmp_path: Path) -> None:
         )
     )
     assert values(same) == pytest.approx(values(shipped_calibration()), rel=1e-3)
+
+
+def test_a_plan_says_what_a_users_rows_came_to(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.csv", *user_rows(), "moe,Mixtral-8x7B,H100,8,8,8,8,,100,100,5000")
+    words = ["--serve-tokens", "1e12", "--budget", "$5M", "--serving-benchmarks", str(path)]
+    shown = CliRunner().invoke(command, words)
+    assert shown.exit_code == 0
+    assert "8 rates, 1 left out; median error" in " ".join(shown.stdout.split())
+    found = json.loads(CliRunner().invoke(command, [*words, "--json"]).stdout)
+    fitted = found["serving"]["calibration"]
+    assert fitted["rows"] == 8
+    assert "mixture of experts" in fitted["left_out"][0]
+    assert fitted["constants"].keys() == CONSTANTS.keys()
+    assert fitted["accuracy"][0]["rows"] == 8
 
 
 def test_aliases_units_formats_and_shapes_of_ones_own(tmp_path: Path) -> None:
