@@ -1,4 +1,4 @@
-"""What no run can be, and what is odd: the issue's list of bad rows, each an error or a warning that names it."""
+"""What no run can be, and what is odd: each an error or a warning that names the row."""
 
 from __future__ import annotations
 

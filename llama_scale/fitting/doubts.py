@@ -18,8 +18,6 @@ Mask = NDArray[np.bool_]
 # Tokens a parameter: the five runs of Hoffmann et al. that Besiroglu et al. leave out have at most .404, all
 # others at least .456.
 UNDER_TRAINED = 0.45
-    0.4  # tokens a parameter: the 5 runs of Hoffmann et al. that Besiroglu et al. left out have fewer
-)
 DIVERGED = 1.2  # times the loss of a run that is no larger and saw no more
 REPEAT_SPREAD = 0.02  # of losses at one size and duration: seeds differ by less, learning rates by more
 LARGEST_LOSS = 15.0  # nats: a uniform guess among a million tokens

@@ -274,9 +274,10 @@ def _convention(
     path: Path, table: Cells, columns: Columns, asked: ParameterConvention | None
 ) -> tuple[ParameterConvention, list[str]]:
     """How the table counts parameters, and what to say of it."""
+    parameters = columns.at.get("parameters")
     for known in CONVENTIONS:
         exact = columns.at.get(f"parameters_{known}")
-        if exact is not None and exact == columns.at.get("parameters"):
+        if exact is not None and all(cells[exact] == cells[parameters or 0] for cells in table.rows):
             return known, []
     named: set[str] = set()
     if "parameter_convention" in columns.at:
