@@ -13,6 +13,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from llama_scale.architecture import (
     LLAMA_CONTEXT,
     ModelConfig,
@@ -20,7 +22,7 @@ from llama_scale.architecture import (
     nearest_shape,
     with_kv_heads,
 )
-from llama_scale.costs.serving import Deployment, serve, served_shape
+from llama_scale.costs.serving import Deployment, ServedShape, serve, served_shape
 from llama_scale.errors import InputError
 from llama_scale.planning.optimum import best
 from llama_scale.planning.request import Request
@@ -97,7 +99,7 @@ def choose_kv_heads(shape: ModelConfig, deployment: Deployment, *, floor: int = 
     >>> choose_kv_heads(LLAMA_65B, asked).shape.kv_heads
     8
     """
-    options = tuple(_option(choice, deployment, floor) for choice in grouped_query_choices(shape))
+    options = _options(grouped_query_choices(shape), deployment, floor)
     allowed = [option for option in options if option.within_floor]
     servable = [option for option in allowed if not math.isnan(option.seconds_per_token)]
     if not servable:
@@ -148,14 +150,21 @@ def context_for(input_tokens: float, output_tokens: float, *, shortest: int = LL
     return max(shortest, 2 ** math.ceil(math.log2(needed)))
 
 
-def _option(shape: ModelConfig, deployment: Deployment, floor: int) -> KvOption:
-    served = serve(deployment, served_shape(shape))
-    return KvOption(
-        shape=shape,
-        seconds_per_token=float(served.accelerator_seconds_per_token),
-        batch=float(served.batch),
-        cache_bytes_per_token=shape.kv_cache_bytes_per_token(deployment.kv_bits / 8),
-        within_floor=shape.kv_heads >= min(floor, shape.heads),
+def _options(shapes: tuple[ModelConfig, ...], deployment: Deployment, floor: int) -> tuple[KvOption, ...]:
+    """All of them priced in one call."""
+    columns = (np.array(column) for column in zip(*map(served_shape, shapes), strict=True))
+    served = serve(deployment, ServedShape(*columns))
+    return tuple(
+        KvOption(
+            shape=shape,
+            seconds_per_token=float(seconds),
+            batch=float(batch),
+            cache_bytes_per_token=shape.kv_cache_bytes_per_token(deployment.kv_bits / 8),
+            within_floor=shape.kv_heads >= min(floor, shape.heads),
+        )
+        for shape, seconds, batch in zip(
+            shapes, served.accelerator_seconds_per_token, served.batch, strict=True
+        )
     )
 
 
