@@ -49,14 +49,14 @@ def test_noisy_sweeps_bring_the_law_back_on_average(form: Form, truth: ScalingLa
 def test_weights_count_rows_in_solves_and_refits(form: Form, truth: ScalingLaw) -> None:
     runs = sweep(1, law=truth)
     generator = np.random.default_rng(0)
-    counts = generator.integers(1, 4, 36)
+    counts = generator.integers(1, 4, 36).astype(np.intp)
     repeated = points_of(runs.take(np.repeat(np.arange(36), counts)))
     weighted = Points.of(runs.parameters, runs.tokens, runs.loss, counts.astype(float))
     one, other = (form.solve(points, delta=1e-2) for points in (repeated, weighted))
     assert one.objective == pytest.approx(other.objective, rel=1e-9)
     resamples = generator.integers(0, 3, (3, 36)).astype(float)
     alone = points_of(runs)
-    plain = form.refit(alone, alone.constants(one.law), delta=1e-2, weights=resamples * counts)
+    plain = form.refit(alone, alone.constants(one.law), delta=1e-2, weights=resamples * counts.astype(float))
     within = form.refit(weighted, other.constants, delta=1e-2, weights=resamples)
     assert plain.objective == pytest.approx(within.objective, rel=1e-9)
 

@@ -67,7 +67,7 @@ def seed_noise(observations: Observations) -> SeedNoise | None:
     log_flops = log_flops - np.median(log_flops)
     sizes = np.bincount(groups)
     means = np.bincount(groups, log_loss) / sizes
-    squares = np.bincount(groups, (log_loss - means[groups]) ** 2)
+    squares = np.asarray(np.bincount(groups, (log_loss - means[groups]) ** 2), float)
     degrees = np.where(squares > 0, sizes - 1, 0)
     if degrees.sum() < LEAST_DEGREES:
         return None
@@ -100,7 +100,8 @@ def repeat_groups(observations: Observations) -> NDArray[np.intp]:
     return np.unique(numbers, return_inverse=True)[1].ravel()
 
 
-def _variance_by_compute(squares: Array, degrees: Array, compute: Array) -> tuple[float, float]:
+def _variance_by_compute(
+    squares: Array, degrees: NDArray[np.intp] | Array, compute: Array) -> tuple[float, float]:
     """Level and slope of a variance level e^(slope compute): likeliest, times the slope's prior."""
     centre = (degrees * compute).sum() / degrees.sum()
     tilt = np.exp(-np.multiply.outer(SLOPES, compute - centre))

@@ -9,7 +9,7 @@ import pytest
 from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.repeats import repeat_groups, seed_noise, seed_noise_weights
+from llama_scale.fitting.seeds import repeat_groups, seed_noise, seed_noise_weights
 from llama_scale.fitting.solver import Points, solve
 
 
