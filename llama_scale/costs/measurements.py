@@ -67,38 +67,19 @@ class Measurements:
 
 def stack(rows: Sequence[Measurement]) -> Measurements:
     """Rows as arrays."""
-    chips = [row.chip for row in rows]
-    peaks = [chip.peak_flops_per_second for chip in chips]
+    shapes = zip(*(row.shape for row in rows), strict=True)
     return Measurements(
         names=np.array([row.name for row in rows]),
         labels=Labels(
             np.array([row.model for row in rows]),
-            np.array([chip.name for chip in chips]),
+            np.array([row.chip.name for row in rows]),
             np.array([row.source for row in rows]),
         ),
-        engine=Engine(
-            tensor=np.array([row.tensor for row in rows]),
-            peak_flops_per_second=np.array(
-                [
-                    chip.peak(compute_precision(chip, row.weights))
-                    for chip, row in zip(chips, rows, strict=True)
-                ]
-            ),
-            attention_flops_per_second=np.array([peak.get("bf16") or peak["fp16"] for peak in peaks]),
-            bandwidth_bytes_per_second=np.array([chip.bandwidth_bytes_per_second for chip in chips]),
-            link_bytes_per_second=np.array(
-                [chip.interconnect_bytes_per_second or math.nan for chip in chips]
-            ),
-            memory_bytes=np.array([chip.memory_bytes for chip in chips]),
-            weight_bytes=np.array([weight_bits(row.weights) / 8 for row in rows]),
-            kv_bytes=np.array([row.kv_bits / 8 for row in rows]),
-            stages=np.array([row.stages for row in rows]),
-        ),
-        shape=ServedShape(
-            *(np.array(column, float) for column in zip(*(row.shape for row in rows), strict=True))
-        ),
+        engine=Engine(*(np.array(column, float) for column in zip(*map(_engine, rows), strict=True))),
+        shape=ServedShape(*(np.array(column, float) for column in shapes)),
         traffic=Traffic(
-            *(np.array(column, float) for column in zip(*(row.traffic for row in rows), strict=True))
+            np.array([row.traffic.input_tokens for row in rows], float),
+            np.array([row.traffic.output_tokens for row in rows], float),
         ),
         largest_batch=np.array([row.batch for row in rows]),
         accelerators=np.array([row.accelerators for row in rows]),
@@ -106,8 +87,24 @@ def stack(rows: Sequence[Measurement]) -> Measurements:
     )
 
 
+def _engine(row: Measurement) -> Engine:
+    """What one copy of the row's model runs on."""
+    chip, peaks = row.chip, row.chip.peak_flops_per_second
+    return Engine(
+        tensor=row.tensor,
+        peak_flops_per_second=chip.peak(compute_precision(chip, row.weights)),
+        attention_flops_per_second=peaks.get("bf16") or peaks["fp16"],
+        bandwidth_bytes_per_second=chip.bandwidth_bytes_per_second,
+        link_bytes_per_second=chip.interconnect_bytes_per_second or math.nan,
+        memory_bytes=chip.memory_bytes,
+        weight_bytes=weight_bits(row.weights) / 8,
+        kv_bytes=row.kv_bits / 8,
+        stages=row.stages,
+    )
+
+
 def _kept(value: Any, keep: NDArray[np.bool_]) -> Any:
-    """Rows of an array, or of each array of a named tuple of them."""
+    """Rows of an array, or of each array of a named tuple; a number holds for all rows."""
     if isinstance(value, tuple):
-        return type(value)(*(column[keep] for column in value))
-    return value[keep]
+        return type(value)(*(_kept(column, keep) for column in value))
+    return value[keep] if isinstance(value, np.ndarray) else value
