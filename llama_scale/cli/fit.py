@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llama_scale.fitting import Rules
     from llama_scale.laws import Fit
 
-FORMS = ("auto", "chinchilla", "skaling", "tied", "kaplan", "repeated")
+FORMS = ("auto", "chinchilla", "skaling", "tied", "kaplan", "repeated", "multi-power")
 REPEATS = ("all", "best", "mean")
 ACCOUNTINGS = ("6nd", "exact")
 RESAMPLINGS = ("rows", "families", "model")
@@ -44,6 +44,19 @@ RESAMPLINGS = ("rows", "families", "model")
     metavar="LAW",
     help="Of data seen once, for --form repeated: own, a published name, a fit's file or constants."
     " [default: muennighoff-2023]",
+)
+@click.option(
+    "--fit-on",
+    multiple=True,
+    metavar="CURVE",
+    help="For --form multi-power: fit these curves, by run, and test on the others.",
+)
+@click.option(
+    "--predict",
+    "futures",
+    multiple=True,
+    metavar="SCHEDULE",
+    help="For --form multi-power: the final loss of KIND:STEPS[:FINAL], as cosine:72000:0.1.",
 )
 @click.option(
     "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
@@ -109,11 +122,14 @@ def command(
     the envelope of training curves and IsoFLOP parabolas beside it, and tests it on runs that the fit never
     saw.
     """
-    from llama_scale.cli import fit_extras
+    from llama_scale.cli import fit_curves, fit_extras
     from llama_scale.cli.fit_report import report
     from llama_scale.cli.output import current_output
 
     given = sources or (Path("runs"),)
+    fit_on, futures = words.pop("fit_on"), words.pop("futures")
+    if words["form"] == fit_curves.MULTI_POWER:
+        return fit_curves.run(given, words | {"fit_on": fit_on}, futures, output=output, force=force)
     words["rules"] = _rules(words.pop("burn_in"), words.pop("repeats"), words.pop("flops"))
     if words["form"] == fit_extras.REPEATED:
         fit, report = fit_extras.fit_repeated(given, words, base_law), fit_extras.report_repeated

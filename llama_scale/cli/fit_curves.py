@@ -1,0 +1,159 @@
+"""`fit --form multi-power`: laws of whole loss curves, in words and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from llama_scale.cli.fit_report import WIDTH, entry
+from llama_scale.cli.output import current_output, table
+from llama_scale.errors import InputError
+from llama_scale.quantities import format_count, format_fraction, format_number, parse_count
+
+if TYPE_CHECKING:
+    from llama_scale.fitting.curve_fit import CurveLaws, FutureSchedule, ModelCurves
+
+MULTI_POWER = "multi-power"
+LAW = "L = L0 + A S^-alpha - B sum (fall of rate) (1 - (1 + C rate^-gamma S_k)^-beta)"
+FINAL = {"cosine": 0.1}  # share of the peak at which a schedule ends, where it isn't said; else 0
+
+
+def run(
+    sources: Sequence[Path],
+    words: dict[str, Any],
+    futures: Sequence[str],
+    *,
+    output: Path | None,
+    force: bool,
+) -> None:
+    """Fit, keep where asked, and print."""
+    from llama_scale.fitting.curve_fit import fit_curve_laws
+
+    laws = fit_curve_laws(
+        sources,
+        where=words["where"],
+        fit_on=words["fit_on"],
+        delta=words["delta"],
+        future=[parse_future(text) for text in futures],
+    )
+    document = laws.to_json() | {"file": None if output is None else str(output)}
+    if output is not None:
+        _keep(document, output, force)
+    current_output().result(document, lambda: list(report(laws, output)))
+
+
+def parse_future(text: str) -> FutureSchedule:
+    """A schedule such as `cosine:72000`, `wsd:50k` or `linear:24000:0.1`, the last the share it ends at."""
+    from llama_scale.fitting.curve_fit import FutureSchedule
+    from llama_scale.fitting.curve_sources import SCHEDULES
+
+    kind, *rest = text.split(":")
+    try:
+        steps = parse_count(rest[0])
+        final = float(rest[1]) if len(rest) > 1 else FINAL.get(kind, 0.0)
+        if kind not in SCHEDULES or len(rest) > 2 or not 0 <= final <= 1:
+            raise ValueError
+    except (IndexError, ValueError, InputError):
+        raise InputError(
+            f"cannot read the schedule {text!r}",
+            hint=f"write KIND:STEPS or KIND:STEPS:FINAL, as cosine:72000:0.1; KIND is {', '.join(SCHEDULES)}",
+        ) from None
+    return FutureSchedule(kind=kind, steps=steps, final_fraction=final)
+
+
+def _keep(document: dict[str, Any], output: Path, force: bool) -> None:
+    import json
+
+    from llama_scale.files import write_atomically
+
+    if output.exists() and not force:
+        raise InputError(f"{output} exists already", hint="pass --force to replace it, or another --output")
+    write_atomically(output, json.dumps(document, allow_nan=False) + "\n")
+
+
+def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:
+    """The answer in a sentence, the laws, their errors by curve, predictions, what to beware of."""
+    points = sum(model.fit.points for model in laws.models)
+    curves = sum(len(model.fitted) for model in laws.models)
+    yield fill(
+        f"{len(laws.models)} model(s), {curves} loss curves, {points} points: each model's curves follow a"
+        f" multi-power law within {_mean([error for model in laws.models for error in model.fitted])} on"
+        " average.",
+        WIDTH,
+    )
+    yield from ("", table([_constants(model) for model in laws.models], ("model", *_names(), "starts agree")))
+    yield f"   {LAW}"
+    yield from ("", "Errors by curve, relative to the loss:", table(_errors(laws), _ERROR_COLUMNS))
+    guesses = [(model, guess) for model in laws.models for guess in model.predictions]
+    if guesses:
+        rows = [
+            (
+                model.model,
+                guess.schedule.kind,
+                format_count(guess.schedule.steps),
+                format_fraction(guess.schedule.final_fraction),
+                f"{guess.loss_nats:.4f}",
+                format_number(guess.beyond, 2),
+            )
+            for model, guess in guesses
+        ]
+        columns = ("model", "schedule", "steps", "ends at", "final loss", "x longest")
+        yield from ("", "Schedules that were not run, predicted:", table(rows, columns))
+    yield ""
+    yield from _reasons(laws)
+    if file:
+        yield entry("kept in", str(file))
+
+
+_ERROR_COLUMNS = ("model", "curve", "role", "points", "mean", "worst", "last")
+
+
+def _names() -> tuple[str, ...]:
+    return ("L0", "A", "alpha", "B", "C", "beta", "gamma")
+
+
+def _constants(model: ModelCurves) -> list[str]:
+    values = [format_number(float(getattr(model.fit.law, name)), 4) for name in _names()]
+    marked = [f"{v} (bound)" if n in model.fit.at_bound else v for n, v in zip(_names(), values, strict=True)]
+    return [model.model, *marked, f"{model.fit.agreed} of {model.fit.starts}"]
+
+
+def _errors(laws: CurveLaws) -> list[tuple[str, ...]]:
+    return [
+        (
+            model.model,
+            error.name.removeprefix(f"{model.model}_"),
+            role,
+            str(error.points),
+            format_fraction(error.mean, 2),
+            format_fraction(error.worst, 2),
+            f"{error.final:+.2%}",
+        )
+        for model in laws.models
+        for role, group in (("fitted", model.fitted), ("tested", model.tested), ("left out", model.left_out))
+        for error in group or ()
+    ]
+
+
+def _reasons(laws: CurveLaws) -> Iterator[str]:
+    tested = [error for model in laws.models for error in model.tested]
+    left_out = [error for model in laws.models for error in model.left_out or ()]
+    if tested:
+        yield entry("tested", f"{len(tested)} curves that no law saw: off by {_mean(tested)} on average")
+    if left_out:
+        yield entry(
+            "left out",
+            f"each fitted curve in turn, predicted by the law of its model's others: off by"
+            f" {_mean(left_out)} on average",
+        )
+    yield entry("fit", f"sum of Huber losses on log loss, delta {format_number(laws.delta)}")
+    yield from (entry("warning", text) for text in laws.warnings)
+    if laws.exclusions:
+        reasons = {exclusion.reason for exclusion in laws.exclusions}
+        yield entry("not used", f"{len(laws.exclusions)} run(s): {'; '.join(sorted(reasons)[:3])}")
+
+
+def _mean(errors: Sequence[Any]) -> str:
+    return format_fraction(sum(error.mean for error in errors) / max(1, len(errors)), 2)

@@ -1,0 +1,235 @@
+"""Loss curves with their learning rates: from anybody's CSV, and from stores of our own runs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from llama_scale.architecture import ParameterConvention
+from llama_scale.errors import InputError
+from llama_scale.fitting.cells import Cells, read_cells
+from llama_scale.fitting.curves import LEAST_POINTS, Curve
+from llama_scale.fitting.filters import Filter, check_columns, plain_name
+from llama_scale.fitting.rows import Exclusion
+from llama_scale.laws.curves import Array, LearningRates, rates_between, rates_by_step
+from llama_scale.quantities import parse_count
+from llama_scale.runs import RunFolder, ScheduleConfig, run_folders
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "step": ("step", "steps", "iteration", "iter", "global_step"),
+    "learning_rate": ("lr", "learning_rate", "rate", "eta"),
+    "loss": ("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss"),
+    "run": ("run", "run_id", "name", "id"),
+    "schedule": ("schedule", "curve"),
+    "model": ("model", "family"),
+    "parameters": ("parameters", "params", "n", "n_params", "num_params", "model_size", "size"),
+    "tokens": ("tokens", "d", "n_tokens", "num_tokens", "train_tokens"),
+}
+REQUIRED = ("step", "learning_rate", "loss")
+
+
+def curves_of_table(path: Path, *, where: Sequence[Filter] = ()) -> tuple[list[Curve], list[Exclusion]]:
+    """The curves of a CSV of logged steps: columns step, lr and loss, and run, schedule, params or model.
+
+    Rows of one run are one curve; curves of one `model`, or else of one size, share a law. Raises
+    InputError, naming line and column, for what cannot be read, and for two losses at one step.
+    """
+    table = read_cells(path)
+    columns = _columns(path, table)
+    names = [plain_name(name) for name in table.header]
+    check_columns(where, names, path.name)
+    by_run: dict[tuple[str, str], list[tuple[str, Sequence[str]]]] = defaultdict(list)
+    for place, cells in zip(table.places, table.rows, strict=True):
+        if all(condition.keeps(cells[names.index(condition.column)]) for condition in where):
+            by_run[_model(columns, cells), _run(columns, cells)].append((f"{path.name} {place}", cells))
+    curves, left = [], []
+    for (model, run), rows in by_run.items():
+        if len(rows) < LEAST_POINTS:
+            left.append(Exclusion(run=run, reason=f"{len(rows)} points: {LEAST_POINTS} make a curve"))
+        else:
+            curves.append(_curve(model, run, rows, columns))
+    return curves, left
+
+
+def _columns(path: Path, table: Cells) -> dict[str, int]:
+    names = [plain_name(name) for name in table.header]
+    found = {}
+    for ours, aliases in ALIASES.items():
+        known = next((names.index(alias) for alias in aliases if alias in names), None)
+        if known is not None:
+            found[ours] = known
+    for ours in REQUIRED:
+        if ours not in found:
+            near = [close for a in ALIASES[ours] for close in get_close_matches(a, names, n=1, cutoff=0.6)]
+            fix = f"rename {near[0]!r} to {ours!r}" if near else f"add a column {ours!r}"
+            raise InputError(
+                f"{path.name} has no column {ours!r} (or {', '.join(ALIASES[ours])}); found:"
+                f" {', '.join(table.header)}",
+                hint=f"{fix}: a curve needs step, learning_rate and loss of each logged step",
+            )
+    return found
+
+
+def _model(columns: Mapping[str, int], cells: Sequence[str]) -> str:
+    place = columns.get("model", columns.get("parameters"))
+    return "one model" if place is None else cells[place]
+
+
+def _run(columns: Mapping[str, int], cells: Sequence[str]) -> str:
+    place = columns.get("run", columns.get("schedule"))
+    return "curve" if place is None else cells[place]
+
+
+def _curve(
+    model: str, run: str, rows: Sequence[tuple[str, Sequence[str]]], columns: Mapping[str, int]
+) -> Curve:
+    def numbers(ours: str) -> Array:
+        return np.array([_number(place, cells[columns[ours]], ours) for place, cells in rows])
+
+    steps, rates, losses = numbers("step"), numbers("learning_rate"), numbers("loss")
+    order = np.argsort(steps, kind="stable")
+    for name, values, floor in (
+        ("step", steps, 0.0),
+        ("learning rate", rates, -1e-300),
+        ("loss", losses, 0.0),
+    ):
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > floor)))
+        if len(bad):
+            raise InputError(
+                f"{rows[bad[0]][0]} ({run}) has {name} {values[bad[0]]:g}: it must be finite and positive",
+                hint="correct that row, or leave it out with --where",
+            )
+    twice = np.flatnonzero(np.diff(steps[order]) == 0)
+    if len(twice):
+        raise InputError(
+            f"{rows[int(order[twice[0] + 1])][0]} ({run}) repeats step {steps[order[twice[0]]]:g}",
+            hint="give each run a name of its own in the column 'run'",
+        )
+    at = rates_between(steps[order], rates[order])
+    logged = steps[order] >= at.steps[0]
+    size = tokens = None
+    if "parameters" in columns:
+        size = _number(rows[0][0], rows[0][1][columns["parameters"]], "parameters")
+    if "tokens" in columns:
+        tokens = float(np.median(numbers("tokens") / steps))
+    return Curve(
+        name=run,
+        model=_plain_model(model, size),
+        rates=at,
+        steps=steps[order][logged],
+        loss=losses[order][logged],
+        parameters=size,
+        tokens_per_step=tokens,
+    )
+
+
+def _plain_model(model: str, size: float | None) -> str:
+    from llama_scale.quantities import format_count
+
+    try:
+        return format_count(float(model)) if size is not None and float(model) == size else model
+    except ValueError:
+        return model
+
+
+def _number(place: str, text: str, ours: str) -> float:
+    try:
+        return parse_count(text) if ours in ("parameters", "tokens") else float(text)
+    except (InputError, ValueError):
+        raise InputError(
+            f"{place}, column {ours}: {text!r} is not a number", hint="write it as 3.21"
+        ) from None
+
+
+def learning_rates(schedule: ScheduleConfig, steps: int, peak: float) -> Array:
+    """Learning rate (steps,) of each step of our own runs, as the trainer sets it, without the trainer."""
+    step = np.arange(steps)
+    factor = np.ones(steps)
+    if schedule.total_steps is not None and schedule.kind != "constant":
+        is_cosine = schedule.kind == "cosine"
+        start = schedule.warmup_steps if is_cosine else schedule.total_steps - schedule.decay_steps
+        length = max(1, schedule.total_steps - start)
+        progress = np.clip((step + 1 - start) / length, 0.0, 1.0)
+        if is_cosine:
+            left = (1 + np.cos(np.pi * progress)) / 2
+        else:
+            left = 1 - (progress if schedule.decay_shape == "linear" else np.sqrt(progress))
+        decayed = schedule.final_fraction + (1 - schedule.final_fraction) * left
+        factor = np.where(step < start, 1.0, decayed)
+    if schedule.warmup_steps:
+        factor = np.where(step < schedule.warmup_steps, (step + 1) / schedule.warmup_steps, factor)
+    return peak * factor
+
+
+def curves_of_store(
+    store: Path, *, convention: ParameterConvention = "matmul"
+) -> tuple[list[Curve], list[Exclusion]]:
+    """Training-loss curves of a store: a trunk and the branches that leave it share a law.
+
+    A logged loss is the mean of an interval, and is placed in its middle.
+    """
+    curves, left = [], []
+    for folder in run_folders(store):
+        curve = _curve_of_run(folder, convention)
+        if isinstance(curve, str):
+            left.append(Exclusion(run=folder.run, reason=curve))
+        else:
+            curves.append(curve)
+    return curves, left
+
+
+def _curve_of_run(folder: RunFolder, convention: ParameterConvention) -> Curve | str:
+    config, logged = folder.config, folder.curve()
+    ends = np.array([config.first_step, *logged.steps], float)
+    steps, loss = np.floor((ends[1:] + ends[:-1] + 1) / 2), np.array(logged.loss_nats)
+    warm = max(1, config.schedule.warmup_steps)
+    kept = (steps > 2 * warm) & np.isfinite(loss)
+    if kept.sum() < LEAST_POINTS:
+        return f"{int(kept.sum())} points after the warm-up: {LEAST_POINTS} make a curve"
+    every = learning_rates(config.schedule, int(logged.steps[-1]), config.optimizer.learning_rate)
+    return Curve(
+        name=folder.run,
+        model=config.branch.parent if config.branch else folder.run,
+        rates=rates_by_step(every, warmup_steps=warm),
+        steps=steps[kept],
+        loss=loss[kept],
+        parameters=float(config.model.parameters.by(convention)),
+        tokens_per_step=float(config.tokens_per_step),
+    )
+
+
+SCHEDULES = ("cosine", "wsd", "linear", "constant")
+
+
+def schedule_of(
+    kind: str, steps: float, *, peak: float, warmup_steps: float, final_fraction: float = 0.0
+) -> LearningRates:
+    """A schedule of `steps`: cosine, linear, constant, or wsd, whose last fifth decays as 1-sqrt.
+
+    Raises InputError for a kind that is none of these, and for steps that end within the warm-up.
+    """
+    if kind not in SCHEDULES:
+        raise InputError(f"there is no schedule {kind!r}", hint=f"use {', '.join(SCHEDULES)}")
+    if not steps > warmup_steps * 1.25:
+        raise InputError(
+            f"{steps:g} steps are hardly more than the warm-up's {warmup_steps:g}",
+            hint="predict a longer schedule",
+        )
+    knots = np.unique(np.round(np.linspace(warmup_steps, steps, 401)))
+    progress = (knots - knots[0]) / (knots[-1] - knots[0])
+    tail = np.clip((progress - 0.8) / 0.2, 0.0, 1.0)
+    left = {
+        "cosine": (1 + np.cos(np.pi * progress)) / 2,
+        "linear": 1 - progress,
+        "constant": np.ones_like(progress),
+        "wsd": 1 - np.sqrt(tail),
+    }[kind]
+    return LearningRates(
+        steps=knots,
+        rates=peak * (final_fraction + (1 - final_fraction) * left),
+        warmup_sum=peak * warmup_steps / 2,
+    )
