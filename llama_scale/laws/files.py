@@ -98,6 +98,11 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         raise ValueError("it holds no JSON object")
     if content.get("schema") != 1:
         raise ValueError(f"schema is {content.get('schema')!r}, but 1 is the one known here")
+    if "error" in content and "parameters" not in content:
+        raise InputError(
+            f"this fit was refused, so that there is no law in its file: {content['error']}",
+            hint=str(content.get("hint") or "fit other runs, or name a published law"),
+        )
     constants, decays = dict(content["parameters"]), {}
     if content.get("form") == REPEATED:
         decays = {name: constants.pop(name) for name in DECAYS}

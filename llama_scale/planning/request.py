@@ -12,7 +12,7 @@ import numpy as np
 
 from llama_scale.architecture import LLAMA_VOCABULARY
 from llama_scale.costs import CostUnit, Default, Economics
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.laws import (
     ACCOUNTINGS,
     DEFAULT_LAW,
@@ -45,6 +45,7 @@ BUDGET_LIMITS: dict[CostUnit, tuple[float, float]] = {
     "usd": (1e-2, 1e14),
     "gpu_hours": (1e-4, 1e14),
 }
+MAY_REST = ("E", "k")  # constants that a fit may leave on their bound, and says so
 SMALLEST_NAMED, MOST_UNIQUE = 1e4, 1e18  # parameters that anyone would plan for; tokens there are to find
 
 
@@ -66,6 +67,7 @@ class PlanOptions(TypedDict, total=False):
     target_loss: Number | None
     target_score: Number | None
     match: str | None
+    against: str | None
     cost_in: str | None
     accelerators: Number | None
     deadline: Number | None
@@ -319,9 +321,23 @@ def _score(words: Words, fit: Fit) -> float | None:
 
 
 def _law(named: Any) -> tuple[Fit, str]:
-    if isinstance(named, Fit):
-        return named, named.name
-    return (published(), DEFAULT_LAW) if named is None else (resolve_law(str(named)), str(named))
+    if named is None:
+        return published(), DEFAULT_LAW
+    fit, text = (named, named.name) if isinstance(named, Fit) else (resolve_law(str(named)), str(named))
+    refuse_unidentified(fit)
+    return fit, text
+
+
+def refuse_unidentified(fit: Fit) -> None:
+    """Raises UnidentifiedError for a fit that was refused, of which somebody kept the estimate."""
+    diagnostics = fit.evidence.get("diagnostics")
+    bound = diagnostics.get("at_bound", ()) if isinstance(diagnostics, Mapping) else ()
+    if unknown := [name for name in bound if name not in MAY_REST]:
+        raise UnidentifiedError(
+            f"the fit {fit.name} was refused: it lies on a bound of {', '.join(unknown)}, which its runs do "
+            "not fix",
+            hint="fit more runs, or name a published law: --law besiroglu-2024",
+        )
 
 
 def _budget(named: Any, default: Quantity | None) -> Quantity | None:

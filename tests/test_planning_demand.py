@@ -1,0 +1,131 @@
+"""What a plan is asked to serve: requests, growth, samples, retraining, and a demand that is not known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llama_scale import plan
+from llama_scale.errors import InputError
+from llama_scale.planning import Plan
+from llama_scale.planning.optimum import lowest_cost
+
+SARDANA_LINE = "E=1.69,A=406.4,B=410.7,alpha=.336,beta=.283"
+
+
+def ask(**words: Any) -> Plan:
+    """`plan` with words that a test makes up."""
+    return plan(**{"law": SARDANA_LINE, **words})
+
+
+def test_requests_are_tokens_by_their_lengths() -> None:
+    by_requests = ask(requests="1e10", input_tokens=1000, output_tokens=250, budget="$2M")
+    by_tokens = ask(serve_tokens="12.5T", budget="$2M")
+    assert by_requests.request.economics.demand.serve_tokens == 12.5e12
+    assert by_requests.optimum.parameters == pytest.approx(by_tokens.optimum.parameters, rel=1e-6)
+
+
+def test_longer_answers_cost_more_than_longer_prompts() -> None:
+    written = ask(serve_tokens="1e12", input_tokens=250, output_tokens=1000, budget="$2M")
+    read = ask(serve_tokens="1e12", input_tokens=1000, output_tokens=250, budget="$2M")
+    assert written.recommended.parameters < read.recommended.parameters
+
+
+def test_a_month_of_demand_grows_into_a_life() -> None:
+    life = ask(serve_tokens="10B/month", months=36, growth="5%/month", budget="$2M")
+    assert life.request.economics.demand.serve_tokens == pytest.approx(1e10 * (1.05**36 - 1) / 0.05)
+    total = ask(serve_tokens="1e12", months=36, growth="5%/month", budget="$2M")
+    assert total.request.economics.demand.serve_tokens == 1e12
+
+
+def test_discounted_serving_lets_the_model_grow() -> None:
+    plain = ask(serve_tokens="1e13", months=60, budget="$2M")
+    later = ask(serve_tokens="1e13", months=60, discount="20%", growth="5%/month", budget="$2M")
+    assert later.optimum.parameters > plain.optimum.parameters
+    assert later.recommended.lifetime.total_usd == pytest.approx(2e6, rel=1e-6)
+
+
+def test_samples_multiply_what_is_written_but_not_what_is_read() -> None:
+    one, eight = (ask(serve_tokens="1e12", samples=k, budget="$2M") for k in (1, 8))
+    demand = eight.request.economics.demand
+    assert demand.serve_tokens == pytest.approx(1e12 * (1000 + 8 * 250) / 1250)
+    assert demand.requests == pytest.approx(one.request.economics.demand.requests)
+    assert eight.recommended.parameters < one.recommended.parameters
+
+
+def test_retraining_pays_for_every_generation() -> None:
+    answer = ask(serve_tokens="1e12", months=36, retrain_every=12, discount="10%", budget="$5M")
+    assert len(answer.generations) == 3
+    life = answer.recommended.lifetime
+    trained = sum(part.train_usd or 0 for part in answer.generations)
+    served = sum(part.serve_usd or 0 for part in answer.generations)
+    assert (trained, served) == pytest.approx((life.train_usd, life.serve_usd))
+    assert sum(part.serve_tokens for part in answer.generations) == pytest.approx(1e12)
+    one = 6 * answer.recommended.parameters * answer.recommended.tokens
+    assert life.train_flops == pytest.approx(3 * one)
+    assert answer.training is not None
+    assert answer.training.train_flops == pytest.approx(one)
+    once = ask(serve_tokens="1e12", months=36, discount="10%", budget="$5M")
+    assert once.generations == ()
+    assert once.recommended.loss_nats < answer.recommended.loss_nats
+
+
+def test_an_uncertain_demand_is_planned_for_its_mean_with_regrets() -> None:
+    answer = ask(serve_tokens="1e11..1e13", budget="$2M")
+    spread, regret = answer.request.economics.demand.spread, answer.regret
+    assert spread is not None
+    assert regret is not None
+    assert answer.request.economics.demand.serve_tokens == spread.mean
+    assert [name for name, _ in regret.demands] == ["low", "median", "mean", "high"]
+    assert answer.optimum.parameters == pytest.approx(regret.rows[2].parameters, rel=1e-3)
+    for index, row in enumerate(regret.rows):
+        assert row.regrets[index] == pytest.approx(0, abs=1e-12)
+        assert min(row.regrets) >= -1e-9
+    assert [row.parameters for row in regret.rows] == sorted(
+        (row.parameters for row in regret.rows), reverse=True
+    )
+
+
+def test_the_plan_for_the_mean_has_the_least_expected_cost() -> None:
+    answer = ask(serve_tokens="1e11..1e13", budget="$2M")
+    problem, spread = answer.request.problem(), answer.request.economics.demand.spread
+    assert spread is not None
+    demands = np.random.default_rng(0).lognormal(np.log(spread.median), spread.log_deviation, 4000)
+    loss = answer.optimum.loss_nats
+
+    def expected(planned: float) -> float:
+        plan_for = lowest_cost(problem.serving_tokens(planned), loss)
+        return float(np.mean(problem.serving_tokens(demands).cost(*plan_for)))
+
+    mean = expected(float(np.mean(demands)))
+    for other in (spread.low, spread.median, 1.3 * spread.mean, spread.high):
+        assert mean <= expected(other) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ({"serve_tokens": 1e12, "requests": 1e9}, "two demands", "one of them"),
+        ({"serve_tokens": "1e13..1e11"}, "is no range", "the smaller first"),
+        ({"serve_tokens": "0..1e11"}, "starts at 0", "1e9..1e13"),
+        ({"serve_tokens": "1e12/week"}, "neither a count nor one a month", "2B/month"),
+        ({"serve_tokens": "1e10/month"}, "says nothing without the life", "--months 36"),
+        ({"serve_tokens": 1e12, "growth": "5%"}, "without the length of the life", "--months 36"),
+        ({"serve_tokens": 1e12, "months": 12, "growth": "5 GB"}, "no rate of change", "5%/month"),
+        ({"serve_tokens": 1e12, "months": 12, "growth": "300%"}, "out of all proportion", "a month"),
+        ({"serve_tokens": 1e12, "months": 12, "discount": "-5%"}, "out of all proportion", "a year"),
+        ({"serve_tokens": 1e12, "months": 2.5}, "not whole", "write 2"),
+        ({"serve_tokens": 1e12, "months": "36 TB"}, "is bytes", "write"),
+        ({"serve_tokens": 1e12, "retrain_every": 12}, "without the length of the life", "--months"),
+        ({"serve_tokens": 1e12, "samples": 0}, "out of all proportion", "from 1"),
+        ({"serve_tokens": 1e12, "input_share": 0.5, "input_tokens": 10}, "two ways", "one of them"),
+        ({"serve_tokens": 1e12, "input_tokens": 9000, "context": 4096}, "does not fit", "16384"),
+        ({"serve_tokens": "-1e12"}, "negative", "1e12"),
+    ],
+)
+def test_demands_that_cannot_be_meant(words: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        ask(**words)
+    assert hint in refused.value.hint
