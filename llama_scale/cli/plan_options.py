@@ -82,6 +82,14 @@ QUESTION: Options = (
         },
     ),
     (
+        ("--against",),
+        {
+            "metavar": "MODEL",
+            "shell_complete": completing(_model_names, or_files=True),
+            "help": "Buy or train: set an open model off the shelf (a name, or a TOML) against the plan.",
+        },
+    ),
+    (
         ("--cost-in",),
         {
             "type": click.Choice(["flops", "usd", "gpu-hours"]),
@@ -217,7 +225,10 @@ MODEL: Options = (
         ("--context",),
         {"type": COUNT, "help": "Of the shape, in tokens. [default: 2,048, or what requests need]"},
     ),
-    (("--kv-heads",), {"type": COUNT, "help": "That queries share. [default: one for each head]"}),
+    (
+        ("--kv-heads",),
+        {"type": COUNT, "help": "That queries share. [default: the cheapest to serve, 8 or more]"},
+    ),
 )
 HEADINGS = {
     "Demand": DEMANDS,

@@ -18,6 +18,7 @@ from llama_scale.planning.families import ExactFamily, coordinate_of
 from llama_scale.planning.family import neighbours
 from llama_scale.planning.feasibility import refuse_dear_target, refuse_missing_shape, refuse_unreachable
 from llama_scale.planning.limits import limits_of
+from llama_scale.planning.offer import offer
 from llama_scale.planning.optimum import (
     Objective,
     Problem,
@@ -104,6 +105,7 @@ def answer(request: Request) -> Plan:
         recipe=how,
         kv_choice=kv_choice,
         sensitivity=sensitivities(request, problem, recommended.parameters, recommended.tokens),
+        offer=offer(request, shape, recommended.tokens),
     )
 
 

@@ -21,6 +21,7 @@ from llama_scale.planning.families import LARGEST_MODEL, Sizes, coordinate_of
 from llama_scale.planning.optimum import Problem, Solution, lowest_cost
 from llama_scale.planning.references import ReferenceModel, find_model
 from llama_scale.planning.request import Request
+from llama_scale.planning.shapes import QUALITY_FLOOR
 
 DEFAULT_DEMAND = 1e12  # tokens; to have a total where nobody names a demand
 MOST_MODELS = 64
@@ -179,6 +180,8 @@ def compare_models(request: Request, models: tuple[str, ...], bought: tuple[str,
         )
     if len(named) > MOST_MODELS:
         raise InputError(f"{len(named)} models are too many", hint=f"name at most {MOST_MODELS}")
+    if request.economics.deployment is not None and request.kv_heads is None:
+        request = replace(request, kv_heads=QUALITY_FLOOR)  # of the models to train, as a plan has them
     problems = problems_by_unit(request)
     compared = tuple(_compared(request, problems, model, is_bought) for model, is_bought in named)
     twice = {model.name for model in compared if sum(other.name == model.name for other in compared) > 1}

@@ -52,6 +52,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "kv_heads": plan.kv_choice and plan.kv_choice.to_json(),
         "training": plan.training and plan.training.to_json(),
         "serving": _serving(plan),
+        "against": plan.offer and plan.offer.to_json(),
         **_asked_for(plan),
         "warnings": list(plan.warnings),
         "assumptions": [asdict(assumption) for assumption in plan.assumptions],

@@ -29,6 +29,7 @@ CAVEAT = (
 SUPPORT = {"parameters": Range(160e6, 12e9), "tokens": Range(1e9, 206e9), "bits": Range(2, 4)}
 UNQUANTISED_BITS = 16
 HALVINGS = 60  # of a bracket in log D: to rounding
+NEWTON_STEPS = 40  # about ten do
 WIDEST = 60.0  # in log D
 
 
@@ -90,17 +91,56 @@ class QuantisedLaw:
         best = self.best_tokens(parameters)
         shape = np.broadcast(fewest, best, np.asarray(loss)).shape
         low, high = (np.array(np.broadcast_to(np.log(part), shape)) for part in (fewest, best))
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             reached = (low <= high) & (self.loss(parameters, np.exp(high)) <= loss)
+            if isinstance(self.trained, ScalingLaw):
+                return np.where(reached, np.exp(self._newton(self.trained, loss, parameters, low)), np.nan)
             for _ in range(HALVINGS):
                 middle = (low + high) / 2
                 over = self.loss(parameters, np.exp(middle)) > loss
                 low, high = np.where(over, middle, low), np.where(over, high, middle)
         return np.where(reached, np.exp(high), np.nan)
 
+    def _newton(self, law: ScalingLaw, loss: ArrayLike, parameters: ArrayLike, x: Numbers) -> Numbers:
+        """Root in x = log D of loss(x) = `loss`, from the left: loss is convex in x, so none is passed."""
+        by_size = law.A * np.asarray(parameters, float) ** -law.alpha
+        rising = self.penalty.loss(parameters, 1.0)
+        for _ in range(NEWTON_STEPS):
+            falling, added = law.B * np.exp(-law.beta * x), rising * np.exp(BY_TOKENS * x)
+            whole = (by_size + falling) ** law.k
+            slope = BY_TOKENS * added - law.k * law.beta * falling * whole / (by_size + falling)
+            change = (law.E + whole + added - loss) / np.where(slope < 0, slope, -np.inf)
+            x = x - change
+            if not np.any(np.abs(change) > 1e-13):
+                break
+        return x
+
     def best_tokens(self, parameters: ArrayLike) -> Numbers:
-        """The tokens beyond which more data make the quantised model worse."""
-        n = np.asarray(parameters, float)
+        """The tokens beyond which more data make the quantised model worse.
+
+        Under an additive law the root in x = log D of k beta B D^-beta S^(k-1) = b delta, S = A N^-alpha +
+        B D^-beta, whose logarithm is nearly linear in x; under repeated data it is bisected.
+        """
+        n, law = np.asarray(parameters, float), self.trained
+        if self.penalty.scale == 0.0:
+            return np.full(np.broadcast(n, np.asarray(self.law.E)).shape, np.exp(WIDEST))
+        if not isinstance(law, ScalingLaw):
+            return self._bisected(n)
+        by_size, rising = law.A * n**-law.alpha, np.log(BY_TOKENS * self.penalty.loss(n, 1.0))
+        start = np.log(law.k * law.beta * law.B) - rising
+        x = start / (law.beta + BY_TOKENS)
+        for _ in range(NEWTON_STEPS):
+            falling = law.B * np.exp(-law.beta * x)
+            value = start - (law.beta + BY_TOKENS) * x + (law.k - 1) * np.log(by_size + falling)
+            change = value / (
+                -(law.beta + BY_TOKENS) + (1 - law.k) * law.beta * falling / (by_size + falling)
+            )
+            x = x - change
+            if not np.any(np.abs(change) > 1e-13):
+                break
+        return np.exp(np.minimum(x, WIDEST))
+
+    def _bisected(self, n: Numbers) -> Numbers:
         shape = np.broadcast(n, np.asarray(self.law.E)).shape
         low, high = np.zeros(shape), np.full(shape, WIDEST)
         for _ in range(HALVINGS):

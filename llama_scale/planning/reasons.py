@@ -23,6 +23,7 @@ from llama_scale.quantities import (
 )
 
 if TYPE_CHECKING:
+    from llama_scale.planning.offer import Offer
     from llama_scale.planning.values import BestOnAverage, Intervals, Limit, Plan
 
 MOST_MOVING = 3  # inputs of the sensitivity table that the answer names
@@ -71,6 +72,8 @@ def _about_the_model(plan: Plan) -> Iterator[Reason]:
     if plan.family:
         yield Reason("family", "; ".join(f"{near.name} {_near(near.excess, plan)}" for near in plan.family))
     yield Reason("train", _training(plan))
+    if plan.recipe:
+        yield Reason("recipe", "; ".join((plan.recipe.text, *plan.recipe.warnings)))
     if plan.recommended.lifetime.serve_flops:
         yield Reason("serve", _serving(plan))
     deployment = plan.request.economics.deployment
@@ -88,7 +91,7 @@ def _dearer(share: float) -> str:
 def _near(excess: float, plan: Plan) -> str:
     """How another shape compares: in loss on a budget, in cost at a loss."""
     if excess != excess:
-        return "cannot do it"
+        return "is beyond the budget" if plan.compute_optimal_on_budget else "cannot reach it"
     if plan.compute_optimal_on_budget is not None:
         return f"loss {excess:+.2g}" if abs(excess) > 5e-6 else "as good"
     return f"costs {100 * excess:+.2g}%" if abs(excess) > 5e-5 else "costs as much"
@@ -145,7 +148,9 @@ def _about_the_choice(plan: Plan) -> Iterator[Reason]:
         f"{format_count(near.low)} to {format_count(near.high)} for +{format_fraction(near.excess)}"
         for near in plan.flatness
     ]
-    yield Reason("flat", f"same loss: {', '.join(ranges)} of the cost")
+    yield Reason("flat", f"same loss: {', '.join(ranges)} cost")
+    if plan.offer is not None:
+        yield Reason("buy?", _buying(plan, plan.offer))
     if plan.generations:
         yield Reason("retrains", _retraining(plan))
     if plan.epochs is not None:
@@ -214,6 +219,22 @@ def _score(plan: Plan) -> str:
         return text
     low, high = (format_fraction(float(end)) for end in (score.low, score.high))
     return f"{text} ({low} to {high} with {format_fraction(plan.request.level)})"
+
+
+def _buying(plan: Plan, bought: Offer) -> str:
+    """Whether to have a model off the shelf instead, at what loss and from which demand."""
+    unit = plan.request.unit
+    gap = f"{abs(bought.loss_advantage):.3f} {'above' if bought.loss_advantage > 0 else 'below'} this plan's"
+    met, total = bought.own_is_cheaper, amount(bought.total, unit)
+    text = (
+        f"{bought.name} off the shelf: a loss of {bought.loss_nats:.3f} by the law, {gap}; {total} to serve, "
+        f"against {amount(bought.own_total, unit)} in all"
+    )
+    if met.serve_tokens is None:
+        return f"{text}; {'training' if met.verdict == 'always' else 'buying'} is cheaper at every demand"
+    sides = ("below", "above") if met.verdict == "from" else ("above", "below")
+    meeting = format_count(met.serve_tokens)
+    return f"{text}; buying is cheaper {sides[0]} {meeting} served tokens, this plan {sides[1]}"
 
 
 def _about_limits(plan: Plan) -> Iterator[Reason]:

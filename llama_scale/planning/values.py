@@ -15,6 +15,7 @@ from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning import words
 from llama_scale.planning.document import document
 from llama_scale.planning.family import Neighbour
+from llama_scale.planning.offer import Offer
 from llama_scale.planning.recipe import Recipe
 from llama_scale.planning.request import Request
 from llama_scale.planning.sensitivity import Sensitivity
@@ -172,7 +173,7 @@ class Plan:
     often the unique tokens are seen, `far_beyond` the factor of an extrapolation that no law bears, `score`
     what the fit says that its loss scores; `family` the LLaMA sizes beside it, `recipe` how to train it,
     `kv_choice` why it has so many KV heads (None where they were not chosen by what serving costs),
-    `sensitivity` which inputs move the bill.
+    `sensitivity` which inputs move the bill, `offer` a model to buy instead.
     """
 
     request: Request
@@ -202,6 +203,7 @@ class Plan:
     recipe: Recipe | None = None
     kv_choice: KvChoice | None = None
     sensitivity: tuple[Sensitivity, ...] = ()
+    offer: Offer | None = None
 
     @property
     def sentence(self) -> str:
