@@ -164,7 +164,10 @@ def test_a_users_rows_move_our_constants(tmp_path: Path) -> None:
 
 
 def test_a_plan_says_what_a_users_rows_came_to(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.csv", *user_rows(), "moe,Mixtral-8x7B,H100,8,8,8,8,,100,100,5000")
+    path = write(tmp_path / "mine.csv", *user_rows())
+    ours = predicted_rates(shipped_calibration(), read_measurements(path).measurements)
+    lines = [f"{line.rsplit(',', 1)[0]},{rate}" for line, rate in zip(user_rows(), ours, strict=True)]
+    write(path, *lines, "moe,Mixtral-8x7B,H100,8,8,8,8,,100,100,5000")
     words = ["--serve-tokens", "1e12", "--budget", "$5M", "--serving-benchmarks", str(path)]
     shown = CliRunner().invoke(command, words)
     assert shown.exit_code == 0
@@ -221,7 +224,7 @@ def test_all_bad_rows_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_too_few_rows_and_missing_columns(tmp_path: Path) -> None:
-    with pytest.raises(UnidentifiedError, match="holds 3 usable rows"):
+    with pytest.raises(UnidentifiedError, match="holds 3 usable rows, but"):
         calibrate_from_csv(write(tmp_path / "few.csv", *user_rows()[:3]))
     (tmp_path / "none.csv").write_text("model,rate\nx,1\n")
     with pytest.raises(InputError, match="no column accelerator, weight_bits, input_len"):
@@ -231,6 +234,12 @@ def test_too_few_rows_and_missing_columns(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("# nothing\n")
     with pytest.raises(InputError, match="holds no rows"):
         calibrate_from_csv(tmp_path / "empty.csv")
+
+
+def test_rates_that_no_machine_reaches_are_not_believed(tmp_path: Path) -> None:
+    lines = [f"{line.rsplit(',', 1)[0]},1e9" for line in user_rows()]
+    with pytest.raises(UnidentifiedError, match=r"times off .* gives 1e\+09 tokens/s, where about"):
+        calibrate_from_csv(write(tmp_path / "units.csv", *lines))
 
 
 @pytest.mark.parametrize("name", ["Mixtral-8x7B", "Qwen3-30B-A3B", "DeepSeek-R1"])

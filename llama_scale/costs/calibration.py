@@ -27,6 +27,7 @@ TENSOR_DEGREES = (1.0, 2.0, 4.0, 8.0)  # tried where a row does not say; the fas
 LONGEST_STEP = 2.0  # in log-odds or logarithms
 NOISE = 0.15  # of the logarithm of a rate, at first; then what the rows themselves scatter
 LEAST_NOISE = 1e-4
+WORST_FIT = 0.5  # median error beyond which rows are not believed
 ENGINE_SPREAD = 1.5  # from one serving engine to another, in log-odds or logarithms
 MOST_STEPS = 60
 ROUNDS = 4
@@ -50,18 +51,37 @@ _SHARES = np.array([constant.is_share for constant in CONSTANTS.values()])
 def calibrate_from_csv(path: Path | str) -> Calibration:
     """Our calibration, moved to a user's own measurements.
 
-    Raises InputError naming bad lines, UnidentifiedError where fewer than LEAST_ROWS rows are left.
+    Raises InputError naming bad lines, UnidentifiedError where fewer than LEAST_ROWS rows are left, or where
+    no constants that physics allows come near them.
     """
     table = read_measurements(Path(path))
     rows = len(table.measurements)
     if rows < LEAST_ROWS:
         left = f" ({len(table.left_out)} left out: {table.left_out[0]})" if table.left_out else ""
         raise UnidentifiedError(
-            f"{Path(path).name} holds {rows} usable rows{left}, but six constants need {LEAST_ROWS}",
+            f"{Path(path).name} holds {_counted(rows)}{left}, but six constants need {LEAST_ROWS}",
             hint="measure more batch sizes, lengths and models, or leave --serving-benchmarks out",
         )
     found = calibrate(table.measurements, guess_from(shipped_calibration()))
+    if found.accuracy[0].median_error > WORST_FIT:
+        raise _bad_fit(found, table.measurements, Path(path).name)
     return replace(found, left_out=table.left_out, source=f"measurements of {Path(path).name}")
+
+
+def _counted(rows: int) -> str:
+    return f"{rows} usable row" + ("" if rows == 1 else "s")
+
+
+def _bad_fit(found: Calibration, measurements: Measurements, name: str) -> UnidentifiedError:
+    """The error for rows that no constants come near, naming the worst."""
+    predicted = predicted_rates(found, measurements)
+    worst = int(np.argmax(np.abs(np.log(predicted / measurements.rate))))
+    return UnidentifiedError(
+        f"the rates of {name} are a median of {found.accuracy[0].median_error + 1:.3g} times off what the "
+        f"accelerators could do: {measurements.names[worst]} gives {measurements.rate[worst]:.4g} tokens/s, "
+        f"where about {predicted[worst]:.4g} are expected",
+        hint="rates are output tokens a second of all n_accel together; check lengths, batch and weight_bits",
+    )
 
 
 def calibrate(measurements: Measurements, guess: Guess = PHYSICS) -> Calibration:

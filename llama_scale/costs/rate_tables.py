@@ -170,10 +170,11 @@ class _Row(NamedTuple):
             known = {name_key(name): shape for name, shape in known_shapes().items()}
             if found := known.get(name_key(self.cells["model"])):
                 return found
-            hint = nearest_names_hint(self.cells["model"], known_shapes())
+            near = nearest_names_hint(self.cells["model"], known_shapes())
+            meant = f"{near} Else " if near.startswith("did you mean") else ""
             raise InputError(
                 f"unknown model '{self.cells['model']}'",
-                hint=f"{hint} Or give its shape in columns {', '.join(SHAPE)}",
+                hint=f"{meant}give its shape in columns {', '.join(SHAPE)}",
             )
         parameters, layers = self.number_of("parameters"), self.number_of("layers")
         heads, head_size = self.number_of("heads"), self.number_of("head_size", 128.0)
