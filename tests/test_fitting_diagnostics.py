@@ -13,7 +13,7 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Settings, UnidentifiedFitError, fit, gather
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.solver import solve
-from llama_scale.fitting.uncertainty import points_of
+from llama_scale.fitting.uncertainty import draw_laws, points_of
 from llama_scale.laws import ScalingLaw
 
 QUICK = Settings(form="chinchilla", draws=40, backtest=False)
@@ -39,7 +39,7 @@ def test_a_fit_on_a_bound_is_refused_but_can_be_looked_at() -> None:
         fit(runs, settings=QUICK)
     assert isinstance(caught.value, UnidentifiedError)
     assert caught.value.estimate.law.E == 0
-    assert "larger models" in caught.value.hint
+    assert "parameters on" in caught.value.hint
 
 
 def test_starts_that_disagree_are_refused() -> None:
@@ -51,15 +51,44 @@ def test_starts_that_disagree_are_refused() -> None:
         check_identified(lonely, estimate)
 
 
-def test_a_flat_valley_is_warned_of_with_its_direction() -> None:
+def test_a_flat_valley_is_warned_of_with_its_direction_and_the_run_to_make() -> None:
     runs = sweep(0, trunk_noise=0.0, own_noise=0.02)
     one_octave = runs.take((runs.parameters > 35_000) & (runs.parameters < 120_000))
     points = points_of(one_octave)
     found = diagnose(points, one_octave.names, solve(points, delta=1e-2), None)
     assert found.weakest_sd > 1
-    assert "hardly resist" in warnings_of(found)[0]
-    bounded = replace(found, draws_at_bound=0.2)
-    assert "20% of the draws" in warnings_of(bounded)[0]
+    assert found.next_run.sd_after is not None
+    assert found.next_run.sd_before is not None
+    assert found.next_run.sd_after < found.next_run.sd_before
+    assert found.next_run.train_flops == pytest.approx(6 * found.next_run.parameters * found.next_run.tokens)
+    said = warnings_of(found)[0]
+    assert "hardly resist a joint change of" in said
+    assert "parameters on" in said
+    assert "FLOPs" in said
+
+
+def test_starts_that_part_are_said_with_the_run_that_decides() -> None:
+    runs = sweep(0)
+    points = points_of(runs)
+    solution = solve(points, delta=1e-2)
+    rival = solution.constants * np.array([1.1, 0.9, 0.9, 1.1, 1.0])
+    parted = replace(solution, agreed=solution.starts // 4, rival=rival)
+    found = diagnose(points, runs.names, parted, None)
+    assert found.next_run.gap is not None
+    assert "others at higher minima" in warnings_of(found)[0]
+    assert "the two best minima differ by" in warnings_of(found)[0]
+
+
+def test_draws_on_a_bound_are_said() -> None:
+    runs = sweep(0)
+    points = points_of(runs)
+    found = fit(runs, settings=QUICK)
+    assert found.evidence["diagnostics"]["unidentified"] == []
+    assert set(found.evidence["diagnostics"]["next_run"]) >= {"parameters", "tokens", "train_flops"}
+    draws = draw_laws(runs, solve(points, delta=1e-2).constants, delta=1e-2, draws=20)
+    some = replace(draws, at_bound=0.2)
+    said = warnings_of(diagnose(points, runs.names, solve(points, delta=1e-2), some))
+    assert "20% of the draws" in said[0]
 
 
 def test_weakly_identified_public_data_are_warned_of(shared_data: Path) -> None:

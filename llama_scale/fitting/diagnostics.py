@@ -1,4 +1,9 @@
-"""Whether a fit can be trusted: what was found wrong, and what run would put it right."""
+"""Whether a fit can be trusted: what was found wrong, and what run would put it right.
+
+A fit is unidentified where it or its draws hit a bound, where its starts disagree, or where it sits in a flat
+valley. A bound where constants should not rest, or starts of which hardly any agree, are refused; the
+rest is said, with the direction that the data leave open and the run that would close it (`informative`).
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,18 @@ import numpy as np
 
 from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.forms import CHINCHILLA, Form
+from llama_scale.fitting.informative import NextRun, most_informative, most_telling, relative_design
 from llama_scale.fitting.newton import K_BOUNDS, Array
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.solver import NAMES, Points, Solution
 from llama_scale.fitting.uncertainty import Draws
 from llama_scale.laws import Fit
+from llama_scale.quantities import format_count, format_flops
 
 LEAST_AGREEMENT = 0.02  # of the starts: fewer at the best minimum, and a better one may have been missed
 FLAT = 1.0  # relative sd, along the weakest direction, above which constants are unknown to a factor of e
 FREQUENT_BOUND = 0.05  # of the draws: more on a bound, and the intervals lean on where the bound was put
-REMEDIES = {
-    "E": "longer runs of larger models, at several times the largest budget",
-    "A": "runs of smaller and larger models at one duration",
-    "alpha": "runs of smaller and larger models at one duration",
-    "B": "shorter and longer runs of one model",
-    "beta": "shorter and longer runs of one model",
-    "k": "runs of more sizes, each at more durations",
-}
+MAJORITY = 0.5  # of the starts: fewer at the best minimum, and the reader is told of the others
 RESTING = {
     "E": "no irreducible loss can be told from these runs: the best fit has E = 0, and its losses fall for"
     " ever; trust it no further than a few times the largest run",
@@ -44,8 +44,10 @@ class UnidentifiedFitError(UnidentifiedError):
 class Diagnostics:
     """How well a law fits and how well the data pin it down. Residuals are relative (of log loss).
 
-    `weakest` is the direction, in relative changes of the constants, that the data resist least, and
-    `weakest_sd` how far the noise lets the constants move along it (1 is a factor of e).
+    `starts` counts those that came to rest. `weakest` is the direction, in relative changes of the
+    constants (of A^k and B^k where there is a k), that the data resist least, and `weakest_sd` how far the
+    noise lets them move along it (1 is a factor of e). `unidentified` says why the fit is not identified,
+    and is empty where it is; `next_run` would identify it best.
     """
 
     residual_rms: float
@@ -60,6 +62,8 @@ class Diagnostics:
     weakest_sd: float
     trunk_noise: float
     own_noise: float
+    unidentified: tuple[str, ...]
+    next_run: NextRun
 
 
 def diagnose(
@@ -73,6 +77,8 @@ def diagnose(
     residuals = log_prediction(points, solution.constants) - points.z
     rms = float(np.sqrt((residuals**2).mean()))
     condition, direction, reach = _weakest(points, solution.constants, rms, form)
+    weakest = {name: round(float(part), 3) for name, part in zip(form.layout.free, direction, strict=True)}
+    on_bound = draws.at_bound if draws else 0.0
     return Diagnostics(
         residual_rms=rms,
         residual_max=float(np.abs(residuals).max()),
@@ -80,26 +86,57 @@ def diagnose(
         starts=solution.starts,
         starts_agreed=solution.agreed,
         at_bound=solution.at_bound,
-        draws_at_bound=draws.at_bound if draws else 0.0,
+        draws_at_bound=on_bound,
         condition=condition,
-        weakest={name: round(float(part), 3) for name, part in zip(form.layout.free, direction, strict=True)},
+        weakest=weakest,
         weakest_sd=reach,
         trunk_noise=draws.trunk_noise if draws else 0.0,
         own_noise=draws.own_noise if draws else rms,
+        unidentified=tuple(_reasons(solution, on_bound, weakest, reach)),
+        next_run=_next_run(points, solution, form, rms, direction),
     )
 
 
+def _reasons(solution: Solution, on_bound: float, weakest: dict[str, float], reach: float) -> list[str]:
+    """Why a fit is not identified, in words."""
+    found = []
+    if solution.at_bound:
+        found.append(f"the best fit lies on a bound of {', '.join(solution.at_bound)}")
+    if solution.agreed < MAJORITY * solution.starts:
+        found.append(
+            f"only {solution.agreed} of {solution.starts} starts end at the best fit, others at higher minima"
+        )
+    if on_bound > FREQUENT_BOUND:
+        found.append(f"{on_bound:.0%} of the draws end on a bound of a constant")
+    if reach > FLAT:
+        moved = ", ".join(name for name, part in weakest.items() if abs(part) > 0.2)
+        factor = np.exp(min(reach, 7))
+        found.append(
+            f"the data hardly resist a joint change of {moved}: constants are unknown to a factor of"
+            f" {'over a thousand' if reach > 7 else f'{factor:.1f}'}"
+        )
+    return found
+
+
+def _next_run(points: Points, solution: Solution, form: Form, noise: float, direction: Array) -> NextRun:
+    """The run that would help most: against a rival minimum, a bound, or the flattest direction."""
+    if solution.rival is not None and solution.agreed < MAJORITY * solution.starts:
+        return most_telling(points, solution.constants, solution.rival)
+    if solution.at_bound:
+        direction = np.array([float(name in solution.at_bound) for name in form.layout.free])
+    return most_informative(points, solution.constants, form, noise=noise, direction=direction)
+
+
 def _weakest(points: Points, constants: Array, rms: float, form: Form) -> tuple[float, Array, float]:
-    """Condition number in relative changes of the centred constants, the flattest direction, its sd.
+    """Condition number in the relative units of `informative`, the flattest direction, its sd.
 
     A constant that may rest at zero and does has no relative change, and no part in the direction.
     """
     names = form.layout.free
     values = np.array([constants[NAMES.index(name)] for name in names])
-    free = np.array(
-        [value > 0 or name not in form.may_rest for name, value in zip(names, values, strict=True)]
-    )
-    design = (form.design(points, constants) * np.maximum(values, 1e-12))[:, free]
+    resting = np.array([name in form.may_rest for name in names])
+    free = (values > 0) | ~resting
+    design = relative_design(points, constants, form)[:, free] * np.sqrt(points.weights)[:, None]
     _, sizes, axes = np.linalg.svd(design, full_matrices=False)
     flattest = np.zeros(len(names))
     flattest[free] = axes[-1] * np.sign(axes[-1][np.abs(axes[-1]).argmax()])
@@ -110,15 +147,10 @@ def _weakest(points: Points, constants: Array, rms: float, form: Form) -> tuple[
 def warnings_of(diagnostics: Diagnostics, form: Form = CHINCHILLA) -> list[str]:
     """What a reader of the fit must know, though the fit stands."""
     found = [RESTING[name] for name in diagnostics.at_bound if name in form.may_rest]
-    if diagnostics.draws_at_bound > FREQUENT_BOUND:
+    if diagnostics.unidentified:
         found.append(
-            f"{diagnostics.draws_at_bound:.0%} of the draws end on a bound of a constant: the law is weakly"
-            f" identified; {_remedy(diagnostics)} would help"
-        )
-    elif diagnostics.weakest_sd > FLAT:
-        found.append(
-            f"the data hardly resist {_words(diagnostics)}: constants are unknown to a factor of"
-            f" {np.exp(min(diagnostics.weakest_sd, 7)):.1f}; {_remedy(diagnostics)} would help"
+            f"the law is weakly identified: {'; '.join(diagnostics.unidentified)}; {_remedy(diagnostics)}"
+            " would help most"
         )
     return found
 
@@ -126,29 +158,31 @@ def warnings_of(diagnostics: Diagnostics, form: Form = CHINCHILLA) -> list[str]:
 def check_identified(diagnostics: Diagnostics, estimate: Fit, form: Form = CHINCHILLA) -> None:
     """Raises UnidentifiedFitError for a fit on a bound where it may not rest, or whose starts disagree."""
     bound = [name for name in diagnostics.at_bound if name not in form.may_rest]
-    if bound:
-        raise UnidentifiedFitError(
-            f"the best fit lies on a bound of {', '.join(bound)}: the runs do not fix it",
-            hint=f"add {_remedy(diagnostics)}; then run `llama-scale fit` again",
-            estimate=estimate,
-        )
-    if diagnostics.starts_agreed < LEAST_AGREEMENT * diagnostics.starts:
-        raise UnidentifiedFitError(
-            f"only {diagnostics.starts_agreed} of {diagnostics.starts} starts reach the best fit, so"
-            " there may be a better one",
-            hint=f"add {_remedy(diagnostics)}; then run `llama-scale fit` again",
-            estimate=estimate,
-        )
+    few = diagnostics.starts_agreed < LEAST_AGREEMENT * diagnostics.starts
+    if not (bound or few):
+        return
+    why = (
+        f"the best fit lies on a bound of {', '.join(bound)}: the runs do not fix it"
+        if bound
+        else f"only {diagnostics.starts_agreed} of {diagnostics.starts} starts reach the best fit, so"
+        " there may be a better one"
+    )
+    raise UnidentifiedFitError(
+        why,
+        hint=f"add {_remedy(diagnostics)}; then run `llama-scale fit` again",
+        estimate=estimate,
+    )
 
 
 def _remedy(diagnostics: Diagnostics) -> str:
-    """What to run: for a constant on its bound, else for the one that the weakest direction moves most."""
-    weak = diagnostics.at_bound or (
-        max(diagnostics.weakest, key=lambda name: abs(diagnostics.weakest[name])),
+    """What to run, and what it would bring."""
+    run = diagnostics.next_run
+    words = (
+        f"a run of {format_count(run.parameters)} parameters on {format_count(run.tokens)} tokens"
+        f" ({format_flops(run.train_flops)} by 6ND)"
     )
-    return REMEDIES[weak[0]]
-
-
-def _words(diagnostics: Diagnostics) -> str:
-    moved = [name for name, part in diagnostics.weakest.items() if abs(part) > 0.2]
-    return "a joint change of " + ", ".join(moved)
+    if run.gap is not None:
+        return f"{words}, on which the two best minima differ by {run.gap:.1%},"
+    if run.sd_before and run.sd_after is not None and run.sd_after < run.sd_before:
+        return f"{words}, which would leave {run.sd_after / run.sd_before:.0%} of the uncertainty,"
+    return words

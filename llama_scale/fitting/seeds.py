@@ -101,7 +101,8 @@ def repeat_groups(observations: Observations) -> NDArray[np.intp]:
 
 
 def _variance_by_compute(
-    squares: Array, degrees: NDArray[np.intp] | Array, compute: Array) -> tuple[float, float]:
+    squares: Array, degrees: NDArray[np.intp] | Array, compute: Array
+) -> tuple[float, float]:
     """Level and slope of a variance level e^(slope compute): likeliest, times the slope's prior."""
     centre = (degrees * compute).sum() / degrees.sum()
     tilt = np.exp(-np.multiply.outer(SLOPES, compute - centre))

@@ -123,7 +123,8 @@ class Minima:
 class Solution:
     """The best minimum of all starts, its sum of Huber losses, and how many starts agree on it.
 
-    `starts` are those that came to rest within the steps they were given, at whatever minimum.
+    `starts` are those that came to rest within the steps they were given, at whatever minimum; `rival` is
+    the next higher of these minima, None where all agree.
     """
 
     law: ScalingLaw
@@ -132,6 +133,7 @@ class Solution:
     starts: int
     agreed: int
     at_bound: tuple[str, ...]
+    rival: Array | None = None
 
 
 def solve(
@@ -156,14 +158,17 @@ def best_of(points: Points, found: Minima, layout: Layout = FIVE) -> Solution:
     """The lowest of the minima that the starts of one data set reached, and how many reached it."""
     best = int(found.objective.argmin())
     lowest = float(found.objective[best])
+    # The last term is for data without noise, whose minimum is zero to rounding.
+    same = found.objective <= lowest * (1 + AGREEMENT) + 1e-15
+    others = np.flatnonzero(found.converged & ~same)
     return Solution(
         law=float_law(points.law(found.constants[:, best])),
         constants=found.constants[:, best],
         objective=lowest,
         starts=int(max(found.converged.sum(), 1)),
-        # The last term is for data without noise, whose minimum is zero to rounding.
-        agreed=int(((found.objective <= lowest * (1 + AGREEMENT) + 1e-15) & found.converged).sum()),
+        agreed=int((same & found.converged).sum()),
         at_bound=tuple(name for name in names_at_bound(found.at_bound[:, best]) if name in layout.free),
+        rival=found.constants[:, others[found.objective[others].argmin()]] if len(others) else None,
     )
 
 
