@@ -54,6 +54,12 @@ def test_the_floor_takes_the_next_divisor_and_small_models_keep_their_heads() ->
     assert choose_kv_heads(LLAMA_65B, deployment(3000, 1000), floor=1).shape.kv_heads < 8
 
 
+def test_kv_heads_split_evenly_over_a_node_where_they_can() -> None:
+    shape = llama(80, 9216, heads=72)
+    choice = choose_kv_heads(shape, deployment(3000, 1000))
+    assert [option.kv_heads for option in choice.options] == [72, 24, 8, 4, 2, 1]
+
+
 def test_what_cannot_be_served_keeps_its_heads_and_says_so() -> None:
     choice = choose_kv_heads(LLAMA_65B, deployment(1000, 250, chip="RTX-4090", most=1))
     assert choice.shape == LLAMA_65B

@@ -25,7 +25,7 @@ from llama_scale.architecture import (
 from llama_scale.costs.serving import Deployment, ServedShape, serve, served_shape
 from llama_scale.errors import InputError
 from llama_scale.planning.optimum import best
-from llama_scale.planning.request import Request
+from llama_scale.planning.request import Request, limited
 from llama_scale.quantities import format_bytes, format_fraction
 
 QUALITY_FLOOR = 8  # KV heads
@@ -90,7 +90,8 @@ def choose_kv_heads(shape: ModelConfig, deployment: Deployment, *, floor: int = 
     """The KV heads of `shape` that serve cheapest under `deployment`, never fewer than `floor`.
 
     `shape` should have one KV head for each head; choices keep its size by a wider hidden layer. A model
-    with fewer heads than the floor keeps them all.
+    with fewer heads than the floor keeps them all. Where they exist, only numbers are considered that eight
+    accelerators can share evenly.
 
     >>> from llama_scale.architecture import LLAMA_65B
     >>> from llama_scale.costs import rental
@@ -99,7 +100,10 @@ def choose_kv_heads(shape: ModelConfig, deployment: Deployment, *, floor: int = 
     >>> choose_kv_heads(LLAMA_65B, asked).shape.kv_heads
     8
     """
-    options = _options(grouped_query_choices(shape), deployment, floor)
+    choices = grouped_query_choices(shape)
+    even = tuple(choice for choice in choices if _splits_evenly(choice))
+    grouped = any(floor <= choice.kv_heads < shape.heads for choice in even)
+    options = _options(even if grouped else choices, deployment, floor)
     allowed = [option for option in options if option.within_floor]
     servable = [option for option in allowed if not math.isnan(option.seconds_per_token)]
     if not servable:
@@ -120,7 +124,7 @@ def with_chosen_kv_heads(request: Request) -> tuple[Request, KvChoice | None]:
     economics = request.economics
     if request.kv_heads is not None or economics.deployment is None or not economics.demand.serve_tokens:
         return request, None
-    grouped = replace(request, kv_heads=QUALITY_FLOOR)
+    grouped = limited(replace(request, kv_heads=QUALITY_FLOOR))  # latency allows larger models then
     solution = best(grouped.problem(), grouped.objective(grouped.law))
     size = float(solution.sizes.parameters)
     if not math.isfinite(size):
@@ -137,7 +141,7 @@ def with_chosen_kv_heads(request: Request) -> tuple[Request, KvChoice | None]:
         return request, None
     choice = choose_kv_heads(with_kv_heads(shape, shape.heads), economics.deployment)
     chosen = choice.shape.kv_heads
-    return replace(request, kv_heads=None if chosen == shape.heads else chosen), choice
+    return limited(replace(request, kv_heads=None if chosen == shape.heads else chosen)), choice
 
 
 def context_for(input_tokens: float, output_tokens: float, *, shortest: int = LLAMA_CONTEXT) -> int:
@@ -148,6 +152,11 @@ def context_for(input_tokens: float, output_tokens: float, *, shortest: int = LL
     """
     needed = max(float(shortest), input_tokens + output_tokens)
     return max(shortest, 2 ** math.ceil(math.log2(needed)))
+
+
+def _splits_evenly(shape: ModelConfig) -> bool:
+    """Whether a node of eight holds its KV heads evenly, each one once or all of them equally often."""
+    return shape.kv_heads in (1, 2, 4, shape.heads) or shape.kv_heads % 8 == 0
 
 
 def _options(shapes: tuple[ModelConfig, ...], deployment: Deployment, floor: int) -> tuple[KvOption, ...]:
