@@ -203,15 +203,16 @@ def _left_out(train: Sequence[Curve], law: MultiPowerLaw, delta: float) -> tuple
 
 
 def predict_future(law: MultiPowerLaw, curves: Sequence[Curve], schedule: FutureSchedule) -> FuturePrediction:
-    """The loss where a schedule ends, of the peak rate and warm-up that a model's curves had."""
+    """The loss where a schedule ends, of the peak rate and the warm-up that a model's curves had."""
     peak = max(curve.rates.peak for curve in curves)
     first = curves[0].rates
     rates = schedule_of(
         schedule.kind,
         schedule.steps,
         peak=peak,
-        warmup_steps=float(round(2 * first.warmup_sum / peak)),
+        warmup_steps=float(first.steps[0]),
         final_fraction=schedule.final_fraction,
+        warmup_sum=first.warmup_sum,
     )
     longest = max(float(curve.steps[-1]) for curve in curves)
     return FuturePrediction(

@@ -27,6 +27,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "schedule": ("schedule", "curve"),
     "model": ("model", "family"),
     "parameters": ("parameters", "params", "n", "n_params", "num_params", "model_size", "size"),
+    "warmup_steps": ("warmup_steps", "warmup"),
     "tokens": ("tokens", "d", "n_tokens", "num_tokens", "train_tokens"),
 }
 REQUIRED = ("step", "learning_rate", "loss")
@@ -35,8 +36,10 @@ REQUIRED = ("step", "learning_rate", "loss")
 def curves_of_table(path: Path, *, where: Sequence[Filter] = ()) -> tuple[list[Curve], list[Exclusion]]:
     """The curves of a CSV of logged steps: columns step, lr and loss, and run, schedule, params or model.
 
-    Rows of one run are one curve; curves of one `model`, or else of one size, share a law. Raises
-    InputError, naming line and column, for what cannot be read, and for two losses at one step.
+    Rows of one run are one curve; curves of one `model`, or else of one size, share a law. The warm-up is
+    what was logged of it, or as many steps as a column warmup_steps says, or else all before the first
+    logged step. Raises InputError, naming line and column, for what cannot be read, and for two losses at
+    one step.
     """
     table = read_cells(path)
     columns = _columns(path, table)
@@ -109,7 +112,7 @@ def _curve(
             f"{rows[int(order[twice[0] + 1])][0]} ({run}) repeats step {steps[order[twice[0]]]:g}",
             hint="give each run a name of its own in the column 'run'",
         )
-    at = rates_between(steps[order], rates[order])
+    at = rates_between(steps[order], rates[order], warmup_sum=_warmup_sum(rows, columns, steps, rates))
     logged = steps[order] >= at.steps[0]
     size = tokens = None
     if "parameters" in columns:
@@ -125,6 +128,16 @@ def _curve(
         parameters=size,
         tokens_per_step=tokens,
     )
+
+
+def _warmup_sum(
+    rows: Sequence[tuple[str, Sequence[str]]], columns: Mapping[str, int], steps: Array, rates: Array
+) -> float | None:
+    """The sum of rates before the first logged step, where a column says how long the warm-up took."""
+    if "warmup_steps" not in columns:
+        return None
+    warm, first = _number(rows[0][0], rows[0][1][columns["warmup_steps"]], "warmup_steps"), float(steps.min())
+    return None if warm > first else float(rates[steps.argmin()]) * (first - warm / 2)
 
 
 def _plain_model(model: str, size: float | None) -> str:
@@ -206,11 +219,18 @@ SCHEDULES = ("cosine", "wsd", "linear", "constant")
 
 
 def schedule_of(
-    kind: str, steps: float, *, peak: float, warmup_steps: float, final_fraction: float = 0.0
+    kind: str,
+    steps: float,
+    *,
+    peak: float,
+    warmup_steps: float,
+    final_fraction: float = 0.0,
+    warmup_sum: float | None = None,
 ) -> LearningRates:
     """A schedule of `steps`: cosine, linear, constant, or wsd, whose last fifth decays as 1-sqrt.
 
-    Raises InputError for a kind that is none of these, and for steps that end within the warm-up.
+    `warmup_sum` is the sum of the rates of the warm-up, of a linear one where it isn't given. Raises
+    InputError for a kind that is none of these, and for steps that end within the warm-up.
     """
     if kind not in SCHEDULES:
         raise InputError(f"there is no schedule {kind!r}", hint=f"use {', '.join(SCHEDULES)}")
@@ -231,5 +251,5 @@ def schedule_of(
     return LearningRates(
         steps=knots,
         rates=peak * (final_fraction + (1 - final_fraction) * left),
-        warmup_sum=peak * warmup_steps / 2,
+        warmup_sum=peak * warmup_steps / 2 if warmup_sum is None else warmup_sum,
     )
