@@ -22,6 +22,7 @@ from llama_scale.fitting.sensitivity import Variation, sensitivity
 from llama_scale.laws import Fit, Range, ScalingLaw
 from llama_scale.quantities import format_flops
 
+PARABOLA_DRAWS = 2000
 DRAWS = 300  # of Approach 1: enough for 90 % intervals
 DEFAULT_REACH = 10.0  # times the largest run: the budget that is shown where none is asked for
 NAMES = {1: "envelope of training curves", 2: "IsoFLOP parabolas", 3: "parametric law"}
@@ -76,7 +77,7 @@ def compare_approaches(
     found = envelope(observations, draws=draws, seed=seed, noise=shared_noise(observations, fit))
     return (
         _by_envelope(found, observations, at, level),
-        _by_parabolas(profiles, bias, at, level),
+        _by_parabolas(profiles, bias, at, level, named=bool(np.isfinite(observations.budgets).any())),
         _by_law(fit, observations, at, level),
     )
 
@@ -112,12 +113,17 @@ def _by_envelope(
 
 
 def _by_parabolas(
-    found: IsoFlop | None, bias: float | None, budgets: Sequence[float], level: float
+    found: IsoFlop | None, bias: float | None, budgets: Sequence[float], level: float, *, named: bool
 ) -> Approach:
     if found is None:
         return Approach(number=2, reason="the runs form no two budgets of three sizes each")
     refused = [profile for profile in found.profiles if profile.parameters is None]
     notes = [_refusal(profile) for profile in refused]
+    if not named:
+        runs = sum(len(profile.sizes) for profile in found.profiles)
+        notes.append(
+            f"no column names budgets: {runs} runs of nearly equal FLOPs were taken for {len(found.profiles)}"
+        )
     if found.line is None or found.of_tokens is None:
         interior = len(found.profiles) - len(refused)
         return Approach(
@@ -224,7 +230,8 @@ def side_by_side(
     `solve` fits a law of the fit's form to runs, for other ways of counting.
     """
     noise = shared_noise(observations, fit)
-    profiles = isoflop(observations, level=level, seed=seed, noise=noise)
+    draws = 0 if fit.draws is None else PARABOLA_DRAWS
+    profiles = isoflop(observations, level=level, draws=draws, seed=seed, noise=noise)
     bias = bias_under(observations, fit.law)
     three = compare_approaches(
         observations, fit, profiles, bias=bias, budgets=budgets, level=level, seed=seed

@@ -80,10 +80,13 @@ class Along:
 
 
 def has_ends(observations: Observations) -> bool:
-    """Whether at least three sizes have runs of several durations: then no losses along runs are needed."""
-    return (
-        sum(_distinct(np.log(observations.tokens[rows])) > 1 for rows in _sizes(observations)) >= LEAST_SIZES
-    )
+    """Whether three sizes or more, and half of the runs at least, come in several durations a size.
+
+    Then no losses along runs are needed. Sizes of a random design that happen to be near are no such design.
+    """
+    logs = np.log(observations.tokens)
+    several = [len(rows) for rows in _sizes(observations) if _distinct(logs[rows]) > 1]
+    return len(several) >= LEAST_SIZES and 2 * sum(several) >= len(observations)
 
 
 def _sizes(observations: Observations) -> list[NDArray[np.intp]]:

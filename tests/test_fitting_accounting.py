@@ -1,0 +1,97 @@
+"""What ways of counting do: closed forms, brute force, and the Kaplan-Chinchilla discrepancy reproduced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import sweep
+
+from llama_scale.fitting import gather
+from llama_scale.fitting.accounting import Counting, compare_countings
+from llama_scale.fitting.forms import CHINCHILLA
+from llama_scale.fitting.observations import Observations, Row, Rows, observe
+from llama_scale.fitting.uncertainty import points_of
+from llama_scale.laws import ScalingLaw, published
+from llama_scale.runs import load_records
+
+RESULTS = Path(__file__).parents[1] / "sweeps" / "results"
+LAW = published().law
+
+
+def solve(runs: Observations) -> ScalingLaw:
+    return CHINCHILLA.solve(points_of(runs), delta=1e-3, quick=True).law
+
+
+def by_way(runs: Observations) -> dict[tuple[str, str], Counting]:
+    return {(c.convention, c.flops): c for c in compare_countings(runs, solve)[1]}
+
+
+def small_models(attention: float = 0.0) -> Observations:
+    """Small models under the default law of total N; embeddings as Pearce & Song model them."""
+    rows = []
+    for body in np.exp(np.linspace(np.log(1e6), np.log(1e9), 10)):
+        total = body + 47_491 * body ** (1 / 3)
+        for tokens in np.exp(np.linspace(np.log(2e8), np.log(3e10), 8)):
+            rows.append(
+                Row(
+                    name=f"r{len(rows)}",
+                    place=f"r{len(rows)}",
+                    parameters=float(total),
+                    tokens=float(tokens),
+                    loss=float(LAW.loss(total, tokens)),
+                    train_flops=float(6 * total * tokens * (1 + attention * (total / 1e8) ** -0.3)),
+                    counts={"total": float(total), "non_embedding": float(body)},
+                )
+            )
+    return observe([Rows(source="synthetic", rows=tuple(rows), convention="total")])
+
+
+def test_leaving_out_embeddings_raises_the_exponent() -> None:
+    """Pearce & Song 2024 find .78 for small models where .51 holds for all parameters."""
+    found = by_way(small_models())
+    assert set(found) == {("total", "6nd"), ("non_embedding", "6nd")}
+    total, body = found["total", "6nd"], found["non_embedding", "6nd"]
+    assert total.exponent_a == pytest.approx(LAW.exponent_a, abs=1e-3)
+    assert total.used
+    assert body.exponent_a > total.exponent_a + 0.1
+    assert body.parameters != pytest.approx(total.parameters, rel=0.05)
+
+
+def test_exact_flops_move_the_optimum_as_brute_force_says() -> None:
+    runs = small_models(attention=0.5)
+    budget, countings = compare_countings(runs, solve)
+    exact = next(c for c in countings if c.flops == "exact")
+    assert exact.used
+    sizes = np.exp(np.linspace(np.log(1e7), np.log(2e9), 20_001))
+    tokens = budget / (6 * sizes * (1 + 0.5 * (sizes / 1e8) ** -0.3))
+    losses = np.asarray(LAW.loss(sizes, tokens))
+    assert exact.parameters == pytest.approx(sizes[losses.argmin()], rel=0.02)
+    assert exact.tokens == pytest.approx(tokens[losses.argmin()], rel=0.02)
+    assert exact.exponent_a != pytest.approx(LAW.exponent_a, abs=1e-3)
+
+
+def test_one_way_of_counting_leaves_nothing_to_compare() -> None:
+    assert compare_countings(sweep(0), solve)[1] == ()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_default_sweep_shows_the_discrepancy(seed: int) -> None:
+    found = by_way(gather(load_records(RESULTS / f"default-seed{seed}.json")))
+    assert set(found) == {
+        ("total", "6nd"),
+        ("non_embedding", "6nd"),
+        ("matmul", "6nd"),
+        ("matmul", "exact"),
+    }
+    assert found["non_embedding", "6nd"].exponent_a > found["matmul", "6nd"].exponent_a + 0.05
+    assert found["total", "6nd"].exponent_a < found["matmul", "6nd"].exponent_a
+    assert [c.used for c in found.values()].count(True) == 1
+
+
+def test_a_table_with_both_counts_is_compared(shared_data: Path) -> None:
+    runs = gather(shared_data / "gadre_overtraining.csv", where=["dataset = rpj"])
+    found = by_way(runs)
+    assert found["total", "6nd"].used
+    assert found["non_embedding", "6nd"].exponent_a > found["total", "6nd"].exponent_a
