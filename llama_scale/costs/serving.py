@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,7 @@ from llama_scale.costs.economics import Rental
 from llama_scale.costs.roofline import (
     Array,
     Engine,
+    Numbers,
     Phases,
     ServedShape,
     Traffic,
@@ -128,13 +129,12 @@ class Throughput(NamedTuple):
 
 def serve(deployment: Deployment, shape: ServedShape) -> Throughput:
     """The cheapest way to serve each of `shape` within the limits."""
-    options = [_on(deployment, shape, group) for group in deployment.groups]
-    costs = np.stack([option.seconds for option in options])
-    best = np.argmin(np.where(np.isnan(costs), np.inf, costs), axis=0)
+    options = _options(deployment, shape)
+    costs = np.where(np.isnan(options.seconds), np.inf, options.seconds)
+    best = costs.argmin(axis=0)
     # where no group serves, the largest one says what stands in the way
-    best = np.where(np.isnan(costs).all(axis=0), len(options) - 1, best)
-    columns = (np.stack(column) for column in zip(*options, strict=True))
-    return _throughput(deployment, _Option(*(_take(column, best) for column in columns)))
+    best = np.where(np.isinf(costs.min(axis=0)), len(costs) - 1, best)[None]
+    return _throughput(deployment, _Option(*(np.take_along_axis(c, best, axis=0)[0] for c in options)))
 
 
 def accelerators_for(
@@ -145,23 +145,26 @@ def accelerators_for(
     Whole copies of the model are counted, and each number of accelerators a copy is tried; nan where none
     serves.
     """
-    rate = np.asarray(requests_per_second, float)
-    found = []
-    for group in deployment.groups:
-        each = _on(deployment, shape, group).seconds * deployment.samples
-        seconds = each / (group * deployment.utilisation)
-        found.append(group * np.maximum(np.ceil(rate * seconds - 1e-9), 1))
-    counts = np.stack(found)
+    options, rate = _options(deployment, shape), np.asarray(requests_per_second, float)
+    copies = [
+        group
+        * np.maximum(
+            np.ceil(rate * (seconds * deployment.samples / (group * deployment.utilisation)) - 1e-9), 1
+        )
+        for group, seconds in zip(deployment.groups, options.seconds, strict=True)
+    ]
+    counts = np.stack(copies)
     least = np.where(np.isnan(counts), np.inf, counts).min(axis=0)
     return np.where(np.isinf(least), np.nan, least)
 
 
-def engine(deployment: Deployment, group: int) -> Engine:
-    """What works on a copy that is spread over `group` accelerators."""
+def engine(deployment: Deployment, group: ArrayLike) -> Engine:
+    """What works on a copy that is spread over `group` accelerators; an array of them gives arrays."""
     chip = deployment.rental.accelerator
     peaks = chip.peak_flops_per_second
+    tensor = np.minimum(np.asarray(group, float), NODE)
     return Engine(
-        tensor=min(group, NODE),
+        tensor=tensor,
         peak_flops_per_second=chip.peak(deployment.rental.precision),
         attention_flops_per_second=peaks.get("bf16") or peaks["fp16"],
         bandwidth_bytes_per_second=chip.bandwidth_bytes_per_second,
@@ -169,12 +172,12 @@ def engine(deployment: Deployment, group: int) -> Engine:
         memory_bytes=chip.memory_bytes,
         weight_bytes=deployment.weight_bits / 8,
         kv_bytes=deployment.kv_bits / 8,
-        stages=group // min(group, NODE),
+        stages=np.ceil(np.asarray(group) / NODE),
     )
 
 
 class _Option(NamedTuple):
-    """Serving with one number of accelerators a copy; `batch` is a stage's, `limit` counts in LIMITS.
+    """Ways to serve, an array a field; `batch` is a stage's, `limit` counts in LIMITS.
 
     `seconds` are accelerator-seconds of one answer, nan where the limits cannot be met.
     """
@@ -188,37 +191,37 @@ class _Option(NamedTuple):
     step_per_sequence: Array
 
 
-def _on(deployment: Deployment, shape: ServedShape, group: int) -> _Option:
-    """Serving each shape on `group` accelerators a copy."""
-    machine, traffic = engine(deployment, group), deployment.traffic
-    stages = float(machine.stages)
+def _options(deployment: Deployment, shape: ServedShape) -> _Option:
+    """Serving each shape (last axes) on each number of accelerators a copy (first axis)."""
+    sizes = np.broadcast_shapes(*(np.shape(field) for field in shape))
+    groups = np.array(deployment.groups, float).reshape(-1, *(1 for _ in sizes))
+    machine, traffic = engine(deployment, groups), deployment.traffic
     times = phases(deployment.calibration, machine, shape, traffic)
-    bounds = np.stack(
-        np.broadcast_arrays(
-            np.nan_to_num(batch_in_memory(machine, shape, traffic)) / stages,
-            *_other_bounds(deployment, times, stages),
-        )
-    )
+    bounds = np.stack(np.broadcast_arrays(*_bounds(deployment, machine, shape, times)))
     batch = bounds.min(axis=0)
     batch = np.where(batch > 0, batch, np.nan)
     seconds = machine.tensor * seconds_per_answer(times, traffic, batch)
-    columns = (group, batch, bounds.argmin(axis=0), seconds, *times)
+    columns = (groups, batch, bounds.argmin(axis=0), seconds, *times)
     return _Option(*(np.broadcast_to(column, batch.shape) for column in columns))
 
 
-def _other_bounds(deployment: Deployment, times: Phases, stages: float) -> tuple[Array, ...]:
-    """The largest batch of a stage that each of the other limits allows; 0 where not even one sequence."""
-    prompt_share = times.prompt / (deployment.samples * deployment.output_tokens)
-    per_token, first = deployment.time_per_output_token_seconds, deployment.time_to_first_token_seconds
-    by_token = math.inf if per_token is None else per_token - times.step_fixed + prompt_share
-    by_first = math.inf if first is None else first - times.step_fixed - times.prompt
-    by_token = by_token / np.asarray(times.step_per_sequence + prompt_share, float)
-    by_first = by_first / np.asarray(times.step_per_sequence, float)
-    return (
-        np.asarray(deployment.largest_batch / stages, float),
-        np.where(by_token >= 1, by_token, 0.0),
-        np.where(by_first >= 1, by_first, 0.0),
-    )
+def _bounds(deployment: Deployment, machine: Engine, shape: ServedShape, times: Phases) -> tuple[Array, ...]:
+    """The largest batch of a stage that each of LIMITS allows; 0 where not even one answer."""
+    traffic, stages = deployment.traffic, np.asarray(machine.stages)
+    memory = np.fmax(batch_in_memory(machine, shape, traffic), 0.0) / stages
+    by_token = by_first = np.asarray(math.inf)
+    if deployment.time_per_output_token_seconds is not None:
+        prompt_share = np.asarray(times.prompt / (deployment.samples * deployment.output_tokens))
+        room = deployment.time_per_output_token_seconds - times.step_fixed + prompt_share
+        by_token = _at_least_one(room / (times.step_per_sequence + prompt_share))
+    if deployment.time_to_first_token_seconds is not None:
+        room = deployment.time_to_first_token_seconds - times.step_fixed - times.prompt
+        by_first = _at_least_one(room / times.step_per_sequence)
+    return memory, np.asarray(deployment.largest_batch / stages), by_token, by_first
+
+
+def _at_least_one(batch: Numbers) -> Array:
+    return np.where(np.asarray(batch) >= 1, batch, 0.0)
 
 
 def _throughput(deployment: Deployment, option: _Option) -> Throughput:
@@ -242,8 +245,3 @@ def _throughput(deployment: Deployment, option: _Option) -> Throughput:
         accelerator_seconds_per_output_token=(paid - prompt) / written,
         limited_by=np.asarray(LIMITS)[option.limit],
     )
-
-
-def _take(stacked: NDArray[Any], best: NDArray[np.intp]) -> NDArray[Any]:
-    """Of each shape the entry that `best` numbers."""
-    return np.take_along_axis(stacked, best[None], axis=0)[0]
