@@ -8,6 +8,7 @@ import pytest
 from llama_scale.architecture import LLAMA_7B, LLAMA_33B, LLAMA_65B, llama
 from llama_scale.costs import rental
 from llama_scale.costs.serving import Deployment
+from llama_scale.errors import InputError
 from llama_scale.planning import plan
 from llama_scale.planning.request import PlanOptions, read_request
 from llama_scale.planning.shapes import choose_kv_heads, context_for, with_chosen_kv_heads
@@ -110,3 +111,28 @@ def test_the_plan_says_why_it_has_its_kv_heads_and_trains_in_the_recipes_batch()
     assert document["training"]["layouts"][0]["accelerators"] == 512
     constant = plan(serve_tokens=1e12, budget="$5M", serve_mfu="0.5/0.2")
     assert constant.kv_choice is None and constant.shape.kv_heads == constant.shape.heads
+
+
+def test_recomputing_costs_hours_of_the_plan_and_carbon_is_ones_own() -> None:
+    plain = plan(serve_tokens=1e12, target_loss=1.98, cost_in="usd", accelerators=512)
+    again = plan(
+        serve_tokens=1e12,
+        target_loss=1.98,
+        cost_in="usd",
+        accelerators=512,
+        recompute="full",
+        carbon=0.05,
+        pue=1.2,
+    )
+    assert plain.training is not None and again.training is not None
+    model = again.recommended.lifetime
+    flops = model.train_flops / plain.recommended.lifetime.train_flops
+    hours = model.train_gpu_hours / plain.recommended.lifetime.train_gpu_hours
+    assert hours / flops == pytest.approx(1.33, abs=0.01)
+    assert again.training.gpu_hours == pytest.approx(model.train_gpu_hours, rel=1e-4)
+    assert {layout.recompute for layout in again.training.layouts} == {"full"}
+    energy = again.training.gpu_hours * 700 * 1.2 / 1e6
+    assert again.training.energy_mwh == pytest.approx(energy)
+    assert again.training.co2_tonnes == pytest.approx(0.05 * energy)
+    with pytest.raises(InputError, match="--recompute 'half' is unknown"):
+        plan(serve_tokens=1e12, recompute="half")

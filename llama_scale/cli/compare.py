@@ -21,6 +21,7 @@ QUESTION = frozenset(
         *("as_json", "quiet", "vocabulary", "sensitivity", "accelerators", "deadline", "unique_tokens"),
         *("samples", "retrain_every", "growth", "months", "discount", "kv_heads", "gqa", "requests"),
         *("request_rate", "quantisation_penalty", "train_accelerators", "epochs", "max_parameters"),
+        *("recompute", "pue", "carbon"),
     }
 )
 

@@ -155,6 +155,18 @@ TRAINING: Options = (
             "help": "Share of paid time that trains. [default: published, by accelerator; 100% with --mfu]",
         },
     ),
+    (
+        ("--recompute",),
+        {
+            "type": click.Choice(["none", "selective", "full"]),
+            "help": "Activations that are computed again; costs hours. [default: what fits, as the MFU was]",
+        },
+    ),
+    (
+        ("--pue",),
+        {"type": float, "metavar": "RATIO", "help": "Power of the building over boards'. [default: 1.1]"},
+    ),
+    (("--carbon",), {"type": float, "metavar": "KG/KWH", "help": "CO2 of the power. [default: 0.385]"}),
 )
 SERVING: Options = (
     (

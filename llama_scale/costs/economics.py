@@ -73,16 +73,20 @@ class Rental:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How training runs: `mfu` is useful FLOPs over the peak while it runs, `goodput` how often it runs."""
+    """How training runs: `mfu` is useful FLOPs over the peak while it runs, `goodput` how often it runs.
+
+    `recomputed` are FLOPs that it does twice, as a share of the useful ones, beyond what the MFU has lost.
+    """
 
     rental: Rental
     mfu: float = DEFAULT_MFU.value
     goodput: float = DEFAULT_GOODPUT.value
+    recomputed: float = 0.0
 
     @property
     def gpu_hours_per_flop(self) -> float:
-        """Hours of one accelerator for one training FLOP."""
-        return 1 / (self.rental.peak_flops_per_hour * self.mfu * self.goodput)
+        """Hours of one accelerator for one useful training FLOP."""
+        return (1 + self.recomputed) / (self.rental.peak_flops_per_hour * self.mfu * self.goodput)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ from llama_scale.planning.regret import regret
 from llama_scale.planning.request import Request
 from llama_scale.planning.sensitivity import sensitivities
 from llama_scale.planning.serving import RooflineServing
-from llama_scale.planning.shapes import with_chosen_kv_heads
+from llama_scale.planning.shapes import with_chosen_kv_heads, with_recomputation
 from llama_scale.planning.uncertainty import MOST_DRAWS, best_on_average, intervals
 from llama_scale.planning.values import (
     CheapRange,
@@ -56,7 +56,7 @@ def answer(request: Request) -> Plan:
 
     Raises InfeasibleError where no model does what is asked.
     """
-    request, kv_choice = with_chosen_kv_heads(request)
+    request, kv_choice = with_chosen_kv_heads(with_recomputation(request))
     problem, objective = request.problem(), request.objective(request.law)
     solution = best(problem, objective)
     refuse_unreachable(request, problem, objective, solution)
@@ -249,6 +249,9 @@ def _training(request: Request, shape: ModelConfig, model: PlannedModel, batch_t
         goodput=training.goodput,
         accelerators=request.accelerators,
         batch_tokens=batch_tokens,
+        recompute=request.recompute,
+        pue=request.pue,
+        kg_co2_per_kwh=request.carbon,
         train_flops=model.lifetime.train_flops / demand.trainings,
     )
 

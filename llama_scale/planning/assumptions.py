@@ -14,6 +14,7 @@ from llama_scale.costs import (
     Rental,
 )
 from llama_scale.costs.serving import Deployment
+from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
 from llama_scale.planning.request import Request
 from llama_scale.quantities import (
     format_count,
@@ -80,6 +81,27 @@ def _training(request: Request) -> Iterator[Assumption]:
     yield from _rental(request, training.rental, "training", "")
     yield _share(request, "training MFU", training.mfu, request.mfu_default, "mfu")
     yield _share(request, "goodput", training.goodput, request.goodput_default, "goodput")
+    if request.recompute is not None:
+        yield Assumption(
+            name="recomputed",
+            value=f"{request.recompute}: {format_fraction(training.recomputed, 2)} more FLOPs, as many hours",
+            source="Korthikanti et al. 2022, arXiv 2205.05198",
+            option="--recompute",
+        )
+    yield _constant(request, "power overhead", f"PUE {request.pue:g}", DEFAULT_PUE, "pue")
+    yield _constant(request, "CO2", f"{request.carbon:g} kg a kWh", DEFAULT_CARBON, "carbon")
+
+
+def _constant(request: Request, name: str, value: str, default: Default, option: str) -> Assumption:
+    given = option in request.given
+    return Assumption(
+        name=name,
+        value=value,
+        source="given" if given else default.source,
+        date="" if given else default.date,
+        option=_option(option),
+        is_default=not given,
+    )
 
 
 def _serving(request: Request) -> Iterator[Assumption]:

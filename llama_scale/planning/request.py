@@ -12,6 +12,8 @@ import numpy as np
 
 from llama_scale.architecture import LLAMA_VOCABULARY
 from llama_scale.costs import CostUnit, Default, Economics
+from llama_scale.costs.memory import RECOMPUTE_MODES, Recompute
+from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.laws import (
     ACCOUNTINGS,
@@ -83,6 +85,9 @@ class PlanOptions(TypedDict, total=False):
     precision: str | None
     mfu: Number | None
     goodput: Number | None
+    recompute: str | None
+    pue: Number | None
+    carbon: Number | None
     serve_accelerator: str | None
     serve_accelerators: Number | None
     serve_price: Number | None
@@ -132,6 +137,9 @@ class Request:
     vocabulary: int
     context: int
     kv_heads: int | None
+    recompute: Recompute | None
+    pue: float
+    carbon: float
     level: float
     given: Mapping[str, Any]
     limits: Limits = NO_LIMITS
@@ -251,10 +259,19 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
         vocabulary=int(words.number("vocabulary", LLAMA_VOCABULARY, low=2, high=1e8)),
         context=supply.context,
         kv_heads=words.whole("kv_heads", low=1, high=1024),
+        recompute=_recompute(words),
+        pue=words.number("pue", DEFAULT_PUE.value, low=1, high=10),
+        carbon=words.number("carbon", DEFAULT_CARBON.value, low=0, high=10),
         level=words.fraction("level", DEFAULT_LEVEL, high=0.9999),
         given=given,
     )
     return limited(request)
+
+
+def _recompute(words: Words) -> Recompute | None:
+    if "recompute" not in words.given:
+        return None
+    return cast(Recompute, words.choice("recompute", RECOMPUTE_MODES, "full"))
 
 
 def limited(request: Request) -> Request:

@@ -22,6 +22,7 @@ from llama_scale.architecture import (
     nearest_shape,
     with_kv_heads,
 )
+from llama_scale.costs.memory import recompute_overhead
 from llama_scale.costs.serving import Deployment, ServedShape, serve, served_shape
 from llama_scale.errors import InputError
 from llama_scale.planning.optimum import best
@@ -142,6 +143,21 @@ def with_chosen_kv_heads(request: Request) -> tuple[Request, KvChoice | None]:
     choice = choose_kv_heads(with_kv_heads(shape, shape.heads), economics.deployment)
     chosen = choice.shape.kv_heads
     return limited(replace(request, kv_heads=None if chosen == shape.heads else chosen)), choice
+
+
+def with_recomputation(request: Request) -> Request:
+    """The request with the hours that the recomputation asked for costs, at the size of its optimum."""
+    if request.recompute is None:
+        return request
+    solution = best(request.problem(), request.objective(request.law))
+    size = float(solution.sizes.parameters)
+    if not math.isfinite(size):
+        return request
+    shape = nearest_shape(
+        size, convention=request.fit.convention, vocabulary=request.vocabulary, context=request.context
+    )
+    training = replace(request.economics.training, recomputed=recompute_overhead(shape, request.recompute))
+    return limited(replace(request, economics=replace(request.economics, training=training)))
 
 
 def context_for(input_tokens: float, output_tokens: float, *, shortest: int = LLAMA_CONTEXT) -> int:
