@@ -133,8 +133,11 @@ def serve(deployment: Deployment, shape: ServedShape) -> Throughput:
     costs = np.where(np.isnan(options.seconds), np.inf, options.seconds)
     best = costs.argmin(axis=0)
     # where no group serves, the largest one says what stands in the way
-    best = np.where(np.isinf(costs.min(axis=0)), len(costs) - 1, best)[None]
-    return _throughput(deployment, _Option(*(np.take_along_axis(c, best, axis=0)[0] for c in options)))
+    best = np.where(np.isinf(costs.min(axis=0)), len(costs) - 1, best)
+    chosen = best.reshape(-1) * best.size + np.arange(best.size)
+    return _throughput(
+        deployment, _Option(*(column.reshape(-1)[chosen].reshape(best.shape) for column in options))
+    )
 
 
 def accelerators_for(
