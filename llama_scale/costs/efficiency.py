@@ -49,7 +49,7 @@ def training_mfu(
 def mfu_spread(
     accelerator: Accelerator, parameters: float | None = None, *, precision: Precision = "bf16"
 ) -> tuple[float, float, str] | None:
-    """The lowest and the highest published steady MFU on 6ND, and their source; None where no two are known."""
+    """The lowest and highest published steady MFU on 6ND, and their source; None unless two are known."""
     entry = _entry("mfu", accelerator.name, precision)
     size = USUAL_SIZE if parameters is None else parameters
     rows = [row for row in entry["sizes"] if row["from_parameters"] <= size] if entry else []

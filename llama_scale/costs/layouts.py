@@ -114,11 +114,12 @@ class Layout:
         spread = self.sharding
         degrees = ("data", spread.data), ("FSDP", spread.fsdp), ("tensor", spread.tensor)
         named = [f"{name} {n}" for name, n in (*degrees, ("pipeline", spread.pipeline)) if n > 1]
-        again = {"none": "nothing recomputed", "selective": "fused attention", "full": "full recompute"}
-        return (
-            f"{' x '.join(named) or 'one accelerator'}, micro-batch {self.micro_batch}, "
-            + (again[self.recompute])
-        )
+        again = {
+            "none": "nothing recomputed",
+            "selective": "fused attention",
+            "full": f"full recompute ({self.recompute_overhead:.0%} more FLOPs)",
+        }[self.recompute]
+        return f"{' x '.join(named) or 'one accelerator'}, micro-batch {self.micro_batch}, {again}"
 
 
 def layouts(work: Workload, accelerators: int, most: int = 5) -> tuple[Layout, ...]:

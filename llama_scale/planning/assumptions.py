@@ -84,7 +84,7 @@ def _training(request: Request) -> Iterator[Assumption]:
     if request.recompute is not None:
         yield Assumption(
             name="recomputed",
-            value=f"{request.recompute}: {format_fraction(training.recomputed, 2)} more FLOPs, as many hours",
+            value=f"{request.recompute}: {format_fraction(training.recomputed, 2)} more FLOPs, and hours",
             source="Korthikanti et al. 2022, arXiv 2205.05198",
             option="--recompute",
         )
