@@ -152,7 +152,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The object that `compare --json` prints, without `schema`."""
-        from llama_scale.planning.compare_words import document
+        from llama_scale.planning.compare_document import document
 
         return document(self)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 from typing import Any
 
 from llama_scale.costs import CostUnit
 from llama_scale.planning.again import law_words, option, plain_word
-from llama_scale.planning.compare import BuyOrTrain, ComparedModel, Comparison, Crossing, Pair
-from llama_scale.planning.reasons import Reason, amount, format_cost
+from llama_scale.planning.compare import BuyOrTrain, ComparedModel, Comparison, Crossing
+from llama_scale.planning.described import Reason, amount, format_cost
 from llama_scale.planning.words import UNIT_NAMES, assumed
 from llama_scale.quantities import format_count, format_fraction, format_number
 
@@ -230,79 +229,3 @@ def _markdown_table(table: list[tuple[str, ...]], columns: tuple[str, ...]) -> s
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     lines += [f"| {' | '.join(cell.replace('>', chr(92) + '>') for cell in row)} |" for row in table]
     return "\n".join(lines)
-
-
-def document(comparison: Comparison) -> dict[str, Any]:
-    """The JSON of `compare`: models in base units, break-evens by unit."""
-    request = comparison.request
-    return {
-        "sentence": comparison.sentence,
-        "unit": comparison.unit,
-        "serve_tokens": request.economics.demand.serve_tokens,
-        "models": [_model_document(model, comparison) for model in comparison.models],
-        "pairs": [_pair_document(pair, comparison.unit) for pair in comparison.pairs],
-        "buy_or_train": [offer._asdict() for offer in comparison.buy_or_train],
-        "law": {
-            "name": request.fit.name,
-            "form": request.fit.law.form,
-            "parameters": {name: float(value) for name, value in request.fit.law.constants.items()},
-            "parameter_convention": request.fit.convention,
-            "flops_accounting": request.flops,
-            "source": request.fit.source,
-        },
-        "level": request.level,
-        "caution": CAUTION,
-        "warnings": list(comparison.warnings),
-        "assumptions": [asdict(item) for item in comparison.assumptions],
-        "command": command(comparison),
-    }
-
-
-def _model_document(model: ComparedModel, comparison: Comparison) -> dict[str, Any]:
-    cost, unit = model.lifetime, comparison.unit
-    return {
-        "name": model.name,
-        "parameters": model.parameters,
-        "tokens": model.tokens,
-        "tokens_per_parameter": model.tokens_per_parameter,
-        "loss_nats": model.loss_nats,
-        "loss_interval": list(model.loss_range) if model.loss_range else None,
-        "overtraining": model.overtraining,
-        "excess_compute": model.excess_compute,
-        **asdict(cost),
-        "total_flops": cost.total_flops,
-        "total_gpu_hours": cost.total_gpu_hours,
-        "total_usd": cost.total_usd,
-        "bought": model.bought,
-        "undominated": model in comparison.frontier,
-        "compute_optimal": {
-            "parameters": model.rival.parameters,
-            "tokens": model.rival.tokens,
-            **{f"train_{unit}": costs.train for unit, costs in model.rival.costs.items()},
-        },
-        "break_even": _crossings_document(model.against_rival, unit),
-        "extrapolation": dict(model.extrapolation) or None,
-        "source": model.source,
-    }
-
-
-def _pair_document(pair: Pair, unit: CostUnit) -> dict[str, Any]:
-    return {
-        "first": pair.first,
-        "second": pair.second,
-        "loss_advantage_nats": pair.loss_advantage,
-        **_crossings_document(pair.crossings, unit),
-    }
-
-
-def _crossings_document(crossings: Any, unit: CostUnit) -> dict[str, Any]:
-    """When the first is cheaper, in the comparison's unit, and the same in every unit."""
-    chosen = crossings[unit]
-    return {
-        "cheaper": chosen.verdict,
-        "serve_tokens": chosen.serve_tokens,
-        "by_unit": {
-            name: {"cheaper": found.verdict, "serve_tokens": found.serve_tokens}
-            for name, found in crossings.items()
-        },
-    }

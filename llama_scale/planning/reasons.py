@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from llama_scale.costs import CostUnit, Lifetime
-from llama_scale.costs.constants import shipped_calibration
-from llama_scale.costs.serving_formulas import token_prices
 from llama_scale.laws import Range
 from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.described import Reason, amount, described
 from llama_scale.planning.quantisation import CAVEAT, QuantisedLaw
 from llama_scale.planning.sensitivity import FORM
 from llama_scale.quantities import (
@@ -17,9 +15,6 @@ from llama_scale.quantities import (
     format_count,
     format_fraction,
     format_number,
-    format_quantity,
-    format_seconds,
-    format_usd,
 )
 
 if TYPE_CHECKING:
@@ -29,115 +24,14 @@ if TYPE_CHECKING:
 MOST_MOVING = 3  # inputs of the sensitivity table that the answer names
 
 
-class Reason(NamedTuple):
-    """One line of explanation under a heading of one or two words."""
-
-    heading: str
-    text: str
-
-
 def reasons(plan: Plan) -> list[Reason]:
     """The reasons, in the order in which a reader asks for them."""
     return [
-        *_about_the_model(plan),
+        *described(plan),
         *_about_the_choice(plan),
         *_about_limits(plan),
         *_about_certainty(plan),
     ]
-
-
-def format_cost(cost: Lifetime, unit: CostUnit, part: str = "total") -> str:
-    """One part of a cost (`train`, `serve` or `total`) to 3 digits; a dash where it is not known."""
-    value = getattr(cost, f"{part}_{unit}")
-    return "-" if value is None else amount(value, unit)
-
-
-def amount(value: float, unit: CostUnit) -> str:
-    """A cost in its unit, to 3 digits."""
-    return format_quantity(Quantity(value=float(f"{value:.3g}"), kind=unit))
-
-
-def _about_the_model(plan: Plan) -> Iterator[Reason]:
-    shape = plan.shape
-    size, miss = format_count(shape.parameters.total, 4), f"{100 * plan.gap.parameters:+.1f}%"
-    grouped = "" if shape.kv_heads == shape.heads else f" ({shape.kv_heads} for keys and values)"
-    yield Reason(
-        "shape",
-        f"{shape.layers} layers of width {shape.width:,}, {shape.heads} heads of {shape.head_size}{grouped}, "
-        f"hidden {shape.hidden:,}, vocabulary {shape.vocabulary:,}, context {shape.context:,}: {size} "
-        f"parameters, {miss} of the unrounded, {_dearer(plan.gap.cost)}",
-    )
-    if plan.kv_choice:
-        yield Reason("KV heads", plan.kv_choice.reason)
-    if plan.family:
-        yield Reason("family", "; ".join(f"{near.name} {_near(near.excess, plan)}" for near in plan.family))
-    yield Reason("train", _training(plan))
-    if plan.recipe:
-        yield Reason("recipe", "; ".join((plan.recipe.text, *plan.recipe.warnings)))
-    if plan.recommended.lifetime.serve_flops:
-        yield Reason("serve", _serving(plan))
-    deployment = plan.request.economics.deployment
-    if deployment is not None and "serving_benchmarks" in plan.request.given:
-        fitted, ours = deployment.calibration, shipped_calibration()
-        yield Reason("rates", f"{fitted.summary}: {fitted.description}; ours: {ours.description}")
-
-
-def _dearer(share: float) -> str:
-    """How the buildable model compares with the continuum; only where FLOPs are exact may it be cheaper."""
-    percent = format_fraction(abs(share), 2)
-    return f"{percent} dearer for its loss" if share >= 0 else f"{percent} cheaper than the continuum"
-
-
-def _near(excess: float, plan: Plan) -> str:
-    """How another shape compares: in loss on a budget, in cost at a loss."""
-    if excess != excess:
-        return "is beyond the budget" if plan.compute_optimal_on_budget else "cannot reach it"
-    if plan.compute_optimal_on_budget is not None:
-        return f"loss {excess:+.2g}" if abs(excess) > 5e-6 else "as good"
-    return f"costs {100 * excess:+.2g}%" if abs(excess) > 5e-5 else "costs as much"
-
-
-def _training(plan: Plan) -> str:
-    cost, report, demand = plan.recommended.lifetime, plan.training, plan.request.economics.demand
-    chip = plan.request.economics.training.rental.accelerator.name
-    times = f" {demand.trainings} times" if demand.trainings > 1 else ""
-    other = format_cost(cost, "flops" if plan.request.unit == "usd" else "usd", "train")
-    text = f"{other},{times} {format_cost(cost, 'gpu_hours', 'train')} of {chip}"
-    if report is None:
-        return text
-    if report.days is not None and report.accelerators is not None:
-        text += f": {format_number(report.days, 3)} days on {report.accelerators:,}"
-    if report.energy_mwh is not None and report.co2_tonnes is not None:
-        text += f"; {format_number(report.energy_mwh, 3)} MWh, {format_number(report.co2_tonnes, 3)} t CO2"
-    if report.layouts:
-        return f"{text}; {report.layouts[0].text}"
-    if report.note:
-        return f"{text}; {report.note}"
-    return f"{text}; {report.fewest_accelerators:,} hold it" if report.fewest_accelerators else text
-
-
-def _serving(plan: Plan) -> str:
-    request, model = plan.request, plan.recommended
-    other = format_cost(model.lifetime, "flops" if request.unit == "usd" else "usd", "serve")
-    text = f"{other}, {format_cost(model.lifetime, 'gpu_hours', 'serve')}"
-    served, rental = model.throughput, request.economics.serving.rental
-    if served is None:
-        return f"{text} at constant MFUs"
-    first, following = served.time_to_first_token_seconds, served.time_per_output_token_seconds
-    text += (
-        f" on {float(served.accelerators):g} x {rental.accelerator.name} a copy: "
-        f"{format_number(float(served.batch), 2)} answers at a time, first token in "
-        f"{format_seconds(float(first))}, then {format_seconds(float(following))} each"
-    )
-    if rental.price_usd_per_hour is not None:
-        prices = token_prices(served, rental.price_usd_per_hour)
-        read, written, million = (format_usd(float(price), 2) for price in prices)
-        text += f"; {million} a million tokens (read {read}, written {written})"
-    if plan.fleet is not None:
-        text += (
-            f"; {plan.fleet:,.0f} accelerators answer {format_number(request.request_rate or 0)} requests/s"
-        )
-    return text
 
 
 def _about_the_choice(plan: Plan) -> Iterator[Reason]:
@@ -170,8 +64,8 @@ def _saving(plan: Plan) -> Reason:
     more = format_fraction(model.lifetime.train_flops / rival.lifetime.train_flops - 1)
     return Reason(
         "saves",
-        f"{format_fraction(plan.saving.share)} of the lifetime cost{usd} against the Chinchilla model of the "
-        f"same loss: {fewer} fewer parameters, for {more} more training FLOPs",
+        f"{format_fraction(plan.saving.share)} of the lifetime cost{usd} against the Chinchilla model of "
+        f"equal loss: {fewer} fewer parameters, {more} more training",
     )
 
 
@@ -325,27 +219,27 @@ def _interval(plan: Plan, spread: Intervals) -> Reason:
     tokens = _range(spread.ranges["tokens"], format_count)
     text = (
         f"{format_fraction(spread.level)} of {spread.draws:,} draws of the law put the optimum at "
-        f"{parameters} parameters on {tokens} tokens{_cost_interval(plan, spread)}"
+        f"{parameters} parameters, {tokens} tokens{_cost_interval(plan, spread)}"
     )
     if loss := spread.ranges.get("loss_nats"):
-        text += f"; a run of the recommended model should land at a loss of {loss.low:.3f} to {loss.high:.3f}"
+        text += f"; one run should land at {loss.low:.3f} to {loss.high:.3f}"
     if plan.best_on_average:
-        text += f". {_average(plan, plan.best_on_average)}"
+        text += f"; {_average(plan, plan.best_on_average)}"
     return Reason("interval", text)
 
 
 def _average(plan: Plan, best: BestOnAverage) -> str:
     if best.advantage is None:
         return (
-            f"On average over the draws {format_count(best.parameters)} parameters cost least; the "
+            f"{format_count(best.parameters)} parameters cost least on average; the "
             f"recommended size never reaches the loss under {format_fraction(best.unreached, 2)} of them"
         )
     if best.parameters == plan.recommended.parameters or best.advantage <= 0:
-        return "On average over the draws the recommended size is best too"
+        return "the recommended is best on average"
     by = f"{format_fraction(best.advantage, 2)} of the expected cost"
     if plan.compute_optimal_on_budget is not None:
         by = f"{best.advantage:.1g} nats of expected loss"
-    return f"On average over the draws {format_count(best.parameters)} parameters are best, by {by}"
+    return f"{format_count(best.parameters)} parameters are best on average, by {by}"
 
 
 def _cost_interval(plan: Plan, spread: Intervals) -> str:

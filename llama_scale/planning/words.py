@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from llama_scale.costs import CostUnit, Economics, Rental
 from llama_scale.planning.again import command
-from llama_scale.planning.reasons import format_cost, reasons
+from llama_scale.planning.described import format_cost
+from llama_scale.planning.reasons import reasons
 from llama_scale.planning.request import Request
 from llama_scale.quantities import (
     format_count,
@@ -128,7 +129,7 @@ def assumed(request: Request) -> str:
     match = f", {request.match.name} as if trained on the law's data" if request.match else ""
     training = economics.training
     trained = (
-        f"trained on {_hired(training.rental)}, MFU {format_fraction(training.mfu)}, goodput "
+        f"{_hired(training.rental)}, MFU {format_fraction(training.mfu)}, goodput "
         f"{format_fraction(training.goodput)}"
     )
     served = _served(economics) if economics.demand.serve_tokens else ""
@@ -137,22 +138,21 @@ def assumed(request: Request) -> str:
 
 def _served(economics: Economics) -> str:
     serving, demand, deployment = economics.serving, economics.demand, economics.deployment
-    where = "the same" if serving.rental == economics.training.rental else _hired(serving.rental)
-    request = f"{format_number(demand.input_tokens)} tokens read and {format_number(demand.output_tokens)}"
+    where = "on the same" if serving.rental == economics.training.rental else f"on {_hired(serving.rental)}"
+    request = f"{format_number(demand.input_tokens)} tokens read + {format_number(demand.output_tokens)}"
     if deployment is None:
         how = f"at MFUs of {format_fraction(serving.prefill_mfu)} and {format_fraction(serving.decode_mfu)}"
     else:
-        how = f"by our roofline, weights in {deployment.weight_bits:g} bits"
-    return f"; served on {where}, {request} written a request, {how}, utilisation " + (
-        format_fraction(serving.utilisation)
-    )
+        how = f"by our roofline in {deployment.weight_bits:g} bits"
+    used = format_fraction(serving.utilisation)
+    return f"; served {where} {how}, {request} written a request, utilisation {used}"
 
 
 def _hired(hired: Rental) -> str:
     price = hired.price_usd_per_hour
     dated = f" ({hired.price_date})" if hired.price_date else ""
-    cost = "" if price is None else f" at {format_usd_per_hour(price)}{dated}"
-    return f"{hired.accelerator.name} in {hired.precision}{cost}"
+    cost = "" if price is None else f", {format_usd_per_hour(price)}{dated}"
+    return f"{hired.accelerator.name} {hired.precision}{cost}"
 
 
 def markdown(plan: Plan) -> str:

@@ -1,0 +1,141 @@
+"""What the recommended model is, and what it takes to train and to serve: the first reasons of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from llama_scale.costs import CostUnit, Lifetime
+from llama_scale.costs.constants import shipped_calibration
+from llama_scale.costs.serving_formulas import token_prices
+from llama_scale.quantities import (
+    Quantity,
+    format_count,
+    format_fraction,
+    format_number,
+    format_quantity,
+    format_seconds,
+    format_usd,
+)
+
+if TYPE_CHECKING:
+    from llama_scale.planning.recipe import Recipe
+    from llama_scale.planning.values import Plan
+
+
+class Reason(NamedTuple):
+    """One line of explanation under a heading of one or two words."""
+
+    heading: str
+    text: str
+
+
+def format_cost(cost: Lifetime, unit: CostUnit, part: str = "total") -> str:
+    """One part of a cost (`train`, `serve` or `total`) to 3 digits; a dash where it is not known."""
+    value = getattr(cost, f"{part}_{unit}")
+    return "-" if value is None else amount(value, unit)
+
+
+def amount(value: float, unit: CostUnit) -> str:
+    """A cost in its unit, to 3 digits."""
+    return format_quantity(Quantity(value=float(f"{value:.3g}"), kind=unit))
+
+
+def described(plan: Plan) -> Iterator[Reason]:
+    """Its shape, the LLaMA sizes beside it, its training and its serving."""
+    shape = plan.shape
+    size, miss = format_count(shape.parameters.total, 4), f"{100 * plan.gap.parameters:+.1f}%"
+    yield Reason(
+        "shape",
+        f"{shape.layers} layers of width {shape.width:,}, {shape.heads} heads of {shape.head_size}"
+        f"{_grouped(plan)}, "
+        f"hidden {shape.hidden:,}, vocabulary {shape.vocabulary:,}, context {shape.context:,}: {size} "
+        f"parameters, {miss} of the unrounded, {_dearer(plan.gap.cost)}",
+    )
+    if plan.family:
+        yield Reason("family", "; ".join(f"{near.name} {_near(near.excess, plan)}" for near in plan.family))
+    yield Reason("train", _training(plan))
+    if plan.recipe:
+        yield Reason("recipe", _recipe(plan.recipe))
+    if plan.recommended.lifetime.serve_flops:
+        yield Reason("serve", _serving(plan))
+    deployment = plan.request.economics.deployment
+    if deployment is not None and "serving_benchmarks" in plan.request.given:
+        fitted, ours = deployment.calibration, shipped_calibration()
+        yield Reason("rates", f"{fitted.summary}: {fitted.description}; ours: {ours.description}")
+
+
+def _recipe(how: Recipe) -> str:
+    """What is asked first; the rest of it and its cautions are under --explain."""
+    rate, batch = format_number(how.peak_learning_rate, 2), format_count(how.batch_tokens)
+    return f"peak learning rate {rate}, {how.schedule}, {how.steps:,} batches of {batch} tokens"
+
+
+def _grouped(plan: Plan) -> str:
+    """How many heads keep keys and values, and what that saves."""
+    shape, choice = plan.shape, plan.kv_choice
+    if shape.kv_heads == shape.heads:
+        return ""
+    saving = choice.saving if choice is not None else float("nan")
+    saved = f" (saves {format_fraction(saving, 2)} of serving)" if saving > 0 else ""
+    return f" and {shape.kv_heads} KV heads{saved}"
+
+
+def _dearer(share: float) -> str:
+    """How the buildable model compares with the continuum; only where FLOPs are exact may it be cheaper."""
+    percent = format_fraction(abs(share), 2)
+    return f"{percent} dearer for its loss" if share >= 0 else f"{percent} cheaper than the continuum"
+
+
+def _near(excess: float, plan: Plan) -> str:
+    """How another shape compares: in loss on a budget, in cost at a loss."""
+    if excess != excess:
+        return "is beyond the budget" if plan.compute_optimal_on_budget else "cannot reach it"
+    if plan.compute_optimal_on_budget is not None:
+        return f"loss {excess:+.2g}" if abs(excess) > 5e-6 else "as good"
+    return f"costs {100 * excess:+.2g}%" if abs(excess) > 5e-5 else "costs as much"
+
+
+def _training(plan: Plan) -> str:
+    cost, report, demand = plan.recommended.lifetime, plan.training, plan.request.economics.demand
+    chip = plan.request.economics.training.rental.accelerator.name
+    times = f" {demand.trainings} times" if demand.trainings > 1 else ""
+    other = format_cost(cost, "flops" if plan.request.unit == "usd" else "usd", "train")
+    hours = format_cost(cost, "gpu_hours", "train").removesuffix(" GPU-hours")
+    least = f"{report.fewest_accelerators:,} or more " if report and report.fewest_accelerators else ""
+    text = f"{other},{times} {hours} hours of {least}{chip}"
+    if report is None:
+        return text
+    if report.days is not None and report.accelerators is not None:
+        text += f": {format_number(report.days, 3)} days on {report.accelerators:,}"
+    if report.energy_mwh is not None and report.co2_tonnes is not None:
+        text += f"; {format_number(report.energy_mwh, 3)} MWh, {format_number(report.co2_tonnes, 3)} t CO2"
+    if report.layouts:
+        return f"{text}; {report.layouts[0].text}"
+    if report.note:
+        return f"{text}; {report.note}"
+    return text
+
+
+def _serving(plan: Plan) -> str:
+    request, model = plan.request, plan.recommended
+    other = format_cost(model.lifetime, "flops" if request.unit == "usd" else "usd", "serve")
+    text = f"{other}, {format_cost(model.lifetime, 'gpu_hours', 'serve')}"
+    served, rental = model.throughput, request.economics.serving.rental
+    if served is None:
+        return f"{text} at constant MFUs"
+    first, following = served.time_to_first_token_seconds, served.time_per_output_token_seconds
+    text += (
+        f" on {float(served.accelerators):g} x {rental.accelerator.name} a copy: "
+        f"{format_number(float(served.batch), 2)} answers at a time, first token in "
+        f"{format_seconds(float(first))}, then {format_seconds(float(following))} each"
+    )
+    if rental.price_usd_per_hour is not None:
+        prices = token_prices(served, rental.price_usd_per_hour)
+        read, written, million = (format_usd(float(price), 2) for price in prices)
+        text += f"; {million} a million tokens (read {read}, written {written})"
+    if plan.fleet is not None:
+        text += (
+            f"; {plan.fleet:,.0f} accelerators answer {format_number(request.request_rate or 0)} requests/s"
+        )
+    return text

@@ -1,0 +1,191 @@
+"""What a plan says: its sentence, reasons, tables, formulas and JSON; the command that asks again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from llama_scale import plan
+from llama_scale.cli.output import json_text
+from llama_scale.cli.plan import command
+from llama_scale.planning import Plan
+from llama_scale.planning.explain import explain
+from llama_scale.planning.reasons import reasons
+from llama_scale.planning.words import regret_rows, sensitivity_rows
+
+
+def said(answer: Plan) -> dict[str, str]:
+    return {reason.heading: reason.text for reason in reasons(answer)}
+
+
+def shown(*words: str) -> str:
+    return CliRunner().invoke(command, list(words), catch_exceptions=False).output
+
+
+@pytest.fixture(scope="module")
+def in_dollars() -> Plan:
+    return plan(serve_tokens=1e13, budget="$2M", against="llama-2-70b", request_rate=50)
+
+
+def test_the_default_answer_is_one_screen() -> None:
+    lines = shown("--serve-tokens", "1e12").splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 80
+
+
+def test_every_reason_of_an_answer_in_dollars(in_dollars: Plan) -> None:
+    words = said(in_dollars)
+    assert {
+        "shape",
+        "family",
+        "train",
+        "serve",
+        "saves",
+        "flat",
+        "binds",
+        "interval",
+        "bill moves",
+    } <= words.keys()
+    assert "or more H100-SXM" in words["train"]
+    assert "MWh" in words["train"]
+    assert "t CO2" in words["train"]
+    assert "first token in" in words["serve"]
+    assert "a million tokens" in words["serve"]
+    assert "50 requests/s" in words["serve"]
+    assert "other laws" in words
+    assert "on average" in words["interval"]
+    assert words["bill moves"].startswith("price $1.99/h to $6.88/h")
+
+
+def test_buy_or_train_states_the_gap_and_the_demand(in_dollars: Plan) -> None:
+    bought = in_dollars.offer
+    assert bought is not None
+    assert "llama-2-70b off the shelf" in said(in_dollars)["buy?"]
+    assert bought.loss_advantage == pytest.approx(bought.loss_nats - in_dollars.recommended.loss_nats)
+    assert bought.own_total == pytest.approx(in_dollars.recommended.lifetime.total_usd, rel=1e-6)
+    meeting = bought.own_is_cheaper.serve_tokens
+    assert meeting is not None
+    each = bought.total / 1e13
+    train = in_dollars.recommended.lifetime.train_usd
+    assert train is not None
+    own_each = (bought.own_total - train) / 1e13
+    assert each * meeting == pytest.approx(train + own_each * meeting)
+    assert in_dollars.to_json()["against"]["name"] == "llama-2-70b"
+    assert plan(serve_tokens=1e12).offer is None
+
+
+def test_json_has_serving_training_recipe_family_and_sensitivity(in_dollars: Plan) -> None:
+    found = json.loads(json_text(in_dollars.to_json()))
+    assert found["serving"]["accelerators_for_request_rate"] >= found["serving"]["accelerators_per_copy"]
+    assert set(found["serving"]["usd_per_million_tokens"]) == {"input", "output", "blended"}
+    blended = found["serving"]["usd_per_million_tokens"]["blended"]
+    assert blended * 1e13 / 1e6 == pytest.approx(found["recommended"]["serve_usd"], rel=1e-6)
+    assert found["training"]["energy_mwh"] > 0
+    assert found["recipe"]["peak_learning_rate"] > 0
+    assert len(found["family"]) == 2
+    moved = [row["moved_usd"] for row in found["sensitivity"]]
+    assert moved == sorted(moved, reverse=True)
+    assert {"price", "demand", "law", "form of the law"} <= {row["input"] for row in found["sensitivity"]}
+
+
+def test_neighbours_answer_the_same_question(in_dollars: Plan) -> None:
+    for near in in_dollars.family:
+        if near.excess == near.excess:
+            law = in_dollars.request.fit.law
+            assert near.loss_nats == pytest.approx(float(law.loss(near.parameters, near.tokens)))
+            assert near.excess == pytest.approx(near.loss_nats - in_dollars.recommended.loss_nats)
+    matched = plan(serve_tokens=2e12, match="llama-13b")
+    for near in matched.family:
+        assert near.loss_nats == pytest.approx(matched.recommended.loss_nats)
+        cost = 6 * near.parameters * near.tokens + 2 * near.parameters * 2e12
+        assert near.excess == pytest.approx(cost / matched.recommended.lifetime.total_flops - 1)
+
+
+def test_a_demand_that_is_not_known_has_a_table_of_regret() -> None:
+    answer = plan(serve_tokens="1e11..1e13", budget="$2M")
+    rows, columns = regret_rows(answer)
+    assert columns[:3] == ("planned for", "params", "tokens")
+    assert [row[0].split(" ")[0] for row in rows] == ["low", "median", "mean", "high"]
+    assert [row[3 + index] for index, row in enumerate(rows)] == ["+0%"] * 4
+    assert "planned for its mean" in said(answer)["demand"]
+    text = shown("--serve-tokens", "1e11..1e13", "--budget", "$2M")
+    assert "planned for" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_few_data_quantised_weights_and_retraining_are_said() -> None:
+    few = said(plan(serve_tokens=1e12, unique_tokens="500B"))
+    assert "over 500B unique tokens" in few["epochs"]
+    quantised = plan(serve_tokens=1e13, budget="$2M", serve_precision="int4", quantisation_penalty=True)
+    assert "nats, counted above" in said(quantised)["quantised"]
+    free = plan(serve_tokens=1e13, budget="$2M", serve_precision="int4")
+    assert any("--quantisation-penalty" in warning for warning in free.warnings)
+    # over-trained models suffer more: counting it moves the best plan to fewer tokens per parameter
+    assert quantised.recommended.tokens_per_parameter < free.recommended.tokens_per_parameter
+    again = plan(serve_tokens=1e12, months=36, retrain_every=12, budget="$5M")
+    assert said(again)["retrains"].startswith("every 12 months: 3 models")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (
+            {"budget": "$2M"},
+            {"loss", "optimum", "training GPU-hours", "seconds of a step", "serving dollars"},
+        ),
+        ({"budget": "$2M", "serve_mfu": "0.5/0.2"}, {"serving GPU-hours", "peak learning rate", "CO2"}),
+        ({"unique_tokens": "500B"}, {"repeated data"}),
+        ({"budget": "$2M", "serve_precision": "int4", "quantisation_penalty": True}, {"quantisation"}),
+        ({"budget": "$2M", "months": 36, "discount": "10%/year"}, {"discounting"}),
+        ({"flops": "exact"}, {"training FLOPs"}),
+    ],
+)
+def test_every_formula_has_numbers_and_a_source(words: dict[str, Any], names: set[str]) -> None:
+    formulas = explain(plan(serve_tokens=1e12, **words))
+    assert names <= {formula.name for formula in formulas}
+    for formula in formulas:
+        assert formula.formula
+        assert formula.source
+        assert any(letter.isdigit() for letter in formula.numbers)
+
+
+def test_the_chain_of_formulas_ends_at_the_plans_own_dollars() -> None:
+    answer = plan(serve_tokens=1e12, budget="$2M")
+    found = {formula.name: formula.numbers for formula in explain(answer)}
+    for name, value in (
+        ("training dollars", answer.recommended.lifetime.train_usd),
+        ("serving dollars", answer.recommended.lifetime.serve_usd),
+    ):
+        last = found[name].split("= $")[1]
+        factor = {"M": 1e6}.get(last[-1], 1.0)
+        assert float(last.rstrip("M").replace(",", "")) * factor == pytest.approx(value, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--serve-tokens 1e11..1e13 --budget $2M",
+        "--requests 1e9 --samples 4 --budget $2M",
+        "--serve-tokens 20B/month --months 36 --growth 5%/month --budget $2M",
+        "--serve-tokens 1e12 --accelerators 512 --deadline 30d",
+        "--serve-tokens 1e12 --budget $2M --serve-precision int4 --quantisation-penalty",
+    ],
+)
+def test_the_command_shown_asks_for_the_same_plan(words: str) -> None:
+    first = json.loads(shown(*shlex.split(words), "--json"))
+    again = json.loads(shown(*shlex.split(first["command"])[2:], "--json"))
+    assert again["recommended"] == first["recommended"]
+    assert again["command"] == first["command"]
+
+
+def test_sensitivity_is_shown_when_asked_for(in_dollars: Plan) -> None:
+    rows = sensitivity_rows(in_dollars)
+    assert len(rows) == 2 * len(in_dollars.sensitivity)
+    assert rows[0][0] == in_dollars.sensitivity[0].input
+    text = shown("--serve-tokens", "1e12", "--sensitivity")
+    assert "same quality for" in text
+    assert max(map(len, text.splitlines())) <= 80
