@@ -31,7 +31,6 @@ DEFAULT_PUE = Default(
 )
 DEFAULT_CARBON = Default(0.385, "kg CO2e a kWh, the US average that LLaMA assumes (section 6)", "2023")
 DEFAULT_BATCH_TOKENS = 2**22  # LLaMA's 4M
-SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +51,33 @@ class TrainingReport:
     batch_tokens: float
     accelerators: int | None
     gpu_hours: float
-    days: float | None
-    usd: float | None
     pue: float
     kg_co2_per_kwh: float
-    energy_mwh: float | None
-    co2_tonnes: float | None
     layouts: tuple[Layout, ...]
     note: str | None
     fewest_accelerators: int | None
+
+    @property
+    def days(self) -> float | None:
+        """All accelerators at work all the time."""
+        return None if self.accelerators is None else self.gpu_hours / self.accelerators / 24
+
+    @property
+    def usd(self) -> float | None:
+        """GPU-hours at the rental's price."""
+        price = self.rental.price_usd_per_hour
+        return None if price is None else self.gpu_hours * price
+
+    @property
+    def energy_mwh(self) -> float | None:
+        """MWh at the board's power limit x PUE."""
+        return energy_mwh(self.gpu_hours, self.rental.accelerator, self.pue)
+
+    @property
+    def co2_tonnes(self) -> float | None:
+        """Tonnes of CO2 equivalent of that energy."""
+        energy = self.energy_mwh
+        return None if energy is None else co2_tonnes(energy, self.kg_co2_per_kwh)
 
     @property
     def layout(self) -> Layout | None:
@@ -177,8 +194,6 @@ def training_report(
         recompute=recompute,
     )
     found = () if accelerators is None else layouts(work, accelerators)
-    energy = energy_mwh(hours, rental.accelerator, pue)
-    price = rental.price_usd_per_hour
     return TrainingReport(
         shape=shape,
         tokens=tokens,
@@ -190,12 +205,8 @@ def training_report(
         batch_tokens=batch,
         accelerators=accelerators,
         gpu_hours=hours,
-        days=None if accelerators is None else hours / accelerators / 24,
-        usd=None if price is None else hours * price,
         pue=pue,
         kg_co2_per_kwh=kg_co2_per_kwh,
-        energy_mwh=energy,
-        co2_tonnes=None if energy is None else co2_tonnes(energy, kg_co2_per_kwh),
         layouts=found,
         note=None if accelerators is None or found else why_none_fits(work, accelerators),
         fewest_accelerators=None if found else fewest_accelerators(work),
