@@ -16,7 +16,12 @@ from llama_scale.planning.assumptions import assumptions
 from llama_scale.planning.cautions import far_beyond, warnings
 from llama_scale.planning.families import ExactFamily, coordinate_of
 from llama_scale.planning.family import neighbours
-from llama_scale.planning.feasibility import refuse_dear_target, refuse_missing_shape, refuse_unreachable
+from llama_scale.planning.feasibility import (
+    refuse_dear_target,
+    refuse_missing_shape,
+    refuse_unbuildable,
+    refuse_unreachable,
+)
 from llama_scale.planning.limits import limits_of
 from llama_scale.planning.offer import offer
 from llama_scale.planning.optimum import (
@@ -149,8 +154,8 @@ def _buildable(
         refuse_missing_shape(request, float(sizes.parameters), wanted)
         tokens = float(tokens_for(problem, objective, sizes))
         if math.isfinite(tokens):
-            break
-    return shape, _planned(request, problem, sizes, tokens)
+            return shape, _planned(request, problem, sizes, tokens)
+    refuse_unbuildable(request, wanted)
 
 
 def _through(problem: Problem, shape: ModelConfig) -> Problem:

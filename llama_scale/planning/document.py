@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,11 @@ MEANING = (
 
 
 def document(plan: Plan) -> dict[str, Any]:
-    """Every part of a plan under the names of the contract, base units throughout."""
+    """Every part of a plan under the names of the contract, base units throughout; null is unknown."""
+    return _known(_parts(plan))
+
+
+def _parts(plan: Plan) -> dict[str, Any]:
     return {
         "sentence": plan.sentence,
         "recommended": {
@@ -161,3 +166,12 @@ def _limit(limit: Limit) -> dict[str, Any]:
         "binding": limit.binding,
         "default": limit.is_default,
     }
+
+
+def _known(value: Any) -> Any:
+    """`value` with null for nan and infinity, which JSON lacks, wherever they are in it."""
+    if isinstance(value, dict):
+        return {name: _known(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial, reduce
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from llama_scale.costs.serving import Deployment
 from llama_scale.errors import InfeasibleError
-from llama_scale.planning.families import LOG_SIZES
+from llama_scale.planning.families import LOG_SIZES, coordinate_of
 from llama_scale.planning.optimum import (
     LARGEST_MODEL,
     NO_LIMITS,
@@ -37,6 +37,7 @@ from llama_scale.quantities import (
 
 ROUNDING = 1e-3  # what a shape that can be built may cost over a budget that the optimum meets exactly
 FARTHEST_SHAPE = 0.25  # a shape that misses the optimum's parameters by more is no answer to the question
+ROOM_FOR_SHAPES = 1.1  # over the least size that could do: shapes that can be built are up to 3 % apart
 MOST_STRETCH = 1e9  # how much further a condition is moved in search of an answer
 
 
@@ -51,8 +52,8 @@ def refuse_unreachable(request: Request, problem: Problem, objective: Objective,
     loss, floor = float(np.asarray(objective.value)), floor_of(problem.law)
     if not on_budget and loss <= floor:
         raise _below_the_floor(loss, floor)
-    if math.isnan(parameters) and (stretches := list(_stretches(request))):
-        raise _refused(request, objective, sorted(stretches, key=lambda found: found.factor))
+    if math.isnan(parameters) and (stretches := _stretches(request)):
+        raise _refused(request, objective, stretches)
     if on_budget:
         raise _badly_sized_budget(request, problem, parameters)
     raise _badly_sized_target(loss, floor, parameters)
@@ -69,6 +70,15 @@ def refuse_missing_shape(request: Request, smallest: float, wanted: float) -> No
             hint="give your tokenizer's size, such as --vocabulary 256 for bytes, or "
             + ("a lower loss" if request.has_target else "a larger --budget"),
         )
+
+
+def refuse_unbuildable(request: Request, wanted: float) -> NoReturn:
+    """Raises InfeasibleError: the continuum keeps the conditions, but no shape near its optimum does."""
+    moved = [condition.option for condition in _conditions(request)]
+    raise InfeasibleError(
+        f"a model of {format_count(wanted)} parameters would just do, but no shape near it that can be built",
+        hint=f"leave a little room: {' or '.join(moved) or '--target-loss'}",
+    )
 
 
 def _too_tight(request: Request, smallest: float) -> InfeasibleError:
@@ -105,88 +115,93 @@ class Stretch(NamedTuple):
     now: str
     needed: str
     factor: float
+    together: bool = False
 
 
 class _Condition(NamedTuple):
-    """A condition as it stands, and the request with it moved by a factor."""
+    """A condition as it stands, and how a request changes when it is moved by a factor."""
 
     name: str
     option: str
     value: float
     form: Callable[[float], str]
-    moved: Callable[[float], Request]
+    moved: Callable[[Request, float], Request]
 
 
-def _stretches(request: Request) -> Iterator[Stretch]:
-    """Each condition that an answer could be had by moving, moved no further than needed."""
-    for condition in _conditions(request):
-        factor = _least_factor(condition.moved)
+def _stretches(request: Request) -> list[Stretch]:
+    """Each condition that an answer could be had by moving, moved no further than needed; nearest first.
+
+    Where moving one is not enough, all of them moved by the same factor.
+    """
+    conditions = list(_conditions(request))
+    found = []
+    for condition in conditions:
+        factor = _least_factor(lambda by, condition=condition: condition.moved(request, by))
         if factor is not None:
-            now, needed = condition.form(condition.value), condition.form(condition.value * factor * 1.01)
-            yield Stretch(condition.name, condition.option, now, needed, factor)
+            found.append(_stretch(condition, factor))
+    conditions = [condition for condition in conditions if condition.moved is not _wider]  # time does as well
+    if not found and len(conditions) > 1:
+        factor = _least_factor(
+            lambda by: reduce(lambda moved, each: each.moved(moved, by), conditions, request)
+        )
+        if factor is not None:
+            found = [_stretch(condition, factor)._replace(together=True) for condition in conditions]
+    return sorted(found, key=lambda stretch: stretch.factor)
+
+
+def _stretch(condition: _Condition, factor: float) -> Stretch:
+    margin = ROOM_FOR_SHAPES if condition.moved is _larger else 1.01
+    now, needed = condition.form(condition.value), condition.form(condition.value * factor * margin)
+    return Stretch(condition.name, condition.option, now, needed, factor)
 
 
 def _conditions(request: Request) -> Iterator[_Condition]:
     if (deadline := request.deadline) is not None:
-
-        def later(factor: float) -> Request:
-            return limited(replace(request, deadline=deadline._replace(seconds=deadline.seconds * factor)))
-
         name = f"the deadline with {deadline.accelerators:,} accelerators"
-        yield _Condition(name, "--deadline", deadline.seconds, _duration, later)
-
-        def wider(factor: float) -> Request:
-            count = math.ceil(deadline.accelerators * factor)
-            return limited(replace(request, deadline=deadline._replace(accelerators=count)))
-
+        yield _Condition(name, "--deadline", deadline.seconds, _duration, _later)
         yield _Condition(
-            "the number of accelerators", "--accelerators", deadline.accelerators, _whole, wider
+            "the number of accelerators", "--accelerators", deadline.accelerators, _whole, _wider
         )
     if (largest := request.max_parameters) is not None:
-        yield _Condition(
-            "the largest size",
-            "--max-parameters",
-            largest,
-            format_count,
-            lambda factor: limited(replace(request, max_parameters=largest * factor)),
-        )
+        yield _Condition("the largest size", "--max-parameters", largest, format_count, _larger)
     if (unique := request.unique_tokens) is not None:
-        yield _Condition(
-            "the unique data",
-            "--unique-tokens",
-            unique,
-            format_count,
-            lambda factor: replace(request, unique_tokens=unique * factor),
-        )
-    if (deployment := request.economics.deployment) is not None:
-        yield from _serving_conditions(request, deployment)
-    if (budget := request.budget) is not None and not request.has_target:
-        yield _Condition(
-            "the total budget",
-            "--budget",
-            budget.value,
-            lambda value: format_quantity(Quantity(value=value, kind=budget.kind)),
-            lambda factor: replace(request, budget=replace(budget, value=budget.value * factor)),
-        )
-
-
-def _serving_conditions(request: Request, deployment: Deployment) -> Iterator[_Condition]:
-    def with_deployment(**changes: float) -> Request:
-        economics = replace(request.economics, deployment=replace(deployment, **changes))
-        return limited(replace(request, economics=economics))
-
+        yield _Condition("the unique data", "--unique-tokens", unique, format_count, _with_data)
+    deployment = request.economics.deployment
     for field, name in (
         ("time_per_output_token_seconds", "the time per output token"),
         ("time_to_first_token_seconds", "the time to the first token"),
     ):
-        if (seconds := getattr(deployment, field)) is not None:
-            yield _Condition(
-                name,
-                "--" + field.removesuffix("_seconds").replace("_", "-"),
-                seconds,
-                _duration,
-                lambda factor, field=field, seconds=seconds: with_deployment(**{field: seconds * factor}),
-            )
+        if deployment is not None and (seconds := getattr(deployment, field)) is not None:
+            named = option(field.removesuffix("_seconds"))
+            yield _Condition(name, named, seconds, _duration, partial(_slower, field=field))
+
+
+def _later(request: Request, factor: float) -> Request:
+    deadline = request.deadline
+    assert deadline is not None, "only a deadline is moved"
+    return limited(replace(request, deadline=deadline._replace(seconds=deadline.seconds * factor)))
+
+
+def _wider(request: Request, factor: float) -> Request:
+    deadline = request.deadline
+    assert deadline is not None, "only a deadline is moved"
+    count = math.ceil(deadline.accelerators * factor)
+    return limited(replace(request, deadline=deadline._replace(accelerators=count)))
+
+
+def _larger(request: Request, factor: float) -> Request:
+    return limited(replace(request, max_parameters=(request.max_parameters or 0.0) * factor))
+
+
+def _with_data(request: Request, factor: float) -> Request:
+    return replace(request, unique_tokens=(request.unique_tokens or 0.0) * factor)
+
+
+def _slower(request: Request, factor: float, *, field: str) -> Request:
+    deployment = request.economics.deployment
+    assert deployment is not None, "only limits on latency are moved"
+    deployment = replace(deployment, **{field: getattr(deployment, field) * factor})
+    return limited(replace(request, economics=replace(request.economics, deployment=deployment)))
 
 
 def _least_factor(moved: Callable[[float], Request]) -> float | None:
@@ -213,25 +228,32 @@ def _is_model(solution: Solution) -> bool:
 
 def _refused(request: Request, objective: Objective, stretches: list[Stretch]) -> InfeasibleError:
     """Names the condition that is nearest to allowing an answer, and the others that would."""
-    first = stretches[0]
-    wish = (
-        "serve any model" if objective.fixed == "budget" else f"reach a loss of {float(objective.value):.4f}"
-    )
+    first, together = stretches[0], stretches[0].together
+    loss = f"reach a loss of {float(np.asarray(objective.value)):.4f}"
+    wish = "be trained and served" if objective.fixed == "budget" else loss
+    what = f"{first.name}, {first.now}, would have to be {first.needed}"
+    if together:
+        named = (f"{stretch.name} ({stretch.now})" for stretch in stretches)
+        what = f"moving one is not enough, all would have to move: {', '.join(named)}"
     ways = [f"{way.option} '{way.needed}'" for way in stretches]
+    ways = [" ".join(ways)] if together else ways
     if objective.fixed == "loss" and (reached := _lowest_reachable(request)) is not None:
-        ways.append(f"--target-loss {_round_up(reached + 5e-4, 3)}")
+        ways.append(f"--target-loss {_round_up(reached + 1e-3, 3)}")
     return InfeasibleError(
-        f"no model can {wish} under these conditions: {first.name}, {first.now}, would have to be "
-        f"{first.needed}, {format_number(first.factor)} times as much",
+        f"no model can {wish} under these conditions: {what}, {format_number(first.factor)} times as much",
         hint=f"give {' or '.join(ways)}",
     )
 
 
 def _lowest_reachable(request: Request) -> float | None:
-    """The lowest loss that any size reaches under the limits, whatever it costs."""
-    problem = request.problem()
-    sizes = problem.sizes(np.linspace(*LOG_SIZES, 2000))
-    free = Objective("budget", 1e60, request.limits)
+    """The lowest loss that any size reaches under the limits, whatever it costs.
+
+    A shape that can be built may be 3 % smaller than the largest that is allowed: so is this.
+    """
+    problem, limits = request.problem(), request.limits
+    largest = min(limits.parameters * 0.96, LARGEST_MODEL)
+    sizes = problem.sizes(np.linspace(LOG_SIZES[0], float(coordinate_of(problem.family, largest)), 2000))
+    free = Objective("budget", 1e60, limits)
     losses = np.asarray(problem.law.loss(sizes.parameters, tokens_for(problem, free, sizes)))
     known = losses[np.isfinite(losses)]
     return float(known.min()) if known.size else None

@@ -243,7 +243,7 @@ def _in_parts(problem: Problem, objective: Objective, value: Valued) -> Array:
     shape = np.broadcast(_floor(law), objective.value, problem.serve_tokens).shape
     count = math.prod(shape)
     if count <= MOST_TOGETHER:
-        return _minimise(lambda x: value(problem, objective, x), shape)
+        return _minimise(lambda x: value(problem, objective, x), shape, _edges(problem, objective))
     found = np.empty(count)
     flat = [np.broadcast_to(number, shape).ravel() for number in (objective.value, problem.serve_tokens)]
     for start in range(0, count, MOST_TOGETHER):
@@ -251,8 +251,28 @@ def _in_parts(problem: Problem, objective: Objective, value: Valued) -> Array:
         drawn = _part_of(law, shape, part)
         asked = replace(problem, law=drawn, serve_tokens=flat[1][part])
         aim = objective._replace(value=flat[0][part])
-        found[part] = _minimise(lambda x, p=asked, o=aim: value(p, o, x), flat[0][part].shape)
+        found[part] = _minimise(
+            lambda x, p=asked, o=aim: value(p, o, x), flat[0][part].shape, _edges(asked, aim)
+        )
     return found.reshape(shape)
+
+
+def _edges(problem: Problem, objective: Objective) -> list[Numbers]:
+    """Sizes to look at beside the grid, for what is possible may lie between two of its points.
+
+    The sizes that reach a loss by a deadline surround the one of least training compute; size and memory
+    cut them off from above.
+    """
+    limits, family = objective.limits, problem.family
+    edges: list[Numbers] = []
+    if limits.parameters < math.inf:
+        edges.append(coordinate_of(family, min(limits.parameters, LARGEST_MODEL)))
+    if np.any(problem.serve_tokens) and 0 < problem.serving.largest < math.inf:
+        edges.append(coordinate_of(family, problem.serving.largest))
+    if objective.fixed == "loss" and limits.train_flops < math.inf:
+        cheapest = lowest_cost(problem.without_serving(), objective.value).sizes.parameters
+        edges.append(coordinate_of(family, cheapest))
+    return edges
 
 
 def _floor(law: Law) -> Numbers:
@@ -283,20 +303,33 @@ def _part_of(law: Law, shape: tuple[int, ...], part: slice) -> Law:
     return ScalingLaw(**constants)
 
 
-def _minimise(objective: Callable[[Array], Numbers], batch: tuple[int, ...]) -> Array:
+def _minimise(
+    objective: Callable[[Array], Numbers], batch: tuple[int, ...], edges: Sequence[Numbers] = ()
+) -> Array:
     """Where each question's objective is least: a grid over all sizes, refined around its lowest point.
 
-    nan marks what is impossible; a question for which everything is gives nan.
+    `edges` are looked at beside the grid. nan marks what is impossible; a question for which everything is
+    gives nan.
     """
     low, high = LOG_SIZES
-    centre, half_width = np.asarray((low + high) / 2), (high - low) / 2
-    for points in (COARSE_POINTS, *[FINE_POINTS] * REFINEMENTS):
-        steps = np.linspace(-1, 1, points).reshape(-1, *[1] * len(batch))
-        grid = centre + half_width * steps
-        values = np.broadcast_to(objective(grid), (points, *batch))
-        values = np.where(np.isnan(values), np.inf, values)
-        lowest = np.argmin(values, axis=0)[None]
-        found = np.take_along_axis(np.broadcast_to(grid, values.shape), lowest, axis=0)[0]
-        centre = np.where(np.isinf(np.take_along_axis(values, lowest, axis=0)[0]), np.nan, found)
-        half_width *= 2 / (points - 1)
+    grid = np.linspace(low, high, COARSE_POINTS).reshape(-1, *[1] * len(batch))
+    centre = _lowest(objective, grid, batch)
+    if edges:
+        around = np.stack([np.broadcast_to(np.asarray(edge, float), batch) for edge in edges])
+        found = np.where(np.isnan(centre), around[0], centre)
+        centre = _lowest(objective, np.concatenate([found[None], around]), batch)
+    half_width = (high - low) / (COARSE_POINTS - 1)
+    for _ in range(REFINEMENTS):
+        steps = np.linspace(-1, 1, FINE_POINTS).reshape(-1, *[1] * len(batch))
+        centre = _lowest(objective, centre + half_width * steps, batch)
+        half_width *= 2 / (FINE_POINTS - 1)
     return centre
+
+
+def _lowest(objective: Callable[[Array], Numbers], grid: Array, batch: tuple[int, ...]) -> Array:
+    """The point of the grid where each question's objective is least; nan where there is none."""
+    values = np.broadcast_to(objective(grid), (len(grid), *batch))
+    values = np.where(np.isnan(values), np.inf, values)
+    lowest = np.argmin(values, axis=0)[None]
+    found = np.take_along_axis(np.broadcast_to(grid, values.shape), lowest, axis=0)[0]
+    return np.where(np.isinf(np.take_along_axis(values, lowest, axis=0)[0]), np.nan, found)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,11 @@ class ServingCost(Protocol):
         """Whether FLOPs alone do not say what a token costs."""
         ...
 
+    @property
+    def largest(self) -> float:
+        """Parameters above which nothing is served; inf where there is no such size."""
+        ...
+
     def cost_per_token(self, sizes: Sizes) -> Numbers:
         """Of the tokens read and written together."""
         ...
@@ -43,12 +49,17 @@ class FlopServing:
         """No: FLOPs say it all."""
         return False
 
+    @property
+    def largest(self) -> float:
+        """FLOPs can be spent on any size."""
+        return math.inf
+
     def cost_per_token(self, sizes: Sizes) -> Numbers:
         """FLOPs of one token x rate."""
         return self.rate * sizes.serve_flops_per_token
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RooflineServing:
     """A token takes the time that the roofline says; `rate` is what a second of an accelerator costs.
 
@@ -64,6 +75,11 @@ class RooflineServing:
         """Yes: time depends on layers, heads and cache."""
         return True
 
+    @property
+    def largest(self) -> float:
+        """The most parameters that memory and the limits on latency allow."""
+        return largest_servable(self.deployment, self.family)
+
     def cost_per_token(self, sizes: Sizes) -> Numbers:
         """Accelerator-seconds of one token x rate."""
         return self.rate * self.seconds_per_token(sizes)
@@ -72,35 +88,55 @@ class RooflineServing:
         """Accelerator-seconds that one token takes."""
         if sizes.shape is not None:
             return serve(self.deployment, sizes.shape).accelerator_seconds_per_token
-        return np.exp(np.interp(np.log(sizes.parameters), *self._table, left=np.nan, right=np.nan))
+        table = _table(_Deployed(self.deployment), self.family)
+        return np.exp(np.interp(np.log(sizes.parameters), *table, left=np.nan, right=np.nan))
 
-    @cached_property
-    def _table(self) -> tuple[Array, Array]:
-        """Logarithms of parameters and of seconds per token."""
-        ends = (coordinate_of(self.family, edge) for edge in (SMALLEST_MODEL, LARGEST_MODEL))
-        sizes = self.family.sizes(np.linspace(*ends, TABLE_SIZES), shaped=True)
-        assert sizes.shape is not None, "shapes were asked for"
-        seconds = serve(self.deployment, sizes.shape).accelerator_seconds_per_token
-        return np.log(sizes.parameters), np.log(seconds)
+
+class _Deployed:
+    """A deployment as a key of a cache: itself, not its like."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+
+    def __hash__(self) -> int:
+        return id(self.deployment)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Deployed) and other.deployment is self.deployment
 
 
 def largest_servable(deployment: Deployment, family: Family) -> float:
-    """The most parameters of the family that the deployment serves within its limits; 0 if none.
+    """The most parameters of the family that the deployment serves within its limits; 0 if none."""
+    return _largest(_Deployed(deployment), family)
 
-    What limits it (memory, latency) grows with size, so bisection finds where it ends, to 1e-6.
-    """
-    low, high = (float(coordinate_of(family, edge)) for edge in (SMALLEST_MODEL, LARGEST_MODEL))
-    if not _serves(deployment, family, low):
-        return 0.0
-    if _serves(deployment, family, high):
-        return LARGEST_MODEL
-    for _ in range(28):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _serves(deployment, family, middle) else (low, middle)
+
+@lru_cache(maxsize=64)
+def _table(key: _Deployed, family: Family) -> tuple[Array, Array]:
+    """Logarithms of parameters and of seconds per token."""
+    x = np.linspace(*_ends(family), TABLE_SIZES)
+    return np.log(family.sizes(x).parameters), np.log(_seconds(key.deployment, family, x))
+
+
+@lru_cache(maxsize=64)
+def _largest(key: _Deployed, family: Family) -> float:
+    """What limits size (memory, latency) grows with it, so that grids within grids find where it ends."""
+    low, high = _ends(family)
+    for _ in range(3):  # 256^3 steps: to 2e-6
+        x = np.linspace(low, high, 257)
+        served = np.flatnonzero(np.isfinite(_seconds(key.deployment, family, x)))
+        if not served.size:
+            return 0.0
+        if served[-1] == x.size - 1:
+            return float(family.sizes(x[-1]).parameters)
+        low, high = float(x[served[-1]]), float(x[served[-1] + 1])
     return float(family.sizes(low).parameters)
 
 
-def _serves(deployment: Deployment, family: Family, coordinate: float) -> bool:
-    shape = family.sizes(coordinate, shaped=True).shape
+def _ends(family: Family) -> tuple[float, float]:
+    return float(coordinate_of(family, SMALLEST_MODEL)), float(coordinate_of(family, LARGEST_MODEL))
+
+
+def _seconds(deployment: Deployment, family: Family, x: Array) -> Array:
+    shape = family.sizes(x, shaped=True).shape
     assert shape is not None, "shapes were asked for"
-    return bool(np.isfinite(serve(deployment, shape).accelerator_seconds_per_token))
+    return serve(deployment, shape).accelerator_seconds_per_token

@@ -1,0 +1,277 @@
+"""Conditions of a plan: deadlines, sizes, latency, few data; which binds, what is nearest where none can."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from drawn import drawn_fit
+
+from llama_scale import plan
+from llama_scale.errors import InfeasibleError, InputError, UnidentifiedError
+from llama_scale.laws import Downstream, Fit, RepeatedDataLaw, ScalingLaw, published, write_fit
+from llama_scale.laws.downstream import Sigmoid
+from llama_scale.planning import Plan
+from llama_scale.planning.optimum import lowest_loss
+
+SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
+
+
+def ask(**words: Any) -> Plan:
+    """`plan` with words that a test makes up."""
+    return plan(**{"serve_tokens": 1e12, **words})
+
+
+def binding(answer: Plan) -> list[str]:
+    return [limit.name for limit in answer.limits if limit.binding]
+
+
+def nearest(refused: pytest.ExceptionInfo[InfeasibleError]) -> dict[str, str]:
+    """The options of a refusal's hint with their values."""
+    found = re.findall(r"--([a-z-]+) '?([^',\s]+)'?", refused.value.hint)
+    return {name.replace("-", "_"): value for name, value in found}
+
+
+def test_a_deadline_alone_asks_for_the_lowest_loss_by_then() -> None:
+    answer = ask(accelerators=1024, deadline="30d")
+    training = answer.request.economics.training
+    flops = 1024 * 30 * 86400 * 989.5e12 * training.mfu * training.goodput
+    assert answer.recommended.lifetime.train_flops == pytest.approx(flops, rel=2e-3)
+    assert answer.request.seeks == "lowest loss"
+    assert binding(answer) == ["deadline with 1,024 accelerators"]
+    chinchilla = answer.request.fit.law.compute_optimum(answer.recommended.lifetime.train_flops)
+    assert answer.optimum.parameters == pytest.approx(float(chinchilla.parameters), rel=1e-3)
+    assert answer.training is not None
+    assert answer.training.days == pytest.approx(30, rel=1e-6)
+
+
+def test_the_tighter_of_budget_and_deadline_binds() -> None:
+    loose = ask(budget="$2M", accelerators=4096, deadline="90d")
+    tight = ask(budget="$2M", accelerators=256, deadline="10d")
+    assert binding(loose) == ["total budget"]
+    assert binding(tight) == ["deadline with 256 accelerators"]
+    assert tight.recommended.loss_nats > loose.recommended.loss_nats
+    assert tight.recommended.lifetime.total("usd") < 2e6
+    free = ask(budget="$2M")
+    assert loose.optimum.parameters == pytest.approx(free.optimum.parameters, rel=1e-3)
+
+
+def test_the_largest_size_is_kept_by_the_shape_too() -> None:
+    answer = ask(budget="$5M", max_parameters="13B")
+    assert answer.recommended.parameters <= 13e9
+    assert answer.recommended.parameters > 11e9
+    assert binding(answer) == ["total budget", "largest size"]
+    slack = ask(budget="$5M", max_parameters="700B")
+    assert binding(slack) == ["total budget"]
+
+
+def test_a_limit_on_latency_is_kept_and_named() -> None:
+    free, fast = ask(budget="$2M"), ask(budget="$2M", time_per_output_token="10ms")
+    assert free.recommended.throughput is not None
+    assert fast.recommended.throughput is not None
+    assert float(free.recommended.throughput.time_per_output_token_seconds) > 0.01
+    assert float(fast.recommended.throughput.time_per_output_token_seconds) <= 0.01 * (1 + 1e-9)
+    first = ask(budget="$2M", time_to_first_token="50ms")
+    assert first.recommended.throughput is not None
+    assert float(first.recommended.throughput.time_to_first_token_seconds) <= 0.05 * (1 + 1e-9)
+    counted_in_flops = ask(time_per_output_token="10ms", serve_accelerator="A100-80")
+    assert counted_in_flops.recommended.parameters <= counted_in_flops.request.servable
+
+
+def test_memory_binds_where_no_larger_model_can_be_served() -> None:
+    answer = ask(budget="$50M", serve_accelerators=2)
+    assert binding(answer) == ["total budget", "memory of 2 H100-SXM"]
+    two = 2 * (0.92 * answer.request.economics.serving.rental.accelerator.memory_bytes - 3e9)
+    assert 0.9 * two < 2 * answer.shape.parameters.total < two
+
+
+@pytest.mark.parametrize(
+    ("question", "named"),
+    [
+        ({"accelerators": 1024, "deadline": "3d", "target_loss": 1.95}, "accelerators"),
+        ({"max_parameters": "7B", "target_loss": 1.95}, "the largest size, 7B"),
+        ({"unique_tokens": "100B", "target_loss": 1.95}, "the unique data, 100B"),
+        (
+            {"time_per_output_token": "5ms", "target_loss": 1.92, "cost_in": "usd"},
+            "the time per output token",
+        ),
+        (
+            {"max_parameters": "7B", "match": "llama-65b", "accelerators": 64, "deadline": "9d"},
+            "all would",
+        ),
+    ],
+)
+def test_what_cannot_be_had_together_names_the_nearest(question: dict[str, Any], named: str) -> None:
+    with pytest.raises(InfeasibleError, match=named) as refused:
+        ask(**question)
+    assert "times as much" in refused.value.message
+    ways = nearest(refused)
+    assert ways
+    lower = {"target_loss": ways.pop("target_loss"), "match": None}
+    assert ask(**{**question, **lower}).recommended.parameters > 0
+    for moved in [ways] if named == "all would" else [{name: value} for name, value in ways.items()]:
+        assert ask(**{**question, **moved}).recommended.parameters > 0
+
+
+def test_too_dear_a_target_says_what_the_budget_buys() -> None:
+    with pytest.raises(InfeasibleError, match="times the budget") as refused:
+        ask(target_loss=1.95, budget="$1M")
+    ways = nearest(refused)
+    assert ask(target_loss=1.95, budget=ways["budget"]).recommended.loss_nats == pytest.approx(1.95)
+    assert ask(target_loss=ways["target_loss"], budget="$1M").recommended.lifetime.total("usd") <= 1.001e6
+
+
+def test_limits_that_leave_no_model_to_build_are_refused() -> None:
+    with pytest.raises(InfeasibleError, match="--time-per-output-token leave at most"):
+        ask(budget="$2M", time_per_output_token="20us")
+
+
+@pytest.mark.parametrize(
+    ("question", "message", "hint"),
+    [
+        ({"deadline": "30d"}, "needs the number of accelerators", "--accelerators"),
+        ({"deadline": "$5", "accelerators": 8}, "is dollars", "30d"),
+        ({"deadline": "1s", "accelerators": 8}, "out of all proportion", "30d"),
+        ({"accelerators": 0.5}, "out of all proportion", "from 1"),
+        ({"max_parameters": 7}, "out of all proportion", "from 10K"),
+        ({"unique_tokens": "1e40"}, "out of all proportion", "to 1e18"),
+        ({"time_per_output_token": "30 GB"}, "is bytes", "45s"),
+        ({"time_to_first_token": "500ms", "serve_mfu": "0.5/0.2"}, "--serve-mfu replaces", "out"),
+        ({"serve_precision": "int3"}, "unknown", "int4"),
+        ({"kv_bits": 4}, "unknown", "16, 8"),
+        ({"target_score": 0.6}, "does not say what a loss scores", "--target-loss"),
+        ({"target_score": 0.6, "target_loss": 2}, "two targets", "one of them"),
+        ({"quantisation_penalty": True}, "not quantised", "--serve-precision int4"),
+        ({"kv_heads": 0}, "out of all proportion", "from 1"),
+    ],
+)
+def test_conditions_that_cannot_be_meant(question: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        ask(**question)
+    assert hint in refused.value.hint
+
+
+def test_few_data_are_repeated_and_the_model_shrinks_less_than_its_data() -> None:
+    plenty, few = ask(budget="$2M"), ask(budget="$2M", unique_tokens="300B")
+    assert few.epochs == pytest.approx(few.recommended.tokens / 3e11)
+    assert few.recommended.loss_nats > plenty.recommended.loss_nats
+    assert any("unique tokens are seen" in warning for warning in few.warnings)
+    assert any("several minima" in warning for warning in few.warnings)
+    law = RepeatedDataLaw(law=published().law, unique_tokens=3e11)
+    model = few.recommended
+    assert model.loss_nats == pytest.approx(float(law.loss(model.parameters, model.tokens)))
+    endless = ask(budget="$2M", unique_tokens="1e17")
+    assert endless.optimum.parameters == pytest.approx(plenty.optimum.parameters, rel=1e-3)
+    assert not any("unique" in warning for warning in endless.warnings)
+
+
+def test_repeated_data_have_intervals_too() -> None:
+    answer = ask(budget="$2M", unique_tokens="300B", law=drawn_fit())
+    assert answer.intervals is not None
+    low, high = answer.intervals.ranges["parameters"]
+    assert low < answer.optimum.parameters < high
+    low, high = answer.intervals.ranges["loss_nats"]
+    assert low < answer.recommended.loss_nats < high
+
+
+def scored(fit: Fit) -> Fit:
+    sigmoid = Sigmoid(floor=0.25, ceiling=0.95, steepness=6.0, midpoint=2.1)
+    draws = Sigmoid(
+        floor=np.full(50, 0.25),
+        ceiling=np.full(50, 0.95),
+        steepness=np.linspace(5.5, 6.5, 50),
+        midpoint=np.linspace(2.08, 2.12, 50),
+    )
+    downstream = Downstream(
+        task="arc", sigmoid=sigmoid, losses=(1.9, 3.0), models=20, noise=0.01, draws=draws
+    )
+    return replace(fit, downstream=downstream)
+
+
+def test_a_target_score_is_the_loss_that_earns_it() -> None:
+    fit = scored(drawn_fit())
+    answer = ask(target_score="60%", law=fit)
+    assert fit.downstream is not None
+    assert answer.recommended.loss_nats == pytest.approx(float(fit.downstream.loss_for(0.6)))
+    assert binding(answer) == ["target score of 0.6"]
+    assert answer.score is not None
+    assert answer.score.low is not None
+    assert answer.score.high is not None
+    assert float(answer.score.low) < 0.6 < float(answer.score.high)
+    with pytest.raises(InputError, match="its curve runs from"):
+        ask(target_score=0.97, law=fit)
+
+
+def test_far_extrapolation_is_answered_with_the_loudest_warning_first() -> None:
+    fit = published()
+    small = replace(
+        fit, name="small", support=replace(fit.support, train_flops=type(fit.support.train_flops)(1e12, 1e13))
+    )
+    answer = ask(law=small)
+    assert answer.far_beyond is not None
+    assert answer.far_beyond > 1e10
+    assert answer.warnings[0].startswith("an example, not a plan to act on")
+    assert ask().far_beyond is None
+
+
+def test_a_refused_fit_is_not_planned_with(tmp_path: Path) -> None:
+    refused = tmp_path / "refused.json"
+    refused.write_text(
+        json.dumps({"schema": 1, "error": "lies on a bound of A", "hint": "add larger models"})
+    )
+    with pytest.raises(InputError, match="was refused") as error:
+        ask(law=str(refused))
+    assert error.value.hint == "add larger models"
+    kept = replace(drawn_fit(), evidence={"diagnostics": {"at_bound": ["A"]}})
+    path = write_fit(tmp_path / "kept.json", kept)
+    with pytest.raises(UnidentifiedError, match="lies on a bound of A"):
+        ask(law=str(path))
+    resting = replace(drawn_fit(), evidence={"diagnostics": {"at_bound": ["E"]}})
+    assert ask(law=resting).recommended.parameters > 0
+
+
+def test_fewer_kv_heads_serve_cheaper() -> None:
+    every, eight = ask(budget="$2M", kv_heads=56), ask(budget="$2M", kv_heads=8)
+    assert eight.shape.kv_heads == 8
+    assert every.recommended.throughput is not None
+    assert eight.recommended.throughput is not None
+    before, after = (
+        float(answer.recommended.throughput.accelerator_seconds_per_token)  # pyright: ignore
+        for answer in (every, eight)
+    )
+    assert after < before
+    assert eight.gap.cost >= -1e-6
+
+
+def test_a_quantisation_penalty_asks_for_a_larger_model_on_fewer_tokens() -> None:
+    plain = ask(match="llama-13b", serve_precision="int4")
+    honest = ask(match="llama-13b", serve_precision="int4", quantisation_penalty=True)
+    assert honest.recommended.tokens_per_parameter < plain.recommended.tokens_per_parameter
+    assert honest.recommended.loss_nats == pytest.approx(plain.recommended.loss_nats, rel=1e-6)
+
+
+def test_dollars_come_from_the_roofline_unless_constant_mfus_are_asked_for() -> None:
+    roofline, constant = ask(budget="$2M"), ask(budget="$2M", serve_mfu="0.55/0.2")
+    assert roofline.recommended.throughput is not None
+    assert constant.recommended.throughput is None
+    served = roofline.recommended
+    seconds = float(served.throughput.accelerator_seconds_per_token)  # pyright: ignore
+    assert served.lifetime.serve_gpu_hours == pytest.approx(seconds * 1e12 / 3600)
+    assert constant.request.problem().serving != roofline.request.problem().serving
+    no_serving = ask(serve_tokens=0, budget="$2M")
+    closed = lowest_loss(no_serving.request.problem(), 2e6)
+    assert no_serving.optimum.parameters == pytest.approx(float(closed.sizes.parameters), rel=1e-6)
+
+
+def test_a_model_that_cannot_be_served_has_no_serving_dollars_but_a_warning() -> None:
+    answer = ask(budget="1e28", serve_accelerators=2)
+    assert answer.recommended.lifetime.serve_usd is None
+    assert any("cannot serve it" in warning for warning in answer.warnings)
+    document = answer.to_json()
+    assert document["recommended"]["serve_usd"] is None
+    json.dumps(document, allow_nan=False)
