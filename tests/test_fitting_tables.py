@@ -121,3 +121,53 @@ def test_bad_filters(tmp_path: Path) -> None:
 )
 def test_filters_compare_numbers_as_numbers(text: str, cell: str, kept: bool) -> None:
     assert parse_filter(text).keeps(cell) is kept
+
+
+def test_filters_know_our_names_and_units(tmp_path: Path) -> None:
+    path = table(tmp_path, "Model Size,D,L\n7B,1e12,2.0\n1e9,1e12,2.4\n")
+    assert len(read_table(path, where=[parse_filter("parameters > 2B")]).rows) == 1
+    assert len(read_table(path, where=[parse_filter("n <= 1e9")]).rows) == 1
+    assert len(read_table(path, where=[parse_filter("tokens = 1T")]).rows) == 2
+
+
+def test_rows_of_one_run_at_several_steps_are_its_curve(tmp_path: Path) -> None:
+    text = "run,N,step,D,L\na,1e8,20,2e9,3.0\na,1e8,10,1e9,3.5\nb,2e8,10,1e9,3.3\n"
+    found = read_table(table(tmp_path, text))
+    assert [(row.name, row.tokens) for row in found.rows] == [("a", 2e9), ("b", 1e9)]
+    (curve,) = found.curves
+    assert (curve.run, curve.tokens.tolist(), curve.loss.tolist()) == ("a", [1e9, 2e9], [3.5, 3.0])
+    assert [(e.run, e.reason.split(" points")[0]) for e in found.exclusions] == [("a", "1")]
+    with pytest.raises(InputError, match=r"line 3 .* has 1e\+08 parameters, but a later step of run a"):
+        read_table(table(tmp_path, text.replace("a,1e8,20", "a,3e8,20")))
+
+
+def test_flops_stand_in_for_a_missing_count_and_are_said(tmp_path: Path) -> None:
+    sized = read_table(table(tmp_path, "N,C,L\n1e8,6e17,3\n"))
+    timed = read_table(table(tmp_path, "D,C,L\n1e9,6e17,3\n"))
+    assert sized.rows[0].tokens == pytest.approx(1e9)
+    assert timed.rows[0].parameters == pytest.approx(1e8)
+    assert any("D = C / 6N" in warning for warning in sized.warnings)
+    assert any("N = C / 6D" in warning for warning in timed.warnings)
+
+
+def test_a_unit_may_stand_in_the_header(tmp_path: Path) -> None:
+    (row,) = read_table(table(tmp_path, "Params (B),Tokens [T],Loss\n7,1.5,2.0\n")).rows
+    assert (row.parameters, row.tokens) == (7e9, 1.5e12)
+
+
+def test_every_count_of_a_table_is_kept(tmp_path: Path) -> None:
+    found = read_table(table(tmp_path, "params,params_no_embed,D,L,outlier\n2e8,1e8,1e9,3,1\n"))
+    assert found.rows[0].counts == {"non_embedding": 1e8}
+    assert found.rows[0].flagged
+    exported = "parameters,parameters_matmul,parameters_total,D,L\n1e8,1e8,2e8,1e9,3\n"
+    assert read_table(table(tmp_path, exported)).convention == "matmul"
+    with pytest.raises(InputError, match="as total only, not as matmul"):
+        read_table(table(tmp_path, "parameters_total,D,L\n1e8,1e9,3\n"), convention="matmul")
+    with pytest.raises(InputError, match="convention total, not matmul"):
+        read_table(table(tmp_path, "N,D,L,convention\n1e8,1e9,3,total\n"), convention="matmul")
+
+
+def test_rows_whose_schedule_did_not_end_are_left_out(tmp_path: Path) -> None:
+    found = read_table(table(tmp_path, "N,D,L,schedule_complete\n1e8,1e9,3,true\n1e8,5e8,4,false\n"))
+    assert len(found.rows) == 1
+    assert found.exclusions[0].reason == "its learning-rate schedule did not end"

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from llama_scale.errors import InputError
+from llama_scale.quantities import parse_count
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
@@ -34,11 +35,21 @@ class Filter:
 
     def keeps(self, cell: str) -> bool:
         """Whether a row with this cell stays."""
-        try:
-            pair: tuple[Any, Any] = (float(cell), float(self.value))
-        except ValueError:
-            pair = (cell, self.value)
+        numbers = (_number(cell), _number(self.value))
+        pair: tuple[Any, Any] = (cell, self.value) if None in numbers else numbers
         return _COMPARE[self.comparison](*pair)
+
+
+def _number(text: str) -> float | None:
+    """A plain number or a count such as 7B; None for other text."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return parse_count(text)
+    except InputError:
+        return None
 
 
 def parse_filter(text: str) -> Filter:

@@ -14,6 +14,16 @@ from llama_scale.fitting.rows import Exclusion, Row, Rows, TrainingCurve
 from llama_scale.runs import RunFolder, RunRecord
 
 STORE_CONVENTION: ParameterConvention = "matmul"  # what a token is multiplied by, so 6N is nearly its FLOPs
+ALSO = {  # names that filters know beside the fields of a record
+    "n": "parameters",
+    "d": "tokens",
+    "loss": "loss_nats",
+    "l": "loss_nats",
+    "c": "train_flops",
+    "flops": "train_flops",
+    "budget": "budget_flops",
+    **{f"parameters_{name}": f"parameters_{name}" for name in CONVENTIONS},
+}
 WARM_UPS = (
     2  # of a curve that are cut off: losses are on no law while the learning rate still rises, or soon after
 )
@@ -27,12 +37,12 @@ def rows_of_records(
     convention: ParameterConvention | None = None,
 ) -> Rows:
     """Rows from runs of our own; only those that ended their schedule count: undecayed losses are higher."""
-    check_columns(where, [f.name for f in fields(RunRecord)], source)
+    check_columns(where, [*(f.name for f in fields(RunRecord)), *ALSO], source)
     kept: list[Row] = []
     left: list[Exclusion] = []
     counted = convention or STORE_CONVENTION
     for record in records:
-        reason = _why_not(record, where)
+        reason = _why_not(record, where, counted)
         if reason or record.loss_nats is None:
             left.append(Exclusion(run=record.run, reason=reason or "it has no finite loss"))
             continue
@@ -54,8 +64,17 @@ def rows_of_records(
     return Rows(source=source, rows=tuple(kept), convention=counted, exclusions=tuple(left))
 
 
-def _why_not(record: RunRecord, where: Sequence[Filter]) -> str | None:
-    failed = next((c for c in where if not c.keeps(str(getattr(record, c.column)))), None)
+def _cell(record: RunRecord, column: str, counted: ParameterConvention) -> str:
+    """What a filter compares: a field of the record, by its own name or by the one that tables use."""
+    name = ALSO.get(column, column)
+    if name == "parameters":
+        return str(record.parameters.by(counted))
+    counts = {f"parameters_{known}": record.parameters.by(known) for known in CONVENTIONS}
+    return str(counts[name] if name in counts else getattr(record, name))
+
+
+def _why_not(record: RunRecord, where: Sequence[Filter], counted: ParameterConvention) -> str | None:
+    failed = next((c for c in where if not c.keeps(_cell(record, c.column, counted))), None)
     if failed:
         return f"not {failed}"
     if record.role == "trunk":

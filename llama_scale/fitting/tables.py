@@ -110,7 +110,7 @@ def read_table(
     """
     table = read_cells(path)
     columns = _find_columns(path, table, convention)
-    filters = [(condition, _position(table, condition, path)) for condition in where]
+    filters = [(condition, _position(table, columns, condition, path)) for condition in where]
     rows: list[Row] = []
     left: list[Exclusion] = []
     points: list[CurvePoint] = []
@@ -139,8 +139,13 @@ def read_table(
     )
 
 
-def _position(table: Cells, condition: Filter, path: Path) -> int:
+def _position(table: Cells, columns: Columns, condition: Filter, path: Path) -> int:
+    """The column of a filter, by the table's own name for it or by any of ours."""
     names = [plain_name(name) for name in table.header]
+    if condition.column not in names:
+        ours = next((ours for ours, others in ALIASES.items() if condition.column in others), "")
+        if ours in columns.at:
+            return columns.at[ours]
     check_columns([condition], names, path.name)
     return names.index(condition.column)
 
