@@ -14,7 +14,7 @@ from llama_scale.cli.output import current_output, table
 from llama_scale.sweeps import recipe_names
 
 if TYPE_CHECKING:
-    from llama_scale.launch import LaunchReport, PreparedSweep, Task
+    from llama_scale.launch import Launcher, LaunchReport, PreparedSweep, Task
     from llama_scale.laws import Fit
     from llama_scale.runs import RunRecord
 
@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
 )
+@click.option(
+    "--launcher",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="What starts the workers: this machine's cores or GPUs, or sbatch.",
+)
+@click.option(
+    "--sbatch", metavar="OPTIONS", default="", help="For SLURM, such as '--partition=gpu --time=4:00:00'."
+)
 @store_option
 @set_option
 @json_option
@@ -43,6 +53,8 @@ def command(
     dry_run: bool,
     workers: int | None,
     device: str,
+    launcher: Launcher,
+    sbatch: str,
     store: Path,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -62,20 +74,25 @@ def command(
         output.result(_plan_as_json(prepared), lambda: _plan(prepared))
         return 0
     output.talk(_opening(prepared, store))
-    report = _train(prepared, store, device)
+    report = _train(prepared, store=store, device=device, launcher=launcher, sbatch=sbatch)
     return _conclude(prepared, report, store)
 
 
-def _train(prepared: PreparedSweep, store: Path, device: str) -> LaunchReport:
+def _train(
+    prepared: PreparedSweep, *, store: Path, device: str, launcher: Launcher, sbatch: str
+) -> LaunchReport:
     from llama_scale.cli.progress import watch_sweep
     from llama_scale.launch import run_sweep
 
     try:
         with watch_sweep() as watch:
-            return run_sweep(prepared, store=store, device=device, watch=watch)
+            return run_sweep(
+                prepared, store=store, device=device, launcher=launcher, sbatch=sbatch, watch=watch
+            )
     except KeyboardInterrupt:
+        state = "Saved" if launcher == "local" else "The jobs stay in the queue (see squeue)"
         current_output().talk(
-            f"Saved. To go on: {click.get_current_context().command_path} {_same_arguments()}".rstrip()
+            f"{state}. To go on: {click.get_current_context().command_path} {_same_arguments()}".rstrip()
         )
         raise
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from llama_scale.config import canonical_hash, load_toml
-from llama_scale.launch.local import (
-    LaunchReport,
-    Progress,
-    Task,
-    default_workers,
-    launch_locally,
-    plan_tasks,
-    threads_per_worker,
-)
+from llama_scale.launch.local import default_workers, launch_locally, threads_per_worker
+from llama_scale.launch.slurm import launch_on_slurm
+from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
 from llama_scale.runs import RunRecord, create_run, read_records, run_id
 from llama_scale.sweeps import Sweep, SweepSpec, expand, find_recipe
 
@@ -24,7 +18,9 @@ if TYPE_CHECKING:
     from llama_scale.training.corpus import Corpus
 
 __all__ = [
+    "LAUNCHERS",
     "LaunchReport",
+    "Launcher",
     "PreparedSweep",
     "Progress",
     "Task",
@@ -33,6 +29,9 @@ __all__ = [
     "run_sweep",
     "sweep",
 ]
+
+Launcher = Literal["local", "slurm"]
+LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +75,14 @@ def run_sweep(
     *,
     store: Path,
     device: str = "auto",
+    launcher: Launcher = "local",
+    sbatch: str = "",
     watch: Callable[[Progress], None] | None = None,
 ) -> LaunchReport:
     """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
-    Raises InputError for text that is too short, StoreError for tokens that changed since they were made.
+    `sbatch` are options for SLURM's command of that name. Raises InputError for text that is too short,
+    StoreError for tokens that changed since they were made.
     """
     from llama_scale.training.data import check_length, prepare, verify_tokens
 
@@ -90,9 +92,10 @@ def run_sweep(
     verify_tokens(files)
     for run in prepared.sweep.runs:
         create_run(store, run)
-    return launch_locally(
-        store, list(prepared.tasks), workers=prepared.workers, device=device, watch=watch or (lambda _: None)
-    )
+    tasks, look = list(prepared.tasks), watch or (lambda _: None)
+    if launcher == "slurm":
+        return launch_on_slurm(store, tasks, options=sbatch, device=device, watch=look)
+    return launch_locally(store, tasks, workers=prepared.workers, device=device, watch=look)
 
 
 def sweep(

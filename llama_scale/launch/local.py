@@ -11,90 +11,27 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llama_scale.runs import EXIT_DONE, EXIT_RETRY, RunConfig, RunFolder, run_id
-from llama_scale.sweeps import Sweep
+from llama_scale.launch.tasks import (
+    ATTEMPTS,
+    LaunchReport,
+    Progress,
+    Task,
+    blocked,
+    noting_interrupts,
+    progress_of,
+)
+from llama_scale.runs import EXIT_DONE, EXIT_RETRY
 
-ATTEMPTS = 3
 TICK_SECONDS = 0.2
 RETRY_SECONDS = 2.0
 STOP_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A run as a launcher sees it: its own steps, what they are expected to take, what comes after."""
-
-    folder: RunFolder
-    config: RunConfig
-    steps: int
-    flops: float
-    seconds: float
-    path_seconds: float
-    parent: RunFolder | None
-    branches: tuple[tuple[RunFolder, int], ...]
-
-    @property
-    def run(self) -> str:
-        return self.folder.run
-
-    def is_finished(self) -> bool:
-        """A branch is finished by its result; a trunk when every unfinished branch has its point."""
-        if self.folder.is_finished:
-            return True
-        saved = set(self.folder.checkpoint_steps())
-        unfinished = [step for branch, step in self.branches if not branch.is_finished]
-        return bool(self.branches) and saved.issuperset(unfinished)
-
-    def is_ready(self) -> bool:
-        if self.parent is None:
-            return True
-        return self.config.first_step in self.parent.checkpoint_steps() or bool(
-            self.folder.checkpoint_steps()
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """One member that trains now."""
-
-    run: str
-    width: int
-    kind: str
-    step: int
-    last_step: int
-    loss_nats: float | None
-    tokens_per_second: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """The whole sweep at a moment."""
-
-    done: int
-    total: int
-    running: tuple[Running, ...]
-    failed: tuple[str, ...]
-    flops_done: float
-    flops_total: float
-    elapsed_seconds: float
-    remaining_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchReport:
-    """How a launch ended: runs that failed, and the share of the workers' time that was spent on runs."""
-
-    failed: tuple[str, ...]
-    seconds: float
-    busy_share: float
 
 
 @dataclass(slots=True)
@@ -143,13 +80,7 @@ class _Pool:
     def _failed(self) -> tuple[str, ...]:
         """Runs that failed too often, and branches whose trunk ended without reaching their point."""
         worn_out = {run for run, attempts in self.attempts.items() if attempts >= ATTEMPTS}
-        ended = self.finished | worn_out
-        blocked = {
-            task.run
-            for task in self.tasks.values()
-            if task.run not in ended and task.parent and task.parent.run in ended and not task.is_ready()
-        }
-        return tuple(sorted(worn_out | blocked))
+        return tuple(sorted(worn_out | blocked(list(self.tasks.values()), self.finished | worn_out)))
 
     def start_worker(self, core: int | None) -> _Worker:
         environment = {
@@ -247,6 +178,16 @@ class _Pool:
             taken.add(task.run)
             self.give(worker, task)
 
+    def progress(self, already: set[str], elapsed_seconds: float) -> Progress:
+        return progress_of(
+            list(self.tasks.values()),
+            finished=self.finished,
+            already=already,
+            running=[worker.task for worker in self.workers if worker.task],
+            failed=self.failed,
+            elapsed_seconds=elapsed_seconds,
+        )
+
     def is_over(self) -> bool:
         ended = self.finished | set(self.failed)
         return ended >= self.tasks.keys() and all(w.task is None for w in self.workers)
@@ -267,51 +208,6 @@ class _Pool:
         finally:
             for worker in self.workers:
                 worker.end()
-
-
-def plan_tasks(store: Path, sweep: Sweep, seconds_per_step: Mapping[str, float]) -> list[Task]:
-    """The tasks of a sweep with the time from each one's start to the end of the longest run behind it."""
-    steps, flops = sweep.own_steps, sweep.own_flops
-    children: dict[str, list[RunConfig]] = {}
-    for config in sweep.runs:
-        if config.branch:
-            children.setdefault(config.branch.parent, []).append(config)
-    tasks = []
-    for config in sweep.runs:
-        run = run_id(config)
-        own = steps[run] * seconds_per_step[run]
-        ends = (steps[child] * seconds_per_step[child] for child in map(run_id, children.get(run, [])))
-        branches = [(RunFolder(store / run_id(c)), c.first_step) for c in children.get(run, [])]
-        tasks.append(
-            Task(
-                folder=RunFolder(store / run),
-                config=config,
-                steps=steps[run],
-                flops=flops[run],
-                seconds=own,
-                path_seconds=own + max(ends, default=0.0),
-                parent=RunFolder(store / config.branch.parent) if config.branch else None,
-                branches=tuple(branches),
-            )
-        )
-    return tasks
-
-
-@contextmanager
-def _noting_interrupts() -> Iterator[Callable[[], bool]]:
-    """Gives a question that turns true on Ctrl-C, to be asked at a safe moment.
-
-    Raised wherever it happens to strike, KeyboardInterrupt can fall into a destructor, where Python drops it.
-    """
-    noted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield noted.is_set
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: noted.set())
-    try:
-        yield noted.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def launch_locally(
@@ -350,13 +246,13 @@ def launch_locally(
     if not pool.is_over():
         pool.workers = [pool.start_worker(pool.cores[i] if pool.cores else None) for i in range(workers)]
     try:
-        with _noting_interrupts() as interrupted:
+        with noting_interrupts() as interrupted:
             while not pool.is_over():
                 pool.collect()
                 if pool.has_idle():
                     pool.look()
                     pool.assign()
-                watch(_progress(pool, already, time.monotonic() - began))
+                watch(pool.progress(already, time.monotonic() - began))
                 time.sleep(TICK_SECONDS)
                 if interrupted():
                     raise KeyboardInterrupt
@@ -367,48 +263,6 @@ def launch_locally(
     return LaunchReport(
         failed=pool.failed, seconds=seconds, busy_share=busy / (seconds * workers) if seconds else 0.0
     )
-
-
-def _progress(pool: _Pool, already: set[str], elapsed: float) -> Progress:
-    running, flops_running, seconds_running = [], 0.0, 0.0
-    for worker in pool.workers:
-        if worker.task is not None:
-            member, share = _running(worker.task)
-            running.append(member)
-            flops_running += share * worker.task.flops
-            seconds_running += share * worker.task.seconds
-    finished = [pool.tasks[run] for run in pool.finished]
-    spent = seconds_running + sum(t.seconds for t in finished if t.run not in already)
-    left = sum(t.seconds for t in pool.tasks.values()) - sum(t.seconds for t in finished) - seconds_running
-    return Progress(
-        done=len(finished),
-        total=len(pool.tasks),
-        running=tuple(running),
-        failed=pool.failed,
-        flops_done=sum(t.flops for t in finished) + flops_running,
-        flops_total=sum(t.flops for t in pool.tasks.values()),
-        elapsed_seconds=elapsed,
-        # Expected times are scaled by how they have come out so far; before that there is nothing to say.
-        remaining_seconds=left * elapsed / spent if spent > 0 and elapsed > 5 else None,
-    )
-
-
-def _running(task: Task) -> tuple[Running, float]:
-    config = task.config
-    event = task.folder.last_event() or {}
-    first = config.first_step
-    last = first + task.steps
-    step = min(max(int(event.get("step", first)), first), last)
-    member = Running(
-        run=task.run,
-        width=config.model.width,
-        kind=config.role,
-        step=step,
-        last_step=last,
-        loss_nats=event.get("loss_nats"),
-        tokens_per_second=event.get("tokens_per_second"),
-    )
-    return member, (step - first) / task.steps if task.steps else 1.0
 
 
 def default_workers() -> int:

@@ -16,10 +16,11 @@ from llama_scale.config import canonical_hash, canonical_json, structure
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import store_error, write_atomically
 from llama_scale.runs.configs import RunConfig, run_id
-from llama_scale.runs.leases import Lease, hold
+from llama_scale.runs.leases import HELD, Lease, hold
 
 CHECKPOINT_MANIFEST, CHECKPOINT_STATE = "manifest.json", "state.pt"
 WEIGHTS = "weights.safetensors"
+LEASES = "leases"
 # How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).
 EXIT_DONE, EXIT_FAILED, EXIT_RETRY = 0, 1, 75
 
@@ -166,7 +167,11 @@ class RunFolder:
 
     def claim(self) -> AbstractContextManager[Lease]:
         """Hold the run for this process; raises BusyError if another one does."""
-        return hold(self.path / "leases")
+        return hold(self.path / LEASES)
+
+    def is_held(self) -> bool:
+        """Whether a process holds the run, or did when it was killed."""
+        return any((self.path / LEASES).glob(f"*{HELD}"))
 
 
 class EventLog:

@@ -1,0 +1,213 @@
+"""The SLURM launcher: plain `sbatch` arrays that start the same worker; the store says how runs stand.
+
+One array holds the runs that start afresh, longest first. Each trunk's branches are an array of their own
+that waits for it. A job whose time limit is near (USR2) saves and goes back into the queue; one that is
+cancelled or preempted (TERM) saves, and SLURM says what becomes of it; the jobs of a node that dies are
+requeued. Each goes on from its checkpoint. Jobs outlive this process: the same command finds them by
+`slurm/jobs.json` and watches again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llama_scale.config import canonical_hash
+from llama_scale.errors import InputError, StoreError
+from llama_scale.files import write_atomically
+from llama_scale.launch.tasks import (
+    ATTEMPTS,
+    LaunchReport,
+    Progress,
+    Task,
+    blocked,
+    noting_interrupts,
+    progress_of,
+)
+from llama_scale.runs import EXIT_RETRY
+
+POLL_SECONDS = 2.0
+WARNING_SECONDS = 90  # before a time limit, in which a worker saves
+MOST_RESTARTS = 1000  # of one job, so that none goes round for ever
+COMMAND_SECONDS = 120.0  # a busy controller answers late, a dead one never
+SCRIPT = """#!/bin/bash
+#SBATCH --requeue --open-mode=append --signal=B:USR2@{warning} --kill-on-invalid-dep=yes
+runs=({runs})
+run="${{runs[$SLURM_ARRAY_TASK_ID]}}"
+export OMP_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-1}}" MKL_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-1}}"
+{command} "$run" &
+worker=$!
+cancelled=0
+trap 'kill -TERM "$worker" 2>/dev/null' USR2
+trap 'cancelled=1; kill -TERM "$worker" 2>/dev/null' TERM
+wait "$worker"; code=$?
+while [ "$code" -gt 128 ] && kill -0 "$worker" 2>/dev/null; do wait "$worker"; code=$?; done
+if [ "$code" -gt 128 ]; then wait "$worker"; code=$?; fi
+if [ "$code" -eq {retry} ] && [ "$cancelled" -eq 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" && sleep 60
+fi
+exit "$code"
+"""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The jobs of a store: which run is which array task, and how often each was submitted."""
+
+    store: Path
+    options: list[str]
+    device: str
+    jobs: dict[str, str] = field(default_factory=dict)
+    attempts: Counter[str] = field(default_factory=Counter)
+    reached: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.store / "slurm"
+
+    def read(self) -> None:
+        """Find the jobs that an earlier launch left in the queue."""
+        try:
+            found = json.loads((self.folder / "jobs.json").read_text())
+        except (OSError, ValueError):
+            return
+        if isinstance(found, dict):
+            self.jobs |= {str(run): str(job) for run, job in found.items()}
+
+    def active(self) -> set[str]:
+        """Runs whose job waits or runs."""
+        listed = set(_call("squeue", "--noheader", "--array", "--format=%i").split())
+        return {run for run, job in self.jobs.items() if job in listed}
+
+    def submit(self, tasks: Sequence[Task], after: str | None = None) -> None:
+        """One array of `tasks`, in their order; `after` is the job that must have ended well before."""
+        runs = [task.run for task in tasks]
+        worker = ["-m", "llama_scale", "worker", "--store", str(self.store.resolve())]
+        command = shlex.join([sys.executable, *worker, "--device", self.device])
+        text = SCRIPT.format(
+            warning=WARNING_SECONDS,
+            runs=shlex.join(runs),
+            command=command,
+            retry=EXIT_RETRY,
+            restarts=MOST_RESTARTS,
+        )
+        script = self.folder / f"{canonical_hash(text)}.sh"
+        write_atomically(script, text)
+        logs = self.folder / "%A_%a.log"
+        waiting = [f"--dependency=afterok:{after}"] if after else []
+        said = _call(
+            "sbatch",
+            "--parsable",
+            f"--array=0-{len(runs) - 1}",
+            f"--job-name=llama-scale-{self.store.resolve().name}",
+            f"--output={logs.resolve()}",
+            *waiting,
+            *self.options,
+            str(script),
+        )
+        job = said.strip().split(";")[0]
+        self.jobs |= {run: f"{job}_{index}" for index, run in enumerate(runs)}
+        write_atomically(self.folder / "jobs.json", json.dumps(self.jobs, indent=1))
+
+    def count_attempts(self, tasks: Sequence[Task]) -> None:
+        """Only failures without a step forward count: a long run may be killed often and still arrive."""
+        for task in tasks:
+            steps = max(task.folder.checkpoint_steps(), default=0)
+            if steps > self.reached.get(task.run, 0):
+                self.reached[task.run] = steps
+                self.attempts[task.run] = 0
+            self.attempts[task.run] += 1
+
+
+def launch_on_slurm(
+    store: Path,
+    tasks: Sequence[Task],
+    *,
+    options: str = "",
+    device: str,
+    watch: Callable[[Progress], None],
+) -> LaunchReport:
+    """Queue every run that is not done, and watch the store until all are finished or have failed.
+
+    `options` are passed to sbatch. Raises InputError where SLURM is missing or refuses them;
+    KeyboardInterrupt leaves the jobs in the queue, to be watched again.
+    """
+    for program in ("sbatch", "squeue"):
+        if shutil.which(program) is None:
+            raise InputError(
+                f"there is no {program} on this machine",
+                hint="run this on a login node of a SLURM cluster, or use --launcher local",
+            )
+    queue = _Queue(store=store, options=shlex.split(options), device=device)
+    queue.read()
+    began, already = time.monotonic(), {task.run for task in tasks if task.is_finished()}
+    with noting_interrupts() as interrupted:
+        while True:
+            active = queue.active()
+            finished = {task.run for task in tasks if task.is_finished()}
+            worn_out = {run for run, count in queue.attempts.items() if count >= ATTEMPTS} - active
+            failed = tuple(sorted((worn_out | blocked(tasks, finished | worn_out - active)) - finished))
+            elapsed = time.monotonic() - began
+            watch(
+                progress_of(
+                    tasks,
+                    finished=finished,
+                    already=already,
+                    running=[task for task in tasks if task.run in active and task.folder.is_held()],
+                    failed=failed,
+                    elapsed_seconds=elapsed,
+                )
+            )
+            if finished.union(failed) >= {task.run for task in tasks}:
+                return LaunchReport(failed=failed, seconds=elapsed, busy_share=None)
+            _queue_what_waits(
+                queue, [task for task in tasks if task.run not in finished.union(failed, active)]
+            )
+            until = time.monotonic() + POLL_SECONDS
+            while time.monotonic() < until:
+                if interrupted():
+                    raise KeyboardInterrupt
+                time.sleep(0.1)
+
+
+def _queue_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
+    """Submit runs that are not in the queue: those that can start, then branches behind their trunk."""
+    ordered = sorted(tasks, key=lambda task: -task.path_seconds)
+    ready = [task for task in ordered if task.is_ready()]
+    if ready:
+        queue.count_attempts(ready)
+        queue.submit(ready)
+    behind: dict[str, list[Task]] = {}
+    for task in ordered:
+        if task.parent and not task.is_ready() and not task.parent.is_finished:
+            behind.setdefault(task.parent.run, []).append(task)
+    active = queue.active() if behind else set()
+    for trunk, branches in behind.items():
+        if trunk in active:
+            queue.submit(branches, after=queue.jobs[trunk])
+
+
+def _call(*command: str) -> str:
+    """What a SLURM command says; raises InputError where it refuses, StoreError where it does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise StoreError(
+            f"{command[0]} has not answered for {COMMAND_SECONDS:.0f} s",
+            hint="see whether the SLURM controller is up (`scontrol ping`), then run the same command again",
+        ) from None
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()
+        raise InputError(
+            f"{command[0]} refused: {reason[-1] if reason else f'exit code {done.returncode}'}",
+            hint="correct --sbatch, or see `scontrol ping` and `sinfo`",
+        )
+    return done.stdout

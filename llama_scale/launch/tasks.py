@@ -1,0 +1,194 @@
+"""What launchers share: a run as a task, the whole sweep at a moment, and how a launch ended.
+
+What a run's state is, only its folder says.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_scale.runs import RunConfig, RunFolder, run_id
+from llama_scale.sweeps import Sweep
+
+ATTEMPTS = 3  # of a run that fails without a step forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A run as a launcher sees it: its own steps, what they are expected to take, what comes after."""
+
+    folder: RunFolder
+    config: RunConfig
+    steps: int
+    flops: float
+    seconds: float
+    path_seconds: float
+    parent: RunFolder | None
+    branches: tuple[tuple[RunFolder, int], ...]
+
+    @property
+    def run(self) -> str:
+        return self.folder.run
+
+    def is_finished(self) -> bool:
+        """A branch is finished by its result; a trunk when every unfinished branch has its point."""
+        if self.folder.is_finished:
+            return True
+        saved = set(self.folder.checkpoint_steps())
+        unfinished = [step for branch, step in self.branches if not branch.is_finished]
+        return bool(self.branches) and saved.issuperset(unfinished)
+
+    def is_ready(self) -> bool:
+        if self.parent is None:
+            return True
+        return self.config.first_step in self.parent.checkpoint_steps() or bool(
+            self.folder.checkpoint_steps()
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """One member that trains now."""
+
+    run: str
+    width: int
+    kind: str
+    step: int
+    last_step: int
+    loss_nats: float | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The whole sweep at a moment."""
+
+    done: int
+    total: int
+    running: tuple[Running, ...]
+    failed: tuple[str, ...]
+    flops_done: float
+    flops_total: float
+    elapsed_seconds: float
+    remaining_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchReport:
+    """How a launch ended: runs that failed, and the share of the workers' time that was spent on runs.
+
+    The share is None where the workers are not ours to time.
+    """
+
+    failed: tuple[str, ...]
+    seconds: float
+    busy_share: float | None
+
+
+def plan_tasks(store: Path, sweep: Sweep, seconds_per_step: Mapping[str, float]) -> list[Task]:
+    """The tasks of a sweep with the time from each one's start to the end of the longest run behind it."""
+    steps, flops = sweep.own_steps, sweep.own_flops
+    children: dict[str, list[RunConfig]] = {}
+    for config in sweep.runs:
+        if config.branch:
+            children.setdefault(config.branch.parent, []).append(config)
+    tasks = []
+    for config in sweep.runs:
+        run = run_id(config)
+        own = steps[run] * seconds_per_step[run]
+        ends = (steps[child] * seconds_per_step[child] for child in map(run_id, children.get(run, [])))
+        branches = [(RunFolder(store / run_id(c)), c.first_step) for c in children.get(run, [])]
+        tasks.append(
+            Task(
+                folder=RunFolder(store / run),
+                config=config,
+                steps=steps[run],
+                flops=flops[run],
+                seconds=own,
+                path_seconds=own + max(ends, default=0.0),
+                parent=RunFolder(store / config.branch.parent) if config.branch else None,
+                branches=tuple(branches),
+            )
+        )
+    return tasks
+
+
+def progress_of(
+    tasks: Sequence[Task],
+    *,
+    finished: Collection[str],
+    already: Collection[str],
+    running: Sequence[Task],
+    failed: tuple[str, ...],
+    elapsed_seconds: float,
+) -> Progress:
+    """The whole sweep now; `already` were finished when this launch began."""
+    members, flops_running, seconds_running = [], 0.0, 0.0
+    for task in running:
+        member, share = _running(task)
+        members.append(member)
+        flops_running += share * task.flops
+        seconds_running += share * task.seconds
+    done = [task for task in tasks if task.run in finished]
+    spent = seconds_running + sum(task.seconds for task in done if task.run not in already)
+    left = sum(task.seconds for task in tasks) - sum(task.seconds for task in done) - seconds_running
+    return Progress(
+        done=len(done),
+        total=len(tasks),
+        running=tuple(members),
+        failed=failed,
+        flops_done=sum(task.flops for task in done) + flops_running,
+        flops_total=sum(task.flops for task in tasks),
+        elapsed_seconds=elapsed_seconds,
+        # Expected times are scaled by how they have come out so far; before that there is nothing to say.
+        remaining_seconds=left * elapsed_seconds / spent if spent > 0 and elapsed_seconds > 5 else None,
+    )
+
+
+def blocked(tasks: Sequence[Task], ended: Collection[str]) -> set[str]:
+    """Branches whose trunk ended without reaching their point."""
+    return {
+        task.run
+        for task in tasks
+        if task.run not in ended and task.parent and task.parent.run in ended and not task.is_ready()
+    }
+
+
+def _running(task: Task) -> tuple[Running, float]:
+    config = task.config
+    event = task.folder.last_event() or {}
+    first = config.first_step
+    last = first + task.steps
+    step = min(max(int(event.get("step", first)), first), last)
+    member = Running(
+        run=task.run,
+        width=config.model.width,
+        kind=config.role,
+        step=step,
+        last_step=last,
+        loss_nats=event.get("loss_nats"),
+        tokens_per_second=event.get("tokens_per_second"),
+    )
+    return member, (step - first) / task.steps if task.steps else 1.0
+
+
+@contextmanager
+def noting_interrupts() -> Iterator[Callable[[], bool]]:
+    """Gives a question that turns true on Ctrl-C, to be asked at a safe moment.
+
+    Raised wherever it happens to strike, KeyboardInterrupt can fall into a destructor, where Python drops it.
+    """
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted.is_set
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: noted.set())
+    try:
+        yield noted.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
