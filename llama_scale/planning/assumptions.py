@@ -16,6 +16,7 @@ from llama_scale.costs import (
 from llama_scale.costs.serving import Deployment
 from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
 from llama_scale.planning.request import Request
+from llama_scale.planning.shapes import QUALITY_FLOOR, SOURCE
 from llama_scale.quantities import (
     format_count,
     format_flops_per_second,
@@ -74,6 +75,17 @@ def _question(request: Request) -> Iterator[Assumption]:
         option="--vocabulary, --context",
         is_default=not given.keys() & {"vocabulary", "context"},
     )
+    if request.kv_heads is not None:
+        chosen = (
+            f"{request.kv_heads}, the cheapest to serve of {QUALITY_FLOOR} or more, hidden layer wider for it"
+        )
+        yield Assumption(
+            name="KV heads",
+            value=f"{request.kv_heads}" if "kv_heads" in given else chosen,
+            source="given" if "kv_heads" in given else SOURCE,
+            option="--kv-heads",
+            is_default="kv_heads" not in given,
+        )
 
 
 def _training(request: Request) -> Iterator[Assumption]:
