@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from llama_scale.errors import InputError
-from llama_scale.laws import published
+from llama_scale.laws import ScalingLaw, published
+from llama_scale.laws.repeated import RepeatedDataLaw
 from llama_scale.planning.quantisation import Penalty, QuantisedLaw
 
 LAW = published().law
@@ -55,9 +56,20 @@ def test_the_fewest_tokens_reach_the_loss_and_brute_force_agrees() -> None:
     assert np.isfinite(tokens[-1])
 
 
-def test_more_data_hurt_beyond_the_best() -> None:
-    law = QuantisedLaw(trained=LAW, penalty=Penalty(bits=3))
+@pytest.mark.parametrize(
+    "trained",
+    [
+        LAW,
+        ScalingLaw(E=1.757, A=2305.0, B=9957.0, alpha=0.424, beta=0.431, k=0.774),
+        RepeatedDataLaw(law=LAW, unique_tokens=1e11),
+    ],
+)
+def test_more_data_hurt_beyond_the_best(trained: ScalingLaw | RepeatedDataLaw) -> None:
+    law = QuantisedLaw(trained=trained, penalty=Penalty(bits=3))
     best = float(law.best_tokens(7e9))
+    reached = law.loss(7e9, best / 3)
+    assert law.loss(7e9, law.tokens_for_loss(reached, 7e9)) == pytest.approx(float(reached), abs=1e-9)
+    assert law.tokens_for_loss(reached, 7e9) == pytest.approx(best / 3, rel=1e-6)
     assert law.loss(7e9, best) < min(law.loss(7e9, best * 1.3), law.loss(7e9, best / 1.3))
 
 

@@ -94,7 +94,8 @@ class QuantisedLaw:
         with np.errstate(invalid="ignore", over="ignore"):
             reached = (low <= high) & (self.loss(parameters, np.exp(high)) <= loss)
             if isinstance(self.trained, ScalingLaw):
-                return np.where(reached, np.exp(self._newton(self.trained, loss, parameters, low)), np.nan)
+                start = np.where(reached, low, np.nan)  # what has no root would keep the rest waiting
+                return np.exp(self._newton(self.trained, loss, parameters, start))
             for _ in range(HALVINGS):
                 middle = (low + high) / 2
                 over = self.loss(parameters, np.exp(middle)) > loss
@@ -111,7 +112,7 @@ class QuantisedLaw:
             slope = BY_TOKENS * added - law.k * law.beta * falling * whole / (by_size + falling)
             change = (law.E + whole + added - loss) / np.where(slope < 0, slope, -np.inf)
             x = x - change
-            if not np.any(np.abs(change) > 1e-13):
+            if not np.any(np.abs(change) > 1e-8):
                 break
         return x
 
@@ -136,7 +137,7 @@ class QuantisedLaw:
                 -(law.beta + BY_TOKENS) + (1 - law.k) * law.beta * falling / (by_size + falling)
             )
             x = x - change
-            if not np.any(np.abs(change) > 1e-13):
+            if not np.any(np.abs(change) > 1e-8):
                 break
         return np.exp(np.minimum(x, WIDEST))
 
