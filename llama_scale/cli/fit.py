@@ -46,6 +46,12 @@ RESAMPLINGS = ("rows", "families", "model")
     " [default: muennighoff-2023]",
 )
 @click.option(
+    "--scores",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A CSV of losses and scores of models: the plan then predicts the score, and takes --target-score.",
+)
+@click.option("--task", metavar="NAME", help="Of --scores: which task, or which column of scores.")
+@click.option(
     "--fit-on",
     multiple=True,
     metavar="CURVE",
@@ -128,6 +134,7 @@ def command(
 
     given = sources or (Path("runs"),)
     fit_on, futures = words.pop("fit_on"), words.pop("futures")
+    scores, task = words.pop("scores"), words.pop("task")
     if words["form"] == fit_curves.MULTI_POWER:
         return fit_curves.run(given, words | {"fit_on": fit_on}, futures, output=output, force=force)
     words["rules"] = _rules(words.pop("burn_in"), words.pop("repeats"), words.pop("flops"))
@@ -135,8 +142,11 @@ def command(
         fit, report = fit_extras.fit_repeated(given, words, base_law), fit_extras.report_repeated
     else:
         fit = _fit(given, words)
+    fit = fit_extras.with_scores(fit, scores, task)
     file = _save(fit, given, output, force)
-    current_output().result(_document(fit, file), lambda: list(report(fit, file)))
+    current_output().result(
+        _document(fit, file), lambda: fit_extras.with_scores_shown(list(report(fit, file)), fit)
+    )
 
 
 def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale.cli.fit_report import WIDTH, entry
 from llama_scale.cli.output import table
+from llama_scale.errors import InputError
 from llama_scale.quantities import format_fraction, format_number
 
 if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
 REPEATED = "repeated"
+SCORE_ROWS = 5
 EPOCHS = (2, 4, 8, 16, 40)
 SYMBOLS = {"tokens_decay": "R_D*", "parameters_decay": "R_N*"}
 
@@ -32,6 +34,69 @@ def fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str
         settings=Settings(**words),
         name=first.stem if first.suffix else first.resolve().name,
     )
+
+
+def with_scores(fit: Fit, scores: Path | None, task: str | None) -> Fit:
+    """The fit with what a loss scores, where a CSV of scores is given; its warnings are the fit's too."""
+    if scores is None:
+        if task is not None:
+            raise InputError("--task names no scores to choose from", hint="give their CSV with --scores")
+        return fit
+    from dataclasses import replace
+
+    from llama_scale.fitting.downstream import fit_downstream, read_scores
+
+    level = (fit.evidence.get("intervals") or {}).get("level", 0.9)
+    found = fit_downstream(read_scores(scores, task=task), level=level)
+    warnings = [*fit.evidence.get("warnings", ()), *found.evidence["warnings"]]
+    return replace(fit, downstream=found, evidence={**fit.evidence, "warnings": warnings})
+
+
+def with_scores_shown(pieces: list[Any], fit: Fit) -> list[Any]:
+    """A fit's report with its scores above the lines that say where it is kept and what comes next."""
+    if fit.downstream is None:
+        return pieces
+    last = next(
+        (
+            i
+            for i, piece in enumerate(pieces)
+            if isinstance(piece, str) and piece.startswith(("kept in", "next"))
+        ),
+        len(pieces),
+    )
+    return [*pieces[:last], "", *_scores(fit), *pieces[last:]]
+
+
+def _scores(fit: Fit) -> Iterator[Any]:
+    """What a loss scores: a table over the losses of the models that were scored, and how sure that is."""
+    found = fit.downstream
+    assert found is not None
+    best, worst = found.losses
+    level = found.evidence["level"]
+    rows = []
+    for step in range(SCORE_ROWS):
+        loss = worst + (best - worst) * step / (SCORE_ROWS - 1)
+        guess = found.predict(loss, level)
+        span = "unknown" if guess.low is None else f"{float(guess.low):.3f} to {float(guess.high or 0):.3f}"
+        rows.append((f"{loss:.3f}", f"{float(guess.score):.3f}", span))
+    yield f"Score of {found.task} by loss ({found.models} models of {found.source}):"
+    yield table(rows, ("loss", "score", f"{format_fraction(level)} interval"))
+    curve = found.sigmoid
+    tested = found.evidence["backtest"]
+    sure = (
+        f"; curves of the worse models missed {tested['predicted_models']} better ones by"
+        f" {tested['mean_error']:.3f} on average, {format_fraction(tested['coverage'], 2)} inside, so"
+        f" intervals are widened by {tested['factor']:.2f}"
+        if tested
+        else ""
+    )
+    yield entry(
+        "score",
+        f"{float(curve.floor):.3f} + {float(curve.ceiling) - float(curve.floor):.3f} / (1 + exp("
+        f"{float(curve.steepness):.3f} (L - {float(curve.midpoint):.3f}))), within {found.noise:.3f} (sd)"
+        f" of a model{sure}",
+    )
+    yield ""
 
 
 def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
