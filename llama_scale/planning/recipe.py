@@ -123,12 +123,12 @@ def recipe(shape: ModelConfig, tokens: float) -> Recipe:
 
 
 def step_law_rate(parameters: float, tokens: float) -> float:
-    """Peak learning rate of Step Law (equation 1), of N parameters without embeddings on D tokens."""
+    """Peak learning rate of Step Law, of N parameters without embeddings on D tokens."""
     return 1.79 * parameters**-0.713 * tokens**0.307
 
 
 def step_law_batch(tokens: float) -> float:
-    """Tokens a batch of Step Law (equation 1)."""
+    """Tokens a batch of Step Law."""
     return 0.58 * tokens**0.571
 
 

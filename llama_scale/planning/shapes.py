@@ -3,8 +3,8 @@
 Fewer KV heads make the cache of a sequence smaller, so that more sequences share a step; training hardly
 changes. What they cost in quality is not in any law, so a floor is kept: 8 KV heads, the number of Llama 2
 70B and of every Llama 3, where Ainslie et al. (2023, arXiv 2305.13245) find quality close to one KV head
-for each head, and Llama 2's ablation (arXiv 2307.09288, appendix A.2.1) no loss. Where grouping saves less
-than 1 % of the serving cost, the most KV heads stay.
+for each head, and Llama 2's ablation (arXiv 2307.09288, appendix A.2.1) little difference. Where grouping
+saves less than 1 % of the serving cost, the most KV heads stay.
 """
 
 from __future__ import annotations
