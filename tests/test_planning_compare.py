@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_scale import compare, plan
+from llama_scale.closed_forms import closed_forms
 from llama_scale.errors import InputError
 from llama_scale.laws import ScalingLaw, published
 from llama_scale.planning.compare import Costs, compute_optimal_tokens, crossing
@@ -167,6 +168,17 @@ def test_the_catalogue_is_counted_exactly() -> None:
         assert model.parameters == pytest.approx(model.total, rel=0.01), model.name
         assert model.heads % model.kv_heads == 0
         assert model.open or not model.name.startswith(("llama", "qwen"))
+
+
+def test_counts_agree_with_the_closed_forms_of_the_families() -> None:
+    agreed = 0
+    for shape in closed_forms():
+        model = find_model(shape.name)
+        assert model.total == shape.parameters.total, shape.name
+        for convention in ("matmul", "non_embedding"):
+            assert model.count(convention) == pytest.approx(shape.parameters.by(convention), rel=1e-6)
+        agreed += 1
+    assert agreed >= 20
 
 
 def test_names_are_read_loosely_and_named_once() -> None:

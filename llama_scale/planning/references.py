@@ -59,8 +59,12 @@ class ReferenceModel:
 
     @property
     def active(self) -> int:
-        """Parameters that multiply every token: all but an input table that is nothing else."""
-        return self.total - (0 if self.tied else self.embedding)
+        """Parameters that multiply every token: all but input tables that are nothing else.
+
+        A tied table multiplies as the output head; learned positions, counted with it, do not.
+        """
+        head = self.vocabulary * self.width if self.tied else 0
+        return self.total - self.embedding + head
 
     @property
     def query_width(self) -> int:
