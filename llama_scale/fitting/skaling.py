@@ -227,13 +227,13 @@ def minimise(
         problems = batch.take(slice(first, first + width))
         chart, value, converged = to_chart(starts[:, first : first + width]), np.zeros(0), np.zeros(0, bool)
         for stage in (*(d for d in stages if d > delta), delta):
-            chart, value, converged = _descend(problems._replace(delta=stage), chart, layout)
+            chart, value, converged = descend(problems._replace(delta=stage), chart, layout)
         parts.append((to_constants(chart), value * scale, converged))
     constants, objective, converged = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     return Minima(constants=constants, objective=objective, converged=converged)
 
 
-def _descend(batch: Batch, chart: Array, layout: Layout) -> tuple[Array, Array, Mask]:
+def descend(batch: Batch, chart: Array, layout: Layout) -> tuple[Array, Array, Mask]:
     """Where each problem ends (6, S), its objective (S,), and whether it converged (S,).
 
     Problems that have converged leave the batch. E >= 0 is kept by an active set: a step that would

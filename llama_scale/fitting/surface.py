@@ -19,13 +19,25 @@ Shapes: S problems, n rows; charts (E, log s, log t, log alpha, log beta, log k)
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from llama_scale.fitting.newton import Array, Mask
 
 ACROSS = np.array([1.0, -1.0, -1.0, 1.0])  # of a - b, by log s, log t, log alpha, log beta
+
+
+class Tilt(Protocol):
+    """A smooth term added to each problem's objective, as profiles need."""
+
+    def take(self, rows: Mask | slice) -> Tilt:
+        """That of the problems at `rows` of the batch."""
+        ...
+
+    def expand(self, chart: Array, floor: Mask) -> Surface:
+        """Its value and derivatives at a chart, as `expand` gives those of the objective."""
+        ...
 
 
 class Batch(NamedTuple):
@@ -36,6 +48,7 @@ class Batch(NamedTuple):
     z: Array
     weights: Array
     delta: float
+    tilt: Tilt | None = None
 
     @property
     def least(self) -> float:
@@ -44,7 +57,8 @@ class Batch(NamedTuple):
 
     def take(self, rows: Mask | slice) -> Batch:
         """The problems at `rows` of the batch."""
-        return self._replace(z=self.z[rows], weights=self.weights[rows])
+        tilt = self.tilt.take(rows) if self.tilt is not None else None
+        return self._replace(z=self.z[rows], weights=self.weights[rows], tilt=tilt)
 
 
 class Surface(NamedTuple):
@@ -136,10 +150,13 @@ def expand(batch: Batch, chart: Array, floor: Mask) -> Surface:
     opened = _opening(centre, floor)
     gradient = np.concatenate([np.where(floor, 0.0, rise)[None], sums[..., 0].T + rise * opened])
     hessian = _with_level(second, opened, sums[..., 1].T, (curve * inverse * inverse).sum(axis=-1))
-    hessian[1:, 1:] += np.where(floor, 0.0, rise) * _bend_of_level(centre)
+    hessian[1:, 1:] += np.where(floor, 0.0, rise) * bend_of_level(centre)
     hessian[0] *= ~floor
     hessian[:, 0] *= ~floor
-    return Surface(value, rise, gradient, hessian)
+    here = Surface(value, rise, gradient, hessian)
+    if batch.tilt is None:
+        return here
+    return Surface(*(one + two for one, two in zip(here, batch.tilt.expand(chart, floor), strict=True)))
 
 
 def _opening(centre: Centre, floor: Mask) -> Array:
@@ -157,7 +174,7 @@ def _with_level(second: Array, opened: Array, mixed: Array, flat: Array) -> Arra
     return hessian
 
 
-def _bend_of_level(centre: Centre) -> Array:
+def bend_of_level(centre: Centre) -> Array:
     """Second derivatives (5, 5, S) of E = T - G."""
     bend = centre.lean[:, None] * centre.lean[None]
     bend[:4, :4] += centre.share * (1 - centre.share) * np.multiply.outer(ACROSS, ACROSS)[..., None]

@@ -1,0 +1,125 @@
+"""Profiles: their derivatives, what an end of theirs costs, what a threshold means, how often they cover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import t as student_t
+from synthetic import LAW, independent_runs, sweep
+
+from llama_scale.fitting.forms import CHINCHILLA, FITTED
+from llama_scale.fitting.noise import jacobian
+from llama_scale.fitting.profile import QUANTITIES, Units, error_scale, measure, profile, student
+from llama_scale.fitting.skaling import descend
+from llama_scale.fitting.surface import Batch, centre_of, to_chart, to_constants
+from llama_scale.fitting.uncertainty import points_of
+
+LEAST_SQUARES = 10.0
+
+
+def test_quantities_have_their_derivatives() -> None:
+    constants = np.tile(np.array([[0.8], [0.9], [0.7], [0.5], [0.6], [0.7]]), len(QUANTITIES))
+    chart, units, rows = to_chart(constants), Units(2.0, 10.0, 14.0), np.arange(len(QUANTITIES))
+    at, slope, bend = measure(rows, chart, units)
+    logs = [np.log(0.9) + 5, np.log(0.7) + 8.4, np.log(0.5), np.log(0.6), np.log(0.7), np.log(0.6 / 0.5)]
+    assert at == pytest.approx([0.4, *logs])
+    chart[0] += centre_of(chart).excess  # T, of which E is what the excess leaves
+    for i in range(6):
+        step = np.zeros((6, 1))
+        step[i] = 1e-5
+        ends = []
+        for sign in (1, -1):
+            moved = chart + sign * step
+            moved[0] -= centre_of(moved).excess
+            ends.append(measure(rows, moved, units))
+        assert (ends[0][0] - ends[1][0]) / 2e-5 == pytest.approx(slope[i], abs=1e-8)
+        assert (ends[0][1] - ends[1][1]) / 2e-5 == pytest.approx(bend[i], abs=1e-8)
+
+
+def test_students_t_is_scipys() -> None:
+    for freedom in (5, 31, 235):
+        assert student(0.9, freedom) == pytest.approx(student_t.ppf(0.95, freedom), rel=5e-3)
+
+
+def test_by_least_squares_a_profile_is_the_usual_interval_where_the_law_is_nearly_linear() -> None:
+    runs = sweep(0, trunk_noise=0.0, own_noise=1e-4)
+    points = points_of(runs)
+    solution = CHINCHILLA.solve(points, delta=LEAST_SQUARES)
+    found = profile(points, solution, CHINCHILLA, delta=LEAST_SQUARES)
+    design = jacobian(points, solution.constants)
+    variance = 2 * solution.objective / (36 - 5)
+    sd = np.sqrt(variance * np.linalg.inv(design.T @ design)[3, 3])
+    low, high = found.intervals["alpha"]
+    assert low is not None
+    assert high is not None
+    assert high - low == pytest.approx(2 * student(0.9, 31) * sd, rel=0.02)
+    assert low + high == pytest.approx(2 * solution.law.alpha, rel=1e-3)
+    assert found.threshold == pytest.approx(0.5 * variance * student(0.9, 31) ** 2, rel=1e-6)
+    assert found.lower is None
+
+
+@pytest.mark.parametrize("delta", [1e-3, LEAST_SQUARES])
+def test_the_ends_of_an_interval_cost_the_threshold(delta: float) -> None:
+    # alpha held at the end of its interval, all others free: a descent of its own
+    points = points_of(independent_runs(0))
+    solution = CHINCHILLA.solve(points, delta=delta)
+    found = profile(points, solution, CHINCHILLA, delta=delta)
+    held = FITTED["chinchilla"].layout.of("E", "A", "B", "beta")
+    for end in found.intervals["alpha"]:
+        assert end is not None
+        chart = to_chart(np.append(solution.constants, 1.0)[:, None])
+        chart[3] = np.log(end)
+        for stage in (3e-2, delta):
+            batch = Batch(points.x, points.y, points.z[None], points.weights[None], stage)
+            chart, value, _ = descend(batch, chart, held)
+        assert to_constants(chart)[3, 0] == pytest.approx(end)
+        assert value[0] - solution.objective == pytest.approx(found.threshold, rel=0.15)
+
+
+def test_tied_exponents_and_pinned_constants_have_no_interval_of_their_own() -> None:
+    for name, expected in (
+        ("tied", {"E", "A", "B", "alpha"}),
+        ("kaplan", {"A", "B", "alpha", "k", "exponent_a"}),
+    ):
+        form = next(form for key, form in FITTED.items() if key == name)
+        points = points_of(sweep(0))
+        found = profile(points, form.solve(points, delta=1e-2), form, delta=1e-2)
+        assert set(found.intervals) == expected
+
+
+def test_what_the_data_leave_open_is_open_and_no_floor_lies_below_zero() -> None:
+    law = FITTED["chinchilla"].solve(points_of(sweep(0)), delta=1e-2).law
+    runs = sweep(0, trunk_noise=0.0, own_noise=0.03, law=law)
+    runs = runs.take((runs.parameters > 35_000) & (runs.parameters < 120_000))
+    points = points_of(runs)
+    found = profile(points, CHINCHILLA.solve(points, delta=1e-2), CHINCHILLA, delta=1e-2)
+    assert found.intervals["E"][0] == 0.0
+    assert any(None in bounds for name, bounds in found.intervals.items() if name != "E")
+
+
+def test_the_scale_is_that_of_the_errors() -> None:
+    runs = independent_runs(0, count=4000)
+    points = points_of(runs)
+    solution = CHINCHILLA.solve(points, delta=1e-2, quick=True)
+    wide, _ = error_scale(points, solution.constants, CHINCHILLA, LEAST_SQUARES)
+    residuals = np.log(runs.loss) - np.log(solution.law.loss(runs.parameters, runs.tokens))
+    assert wide == pytest.approx((residuals**2).mean(), rel=0.01)
+    # of a delta far below the noise: E[psi^2] = delta^2, E[psi'] = 2 delta f(0), f Student's at 4 degrees
+    narrow, spread = error_scale(points, solution.constants, CHINCHILLA, 1e-4)
+    density = 0.375 / 0.01
+    assert narrow == pytest.approx(1e-4 / (2 * density), rel=0.15)
+    assert spread == pytest.approx(1 / (2 * density), rel=0.15)
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    # 90 % intervals on 40 sweeps of independent runs; over 200 seeds see benchmarks/README.md
+    hits = []
+    for seed in range(40):
+        runs = sweep(seed, trunk_noise=0.0, own_noise=0.004)
+        points = points_of(runs)
+        found = profile(points, CHINCHILLA.solve(points, delta=1e-2, quick=True), CHINCHILLA, delta=1e-2)
+        for name in ("E", "alpha", "beta"):
+            low, high = found.intervals[name]
+            truth = float(np.asarray(getattr(LAW, name)))
+            hits.append((low is None or low <= truth) and (high is None or truth <= high))
+    assert 0.8 <= np.mean(hits) <= 0.97
