@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -47,7 +48,14 @@ def tails(values: NDArray[np.float64], level: float) -> NDArray[np.float64]:
 @cache
 def normal_strata() -> NDArray[np.float64]:
     """Quantiles of the standard normal, as many as stand for a new run's noise."""
-    from statistics import NormalDist
+    return np.array([_normal_quantile((step + 0.5) / NOISE_STRATA) for step in range(NOISE_STRATA)])
 
-    steps = (np.arange(NOISE_STRATA) + 0.5) / NOISE_STRATA
-    return np.array([NormalDist().inv_cdf(float(step)) for step in steps])
+
+def _normal_quantile(share: float) -> float:
+    """Where the standard normal has `share` of its mass below, by bisection: no 20 ms for statistics."""
+    low, high = -8.0, 8.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = math.erfc(-middle / math.sqrt(2)) / 2
+        low, high = (middle, high) if below < share else (low, middle)
+    return (low + high) / 2
