@@ -199,3 +199,23 @@ def test_a_notebook_sees_the_answer_and_the_tables() -> None:
     assert shown.count("\n| ") >= 12
     assert "as if" in shown or "its own data" in shown
     assert "llama-scale compare llama-65b" in shown
+
+
+def test_what_cannot_be_served_is_never_cheaper_and_said() -> None:
+    found = compare("palm-540b", "gpt-3", accelerator="l4", cost_in="usd")
+    palm, gpt = found.models
+    assert palm.lifetime.serve_usd is None
+    assert gpt.lifetime.serve_usd is not None
+    assert found.pairs[0].crossings["usd"] == ("never", None)
+    assert found.pairs[0].crossings["flops"].verdict == "never"
+    assert found.frontier == (gpt,)
+    assert any("palm-540b cannot be served by 32 L4" in warning for warning in found.warnings)
+    assert crossing(Costs(1.0, 1.0), Costs(0.0, float("nan"))) == ("always", None)
+
+
+def test_in_dollars_each_model_is_served_by_the_roofline_of_its_own_shape() -> None:
+    wide, grouped = compare("llama-65b", "llama-2-70b", cost_in="usd", serve_tokens=1e12).models
+    assert wide.lifetime.serve_usd is not None
+    assert grouped.lifetime.serve_usd is not None
+    assert grouped.lifetime.serve_usd < wide.lifetime.serve_usd  # 8 KV heads against 64
+    assert grouped.lifetime.serve_flops > wide.lifetime.serve_flops

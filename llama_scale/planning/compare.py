@@ -78,6 +78,11 @@ class ComparedModel:
         """D / N."""
         return self.tokens / self.parameters
 
+    def total(self, unit: CostUnit) -> float:
+        """Training and serving; inf where it cannot be served."""
+        total = self.lifetime.total(unit)
+        return math.inf if math.isnan(total) else total
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
@@ -131,17 +136,19 @@ class Comparison:
     @property
     def frontier(self) -> tuple[ComparedModel, ...]:
         """The models that no other here beats in both predicted loss and total cost."""
-        totals = [model.lifetime.total(self.unit) for model in self.models]
-        return tuple(
+        totals = [model.total(self.unit) for model in self.models]
+        found = tuple(
             model
             for model, total in zip(self.models, totals, strict=True)
-            if not any(
+            if total < math.inf
+            and not any(
                 other.loss_nats <= model.loss_nats
                 and cost <= total
                 and (other.loss_nats, cost) != (model.loss_nats, total)
                 for other, cost in zip(self.models, totals, strict=True)
             )
         )
+        return found or self.models
 
     @property
     def sentence(self) -> str:
@@ -209,6 +216,8 @@ def crossing(ours: Costs, theirs: Costs) -> Crossing:
     >>> crossing(Costs(train=3.0, token=1.0), Costs(train=1.0, token=2.0))
     Crossing(verdict='from', serve_tokens=2.0)
     """
+    if math.isnan(ours.token) or math.isnan(theirs.token):  # what cannot be served is never the cheaper one
+        return Crossing("always" if math.isnan(theirs.token) and not math.isnan(ours.token) else "never")
     dearer_to_train, cheaper_to_serve = ours.train - theirs.train, theirs.token - ours.token
     if cheaper_to_serve == 0:
         return Crossing("equal" if dearer_to_train == 0 else "always" if dearer_to_train < 0 else "never")
@@ -301,7 +310,8 @@ def _lifetime(problems: Mapping[CostUnit, Problem], costs: Mapping[CostUnit, Cos
     parts: dict[str, float | None] = {"train_usd": None, "serve_usd": None}
     for unit, cost in costs.items():
         served = float(problems[unit].serve_tokens)
-        parts |= {f"train_{unit}": cost.train, f"serve_{unit}": cost.token * served if served else 0.0}
+        serving = cost.token * served if served else 0.0
+        parts |= {f"train_{unit}": cost.train, f"serve_{unit}": None if math.isnan(serving) else serving}
     return Lifetime(**parts)  # pyright: ignore[reportArgumentType]
 
 
@@ -355,6 +365,12 @@ def _warnings(request: Request, models: tuple[ComparedModel, ...]) -> tuple[str,
         who = f"{len(beyond)} of {len(models)} lie beyond the runs behind the law, {worst} by"
         who = f"{worst} lies beyond the runs behind the law by" if len(models) == 1 else who
         warnings.append(f"{who} {math.exp(farthest[worst]):.3g} times: such losses are extrapolated")
+    if stuck := [model.name for model in models if math.isinf(model.total("gpu_hours"))]:
+        deployment = request.economics.deployment
+        chips = (
+            f"{deployment.groups[-1]} {deployment.rental.accelerator.name}" if deployment else "these chips"
+        )
+        warnings.append(f"{', '.join(stuck)} cannot be served by {chips}: --serve-accelerators allows more")
     if guessed := [model.name for model in models if model.assumed_shape]:
         warnings.append(f"no shape was given for {', '.join(guessed)}: a LLaMA's of that size is assumed")
     if any(model.rival.parameters > LARGEST_MODEL for model in models):

@@ -29,9 +29,7 @@ def sentence(comparison: Comparison) -> str:
     if count == 1 and comparison.buy_or_train:
         return _capital(f"{_buying(comparison, comparison.buy_or_train[0])}.")
     if count == 1:
-        cost = format_cost(best.lifetime, comparison.unit)
-        spent = "to serve" if best.bought else "to train and serve"
-        return f"{best.name} should reach a loss of {best.loss_nats:.3f}; {cost} {spent} {demand} tokens."
+        return _alone(best, comparison, demand)
     if len(frontier) == 1:
         return (
             f"Serving {demand} tokens, {best.name} should have the lowest loss ({best.loss_nats:.3f}) and "
@@ -44,6 +42,20 @@ def sentence(comparison: Comparison) -> str:
         f"Serving {demand} tokens, {best.name} should have the lowest loss ({best.loss_nats:.3f}), "
         f"{cheapest.name} the lowest lifetime cost ({format_cost(cheapest.lifetime, comparison.unit)}){lost}."
     )
+
+
+def _alone(model: ComparedModel, comparison: Comparison, demand: str) -> str:
+    """One model, against the compute-optimal one of its loss."""
+    cost, met = format_cost(model.lifetime, comparison.unit), model.against_rival[comparison.unit]
+    spent = "to train" if demand == "0" else f"to train and serve {demand} tokens"
+    than = "than the compute-optimal model of that loss"
+    cheaper = f"is cheaper {than} {when(met)}{' served tokens' if met.serve_tokens else ''}"
+    if met.verdict == "never":
+        cheaper = f"is never cheaper {than}"
+    elif met.verdict == "from":
+        cheaper += " on"
+    price = f"{cost} {spent}" if cost != "-" else "it cannot be served so"
+    return f"{model.name} should reach a loss of {model.loss_nats:.3f}, and {cheaper}; {price}."
 
 
 def _capital(text: str) -> str:

@@ -176,7 +176,11 @@ def find_model(text: str) -> ReferenceModel:
     """
     path = Path(text).expanduser()
     if path.suffix == ".toml" or path.is_file():
-        return load_toml(path, ModelFile).model(path.stem)
+        described = load_toml(path, ModelFile)
+        try:
+            return described.model(path.stem)
+        except InputError as error:
+            raise InputError(f"{path}: {error.message}", hint=error.hint) from error
     return reference_model(text)
 
 
