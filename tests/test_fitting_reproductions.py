@@ -32,11 +32,11 @@ def huber_lines(loss: Array, first: Array, second: Array, rounds: int) -> tuple[
         apart = np.abs(loss - (design @ constants[..., None])[..., 0])
         weights = DELTA / np.maximum(apart, DELTA)
     objective = np.where(apart < DELTA, apart**2 / 2, DELTA * (apart - DELTA / 2)).sum(axis=1)
-    return constants, np.asarray(objective, float)
+    return np.asarray(constants, float), np.asarray(objective, float)
 
 
 def best_of(runs: Observations, rounds: int) -> tuple[tuple[float, ...], float]:
-    """Exponents of least loss on a grid, with their E, A, B for N in millions and D in billions; that loss."""
+    """Exponents of least loss on a grid, with their E, A, B for N in millions, D in billions; that loss."""
     steps = np.arange(30, 46) / 100
     pairs = np.array(list(itertools.product(steps, steps)))
     first = (runs.parameters / 1e6) ** -pairs[:, :1]
