@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,8 @@ from llama_scale.errors import InputError
 from llama_scale.laws import Fit
 from llama_scale.planning.families import Array
 from llama_scale.planning.optimum import Objective, best
-from llama_scale.planning.request import COST_UNITS, read_request
+from llama_scale.planning.request import COST_UNITS, limited, read_request
+from llama_scale.planning.shapes import QUALITY_FLOOR
 
 
 class BestSizes(NamedTuple):
@@ -55,6 +57,8 @@ def best_sizes(
     if taken:
         raise InputError(f"a grid has its own {', '.join(sorted(taken))}", hint="leave the word out")
     request = read_request({"law": law, "serve_tokens": 1.0, "target_loss": 2.0, "cost_in": unit, **words})
+    if request.kv_heads is None and request.economics.deployment is not None:
+        request = limited(replace(request, kv_heads=QUALITY_FLOOR))  # as nearly every plan chooses
     demand = np.where(served > 0, served * request.economics.demand.serve_tokens, 0.0)
     problem = request.problem().serving_tokens(demand)
     fixed = "budget" if losses is None else "loss"
