@@ -76,10 +76,10 @@ def test_a_sweep_survives_what_a_cluster_does_to_it(tmp_path: Path, environment:
 
 
 def test_options_that_slurm_refuses_are_named(tmp_path: Path, environment: dict[str, str]) -> None:
-    process = start(write_recipe(tmp_path), tmp_path / "runs", environment, "--sbatch=--partition=nosuch")
+    process = start(write_recipe(tmp_path), tmp_path / "runs", environment, "--launcher-options=--partition=nosuch")
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "sbatch refused" in said and "--sbatch" in said
+    assert "sbatch refused" in said and "--launcher-options" in said
 
 
 def test_a_machine_without_slurm_says_so(tmp_path: Path) -> None:

@@ -36,13 +36,16 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--launcher",
-    type=click.Choice(["local", "slurm"]),
+    type=click.Choice(["local", "slurm", "ray"]),
     default="local",
     show_default=True,
-    help="What starts the workers: this machine's cores or GPUs, or sbatch.",
+    help="What starts the workers: this machine, sbatch, or a Ray cluster.",
 )
 @click.option(
-    "--sbatch", metavar="OPTIONS", default="", help="For SLURM, such as '--partition=gpu --time=4:00:00'."
+    "--launcher-options",
+    metavar="OPTIONS",
+    default="",
+    help="sbatch's own, as '--partition=gpu --time=4:00:00'; for Ray 'address=auto num_gpus=0.25'.",
 )
 @store_option
 @set_option
@@ -54,7 +57,7 @@ def command(
     workers: int | None,
     device: str,
     launcher: Launcher,
-    sbatch: str,
+    launcher_options: str,
     store: Path,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -74,12 +77,14 @@ def command(
         output.result(_plan_as_json(prepared), lambda: _plan(prepared))
         return 0
     output.talk(_opening(prepared, store))
-    report = _train(prepared, store=store, device=device, launcher=launcher, sbatch=sbatch)
+    report = _train(
+        prepared, store=store, device=device, launcher=launcher, launcher_options=launcher_options
+    )
     return _conclude(prepared, report, store)
 
 
 def _train(
-    prepared: PreparedSweep, *, store: Path, device: str, launcher: Launcher, sbatch: str
+    prepared: PreparedSweep, *, store: Path, device: str, launcher: Launcher, launcher_options: str
 ) -> LaunchReport:
     from llama_scale.cli.progress import watch_sweep
     from llama_scale.launch import run_sweep
@@ -87,10 +92,15 @@ def _train(
     try:
         with watch_sweep() as watch:
             return run_sweep(
-                prepared, store=store, device=device, launcher=launcher, sbatch=sbatch, watch=watch
+                prepared,
+                store=store,
+                device=device,
+                launcher=launcher,
+                launcher_options=launcher_options,
+                watch=watch,
             )
     except KeyboardInterrupt:
-        state = "Saved" if launcher == "local" else "The jobs stay in the queue (see squeue)"
+        state = "Saved" if launcher != "slurm" else "The jobs stay in the queue (see squeue)"
         current_output().talk(
             f"{state}. To go on: {click.get_current_context().command_path} {_same_arguments()}".rstrip()
         )

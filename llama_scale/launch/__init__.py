@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from llama_scale.config import canonical_hash, load_toml
 from llama_scale.launch.local import default_workers, launch_locally, threads_per_worker
+from llama_scale.launch.on_ray import launch_on_ray
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
 from llama_scale.runs import RunRecord, create_run, read_records, run_id
@@ -30,7 +31,7 @@ __all__ = [
     "sweep",
 ]
 
-Launcher = Literal["local", "slurm"]
+Launcher = Literal["local", "slurm", "ray"]
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 
@@ -76,12 +77,13 @@ def run_sweep(
     store: Path,
     device: str = "auto",
     launcher: Launcher = "local",
-    sbatch: str = "",
+    launcher_options: str = "",
     watch: Callable[[Progress], None] | None = None,
 ) -> LaunchReport:
     """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
-    `sbatch` are options for SLURM's command of that name. Raises InputError for text that is too short,
+    `launcher_options` are sbatch's own for SLURM, and `address`, `num_cpus`, `num_gpus` of a task for Ray.
+    Raises InputError for text that is too short,
     StoreError for tokens that changed since they were made.
     """
     from llama_scale.training.data import check_length, prepare, verify_tokens
@@ -94,7 +96,10 @@ def run_sweep(
         create_run(store, run)
     tasks, look = list(prepared.tasks), watch or (lambda _: None)
     if launcher == "slurm":
-        return launch_on_slurm(store, tasks, options=sbatch, device=device, watch=look)
+        return launch_on_slurm(store, tasks, options=launcher_options, device=device, watch=look)
+    if launcher == "ray":
+        pairs = {name: value for name, _, value in (w.partition("=") for w in launcher_options.split())}
+        return launch_on_ray(store, tasks, options=pairs, device=device, watch=look)
     return launch_locally(store, tasks, workers=prepared.workers, device=device, watch=look)
 
 

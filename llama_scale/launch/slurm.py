@@ -208,6 +208,6 @@ def _call(*command: str) -> str:
         reason = done.stderr.strip().splitlines()
         raise InputError(
             f"{command[0]} refused: {reason[-1] if reason else f'exit code {done.returncode}'}",
-            hint="correct --sbatch, or see `scontrol ping` and `sinfo`",
+            hint="correct --launcher-options, or see `scontrol ping` and `sinfo`",
         )
     return done.stdout

@@ -1,0 +1,205 @@
+"""The Ray launcher: a task a run, on whatever nodes the cluster has; each starts the same worker.
+
+Ray runs a task again when its node dies, and may run it twice when it only thinks so: the run's lease
+lets one of them write. The store must be on a file system that all nodes share.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from llama_scale.errors import InputError
+from llama_scale.launch.tasks import (
+    ATTEMPTS,
+    LaunchReport,
+    Progress,
+    Task,
+    blocked,
+    noting_interrupts,
+    progress_of,
+)
+from llama_scale.runs import EXIT_DONE, EXIT_RETRY
+
+POLL_SECONDS = 0.5
+RETRY_SECONDS = 5.0  # before a run that waits for its trunk, or for another process, is tried again
+NODE_DEATHS = 20  # that one task may live through
+STOP_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Flight:
+    """Tasks that Ray has, and what became of those that it gave back."""
+
+    running: dict[Any, Task] = field(default_factory=dict)
+    attempts: Counter[str] = field(default_factory=Counter)
+    not_before: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, int] = field(default_factory=dict)
+
+    def settle(self, task: Task, code: int) -> None:
+        """Only failures without a step forward count: a long run may be killed often and still arrive."""
+        if code == EXIT_DONE:
+            return
+        if code == EXIT_RETRY:
+            self.not_before[task.run] = time.monotonic() + RETRY_SECONDS
+            return
+        steps = max(task.folder.checkpoint_steps(), default=0)
+        if steps > self.reached.get(task.run, 0):
+            self.reached[task.run] = steps
+            self.attempts[task.run] = 0
+        self.attempts[task.run] += 1
+
+
+def launch_on_ray(
+    store: Path,
+    tasks: Sequence[Task],
+    *,
+    options: Mapping[str, str],
+    device: str,
+    watch: Callable[[Progress], None],
+) -> LaunchReport:
+    """Run every task on a Ray cluster; returns when all are finished or have failed.
+
+    `options` may name the cluster's `address` and what a task takes: `num_cpus`, `num_gpus`. Without an
+    address Ray starts on this machine. KeyboardInterrupt asks the workers to save first.
+    """
+    ray, needs = _ray(), _needs(options)
+    address = options.get("address")
+    ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+    try:
+        return _fly(ray, store, tasks, needs=needs, device=device, watch=watch)
+    finally:
+        ray.shutdown()
+
+
+def _fly(
+    ray: Any,
+    store: Path,
+    tasks: Sequence[Task],
+    *,
+    needs: dict[str, float],
+    device: str,
+    watch: Callable[[Progress], None],
+) -> LaunchReport:
+    train = ray.remote(max_retries=NODE_DEATHS, **needs)(_train)
+    flight, place = _Flight(), str(store.resolve())
+    began, already = time.monotonic(), {task.run for task in tasks if task.is_finished()}
+    with noting_interrupts() as interrupted:
+        while True:
+            finished = {task.run for task in tasks if task.is_finished()}
+            worn_out = {run for run, count in flight.attempts.items() if count >= ATTEMPTS}
+            failed = tuple(sorted((worn_out | blocked(tasks, finished | worn_out)) - finished))
+            running = list(flight.running.values())
+            elapsed = time.monotonic() - began
+            watch(
+                progress_of(
+                    tasks,
+                    finished=finished,
+                    already=already,
+                    running=[task for task in running if task.folder.is_held()],
+                    failed=failed,
+                    elapsed_seconds=elapsed,
+                )
+            )
+            ended = finished.union(failed)
+            if ended >= {task.run for task in tasks} and not running:
+                return LaunchReport(failed=failed, seconds=elapsed, busy_share=None)
+            if interrupted():
+                _stop(ray, flight)
+                raise KeyboardInterrupt
+            taken = ended | {task.run for task in running}
+            for task in _next(tasks, taken, flight, places=_places(ray, needs) - len(running)):
+                flight.running[train.remote(place, task.run, device)] = task
+            _collect(ray, flight)
+
+
+def _next(tasks: Sequence[Task], taken: set[str], flight: _Flight, places: int) -> list[Task]:
+    """The runs to start now, longest way to go first, no more than there is room for."""
+    now = time.monotonic()
+    ready = [
+        task
+        for task in tasks
+        if task.run not in taken and flight.not_before.get(task.run, 0.0) <= now and task.is_ready()
+    ]
+    return sorted(ready, key=lambda task: -task.path_seconds)[: max(0, places)]
+
+
+def _places(ray: Any, needs: Mapping[str, float]) -> int:
+    """How many tasks the cluster can run at once; one at least, for a cluster that is still growing."""
+    has = ray.cluster_resources()
+    room = [has.get(kind, 0.0) / need for kind, need in (("CPU", needs["num_cpus"]),) if need]
+    if needs.get("num_gpus"):
+        room.append(has.get("GPU", 0.0) / needs["num_gpus"])
+    return max(1, int(min(room, default=1)))
+
+
+def _collect(ray: Any, flight: _Flight) -> None:
+    """Take in what has ended within POLL_SECONDS."""
+    if not flight.running:
+        time.sleep(POLL_SECONDS)
+        return
+    done, _ = ray.wait(list(flight.running), num_returns=1, timeout=POLL_SECONDS)
+    for reference in done:
+        task = flight.running.pop(reference)
+        try:
+            code = int(ray.get(reference))
+        except ray.exceptions.RayError:  # its node died too often, or the worker could not be started
+            code = -1
+        flight.settle(task, code)
+
+
+def _stop(ray: Any, flight: _Flight) -> None:
+    """Ask every worker to save and leave, and wait for them."""
+    for reference in flight.running:
+        ray.cancel(reference, force=False)
+    ray.wait(list(flight.running), num_returns=len(flight.running), timeout=STOP_SECONDS)
+
+
+def _train(store: str, run: str, device: str) -> int:
+    """One run on a node, in a process of its own: Ray's worker only waits for it."""
+    command = [sys.executable, "-m", "llama_scale", "worker", run, "--store", store, "--device", device]
+    process = subprocess.Popen(command, env={"OMP_NUM_THREADS": "1", **os.environ})
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait(STOP_SECONDS)
+        raise
+
+
+def _needs(options: Mapping[str, str]) -> dict[str, float]:
+    known = {"num_cpus": 1.0, "num_gpus": 0.0}
+    for name, text in options.items():
+        if name == "address":
+            continue
+        if name not in known:
+            raise InputError(
+                f"--launcher-options has {name}, which Ray tasks do not take here",
+                hint=f"use address, {', '.join(known)}, such as 'address=auto num_gpus=0.25'",
+            )
+        try:
+            known[name] = float(text)
+        except ValueError:
+            raise InputError(
+                f"--launcher-options: {name} is {text!r}, not a number", hint=f"write {name}=1"
+            ) from None
+    return known
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        return import_module("ray")
+    except ImportError:
+        raise InputError(
+            "Ray is not installed", hint="pip install 'llama-scale[ray]', or use --launcher local"
+        ) from None

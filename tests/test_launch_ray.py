@@ -1,0 +1,60 @@
+"""A sweep on a real Ray cluster that loses a node ends with the records of one that nothing happened to."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recipes import write_recipe
+
+from llama_scale.launch import prepare_sweep, run_sweep
+from llama_scale.runs import read_records
+
+
+def missing() -> str | None:
+    """Why no Ray cluster can be started here; None if one can."""
+    if importlib.util.find_spec("ray") is None:
+        return "Ray is not installed: pip install 'llama-scale[ray]'"
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return "a network of its own needs unshare and ip (Debian packages util-linux and iproute2)"
+    return None if os.geteuid() == 0 else "a network of its own needs root"
+
+
+@pytest.mark.skipif(bool(missing()), reason=str(missing()))
+def test_a_sweep_survives_the_death_of_a_node(tmp_path: Path) -> None:
+    recipe, store, calm = write_recipe(tmp_path / "recipe"), tmp_path / "runs", tmp_path / "calm"
+    program = Path(__file__).with_name("ray_sweep.py")
+    inner = 'ip link set lo up && exec "$@"'
+    command = [
+        "unshare",
+        "-n",
+        "bash",
+        "-c",
+        inner,
+        "-",
+        sys.executable,
+        str(program),
+        str(recipe),
+        str(store),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "a node died" in done.stdout and "failed: []" in done.stdout
+    run_sweep(prepare_sweep(recipe, store=calm, workers=2, device="cpu"), store=calm, device="cpu")
+    assert read_records(store) == read_records(calm)
+
+
+def test_options_that_ray_tasks_do_not_take_are_named(tmp_path: Path) -> None:
+    words = ["sweep", str(write_recipe(tmp_path)), "--launcher", "ray", "--launcher-options", "num_tpus=1"]
+    store = ["--store", str(tmp_path / "runs"), "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_scale", *words, *store], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    wanted = "num_tpus" if importlib.util.find_spec("ray") else "Ray is not installed"
+    assert wanted in done.stderr
