@@ -129,6 +129,20 @@ def test_a_base_law_may_be_given(tmp_path: Path) -> None:
     assert fit.repetition_draws is fit.evidence["intervals"] is None
 
 
+def test_epochs_stand_for_unique_tokens(tmp_path: Path) -> None:
+    runs = made_up()
+    source = tmp_path / "runs.csv"
+    columns = (runs.parameters, runs.tokens, runs.tokens / runs.unique_tokens, runs.loss)
+    rows = [",".join(f"{float(value)!r}" for value in row) for row in zip(*columns, strict=True)]
+    source.write_text("\n".join(["parameters,tokens,epochs,loss", *rows]) + "\n")
+    by_epochs = fit_repeated(source, settings=Settings(draws=0))
+    same = fit_repeated(write_csv(tmp_path / "same.csv", runs), settings=Settings(draws=0))
+    assert by_epochs.evidence["objective"] == pytest.approx(same.evidence["objective"], rel=1e-6)
+    source.write_text("\n".join(["parameters,tokens,epochs,loss", "1e8,1e9,0,3.1", *rows]) + "\n")
+    with pytest.raises(InputError, match="line 2, column epochs: 0 epochs"):
+        fit_repeated(source)
+
+
 def test_decays_of_parameters_need_runs_with_parameters_in_excess() -> None:
     runs = made_up(noise=0.0)
     small = runs.take(runs.parameters < 3e7).take(runs.take(runs.parameters < 3e7).unique_tokens > 5e9)

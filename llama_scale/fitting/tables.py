@@ -31,7 +31,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "schedule_complete": ("schedule_complete",),
     "step": ("step",),
     "flagged": ("outlier", "flagged", "is_outlier"),
-    "unique_tokens": ("unique_tokens",),
+    "unique_tokens": ("unique_tokens", "unique", "unique_data_tokens"),
+    "epochs": ("epochs", "epoch", "num_epochs"),
     "parameter_convention": ("parameter_convention", "convention"),
     "parameters_total": ("parameters_total", "params_total", "total_params", "total_parameters"),
     "parameters_non_embedding": (
@@ -190,9 +191,25 @@ def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
         tokenizer=columns.text(cells, "tokenizer"),
         held_out=columns.text(cells, "role") in HELD_OUT,
         counts=counts,
-        unique_tokens=columns.maybe(place, cells, "unique_tokens"),
+        unique_tokens=_unique_tokens(place, cells, columns, tokens),
         flagged=columns.text(cells, "flagged").lower() not in NO,
     )
+
+
+def _unique_tokens(place: str, cells: Sequence[str], columns: Columns, tokens: float) -> float | None:
+    """The size of the text; from the number of epochs where the table tells that instead."""
+    known = columns.maybe(place, cells, "unique_tokens")
+    if known is not None:
+        return known
+    epochs = columns.maybe(place, cells, "epochs")
+    if epochs is None:
+        return None
+    if not epochs > 0:
+        raise InputError(
+            f"{place}, column {columns.header[columns.at['epochs']]}: {epochs:g} epochs train on nothing",
+            hint="write 1 for data seen once, or leave the row out with --where",
+        )
+    return tokens / max(epochs, 1.0)
 
 
 def _derived(path: Path, columns: Columns) -> list[str]:
