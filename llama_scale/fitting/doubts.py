@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -162,7 +163,7 @@ def _dominated(parameters: Array, tokens: Array, loss: Array) -> Mask:
     best_tokens: list[float] = []  # with best_loss, the lowest losses so far by duration: a falling staircase
     best_loss: list[float] = []
     for i in order:
-        at = int(np.searchsorted(best_tokens, tokens[i], side="right"))
+        at = bisect_right(best_tokens, tokens[i])
         if at and loss[i] > DIVERGED * best_loss[at - 1]:
             found[i] = True
         elif not at or loss[i] < best_loss[at - 1]:
