@@ -43,7 +43,7 @@ def test_beyond_the_runs_is_said() -> None:
 def test_the_fewest_tokens_reach_the_loss_and_brute_force_agrees() -> None:
     law = QuantisedLaw(trained=LAW, penalty=Penalty(bits=4))
     sizes = np.array([1e9, 7e9, 30e9, 70e9])
-    tokens = law.tokens_for_loss(2.2, sizes)
+    tokens = np.asarray(law.tokens_for_loss(2.2, sizes))
     grid = np.logspace(9, 15, 60_001)
     for size, found in zip(sizes, tokens, strict=True):
         reached = grid[law.loss(size, grid) <= 2.2]
@@ -83,6 +83,6 @@ def test_draws_are_solved_together() -> None:
     draws = published().draws
     assert draws is not None
     law = QuantisedLaw(trained=draws, penalty=Penalty(bits=4))
-    together = law.tokens_for_loss(2.1, 4e10)
+    together = np.asarray(law.tokens_for_loss(2.1, 4e10))
     assert np.shape(together) == np.shape(draws.E)
     assert law.at(3).tokens_for_loss(2.1, 4e10) == pytest.approx(together[3], nan_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llama_scale import plan
@@ -10,7 +12,6 @@ from llama_scale.planning.sensitivity import Sensitivity
 
 
 def table(answer: Plan) -> dict[str, Sensitivity]:
-    model = answer.recommended
     return {row.input: row for row in answer.sensitivity}
 
 
@@ -24,10 +25,11 @@ def test_inputs_are_sorted_by_the_dollars_that_they_move() -> None:
 
 @pytest.mark.parametrize("budget", ["$2M", "1e24", "500K GPU-hours"])
 def test_a_case_is_the_plan_asked_anew(budget: str) -> None:
-    words = {"serve_tokens": 1e13, "budget": budget, "serve_mfu": "0.5/0.2", "goodput": "90%"}
+    words: dict[str, Any] = {"serve_tokens": 1e13, "budget": budget, "serve_mfu": "0.5/0.2", "goodput": "90%"}
     rows = table(plan(**words))
     for factor, case in ((1 / 3, rows["demand"].low), (3, rows["demand"].high)):
-        anew = plan(**{**words, "serve_tokens": 1e13 * factor}).optimum
+        asked: dict[str, Any] = words | {"serve_tokens": 1e13 * factor}
+        anew = plan(**asked).optimum
         assert case.parameters == pytest.approx(anew.parameters, rel=1e-4)
         assert case.tokens == pytest.approx(anew.tokens, rel=1e-4)
         assert case.loss_nats == pytest.approx(anew.loss_nats, rel=1e-7)
@@ -39,13 +41,13 @@ def test_a_case_is_the_plan_asked_anew(budget: str) -> None:
 
 
 def test_dollars_are_the_least_that_reach_the_plans_quality() -> None:
-    words = {"serve_tokens": 1e13, "target_loss": 2.0, "cost_in": "usd", "serve_mfu": "0.5/0.2"}
-    answer = plan(**words)
+    words: dict[str, Any] = {"serve_tokens": 1e13, "cost_in": "usd", "serve_mfu": "0.5/0.2"}
+    answer = plan(**words, target_loss=2.0)
     rows = table(answer)
     loss = answer.recommended.loss_nats
-    anew = plan(**{**words, "target_loss": loss, "price": rows["price"].low.label})
+    anew = plan(**words, target_loss=loss, price=rows["price"].low.label)
     assert rows["price"].low.usd == pytest.approx(anew.optimum.lifetime.total_usd, rel=1e-5)
-    used = plan(**{**words, "target_loss": loss, "utilisation": rows["utilisation"].high.label})
+    used = plan(**words, target_loss=loss, utilisation=rows["utilisation"].high.label)
     assert rows["utilisation"].high.usd == pytest.approx(used.optimum.lifetime.total_usd, rel=1e-5)
     assert rows["law"].high.usd >= rows["law"].low.usd
 

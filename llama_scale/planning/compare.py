@@ -316,7 +316,9 @@ def _lifetime(problems: Mapping[CostUnit, Problem], costs: Mapping[CostUnit, Cos
 
 
 def _pair(first: ComparedModel, second: ComparedModel) -> Pair:
-    crossings = {unit: crossing(cost, second.costs[unit]) for unit, cost in first.costs.items()}
+    crossings: dict[CostUnit, Crossing] = {
+        unit: crossing(cost, second.costs[unit]) for unit, cost in first.costs.items()
+    }
     return Pair(first.name, second.name, crossings, second.loss_nats - first.loss_nats)
 
 

@@ -87,22 +87,23 @@ class QuantisedLaw:
 
     def tokens_for_loss(self, loss: ArrayLike, parameters: ArrayLike) -> Numbers:
         """The fewest tokens that bring the quantised N parameters to `loss`; nan where none do."""
-        fewest = np.asarray(self.trained.tokens_for_loss(loss, parameters), float)
+        target = np.asarray(loss, float)
+        fewest = np.asarray(self.trained.tokens_for_loss(target, parameters), float)
         best = self.best_tokens(parameters)
-        shape = np.broadcast(fewest, best, np.asarray(loss)).shape
+        shape = np.broadcast(fewest, best, target).shape
         low, high = (np.array(np.broadcast_to(np.log(part), shape)) for part in (fewest, best))
         with np.errstate(invalid="ignore", over="ignore"):
-            reached = (low <= high) & (self.loss(parameters, np.exp(high)) <= loss)
+            reached = (low <= high) & (self.loss(parameters, np.exp(high)) <= target)
             if isinstance(self.trained, ScalingLaw):
                 start = np.where(reached, low, np.nan)  # what has no root would keep the rest waiting
-                return np.exp(self._newton(self.trained, loss, parameters, start))
+                return np.exp(self._newton(self.trained, target, parameters, start))
             for _ in range(HALVINGS):
                 middle = (low + high) / 2
-                over = self.loss(parameters, np.exp(middle)) > loss
+                over = self.loss(parameters, np.exp(middle)) > target
                 low, high = np.where(over, middle, low), np.where(over, high, middle)
         return np.where(reached, np.exp(high), np.nan)
 
-    def _newton(self, law: ScalingLaw, loss: ArrayLike, parameters: ArrayLike, x: Numbers) -> Numbers:
+    def _newton(self, law: ScalingLaw, loss: Numbers, parameters: ArrayLike, x: Numbers) -> Numbers:
         """Root in x = log D of loss(x) = `loss`, from the left: loss is convex in x, so none is passed."""
         by_size = law.A * np.asarray(parameters, float) ** -law.alpha
         rising = self.penalty.loss(parameters, 1.0)
