@@ -2,7 +2,7 @@
 
 Above the trainer's own range the rule is Step Law (Li et al. 2025, arXiv 2503.04715): peak learning rate
 1.79 N^-.713 D^.307 and 0.58 D^.571 tokens a batch, N without embeddings, found on dense LLaMA-like models
-that decay to 1e-5. Its points lose .03 to .24 % of loss (median .11 %) against the best of the grids of 17
+that decay to 1e-5. Its points lose .03 to .24 % of loss (median .12 %) against the best of the grids of 17
 pairs of N and D that it was found on. Tiny models train as the default sweep does.
 """
 
