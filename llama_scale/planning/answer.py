@@ -33,6 +33,7 @@ from llama_scale.planning.optimum import (
     cheap_ranges,
     lowest_cost,
     lowest_loss,
+    stacked,
     tokens_for,
 )
 from llama_scale.planning.recipe import recipe
@@ -302,14 +303,15 @@ def _other_laws(request: Request, problem: Problem) -> tuple[OtherLaw, ...]:
     """
     if request.has_target and request.match is None:
         return ()
-    fits = [published(name) for name in published_names() if name != request.fit.name]
-    answers = []
-    for fit in fits:
-        if fit.convention == request.fit.convention:
-            law = request.law_of(fit)
-            theirs = problem.with_law(law)
-            solution = best(theirs, request.objective(law))
-            numbers = solution.sizes.parameters, solution.tokens, theirs.loss(solution)
-            if np.isfinite(solution.tokens):
-                answers.append(OtherLaw(fit.name, *(float(np.asarray(n)) for n in numbers)))
-    return tuple(answers)
+    named = [published(name) for name in published_names() if name != request.fit.name]
+    fits = [fit for fit in named if fit.convention == request.fit.convention]
+    if not fits:
+        return ()
+    theirs = problem.with_law(stacked([request.law_of(fit) for fit in fits]))
+    solution = best(theirs, request.objective(theirs.law))
+    columns = (
+        np.broadcast_to(column, len(fits)).tolist()
+        for column in (solution.sizes.parameters, solution.tokens, theirs.loss(solution))
+    )
+    answers = (OtherLaw(fit.name, *row) for fit, row in zip(fits, zip(*columns, strict=True), strict=True))
+    return tuple(answer for answer in answers if math.isfinite(answer.tokens))

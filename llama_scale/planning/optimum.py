@@ -58,6 +58,7 @@ __all__ = [
     "floor_of",
     "lowest_cost",
     "lowest_loss",
+    "stacked",
     "tokens_for",
 ]
 
@@ -65,7 +66,9 @@ Law = ScalingLaw | RepeatedDataLaw | QuantisedLaw
 IN_FLOPS = FlopServing()
 
 COARSE_POINTS = 640  # 5 % apart in size: what the roofline or repeated data bend is seen
-FINE_POINTS, REFINEMENTS = 17, 7  # of the grid search: log N to within 1e-7
+FEW = 16  # questions, for which the calls cost more than the points
+FINE, FINE_OF_FEW = (17, 7), (129, 3)  # points and rounds of refinement: log N to within 1e-7
+WINDOW = 2.5  # in log N: twelve times smaller to twelve times larger
 MOST_TOGETHER = 1000  # questions searched at once: their coarse grid fits in a cache
 
 
@@ -145,8 +148,11 @@ class Objective(NamedTuple):
     limits: Limits = NO_LIMITS
 
 
-def best(problem: Problem, objective: Objective) -> Solution:
-    """The model that the objective asks for; nan where there is none."""
+def best(problem: Problem, objective: Objective, near: float | None = None) -> Solution:
+    """The model that the objective asks for; nan where there is none.
+
+    `near` is a size that many draws should lie about: they are looked for there first.
+    """
     if (found := _closed_form(problem, objective)) is not None:
         return found
 
@@ -157,7 +163,8 @@ def best(problem: Problem, objective: Objective) -> Solution:
             return part.law.loss(sizes.parameters, tokens)
         return part.cost(sizes, tokens)
 
-    coordinate = _in_parts(problem, objective, value)
+    about = None if near is None else float(coordinate_of(problem.family, near))
+    coordinate = _in_parts(problem, objective, value, about)
     sizes = problem.sizes(coordinate)
     return Solution(sizes, tokens_for(problem, objective, sizes))
 
@@ -237,13 +244,13 @@ def cheap_ranges(
 Valued = Callable[[Problem, Objective, Array], Numbers]
 
 
-def _in_parts(problem: Problem, objective: Objective, value: Valued) -> Array:
+def _in_parts(problem: Problem, objective: Objective, value: Valued, about: float | None) -> Array:
     """Where each question's value is least; many questions a part at a time."""
     law = problem.law
     shape = np.broadcast(_floor(law), objective.value, problem.serve_tokens).shape
     count = math.prod(shape)
     if count <= MOST_TOGETHER:
-        return _minimise(lambda x: value(problem, objective, x), shape, _edges(problem, objective))
+        return _minimise(lambda x: value(problem, objective, x), shape, _edges(problem, objective), about)
     found = np.empty(count)
     flat = [np.broadcast_to(number, shape).ravel() for number in (objective.value, problem.serve_tokens)]
     for start in range(0, count, MOST_TOGETHER):
@@ -293,6 +300,28 @@ def count_of(law: Law) -> int:
     return int(np.size(_floor(law)))
 
 
+def stacked(laws: Sequence[Law]) -> Law:
+    """Laws of one kind as the draws of one."""
+    first = laws[0]
+    if isinstance(first, QuantisedLaw):
+        trained = stacked([law.trained for law in laws if isinstance(law, QuantisedLaw)])
+        assert not isinstance(trained, QuantisedLaw), "weights are quantised once"
+        return replace(first, trained=trained)
+    if isinstance(first, RepeatedDataLaw):
+        repeated = [law for law in laws if isinstance(law, RepeatedDataLaw)]
+        fresh = stacked([law.law for law in repeated])
+        assert isinstance(fresh, ScalingLaw), "a law of repeated data holds one of fresh data"
+        decays = (
+            np.array([getattr(law.repetition, name) for law in repeated])
+            for name in ("tokens_decay", "parameters_decay")
+        )
+        tokens_decay, parameters_decay = decays
+        repetition = replace(first.repetition, tokens_decay=tokens_decay, parameters_decay=parameters_decay)
+        return replace(first, law=fresh, repetition=repetition)
+    names = ("E", "A", "B", "alpha", "beta", "k")
+    return ScalingLaw(**{name: np.array([float(getattr(law, name)) for law in laws]) for name in names})
+
+
 def _part_of(law: Law, shape: tuple[int, ...], part: slice) -> Law:
     """The draws of one part of the questions; a single law is every question's."""
     if not isinstance(law, ScalingLaw):
@@ -304,25 +333,37 @@ def _part_of(law: Law, shape: tuple[int, ...], part: slice) -> Law:
 
 
 def _minimise(
-    objective: Callable[[Array], Numbers], batch: tuple[int, ...], edges: Sequence[Numbers] = ()
+    objective: Callable[[Array], Numbers],
+    batch: tuple[int, ...],
+    edges: Sequence[Numbers] = (),
+    about: float | None = None,
 ) -> Array:
     """Where each question's objective is least: a grid over all sizes, refined around its lowest point.
 
-    `edges` are looked at beside the grid. nan marks what is impossible; a question for which everything is
-    gives nan.
+    `edges` are looked at beside the grid, and only sizes near `about` where all questions have their best
+    there. nan marks what is impossible; a question for which everything is gives nan.
     """
     low, high = LOG_SIZES
-    grid = np.linspace(low, high, COARSE_POINTS).reshape(-1, *[1] * len(batch))
-    centre = _lowest(objective, grid, batch)
+    nodes, step = np.linspace(low, high, COARSE_POINTS), (high - low) / (COARSE_POINTS - 1)
+    grid = nodes.reshape(-1, *[1] * len(batch))
+    centre = None
+    if about is not None:
+        window = grid[np.abs(nodes - about) <= WINDOW]
+        centre = _lowest(objective, window, batch)
+        inside = (centre > window.min() + step / 2) & (centre < window.max() - step / 2)
+        centre = centre if inside.all() else None
+    if centre is None:
+        centre = _lowest(objective, grid, batch)
     if edges:
         around = np.stack([np.broadcast_to(np.asarray(edge, float), batch) for edge in edges])
         found = np.where(np.isnan(centre), around[0], centre)
         centre = _lowest(objective, np.concatenate([found[None], around]), batch)
-    half_width = (high - low) / (COARSE_POINTS - 1)
-    for _ in range(REFINEMENTS):
-        steps = np.linspace(-1, 1, FINE_POINTS).reshape(-1, *[1] * len(batch))
+    half_width = step
+    points, rounds = FINE_OF_FEW if math.prod(batch) <= FEW else FINE
+    for _ in range(rounds):
+        steps = np.linspace(-1, 1, points).reshape(-1, *[1] * len(batch))
         centre = _lowest(objective, centre + half_width * steps, batch)
-        half_width *= 2 / (FINE_POINTS - 1)
+        half_width *= 2 / (points - 1)
     return centre
 
 

@@ -22,7 +22,7 @@ def intervals(request: Request, problem: Problem, recommended: PlannedModel) -> 
     if draws is None:
         return None
     drawn = problem.with_law(draws)
-    solution = best(drawn, request.objective(draws))
+    solution = best(drawn, request.objective(draws), near=recommended.parameters)
     found = np.isfinite(solution.tokens)
     if not found.any():
         return None
