@@ -13,7 +13,9 @@ from llama_scale.laws import (
     RepeatedDataLaw,
     Repetition,
     ScalingLaw,
+    central_range,
     published,
+    published_decays,
 )
 
 LAW = published("muennighoff-2023").law
@@ -131,3 +133,20 @@ def test_a_draw_of_a_batch_keeps_what_all_share() -> None:
     laws = RepeatedDataLaw(law=draws, unique_tokens=UNIQUE)
     assert laws.at(5).loss(1e10, 1e12) == pytest.approx(np.asarray(laws.loss(1e10, 1e12))[5])
     assert laws.at(5).repetition == MUENNIGHOFF_REPETITION
+
+
+def test_the_published_decays_come_with_draws_that_spread_over_their_minima() -> None:
+    draws = published_decays()
+    assert np.shape(draws.tokens_decay) == np.shape(draws.parameters_decay) == (1000,)
+    low, high = central_range(draws.tokens_decay)
+    assert low < float(MUENNIGHOFF_REPETITION.tokens_decay) < 95.4 < high
+    low, high = central_range(draws.parameters_decay)
+    assert low < 1.71 < float(MUENNIGHOFF_REPETITION.parameters_decay) < high
+
+
+def test_a_law_with_draws_takes_those_of_the_published_decays() -> None:
+    drawn = published().repeated_draws(UNIQUE)
+    assert drawn is not None
+    assert np.shape(drawn.loss(7e9, 4 * UNIQUE)) == (1000,)
+    assert np.std(drawn.effective_tokens(16 * UNIQUE)) > UNIQUE
+    assert published("muennighoff-2023").repeated_draws(UNIQUE) is None

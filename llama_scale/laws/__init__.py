@@ -25,6 +25,7 @@ from llama_scale.laws.library import (
     resolve_law,
 )
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
+from llama_scale.laws.shipped import published_decays
 from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "published",
     "published_allocation",
     "published_allocations",
+    "published_decays",
     "published_names",
     "read_fit",
     "resolve_law",

@@ -13,6 +13,7 @@ from llama_scale.architecture import ParameterConvention
 from llama_scale.laws.downstream import Downstream
 from llama_scale.laws.forms import Numbers, ScalingLaw
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
+from llama_scale.laws.shipped import published_decays
 from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range, normal_strata, tails
 
 FlopsAccounting = Literal["6nd", "exact"]
@@ -129,8 +130,11 @@ class Fit:
         )
 
     def repeated_draws(self, unique_tokens: float) -> RepeatedDataLaw | None:
-        """The draws of that law, a draw of the decays with each draw of the law; None without draws."""
-        decays = self.repetition_draws or self.repetition or MUENNIGHOFF_REPETITION
+        """The draws of that law, a draw of the decays with each draw of the law; None without draws.
+
+        A fit that says nothing of repetition takes our draws of the published decays.
+        """
+        decays = self.repetition_draws or self.repetition or published_decays()
         if self.draws is None:
             if self.repetition_draws is None:
                 return None

@@ -7,16 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.laws.files import checked_law, one_of, read_fit, support_of
 from llama_scale.laws.fits import Fit
-from llama_scale.laws.forms import ScalingLaw
+from llama_scale.laws.shipped import DATA, columns_of
 
 DEFAULT_LAW = "besiroglu-2024"
-DATA = Path(__file__).parents[1] / "data"
 
 
 @cache
@@ -36,7 +33,7 @@ def published(name: str = DEFAULT_LAW) -> Fit:
     if name not in _library():
         raise _unknown_law(name)
     entry = _library()[name]
-    draws = _draws_from_csv(DATA / "draws" / entry["draws"]) if "draws" in entry else None
+    draws = checked_law(columns_of(entry["draws"])) if "draws" in entry else None
     return Fit(
         name=name,
         law=checked_law(entry["parameters"]),
@@ -53,13 +50,6 @@ def published(name: str = DEFAULT_LAW) -> Fit:
             "other_forms": entry.get("other_forms", {}),
         },
     )
-
-
-def _draws_from_csv(path: Path) -> ScalingLaw:
-    """Draws shipped with the package: `#` comments, one header line, one draw a line."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    columns = np.array(",".join(lines[1:]).split(","), float).reshape(len(lines) - 1, -1).T
-    return checked_law(dict(zip(lines[0].split(","), columns, strict=True)))
 
 
 def parse_law_line(text: str) -> Fit:
