@@ -21,11 +21,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from llama_scale.laws import Numbers, ScalingLaw
-from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.batches import Law, count_of, floor_of, floors, part_of, stacked
 from llama_scale.planning.closed_form import tokens_of_lowest_cost, tokens_of_lowest_loss
 from llama_scale.planning.families import (
     LARGEST_MODEL,
-    LOG_SIZES,
     SMALLEST_MODEL,
     Array,
     ExactFamily,
@@ -35,6 +34,7 @@ from llama_scale.planning.families import (
     coordinate_of,
 )
 from llama_scale.planning.quantisation import QuantisedLaw
+from llama_scale.planning.search import minimise
 from llama_scale.planning.serving import MOST_EXACT, FlopServing, ServingCost
 
 __all__ = [
@@ -62,13 +62,8 @@ __all__ = [
     "tokens_for",
 ]
 
-Law = ScalingLaw | RepeatedDataLaw | QuantisedLaw
 IN_FLOPS = FlopServing()
 
-COARSE_POINTS = 640  # 5 % apart in size: what the roofline or repeated data bend is seen
-FEW = 16  # questions, for which the calls cost more than the points
-FINE, FINE_OF_FEW = (17, 7), (129, 3)  # points and rounds of refinement: log N to within 1e-7
-WINDOW = 2.5  # in log N: twelve times smaller to twelve times larger
 MOST_TOGETHER = 1000  # questions searched at once: their coarse grid fits in a cache
 
 
@@ -247,18 +242,18 @@ Valued = Callable[[Problem, Objective, Array], Numbers]
 def _in_parts(problem: Problem, objective: Objective, value: Valued, about: float | None) -> Array:
     """Where each question's value is least; many questions a part at a time."""
     law = problem.law
-    shape = np.broadcast(_floor(law), objective.value, problem.serve_tokens).shape
+    shape = np.broadcast(floors(law), objective.value, problem.serve_tokens).shape
     count = math.prod(shape)
     if count <= MOST_TOGETHER:
-        return _minimise(lambda x: value(problem, objective, x), shape, _edges(problem, objective), about)
+        return minimise(lambda x: value(problem, objective, x), shape, _edges(problem, objective), about)
     found = np.empty(count)
     flat = [np.broadcast_to(number, shape).ravel() for number in (objective.value, problem.serve_tokens)]
     for start in range(0, count, MOST_TOGETHER):
         part = slice(start, start + MOST_TOGETHER)
-        drawn = _part_of(law, shape, part)
+        drawn = part_of(law, shape, part)
         asked = replace(problem, law=drawn, serve_tokens=flat[1][part])
         aim = objective._replace(value=flat[0][part])
-        found[part] = _minimise(
+        found[part] = minimise(
             lambda x, p=asked, o=aim: value(p, o, x), flat[0][part].shape, _edges(asked, aim)
         )
     return found.reshape(shape)
@@ -280,97 +275,3 @@ def _edges(problem: Problem, objective: Objective) -> list[Numbers]:
         cheapest = lowest_cost(problem.without_serving(), objective.value).sizes.parameters
         edges.append(coordinate_of(family, cheapest))
     return edges
-
-
-def _floor(law: Law) -> Numbers:
-    """E, of every draw."""
-    if isinstance(law, ScalingLaw):
-        return law.E
-    decay = law.repetition.tokens_decay if isinstance(law, RepeatedDataLaw) else 0.0
-    return law.law.E + 0.0 * np.asarray(decay)
-
-
-def floor_of(law: Law) -> float:
-    """E of a single law."""
-    return float(np.asarray(_floor(law)))
-
-
-def count_of(law: Law) -> int:
-    """How many draws a law holds; 1 for a single law."""
-    return int(np.size(_floor(law)))
-
-
-def stacked(laws: Sequence[Law]) -> Law:
-    """Laws of one kind as the draws of one."""
-    first = laws[0]
-    if isinstance(first, QuantisedLaw):
-        trained = stacked([law.trained for law in laws if isinstance(law, QuantisedLaw)])
-        assert not isinstance(trained, QuantisedLaw), "weights are quantised once"
-        return replace(first, trained=trained)
-    if isinstance(first, RepeatedDataLaw):
-        repeated = [law for law in laws if isinstance(law, RepeatedDataLaw)]
-        fresh = stacked([law.law for law in repeated])
-        assert isinstance(fresh, ScalingLaw), "a law of repeated data holds one of fresh data"
-        decays = (
-            np.array([getattr(law.repetition, name) for law in repeated])
-            for name in ("tokens_decay", "parameters_decay")
-        )
-        tokens_decay, parameters_decay = decays
-        repetition = replace(first.repetition, tokens_decay=tokens_decay, parameters_decay=parameters_decay)
-        return replace(first, law=fresh, repetition=repetition)
-    names = ("E", "A", "B", "alpha", "beta", "k")
-    return ScalingLaw(**{name: np.array([float(getattr(law, name)) for law in laws]) for name in names})
-
-
-def _part_of(law: Law, shape: tuple[int, ...], part: slice) -> Law:
-    """The draws of one part of the questions; a single law is every question's."""
-    if not isinstance(law, ScalingLaw):
-        return law if count_of(law) == 1 else law.at(part)
-    if np.ndim(law.E) == 0:
-        return law
-    constants = {name: np.broadcast_to(value, shape).ravel()[part] for name, value in law.constants.items()}
-    return ScalingLaw(**constants)
-
-
-def _minimise(
-    objective: Callable[[Array], Numbers],
-    batch: tuple[int, ...],
-    edges: Sequence[Numbers] = (),
-    about: float | None = None,
-) -> Array:
-    """Where each question's objective is least: a grid over all sizes, refined around its lowest point.
-
-    `edges` are looked at beside the grid, and only sizes near `about` where all questions have their best
-    there. nan marks what is impossible; a question for which everything is gives nan.
-    """
-    low, high = LOG_SIZES
-    nodes, step = np.linspace(low, high, COARSE_POINTS), (high - low) / (COARSE_POINTS - 1)
-    grid = nodes.reshape(-1, *[1] * len(batch))
-    centre = None
-    if about is not None:
-        window = grid[np.abs(nodes - about) <= WINDOW]
-        centre = _lowest(objective, window, batch)
-        inside = (centre > window.min() + step / 2) & (centre < window.max() - step / 2)
-        centre = centre if inside.all() else None
-    if centre is None:
-        centre = _lowest(objective, grid, batch)
-    if edges:
-        around = np.stack([np.broadcast_to(np.asarray(edge, float), batch) for edge in edges])
-        found = np.where(np.isnan(centre), around[0], centre)
-        centre = _lowest(objective, np.concatenate([found[None], around]), batch)
-    half_width = step
-    points, rounds = FINE_OF_FEW if math.prod(batch) <= FEW else FINE
-    for _ in range(rounds):
-        steps = np.linspace(-1, 1, points).reshape(-1, *[1] * len(batch))
-        centre = _lowest(objective, centre + half_width * steps, batch)
-        half_width *= 2 / (points - 1)
-    return centre
-
-
-def _lowest(objective: Callable[[Array], Numbers], grid: Array, batch: tuple[int, ...]) -> Array:
-    """The point of the grid where each question's objective is least; nan where there is none."""
-    values = np.broadcast_to(objective(grid), (len(grid), *batch))
-    values = np.where(np.isnan(values), np.inf, values)
-    lowest = np.argmin(values, axis=0)[None]
-    found = np.take_along_axis(np.broadcast_to(grid, values.shape), lowest, axis=0)[0]
-    return np.where(np.isinf(np.take_along_axis(values, lowest, axis=0)[0]), np.nan, found)
