@@ -73,8 +73,17 @@ def _cell(record: RunRecord, column: str, counted: ParameterConvention) -> str:
     return str(counts[name] if name in counts else getattr(record, name))
 
 
+def passes(record: RunRecord, where: Sequence[Filter], counted: ParameterConvention) -> bool:
+    """Whether a record passes every filter."""
+    return _failed(record, where, counted) is None
+
+
+def _failed(record: RunRecord, where: Sequence[Filter], counted: ParameterConvention) -> Filter | None:
+    return next((c for c in where if not c.keeps(_cell(record, c.column, counted))), None)
+
+
 def _why_not(record: RunRecord, where: Sequence[Filter], counted: ParameterConvention) -> str | None:
-    failed = next((c for c in where if not c.keeps(_cell(record, c.column, counted))), None)
+    failed = _failed(record, where, counted)
     if failed:
         return f"not {failed}"
     if record.role == "trunk":

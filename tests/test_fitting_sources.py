@@ -1,0 +1,67 @@
+"""Sources of all kinds, alone and together, and what is given in place of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic import sweep
+
+from llama_scale.errors import InputError, UnidentifiedError
+from llama_scale.fitting import fit, gather
+from llama_scale.fitting.estimate import Settings
+from llama_scale.laws import write_fit
+from llama_scale.runs import load_records
+
+EXPORT = Path(__file__).parents[1] / "sweeps" / "results" / "default-seed0.json"
+TABLE = "parameters_matmul,D,L,corpus,tokenizer\n"
+
+
+def test_records_exports_and_tables_are_fitted_together(tmp_path: Path) -> None:
+    records = load_records(EXPORT)
+    known = next(record for record in records if record.status == "done" and record.tokenizer)
+    row = f"2e5,4e6,3.1,{known.corpus},{known.tokenizer}\n"
+    (tmp_path / "more.csv").write_text(TABLE + row)
+    found = gather([EXPORT, tmp_path / "more.csv"])
+    assert len(found) == 37
+    assert found.convention == "matmul"
+    assert found.sources == (str(EXPORT), str(tmp_path / "more.csv"))
+    assert gather(records).names == found.names[:-1]
+
+
+def test_sources_of_two_kinds_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("parameters_matmul,D,L\n2e5,4e6,3.1\n")
+    with pytest.raises(InputError, match="more than one corpus"):
+        gather([EXPORT, tmp_path / "other.csv"])
+    (tmp_path / "total.csv").write_text("parameters_total,D,L\n2e5,4e6,3.1\n")
+    with pytest.raises(InputError, match="count parameters differently"):
+        gather([EXPORT, tmp_path / "total.csv"])
+
+
+def test_filters_reach_counts_of_records() -> None:
+    found = gather(EXPORT, where=["parameters >= 100k", "D < 2M", "parameters_total < 300000"])
+    assert found.parameters.min() >= 1e5
+    assert found.tokens.max() < 2e6
+    assert found.counts["total"].max() < 3e5
+
+
+def test_what_is_given_in_place_of_runs_is_recognised(tmp_path: Path) -> None:
+    law = write_fit(tmp_path / "law.json", fit(sweep(0), settings=Settings(draws=0, backtest=False)))
+    with pytest.raises(InputError, match="is a fit already, not runs") as caught:
+        gather(law)
+    assert "plan --law" in caught.value.hint
+    with pytest.raises(InputError, match=r"holds no runs, but law\.json"):
+        gather(tmp_path)
+    (tmp_path / "other.json").write_text("[1, 2")
+    with pytest.raises(InputError, match="holds no run records"):
+        gather(tmp_path / "other.json")
+    with pytest.raises(InputError, match="no run store or CSV at"):
+        gather(tmp_path / "absent")
+    with pytest.raises(InputError, match="no runs were given"):
+        gather([])
+
+
+def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:
+    with pytest.raises(UnidentifiedError) as caught:
+        gather(tmp_path)
+    assert "llama-scale sweep" in caught.value.hint
