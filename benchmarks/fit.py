@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from llama_scale.fitting import gather
+from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.observations import Observations, Row, Rows, observe
 from llama_scale.fitting.solver import refit, solve
-from llama_scale.fitting.uncertainty import points_of
 from llama_scale.laws import published
 
 DELTA = 1e-3

@@ -10,9 +10,9 @@ from synthetic import sweep
 
 from llama_scale.fitting import gather
 from llama_scale.fitting.accounting import Counting, compare_countings
+from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.observations import Observations, Row, Rows, observe
-from llama_scale.fitting.uncertainty import points_of
 from llama_scale.laws import ScalingLaw, published
 from llama_scale.runs import load_records
 

@@ -11,9 +11,10 @@ from synthetic import sweep
 
 from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Settings, UnidentifiedFitError, fit, gather
+from llama_scale.fitting.candidates import Candidate, points_of
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.solver import solve
-from llama_scale.fitting.uncertainty import draw_laws, points_of
+from llama_scale.fitting.uncertainty import draw_laws
 from llama_scale.laws import ScalingLaw
 
 QUICK = Settings(form="chinchilla", draws=40, backtest=False)
@@ -85,7 +86,8 @@ def test_draws_on_a_bound_are_said() -> None:
     found = fit(runs, settings=QUICK)
     assert found.evidence["diagnostics"]["unidentified"] == []
     assert set(found.evidence["diagnostics"]["next_run"]) >= {"parameters", "tokens", "train_flops"}
-    draws = draw_laws(runs, solve(points, delta=1e-2).constants, delta=1e-2, draws=20)
+    candidate = Candidate(form="chinchilla", delta=1e-2)
+    draws = draw_laws(runs, candidate, solve(points, delta=1e-2).constants, draws=20)
     some = replace(draws, at_bound=0.2)
     said = warnings_of(diagnose(points, runs.names, solve(points, delta=1e-2), some))
     assert "20% of the draws" in said[0]

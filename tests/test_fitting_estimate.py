@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import LAW, independent_runs, sweep
+from synthetic import LAW, sweep
 
 import llama_scale
 from llama_scale.architecture import ParameterCounts
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting import Observations, Settings, fit
-from llama_scale.fitting.forms import FITTED
+from llama_scale.fitting.selection import AUTO_FORMS
 from llama_scale.laws import fit_to_json, read_fit, write_fit
 from llama_scale.runs import RunRecord, RunRole
 
-QUICK = Settings(draws=60)
+QUICK = Settings(draws=60, delta=1e-2, weights=0.0)
 
 
 def records(held_out: bool = True) -> list[RunRecord]:
@@ -68,7 +68,7 @@ def test_every_key_of_the_contract_is_there() -> None:
     assert content["intervals"]["level"] == 0.9
     low, high = content["intervals"]["alpha"]
     assert low < content["parameters"]["alpha"] < high
-    assert {c["form"] for c in content["selection"]["candidates"]} == set(FITTED)
+    assert {c["form"] for c in content["selection"]["candidates"]} == set(AUTO_FORMS)
     assert "draws" not in content
 
 
@@ -90,14 +90,6 @@ def test_optima_are_where_the_budgets_are_and_beyond() -> None:
     row = asked.evidence["optima"][0]
     assert 6 * row["parameters"] * row["tokens"] == pytest.approx(1e15, rel=1e-3)
     assert row["parameters_interval"][0] < row["parameters"] < row["parameters_interval"][1]
-
-
-def test_delta_follows_the_form_and_the_design() -> None:
-    trunks, alone = sweep(0), independent_runs(0)
-    assert Settings().delta_for(trunks) == 1e-2
-    assert Settings(form="chinchilla").delta_for(trunks) == 1e-3
-    assert Settings().delta_for(alone) == 1e-3
-    assert Settings(delta=0.5).delta_for(alone) == 0.5
 
 
 def test_without_draws_nothing_is_claimed() -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from synthetic import Array, sweep
 
+from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.forms import CHINCHILLA, FITTED, Form
 from llama_scale.fitting.informative import candidates, most_informative, most_telling, relative_design
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.solver import Points, solve
-from llama_scale.fitting.uncertainty import points_of
 
 
 def sd_along(points: Points, constants: Array, form: Form, direction: Array, noise: float) -> float:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from synthetic import sweep
 
+from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.noise import Noise, estimate_noise, jacobian, log_prediction
 from llama_scale.fitting.solver import solve
-from llama_scale.fitting.uncertainty import model_noise, points_of
+from llama_scale.fitting.uncertainty import model_noise
 
 
 def test_both_parts_of_the_noise_are_recovered() -> None:

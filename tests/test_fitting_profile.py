@@ -7,12 +7,12 @@ import pytest
 from scipy.stats import t as student_t
 from synthetic import LAW, independent_runs, sweep
 
+from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.forms import CHINCHILLA, FITTED
 from llama_scale.fitting.noise import jacobian
 from llama_scale.fitting.profile import QUANTITIES, Units, error_scale, measure, profile, student
 from llama_scale.fitting.skaling import descend
 from llama_scale.fitting.surface import Batch, centre_of, to_chart, to_constants
-from llama_scale.fitting.uncertainty import points_of
 
 LEAST_SQUARES = 10.0
 

@@ -11,6 +11,7 @@ from scipy.optimize import minimize as scipy_minimize
 from synthetic import lowest, sweep
 
 from llama_scale.fitting import gather
+from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.forms import FITTED
 from llama_scale.fitting.newton import FIVE, Array
 from llama_scale.fitting.noise import jacobian, log_prediction
@@ -19,7 +20,6 @@ from llama_scale.fitting.skaling import LIMITS as LOG_LIMITS
 from llama_scale.fitting.skaling import likes, minimise, refit, solve, starts_of
 from llama_scale.fitting.solver import Points
 from llama_scale.fitting.solver import solve as solve_chinchilla
-from llama_scale.fitting.uncertainty import points_of
 from llama_scale.laws import ScalingLaw
 
 TRUTH = ScalingLaw(E=1.0, A=0.9 * 6e4**0.6, B=0.7 * 2e6**0.6, alpha=0.6, beta=0.6, k=0.45)

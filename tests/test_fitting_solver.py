@@ -12,6 +12,7 @@ from scipy.optimize import minimize, nnls
 from synthetic import independent_runs, lowest, sweep
 
 from llama_scale.fitting import gather
+from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.solver import (
@@ -23,7 +24,6 @@ from llama_scale.fitting.solver import (
     refit,
     solve,
 )
-from llama_scale.fitting.uncertainty import points_of
 from llama_scale.laws import ScalingLaw
 
 

@@ -10,8 +10,12 @@ import pytest
 from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting import Settings, fit, gather
+from llama_scale.fitting.calibration import pivot_of, waver
+from llama_scale.fitting.candidates import Candidate, points_of, solve_all
 from llama_scale.fitting.solver import refit, solve
-from llama_scale.fitting.uncertainty import Resampling, backtest, choose_resampling, draw_laws, points_of
+from llama_scale.fitting.uncertainty import Resampling, choose_resampling, draw_laws, draw_mixture
+
+TRUE_FORM = Candidate(form="chinchilla", delta=1e-2)
 
 
 @pytest.mark.slow
@@ -70,8 +74,8 @@ def test_the_way_to_draw_follows_the_design() -> None:
 def test_every_way_draws_about_the_fit_and_repeats_itself(method: Resampling) -> None:
     runs = sweep(0)
     constants = solve(points_of(runs), delta=1e-2).constants
-    one, two = (draw_laws(runs, constants, delta=1e-2, draws=60, seed=5, method=method) for _ in range(2))
-    assert (one.constants == two.constants).all()
+    one, two = (draw_laws(runs, TRUE_FORM, constants, draws=60, seed=5, method=method) for _ in range(2))
+    assert (one.law.alpha == two.law.alpha).all()
     assert one.noise.shape == (60,)
     drawn = np.asarray(one.law.loss(6e4, 2e6))
     assert drawn.std() > 0
@@ -80,19 +84,55 @@ def test_every_way_draws_about_the_fit_and_repeats_itself(method: Resampling) ->
 
 
 def test_a_backtest_widens_intervals_that_the_future_falls_out_of() -> None:
-    calm = backtest(sweep(0), delta=1e-2, level=0.9)
-    assert calm is not None
-    assert calm.predicted_runs == 18
-    assert calm.factor < 1.5
+    settings = Settings(form="chinchilla", delta=1e-2, draws=100)
+    calm = fit(sweep(0), settings=settings)
+    assert calm.evidence["backtest"]["predicted_runs"] == 30
+    assert calm.evidence["backtest"]["spread"] < 0.1
     broken = sweep(0)
     # from the fifth budget on another law rules: 6 % above what the cheaper runs promise
     broken.loss[broken.train_flops > 7e11] *= 1.06
-    surprised = backtest(broken, delta=1e-2, level=0.9)
-    assert surprised is not None
-    assert surprised.factor > 2
-    assert surprised.coverage < 0.7
+    surprised = fit(broken, settings=settings)
+    assert surprised.evidence["backtest"]["spread"] > 0.1
+    assert surprised.evidence["backtest"]["coverage"] < 0.7
+    assert surprised.evidence["backtest"]["covered"] > surprised.evidence["backtest"]["coverage"]
+    assert "waver" in surprised.draws_note
 
 
 def test_a_backtest_needs_runs_to_fit() -> None:
+    few = fit(sweep(0).take(np.arange(0, 36, 4)), settings=Settings(form="chinchilla", draws=40))
+    assert few.evidence["backtest"] is None
+
+
+def test_wavering_exponents_leave_the_farthest_runs_as_they_were() -> None:
     runs = sweep(0)
-    assert backtest(runs.take(np.arange(6)), delta=1e-2, level=0.9) is None
+    constants = solve(points_of(runs), delta=1e-2).constants
+    draws = draw_laws(runs, TRUE_FORM, constants, draws=50).law
+    pivot = pivot_of(runs, "compute")
+    moved = waver(draws, pivot, 0.2)
+    assert moved.loss(*pivot) == pytest.approx(draws.loss(*pivot), rel=1e-9)
+    assert moved.exponent_a == pytest.approx(draws.exponent_a, rel=1e-9)
+    changes = []
+    for far in (2.0, 20.0):
+        there = (pivot[0] * far, pivot[1] * far)
+        changes.append(float(np.std(np.log(moved.loss(*there) / draws.loss(*there)))))
+    assert 0 < changes[0] < changes[1]
+    assert waver(draws, pivot, 0.0) is draws
+
+
+def test_a_mixture_draws_each_candidate_as_often_as_it_weighs() -> None:
+    runs = sweep(0)
+    bent = Candidate(form="skaling", delta=1e-2)
+    laws = solve_all(runs, [TRUE_FORM, bent])
+    mixed = draw_mixture(runs, {TRUE_FORM: 0.75, bent: 0.25}, laws, draws=80)
+    assert np.shape(mixed.law.k) == (80,)
+    assert np.mean(np.asarray(mixed.law.k) == 1.0) == pytest.approx(0.75, abs=0.02)
+    assert len(mixed.forms) == 2
+    assert "2 fits" in mixed.note
+
+
+def test_budgets_are_resampled_whole() -> None:
+    runs = sweep(0)
+    constants = solve(points_of(runs), delta=1e-2).constants
+    drawn = draw_laws(runs, TRUE_FORM, constants, draws=40, method="budgets")
+    assert drawn.method == "budgets"
+    assert "budgets" in drawn.note

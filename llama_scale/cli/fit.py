@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 FORMS = ("auto", "chinchilla", "skaling", "tied", "kaplan", "repeated", "multi-power")
 REPEATS = ("all", "best", "mean")
 ACCOUNTINGS = ("6nd", "exact")
-RESAMPLINGS = ("rows", "families", "model")
+RESAMPLINGS = ("rows", "runs", "budgets", "model")
+DIRECTIONS = ("auto", "compute", "overtraining")
 
 
 @options.command(
@@ -37,7 +38,7 @@ RESAMPLINGS = ("rows", "families", "model")
     "--form",
     type=click.Choice(FORMS),
     default="auto",
-    help="Of the law; auto takes the form whose laws of the cheaper runs best predict the dearer ones.",
+    help="Of the law; auto lets predictions of the farther runs by the nearer ones choose.",
 )
 @click.option(
     "--base-law",
@@ -88,8 +89,17 @@ RESAMPLINGS = ("rows", "families", "model")
     type=click.Choice(ACCOUNTINGS),
     help="How FLOPs are counted: 6ND, or as the source does. [default: exact where it does, else 6nd]",
 )
+@click.option("--delta", type=float, help="Huber's, on log loss. [default: 1e-3; chosen with --form auto]")
 @click.option(
-    "--delta", type=float, help="Huber's, on log loss. [default: 1e-3; 1e-2 where runs share trunks]"
+    "--weights",
+    metavar="POWER",
+    help="Runs weigh (C/Cmax)^POWER: none, .25, .5, 1. [default: none; chosen with --form auto]",
+)
+@click.option(
+    "--direction",
+    type=click.Choice(DIRECTIONS),
+    default="auto",
+    help="Where plans lie, and backtests look: more compute, or many tokens a parameter.",
 )
 @click.option("--draws", type=int, default=1000, help="Laws drawn for the intervals; 0 for none.")
 @click.option(
@@ -137,6 +147,7 @@ def command(
     scores, task = words.pop("scores"), words.pop("task")
     if words["form"] == fit_curves.MULTI_POWER:
         return fit_curves.run(given, words | {"fit_on": fit_on}, futures, output=output, force=force)
+    words["weights"] = _weights(words["weights"])
     words["rules"] = _rules(words.pop("burn_in"), words.pop("repeats"), words.pop("flops"))
     if words["form"] == fit_extras.REPEATED:
         fit, report = fit_extras.fit_repeated(given, words, base_law), fit_extras.report_repeated
@@ -168,6 +179,19 @@ def _rules(burn_in: str | None, repeats: Any, flops: Any) -> Rules:
     from llama_scale.fitting.rules import parse_burn_in
 
     return Rules(burn_in=parse_burn_in(burn_in), repeats=repeats, flops=flops)
+
+
+def _weights(text: str | None) -> float | None:
+    from llama_scale.errors import InputError
+
+    if text is None or text == "none":
+        return None if text is None else 0.0
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f"--weights {text} is no power of compute", hint="use --weights none, .25, .5 or 1"
+        ) from None
 
 
 def _document(fit: Fit, file: Path | None) -> dict[str, Any]:

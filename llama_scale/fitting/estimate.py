@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.fitting.approaches import side_by_side
+from llama_scale.fitting.calibration import Backtest, calibrate, pivot_of, waver
+from llama_scale.fitting.candidates import DELTAS, POWERS, Candidate, candidates_of, points_of, solve
 from llama_scale.fitting.diagnostics import Diagnostics, check_identified, diagnose, warnings_of
-from llama_scale.fitting.forms import Form
 from llama_scale.fitting.observations import Observations, check_design
-from llama_scale.fitting.selection import Choice, choose_form
+from llama_scale.fitting.selection import AUTO_FORMS, Asked, Choice, choose
 from llama_scale.fitting.solver import DEFAULT_DELTA, Solution
-from llama_scale.fitting.uncertainty import Backtest, Draws, Resampling, backtest, draw_laws, points_of
-from llama_scale.laws import DEFAULT_LEVEL, FORMS, Fit, central_range
+from llama_scale.fitting.uncertainty import Draws, Resampling, draw_laws, draw_mixture
+from llama_scale.laws import DEFAULT_LEVEL, FORMS, Fit, FormName, central_range
 
 AUTO = "auto"
 TRUNK_DELTA = 1e-2
 DEFAULT_DRAWS = 1000
+SPREAD_DRAWS = 300  # of a chosen fit alone, for the spread of its constants
+MOST_POWER = 2.0
 FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima looks
 
 
@@ -29,14 +32,16 @@ FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima loo
 class Settings:
     """How to fit.
 
-    `form` None, or "auto", means the form that predicts dearer runs best (`selection`).
-    `delta` None means 1e-3 for a named form or independent runs, and 1e-2 where runs share trunks:
-    their noise is near normal, and 1e-3 threw away a sixth of the precision on synthetic sweeps of that
-    design. `resampling` None means what `choose_resampling` says.
+    `form` None, or "auto", means that forward backtests choose among forms, and among Huber deltas and
+    weights where these are None (`selection`). A named form means delta 1e-3 and no weights unless they are
+    given: `weights` is the power of C / Cmax. `direction` is where the question lies, `resampling` None
+    what `choose_resampling` says.
     """
 
     form: str | None = None
     delta: float | None = None
+    weights: float | None = None
+    direction: Asked = "auto"
     draws: int = DEFAULT_DRAWS
     level: float = DEFAULT_LEVEL
     seed: int = 0
@@ -51,6 +56,19 @@ class Settings:
             )
         if self.delta is not None and not 0 < self.delta < np.inf:
             raise InputError(f"delta is {self.delta:g}, but must be positive", hint="use --delta 1e-3")
+        if self.weights is not None and not 0 <= self.weights <= MOST_POWER:
+            raise InputError(
+                f"weights are (C/Cmax)^{self.weights:g}, but the power must lie between 0 and {MOST_POWER:g}",
+                hint="use --weights none or --weights 0.5",
+            )
+        if self.direction not in get_args(Asked):
+            raise InputError(
+                f"there is no direction {self.direction!r}", hint=f"use {' or '.join(get_args(Asked))}"
+            )
+        if self.resampling not in (None, *get_args(Resampling)):
+            raise InputError(
+                f"there is no resampling {self.resampling!r}", hint=f"use {' or '.join(get_args(Resampling))}"
+            )
         if not 0 < self.level < 1:
             raise InputError(f"level is {self.level:g}, but must lie between 0 and 1", hint="use --level 0.9")
         if self.draws < 0 or 0 < self.draws < 20:
@@ -59,15 +77,32 @@ class Settings:
             )
 
     @property
-    def named_form(self) -> str | None:
+    def named_form(self) -> FormName | None:
         """The form that the user wants; None where it is to be chosen."""
-        return None if self.form == AUTO else self.form
+        return next((name for name in FORMS if name == self.form), None)
 
-    def delta_for(self, observations: Observations) -> float:
-        """The delta that these settings mean for these runs."""
-        if self.delta is not None:
-            return self.delta
-        return TRUNK_DELTA if observations.shares_trunks and self.named_form is None else DEFAULT_DELTA
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What these settings leave to choose from."""
+        if self.named_form is not None:
+            delta = DEFAULT_DELTA if self.delta is None else self.delta
+            return (Candidate(form=self.named_form, delta=delta, power=self.weights or 0.0),)
+        return candidates_of(
+            AUTO_FORMS,
+            DELTAS if self.delta is None else (self.delta,),
+            POWERS if self.weights is None else (self.weights,),
+            by_noise=self.weights is None,
+        )
+
+    def default_for(self, observations: Observations) -> Candidate:
+        """What is fitted where nothing can be compared.
+
+        Chinchilla's form with no weights; delta 1e-2 where runs share trunks, whose noise is near normal:
+        1e-3 threw away a sixth of the precision on synthetic sweeps of that design.
+        """
+        delta = TRUNK_DELTA if observations.shares_trunks else DEFAULT_DELTA
+        wanted = [one for one in self.candidates if one.power == (self.weights or 0.0)]
+        return min(wanted, key=lambda one: (one.form != "chinchilla", abs(one.delta - delta)))
 
 
 def estimate(observations: Observations, settings: Settings, *, name: str = "fit") -> Fit:
@@ -77,26 +112,18 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     carries the fit, where the data turn out not to.
     """
     check_design(observations)
-    points, delta = points_of(observations), settings.delta_for(observations)
-    choice = choose_form(observations, delta=delta, named=settings.named_form)
-    form = choice.form
-    solution = form.solve(points, delta=delta)
-    draws = _draws(observations, solution, settings, delta, form)
-    diagnostics = diagnose(points, observations.names, solution, draws, form)
-    tested = (
-        backtest(
-            observations,
-            delta=delta,
-            level=settings.level,
-            seed=settings.seed,
-            method=settings.resampling,
-            form=form,
-        )
-        if draws and settings.backtest
-        else None
+    choice = choose(
+        observations,
+        settings.candidates,
+        direction=settings.direction,
+        default=settings.default_for(observations),
     )
-    factor = tested.factor if tested else 1.0
-    warnings = [*observations.warnings, *warnings_of(diagnostics, form)]
+    candidate, form = choice.candidate, choice.candidate.fitted_form
+    solution = solve(observations, candidate)
+    own = _own_draws(observations, choice, solution, settings)
+    tested = _calibrated(observations, choice, settings)
+    draws = _carried(observations, choice, own, tested, settings)
+    diagnostics = diagnose(points_of(observations, candidate), observations.names, solution, own, form)
     fit = Fit(
         name=name,
         law=solution.law,
@@ -105,26 +132,26 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         flops_accounting=observations.flops_accounting,
         support=observations.support,
         draws=draws.law if draws else None,
-        draws_note=draws.note if draws else "no draws were asked for, so nothing is known of the uncertainty",
+        draws_note=_note(draws, tested),
         noise=float(np.median(draws.noise)) if draws else diagnostics.residual_rms,
-        noise_draws=draws.noise if draws and draws.method == "model" else None,
-        interval_factor=factor,
+        noise_draws=draws.noise if draws and np.ptp(draws.noise) > 0 else None,
+        interval_factor=tested.factor if tested else 1.0,
         evidence={
             "objective": solution.objective,
             "n_observations": len(observations),
-            **_spread(draws, settings.level),
+            **_spread(own, draws, settings.level),
             "diagnostics": _plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
-            "selection": _selection(settings, delta, draws, choice),
+            "selection": selection_json(settings, draws, choice),
             "backtest": _plain(tested) if tested else None,
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
-            "warnings": warnings,
+            "warnings": [*observations.warnings, *warnings_of(diagnostics, form)],
             "provenance": _provenance(observations, settings),
         },
     )
     beside = side_by_side(
         observations,
         fit,
-        lambda runs: form.solve(points_of(runs), delta=delta, quick=True).law,
+        lambda runs: solve(runs, candidate, quick=True).law,
         budgets=settings.budgets,
         level=settings.level,
         seed=settings.seed,
@@ -137,31 +164,77 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     return fit
 
 
-def _draws(
-    observations: Observations, solution: Solution, settings: Settings, delta: float, form: Form
+def _own_draws(
+    observations: Observations, choice: Choice, solution: Solution, settings: Settings
 ) -> Draws | None:
+    """Draws of the fitted candidate alone: what the constants' standard errors and intervals are of."""
     if not settings.draws:
         return None
     return draw_laws(
         observations,
+        choice.candidate,
         solution.constants,
-        delta=delta,
-        draws=settings.draws,
+        draws=min(settings.draws, SPREAD_DRAWS) if choice.is_mixed else settings.draws,
         seed=settings.seed,
         method=settings.resampling,
-        form=form,
     )
+
+
+def _calibrated(observations: Observations, choice: Choice, settings: Settings) -> Backtest | None:
+    if not (settings.draws and settings.backtest):
+        return None
+    return calibrate(
+        observations,
+        choice,
+        level=settings.level,
+        seed=settings.seed,
+        method=settings.resampling,
+    )
+
+
+def _carried(
+    observations: Observations, choice: Choice, own: Draws | None, tested: Backtest | None, settings: Settings
+) -> Draws | None:
+    """The draws that the fit carries: of all candidates that are heard, wavering as backtests show."""
+    if own is None:
+        return None
+    drawn = own
+    if choice.is_mixed:
+        drawn = draw_mixture(
+            observations,
+            choice.weights,
+            choice.laws,
+            draws=settings.draws,
+            seed=settings.seed,
+            method=settings.resampling,
+        )
+    if tested is None or tested.spread == 0:
+        return drawn
+    pivot = pivot_of(observations, choice.directions[-1])
+    return replace(drawn, law=waver(drawn.law, pivot, tested.spread))
+
+
+def _note(draws: Draws | None, tested: Backtest | None) -> str:
+    if draws is None:
+        return "no draws were asked for, so nothing is known of the uncertainty"
+    if tested is None or tested.spread == 0:
+        return draws.note
+    return f"{draws.note}; exponents waver by {tested.spread:.0%} beyond the runs, as backtests show"
 
 
 def _with(fit: Fit, **evidence: Any) -> Fit:
     return replace(fit, evidence={**fit.evidence, **evidence})
 
 
-def _spread(draws: Draws | None, level: float) -> dict[str, Any]:
-    """Standard errors and intervals of the constants and of exponent a, null without draws."""
-    if draws is None:
+def _spread(own: Draws | None, carried: Draws | None, level: float) -> dict[str, Any]:
+    """Standard errors and intervals, null without draws: of the constants given the fitted form.
+
+    Those of exponent a are of all fits that are heard, where there are more: a tied form knows no doubt.
+    """
+    if own is None or carried is None:
         return {"standard_errors": None, "intervals": None}
-    samples = {**draws.law.constants, "exponent_a": draws.law.exponent_a}
+    exponent = carried.law.exponent_a if len(carried.forms) > 1 else own.law.exponent_a
+    samples = {**own.law.constants, "exponent_a": exponent}
     return {
         "standard_errors": {name: float(np.std(values)) for name, values in samples.items()},
         "intervals": {
@@ -171,18 +244,42 @@ def _spread(draws: Draws | None, level: float) -> dict[str, Any]:
     }
 
 
-def _selection(settings: Settings, delta: float, draws: Draws | None, choice: Choice) -> dict[str, Any]:
+def selection_json(settings: Settings, draws: Draws | None, choice: Choice) -> dict[str, Any]:
+    """What was fitted, by whose choice, and the table of all that was tried."""
+    chosen, by = choice.candidate, "backtest" if choice.tried else "default"
     return {
-        "form": choice.form.name,
-        "form_chosen_by": "user" if settings.named_form else "backtest" if choice.candidates else "default",
-        "candidates": [asdict(candidate) for candidate in choice.candidates],
+        "form": chosen.form,
+        "form_chosen_by": "user" if settings.named_form else by,
+        "delta": chosen.delta,
+        "delta_chosen_by": _by(settings.delta, settings, by),
+        "weights": chosen.weights,
+        "weights_power": chosen.power,
+        "weights_chosen_by": _by(settings.weights, settings, by),
+        "direction": list(choice.directions),
+        "direction_note": choice.direction_note,
+        "candidates": [
+            {
+                "form": one.candidate.form,
+                "delta": one.candidate.delta,
+                "weights": one.candidate.weights,
+                "mean_error": one.mean_error,
+                "weight": one.weight,
+                "distance": one.distance,
+                "predicted_runs": one.predicted_runs,
+                "chosen": one.candidate == chosen,
+            }
+            for one in choice.tried
+        ],
         "note": choice.note,
-        "delta": delta,
-        "delta_chosen_by": "user" if settings.delta is not None else "default",
-        "weights": "none",
         "resampling": draws.method if draws else None,
         "draws": len(draws.noise) if draws else 0,
     }
+
+
+def _by(given: float | None, settings: Settings, otherwise: str) -> str:
+    if given is not None:
+        return "user"
+    return "default" if settings.named_form else otherwise
 
 
 def _provenance(observations: Observations, settings: Settings) -> dict[str, Any]:

@@ -1,93 +1,187 @@
-"""Which form of law to fit: the one whose fits of the cheaper runs best predict the dearer ones.
+"""Which law to fit: the candidate nearest to what all candidates say together, each heard as it predicted.
 
-The question that a law is for lies beyond the runs in compute, so candidates are compared there and nowhere
-else. Residuals of the fit itself would always favour the form with more constants, and runs held
-out to test the chosen law have no part in it.
+The question that a law is for lies beyond the runs, so candidates (form, Huber delta, weights) are
+compared there and nowhere else: on forward backtests of the training runs. Runs held out to test the
+chosen law have no part in it. Taking the candidate of least error alone overfits: two dozen are compared
+on a handful of correlated predictions. Combined forecasts are steadier than the best of them (Bates and
+Granger 1969, whose weights, inverse squared errors, are taken here; twice the least error or more is not
+heard). So the fit is the candidate whose predictions, an order of magnitude beyond the runs, lie nearest
+to the weighted median of all, and the same weights mix the draws (`uncertainty`).
+benchmarks/extrapolation.py compares both rules.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
-from llama_scale.fitting.forms import CHINCHILLA, FITTED, Form
+from llama_scale.fitting.backtests import Direction, Trial, place, split_at, try_all
+from llama_scale.fitting.candidates import Candidate, solve_all
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.uncertainty import identifies, points_of
-from llama_scale.laws import FormName
+from llama_scale.laws import FormName, ScalingLaw
 
-CUTS = (0.5, 0.65, 0.8)  # of the runs in order of compute: fit up to one, predict all beyond it
+CUTS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of the runs along a direction: fit up to one, predict all beyond it
+LEAST_ERROR = 1e-3  # added to errors: below a tenth of a per cent they are luck
+CLEARLY_WORSE = 2.0  # times the least error: not heard
+FARTHEST, BEYOND = 0.8, 10.0  # runs beyond this share, moved out so far: where candidates are compared
+AUTO_FORMS: tuple[FormName, ...] = ("chinchilla", "skaling", "tied")  # Kaplan's has no irreducible loss
+Asked = Literal["auto", "compute", "overtraining"]
+DIRECTIONS: tuple[Direction, ...] = ("compute", "overtraining")
+LEAST_SPAN, MOST_RUNS, SAME_RATIO = 9.0, 0.5, 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A form, and the mean relative error of its predictions."""
+class Scored:
+    """A candidate, its mean relative error on backtests by direction, and its weight among all (sum 1).
 
-    form: FormName
+    `distance` is the mean relative difference of its predictions beyond the runs from the weighted median.
+    """
+
+    candidate: Candidate
     mean_error: float
+    weight: float
+    distance: float
     predicted_runs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The form to fit, all that were tried, and why this one."""
+    """The candidate to fit, all that were tried, along which direction, and why this one.
 
-    form: Form
-    candidates: tuple[Candidate, ...]
-    note: str
-
-
-def choose_form(observations: Observations, *, delta: float, named: str | None) -> Choice:
-    """The form that was named, or else the one of lowest mean error over the cuts.
-
-    Chinchilla, of fewer constants, where errors are equal or nothing can be compared.
+    `trials` are the backtests, `laws` the quick fits of all runs: what draws start from.
     """
-    if named is not None:
-        return Choice(form=FITTED[_form_name(named)], candidates=(), note="the form was named, not chosen")
-    ranked = observations.take(np.argsort(observations.train_flops, kind="stable"))
-    cuts = [cut for cut in _cuts(ranked.budgets) if _comparable(ranked, cut)]
-    if not cuts:
-        return Choice(
-            form=CHINCHILLA, candidates=(), note="too few runs to compare forms: Chinchilla is the default"
+
+    candidate: Candidate
+    tried: tuple[Scored, ...]
+    directions: tuple[Direction, ...]
+    direction_note: str
+    note: str
+    trials: tuple[Trial, ...] = ()
+    laws: Mapping[Candidate, ScalingLaw] = field(default_factory=dict)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether more than one candidate is heard."""
+        return sum(one.weight > 0 for one in self.tried) > 1
+
+    @property
+    def weights(self) -> dict[Candidate, float]:
+        """Each candidate's share of the draws."""
+        return {one.candidate: one.weight for one in self.tried} or {self.candidate: 1.0}
+
+
+def choose(
+    observations: Observations,
+    candidates: Sequence[Candidate],
+    *,
+    direction: Asked = "auto",
+    default: Candidate | None = None,
+) -> Choice:
+    """The candidate to fit; the default, or else the first, where there are too few runs to compare by."""
+    directions, why = directions_of(observations, direction)
+    known = {"directions": directions, "direction_note": why}
+    if len(candidates) == 1:
+        return Choice(candidate=candidates[0], tried=(), note="the fit was named, not chosen", **known)
+    found = try_all(observations, candidates, CUTS, directions)
+    if not found:
+        first = default or candidates[0]
+        note = f"too few runs to compare fits: {first.form} is the default"
+        return Choice(candidate=first, tried=(), note=note, **known)
+    laws = solve_all(observations, candidates)
+    tried = score(observations, laws, found)
+    best = min((one for one in tried if one.weight), key=lambda one: one.distance)
+    note = (
+        f"of {len(tried)} candidates the one nearest to their consensus beyond the runs, each weighed by its"
+        f" errors in {len(found)} forward predictions {_along(directions)}"
+    )
+    return Choice(candidate=best.candidate, tried=tried, trials=found, laws=laws, note=note, **known)
+
+
+def score(
+    observations: Observations, laws: Mapping[Candidate, ScalingLaw], trials: Sequence[Trial]
+) -> tuple[Scored, ...]:
+    """Errors, weights and distances from the consensus of all candidates, given their laws of all runs."""
+    sizes = np.array(
+        [[np.abs(np.expm1(trial.errors(one))).mean() for trial in trials] for one in laws], float
+    )
+    means = np.exp(np.log(sizes + LEAST_ERROR).mean(axis=1))
+    weights = np.where(means < CLEARLY_WORSE * means.min(), means**-2, 0.0)
+    weights /= weights.sum()
+    directions = dict.fromkeys(trial.split.direction for trial in trials)
+    distances = distances_from_consensus(laws, weights, targets(observations, directions))
+    return tuple(
+        Scored(
+            candidate=one,
+            mean_error=float(means[i]) - LEAST_ERROR,
+            weight=float(weights[i]),
+            distance=float(distances[i]),
+            predicted_runs=sum(len(trial.split.ahead) for trial in trials),
         )
-    candidates = []
-    for name, form in FITTED.items():
-        errors = _errors(ranked, form, cuts, delta)
-        candidates.append(Candidate(form=name, mean_error=float(errors.mean()), predicted_runs=len(errors)))
-    best = min(candidates, key=lambda candidate: candidate.mean_error)  # of equals the first, Chinchilla
-    return Choice(
-        form=FITTED[best.form],
-        candidates=tuple(candidates),
-        note=f"chosen for the lowest error in {len(cuts)} forward predictions of dearer runs by cheaper ones",
+        for i, one in enumerate(laws)
     )
 
 
-def _form_name(text: str) -> FormName:
-    return next(name for name in FITTED if name == text)
+def targets(observations: Observations, directions: Iterable[Direction]) -> tuple[Array, Array]:
+    """Where candidates are compared, N and D: the farthest runs of each direction, moved out along it."""
+    sizes, tokens = [], []
+    for direction in directions:
+        last = split_at(observations, FARTHEST, direction)
+        if last is not None:
+            by_size = 0.5 if direction == "compute" else 0.0
+            sizes.append(last.ahead.parameters * BEYOND**by_size)
+            tokens.append(last.ahead.tokens * BEYOND ** (1 - by_size))
+    return np.concatenate(sizes), np.concatenate(tokens)
 
 
-def _cuts(budgets: Array) -> list[int]:
-    """Positions of the first run to predict, moved so that no named budget is cut in two."""
-    cuts = set()
-    for share in CUTS:
-        cut = round(share * len(budgets))
-        while 0 < cut < len(budgets) and budgets[cut] == budgets[cut - 1]:
-            cut -= 1
-        cuts.add(cut)
-    return sorted(cut for cut in cuts if 0 < cut < len(budgets))
+def distances_from_consensus(
+    laws: Mapping[Candidate, ScalingLaw], weights: Array, where: tuple[Array, Array]
+) -> Array:
+    """Mean distance (c,) of each law's log predictions from the weighted median of all."""
+    predicted = np.stack([np.log(np.asarray(law.loss(*where), float)) for law in laws.values()])
+    order = np.argsort(predicted, axis=0)
+    heard = np.cumsum(weights[order], axis=0)
+    middle = (heard >= 0.5 * heard[-1]).argmax(axis=0)
+    median = np.take_along_axis(predicted, np.take_along_axis(order, middle[None], axis=0), axis=0)
+    return np.abs(predicted - median).mean(axis=1)
 
 
-def _comparable(ranked: Observations, cut: int) -> bool:
-    known = ranked.take(np.arange(cut))
-    return all(identifies(known, form) for form in FITTED.values())
+def directions_of(observations: Observations, asked: Asked) -> tuple[tuple[Direction, ...], str]:
+    """Which way the question lies, and how that is known.
+
+    Runs held out say it by where they lie, never by their losses: along the direction in which they go
+    farther beyond the others. Without them by compute, and by tokens per parameter as well where the runs
+    were laid out that way: a grid of sizes and tokens per parameter.
+    """
+    if asked != "auto":
+        return (asked,), "as asked"
+    if observations.held_out is not None:
+        reach = {way: _reach(observations, observations.held_out, way) for way in DIRECTIONS}
+        way = max(DIRECTIONS, key=lambda one: reach[one])
+        return (way,), f"the runs held out lie {reach[way]:.3g} times beyond the others that way"
+    if _is_grid_of_ratios(observations):
+        return DIRECTIONS, "runs lie on a grid of sizes and tokens per parameter: both ways"
+    return ("compute",), "the default; --direction overtraining where plans are of many tokens per parameter"
 
 
-def _errors(ranked: Observations, form: Form, cuts: list[int], delta: float) -> Array:
-    """Relative errors of all predictions."""
-    found = []
-    for cut in cuts:
-        ahead = ranked.take(np.arange(cut, len(ranked)))
-        law = form.solve(points_of(ranked.take(np.arange(cut))), delta=delta, quick=True).law
-        found.append(np.abs(np.asarray(law.loss(ahead.parameters, ahead.tokens)) / ahead.loss - 1))
-    return np.concatenate(found)
+def _reach(runs: Observations, beyond: Observations, direction: Direction) -> float:
+    return float(place(beyond, direction).max() / place(runs, direction).max())
+
+
+def _is_grid_of_ratios(observations: Observations) -> bool:
+    """Whether most runs share their tokens per parameter, of a wide span, with runs of other sizes."""
+    if not np.isnan(observations.budgets).all():
+        return False
+    ratios = observations.tokens / observations.parameters
+    cells = np.round(np.log(ratios) / SAME_RATIO)
+    sizes = np.round(np.log(observations.parameters), 3)
+    shared = [len(set(sizes[cells == cell].tolist())) > 1 for cell in cells]
+    return bool(np.mean(shared) > MOST_RUNS and ratios.max() > LEAST_SPAN * ratios.min())
+
+
+def _along(directions: Iterable[Direction]) -> str:
+    words = {"compute": "of dearer runs", "overtraining": "of runs of more tokens per parameter"}
+    return " and ".join(words[way] for way in directions)

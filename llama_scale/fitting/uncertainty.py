@@ -1,85 +1,73 @@
-"""How sure a fit is: draws of the law, the noise of a new run, and what backtests make of both.
+"""How sure a fit is: laws drawn as plausibly as the runs allow, and the noise of a new run.
 
-Three ways to draw laws, each a refit of disturbed data at the fit's own delta:
+Ways to draw laws of one candidate, each a refit of disturbed data:
 
-    rows      resample runs with replacement (Besiroglu et al. 2024): for many independent runs
-    families  resample whole trunks with their branches: for many trunks
-    model     simulate losses from the fitted law and the estimated noise of trunks and runs (`noise`):
-              for sweeps of a few trunks, where a resampled trunk more or less is another design
+    rows     resample runs with replacement (Besiroglu et al. 2024): for many independent runs
+    runs     resample whole trunks with their branches: for many trunks
+    budgets  resample whole IsoFLOP budgets, and runs that belong to none
+    model    simulate losses from the fitted law: noise of trunks and runs as estimated (`noise`) where runs
+             share trunks, else each run's own residual with a random sign and size (wild bootstrap, Wu 1986):
+             for sweeps of a few trunks or runs, where one more or less is another design
 
 On synthetic sweeps of 6 trunks x 6 budgets, 90 % intervals cover the best N at the largest budget 58 to
 86 % of the time by `rows` and 89 to 96 % by `model` (benchmarks/coverage.py).
+
+Where the candidate was chosen, the draws that a fit carries are of all candidates that backtests do not tell
+apart (`draw_mixture`), and their exponents waver as far as backtests show (`calibration`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_scale.errors import UnidentifiedError
+from llama_scale.fitting.candidates import Candidate, constants_of, points_of
 from llama_scale.fitting.forms import CHINCHILLA, Form
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction
-from llama_scale.fitting.observations import LAW_CONSTANTS, Observations, check_design
+from llama_scale.fitting.observations import LAW_CONSTANTS, Observations
 from llama_scale.fitting.solver import Points
-from llama_scale.laws import Fit, ScalingLaw
+from llama_scale.laws import ScalingLaw
 
-Resampling = Literal["rows", "families", "model"]
+Resampling = Literal["rows", "runs", "budgets", "model"]
 LEAST_SQUARES = 10.0  # a delta that no residual reaches
-SPLITS = (0.6, 0.8, 1.0)  # of the runs in order of compute: fit up to one, predict up to the next
-BACKTEST_DRAWS = 200
+NOISE_QUANTILE = (
+    0.9  # of absolute residuals, from which a normal's sd is read: tails count, single runs don't
+)
+NORMAL_REACH = 1.645  # what that quantile is of a normal, in sd
+NOISE_POWER = 0.25  # runs near the frontier say more of the next run's noise than tiny ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draws:
-    """Laws drawn for a fit, centred constants (5 or 6, S), and the relative sd of a new run at each (S,).
+    """Laws drawn for a fit (S,), and the relative sd of a new run under each (S,).
 
     `at_bound` is the share of them that end on a bound where the form's constants should not rest.
     """
 
-    constants: Array
     law: ScalingLaw
     noise: Array
     trunk_noise: float
     own_noise: float
     method: Resampling
     at_bound: float
+    forms: tuple[str, ...] = ()
 
     @property
     def note(self) -> str:
         """What the draws are, in a sentence."""
         ways = {
             "rows": "refits of runs resampled with replacement",
-            "families": "refits of trunks resampled with their branches",
+            "runs": "refits of trunks resampled with their branches",
+            "budgets": "refits of IsoFLOP budgets resampled whole",
             "model": "refits of losses simulated from the fit, with noise of trunks and of runs as estimated",
         }
-        return f"{len(self.noise)} draws: {ways[self.method]}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backtest:
-    """Forward backtests: laws of the cheaper runs predict the dearer ones, which they never saw.
-
-    `factor` is what predictive intervals are widened by: the rms of prediction errors in units of
-    the sd that the intervals implied, where that exceeds 1. `coverage` is the share of predicted runs
-    within the intervals as they were before.
-    """
-
-    predicted_runs: int
-    mean_error: float
-    coverage: float
-    level: float
-    half_width: float
-    factor: float
-
-
-def points_of(observations: Observations) -> Points:
-    """The rows that the solver takes."""
-    return Points.of(observations.parameters, observations.tokens, observations.loss)
+        of_all = f", of {len(self.forms)} fits that backtests don't tell apart" if len(self.forms) > 1 else ""
+        return f"{len(self.noise)} draws: {ways[self.method]}{of_all}"
 
 
 def choose_resampling(observations: Observations) -> Resampling:
@@ -90,28 +78,26 @@ def choose_resampling(observations: Observations) -> Resampling:
 
 def draw_laws(
     observations: Observations,
+    candidate: Candidate,
     constants: Array,
     *,
-    delta: float,
     draws: int,
     seed: int = 0,
     method: Resampling | None = None,
-    form: Form = CHINCHILLA,
+    noise: Noise | None = None,
 ) -> Draws:
-    """Draw laws about the optimum (5 or 6,) of `observations`."""
-    points, generator = points_of(observations), np.random.default_rng(seed)
+    """Draw laws of one candidate about its optimum (5 or 6,), with `noise` as given or else as estimated."""
+    points, form = points_of(observations, candidate), candidate.fitted_form
+    generator = np.random.default_rng(seed)
     chosen = method or choose_resampling(observations)
-    families = observations.family_codes
+    noise = noise or noise_of(observations, candidate, constants, draws=draws, generator=generator)
     if chosen == "model":
-        noise = model_noise(points, families, draws=draws, generator=generator, form=form)
-        simulated = log_prediction(points, constants) + noise.simulate(families, generator)
-        found = form.refit(points, constants, delta=delta, log_losses=simulated)
+        simulated = _simulate(observations, points, constants, noise, form, generator)
+        found = form.refit(points, constants, delta=candidate.delta, log_losses=simulated)
     else:
-        counts = _resample(families if chosen == "families" else np.arange(len(points.x)), draws, generator)
-        found = form.refit(points, constants, delta=delta, weights=counts)
-        noise = _plain_noise(points, constants, draws, form)
+        counts = _resample(_groups(observations, chosen), draws, generator)
+        found = form.refit(points, constants, delta=candidate.delta, weights=counts)
     return Draws(
-        constants=found.constants,
         law=points.law(found.constants),
         noise=noise.total,
         trunk_noise=float(np.median(noise.trunk)),
@@ -119,6 +105,83 @@ def draw_laws(
         method=chosen,
         at_bound=float(found.at_bound[form.fixed_rows].any(axis=0).mean()),
     )
+
+
+def draw_mixture(
+    observations: Observations,
+    weights: Mapping[Candidate, float],
+    laws: Mapping[Candidate, ScalingLaw],
+    *,
+    draws: int,
+    seed: int = 0,
+    method: Resampling | None = None,
+) -> Draws:
+    """Draw laws of every candidate about its law, each as often as its weight says, in mixed order."""
+    heard = {one: weight for one, weight in weights.items() if weight > 0}
+    loudest = max(heard, key=lambda one: heard[one])
+    start = constants_of(points_of(observations, loudest), loudest, laws[loudest])
+    generator = np.random.default_rng(seed)
+    noise = noise_of(observations, loudest, start, draws=draws, generator=generator)
+    ends = np.round(np.cumsum(list(heard.values())) / sum(heard.values()) * draws).astype(int).tolist()
+    parts = []
+    for one, first, last in zip(heard, [0, *ends], ends, strict=False):
+        if first < last:
+            found = draw_laws(
+                observations,
+                one,
+                constants_of(points_of(observations, one), one, laws[one]),
+                draws=last - first,
+                seed=seed + first,
+                method=method,
+                noise=Noise(trunk=noise.trunk[first:last], own=noise.own[first:last]),
+            )
+            parts.append((one, found))
+    order = np.random.default_rng(seed).permutation(draws)
+    noise = np.concatenate([part.noise for _, part in parts])[order]
+    return Draws(
+        law=_joined([part.law for _, part in parts], order),
+        noise=noise,
+        trunk_noise=float(np.median([part.trunk_noise for _, part in parts])),
+        own_noise=float(np.median([part.own_noise for _, part in parts])),
+        method=parts[0][1].method,
+        at_bound=float(np.average([p.at_bound for _, p in parts], weights=[len(p.noise) for _, p in parts])),
+        forms=tuple(f"{one.form} {one.delta:g} {one.weights}" for one, _ in parts),
+    )
+
+
+def _joined(laws: list[ScalingLaw], order: NDArray[np.intp]) -> ScalingLaw:
+    names = ("E", "A", "B", "alpha", "beta", "k")
+    size = [np.shape(law.E) for law in laws]
+    columns = {
+        name: np.concatenate(
+            [np.broadcast_to(getattr(law, name), shape) for law, shape in zip(laws, size, strict=True)]
+        )[order]
+        for name in names
+    }
+    return ScalingLaw(**columns)
+
+
+def noise_of(
+    observations: Observations,
+    candidate: Candidate,
+    constants: Array,
+    *,
+    draws: int,
+    generator: np.random.Generator,
+) -> Noise:
+    """Noise of a new run near the dearest ones: of trunks and runs where runs share them, else of runs."""
+    points, form = points_of(observations, candidate), candidate.fitted_form
+    if observations.shares_trunks:
+        return model_noise(points, observations.family_codes, draws=draws, generator=generator, form=form)
+    residuals = np.abs(points.z - log_prediction(points, constants))
+    flops = observations.train_flops
+    weights = (flops / flops.max()) ** max(candidate.power, NOISE_POWER)
+    order = np.argsort(residuals)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    quantile = residuals[order][np.searchsorted(reached, NOISE_QUANTILE)]
+    count = len(residuals)
+    own = quantile / NORMAL_REACH * np.sqrt(count / (count - form.constants))
+    return Noise(trunk=np.zeros(draws), own=np.full(draws, own))
 
 
 def model_noise(
@@ -129,16 +192,41 @@ def model_noise(
     generator: np.random.Generator,
     form: Form = CHINCHILLA,
 ) -> Noise:
-    """Noise of trunks and runs, from the residuals of a least-squares fit."""
+    """Noise of trunks and runs, from the residuals of a weighted least-squares fit."""
     least = form.solve(points, delta=LEAST_SQUARES, quick=True).constants
-    residuals = points.z - log_prediction(points, least)
-    return estimate_noise(residuals, form.design(points, least), families, draws=draws, generator=generator)
+    root = np.sqrt(points.weights)
+    residuals = (points.z - log_prediction(points, least)) * root
+    design = form.design(points, least) * root[:, None]
+    return estimate_noise(residuals, design, families, draws=draws, generator=generator)
 
 
-def _plain_noise(points: Points, constants: Array, draws: int, form: Form) -> Noise:
-    residuals = points.z - log_prediction(points, constants)
-    own = np.sqrt((residuals**2).sum() / (len(residuals) - form.constants))
-    return Noise(trunk=np.zeros(draws), own=np.full(draws, own))
+def _simulate(
+    observations: Observations,
+    points: Points,
+    constants: Array,
+    noise: Noise,
+    form: Form,
+    generator: np.random.Generator,
+) -> Array:
+    """Log losses (S, n) as the fitted law and the noise might have made them."""
+    centre = log_prediction(points, constants)
+    if observations.shares_trunks:
+        return centre + noise.simulate(observations.family_codes, generator) / np.sqrt(points.weights)
+    count = len(points.x)
+    residuals = (points.z - centre) * np.sqrt(count / (count - form.constants))
+    return centre + residuals * generator.standard_normal((len(noise.own), count))
+
+
+def _groups(observations: Observations, method: Resampling) -> NDArray[np.intp]:
+    """Which runs are drawn together, as numbers, one a run."""
+    count = len(observations)
+    if method == "runs":
+        return observations.family_codes
+    if method == "budgets":
+        alone = np.isnan(observations.budgets)
+        labels = np.where(alone, -1.0 - np.arange(count), observations.budgets)
+        return np.unique(labels, return_inverse=True)[1].ravel()
+    return np.arange(count)
 
 
 def _resample(groups: NDArray[np.intp], draws: int, generator: np.random.Generator) -> Array:
@@ -146,93 +234,3 @@ def _resample(groups: NDArray[np.intp], draws: int, generator: np.random.Generat
     number = int(groups.max()) + 1
     counts = generator.multinomial(number, np.full(number, 1 / number), size=draws)
     return counts[:, groups].astype(float)
-
-
-def backtest(
-    observations: Observations,
-    *,
-    delta: float,
-    level: float,
-    seed: int = 0,
-    method: Resampling | None = None,
-    form: Form = CHINCHILLA,
-) -> Backtest | None:
-    """Predict the dearer runs from the cheaper ones, twice; None where too few runs would be left to fit."""
-    order = np.argsort(observations.train_flops, kind="stable")
-    ranked = observations.take(order)
-    errors, ratios, widths = [], [], []
-    for start, stop in _split_points(ranked.budgets):
-        known, ahead = ranked.take(np.arange(start)), ranked.take(np.arange(start, stop))
-        if not identifies(known, form):
-            continue
-        fit = _quick_fit(known, delta=delta, seed=seed, method=method, form=form)
-        guess = fit.predict(ahead.parameters, ahead.tokens, level=level)
-        error = np.log(ahead.loss / guess.loss)
-        assert guess.low is not None
-        assert guess.high is not None
-        reach = np.where(error > 0, np.log(guess.high / guess.loss), -np.log(guess.low / guess.loss))
-        errors.append(error)
-        ratios.append(np.abs(error) / np.maximum(reach, 1e-12))
-        widths.append(reach)
-    if not errors:
-        return None
-    error, ratio = np.concatenate(errors), np.concatenate(ratios)
-    return Backtest(
-        predicted_runs=len(error),
-        mean_error=float(np.abs(np.expm1(error)).mean()),
-        coverage=float((ratio <= 1).mean()),
-        level=level,
-        half_width=float(np.median(np.concatenate(widths))),
-        factor=float(max(1.0, np.sqrt(np.mean((ratio * _normal_reach(level)) ** 2)))),
-    )
-
-
-def identifies(observations: Observations, form: Form) -> bool:
-    """Whether runs are enough, and differ enough, for a form."""
-    try:
-        check_design(observations)
-    except UnidentifiedError:
-        return False
-    return len(observations) > form.constants
-
-
-def _split_points(budgets: Array) -> list[tuple[int, int]]:
-    """Positions (start, stop) of the runs to predict, moved so that no named budget is cut in two."""
-    ends = [round(share * len(budgets)) for share in SPLITS]
-    for position, end in enumerate(ends[:-1]):
-        while end > 0 and budgets[end] == budgets[end - 1]:
-            end -= 1
-        ends[position] = end
-    return [(start, stop) for start, stop in pairwise(ends) if 0 < start < stop]
-
-
-def _quick_fit(
-    observations: Observations, *, delta: float, seed: int, method: Resampling | None, form: Form
-) -> Fit:
-    points = points_of(observations)
-    solution = form.solve(points, delta=delta, quick=True)
-    draws = draw_laws(
-        observations,
-        solution.constants,
-        delta=delta,
-        draws=BACKTEST_DRAWS,
-        seed=seed,
-        method=method,
-        form=form,
-    )
-    return Fit(
-        name="backtest",
-        law=solution.law,
-        convention=observations.convention,
-        source="",
-        draws=draws.law,
-        noise=float(np.median(draws.noise)),
-        noise_draws=draws.noise,
-    )
-
-
-def _normal_reach(level: float) -> float:
-    """Half-width of a normal's central interval, in standard deviations."""
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf((1 + level) / 2)

@@ -1,0 +1,107 @@
+"""Forward backtests: laws of the nearer runs predict the farther ones, which they never saw.
+
+Farther means dearer in compute, or, where the question is over-trained models, of more tokens per
+parameter. Runs of one named budget stay together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from llama_scale.errors import UnidentifiedError
+from llama_scale.fitting.candidates import Candidate, solve_all
+from llama_scale.fitting.newton import Array
+from llama_scale.fitting.observations import Observations, check_design
+from llama_scale.laws import ScalingLaw
+
+Direction = Literal["compute", "overtraining"]
+SAME_PLACE = 1e-6  # relative: runs nearer than that along a direction stay together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Runs that are fitted, and runs beyond them that are predicted."""
+
+    known: Observations
+    ahead: Observations
+    direction: Direction
+
+    @property
+    def reach(self) -> float:
+        """How far the farthest predicted run lies beyond the known ones, as a factor."""
+        return float(place(self.ahead, self.direction).max() / place(self.known, self.direction).max())
+
+
+def place(observations: Observations, direction: Direction) -> Array:
+    """Where runs (n,) lie along a direction: FLOPs, of their budget where they have one, or D/N."""
+    if direction == "overtraining":
+        return observations.tokens / observations.parameters
+    budgets = observations.budgets
+    return np.where(np.isnan(budgets), observations.train_flops, budgets)
+
+
+def split_at(observations: Observations, share: float, direction: Direction) -> Split | None:
+    """The nearest `share` of runs and the rest, ties going ahead; None where either would be empty."""
+    where = place(observations, direction)
+    order = np.argsort(where, kind="stable")
+    where, cut = where[order], int(share * len(where) + 1e-9)
+    while 0 < cut < len(where) and where[cut] <= where[cut - 1] * (1 + SAME_PLACE):
+        cut -= 1
+    if not 0 < cut < len(where):
+        return None
+    known, ahead = observations.take(order[:cut]), observations.take(order[cut:])
+    return Split(known=known, ahead=ahead, direction=direction)
+
+
+def splits(
+    observations: Observations, shares: Sequence[float], direction: Direction, *, constants: int
+) -> Iterator[Split]:
+    """The different splits at these shares whose known runs can identify a law of so many constants."""
+    seen = set()
+    for share in shares:
+        split = split_at(observations, share, direction)
+        if split and len(split.known) not in seen and identifies(split.known, constants):
+            seen.add(len(split.known))
+            yield split
+
+
+def identifies(observations: Observations, constants: int) -> bool:
+    """Whether runs are enough, and differ enough, for a law of so many constants."""
+    try:
+        check_design(observations)
+    except UnidentifiedError:
+        return False
+    return len(observations) > constants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One split, and the laws of all candidates fitted to its known runs."""
+
+    split: Split
+    laws: Mapping[Candidate, ScalingLaw]
+
+    def errors(self, candidate: Candidate) -> Array:
+        """Log of predicted over measured loss (m,) of a candidate on the runs ahead."""
+        ahead = self.split.ahead
+        predicted = self.laws[candidate].loss(ahead.parameters, ahead.tokens)
+        return np.log(np.asarray(predicted, float) / ahead.loss)
+
+
+def try_all(
+    observations: Observations,
+    candidates: Sequence[Candidate],
+    shares: Sequence[float],
+    directions: Iterable[Direction],
+) -> tuple[Trial, ...]:
+    """Fit every candidate to the known runs of every split along these directions."""
+    constants = max(candidate.fitted_form.constants for candidate in candidates)
+    return tuple(
+        Trial(split=split, laws=solve_all(split.known, candidates))
+        for direction in directions
+        for split in splits(observations, shares, direction, constants=constants)
+    )

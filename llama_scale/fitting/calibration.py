@@ -1,0 +1,154 @@
+"""Intervals that forward backtests bear out: how far exponents waver beyond the runs.
+
+Draws of refits know what the noise of the runs leaves open, not how far the law itself drifts where no
+run has been. Backtests do: laws of the nearer runs, with draws of their own, predict the farther ones. The
+share of these inside the intervals says how much is missing, and it is put where it grows with the distance
+and reaches every use of the law: both exponents of each draw are multiplied by exp(spread z), z normal, with
+both terms of the law held at the farthest runs. They turn together because backtests see how fast the loss
+falls, not how N and D share it: that doubt is in the refits and in the mixture of forms. The spread is the
+least with which the intervals cover as often as they say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from llama_scale.fitting.backtests import Direction, Trial, place, split_at, try_all
+from llama_scale.fitting.candidates import Candidate
+from llama_scale.fitting.newton import Array
+from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.selection import Choice
+from llama_scale.fitting.uncertainty import Draws, Resampling, draw_mixture
+from llama_scale.laws import Fit, ScalingLaw
+
+CUTS = (0.6, 0.8)
+DRAWS = 100
+SPREADS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4)
+FARTHEST = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backtest:
+    """Forward backtests of the chosen fit with its intervals, by laws of the nearer runs.
+
+    `coverage` and `half_width` (median, of the loss) are of intervals as the draws alone give them;
+    `spread` is what exponents are made to waver by, `covered` the coverage with it. `factor` widens
+    predictions further: 1 unless no spread of the grid was enough.
+    """
+
+    predicted_runs: int
+    mean_error: float
+    coverage: float
+    level: float
+    half_width: float
+    spread: float
+    covered: float
+    factor: float
+
+
+def waver(law: ScalingLaw, pivot: tuple[float, float], spread: float, seed: int = 0) -> ScalingLaw:
+    """Draws whose exponents waver by `spread`, each term as it was at the pivot N, D."""
+    if spread == 0:
+        return law
+    turn = np.exp(spread * np.random.default_rng(seed + 1).standard_normal(np.size(law.E)))
+    alpha, beta = law.alpha * turn, law.beta * turn
+    return replace(
+        law,
+        A=law.A * pivot[0] ** (alpha - law.alpha),
+        B=law.B * pivot[1] ** (beta - law.beta),
+        alpha=alpha,
+        beta=beta,
+    )
+
+
+def pivot_of(observations: Observations, direction: Direction) -> tuple[float, float]:
+    """The middle N and D, in logs, of the farthest runs."""
+    where = place(observations, direction)
+    far = where >= np.sort(where)[int(FARTHEST * len(where))]
+    sizes, tokens = observations.parameters[far], observations.tokens[far]
+    return float(np.exp(np.log(sizes).mean())), float(np.exp(np.log(tokens).mean()))
+
+
+def as_fit(observations: Observations, law: ScalingLaw, draws: ScalingLaw, noise: Array) -> Fit:
+    """A Fit that predicts, and no more."""
+    return Fit(
+        name="backtest",
+        law=law,
+        convention=observations.convention,
+        source="",
+        draws=draws,
+        noise=float(np.median(noise)),
+        noise_draws=noise,
+    )
+
+
+def inside(trial: Trial, chosen: Candidate, draws: Draws, spread: float, level: float) -> tuple[Array, Array]:
+    """Which runs ahead (m,) lie inside, and the intervals' half-widths (m,) in logs."""
+    known, ahead = trial.split.known, trial.split.ahead
+    drawn = waver(draws.law, pivot_of(known, trial.split.direction), spread)
+    fit = as_fit(known, trial.laws[chosen], drawn, draws.noise)
+    guess = fit.predict(ahead.parameters, ahead.tokens, level=level)
+    assert guess.low is not None
+    assert guess.high is not None
+    within = (guess.low <= ahead.loss) & (ahead.loss <= guess.high)
+    return within.astype(float), np.log(np.asarray(guess.high) / guess.low) / 2
+
+
+def calibrate(
+    observations: Observations,
+    choice: Choice,
+    *,
+    level: float,
+    seed: int = 0,
+    method: Resampling | None = None,
+) -> Backtest | None:
+    """Backtest the intervals, and find the least spread that makes them cover; None with too few runs."""
+    trials = _trials(observations, choice)
+    if not trials:
+        return None
+    drawn = [
+        draw_mixture(trial.split.known, choice.weights, trial.laws, draws=DRAWS, seed=seed, method=method)
+        for trial in trials
+    ]
+    ways = np.concatenate([[trial.split.direction] * len(trial.split.ahead) for trial in trials])
+    error = np.concatenate([trial.errors(choice.candidate) for trial in trials])
+    found: dict[float, tuple[Array, Array]] = {}
+    for spread in SPREADS:
+        parts = [
+            inside(trial, choice.candidate, draws, spread, level)
+            for trial, draws in zip(trials, drawn, strict=True)
+        ]
+        within, widths = (np.concatenate(part) for part in zip(*parts, strict=True))
+        found[spread] = (within, widths)
+        if all(within[ways == way].mean() >= level for way in choice.directions if (ways == way).any()):
+            break
+    least, chosen = found[0.0], max(found)
+    return Backtest(
+        predicted_runs=len(error),
+        mean_error=float(np.abs(np.expm1(error)).mean()),
+        coverage=float(least[0].mean()),
+        level=level,
+        half_width=float(np.median(least[1])),
+        spread=chosen,
+        covered=float(found[chosen][0].mean()),
+        factor=1.0,
+    )
+
+
+def _trials(observations: Observations, choice: Choice) -> tuple[Trial, ...]:
+    """The backtests at CUTS, of the choice or of the named fit, whose runs are enough for draws."""
+    found = choice.trials or try_all(observations, [choice.candidate], CUTS, choice.directions)
+    at = {
+        (split.direction, len(split.known))
+        for way in choice.directions
+        for share in CUTS
+        if (split := split_at(observations, share, way))
+    }
+    least = max(one.fitted_form.constants for one, weight in choice.weights.items() if weight) + 2
+    return tuple(
+        trial
+        for trial in found
+        if (trial.split.direction, len(trial.split.known)) in at and len(trial.split.known) >= least
+    )

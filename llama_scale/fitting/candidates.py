@@ -1,0 +1,113 @@
+"""What a fit may be: a form of law, Huber's delta, and how much more the dearer runs weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+import numpy as np
+
+from llama_scale.fitting.forms import FITTED, Form
+from llama_scale.fitting.newton import Array
+from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.seeds import seed_noise_weights
+from llama_scale.fitting.solver import DEFAULT_DELTA, Points, Solution
+from llama_scale.laws import FormName, ScalingLaw
+
+DELTAS = (DEFAULT_DELTA, 1e-2)
+POWERS = (0.0, 0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Candidate:
+    """A way to fit: runs weigh (C / Cmax)^power, so power 0 is no weights at all.
+
+    With `by_noise` they also weigh by what repeats under several seeds say of noise, if any.
+    """
+
+    form: FormName
+    delta: float = DEFAULT_DELTA
+    power: float = 0.0
+    by_noise: bool = False
+
+    @property
+    def fitted_form(self) -> Form:
+        """The form with its solver."""
+        return FITTED[self.form]
+
+    @property
+    def has_outer_power(self) -> bool:
+        """Whether the form has a sixth constant, k."""
+        return self.form in ("skaling", "kaplan")
+
+    @property
+    def weights(self) -> str:
+        """The weights in words."""
+        return "none" if self.power == 0 else f"(C/Cmax)^{self.power:g}"
+
+
+def candidates_of(
+    forms: Iterable[FormName], deltas: Iterable[float], powers: Iterable[float], *, by_noise: bool = False
+) -> tuple[Candidate, ...]:
+    """Every combination, form by form and delta by delta."""
+    deltas, powers = tuple(deltas), tuple(powers)
+    return tuple(
+        Candidate(form=form, delta=delta, power=power, by_noise=by_noise)
+        for form in forms
+        for delta in deltas
+        for power in powers
+    )
+
+
+def weights_of(observations: Observations, candidate: Candidate) -> Array:
+    """Weights (n,) of the runs' Huber losses under a candidate."""
+    flops = observations.train_flops
+    weights = (flops / flops.max()) ** candidate.power
+    measured = _by_seed_noise(observations) if candidate.by_noise else None
+    return weights if measured is None else weights * measured
+
+
+@lru_cache(maxsize=16)
+def _by_seed_noise(observations: Observations) -> Array | None:
+    return seed_noise_weights(observations)
+
+
+def points_of(observations: Observations, candidate: Candidate | None = None) -> Points:
+    """The rows that the solver takes, with a candidate's weights."""
+    weights = None if candidate is None else weights_of(observations, candidate)
+    return Points.of(observations.parameters, observations.tokens, observations.loss, weights)
+
+
+def constants_of(points: Points, candidate: Candidate, law: ScalingLaw) -> Array:
+    """Centred constants (5,) or (6,) of a law of the candidate's form, k last where the form has it."""
+    constants = points.constants(law)
+    return np.append(constants, 1.0) if len(constants) < 6 and candidate.has_outer_power else constants
+
+
+def solve(observations: Observations, candidate: Candidate, *, quick: bool = False) -> Solution:
+    """The global fit of one candidate."""
+    points = points_of(observations, candidate)
+    return candidate.fitted_form.solve(points, delta=candidate.delta, quick=quick)
+
+
+def solve_all(observations: Observations, candidates: Iterable[Candidate]) -> Mapping[Candidate, ScalingLaw]:
+    """Quick fits of all candidates; those that differ in weights alone start from the first of them.
+
+    Each weighted fit takes two paths of deltas and, where these disagree, a grid of starts (`refit`).
+    """
+    found: dict[Candidate, ScalingLaw] = {}
+    for _, group in groupby(candidates, key=lambda candidate: (candidate.form, candidate.delta)):
+        first, *others = group
+        solution = solve(observations, first, quick=True)
+        found[first] = solution.law
+        if not others:
+            continue
+        points = points_of(observations)
+        weights = np.stack([weights_of(observations, other) for other in others])
+        minima = first.fitted_form.refit(points, solution.constants, delta=first.delta, weights=weights)
+        laws = points.law(minima.constants)
+        for index, other in enumerate(others):
+            found[other] = laws.at(index)
+    return found
