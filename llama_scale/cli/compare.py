@@ -104,7 +104,7 @@ _share_options()
 
 def _text(found: Comparison) -> Iterator[Any]:
     from llama_scale.cli.output import table
-    from llama_scale.planning import compare_words as words
+    from llama_scale.planning import comparison_words as words
 
     yield from (wrapped(found.sentence), "")
     yield table(words.rows(found), words.COLUMNS)

@@ -7,16 +7,18 @@ words (`words`) or as JSON (`document`). What cannot be done is refused in `feas
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from llama_scale.errors import InputError
 from llama_scale.planning.answer import answer
-from llama_scale.planning.compare import DEFAULT_DEMAND, Comparison, compare_models
 from llama_scale.planning.grids import BestSizes, best_sizes
 from llama_scale.planning.request import PlanOptions, read_request
 from llama_scale.planning.values import Plan
 
-__all__ = ["BestSizes", "Comparison", "Plan", "PlanOptions", "best_sizes", "compare", "plan"]
+if TYPE_CHECKING:
+    from llama_scale.planning.comparison import Comparison
+
+__all__ = ["BestSizes", "Plan", "PlanOptions", "best_sizes", "compare", "plan"]
 
 
 def plan(**options: Unpack[PlanOptions]) -> Plan:
@@ -46,6 +48,8 @@ def compare(
     >>> compare("llama-13b", "gpt-3-175b", serve_tokens="1e12").frontier[0].name
     'llama-13b'
     """
+    from llama_scale.planning.comparison import DEFAULT_DEMAND, compare_models
+
     bought = (buy,) if isinstance(buy, str) else tuple(buy)
     for name in ("budget", "target_loss", "match"):
         if options.get(name) is not None:

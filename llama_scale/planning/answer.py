@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +24,6 @@ from llama_scale.planning.feasibility import (
     refuse_unreachable,
 )
 from llama_scale.planning.limits import limits_of
-from llama_scale.planning.offer import offer
 from llama_scale.planning.optimum import (
     Objective,
     Problem,
@@ -52,6 +52,9 @@ from llama_scale.planning.values import (
     PlannedModel,
     Saving,
 )
+
+if TYPE_CHECKING:
+    from llama_scale.planning.offer import Offer
 
 FLATNESS = (0.01, 0.05)
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
@@ -111,8 +114,17 @@ def answer(request: Request) -> Plan:
         recipe=how,
         kv_choice=kv_choice,
         sensitivity=sensitivities(request, problem, recommended.parameters, recommended.tokens),
-        offer=offer(request, shape, recommended.tokens),
+        offer=_offer(request, shape, recommended),
     )
+
+
+def _offer(request: Request, shape: ModelConfig, recommended: PlannedModel) -> Offer | None:
+    """The model off the shelf that the plan is set against, where one is named."""
+    if request.given.get("against") is None:
+        return None
+    from llama_scale.planning.offer import offer
+
+    return offer(request, shape, recommended.tokens)
 
 
 def _model(request: Request, problem: Problem, solution: Solution) -> PlannedModel:

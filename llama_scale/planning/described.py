@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from llama_scale.costs import CostUnit, Lifetime
 from llama_scale.costs.constants import shipped_calibration
 from llama_scale.costs.serving_formulas import token_prices
+from llama_scale.planning.sentence import format_cost
 from llama_scale.quantities import (
-    Quantity,
     format_count,
     format_fraction,
     format_number,
-    format_quantity,
     format_seconds,
     format_usd,
 )
@@ -28,17 +26,6 @@ class Reason(NamedTuple):
 
     heading: str
     text: str
-
-
-def format_cost(cost: Lifetime, unit: CostUnit, part: str = "total") -> str:
-    """One part of a cost (`train`, `serve` or `total`) to 3 digits; a dash where it is not known."""
-    value = getattr(cost, f"{part}_{unit}")
-    return "-" if value is None else amount(value, unit)
-
-
-def amount(value: float, unit: CostUnit) -> str:
-    """A cost in its unit, to 3 digits."""
-    return format_quantity(Quantity(value=float(f"{value:.3g}"), kind=unit))
 
 
 def described(plan: Plan) -> Iterator[Reason]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from llama_scale.architecture import ModelConfig
-from llama_scale.planning.compare import Crossing, costs_of, crossing, problems_by_unit, sizes_of
+from llama_scale.planning.comparison import Crossing, costs_of, crossing, problems_by_unit, sizes_of
 from llama_scale.planning.references import find_model
 from llama_scale.planning.request import Request
 
@@ -30,10 +30,8 @@ class Offer(NamedTuple):
         return {**self._asdict(), "own_is_cheaper": self.own_is_cheaper._asdict()}
 
 
-def offer(request: Request, shape: ModelConfig, tokens: float) -> Offer | None:
-    """The model to have instead of training `shape` on `tokens`; None where none is named."""
-    if request.given.get("against") is None:
-        return None
+def offer(request: Request, shape: ModelConfig, tokens: float) -> Offer:
+    """The model named `against` the plan, to have instead of training `shape` on `tokens`."""
     model = find_model(str(request.given["against"]))
     problems = problems_by_unit(request)
     sizes, own_sizes = sizes_of(request, model), request.family.size_of(shape)

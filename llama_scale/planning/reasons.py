@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from llama_scale.laws import Range
 from llama_scale.laws.repeated import RepeatedDataLaw
-from llama_scale.planning.described import Reason, amount, described
+from llama_scale.planning.described import Reason, described
 from llama_scale.planning.quantisation import CAVEAT, QuantisedLaw
 from llama_scale.planning.sensitivity import FORM
+from llama_scale.planning.sentence import amount
 from llama_scale.quantities import (
     Quantity,
     format_count,

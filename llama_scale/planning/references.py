@@ -14,7 +14,6 @@ from llama_scale.architecture import (
     llama,
     nearest_shape,
 )
-from llama_scale.config import load_toml
 from llama_scale.costs.serving import ServedShape
 from llama_scale.errors import InputError
 from llama_scale.hardware import name_key, nearest_names_hint
@@ -176,6 +175,8 @@ def find_model(text: str) -> ReferenceModel:
     """
     path = Path(text).expanduser()
     if path.suffix == ".toml" or path.is_file():
+        from llama_scale.config import load_toml
+
         described = load_toml(path, ModelFile)
         try:
             return described.model(path.stem)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 
@@ -29,10 +29,12 @@ from llama_scale.planning.families import LARGEST_MODEL, ExactFamily, Family, Ge
 from llama_scale.planning.optimum import NO_LIMITS, FlopServing, Law, Limits, Objective, Problem, count_of
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty, QuantisedLaw
 from llama_scale.planning.reading import Words
-from llama_scale.planning.references import ReferenceModel, reference_model
 from llama_scale.planning.serving import RooflineServing, largest_servable
 from llama_scale.planning.supply import read_supply
 from llama_scale.quantities import Quantity, format_quantity, parse_budget
+
+if TYPE_CHECKING:
+    from llama_scale.planning.references import ReferenceModel
 
 Number = str | float
 DEFAULT_BUDGET = Quantity(value=1e24, kind="flops")
@@ -249,7 +251,7 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
         budget=budget,
         target_loss=words.loss("target_loss"),
         target_score=_score(words, fit),
-        match=reference_model(str(given["match"])) if "match" in given else None,
+        match=_match(given.get("match")),
         deadline=deadline,
         accelerators=accelerators,
         max_parameters=words.optional_number("max_parameters", low=SMALLEST_NAMED, high=LARGEST_MODEL),
@@ -335,6 +337,15 @@ def _score(words: Words, fit: Fit) -> float | None:
             hint=f"ask for a score in between, such as --target-score {(low + 2 * high) / 3:.2f}",
         )
     return score
+
+
+def _match(named: Any) -> ReferenceModel | None:
+    """The model to match: a published one, or a user's own by its TOML."""
+    if named is None:
+        return None
+    from llama_scale.planning.references import find_model
+
+    return find_model(str(named))
 
 
 def _law(named: Any) -> tuple[Fit, str]:

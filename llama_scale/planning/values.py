@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.costs import Assumption, Lifetime
-from llama_scale.costs.serving import Throughput
-from llama_scale.costs.training import TrainingReport
 from llama_scale.laws import Range
-from llama_scale.laws.downstream import ScorePrediction
-from llama_scale.planning import words
-from llama_scale.planning.document import document
-from llama_scale.planning.family import Neighbour
-from llama_scale.planning.offer import Offer
-from llama_scale.planning.recipe import Recipe
 from llama_scale.planning.request import Request
-from llama_scale.planning.sensitivity import Sensitivity
-from llama_scale.planning.shapes import KvChoice
+from llama_scale.planning.sentence import sentence
 from llama_scale.quantities import Quantity
+
+if TYPE_CHECKING:
+    from llama_scale.costs.serving import Throughput
+    from llama_scale.costs.training import TrainingReport
+    from llama_scale.laws.downstream import ScorePrediction
+    from llama_scale.planning.family import Neighbour
+    from llama_scale.planning.offer import Offer
+    from llama_scale.planning.recipe import Recipe
+    from llama_scale.planning.sensitivity import Sensitivity
+    from llama_scale.planning.shapes import KvChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,14 +209,18 @@ class Plan:
     @property
     def sentence(self) -> str:
         """The answer in one sentence."""
-        return words.sentence(self)
+        return sentence(self)
 
     def to_json(self) -> dict[str, Any]:
         """The object that `plan --json` prints, without `schema`."""
+        from llama_scale.planning.document import document
+
         return document(self)
 
     def _repr_markdown_(self) -> str:
-        return words.markdown(self)
+        from llama_scale.planning.words import markdown
+
+        return markdown(self)
 
     def __str__(self) -> str:
         return self.sentence

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from llama_scale.costs import CostUnit, Economics, Rental
 from llama_scale.planning.again import command
-from llama_scale.planning.described import format_cost
 from llama_scale.planning.reasons import reasons
 from llama_scale.planning.request import Request
+from llama_scale.planning.sentence import format_cost, sentence
 from llama_scale.quantities import (
     format_count,
     format_fraction,
@@ -24,32 +24,6 @@ UNIT_NAMES: dict[CostUnit, str] = {"flops": "FLOPs", "usd": "dollars", "gpu_hour
 COLUMNS = ("model", "params", "tokens", "D/N", "loss", "train", "serve", "total")
 RECOMMENDED_ROW = 0
 SENSITIVITY_COLUMNS = ("input", "at", "params", "tokens", "loss", "same quality for")
-
-
-def sentence(plan: Plan) -> str:
-    """The answer: what to train, what it reaches, and for what it is the best."""
-    model, request = plan.recommended, plan.request
-    demand = request.economics.demand
-    what = f"Train {format_count(model.parameters)} parameters on {format_count(model.tokens)} tokens"
-    purpose = "training alone"
-    if demand.serve_tokens:
-        expected = "an expected " if demand.spread else ""
-        purpose = f"training and serving {expected}{format_count(demand.serve_tokens)} tokens"
-    total = format_cost(model.lifetime, request.unit)
-    if request.has_target:
-        goal = f"matches {request.match.name} at" if request.match else "reaches"
-        return f"{what}: the cheapest that {goal} a loss of {model.loss_nats:.3f}, {total} for {purpose}."
-    if request.budget is None and request.deadline is not None:
-        allowed = (
-            f"{request.deadline.accelerators:,} accelerators can train in {_days(request.deadline.seconds)}"
-        )
-        return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {allowed}; {total} for {purpose}."
-    default = "" if "budget" in request.given else " (our default budget)"
-    return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {total}{default} buy for {purpose}."
-
-
-def _days(seconds: float) -> str:
-    return f"{format_number(seconds / 86400, 3)} days"
 
 
 def rows(plan: Plan) -> list[tuple[str, ...]]:

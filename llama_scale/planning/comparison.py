@@ -153,18 +153,18 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """The answer in one sentence."""
-        from llama_scale.planning.compare_words import sentence
+        from llama_scale.planning.comparison_words import sentence
 
         return sentence(self)
 
     def to_json(self) -> dict[str, Any]:
         """The object that `compare --json` prints, without `schema`."""
-        from llama_scale.planning.compare_document import document
+        from llama_scale.planning.comparison_document import document
 
         return document(self)
 
     def _repr_markdown_(self) -> str:
-        from llama_scale.planning.compare_words import markdown
+        from llama_scale.planning.comparison_words import markdown
 
         return markdown(self)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from llama_scale.costs import CostUnit
 from llama_scale.planning.again import law_words, option, plain_word
-from llama_scale.planning.compare import BuyOrTrain, ComparedModel, Comparison, Crossing
-from llama_scale.planning.described import Reason, amount, format_cost
+from llama_scale.planning.comparison import BuyOrTrain, ComparedModel, Comparison, Crossing
+from llama_scale.planning.described import Reason
+from llama_scale.planning.sentence import amount, format_cost
 from llama_scale.planning.words import UNIT_NAMES, assumed
 from llama_scale.quantities import format_count, format_fraction, format_number
 

@@ -14,7 +14,7 @@ from llama_scale import compare, plan
 from llama_scale.closed_forms import closed_forms
 from llama_scale.errors import InputError
 from llama_scale.laws import ScalingLaw, published
-from llama_scale.planning.compare import Costs, compute_optimal_tokens, crossing
+from llama_scale.planning.comparison import Costs, compute_optimal_tokens, crossing
 from llama_scale.planning.references import find_model, reference_models
 
 SARDANA_LINE = "E=1.69,A=406.4,B=410.7,alpha=.336,beta=.283"

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llama_scale.costs import CostUnit
-from llama_scale.planning.compare_words import CAUTION, command
+from llama_scale.planning.comparison_words import CAUTION, command
 
 if TYPE_CHECKING:
-    from llama_scale.planning.compare import ComparedModel, Comparison, Crossing, Pair
+    from llama_scale.planning.comparison import ComparedModel, Comparison, Crossing, Pair
 
 
 def document(comparison: Comparison) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""A plan in one sentence, and costs as text: all that JSON says in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llama_scale.costs import CostUnit, Lifetime
+from llama_scale.quantities import Quantity, format_count, format_number, format_quantity
+
+if TYPE_CHECKING:
+    from llama_scale.planning.values import Plan
+
+
+def sentence(plan: Plan) -> str:
+    """The answer: what to train, what it reaches, and for what it is the best."""
+    model, request = plan.recommended, plan.request
+    demand = request.economics.demand
+    what = f"Train {format_count(model.parameters)} parameters on {format_count(model.tokens)} tokens"
+    purpose = "training alone"
+    if demand.serve_tokens:
+        expected = "an expected " if demand.spread else ""
+        purpose = f"training and serving {expected}{format_count(demand.serve_tokens)} tokens"
+    total = format_cost(model.lifetime, request.unit)
+    if request.has_target:
+        goal = f"matches {request.match.name} at" if request.match else "reaches"
+        return f"{what}: the cheapest that {goal} a loss of {model.loss_nats:.3f}, {total} for {purpose}."
+    if request.budget is None and request.deadline is not None:
+        allowed = (
+            f"{request.deadline.accelerators:,} accelerators can train in {_days(request.deadline.seconds)}"
+        )
+        return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {allowed}; {total} for {purpose}."
+    default = "" if "budget" in request.given else " (our default budget)"
+    return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {total}{default} buy for {purpose}."
+
+
+def _days(seconds: float) -> str:
+    return f"{format_number(seconds / 86400, 3)} days"
+
+
+def format_cost(cost: Lifetime, unit: CostUnit, part: str = "total") -> str:
+    """One part of a cost (`train`, `serve` or `total`) to 3 digits; a dash where it is not known."""
+    value = getattr(cost, f"{part}_{unit}")
+    return "-" if value is None else amount(value, unit)
+
+
+def amount(value: float, unit: CostUnit) -> str:
+    """A cost in its unit, to 3 digits."""
+    return format_quantity(Quantity(value=float(f"{value:.3g}"), kind=unit))
