@@ -23,7 +23,7 @@ from llama_scale.fitting.curve_fit import (
 from llama_scale.fitting.curve_sources import learning_rates, schedule_of
 from llama_scale.fitting.curves import Curve, fit_curves
 from llama_scale.fitting.observations import observe
-from llama_scale.laws.curves import MultiPowerLaw, rates_by_step
+from llama_scale.laws.curves import PUBLISHED_CURVES, MultiPowerLaw, rates_by_step
 from llama_scale.runs import (
     Branch,
     DataConfig,
@@ -104,29 +104,12 @@ def test_published_errors_are_reached_within_a_fifth(
     assert tested["worst"] <= worst
 
 
-@pytest.mark.parametrize(
-    ("size", "constants", "mean", "worst"),
-    [
-        (
-            25,
-            (3.04045406, 0.52468604, 0.50786857, 363.78751622, 2.06560812, 0.58279013, 0.64142257),
-            0.0011,
-            0.00409,
-        ),
-        (
-            100,
-            (2.6514477, 0.60115152, 0.45295811, 437.9464276, 2.13245612, 0.59785199, 0.65523644),
-            0.00142,
-            0.00583,
-        ),
-    ],
-)
+@pytest.mark.parametrize(("size", "mean", "worst"), [(25, 0.0011, 0.00409), (100, 0.00142, 0.00583)])
 def test_the_published_constants_give_the_published_errors(
-    shared_data: Path, size: int, constants: tuple[float, ...], mean: float, worst: float
+    shared_data: Path, size: int, mean: float, worst: float
 ) -> None:
     """They were fitted with the rise of the rate in the warm-up (2,160 steps) among the changes of rate."""
-    names = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
-    law = MultiPowerLaw(**dict(zip(names, constants, strict=True)))
+    law = PUBLISHED_CURVES[f"luo-2025-{size}m"]
     curves, _ = gather_curves(
         [shared_data / "mpl_loss_curves_25M_100M.csv"], where=[f"params = {size}000000"]
     )

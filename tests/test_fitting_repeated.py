@@ -104,6 +104,9 @@ def test_the_published_decays_are_one_minimum_of_several(shared_data: Path) -> N
     assert any("--base-law own" in text for text in fit.evidence["warnings"])
     low, high = fit.evidence["intervals"]["tokens_decay"]
     assert low < 15.37 < 95.37 < high
+    tested = fit.evidence["backtest"]
+    assert tested["predicted_runs"] == 73
+    assert 0.8 <= tested["coverage"] <= 0.98
 
 
 def test_runs_of_their_own_law_are_fitted_about_it(tmp_path: Path) -> None:

@@ -92,6 +92,14 @@ def test_the_compute_optimum_is_that_of_a_fine_grid(law: RepeatedDataLaw, log_c:
     assert np.all(law.loss(others, budget / 6 / others) >= law.loss(best, tokens) * (1 - 1e-12))
 
 
+def test_a_contour_keeps_its_loss_and_ends_where_repeats_no_longer_help() -> None:
+    loss = float(REPEATED.loss(1e9, 8 * UNIQUE))
+    sizes, tokens = REPEATED.contour(loss, span=30)
+    reached = np.isfinite(tokens)
+    assert 10 < reached.sum() < len(reached)
+    assert np.asarray(REPEATED.loss(sizes, tokens))[reached] == pytest.approx(loss, rel=1e-9)
+
+
 def test_repeating_data_calls_for_smaller_models_on_more_tokens() -> None:
     """Muennighoff et al. 2023, section 6: excess parameters decay sooner than repeated tokens."""
     budget = 30 * 6 * REPEATED.matched_parameters * UNIQUE

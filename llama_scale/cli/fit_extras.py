@@ -129,6 +129,15 @@ def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
         f" {fit.evidence['diagnostics']['worst_run']}, off by"
         f" {format_fraction(fit.evidence['diagnostics']['residual_max'], 2)}",
     )
+    tested = fit.evidence["backtest"]
+    if tested:
+        yield entry(
+            "backtest",
+            f"laws of the cheaper runs erred {format_fraction(tested['mean_error'], 2)} on average over"
+            f" {tested['predicted_runs']} dearer ones, of which {format_fraction(tested['coverage'], 2)} lay"
+            f" inside {format_fraction(tested['level'])} intervals; predictions are widened by"
+            f" {tested['factor']:.2f}",
+        )
     yield from _intervals(fit)
     yield from (entry("warning", text) for text in fit.evidence["warnings"])
     where = str(file) if file else "LAW.json"

@@ -22,6 +22,7 @@ from llama_scale.fitting.repeated import (
     published_choice,
     surface,
 )
+from llama_scale.fitting.repeated_backtest import backtest_repeated
 from llama_scale.fitting.repeated_base import (
     PUBLISHED_BASE,
     SAME_KIND,
@@ -52,6 +53,11 @@ class Found:
     excess: int
     other: Mapping[str, Any] | None
 
+    @property
+    def repetition(self) -> Repetition:
+        """The decays shown."""
+        return self.chosen.repetition
+
 
 def estimate_repeated(
     observations: Observations, settings: Settings, *, base_law: str | None = None, name: str = "fit"
@@ -67,7 +73,15 @@ def estimate_repeated(
     share = np.full(len(runs), 1 / len(runs))
     weights = np.random.default_rng(settings.seed).multinomial(len(runs), share, size=settings.draws)
     found = _find(runs, base_law, weights.astype(float), delta)
-    base, residuals = found.base, residuals_of(found.base.law, runs, found.chosen.repetition)
+    base, residuals = found.base, residuals_of(found.base.law, runs, found.repetition)
+    tested = None
+    if settings.draws and settings.backtest:
+        tested = backtest_repeated(
+            runs,
+            lambda some, drawn: _find(some, base.name if base_law is None else base_law, drawn, delta),
+            level=settings.level,
+            seed=settings.seed,
+        )
     return Fit(
         name=name,
         law=base.law,
@@ -78,7 +92,8 @@ def estimate_repeated(
         draws=base.draws,
         draws_note=_draws_note(base, found.draws),
         noise=float(np.sqrt(np.mean(residuals**2))),
-        repetition=found.chosen.repetition,
+        interval_factor=tested["factor"] if tested else 1.0,
+        repetition=found.repetition,
         repetition_draws=found.draws,
         evidence={
             "objective": found.chosen.objective,
@@ -92,7 +107,7 @@ def estimate_repeated(
                 "multimodal": len(found.minima) > 1,
             },
             "selection": _selection(base, settings, delta),
-            "backtest": None,
+            "backtest": tested,
             "repeated_data": _repeated_data(runs, found, delta),
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
             "warnings": [

@@ -125,6 +125,14 @@ class RepeatedDataLaw:
         size = np.where(repeats, np.exp((low + high) / 2), plain.parameters)
         return Allocation(size, nd / size)
 
+    def contour(self, loss: float, *, span: float = 10.0, count: int = 101) -> Allocation:
+        """The iso-loss curve of one law: `count` pairs of N and D, repeats counted, that all reach `loss`.
+
+        N runs as in `ScalingLaw.contour`; D is nan where no repetition of the unique tokens suffices.
+        """
+        sizes = self.law.contour(loss, span=span, count=count).parameters
+        return Allocation(sizes, self.tokens_for_loss(loss, sizes))
+
     def at(self, index: int | slice | NDArray[np.intp]) -> Self:
         """The draw, or batch of draws, at `index`; what is a single number stays."""
         law = self.law if np.ndim(self.law.E) == 0 else self.law.at(index)
