@@ -17,7 +17,8 @@ SARDANA_LINE = "E=1.69,A=406.4,B=410.7,alpha=.336,beta=.283"
 
 def ask(**words: Any) -> Plan:
     """`plan` with words that a test makes up."""
-    return plan(**{"law": SARDANA_LINE, **words})
+    asked: dict[str, Any] = {"law": SARDANA_LINE, **words}
+    return plan(**asked)
 
 
 def test_requests_are_tokens_by_their_lengths() -> None:

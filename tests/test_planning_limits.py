@@ -14,7 +14,7 @@ from drawn import drawn_fit
 
 from llama_scale import plan
 from llama_scale.errors import InfeasibleError, InputError, UnidentifiedError
-from llama_scale.laws import Downstream, Fit, RepeatedDataLaw, ScalingLaw, published, write_fit
+from llama_scale.laws import Downstream, Fit, Range, RepeatedDataLaw, ScalingLaw, published, write_fit
 from llama_scale.laws.downstream import Sigmoid
 from llama_scale.planning import Plan
 from llama_scale.planning.optimum import lowest_loss
@@ -24,7 +24,8 @@ SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
 
 def ask(**words: Any) -> Plan:
     """`plan` with words that a test makes up."""
-    return plan(**{"serve_tokens": 1e12, **words})
+    asked: dict[str, Any] = {"serve_tokens": 1e12, **words}
+    return plan(**asked)
 
 
 def binding(answer: Plan) -> list[str]:
@@ -209,9 +210,7 @@ def test_a_target_score_is_the_loss_that_earns_it() -> None:
 
 def test_far_extrapolation_is_answered_with_the_loudest_warning_first() -> None:
     fit = published()
-    small = replace(
-        fit, name="small", support=replace(fit.support, train_flops=type(fit.support.train_flops)(1e12, 1e13))
-    )
+    small = replace(fit, name="small", support=replace(fit.support, train_flops=Range(1e12, 1e13)))
     answer = ask(law=small)
     assert answer.far_beyond is not None
     assert answer.far_beyond > 1e10

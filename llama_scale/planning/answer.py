@@ -176,7 +176,7 @@ def _through(problem: Problem, shape: ModelConfig) -> Problem:
     family = problem.family
     if not (problem.serving.needs_shapes or isinstance(family, ExactFamily)):
         return problem
-    family = replace(family, geometry=family.geometry.through(shape))
+    family = family.through(shape)
     serving = problem.serving
     if isinstance(serving, RooflineServing):
         serving = replace(serving, family=family)

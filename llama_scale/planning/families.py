@@ -65,6 +65,10 @@ class Family(Protocol):
         """One real shape, counted as the family counts."""
         ...
 
+    def through(self, shape: ModelConfig) -> Family:
+        """The continuum on which a real shape lies."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
@@ -145,6 +149,10 @@ class SixNDFamily:
         parameters = float(shape.parameters.by(self.convention))
         return Sizes(parameters, 6 * parameters, 2 * parameters, served_shape(shape))
 
+    def through(self, shape: ModelConfig) -> Family:
+        """The same with the proportions of a real shape."""
+        return replace(self, geometry=self.geometry.through(shape))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExactFamily:
@@ -175,6 +183,10 @@ class ExactFamily:
             float(shape.forward_flops_per_token(self.context)),
             served_shape(shape),
         )
+
+    def through(self, shape: ModelConfig) -> Family:
+        """The same with the proportions of a real shape."""
+        return replace(self, geometry=self.geometry.through(shape))
 
 
 def coordinate_of(family: Family, parameters: Numbers) -> Numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +12,7 @@ from llama_scale.errors import InputError
 from llama_scale.laws import Fit
 from llama_scale.planning.families import Array
 from llama_scale.planning.optimum import Objective, best
-from llama_scale.planning.request import COST_UNITS, limited, read_request
+from llama_scale.planning.request import COST_UNITS, PlanOptions, limited, read_request
 from llama_scale.planning.shapes import QUALITY_FLOOR
 
 
@@ -47,16 +47,18 @@ def best_sizes(
     >>> grid.parameters.shape
     (5, 2)
     """
-    if (budgets is None) == (losses is None):
+    given = budgets if losses is None else losses
+    if given is None or (budgets is not None and losses is not None):
         raise InputError("a grid of plans needs budgets or losses, one of them", hint="pass budgets=[...]")
-    asked = _numbers("budgets" if losses is None else "losses", budgets if losses is None else losses)
+    asked = _numbers("budgets" if losses is None else "losses", given)
     served = _numbers("demands", demands)
     if unit not in COST_UNITS:
         raise InputError(f"costs are not counted in '{unit}'", hint=f"use {', '.join(COST_UNITS)}")
     taken = words.keys() & {"budget", "target_loss", "target_score", "match", "serve_tokens", "cost_in"}
     if taken:
         raise InputError(f"a grid has its own {', '.join(sorted(taken))}", hint="leave the word out")
-    request = read_request({"law": law, "serve_tokens": 1.0, "target_loss": 2.0, "cost_in": unit, **words})
+    question: dict[str, Any] = {"law": law, "serve_tokens": 1.0, "target_loss": 2.0, "cost_in": unit, **words}
+    request = read_request(cast(PlanOptions, question))
     if request.kv_heads is None and request.economics.deployment is not None:
         request = limited(replace(request, kv_heads=QUALITY_FLOOR))  # as nearly every plan chooses
     demand = np.where(served > 0, served * request.economics.demand.serve_tokens, 0.0)
