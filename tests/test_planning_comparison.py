@@ -219,3 +219,14 @@ def test_in_dollars_each_model_is_served_by_the_roofline_of_its_own_shape() -> N
     assert grouped.lifetime.serve_usd is not None
     assert grouped.lifetime.serve_usd < wide.lifetime.serve_usd  # 8 KV heads against 64
     assert grouped.lifetime.serve_flops > wide.lifetime.serve_flops
+
+
+def test_over_trained_models_suffer_more_when_quantised() -> None:
+    names = ("llama-3.1-8b", "llama-2-70b")
+    plain = compare(*names, serve_precision="int4").models
+    rounded = compare(*names, serve_precision="int4", quantisation_penalty=True).models
+    added = [after.loss_nats - before.loss_nats for before, after in zip(plain, rounded, strict=True)]
+    assert added[0] > 2 * added[1] > 0
+    for model in rounded:
+        assert model.loss_range is not None
+        assert model.loss_range.low < model.loss_nats < model.loss_range.high

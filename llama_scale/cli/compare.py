@@ -20,7 +20,7 @@ QUESTION = frozenset(
         *("serve_tokens", "budget", "target_loss", "target_score", "match", "against", "explain", "form"),
         *("as_json", "quiet", "vocabulary", "sensitivity", "accelerators", "deadline", "unique_tokens"),
         *("samples", "retrain_every", "growth", "months", "discount", "kv_heads", "gqa", "requests"),
-        *("request_rate", "quantisation_penalty", "train_accelerators", "epochs", "max_parameters"),
+        *("request_rate", "train_accelerators", "epochs", "max_parameters"),
         *("recompute", "pue", "carbon"),
     }
 )

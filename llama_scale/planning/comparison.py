@@ -19,9 +19,11 @@ from llama_scale.errors import InputError
 from llama_scale.laws import Numbers, Range, ScalingLaw
 from llama_scale.planning.families import LARGEST_MODEL, Sizes, coordinate_of
 from llama_scale.planning.optimum import Problem, Solution, lowest_cost
+from llama_scale.planning.quantisation import CAVEAT
 from llama_scale.planning.references import ReferenceModel, find_model
 from llama_scale.planning.request import Request
 from llama_scale.planning.shapes import QUALITY_FLOOR
+from llama_scale.planning.uncertainty import predicted
 
 DEFAULT_DEMAND = 1e12  # tokens; to have a total where nobody names a demand
 MOST_MODELS = 64
@@ -267,7 +269,7 @@ def _compared(
     fit, sizes = request.fit, sizes_of(request, model)
     parameters, tokens = float(sizes.parameters), model.tokens
     costs = costs_of(problems, sizes, tokens, bought=bought)
-    prediction = fit.predict(parameters, tokens, level=request.level)
+    prediction = predicted(request, parameters, tokens)
     known = prediction.low is not None and prediction.high is not None
     rival = _compute_optimal(problems, float(prediction.loss))
     least = rival.costs["flops"].train
@@ -373,6 +375,8 @@ def _warnings(request: Request, models: tuple[ComparedModel, ...]) -> tuple[str,
             f"{deployment.groups[-1]} {deployment.rental.accelerator.name}" if deployment else "these chips"
         )
         warnings.append(f"{', '.join(stuck)} cannot be served by {chips}: --serve-accelerators allows more")
+    if request.penalty is not None:
+        warnings.append(f"losses are of weights rounded to {request.penalty.bits:g} bits: {CAVEAT}")
     if guessed := [model.name for model in models if model.assumed_shape]:
         warnings.append(f"no shape was given for {', '.join(guessed)}: a LLaMA's of that size is assumed")
     if any(model.rival.parameters > LARGEST_MODEL for model in models):

@@ -103,11 +103,17 @@ def assumed(request: Request) -> str:
     match = f", {request.match.name} as if trained on the law's data" if request.match else ""
     training = economics.training
     trained = (
-        f"{_hired(training.rental)}, MFU {format_fraction(training.mfu)}, goodput "
-        f"{format_fraction(training.goodput)}"
+        f"{_hired(training.rental)}, MFU {format_fraction(training.mfu)}{_age(request, 'mfu')}, goodput "
+        f"{format_fraction(training.goodput)}{_age(request, 'goodput')}"
     )
     served = _served(economics) if economics.demand.serve_tokens else ""
     return f"law {request.fit.name}, {counting}{match}; {trained}{served}"
+
+
+def _age(request: Request, name: str) -> str:
+    """When a default was true; nothing of what the asker gave."""
+    default = request.mfu_default if name == "mfu" else request.goodput_default
+    return f" ({default.date})" if default.date and name not in request.given else ""
 
 
 def _served(economics: Economics) -> str:
