@@ -23,7 +23,7 @@ from llama_scale.laws import Fit, Range, ScalingLaw
 from llama_scale.quantities import format_flops
 
 PARABOLA_DRAWS = 2000
-DRAWS = 300  # of Approach 1: enough for 90 % intervals
+DRAWS = 200  # of Approach 1: enough for 90 % intervals
 DEFAULT_REACH = 10.0  # times the largest run: the budget that is shown where none is asked for
 NAMES = {1: "envelope of training curves", 2: "IsoFLOP parabolas", 3: "parametric law"}
 

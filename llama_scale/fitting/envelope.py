@@ -31,7 +31,7 @@ from llama_scale.fitting.size_curves import LEAST_SIZES, Ends, LossBySize, ends_
 __all__ = ["Envelope", "envelope", "has_ends"]
 
 GRID = 1500  # FLOP counts, as in the paper
-DRAW_GRID = 100  # the same for each draw
+DRAW_GRID = 60  # the same for each draw
 LEAST_BEST = 2  # sizes that are best somewhere
 LEAST_SPAN = np.log(3.0)  # of log C, over which sizes between others are best
 DRAW_SPAN = np.log(2.0)  # the same for each draw
