@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llama_scale.costs.constants import shipped_calibration
 from llama_scale.costs.serving_formulas import token_prices
-from llama_scale.planning.sentence import format_cost
+from llama_scale.planning.sentence import amount, format_cost
 from llama_scale.quantities import (
     format_count,
     format_fraction,
@@ -86,17 +86,18 @@ def _near(excess: float, plan: Plan) -> str:
 def _training(plan: Plan) -> str:
     cost, report, demand = plan.recommended.lifetime, plan.training, plan.request.economics.demand
     chip = plan.request.economics.training.rental.accelerator.name
-    times = f" {demand.trainings} times" if demand.trainings > 1 else ""
+    times = f" {demand.trainings} x" if demand.trainings > 1 else ""
     other = format_cost(cost, "flops" if plan.request.unit == "usd" else "usd", "train")
-    hours = format_cost(cost, "gpu_hours", "train").removesuffix(" GPU-hours")
+    each = amount(cost.train_gpu_hours / demand.trainings, "gpu_hours").removesuffix(" GPU-hours")
     least = f"{report.fewest_accelerators:,} or more " if report and report.fewest_accelerators else ""
-    text = f"{other},{times} {hours} hours of {least}{chip}"
+    text = f"{other},{times} {each} hours of {least}{chip}"
     if report is None:
         return text
     if report.days is not None and report.accelerators is not None:
         text += f": {format_number(report.days, 3)} days on {report.accelerators:,}"
     if report.energy_mwh is not None and report.co2_tonnes is not None:
-        text += f"; {format_number(report.energy_mwh, 3)} MWh, {format_number(report.co2_tonnes, 3)} t CO2"
+        energy = f"{format_number(report.energy_mwh, 3)} MWh, {format_number(report.co2_tonnes, 3)} t CO2"
+        text += f"; {energy}{' each' if times else ''}"
     if report.layouts:
         return f"{text}; {report.layouts[0].text}"
     if report.note:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llama_scale.planning.offer import Offer
     from llama_scale.planning.values import BestOnAverage, Intervals, Limit, Plan
 
+NOTHING = 1e-3  # a share of the cost that is rounding to a shape
 MOST_MOVING = 3  # inputs of the sensitivity table that the answer names
 
 
@@ -39,11 +40,7 @@ def _about_the_choice(plan: Plan) -> Iterator[Reason]:
     demand = plan.request.economics.demand
     if demand.serve_tokens:
         yield _saving(plan)
-    ranges = [
-        f"{format_count(near.low)} to {format_count(near.high)} for +{format_fraction(near.excess)}"
-        for near in plan.flatness
-    ]
-    yield Reason("flat", f"same loss: {', '.join(ranges)} cost")
+    yield Reason("flat", _flat(plan))
     if plan.offer is not None:
         yield Reason("buy?", _buying(plan, plan.offer))
     if plan.generations:
@@ -56,10 +53,29 @@ def _about_the_choice(plan: Plan) -> Iterator[Reason]:
         yield Reason("score", _score(plan))
 
 
+def _flat(plan: Plan) -> str:
+    """Which other sizes reach the same loss at little more cost."""
+    widest = plan.flatness[-1]
+    if widest.high < widest.low * 1.01:
+        return "no other size reaches this loss within the limits"
+    ranges = [
+        f"{format_count(near.low)} to {format_count(near.high)} for +{format_fraction(near.excess)}"
+        for near in plan.flatness
+    ]
+    return f"same loss: {', '.join(ranges)} cost"
+
+
 def _saving(plan: Plan) -> Reason:
     model, rival = plan.recommended, plan.compute_optimal
     if plan.saving.share != plan.saving.share:
         return Reason("saves", "the compute-optimal model of the same loss cannot be served so at all")
+    if abs(plan.saving.share) < NOTHING:
+        return Reason("saves", "nothing against the Chinchilla model of equal loss: it is that model")
+    if plan.saving.share < 0:
+        more = format_fraction(-plan.saving.share)
+        return Reason(
+            "saves", f"nothing: the Chinchilla model of equal loss, {more} cheaper, is beyond a limit"
+        )
     usd = "" if plan.saving.usd is None else f" ({amount(plan.saving.usd, 'usd')})"
     fewer = format_fraction(1 - model.parameters / rival.parameters)
     more = format_fraction(model.lifetime.train_flops / rival.lifetime.train_flops - 1)
@@ -146,6 +162,8 @@ def _about_limits(plan: Plan) -> Iterator[Reason]:
 
 def _slack(limit: Limit) -> str:
     value = limit.limit.value if isinstance(limit.limit, Quantity) else limit.limit
+    if limit.name.startswith("time ") and limit.used > 0.99 * value:
+        return f"the {limit.name} is met by smaller batches"
     return f"{format_fraction(limit.used / value)} of the {limit.name} is used"
 
 
