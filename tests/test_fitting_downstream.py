@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from llama_scale.cli import main
 from llama_scale.errors import InputError, UnidentifiedError
-from llama_scale.fitting.downstream import ScorePairs, best_sigmoid, fit_downstream, read_scores
+from llama_scale.fitting.downstream import fit_downstream
+from llama_scale.fitting.scores import ScorePairs, read_scores
+from llama_scale.fitting.sigmoids import best_sigmoid
 from llama_scale.laws import ScorePrediction, Sigmoid, read_fit
 
 CURVE = Sigmoid(floor=0.25, ceiling=0.85, steepness=3.5, midpoint=2.6)

@@ -44,7 +44,8 @@ def with_scores(fit: Fit, scores: Path | None, task: str | None) -> Fit:
         return fit
     from dataclasses import replace
 
-    from llama_scale.fitting.downstream import fit_downstream, read_scores
+    from llama_scale.fitting.downstream import fit_downstream
+    from llama_scale.fitting.scores import read_scores
 
     level = (fit.evidence.get("intervals") or {}).get("level", 0.9)
     found = fit_downstream(read_scores(scores, task=task), level=level)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from llama_scale.fitting.newton import Array, Mask
 from llama_scale.laws import RepeatedDataLaw, Repetition, ScalingLaw
@@ -183,6 +182,8 @@ def _local_minima(heights: Array) -> list[tuple[int, int]]:
 
 def _descend(law: ScalingLaw, runs: RepeatedRuns, start: tuple[float, float], delta: float) -> DecayMinimum:
     """The bottom below a start, by a simplex: the surface has kinks at every run that is fitted exactly."""
+    from scipy.optimize import minimize  # half a second to import, which other forms shouldn't wait for
+
     bounds = np.log(LIMITS)
 
     def height(logs: Array) -> float:

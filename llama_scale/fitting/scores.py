@@ -1,0 +1,127 @@
+"""Pairs of loss and score of one task, from anybody's CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_scale.errors import InputError
+from llama_scale.fitting.cells import Cells, read_cells
+from llama_scale.fitting.filters import plain_name
+from llama_scale.fitting.newton import Array
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "loss": ("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss", "task_loss"),
+    "score": ("score", "accuracy", "acc", "metric", "score_value"),
+    "task": ("task", "benchmark", "metric_name"),
+    "run": ("run", "run_id", "name", "id", "model"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScorePairs:
+    """Losses (n,), nats per token, and scores (n,), fractions, of one task."""
+
+    task: str
+    names: tuple[str, ...]
+    loss: Array
+    score: Array
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def read_scores(path: Path, *, task: str | None = None) -> ScorePairs:
+    """Pairs of a CSV with columns loss and score; a column named after `task` may stand for score.
+
+    Scores are fractions, or percent where any is above 1 and none above 100. Where a column `task` names
+    several, `task` chooses. Raises InputError, naming line and column, for what cannot be read.
+    """
+    table = read_cells(path)
+    columns = _columns(path, table, task)
+    tasks = sorted({cells[columns["task"]] for cells in table.rows}) if "task" in columns else []
+    if task is not None and tasks and task not in tasks:
+        near = get_close_matches(task, tasks, n=3, cutoff=0.3) or tasks[:5]
+        raise InputError(f"{path.name} has no task {task!r}", hint=f"use --task {' or '.join(near)}")
+    if len(tasks) > 1 and task is None:
+        raise InputError(
+            f"{path.name} holds the scores of {len(tasks)} tasks: {', '.join(tasks[:8])}",
+            hint=f"choose one with --task {tasks[0]!r}",
+        )
+    kept = [
+        (f"{path.name} {place}", cells)
+        for place, cells in zip(table.places, table.rows, strict=True)
+        if not tasks or task is None or cells[columns["task"]] == task
+    ]
+    losses = np.array([_number(place, cells, columns, "loss") for place, cells in kept])
+    scores = np.array([_number(place, cells, columns, "score") for place, cells in kept])
+    _check_losses(kept, losses)
+    scores, notes = _fractions(kept, scores, path.name)
+    named = columns.get("run")
+    return ScorePairs(
+        task=task or (tasks[0] if tasks else plain_name(table.header[columns["score"]])),
+        names=tuple(place if named is None else cells[named] for place, cells in kept),
+        loss=losses,
+        score=scores,
+        source=str(path),
+        notes=notes,
+    )
+
+
+def _columns(path: Path, table: Cells, task: str | None) -> dict[str, int]:
+    names = [plain_name(name) for name in table.header]
+    found = {
+        ours: next(names.index(alias) for alias in aliases if alias in names)
+        for ours, aliases in ALIASES.items()
+        if any(alias in names for alias in aliases)
+    }
+    if task is not None and plain_name(task) in names:
+        found["score"] = names.index(plain_name(task))
+        found.pop("task", None)
+    for ours in ("loss", "score"):
+        if ours not in found:
+            near = [close for a in ALIASES[ours] for close in get_close_matches(a, names, n=1, cutoff=0.6)]
+            fix = f"rename {near[0]!r} to {ours!r}" if near else f"add a column {ours!r}"
+            choose = ", or name a column of scores with --task" if ours == "score" else ""
+            raise InputError(
+                f"{path.name} has no column {ours!r} (or {', '.join(ALIASES[ours][1:])}); found:"
+                f" {', '.join(table.header)}",
+                hint=f"{fix}{choose}: scores need the loss and the score of each model",
+            )
+    return found
+
+
+def _number(place: str, cells: Sequence[str], columns: Mapping[str, int], ours: str) -> float:
+    text = cells[columns[ours]]
+    try:
+        return float(text.removesuffix("%"))
+    except ValueError:
+        raise InputError(
+            f"{place}, column {ours}: {text!r} is not a number", hint="write it as 0.56, or leave the row out"
+        ) from None
+
+
+def _check_losses(kept: Sequence[tuple[str, Any]], losses: Array) -> None:
+    bad = np.flatnonzero(~(np.isfinite(losses) & (losses > 0)))
+    if len(bad):
+        raise InputError(
+            f"{kept[bad[0]][0]} has loss {losses[bad[0]]:g}, but it must be finite and positive",
+            hint="correct that row, or leave it out",
+        )
+
+
+def _fractions(kept: Sequence[tuple[str, Any]], scores: Array, source: str) -> tuple[Array, tuple[str, ...]]:
+    """Scores as fractions, and what was made of them."""
+    bad = np.flatnonzero(~(np.isfinite(scores) & (scores >= 0) & (scores <= 100)))
+    if len(bad):
+        raise InputError(
+            f"{kept[bad[0]][0]} has score {scores[bad[0]]:g}: scores lie between 0 and 1, or 0 and 100 %",
+            hint="correct that row, or leave it out",
+        )
+    if len(scores) and scores.max() > 1:
+        return scores / 100, (f"{source}: scores go up to {scores.max():g}, so they were read as percent",)
+    return scores, ()
