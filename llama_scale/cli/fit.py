@@ -30,6 +30,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
         "llama-scale fit runs.csv --where 'dataset = c4' --draws 4000",
         "llama-scale fit runs.csv --convention non_embedding --budget 1e24 --json",
         "llama-scale fit grid.csv --repeats best --burn-in 0.4/N",
+        "llama-scale fit runs.csv --backtest --direction overtraining",
         "llama-scale fit runs/ more.csv --output law.json",
     ),
 )
@@ -100,6 +101,12 @@ DIRECTIONS = ("auto", "compute", "overtraining")
     type=click.Choice(DIRECTIONS),
     default="auto",
     help="Where plans lie, and backtests look: more compute, or many tokens a parameter.",
+)
+@click.option(
+    "--backtest",
+    "protocol",
+    is_flag=True,
+    help="Also test it all on the farthest fifth of the runs, by compute and by tokens a parameter.",
 )
 @click.option("--draws", type=int, default=1000, help="Laws drawn for the intervals; 0 for none.")
 @click.option(

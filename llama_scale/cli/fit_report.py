@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from llama_scale.cli import fit_approaches
+from llama_scale.cli import fit_approaches, fit_selection
 from llama_scale.cli.output import table
 from llama_scale.quantities import format_count, format_fraction, format_number
 
@@ -29,7 +29,8 @@ def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
     if evidence.get("held_out"):
         yield from ("", *_held_out(evidence["held_out"], fit))
     if evidence["selection"]["candidates"]:
-        yield from ("", *_candidates(evidence["selection"]))
+        yield from ("", *fit_selection.candidates(evidence["selection"]))
+    yield from ("", *fit_selection.protocol(evidence.get("backtest")))
     yield ""
     yield from _reasons(fit)
     yield from (entry("warning", text) for text in evidence.get("warnings", ()))
@@ -69,18 +70,6 @@ def _sentence(fit: Fit) -> str:
 def _falling(law: Mapping[str, str]) -> str:
     terms = f"{law['A']} / N^{law['alpha']} + {law['B']} / D^{law['beta']}"
     return f"({terms})^{law['k']}" if "k" in law else terms
-
-
-def _candidates(selection: Mapping[str, Any]) -> Iterator[Any]:
-    """The forms that were tried, by their errors on dearer runs than they were fitted on."""
-    tried = selection["candidates"]
-    rows = [
-        (candidate["form"], format_fraction(candidate["mean_error"], 2), str(candidate["predicted_runs"]))
-        for candidate in tried
-    ]
-    marked = [candidate["form"] for candidate in tried].index(selection["form"])
-    yield "Forms, by the mean error of laws of the cheaper runs on the dearer ones:"
-    yield table(rows, ("form", "error", "predictions"), marked=marked)
 
 
 def _interval_columns(fit: Fit) -> list[str]:
@@ -161,7 +150,8 @@ def _reasons(fit: Fit) -> Iterator[str]:
         "fit",
         f"{found['starts_agreed']} of {found['starts']} starts agree on the optimum; worst run"
         f" {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; {noise};"
-        f" Huber delta {format_number(selection['delta'])}; {selection['note']}",
+        f" {selection['form']} form, Huber delta {format_number(selection['delta'])}, weights"
+        f" {selection['weights']}; {selection['note']}",
     )
     yield from (entry(heading, text) for heading, text in fit_approaches.remarks(fit.evidence))
     yield from _certainty(fit)
@@ -169,22 +159,28 @@ def _reasons(fit: Fit) -> Iterator[str]:
 
 def _certainty(fit: Fit) -> Iterator[str]:
     """What the intervals mean, and what backtests made of them."""
-    tested = fit.evidence.get("backtest")
-    if tested:
+    tested = fit.evidence.get("backtest") or {}
+    if "coverage" in tested:
+        widened = (
+            f"the laws' exponents are made to waver by {format_fraction(tested['spread'])}, so that"
+            f" {format_fraction(tested['covered'], 2)} do"
+            if tested["spread"]
+            else "nothing had to be widened"
+        )
         yield entry(
             "backtest",
-            f"laws of the cheaper runs erred {format_fraction(tested['mean_error'], 2)} on average over"
-            f" {tested['predicted_runs']} dearer ones, of which {format_fraction(tested['coverage'], 2)} lay"
-            f" inside {format_fraction(tested['level'])} intervals; predictions are widened by"
-            f" {tested['factor']:.2f}",
+            f"laws of the nearer runs erred {format_fraction(tested['mean_error'], 2)} on average over"
+            f" {tested['predicted_runs']} predictions of farther ones, of which"
+            f" {format_fraction(tested['coverage'], 2)} lay inside {format_fraction(tested['level'])}"
+            f" intervals; {widened}. Add --backtest for a test on runs held out from all of this",
         )
     intervals = fit.evidence.get("intervals")
     if intervals:
         level = format_fraction(intervals["level"])
         yield entry(
             "intervals",
-            f"constants and optima: the middle {level} of {fit.draws_note}. A predicted loss: where one"
-            f" new run should land {level} of the time, its own noise included",
+            f"constants: given the form; optima and losses: the middle {level} of {fit.draws_note}."
+            f" A loss: where one new run should land {level} of the time, its own noise included",
         )
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llama_scale.architecture import ParameterConvention
 from llama_scale.fitting.diagnostics import UnidentifiedFitError
-from llama_scale.fitting.estimate import Settings, estimate
+from llama_scale.fitting.estimate import Settings, estimate, settings_of
 from llama_scale.fitting.observations import EVERY_POINT, Observations
-from llama_scale.fitting.repeated_fit import estimate_repeated
 from llama_scale.fitting.rules import Rules
 from llama_scale.fitting.sources import Source, gather
 from llama_scale.laws import Fit
@@ -31,17 +31,20 @@ def fit(
     rules: Rules = EVERY_POINT,
     settings: Settings | None = None,
     name: str = "fit",
+    **words: Any,
 ) -> Fit:
     """Fit a law to run stores, tables (CSV, Parquet, `runs export`), or records.
 
     `where` keeps rows, as in `["excluded_by_besiroglu = 0"]`; `convention` says how parameters are
-    counted; `rules` say which points count. Raises InputError for rows that cannot be read,
+    counted; `rules` say which points count; further words are those of `Settings`, as on the command line:
+    form, delta, weights, direction, draws, level, seed, resampling, budgets, backtest, protocol. Raises InputError for rows that cannot be read,
     UnidentifiedError for runs that cannot identify a law.
 
     >>> fit("runs/").predict(1e9, 20e9)  # doctest: +SKIP
+    >>> fit("runs.csv", form="chinchilla", draws=4000)  # doctest: +SKIP
     """
     observations = gather(source, where=where, convention=convention, rules=rules)
-    return estimate(observations, settings or Settings(), name=name)
+    return estimate(observations, settings_of(settings, words), name=name)
 
 
 def fit_repeated(
@@ -58,5 +61,7 @@ def fit_repeated(
 
     `base_law` is the law of data seen once: a published name, a fit's file, constants, or `own`.
     """
+    from llama_scale.fitting.repeated_fit import estimate_repeated  # and scipy.optimize, .3 s of a cold fit
+
     observations = gather(source, where=where, convention=convention, rules=rules)
     return estimate_repeated(observations, settings or Settings(), base_law=base_law, name=name)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
 import numpy as np
 
-from llama_scale.config import canonical_hash
+from llama_scale.config import canonical_hash, nearest
 from llama_scale.errors import InputError
 from llama_scale.fitting.approaches import side_by_side
-from llama_scale.fitting.calibration import Backtest, calibrate, pivot_of, waver
+from llama_scale.fitting.backtests import Direction
+from llama_scale.fitting.calibration import Backtest, calibrate, pivot_of, warnings_of_backtest, waver
 from llama_scale.fitting.candidates import DELTAS, POWERS, Candidate, candidates_of, points_of, solve
 from llama_scale.fitting.diagnostics import Diagnostics, check_identified, diagnose, warnings_of
 from llama_scale.fitting.observations import Observations, check_design
+from llama_scale.fitting.protocol import run_protocol
 from llama_scale.fitting.selection import AUTO_FORMS, Asked, Choice, choose
 from llama_scale.fitting.solver import DEFAULT_DELTA, Solution
 from llama_scale.fitting.uncertainty import Draws, Resampling, draw_laws, draw_mixture
@@ -23,6 +25,7 @@ from llama_scale.laws import DEFAULT_LEVEL, FORMS, Fit, FormName, central_range
 AUTO = "auto"
 TRUNK_DELTA = 1e-2
 DEFAULT_DRAWS = 1000
+PROTOCOL_DRAWS = 400
 SPREAD_DRAWS = 300  # of a chosen fit alone, for the spread of its constants
 MOST_POWER = 2.0
 FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima looks
@@ -35,7 +38,8 @@ class Settings:
     `form` None, or "auto", means that forward backtests choose among forms, and among Huber deltas and
     weights where these are None (`selection`). A named form means delta 1e-3 and no weights unless they are
     given: `weights` is the power of C / Cmax. `direction` is where the question lies, `resampling` None
-    what `choose_resampling` says.
+    what `choose_resampling` says. `backtest` calibrates intervals, `protocol` tests the whole procedure on
+    the farthest fifth of the runs besides.
     """
 
     form: str | None = None
@@ -48,6 +52,7 @@ class Settings:
     resampling: Resampling | None = None
     budgets: tuple[float, ...] = ()
     backtest: bool = True
+    protocol: bool = False
 
     def __post_init__(self) -> None:
         if self.form not in (None, AUTO, *FORMS):
@@ -105,6 +110,17 @@ class Settings:
         return min(wanted, key=lambda one: (one.form != "chinchilla", abs(one.delta - delta)))
 
 
+def settings_of(settings: Settings | None, words: Mapping[str, Any]) -> Settings:
+    """Settings with further words; InputError names a word that is none, with the nearest."""
+    known = [f.name for f in fields(Settings)]
+    for word in words:
+        if word not in known:
+            close = nearest(word, known)
+            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(known)}"
+            raise InputError(f"fit has no option {word!r}", hint=hint)
+    return replace(settings or Settings(), **words)
+
+
 def estimate(observations: Observations, settings: Settings, *, name: str = "fit") -> Fit:
     """Fit a law to runs.
 
@@ -142,9 +158,13 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             **_spread(own, draws, settings.level),
             "diagnostics": _plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
             "selection": selection_json(settings, draws, choice),
-            "backtest": _plain(tested) if tested else None,
+            "backtest": _backtest_json(observations, tested, settings),
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
-            "warnings": [*observations.warnings, *warnings_of(diagnostics, form)],
+            "warnings": [
+                *observations.warnings,
+                *warnings_of(diagnostics, form),
+                *warnings_of_backtest(tested, choice),
+            ],
             "provenance": _provenance(observations, settings),
         },
     )
@@ -162,6 +182,21 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         fit = _with(fit, held_out=held_out_json(fit, observations.held_out, settings.level))
     check_identified(diagnostics, fit, form)
     return fit
+
+
+def _backtest_json(
+    observations: Observations, tested: Backtest | None, settings: Settings
+) -> dict[str, Any] | None:
+    """The backtest that calibrated the intervals, and `protocol`, the outer test, where it was asked for."""
+    found = _plain(tested) if tested else None
+    if not settings.protocol:
+        return found
+
+    def fit_of(known: Observations, direction: Direction) -> Fit:
+        return estimate(known, replace(settings, protocol=False, direction=direction, draws=PROTOCOL_DRAWS))
+
+    verdicts = run_protocol(observations, settings.candidates, fit_of, level=settings.level)
+    return (found or {}) | {"protocol": [asdict(verdict) for verdict in verdicts]}
 
 
 def _own_draws(

@@ -18,6 +18,7 @@ from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range, normal_
 
 FlopsAccounting = Literal["6nd", "exact"]
 ACCOUNTINGS: tuple[FlopsAccounting, ...] = get_args(FlopsAccounting)
+AT_ONCE = 256  # predictions: of each, a thousand draws by the strata of their noise, 70 MB in all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,12 @@ class Fit:
         draws = "no draws" if self.draws is None else f"{np.size(self.draws.E)} draws"
         return f"<Fit {self.name}: {law} ({self.convention} parameters, {draws}), from {self.source}>"
 
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows: constants with intervals, how sure they are, runs held out."""
+        from llama_scale.laws.notebook import fit_markdown
+
+        return fit_markdown(self)
+
     def predict(
         self, parameters: ArrayLike, tokens: ArrayLike, *, level: float = DEFAULT_LEVEL
     ) -> Prediction:
@@ -111,12 +118,23 @@ class Fit:
         if self.draws is None:
             return Prediction(loss=loss, low=None, high=None, level=level)
         n, d = np.broadcast_arrays(np.asarray(parameters, float), np.asarray(tokens, float))
-        centres = np.log(self.draws.loss(n[..., None], d[..., None]))
-        noise = np.broadcast_to(self.noise if self.noise_draws is None else self.noise_draws, centres.shape)
-        outcomes = (centres[..., None] + noise[..., None] * normal_strata()).reshape(*n.shape, -1)
-        ends = tails(outcomes, level)
+        pieces = [
+            self._outcome_tails(n.ravel()[first : first + AT_ONCE], d.ravel()[first : first + AT_ONCE], level)
+            for first in range(0, n.size, AT_ONCE)
+        ]
+        ends = np.concatenate([*pieces, np.zeros((2, 0))], axis=1).reshape(2, *n.shape)
         low, high = loss * np.exp(self.interval_factor * (ends - np.log(loss)))
-        return Prediction(loss=loss, low=low, high=high, level=level)
+        return Prediction(loss=loss, low=np.minimum(low, loss), high=np.maximum(high, loss), level=level)
+
+    def _outcome_tails(
+        self, parameters: NDArray[np.float64], tokens: NDArray[np.float64], level: float
+    ) -> NDArray[np.float64]:
+        """Where the log loss of one new run at each N, D (n,) should end: both ends (2, n)."""
+        assert self.draws is not None
+        centres = np.log(self.draws.loss(parameters[:, None], tokens[:, None]))
+        noise = np.broadcast_to(self.noise if self.noise_draws is None else self.noise_draws, centres.shape)
+        outcomes = (centres[..., None] + noise[..., None] * normal_strata()).reshape(len(parameters), -1)
+        return tails(outcomes, level)
 
     def repeated(self, unique_tokens: float) -> RepeatedDataLaw:
         """The law where only so many tokens are there to be trained on, repeated if need be.
