@@ -72,7 +72,7 @@ def _saving(plan: Plan) -> Reason:
     if abs(plan.saving.share) < NOTHING:
         return Reason("saves", "nothing against the Chinchilla model of equal loss: it is that model")
     if plan.saving.share < 0:
-        more = format_fraction(-plan.saving.share)
+        more = format_fraction(1 - 1 / (1 - plan.saving.share))
         return Reason(
             "saves", f"nothing: the Chinchilla model of equal loss, {more} cheaper, is beyond a limit"
         )
@@ -151,11 +151,11 @@ def _buying(plan: Plan, bought: Offer) -> str:
 def _about_limits(plan: Plan) -> Iterator[Reason]:
     binding = [limit for limit in plan.limits if limit.binding]
     if binding:
-        named = " and ".join(f"the {limit.name}" for limit in binding)
-        default = (
-            ", our default: give yours with --budget" if any(limit.is_default for limit in binding) else ""
+        named = " and ".join(
+            f"the {limit.name}{', our default (yours: --budget)' if limit.is_default else ''}"
+            for limit in binding
         )
-        yield Reason("binds", f"{named}{default}{_split(plan)}")
+        yield Reason("binds", f"{named}{_split(plan)}")
     if slack := [_slack(limit) for limit in plan.limits if not limit.binding]:
         yield Reason("slack", "; ".join(slack))
 
