@@ -22,8 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llama_scale.laws import ScalingLaw, published, write_fit
-from llama_scale.planning.optimum import ExactFamily, Family, Problem, SixNDFamily, lowest_cost, lowest_loss
+from llama_scale.laws import RepeatedDataLaw, ScalingLaw, published, write_fit
+from llama_scale.planning import best_sizes
+from llama_scale.planning.optimum import ExactFamily, lowest_cost, lowest_loss
+from llama_scale.planning.request import read_request
 
 DRAWS = 1000
 
@@ -37,15 +39,14 @@ def main() -> None:
         fit = write_fit(Path(folder) / "drawn.json", replace(published(), name="drawn", draws=draws()))
         print("| what | CPU ms, median (least) | over importing click and numpy |\n|---|---|---|")
         plan = [sys.executable, "-m", "llama_scale", "plan"]
+        asked = [*plan, "--serve-tokens", "1e12", "--law", str(fit)]
         for name, words in {
             "`plan --help`": [*plan, "--help"],
             "`plan --json`, default law": [*plan, "--serve-tokens", "1e12", "--json"],
-            f"`plan --json`, {DRAWS:,} draws": [*plan, "--serve-tokens", "1e12", "--law", str(fit), "--json"],
-            "the same, `--flops exact`": [
-                *(*plan, "--serve-tokens", "1e12", "--law", str(fit), "--json"),
-                *("--flops", "exact"),
-            ],
-            f"`plan`, table, {DRAWS:,} draws": [*plan, "--serve-tokens", "1e12", "--law", str(fit)],
+            f"`plan --json`, {DRAWS:,} draws": [*asked, "--json"],
+            "the same, `--budget '$2M'` (roofline)": [*asked, "--json", "--budget", "$2M"],
+            "the same, `--flops exact`": [*asked, "--json", "--flops", "exact"],
+            f"`plan`, table, {DRAWS:,} draws": asked,
         }.items():
             report_command(name, words, repeats)
     report_optima()
@@ -69,24 +70,27 @@ def cpu_seconds(words: Sequence[str]) -> float:
 
 
 def report_optima() -> None:
-    """Prints how long batches of optima take in a process that is warm."""
-    budgets, demands = np.meshgrid(np.geomspace(1e20, 1e26, 100), np.geomspace(1e9, 1e15, 100))
-    law = published().law
-    exact = ExactFamily(convention="total", context=2048)
-
-    def on_draws(family: Family) -> Problem:
-        return Problem(law=draws(), family=family, serve_tokens=1e12)
-
-    def on_grid(family: Family) -> Problem:
-        return Problem(law=law, family=family, serve_tokens=demands)
-
+    """Prints how long draws and grids of optima take in a process that is warm."""
+    request = read_request({"serve_tokens": 1e12, "budget": "$2M", "kv_heads": 8})
+    counted, priced = request.in_unit("flops").problem(), request.problem()
+    exact = replace(counted, family=ExactFamily(convention="total"))
+    repeated = RepeatedDataLaw(law=draws(), unique_tokens=3e11)
+    demands = np.geomspace(1e9, 1e15, 100)
+    flops, usd = np.geomspace(1e20, 1e26, 100)[:, None], np.geomspace(1e4, 1e9, 100)[:, None]
     print("\n| optima, warm | ms |\n|---|---|")
     for name, solve in {
-        f"{DRAWS:,} draws on a budget, 6ND": lambda: lowest_loss(on_draws(SixNDFamily()), 1e24),
-        f"{DRAWS:,} draws at a loss, 6ND": lambda: lowest_cost(on_draws(SixNDFamily()), 2.0),
-        f"{DRAWS:,} draws on a budget, exact": lambda: lowest_loss(on_draws(exact), 1e24),
-        "10,000 budgets x demands, 6ND": lambda: lowest_loss(on_grid(SixNDFamily()), budgets),
-        "10,000 budgets x demands, exact": lambda: lowest_loss(on_grid(exact), budgets),
+        f"{DRAWS:,} draws on a budget, 6ND": lambda: lowest_loss(counted.with_law(draws()), 1e24),
+        f"{DRAWS:,} draws at a loss, 6ND": lambda: lowest_cost(counted.with_law(draws()), 2.0),
+        f"{DRAWS:,} draws on a budget, exact": lambda: lowest_loss(exact.with_law(draws()), 1e24),
+        f"{DRAWS:,} draws on a budget, roofline": lambda: lowest_loss(priced.with_law(draws()), 2e6),
+        f"{DRAWS:,} draws at a loss, roofline": lambda: lowest_cost(priced.with_law(draws()), 2.0),
+        f"{DRAWS:,} draws, roofline, repeated data": lambda: lowest_loss(priced.with_law(repeated), 2e6),
+        "10,000 budgets x demands, 6ND": lambda: best_sizes(None, flops, demands),
+        "10,000 budgets x demands, exact": lambda: best_sizes(None, flops, demands, flops="exact"),
+        "10,000 budgets x demands, roofline": lambda: best_sizes(None, usd, demands, unit="usd"),
+        "10,000, roofline, repeated data": lambda: best_sizes(
+            None, usd, demands, unit="usd", unique_tokens=1e12
+        ),
     }.items():
         print(f"| {name} | {1e3 * best_seconds(solve):.2f} |")
 

@@ -18,6 +18,7 @@ from llama_scale.cli.options import (
     QuantityType,
     completing,
 )
+from llama_scale.errors import InputError
 
 
 def _law_names() -> tuple[str, ...]:
@@ -48,6 +49,15 @@ def _checked(name: str, parse: Callable[[Any], object]) -> QuantityType:
     return QuantityType(name, read, str)
 
 
+def _plain_number(text: Any) -> float:
+    try:
+        return quantities.parse_count(text)
+    except InputError as error:
+        message = error.message.replace("a count of parameters or tokens", "a plain number")
+        raise InputError(message, hint="write it without a unit, such as 12") from error
+
+
+NUMBER = QuantityType("NUMBER", _plain_number, str)
 DEMAND = _checked("DEMAND", quantities.parse_count_range)
 PER_MONTH = _checked("RATE", lambda text: quantities.parse_rate(text, months=1))
 PER_YEAR = _checked("RATE", lambda text: quantities.parse_rate(text, months=12))
@@ -97,7 +107,7 @@ QUESTION: Options = (
         },
     ),
     (("--deadline",), {"type": DURATION, "help": "Train within this time, on --accelerators: 30d."}),
-    (("--accelerators",), {"type": COUNT, "help": "How many train it: for a deadline, days and a layout."}),
+    (("--accelerators",), {"type": NUMBER, "help": "How many train it: for a deadline, days and a layout."}),
     (("--max-parameters",), {"type": COUNT, "help": "The largest size, such as 13B."}),
     (
         ("--unique-tokens",),
@@ -122,15 +132,15 @@ DEMANDS: Options = (
     ),
     (
         ("--samples",),
-        {"type": COUNT, "help": "Answers drawn from each prompt, which is read once. [default: 1]"},
+        {"type": NUMBER, "help": "Answers drawn from each prompt, which is read once. [default: 1]"},
     ),
-    (("--months",), {"type": COUNT, "help": "How long it serves; for growth, discount and retraining."}),
+    (("--months",), {"type": NUMBER, "help": "How long it serves; for growth, discount and retraining."}),
     (("--growth",), {"type": PER_MONTH, "help": "Of the demand, such as 5%/month."}),
     (("--discount",), {"type": PER_YEAR, "help": "Of later dollars, such as 10%/year."}),
-    (("--retrain-every",), {"type": COUNT, "metavar": "MONTHS", "help": "Train a new model so often."}),
+    (("--retrain-every",), {"type": NUMBER, "metavar": "MONTHS", "help": "Train a new model so often."}),
     (
         ("--request-rate",),
-        {"type": COUNT, "help": "Requests a second at the peak: says how many serve them."},
+        {"type": NUMBER, "help": "Requests a second at the peak: says how many serve them."},
     ),
 )
 TRAINING: Options = (
@@ -177,7 +187,7 @@ SERVING: Options = (
             "help": "What serves it. [default: what trains it]",
         },
     ),
-    (("--serve-accelerators",), {"type": COUNT, "help": "The most for one copy of it. [default: 32]"}),
+    (("--serve-accelerators",), {"type": NUMBER, "help": "The most for one copy of it. [default: 32]"}),
     (("--serve-price",), {"type": USD_PER_HOUR, "help": "Of an hour of one. [default: a dated quote]"}),
     (("--serve-precision",), {"type": WEIGHTS, "help": "Of the weights. [default: bf16]"}),
     (
@@ -239,7 +249,7 @@ MODEL: Options = (
     ),
     (
         ("--kv-heads",),
-        {"type": COUNT, "help": "That queries share. [default: the cheapest to serve, 8 or more]"},
+        {"type": NUMBER, "help": "That queries share. [default: the cheapest to serve, 8 or more]"},
     ),
 )
 HEADINGS = {

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from llama_scale.planning.offer import Offer
 
 FLATNESS = (0.01, 0.05)
+FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
@@ -67,11 +68,7 @@ def answer(request: Request) -> Plan:
     """
     request, kv_choice = with_chosen_kv_heads(with_recomputation(request))
     problem, objective = request.problem(), request.objective(request.law)
-    solution = best(problem, objective)
-    refuse_unreachable(request, problem, objective, solution)
-    shape, recommended = _buildable(request, problem, objective, solution)
-    problem = _through(problem, shape)
-    solution = best(problem, objective)
+    shape, recommended, problem, solution = _settled(request, problem, objective)
     if objective.fixed == "loss":
         refuse_dear_target(request, recommended)
     optimum = _model(request, problem, solution)
@@ -148,6 +145,29 @@ def _planned(request: Request, problem: Problem, sizes: Sizes, tokens: float) ->
         ),
         throughput=economics.throughput(sizes.shape) if serves else None,
     )
+
+
+def _settled(
+    request: Request, problem: Problem, objective: Objective
+) -> tuple[ModelConfig, PlannedModel, Problem, Solution]:
+    """The best shape, with the problem on the continuum through it and the optimum there.
+
+    Serving may make two sizes nearly as good: where the proportions of the shape move the optimum far from
+    it, the shape there is looked at too.
+    """
+    solution = best(problem, objective)
+    refuse_unreachable(request, problem, objective, solution)
+    shape, model = _buildable(request, problem, objective, solution)
+    through = _through(problem, shape)
+    solution = best(through, objective)
+    if abs(math.log(float(solution.sizes.parameters) / model.parameters)) > FAR_FROM_OPTIMUM:
+        other, rival = _buildable(request, through, objective, solution)
+        on_budget = objective.fixed == "budget"
+        worth = [m.loss_nats if on_budget else m.lifetime.total(request.unit) for m in (model, rival)]
+        if worth[1] < worth[0]:
+            shape, model, through = other, rival, _through(problem, other)
+            solution = best(through, objective)
+    return shape, model, through, solution
 
 
 def _buildable(
