@@ -67,3 +67,11 @@ def test_different_chips_have_different_prices() -> None:
 def test_the_form_of_the_law_is_an_input() -> None:
     labels = {table(plan(serve_tokens=1e12))["form of the law"].low.label}
     assert labels <= {"chinchilla", "skaling", "tied"}
+
+
+def test_a_deadline_moves_with_the_mfu() -> None:
+    words: dict[str, Any] = {"serve_tokens": 1e12, "accelerators": 512, "deadline": "30d", "goodput": "90%"}
+    case = table(plan(**words))["training MFU"].high
+    anew = plan(**words, mfu=case.label).optimum
+    assert case.parameters == pytest.approx(anew.parameters, rel=1e-2)
+    assert case.loss_nats == pytest.approx(anew.loss_nats, rel=1e-4)

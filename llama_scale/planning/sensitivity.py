@@ -6,6 +6,7 @@ is another law: so that all of it is two searches over a batch, as quick as one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -108,7 +109,9 @@ def sensitivities(
         return ()
     asked = list(inputs(request, problem))
     changes = [change for entry in asked for change in entry.changes]
-    cases = iter(_cases(request, problem, changes, Split(parameters, tokens)))
+    together = [changes] if math.isinf(request.limits.train_flops) else [[change] for change in changes]
+    ours = Split(parameters, tokens)
+    cases = iter([case for part in together for case in _cases(request, problem, part, ours)])
     found = []
     for entry in asked:
         mine = sorted((next(cases) for _ in entry.changes), key=lambda case: _or_most(case.usd))
@@ -208,6 +211,7 @@ def _cases(request: Request, problem: Problem, changes: list[Change], ours: Spli
     law = _batch_of_laws(problem.law, changes)
     train, serve = _factors(changes, request.unit)
     objective = request.objective(law)
+    objective = objective._replace(limits=_limits(objective.limits, changes))
     if objective.fixed == "budget":
         objective = objective._replace(value=objective.value / train)
     answer = best(_scaled(problem, law, serve / train), objective)
@@ -217,6 +221,13 @@ def _cases(request: Request, problem: Problem, changes: list[Change], ours: Spli
     columns = answer.sizes.parameters, answer.tokens, loss, usd
     rows = zip(*(np.broadcast_to(column, len(changes)) for column in columns), strict=True)
     return [Case(change.label, *map(float, row)) for change, row in zip(changes, rows, strict=True)]
+
+
+def _limits(limits: Limits, changes: list[Change]) -> Limits:
+    """A deadline allows more FLOPs at a better MFU; with a deadline, changes come one by one."""
+    if math.isinf(limits.train_flops):
+        return limits
+    return limits._replace(train_flops=limits.train_flops / changes[0].hours_train)
 
 
 def _dollars(problem: Problem, limits: Limits, changes: list[Change], ours: Split) -> Numbers:
