@@ -7,6 +7,7 @@ words (`words`) or as JSON (`document`). What cannot be done is refused in `feas
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
 from llama_scale.errors import InputError
@@ -58,6 +59,8 @@ def compare(
                 hint="ask llama-scale plan for the best model, or leave it out",
             )
     words: PlanOptions = {**options}
-    if words.get("serve_tokens") is None:
+    is_default = words.get("serve_tokens") is None
+    if is_default:
         words["serve_tokens"] = DEFAULT_DEMAND
-    return compare_models(read_request(words, default_budget=None), models, bought)
+    found = compare_models(read_request(words, default_budget=None), models, bought)
+    return replace(found, default_demand=is_default)

@@ -30,7 +30,7 @@ def warnings(
         *_repetition(request, model),
         *_serving(request, model),
         *_quantisation(request, model),
-        *_caveats(request, spread),
+        *caveats(request, spread),
     )
 
 
@@ -110,7 +110,8 @@ def _quantisation(request: Request, model: PlannedModel) -> Iterator[str]:
             yield f"the penalty of quantisation is extrapolated: {said}"
 
 
-def _caveats(request: Request, spread: Intervals | None) -> Iterator[str]:
+def caveats(request: Request, spread: Intervals | None = None) -> Iterator[str]:
+    """What holds for every answer to a question: draws left out, chips and parameters counted alike."""
     fit, economics = request.fit, request.economics
     if spread and spread.unreached:
         share = format_fraction(spread.unreached, 2)

@@ -17,6 +17,7 @@ import numpy as np
 from llama_scale.costs import Assumption, CostUnit, Lifetime
 from llama_scale.errors import InputError
 from llama_scale.laws import Numbers, Range, ScalingLaw
+from llama_scale.planning.cautions import caveats
 from llama_scale.planning.families import LARGEST_MODEL, Sizes, coordinate_of
 from llama_scale.planning.optimum import Problem, Solution, lowest_cost
 from llama_scale.planning.quantisation import CAVEAT
@@ -129,6 +130,7 @@ class Comparison:
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...]
     words: tuple[str, ...]
+    default_demand: bool = False
 
     @property
     def unit(self) -> CostUnit:
@@ -383,4 +385,4 @@ def _warnings(request: Request, models: tuple[ComparedModel, ...]) -> tuple[str,
         warnings.append(
             "an equal-loss optimum is larger than any model: the loss is too near the law's floor"
         )
-    return tuple(warnings)
+    return (*warnings, *caveats(request))

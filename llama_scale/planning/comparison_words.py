@@ -25,6 +25,7 @@ CAUTION = (
 def sentence(comparison: Comparison) -> str:
     """Which models no other here beats, and at what demand."""
     demand = format_count(comparison.request.economics.demand.serve_tokens)
+    served = f"Serving {demand} tokens{' (our default)' if comparison.default_demand else ''}"
     frontier = sorted(comparison.frontier, key=lambda model: model.loss_nats)
     best, count = frontier[0], len(comparison.models)
     if count == 1 and comparison.buy_or_train:
@@ -33,14 +34,14 @@ def sentence(comparison: Comparison) -> str:
         return _alone(best, comparison, demand)
     if len(frontier) == 1:
         return (
-            f"Serving {demand} tokens, {best.name} should have the lowest loss ({best.loss_nats:.3f}) and "
+            f"{served}, {best.name} should have the lowest loss ({best.loss_nats:.3f}) and "
             f"the lowest lifetime cost ({format_cost(best.lifetime, comparison.unit)}) of these {count}."
         )
     cheapest = frontier[-1]
     beaten = [model.name for model in comparison.models if model not in frontier]
     lost = f"; {_list(beaten)} cost more than another of no higher loss" if beaten else ""
     return (
-        f"Serving {demand} tokens, {best.name} should have the lowest loss ({best.loss_nats:.3f}), "
+        f"{served}, {best.name} should have the lowest loss ({best.loss_nats:.3f}), "
         f"{cheapest.name} the lowest lifetime cost ({format_cost(cheapest.lifetime, comparison.unit)}){lost}."
     )
 
