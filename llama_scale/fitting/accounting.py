@@ -2,7 +2,8 @@
 
 Kaplan et al. 2020 count no embeddings in N or in C = 6ND, Hoffmann et al. 2022 count all; at small
 sizes that alone moves the exponent a of N_opt by a tenth or more (Pearce & Song 2024, arXiv 2406.12907;
-Porian et al. 2024, arXiv 2406.19146). So the law is fitted again under each way of counting that the runs allow.
+Porian et al. 2024, arXiv 2406.19146). So the law is fitted again under each way of counting that the runs
+allow.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def _parabola(observations: Observations, rows: Positions) -> _Parabola:
     logs = np.log(observations.parameters[rows])
     centre = float(logs.mean())
     design = np.vander(logs - centre, 3, increasing=True)
-    solve = np.linalg.pinv(design)
+    solve = np.asarray(np.linalg.pinv(design), float)
     coefficients = solve @ observations.loss[rows]
     return _Parabola(
         rows=rows,
