@@ -75,3 +75,11 @@ def test_a_deadline_moves_with_the_mfu() -> None:
     anew = plan(**words, mfu=case.label).optimum
     assert case.parameters == pytest.approx(anew.parameters, rel=1e-2)
     assert case.loss_nats == pytest.approx(anew.loss_nats, rel=1e-4)
+
+
+def test_a_loss_is_another_quality_under_another_law() -> None:
+    answer = plan(serve_tokens=1e12, target_loss=1.85, cost_in="usd")  # below the floor of muennighoff-2023
+    for name in ("law", "form of the law"):
+        for case in (table(answer)[name].low, table(answer)[name].high):
+            assert case.parameters > 0
+            assert case.usd > 0

@@ -214,6 +214,12 @@ def _cases(request: Request, problem: Problem, changes: list[Change], ours: Spli
     objective = objective._replace(limits=_limits(objective.limits, changes))
     if objective.fixed == "budget":
         objective = objective._replace(value=objective.value / train)
+    elif (
+        request.match is None
+    ):  # a loss is another quality under another law: there, that of the plan's model
+        others = np.array([change.law is not None for change in changes])
+        value = np.where(others, law.loss(ours.parameters, ours.tokens), objective.value)
+        objective = objective._replace(value=value)
     answer = best(_scaled(problem, law, serve / train), objective)
     loss = law.loss(answer.sizes.parameters, answer.tokens)
     in_usd = problem if request.unit == "usd" else replace(request, unit="usd").problem()
