@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from llama_scale.cli import main
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting import Settings, fit_repeated
+from llama_scale.fitting import fit as fit_law
 from llama_scale.fitting.repeated import (
     RepeatedRuns,
     decay_minima,
@@ -188,3 +189,26 @@ def test_the_command_prints_every_minimum_and_keeps_a_fit_that_knows_repetition(
     assert fit.repetition is not None
     assert fit.repetition.tokens_decay == pytest.approx(12.0, rel=0.3)
     assert fit.repeated(1e11).effective_tokens(4e11) == pytest.approx(3.6e11, rel=0.05)
+
+
+def test_python_says_the_same_words(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "runs.csv", made_up())
+    found = fit_law(source, form="repeated", base_law="muennighoff-2023", draws=0)
+    assert found.repetition == fit_repeated(source, settings=Settings(draws=0)).repetition
+    with pytest.raises(InputError, match="law of data seen once"):
+        fit_law(source, base_law="own")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--base-law", "own"], "--base-law is of no use with --form auto"),
+        (["--fit-on", "a"], "--fit-on is of no use"),
+        (["--form", "repeated", "--weights", ".5"], "repeated takes no --weights"),
+        (["--form", "multi-power", "--scores", "x.csv"], "multi-power takes no --scores"),
+    ],
+)
+def test_options_that_a_form_makes_nothing_of_are_refused(words: list[str], problem: str) -> None:
+    outcome = CliRunner().invoke(main, ["fit", "runs.csv", *words])
+    assert outcome.exit_code == 2
+    assert problem in outcome.stderr

@@ -148,11 +148,26 @@ def command(
     from llama_scale.cli import fit_curves, fit_extras
     from llama_scale.cli.fit_report import report
     from llama_scale.cli.output import current_output
+    from llama_scale.fitting.downstream import with_scores
 
     given = sources or (Path("runs"),)
     fit_on, futures = words.pop("fit_on"), words.pop("futures")
     scores, task = words.pop("scores"), words.pop("task")
-    if words["form"] == fit_curves.MULTI_POWER:
+    fit_extras.check_options(
+        words["form"],
+        {
+            "base-law": base_law,
+            "fit-on": fit_on,
+            "predict": futures,
+            "scores": scores,
+            "task": task,
+            "budget": words["budgets"],
+            "burn-in": words["burn_in"],
+            "backtest": words["protocol"],
+            **{name: words[name] for name in ("weights", "direction", "resampling", "convention")},
+        },
+    )
+    if words["form"] == fit_extras.MULTI_POWER:
         return fit_curves.run(given, words | {"fit_on": fit_on}, futures, output=output, force=force)
     words["weights"] = _weights(words["weights"])
     words["rules"] = _rules(words.pop("burn_in"), words.pop("repeats"), words.pop("flops"))
@@ -160,7 +175,7 @@ def command(
         fit, report = fit_extras.fit_repeated(given, words, base_law), fit_extras.report_repeated
     else:
         fit = _fit(given, words)
-    fit = fit_extras.with_scores(fit, scores, task)
+    fit = with_scores(fit, scores, task)
     file = _save(fit, given, output, force)
     current_output().result(
         _document(fit, file), lambda: fit_extras.with_scores_shown(list(report(fit, file)), fit)

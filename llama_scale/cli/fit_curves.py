@@ -15,7 +15,6 @@ from llama_scale.quantities import format_count, format_fraction, format_number,
 if TYPE_CHECKING:
     from llama_scale.fitting.curve_fit import CurveLaws, FutureSchedule, ModelCurves
 
-MULTI_POWER = "multi-power"
 LAW = "L = L0 + A S^-alpha - B sum (fall of rate) (1 - (1 + C rate^-gamma S_k)^-beta)"
 FINAL = {"cosine": 0.1}  # share of the peak at which a schedule ends, where it isn't said; else 0
 

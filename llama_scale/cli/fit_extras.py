@@ -15,9 +15,32 @@ if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
 REPEATED = "repeated"
+MULTI_POWER = "multi-power"
+ONLY_WITH = {"base-law": (REPEATED,), "fit-on": (MULTI_POWER,), "predict": (MULTI_POWER,)}
+NOT_WITH = {
+    REPEATED: ("weights", "direction", "resampling", "budget", "backtest"),
+    MULTI_POWER: (
+        *("weights", "direction", "resampling", "budget", "backtest"),
+        *("scores", "task", "convention", "burn-in"),
+    ),
+}
 SCORE_ROWS = 5
 EPOCHS = (2, 4, 8, 16, 40)
 SYMBOLS = {"tokens_decay": "R_D*", "parameters_decay": "R_N*"}
+
+
+def check_options(form: str, given: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that the form makes nothing of."""
+    for option, value in given.items():
+        value = value if value != "auto" else None
+        forms = ONLY_WITH.get(option)
+        if value and forms and form not in forms:
+            raise InputError(
+                f"--{option} is of no use with --form {form}",
+                hint=f"it goes with --form {' or '.join(forms)}",
+            )
+        if value and form in (REPEATED, MULTI_POWER) and option in NOT_WITH[form]:
+            raise InputError(f"--form {form} takes no --{option}", hint=f"leave --{option} out")
 
 
 def fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str | None) -> Fit:
@@ -34,23 +57,6 @@ def fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str
         settings=Settings(**words),
         name=first.stem if first.suffix else first.resolve().name,
     )
-
-
-def with_scores(fit: Fit, scores: Path | None, task: str | None) -> Fit:
-    """The fit with what a loss scores, where a CSV of scores is given; its warnings are the fit's too."""
-    if scores is None:
-        if task is not None:
-            raise InputError("--task names no scores to choose from", hint="give their CSV with --scores")
-        return fit
-    from dataclasses import replace
-
-    from llama_scale.fitting.downstream import fit_downstream
-    from llama_scale.fitting.scores import read_scores
-
-    level = (fit.evidence.get("intervals") or {}).get("level", 0.9)
-    found = fit_downstream(read_scores(scores, task=task), level=level)
-    warnings = [*fit.evidence.get("warnings", ()), *found.evidence["warnings"]]
-    return replace(fit, downstream=found, evidence={**fit.evidence, "warnings": warnings})
 
 
 def with_scores_shown(pieces: list[Any], fit: Fit) -> list[Any]:

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.architecture import ParameterConvention
+from llama_scale.errors import InputError
 from llama_scale.fitting.diagnostics import UnidentifiedFitError
+from llama_scale.fitting.downstream import with_scores
 from llama_scale.fitting.estimate import Settings, estimate, settings_of
 from llama_scale.fitting.observations import EVERY_POINT, Observations
 from llama_scale.fitting.rules import Rules
 from llama_scale.fitting.sources import Source, gather
 from llama_scale.laws import Fit
 
+REPEATED = "repeated"
 __all__ = ["Observations", "Rules", "Settings", "UnidentifiedFitError", "fit", "fit_repeated", "gather"]
 
 
@@ -30,21 +33,40 @@ def fit(
     convention: ParameterConvention | None = None,
     rules: Rules = EVERY_POINT,
     settings: Settings | None = None,
+    scores: str | Path | None = None,
+    task: str | None = None,
     name: str = "fit",
     **words: Any,
 ) -> Fit:
     """Fit a law to run stores, tables (CSV, Parquet, `runs export`), or records.
 
-    `where` keeps rows, as in `["excluded_by_besiroglu = 0"]`; `convention` says how parameters are
-    counted; `rules` say which points count; further words are those of `Settings`, as on the command line:
-    form, delta, weights, direction, draws, level, seed, resampling, budgets, backtest, protocol. Raises InputError for rows that cannot be read,
-    UnidentifiedError for runs that cannot identify a law.
+    `where` keeps rows, as in `["excluded_by_besiroglu = 0"]`; `convention` says how parameters are counted;
+    `rules` say which points count; `scores` is a CSV of losses and scores, of `task` where it holds several.
+    Further words are those of `Settings`, as on the command line: form, delta, weights, direction, draws,
+    level, seed, resampling, budgets, backtest, protocol; and base_law with form="repeated" (`fit_repeated`).
+    Raises InputError for rows that cannot be read, UnidentifiedError for runs that cannot identify a law.
 
     >>> fit("runs/").predict(1e9, 20e9)  # doctest: +SKIP
     >>> fit("runs.csv", form="chinchilla", draws=4000)  # doctest: +SKIP
     """
-    observations = gather(source, where=where, convention=convention, rules=rules)
-    return estimate(observations, settings_of(settings, words), name=name)
+    base_law = words.pop("base_law", None)
+    if words.get("form") == REPEATED:
+        wanted = settings_of(settings, {word: value for word, value in words.items() if word != "form"})
+        found = fit_repeated(
+            source,
+            where=where,
+            convention=convention,
+            rules=rules,
+            settings=wanted,
+            base_law=base_law,
+            name=name,
+        )
+    elif base_law is not None:
+        raise InputError("base_law is the law of data seen once", hint='it goes with form="repeated"')
+    else:
+        observations = gather(source, where=where, convention=convention, rules=rules)
+        found = estimate(observations, settings_of(settings, words), name=name)
+    return with_scores(found, scores, task)
 
 
 def fit_repeated(
@@ -61,7 +83,7 @@ def fit_repeated(
 
     `base_law` is the law of data seen once: a published name, a fit's file, constants, or `own`.
     """
-    from llama_scale.fitting.repeated_fit import estimate_repeated  # and scipy.optimize, .3 s of a cold fit
+    from llama_scale.fitting.repeated_fit import estimate_repeated  # other forms needn't wait for it
 
     observations = gather(source, where=where, convention=convention, rules=rules)
     return estimate_repeated(observations, settings or Settings(), base_law=base_law, name=name)

@@ -8,15 +8,17 @@ interval is as wide as curves of the worse models needed to hold the better ones
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from llama_scale.errors import UnidentifiedError
+from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting.newton import Array
-from llama_scale.fitting.scores import ScorePairs
+from llama_scale.fitting.scores import ScorePairs, read_scores
 from llama_scale.fitting.sigmoids import (
     FREE,
     LEAST_SPREAD,
@@ -27,7 +29,7 @@ from llama_scale.fitting.sigmoids import (
     score_of,
     sigmoid_of,
 )
-from llama_scale.laws import Downstream, Sigmoid
+from llama_scale.laws import DEFAULT_LEVEL, Downstream, Fit, Sigmoid
 
 LEAST_PAIRS = 5
 DRAWS = 1000
@@ -66,6 +68,18 @@ def fit_downstream(pairs: ScorePairs, *, draws: int = DRAWS, level: float = 0.9,
             "warnings": [*pairs.notes, *_warnings(pairs, sigmoid, tested)],
         },
     )
+
+
+def with_scores(fit: Fit, scores: str | Path | None, task: str | None = None) -> Fit:
+    """The fit with what a loss scores, where a CSV of scores is given; its warnings are the fit's too."""
+    if scores is None:
+        if task is not None:
+            raise InputError("a task names no scores to choose from", hint="give their CSV with --scores")
+        return fit
+    level = (fit.evidence.get("intervals") or {}).get("level", DEFAULT_LEVEL)
+    found = fit_downstream(read_scores(Path(scores), task=task), level=level)
+    warnings = [*fit.evidence.get("warnings", ()), *found.evidence["warnings"]]
+    return replace(fit, downstream=found, evidence={**fit.evidence, "warnings": warnings})
 
 
 def _backtest(pairs: ScorePairs, level: float, seed: int) -> dict[str, Any] | None:
