@@ -11,7 +11,7 @@ from synthetic import LAW, sweep
 
 import llama_scale
 from llama_scale.architecture import ParameterCounts
-from llama_scale.errors import InputError, UnidentifiedError
+from llama_scale.errors import InputError
 from llama_scale.fitting import Observations, Settings, fit
 from llama_scale.fitting.selection import AUTO_FORMS
 from llama_scale.laws import fit_to_json, read_fit, write_fit
@@ -135,8 +135,10 @@ def test_sources_mix_and_are_named(tmp_path: Path) -> None:
 
 def test_the_python_verb_is_the_same_function(tmp_path: Path) -> None:
     assert llama_scale.fit is fit
-    with pytest.raises(UnidentifiedError):
+    with pytest.raises(InputError):
         fit([], settings=QUICK)
+    with pytest.raises(InputError, match="no option .detla."):
+        fit(sweep(0), detla=1e-2)
     with pytest.raises(InputError, match="no run store or CSV"):
         fit(tmp_path / "absent.csv")
 

@@ -88,7 +88,7 @@ def as_fit(observations: Observations, law: ScalingLaw, draws: ScalingLaw, noise
 def reached(
     trial: Trial, chosen: Candidate, draws: Draws, spread: float, level: float
 ) -> tuple[Array, Array]:
-    """Each run ahead (m,): its error in units of its interval's reach on that side; the half-width, in logs."""
+    """Of each run ahead (m,): error over the reach of its interval on that side; half-width, in logs."""
     known, ahead = trial.split.known, trial.split.ahead
     drawn = waver(draws.law, pivot_of(known, trial.split.direction), spread)
     fit = as_fit(known, trial.laws[chosen], drawn, draws.noise)
@@ -170,6 +170,6 @@ def warnings_of_backtest(tested: Backtest | None, choice: Choice) -> list[str]:
         return []
     other = "" if choice.tried else "; --form auto lets backtests choose another"
     return [
-        f"laws of the nearer runs missed the farther ones: {tested.coverage:.0%} lay inside {tested.level:.0%}"
+        f"laws of the nearer runs missed the farther ones: {tested.coverage:.0%} in {tested.level:.0%}"
         f" intervals before these were widened, so this form may not hold beyond the runs{other}"
     ]

@@ -1,0 +1,168 @@
+"""How well laws of the nearer runs predict the farther ones, and how often intervals hold them: public data.
+
+    python benchmarks/extrapolation.py [--data ../shared/data] [--shares 0.8,0.7,0.6] [--draws 400]
+
+Each row fits the runs of least compute (or of least tokens per parameter) and predicts the rest, which have
+no part in anything. "least error" is the candidate of least error in the inner backtests, "chosen" what `fit`
+takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llama_scale.errors import UnidentifiedError
+from llama_scale.fitting import Rules, Settings, fit, gather
+from llama_scale.fitting.backtests import split_at, try_all
+from llama_scale.fitting.candidates import Candidate, solve_all
+from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.selection import CUTS, Asked, directions_of
+from llama_scale.laws import Fit
+
+SIX = ("chinchilla", "gadre rw", "gadre c4", "gadre rpj", "llama3", "marin")
+LIMITS = (100, 250, 500, 1000)
+FILES = {
+    "chinchilla": ("chinchilla", "excluded_by_besiroglu = 0"),
+    "gadre rw": ("gadre_overtraining", "dataset = rw_original"),
+    "gadre c4": ("gadre_overtraining", "dataset = c4_original"),
+    "gadre rpj": ("gadre_overtraining", "dataset = rpj"),
+    "llama3": ("llama3_isoflop", "params > 0"),
+    "marin": ("marin_nemotron_isoflop", "params > 0"),
+    "misfitting, best": ("misfitting_sweep", "params > 0"),
+    "steplaw, best": ("steplaw_dense_lr_bs", "loss < 7"),
+    "datablations, 1 epoch": ("datablations", "epochs <= 1"),
+    "chinchilla budgets": ("chinchilla_isoflop_budgets", "outlier = 0"),
+}
+PLAIN = {"chinchilla": Candidate(form="chinchilla"), "skaling": Candidate(form="skaling")}
+COLUMNS = (
+    "data",
+    "held out",
+    "Chinchilla",
+    "Skaling",
+    "least error",
+    "chosen",
+    "the fit",
+    "covered",
+    "half-width",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One split: relative errors by rule, the intervals' coverage and median half-width."""
+
+    name: str
+    held_out: int
+    errors: dict[str, float]
+    what: str
+    covered: float
+    half_width: float
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options.add_argument("--shares", default="0.8,0.7,0.6")
+    options.add_argument("--draws", type=int, default=400)
+    words = options.parse_args()
+    start = time.process_time()
+    for share in map(float, words.shares.split(",")):
+        print(f"\n**The cheaper {share:.0%} of runs predict the rest**\n\n{header()}")
+        rows = []
+        for name in FILES:
+            rows += list(by_compute(name, read(words.data, name), share, words.draws))
+        print(summary([row for row in rows if row.name in SIX], "the first six"))
+        print(summary(rows, "all"))
+    print(f"\n**sardana2024: few tokens per parameter predict many**\n\n{header()}")
+    print(summary(list(by_ratio(words.data, words.draws)), "all"))
+    print(f"\n{time.process_time() - start:.0f} CPU seconds")
+
+
+def read(data: Path, name: str) -> Observations:
+    file, where = FILES[name]
+    rules = Rules(repeats="best") if "best" in name else Rules()
+    return gather(data / f"{file}.csv", where=[where, "loss < 7"], rules=rules)
+
+
+def by_compute(name: str, runs: Observations, share: float, draws: int) -> Iterator[Row]:
+    split = split_at(runs, share, "compute")
+    if split is not None:
+        yield from row_of(name, split.known, split.ahead, "auto", draws)
+
+
+def by_ratio(data: Path, draws: int) -> Iterator[Row]:
+    runs = gather(data / "sardana2024_47runs.csv")
+    ratios = runs.tokens / runs.parameters
+    for limit in LIMITS:
+        near = ratios <= 1.01 * limit
+        yield from row_of(f"D/N <= {limit}", runs.take(near), runs.take(~near), "overtraining", draws)
+
+
+def row_of(
+    name: str, known: Observations, ahead: Observations, direction: Asked, draws: int
+) -> Iterator[Row]:
+    try:
+        found = fit(known, settings=Settings(direction=direction, draws=draws))
+    except UnidentifiedError as error:
+        kept = getattr(error, "estimate", None)
+        if not isinstance(kept, Fit):
+            print(f"| {name} | {len(ahead)} | {error.message} |")
+            return
+        found, name = kept, f"{name} (refused)"
+    guess = found.predict(ahead.parameters, ahead.tokens)
+    assert guess.low is not None
+    assert guess.high is not None
+    selection = found.evidence["selection"]
+    row = Row(
+        name=name,
+        held_out=len(ahead),
+        errors=errors_of(known, ahead, direction) | {"chosen": relative(guess.loss, ahead)},
+        what=f"{selection['form']}, {selection['delta']:g}, {selection['weights']}",
+        covered=float(np.mean((guess.low <= ahead.loss) & (ahead.loss <= guess.high))),
+        half_width=float(np.median((guess.high - np.asarray(guess.low)) / 2 / np.asarray(guess.loss))),
+    )
+    cells = [f"{error:.2%}" for error in row.errors.values()]
+    cells += [row.what, f"{row.covered:.0%}", f"{row.half_width:.2%}"]
+    print(f"| {row.name} | {row.held_out} | {' | '.join(cells)} |", flush=True)
+    yield row
+
+
+def errors_of(known: Observations, ahead: Observations, direction: Asked) -> dict[str, float]:
+    """What plain forms and the candidate of least inner error would have made of the runs ahead."""
+    candidates = Settings().candidates
+    laws = solve_all(known, candidates) | dict(solve_all(known, PLAIN.values()))
+    trials = try_all(known, candidates, CUTS, directions_of(known, direction)[0])
+    inner = {one: np.mean([np.abs(trial.errors(one)).mean() for trial in trials]) for one in candidates}
+    least = min(candidates, key=lambda one: inner[one]) if trials else PLAIN["chinchilla"]
+    named = {**PLAIN, "least error": least}
+    return {
+        rule: relative(laws[one].loss(ahead.parameters, ahead.tokens), ahead) for rule, one in named.items()
+    }
+
+
+def relative(losses: object, ahead: Observations) -> float:
+    return float(np.abs(np.asarray(losses, float) / ahead.loss - 1).mean())
+
+
+def header() -> str:
+    return f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+
+
+def summary(rows: list[Row], what: str) -> str:
+    """Geometric means of errors, coverage over all runs, the middle half-width."""
+    means = {rule: np.exp(np.mean([np.log(row.errors[rule]) for row in rows])) for rule in rows[0].errors}
+    count = sum(row.held_out for row in rows)
+    covered = sum(row.covered * row.held_out for row in rows) / count
+    width = np.median([row.half_width for row in rows])
+    cells = [f"**{mean:.2%}**" for mean in means.values()]
+    return f"| **{what}** | {count} | {' | '.join(cells)} | | **{covered:.0%}** | **{width:.2%}** |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What a fit's JSON says: spreads, selection, provenance, optima, runs held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from llama_scale.config import canonical_hash
+from llama_scale.fitting.calibration import Backtest
+from llama_scale.fitting.diagnostics import Diagnostics
+from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.selection import Choice
+from llama_scale.fitting.settings import Settings
+from llama_scale.fitting.uncertainty import Draws
+from llama_scale.laws import Fit, central_range
+
+FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima looks
+
+
+def spread_json(own: Draws | None, carried: Draws | None, level: float) -> dict[str, Any]:
+    """Standard errors and intervals, null without draws: of the constants given the fitted form.
+
+    Those of exponent a are of all fits that are heard, where there are more: a tied form knows no doubt.
+    """
+    if own is None or carried is None:
+        return {"standard_errors": None, "intervals": None}
+    exponent = carried.law.exponent_a if len(carried.forms) > 1 else own.law.exponent_a
+    samples = {**own.law.constants, "exponent_a": exponent}
+    return {
+        "standard_errors": {name: float(np.std(values)) for name, values in samples.items()},
+        "intervals": {
+            "level": level,
+            **{name: list(central_range(values, level)) for name, values in samples.items()},
+        },
+    }
+
+
+def selection_json(settings: Settings, draws: Draws | None, choice: Choice) -> dict[str, Any]:
+    """What was fitted, by whose choice, and the table of all that was tried."""
+    chosen, by = choice.candidate, "backtest" if choice.tried else "default"
+    return {
+        "form": chosen.form,
+        "form_chosen_by": "user" if settings.named_form else by,
+        "delta": chosen.delta,
+        "delta_chosen_by": _by(settings.delta, settings, by),
+        "weights": chosen.weights,
+        "weights_power": chosen.power,
+        "weights_chosen_by": _by(settings.weights, settings, by),
+        "direction": list(choice.directions),
+        "direction_note": choice.direction_note,
+        "candidates": [
+            {
+                "form": one.candidate.form,
+                "delta": one.candidate.delta,
+                "weights": one.candidate.weights,
+                "mean_error": one.mean_error,
+                "weight": one.weight,
+                "distance": one.distance,
+                "predicted_runs": one.predicted_runs,
+                "chosen": one.candidate == chosen,
+            }
+            for one in choice.tried
+        ],
+        "note": choice.note,
+        "resampling": draws.method if draws else None,
+        "draws": len(draws.noise) if draws else 0,
+    }
+
+
+def _by(given: float | None, settings: Settings, otherwise: str) -> str:
+    if given is not None:
+        return "user"
+    return "default" if settings.named_form else otherwise
+
+
+def provenance_json(observations: Observations, settings: Settings) -> dict[str, Any]:
+    from llama_scale import __version__
+
+    columns = [observations.parameters, observations.tokens, observations.loss, observations.train_flops]
+    return {
+        "sources": list(observations.sources),
+        "observations_hash": canonical_hash([observations.names, *(column.tolist() for column in columns)]),
+        "seed": settings.seed,
+        "llama_scale": __version__,
+        "numpy": np.__version__,
+    }
+
+
+def optima_json(fit: Fit, observations: Observations, settings: Settings) -> list[dict[str, Any]]:
+    """Optima at the budgets asked for, or at the runs' own and beyond; FLOPs as the runs count them."""
+    largest = float(observations.train_flops.max())
+    isoflop = fit.evidence["isoflop"]
+    known = [profile["budget"] for profile in isoflop["profiles"]] if isoflop else []
+    budgets: Sequence[float] = settings.budgets or [
+        *(known or [largest / 10]),
+        *(largest * far for far in FAR),
+    ]
+    overhead = observations.flops_over_6nd if observations.flops_accounting == "exact" else 1.0
+    rows = []
+    for budget in sorted({float(f"{budget:.6g}") for budget in budgets}):
+        best = fit.optimum(budget / overhead, level=settings.level)
+        rows.append(
+            {
+                "train_flops": budget,
+                "parameters": best.parameters,
+                "tokens": best.tokens,
+                "tokens_per_parameter": best.tokens / best.parameters,
+                "loss_nats": best.loss,
+                "parameters_interval": best.parameters_interval and list(best.parameters_interval),
+                "tokens_interval": best.tokens_interval and list(best.tokens_interval),
+                "loss_interval": best.loss_interval and list(best.loss_interval),
+            }
+        )
+    return rows
+
+
+def held_out_json(fit: Fit, runs: Observations, level: float) -> list[dict[str, Any]]:
+    """Each held-out run: its loss as predicted, with the interval of one new run, and as measured."""
+    rows = []
+    for i, name in enumerate(runs.names):
+        guess = fit.predict(runs.parameters[i], runs.tokens[i], level=level)
+        low, high = (None if bound is None else float(bound) for bound in (guess.low, guess.high))
+        measured = float(runs.loss[i])
+        rows.append(
+            {
+                "run": name,
+                "parameters": float(runs.parameters[i]),
+                "tokens": float(runs.tokens[i]),
+                "train_flops": float(runs.train_flops[i]),
+                "measured": measured,
+                "predicted": float(guess.loss),
+                "low": low,
+                "high": high,
+                "relative_error": float(guess.loss) / measured - 1,
+                "inside": None if low is None or high is None else low <= measured <= high,
+            }
+        )
+    return rows
+
+
+def plain(value: Diagnostics | Backtest) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(value).items()}
