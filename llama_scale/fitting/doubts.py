@@ -113,7 +113,7 @@ def doubts_of(rows: Sequence[Row]) -> list[str]:
 
 def _listed(rows: Sequence[Row], doubtful: Mask, what: str) -> list[str]:
     """One sentence that counts the doubtful rows and names the first three."""
-    names = [row.place for row, odd in zip(rows, doubtful, strict=True) if odd]
+    names = [row.name for row, odd in zip(rows, doubtful, strict=True) if odd]
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return [f"{len(names)} run(s) {what} ({shown})"] if names else []
 
