@@ -29,7 +29,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
         "llama-scale fit",
         "llama-scale fit runs.csv --where 'dataset = c4' --draws 4000",
         "llama-scale fit runs.csv --convention non_embedding --budget 1e24 --json",
-        "llama-scale fit grid.csv --repeats best --burn-in 0.4/N",
+        "llama-scale fit grid.csv --repeats best --burn-in 0.45/N",
         "llama-scale fit runs.csv --backtest --direction overtraining",
         "llama-scale fit runs/ more.csv --output law.json",
     ),
@@ -77,7 +77,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.option(
     "--burn-in",
     metavar="LEAST",
-    help="Leave out runs of fewer tokens, as 2B, or of fewer a parameter, as 0.4/N. [default: none]",
+    help="Leave out runs of fewer tokens, as 2B, or fewer a parameter, as 0.45/N. [default: none]",
 )
 @click.option(
     "--repeats",
@@ -140,10 +140,10 @@ def command(
 
     SOURCE is a folder of runs (default: ./runs), their `runs export`, or a CSV or Parquet table with
     parameters, tokens and loss of each run (or FLOPs for one of the first two); several are fitted together.
-    Only runs whose learning-rate schedule ended count; each one left out is named with its reason. Fits
-    L = E + (A/N^alpha + B/D^beta)^k to its global optimum, with k = 1 (chinchilla) or free (skaling), shows
-    the envelope of training curves and IsoFLOP parabolas beside it, and tests it on runs that the fit never
-    saw.
+    Only runs whose learning-rate schedule ended count; each one left out is named with its reason; losses on
+    more than one text or tokenizer are refused. Fits L = E + (A/N^alpha + B/D^beta)^k to its global optimum,
+    with k = 1 (chinchilla) or free (skaling), shows the envelope of training curves and IsoFLOP parabolas
+    beside it, and tests it on runs that the fit never saw.
     """
     from llama_scale.cli import fit_curves, fit_extras
     from llama_scale.cli.fit_report import report
