@@ -225,15 +225,23 @@ def cheap_ranges(
 ) -> list[tuple[float, float]]:
     """For each excess the smallest and largest N that reach a loss for (1 + excess) times the lowest cost.
 
-    One law, not a batch of draws; N in the law's convention, to about 0.1 %.
+    A limit on training FLOPs is eased by the same excess. One law, not a batch of draws; N in the law's
+    convention, to about 0.1 %.
     """
     least = float(best(problem, objective).sizes.parameters)
     centre = float(coordinate_of(problem.family, least))
     sizes = problem.sizes(centre + np.linspace(-5, 5, 4001))
-    cost = np.asarray(problem.cost(sizes, tokens_for(problem, objective, sizes)))
-    cost, parameters = np.where(np.isnan(cost), np.inf, cost), np.asarray(sizes.parameters)
-    cheap = [np.flatnonzero(cost <= (1 + excess) * cost.min()) for excess in excesses]
-    return [(float(parameters[near[0]]), float(parameters[near[-1]])) for near in cheap]
+    parameters, found = np.asarray(sizes.parameters), []
+    lowest = np.inf
+    for excess in (0.0, *excesses):
+        flops = objective.limits.train_flops * (1 + excess + 1e-9)
+        eased = objective._replace(limits=objective.limits._replace(train_flops=flops))
+        cost = np.asarray(problem.cost(sizes, tokens_for(problem, eased, sizes)))
+        cost = np.where(np.isnan(cost), np.inf, cost)
+        lowest = min(lowest, float(cost.min())) if excess == 0 else lowest
+        near = np.flatnonzero(cost <= (1 + excess) * lowest)
+        found.append((float(parameters[near[0]]), float(parameters[near[-1]])))
+    return found[1:]
 
 
 Valued = Callable[[Problem, Objective, Array], Numbers]

@@ -29,6 +29,10 @@ def sentence(plan: Plan) -> str:
             f"{request.deadline.accelerators:,} accelerators can train in {_days(request.deadline.seconds)}"
         )
         return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {allowed}; {total} for {purpose}."
+    binding = [limit.name for limit in plan.limits if limit.binding]
+    if binding and "total budget" not in binding:
+        within = " and ".join(f"the {name}" for name in binding)
+        return f"{what}: a loss of {model.loss_nats:.3f}, the lowest within {within}; {total} for {purpose}."
     default = "" if "budget" in request.given else " (our default budget)"
     return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {total}{default} buy for {purpose}."
 
