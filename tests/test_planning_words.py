@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -189,3 +191,12 @@ def test_sensitivity_is_shown_when_asked_for(in_dollars: Plan) -> None:
     text = shown("--serve-tokens", "1e12", "--sensitivity")
     assert "same quality for" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_what_is_impossible_at_a_changed_input_is_said() -> None:
+    answer = plan(serve_tokens=1e12)
+    row = answer.sensitivity[0]
+    nowhere = row.high._replace(parameters=math.nan, tokens=math.nan, loss_nats=math.nan, usd=math.nan)
+    altered = replace(answer, sensitivity=(row._replace(high=nowhere), *answer.sensitivity[1:]))
+    assert sensitivity_rows(altered)[1][2:] == ("none", "none", "none", "impossible")
+    assert "nan" not in said(altered)["bill moves"]

@@ -48,5 +48,5 @@ def format_cost(cost: Lifetime, unit: CostUnit, part: str = "total") -> str:
 
 
 def amount(value: float, unit: CostUnit) -> str:
-    """A cost in its unit, to 3 digits."""
-    return format_quantity(Quantity(value=float(f"{value:.3g}"), kind=unit))
+    """A cost in its unit, to 3 digits; a dash where there is none."""
+    return "-" if value != value else format_quantity(Quantity(value=float(f"{value:.3g}"), kind=unit))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from llama_scale.costs import CostUnit, Economics, Rental
@@ -63,14 +64,18 @@ def sensitivity_rows(plan: Plan) -> list[tuple[str, ...]]:
         (
             row.input if case is row.low else "",
             case.label,
-            format_count(case.parameters),
-            format_count(case.tokens),
-            f"{case.loss_nats:.4f}",
+            _count(case.parameters),
+            _count(case.tokens),
+            f"{case.loss_nats:.4f}" if math.isfinite(case.loss_nats) else "none",
             _usd(case.usd),
         )
         for row in plan.sensitivity
         for case in (row.low, row.high)
     ]
+
+
+def _count(value: float) -> str:
+    return format_count(value) if math.isfinite(value) else "none"
 
 
 def _usd(value: float) -> str:
