@@ -89,7 +89,7 @@ def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:
     if guesses:
         rows = [
             (
-                model.model,
+                _label(model),
                 guess.schedule.kind,
                 format_count(guess.schedule.steps),
                 format_fraction(guess.schedule.final_fraction),
@@ -106,7 +106,7 @@ def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:
         yield entry("kept in", str(file))
 
 
-_ERROR_COLUMNS = ("model", "curve", "role", "points", "mean", "worst", "last")
+_ERROR_COLUMNS = ("model", "curve", "role", "points", "mean", "worst", "last", "left out")
 
 
 def _names() -> tuple[str, ...]:
@@ -116,24 +116,42 @@ def _names() -> tuple[str, ...]:
 def _constants(model: ModelCurves) -> list[str]:
     values = [format_number(float(getattr(model.fit.law, name)), 4) for name in _names()]
     marked = [f"{v} (bound)" if n in model.fit.at_bound else v for n, v in zip(_names(), values, strict=True)]
-    return [model.model, *marked, f"{model.fit.agreed} of {model.fit.starts}"]
+    return [_label(model), *marked, f"{model.fit.agreed} of {model.fit.starts}"]
 
 
 def _errors(laws: CurveLaws) -> list[tuple[str, ...]]:
-    return [
-        (
-            model.model,
-            error.name.removeprefix(f"{model.model}_"),
-            role,
-            str(error.points),
-            format_fraction(error.mean, 2),
-            format_fraction(error.worst, 2),
-            f"{error.final:+.2%}",
-        )
-        for model in laws.models
-        for role, group in (("fitted", model.fitted), ("tested", model.tested), ("left out", model.left_out))
-        for error in group or ()
-    ]
+    rows = []
+    for model in laws.models:
+        left_out = {error.name: error for error in model.left_out or ()}
+        for role, group in (("fitted", model.fitted), ("tested", model.tested)):
+            for error in group:
+                unseen = left_out.get(error.name) if role == "fitted" else None
+                rows.append(
+                    (
+                        _label(model),
+                        _short(error.name.removeprefix(f"{model.model}_")),
+                        role,
+                        str(error.points),
+                        format_fraction(error.mean, 2),
+                        format_fraction(error.worst, 2),
+                        f"{error.final:+.2%}",
+                        "" if unseen is None else format_fraction(unseen.mean, 2),
+                    )
+                )
+    return rows
+
+
+def _label(model: ModelCurves) -> str:
+    """A model's size, and its name where that says more."""
+    if model.parameters is None:
+        return _short(model.model)
+    size = format_count(model.parameters)
+    return size if size == model.model else f"{size} {_short(model.model)}"
+
+
+def _short(name: str) -> str:
+    """A run's id by its first digits; other names whole."""
+    return name[:8] if len(name) == 16 and set(name) <= set("0123456789abcdef") else name
 
 
 def _reasons(laws: CurveLaws) -> Iterator[str]:
