@@ -77,6 +77,7 @@ def _by(given: float | None, settings: Settings, otherwise: str) -> str:
 
 
 def provenance_json(observations: Observations, settings: Settings) -> dict[str, Any]:
+    """Sources, their hash, seed and versions."""
     from llama_scale import __version__
 
     columns = [observations.parameters, observations.tokens, observations.loss, observations.train_flops]
@@ -142,4 +143,5 @@ def held_out_json(fit: Fit, runs: Observations, level: float) -> list[dict[str, 
 
 
 def plain(value: Diagnostics | Backtest) -> dict[str, Any]:
+    """A value as JSON holds it, tuples as lists."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(value).items()}
