@@ -230,3 +230,10 @@ def test_over_trained_models_suffer_more_when_quantised() -> None:
     for model in rounded:
         assert model.loss_range is not None
         assert model.loss_range.low < model.loss_nats < model.loss_range.high
+
+
+def test_names_in_lists_and_demands_in_requests() -> None:
+    found = compare(["llama-7b", "gpt-3"], buy=["llama-2-70b"], requests=1e9, cost_in="usd")
+    assert [model.name for model in found.models] == ["llama-7b", "gpt-3-175b", "llama-2-70b"]
+    assert found.request.economics.demand.serve_tokens == 1.25e12
+    assert not found.default_demand

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 QUESTION = frozenset(
     {  # what plan alone asks: compare takes the rest of its options as they are
-        *("serve_tokens", "budget", "target_loss", "target_score", "match", "against", "explain", "form"),
-        *("as_json", "quiet", "vocabulary", "sensitivity", "accelerators", "deadline", "unique_tokens"),
-        *("samples", "retrain_every", "growth", "months", "discount", "kv_heads", "gqa", "requests"),
-        *("request_rate", "train_accelerators", "epochs", "max_parameters"),
-        *("recompute", "pue", "carbon"),
+        *("serve_tokens", "budget", "target_loss", "target_score", "match", "against", "max_parameters"),
+        *("accelerators", "deadline", "unique_tokens", "retrain_every", "request_rate"),
+        *("pue", "carbon"),
+        *("vocabulary", "kv_heads", "sensitivity", "explain", "form", "as_json", "quiet"),
     }
 )
 

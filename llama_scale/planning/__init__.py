@@ -7,6 +7,7 @@ words (`words`) or as JSON (`document`). What cannot be done is refused in `feas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
@@ -39,11 +40,12 @@ def plan(**options: Unpack[PlanOptions]) -> Plan:
 
 
 def compare(
-    *models: str, buy: tuple[str, ...] | list[str] | str = (), **options: Unpack[PlanOptions]
+    *models: str | Sequence[str], buy: str | Sequence[str] = (), **options: Unpack[PlanOptions]
 ) -> Comparison:
     """Models side by side, named or as TOML files: their expected loss, costs and break-evens.
 
-    Those to `buy` come off the shelf, trained at no cost of yours. The other words are those of `plan`.
+    Names may come in lists. Those to `buy` come off the shelf, trained at no cost of yours. The other words
+    are those of `plan`.
     Raises InputError for words or names that cannot be meant.
 
     >>> compare("llama-13b", "gpt-3-175b", serve_tokens="1e12").frontier[0].name
@@ -51,7 +53,7 @@ def compare(
     """
     from llama_scale.planning.comparison import DEFAULT_DEMAND, compare_models
 
-    bought = (buy,) if isinstance(buy, str) else tuple(buy)
+    named, bought = _names(models), _names((buy,))
     for name in ("budget", "target_loss", "match"):
         if options.get(name) is not None:
             raise InputError(
@@ -59,8 +61,13 @@ def compare(
                 hint="ask llama-scale plan for the best model, or leave it out",
             )
     words: PlanOptions = {**options}
-    is_default = words.get("serve_tokens") is None
+    is_default = words.get("serve_tokens") is None and words.get("requests") is None
     if is_default:
         words["serve_tokens"] = DEFAULT_DEMAND
-    found = compare_models(read_request(words, default_budget=None), models, bought)
+    found = compare_models(read_request(words, default_budget=None), named, bought)
     return replace(found, default_demand=is_default)
+
+
+def _names(given: Sequence[str | Sequence[str]]) -> tuple[str, ...]:
+    """Names one by one, whether they came alone or in lists."""
+    return tuple(name for part in given for name in ((part,) if isinstance(part, str) else part))
