@@ -46,7 +46,9 @@ def test_filters_reach_counts_of_records() -> None:
 
 
 def test_what_is_given_in_place_of_runs_is_recognised(tmp_path: Path) -> None:
-    law = write_fit(tmp_path / "law.json", fit(sweep(0), settings=Settings(draws=0, backtest=False)))
+    law = write_fit(
+        tmp_path / "law.json", fit(sweep(0), settings=Settings(form="chinchilla", draws=0, backtest=False))
+    )
     with pytest.raises(InputError, match="is a fit already, not runs") as caught:
         gather(law)
     assert "plan --law" in caught.value.hint
