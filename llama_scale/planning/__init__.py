@@ -29,7 +29,7 @@ def plan(**options: Unpack[PlanOptions]) -> Plan:
     Raises InputError for words that cannot be meant, InfeasibleError where no model does what is asked.
 
     >>> plan(serve_tokens="1e12", budget="1e24", law="hoffmann-2022-sardana").sentence  # doctest: +ELLIPSIS
-    'Train 44...B parameters on 3...T tokens...'
+    'Train 4...B parameters on 3...T tokens...'
     """
     if options.get("serve_tokens") is None and options.get("requests") is None:
         raise InputError(

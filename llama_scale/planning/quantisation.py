@@ -37,7 +37,7 @@ WIDEST = 60.0  # in log D
 class Penalty:
     """Nats that rounding weights to `bits` adds; none from 16 bits on.
 
-    >>> round(Penalty(bits=4).loss(7e9, 1e12), 3)
+    >>> round(float(Penalty(bits=4).loss(7e9, 1e12)), 3)
     0.099
     """
 
