@@ -43,19 +43,11 @@ def read_scores(path: Path, *, task: str | None = None) -> ScorePairs:
     """
     table = read_cells(path)
     columns = _columns(path, table, task)
-    tasks = sorted({cells[columns["task"]] for cells in table.rows}) if "task" in columns else []
-    if task is not None and tasks and task not in tasks:
-        near = get_close_matches(task, tasks, n=3, cutoff=0.3) or tasks[:5]
-        raise InputError(f"{path.name} has no task {task!r}", hint=f"use --task {' or '.join(near)}")
-    if len(tasks) > 1 and task is None:
-        raise InputError(
-            f"{path.name} holds the scores of {len(tasks)} tasks: {', '.join(tasks[:8])}",
-            hint=f"choose one with --task {tasks[0]!r}",
-        )
+    chosen = _chosen_task(path, table, columns, task)
     kept = [
         (f"{path.name} {place}", cells)
         for place, cells in zip(table.places, table.rows, strict=True)
-        if not tasks or task is None or cells[columns["task"]] == task
+        if chosen is None or cells[columns["task"]] == chosen
     ]
     losses = np.array([_number(place, cells, columns, "loss") for place, cells in kept])
     scores = np.array([_number(place, cells, columns, "score") for place, cells in kept])
@@ -63,13 +55,29 @@ def read_scores(path: Path, *, task: str | None = None) -> ScorePairs:
     scores, notes = _fractions(kept, scores, path.name)
     named = columns.get("run")
     return ScorePairs(
-        task=task or (tasks[0] if tasks else plain_name(table.header[columns["score"]])),
+        task=task or chosen or plain_name(table.header[columns["score"]]),
         names=tuple(place if named is None else cells[named] for place, cells in kept),
         loss=losses,
         score=scores,
         source=str(path),
         notes=notes,
     )
+
+
+def _chosen_task(path: Path, table: Cells, columns: Mapping[str, int], task: str | None) -> str | None:
+    """The task whose rows count; None where the table has no column of tasks."""
+    if "task" not in columns:
+        return None
+    tasks = sorted({cells[columns["task"]] for cells in table.rows})
+    if task is None and len(tasks) > 1:
+        raise InputError(
+            f"{path.name} holds the scores of {len(tasks)} tasks: {', '.join(tasks[:8])}",
+            hint=f"choose one with --task {tasks[0]!r}",
+        )
+    if task is not None and task not in tasks:
+        near = get_close_matches(task, tasks, n=3, cutoff=0.3) or tasks[:5]
+        raise InputError(f"{path.name} has no task {task!r}", hint=f"use --task {' or '.join(near)}")
+    return task or tasks[0]
 
 
 def _columns(path: Path, table: Cells, task: str | None) -> dict[str, int]:

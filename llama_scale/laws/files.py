@@ -26,6 +26,7 @@ from llama_scale.laws.files_extras import (
 )
 from llama_scale.laws.fits import ACCOUNTINGS, Fit, Range, Support
 from llama_scale.laws.forms import FORMS, ScalingLaw
+from llama_scale.laws.repeated import Repetition
 
 T = TypeVar("T", bound=str)
 
@@ -103,12 +104,7 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
             f"this fit was refused, so that there is no law in its file: {content['error']}",
             hint=str(content.get("hint") or "fit other runs, or name a published law"),
         )
-    constants, decays = dict(content["parameters"]), {}
-    if content.get("form") == REPEATED:
-        decays = {name: constants.pop(name) for name in DECAYS}
-    law = checked_law(constants)
-    if not decays and not law.is_of(form := one_of("form", content.get("form"), FORMS)):
-        raise ValueError(f"form is {form!r}, but the parameters are those of the {law.form} form")
+    law, repetition = _law_from_json(content)
     known = {f.name for f in fields(Fit)}
     known |= {"schema", "form", "parameters", "parameter_convention", "exponent_a"}
     draws, noise_draws = _draws_from_json(content.get("draws"))
@@ -127,11 +123,23 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         noise=noise,
         noise_draws=noise_draws,
         interval_factor=factor,
-        repetition=checked_repetition(decays) if decays else None,
+        repetition=repetition,
         repetition_draws=repetition_draws_from_json(content.get("repetition_draws"), draws),
         downstream=downstream_from_json(content.get("downstream")),
         evidence={key: value for key, value in content.items() if key not in known},
     )
+
+
+def _law_from_json(content: Mapping[str, Any]) -> tuple[ScalingLaw, Repetition | None]:
+    """The law of the form that the file names, and what repeated data are worth where it says so."""
+    constants = dict(content["parameters"])
+    if content.get("form") == REPEATED:
+        decays = {name: constants.pop(name) for name in DECAYS}
+        return checked_law(constants), checked_repetition(decays)
+    law = checked_law(constants)
+    if not law.is_of(form := one_of("form", content.get("form"), FORMS)):
+        raise ValueError(f"form is {form!r}, but the parameters are those of the {law.form} form")
+    return law, None
 
 
 def _draws_from_json(columns: Any) -> tuple[ScalingLaw | None, NDArray[np.float64] | None]:
