@@ -110,6 +110,7 @@ def test_the_plan_for_the_mean_has_the_least_expected_cost() -> None:
     [
         ({"serve_tokens": 1e12, "requests": 1e9}, "two demands", "one of them"),
         ({"serve_tokens": "1e13..1e11"}, "is no range", "the smaller first"),
+        ({"serve_tokens": "1..1e20"}, "too wide to plan for", "nearer"),
         ({"serve_tokens": "0..1e11"}, "starts at 0", "1e9..1e13"),
         ({"serve_tokens": "1e12/week"}, "neither a count nor one a month", "2B/month"),
         ({"serve_tokens": "1e10/month"}, "says nothing without the life", "--months 36"),

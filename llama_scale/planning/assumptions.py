@@ -11,6 +11,7 @@ from llama_scale.costs import (
     DEFAULT_UTILISATION,
     Assumption,
     Default,
+    Demand,
     Rental,
 )
 from llama_scale.costs.serving import Deployment
@@ -21,6 +22,7 @@ from llama_scale.quantities import (
     format_count,
     format_flops_per_second,
     format_fraction,
+    format_number,
     format_quantity,
     format_usd_per_hour,
 )
@@ -133,7 +135,7 @@ def _serving(request: Request) -> Iterator[Assumption]:
 def _requests(request: Request) -> Iterator[Assumption]:
     demand, given = request.economics.demand, request.given
     lengths = {"input_tokens", "output_tokens", "input_share"}
-    times = f", {demand.samples} answers each" if demand.samples > 1 else ""
+    times = f", {demand.samples} answers each: the prompt is read once" if demand.samples > 1 else ""
     yield Assumption(
         name="a request",
         value=f"{demand.input_tokens:g} tokens read, {demand.output_tokens:g} written{times}",
@@ -142,6 +144,36 @@ def _requests(request: Request) -> Iterator[Assumption]:
         option="--input-tokens, --output-tokens",
         is_default=not given.keys() & lengths,
     )
+    yield from _life(demand)
+
+
+def _life(demand: Demand) -> Iterator[Assumption]:
+    """How the demand is spread: over its months, over what it may be, and in the worth of later dollars."""
+    if demand.months is not None:
+        months = [format_count(demand.serve_tokens * demand.monthly_shares[at]) for at in (0, -1)]
+        yield Assumption(
+            name="life",
+            value=f"{format_count(demand.serve_tokens)} tokens in {demand.months} months, {months[0]} in the "
+            f"first, {months[1]} in the last",
+            source="a demand is that of the whole life, unless it is given as one a month",
+            option="--months, --growth",
+        )
+    if demand.discount:
+        yield Assumption(
+            name="discount",
+            value=f"{format_fraction(demand.discount)} a year: a dollar of serving is worth "
+            f"{format_number(demand.serve_factor)} today on average",
+            source="dollars alone, paid mid-month; a training is paid when its generation starts",
+            option="--discount",
+        )
+    if demand.spread is not None:
+        low, high = (format_count(end) for end in demand.spread)
+        yield Assumption(
+            name="unknown demand",
+            value=f"log-normal, {low} to {high} tokens its central 90%, planned for its mean",
+            source="costs are linear in the demand, so that the mean is what expected cost depends on",
+            option="--serve-tokens",
+        )
 
 
 def _roofline(request: Request, deployment: Deployment) -> Iterator[Assumption]:

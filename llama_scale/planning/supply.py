@@ -31,6 +31,7 @@ from llama_scale.errors import InputError
 from llama_scale.hardware import PRECISIONS, Precision, accelerator
 from llama_scale.laws import FlopsAccounting
 from llama_scale.planning.reading import Words
+from llama_scale.quantities import format_count
 
 LARGEST_DEMAND = 1e21  # tokens: every person alive, reading ten thousand tokens a day for thirty years
 LARGEST_REQUEST = 1e7  # tokens
@@ -81,11 +82,11 @@ def read_supply(words: Words, unit: CostUnit, flops: FlopsAccounting) -> Supply:
 def read_demand(words: Words) -> Demand:
     """What is served: tokens or requests, in all or in the first month, as one number or a range."""
     words.refuse_together("serve_tokens", "requests", why="two demands")
-    months, growth = words.whole("months", low=1, high=600), _growth(words)
+    months = words.whole("months", low=1, high=600)
     demand = replace(
         _request(words),
         months=months,
-        growth=growth,
+        growth=words.rate("growth", months=1, low=-0.9, high=1.0),
         discount=words.rate("discount", months=12, low=0.0, high=1.0),
         retrain_months=words.whole("retrain_every", low=1, high=600),
     )
@@ -95,25 +96,34 @@ def read_demand(words: Words) -> Demand:
                 f"--{name.replace('_', '-')} says nothing without the length of the life",
                 hint="add it in months, such as --months 36",
             )
-    single = demand.input_tokens + demand.output_tokens
+    return _served(words, demand)
+
+
+def _served(words: Words, demand: Demand) -> Demand:
+    """The demand with its tokens: of the life, or of the first month and what follows; read and written.
+
+    Tokens are given for one sample of each request, since more samples read nothing more.
+    """
+    each = demand.tokens_per_request / (demand.input_tokens + demand.output_tokens)
     amount = words.count_range("serve_tokens", high=LARGEST_DEMAND)
-    each = demand.tokens_per_request / single
     if amount is None:
         amount, each = words.count_range("requests", high=LARGEST_DEMAND), demand.tokens_per_request
     if amount is None:
         return demand
     if amount.per_month:
-        if months is None:
+        if demand.months is None:
             raise InputError("a demand of a month says nothing without the life", hint="add --months 36")
-        each *= total_of_months(1.0, growth, months)
-    if amount.low == amount.high:
-        return replace(demand, serve_tokens=amount.low * each)
+        each *= total_of_months(1.0, demand.growth, demand.months)
     spread = Spread(amount.low * each, amount.high * each)
+    if amount.low == amount.high:
+        return replace(demand, serve_tokens=spread.low)
+    if spread.mean > LARGEST_DEMAND:
+        raise InputError(
+            f"a demand from {format_count(amount.low)} to {format_count(amount.high)} is too wide to plan "
+            f"for: the mean of so wide a log-normal is {format_count(spread.mean)} tokens",
+            hint="bring its ends nearer to each other, such as 1e11..1e13",
+        )
     return replace(demand, serve_tokens=spread.mean, spread=spread)
-
-
-def _growth(words: Words) -> float:
-    return words.rate("growth", months=1, low=-0.9, high=1.0)
 
 
 def _request(words: Words) -> Demand:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from llama_scale.costs import CostUnit, Economics, Rental
+from llama_scale.costs import CostUnit, Demand, Economics, Rental
 from llama_scale.planning.again import command
 from llama_scale.planning.reasons import reasons
 from llama_scale.planning.request import Request
@@ -130,7 +130,18 @@ def _served(economics: Economics) -> str:
     else:
         how = f"by our roofline in {deployment.weight_bits:g} bits"
     used = format_fraction(serving.utilisation)
-    return f"; served {where} {how}, {request} written a request, utilisation {used}"
+    return f"; served {where} {how}, {request} written a request, utilisation {used}{_life(demand)}"
+
+
+def _life(demand: Demand) -> str:
+    """The months that a demand is of, where there are any."""
+    if demand.months is None:
+        return ""
+    first = format_count(demand.serve_tokens * demand.monthly_shares[0])
+    rate = format_fraction(demand.discount)
+    worth = f", dollars discounted by {rate} a year" if demand.discount else ""
+    total = format_count(demand.serve_tokens)
+    return f"; {total} tokens are those of all {demand.months} months, {first} of the first{worth}"
 
 
 def _hired(hired: Rental) -> str:
