@@ -133,7 +133,10 @@ def _by_parabolas(
             notes=tuple(notes),
         )
     if bias is not None:
-        notes.append(f"of its a, {bias:+.3f} is the parabolas' own bias if the law of Approach 3 holds")
+        notes.append(
+            f"of its a, {bias:+.3f} is the parabolas' own bias if the law of Approach 3 holds; the interval"
+            " knows their scatter, not that"
+        )
     return _from_lines(2, (found.line, found.of_tokens), budgets, level, notes)
 
 
