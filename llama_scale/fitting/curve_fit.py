@@ -231,10 +231,10 @@ def predicted_rows(
     rows: list[Row] = []
     left: list[Exclusion] = []
     for model in laws.models:
-        per_step = model.curves[0].tokens_per_step
         for schedule in futures:
+            tokens = _tokens(model, schedule)
             name = f"{model.model} {schedule.kind}:{schedule.steps:g} (predicted)"
-            if model.parameters is None or per_step is None:
+            if model.parameters is None or tokens is None:
                 left.append(Exclusion(run=name, reason="its size or its tokens a step are not known"))
                 continue
             found = predict_future(model.fit.law, model.curves, schedule)
@@ -246,7 +246,7 @@ def predicted_rows(
                     name=name,
                     place=f"{name}, by the law of its loss curves",
                     parameters=model.parameters,
-                    tokens=schedule.steps * per_step,
+                    tokens=tokens,
                     loss=found.loss_nats,
                     family=model.model,
                 )
@@ -259,6 +259,12 @@ def predicted_rows(
         exclusions=tuple(left),
         warnings=(f"{len(rows)} losses are predicted by multi-power laws of loss curves, not measured",),
     )
+
+
+def _tokens(model: ModelCurves, schedule: FutureSchedule) -> float | None:
+    """Tokens of a schedule; None where the curves don't say how many a step takes."""
+    per_step = model.curves[0].tokens_per_step
+    return None if per_step is None else schedule.steps * per_step
 
 
 def _warnings(model: ModelCurves) -> list[str]:
@@ -304,7 +310,14 @@ def _model_json(model: ModelCurves) -> dict[str, Any]:
         "tested": errors(model.tested),
         "left_out": errors(model.left_out),
         "predictions": [
-            {**asdict(guess.schedule), "loss_nats": guess.loss_nats, "beyond": guess.beyond}
+            {
+                **asdict(guess.schedule),
+                "parameters": model.parameters,
+                "tokens": _tokens(model, guess.schedule),
+                "loss_nats": guess.loss_nats,
+                "beyond": guess.beyond,
+                "predicted": True,
+            }
             for guess in model.predictions
         ],
     }
