@@ -131,3 +131,50 @@ def test_published_data_through_the_command(
     assert content["objective"] <= 1.0182741e-3
     assert content["n_observations"] == 240
     assert any("taken as total" in warning for warning in content["warnings"])
+
+
+def test_the_whole_procedure_is_tested_on_request(table: Path) -> None:
+    words = [str(table), "--draws", "40", "--delta", "1e-2", "--weights", "none", "--backtest"]
+    shown = invoke(*words)
+    assert shown.exit_code == 0, shown.output
+    assert "Held out from all of it: 12 runs farthest in compute" in shown.stdout
+    assert "farthest in tokens per parameter" in shown.stdout
+    assert "every candidate's error" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines()[:-1])) <= 80
+    content = json.loads(invoke(*words, "--json").stdout)
+    assert [verdict["direction"] for verdict in content["backtest"]["protocol"]] == [
+        "compute",
+        "overtraining",
+    ]
+
+
+def test_form_delta_weights_and_direction_can_be_pinned(table: Path) -> None:
+    words = [str(table), "--draws", "0", "--json", "--form", "tied"]
+    plain = json.loads(invoke(*words).stdout)["selection"]
+    assert (plain["form"], plain["delta"], plain["weights"], plain["candidates"]) == (
+        "tied",
+        1e-3,
+        "none",
+        [],
+    )
+    pinned = json.loads(
+        invoke(*words, "--delta", "0.01", "--weights", "0.5", "--direction", "overtraining").stdout
+    )["selection"]
+    assert (pinned["delta"], pinned["weights"]) == (0.01, "(C/Cmax)^0.5")
+    assert pinned["direction"] == ["overtraining"]
+    assert {pinned[f"{name}_chosen_by"] for name in ("form", "delta", "weights")} == {"user"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--weights", "much"], "no power of compute"),
+        (["--weights", "7"], "between 0 and 2"),
+        (["--direction", "sideways"], "is not one of"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(table: Path, words: list[str], said: str) -> None:
+    result = invoke(str(table), *words)
+    assert result.exit_code in (1, 2)
+    assert said in result.output
+    assert "Traceback" not in result.output

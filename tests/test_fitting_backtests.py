@@ -1,4 +1,4 @@
-"""Forward backtests: who is known, who is ahead, and how the whole procedure does on runs held out from it."""
+"""Forward backtests: who is known, who is ahead, how the whole procedure does on runs held out from it."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import llama_scale
 from llama_scale.architecture import ParameterCounts
 from llama_scale.errors import InputError
 from llama_scale.fitting import Observations, Settings, fit
+from llama_scale.fitting.candidates import weights_of
 from llama_scale.fitting.selection import AUTO_FORMS
 from llama_scale.laws import fit_to_json, read_fit, write_fit
 from llama_scale.runs import RunRecord, RunRole
@@ -152,3 +153,46 @@ def test_more_noise_means_wider_intervals() -> None:
         assert guess.high is not None
         widths.append(float(np.log(guess.high / guess.low)))
     assert widths[1] > 4 * widths[0]
+
+
+def test_repeats_weigh_a_chosen_fit_by_their_noise_and_never_a_named_one() -> None:
+    runs = [sweep(seed) for seed in range(3)]
+    whole = replace(
+        runs[0],
+        names=tuple(f"{name}-{seed}" for seed, part in enumerate(runs) for name in part.names),
+        families=tuple(f"{family}-{seed}" for seed, part in enumerate(runs) for family in part.families),
+        **{
+            name: np.concatenate([getattr(part, name) for part in runs])
+            for name in ("parameters", "tokens", "loss", "train_flops", "budgets")
+        },
+    )
+    named, chosen = (Settings(form="chinchilla").candidates[0], Settings().candidates[0])
+    assert (weights_of(whole, named) == 1).all()
+    assert np.ptp(weights_of(whole, chosen)) > 0
+    assert weights_of(whole, chosen).mean() == pytest.approx(1)
+    assert (weights_of(runs[0], chosen) == 1).all()  # no repeats, nothing measured
+
+
+def test_a_fit_shows_itself_in_a_notebook() -> None:
+    shown = fit(records(), settings=QUICK, name="default")._repr_markdown_()
+    for word in ("**default**", "| alpha |", "90% interval", "starts that agree", "backtest error"):
+        assert word in shown
+    assert "3 of 3 inside" in shown or "of 3 inside" in shown
+    assert "unknown" in fit(sweep(0), form="chinchilla", draws=0)._repr_markdown_()
+
+
+def test_words_of_the_command_line_are_words_in_python() -> None:
+    found = fit(sweep(0), form="tied", delta=1e-2, weights=0.25, draws=40, backtest=False)
+    selection = found.evidence["selection"]
+    assert (selection["form"], selection["delta"], selection["weights"]) == ("tied", 1e-2, "(C/Cmax)^0.25")
+    assert found.evidence["backtest"] is None
+
+
+def test_many_predictions_at_once_equal_each_alone() -> None:
+    found = fit(sweep(0), form="chinchilla", draws=40, backtest=False)
+    sizes = np.geomspace(1e4, 1e6, 600).reshape(200, 3)
+    together = found.predict(sizes, 1e7)
+    assert together.low is not None
+    assert np.shape(together.low) == (200, 3)
+    assert together.low[150, 1] == pytest.approx(found.predict(sizes[150, 1], 1e7).low)
+    assert (together.low <= together.loss).all()

@@ -26,8 +26,8 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
     for verdict in (backtest or {}).get("protocol", ()):
         way, chosen = ALONG[verdict["direction"]], verdict["chosen"]
         yield (
-            f"Held out from everything: the {verdict['held_out_runs']} runs farthest in {way} (up to"
-            f" {format_number(verdict['factor'], 2)}x)"
+            f"Held out from all of it: {verdict['held_out_runs']} runs farthest in {way},"
+            f" up to {format_number(verdict['factor'], 2)}x"
         )
         name = f"{chosen['form']}, delta {chosen['delta']:g}, weights {chosen['weights']}"
         cells = [
