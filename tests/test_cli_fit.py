@@ -178,3 +178,11 @@ def test_words_that_mean_nothing_are_refused(table: Path, words: list[str], said
     assert result.exit_code in (1, 2)
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_profiles_are_shown_and_kept_where_asked_for(table: Path) -> None:
+    result = invoke(str(table), "--form", "chinchilla", "--draws", "0", "--profile", "--json")
+    found = json.loads(result.stdout)["profile"]
+    assert set(found["intervals"]) == {"E", "A", "B", "alpha", "beta", "exponent_a"}
+    assert found["scipy"]["gap"] > -1e-6
+    assert "by profile" in invoke(str(table), "--form", "tied", "--draws", "0", "--profile").output

@@ -108,6 +108,11 @@ DIRECTIONS = ("auto", "compute", "overtraining")
     is_flag=True,
     help="Also test it all on the farthest fifth of the runs, by compute and by tokens a parameter.",
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Also profile the objective for an interval of each constant, and let SciPy check the fit.",
+)
 @click.option("--draws", type=int, default=1000, help="Laws drawn for the intervals; 0 for none.")
 @click.option(
     "--resampling",
@@ -164,6 +169,7 @@ def command(
             "budget": words["budgets"],
             "burn-in": words["burn_in"],
             "backtest": words["protocol"],
+            "profile": words["profile"],
             **{name: words[name] for name in ("weights", "direction", "resampling", "convention")},
         },
     )

@@ -18,9 +18,9 @@ REPEATED = "repeated"
 MULTI_POWER = "multi-power"
 ONLY_WITH = {"base-law": (REPEATED,), "fit-on": (MULTI_POWER,), "predict": (MULTI_POWER,)}
 NOT_WITH = {
-    REPEATED: ("weights", "direction", "resampling", "budget", "backtest"),
+    REPEATED: ("weights", "direction", "resampling", "budget", "backtest", "profile"),
     MULTI_POWER: (
-        *("weights", "direction", "resampling", "budget", "backtest"),
+        *("weights", "direction", "resampling", "budget", "backtest", "profile"),
         *("scores", "task", "convention", "burn-in"),
     ),
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH = 78
 MARGIN = 11
+SAME = 1e-6  # relative: objectives that differ by less are one
 
 
 def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
@@ -24,6 +25,8 @@ def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
     evidence = fit.evidence
     yield from (_sentence(fit), "")
     yield table(_constants(fit), ("constant", "value", *_interval_columns(fit), "standard error"))
+    if evidence.get("profile"):
+        yield from ("", *_profiles(evidence["profile"]))
     yield from ("", *_optima(fit))
     yield from ("", *fit_approaches.approaches(evidence))
     if evidence.get("held_out"):
@@ -89,6 +92,27 @@ def _constants(fit: Fit) -> list[list[str]]:
             row += ["unknown"]
         rows.append(row)
     return rows
+
+
+def _profiles(found: Mapping[str, Any]) -> Iterator[Any]:
+    """Intervals by profile, open where the objective never rises enough, and SciPy's opinion."""
+    rows = [
+        [name.replace("exponent_a", "a"), *(_end(bound) for bound in bounds)]
+        for name, bounds in found["intervals"].items()
+    ]
+    yield table(rows, ("constant", f"{format_fraction(found['level'])} by profile: from", "to"))
+    gap = found["scipy"]["gap"]
+    verdict = f"{-gap:.1e} lower" if gap < -SAME else "no lower"
+    yield entry(
+        "profile",
+        "how far each constant can go, all others fitted anew, before the objective rises by"
+        f" {format_number(found['threshold'], 3)}; SciPy's L-BFGS-B from {found['scipy']['starts']} starts"
+        f" ends {verdict}",
+    )
+
+
+def _end(bound: float | None) -> str:
+    return "open" if bound is None else format_number(bound, 4)
 
 
 def _optima(fit: Fit) -> Iterator[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
 from llama_scale.fitting.calibration import Backtest, calibrate, pivot_of, warnings_of_backtest, waver
-from llama_scale.fitting.candidates import points_of, solve
+from llama_scale.fitting.candidates import Candidate, points_of, solve
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
     held_out_json,
@@ -91,10 +91,32 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     )
     fit = _with(fit, **beside)
     fit = _with(fit, optima=optima_json(fit, observations, settings))
+    if settings.profile:
+        fit = _with(fit, profile=_profile_json(observations, candidate, solution, settings))
     if observations.held_out:
         fit = _with(fit, held_out=held_out_json(fit, observations.held_out, settings.level))
     check_identified(diagnostics, fit, form)
     return fit
+
+
+def _profile_json(
+    observations: Observations, candidate: Candidate, solution: Solution, settings: Settings
+) -> dict[str, Any]:
+    """Profile intervals of the fitted candidate, and what another optimiser made of its objective."""
+    from llama_scale.fitting.polish import cross_check
+    from llama_scale.fitting.profile import profile
+
+    points, form = points_of(observations, candidate), candidate.fitted_form
+    found = profile(points, solution, form, delta=candidate.delta, level=settings.level)
+    checked = cross_check(points, solution, form, delta=candidate.delta, seed=settings.seed)
+    intervals = {name: list(bounds) for name, bounds in found.intervals.items()}
+    return {
+        "level": found.level,
+        "intervals": intervals,
+        "threshold": found.threshold,
+        "lower_objective": found.lower,
+        "scipy": {"objective": checked.lowest, "gap": checked.gap, "starts": checked.starts},
+    }
 
 
 def _backtest_json(
@@ -106,7 +128,9 @@ def _backtest_json(
         return found
 
     def fit_of(known: Observations, direction: Direction) -> Fit:
-        return estimate(known, replace(settings, protocol=False, direction=direction, draws=PROTOCOL_DRAWS))
+        return estimate(
+            known, replace(settings, protocol=False, profile=False, direction=direction, draws=PROTOCOL_DRAWS)
+        )
 
     verdicts = run_protocol(observations, settings.candidates, fit_of, level=settings.level)
     return (found or {}) | {"protocol": [asdict(verdict) for verdict in verdicts]}

@@ -31,7 +31,7 @@ class Settings:
     weights where these are None (`selection`). A named form means delta 1e-3 and no weights unless they are
     given: `weights` is the power of C / Cmax. `direction` is where the question lies, `resampling` None
     what `choose_resampling` says. `backtest` calibrates intervals, `protocol` tests the whole procedure on
-    the farthest fifth of the runs besides.
+    the farthest fifth of the runs besides, `profile` adds profile intervals and SciPy's opinion on the fit.
     """
 
     form: str | None = None
@@ -45,6 +45,7 @@ class Settings:
     budgets: tuple[float, ...] = ()
     backtest: bool = True
     protocol: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.form not in (None, AUTO, *FORMS):

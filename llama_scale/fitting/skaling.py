@@ -86,17 +86,17 @@ def refit(
 
     Minima at E = 0 and above it may both exist, and the way through larger deltas leads every start to the
     same one. So each resample descends along two paths, from the full data's optimum (6,) through the
-    stages, and straight from its like with a high E; where they disagree, or one ends on a bound, all
-    of the starts decide, by both ways.
+    stages, and straight from its like with a high E, or from all starts where E is pinned; where they
+    disagree, or one ends on a bound, further starts decide, by both ways.
     """
     if (log_losses is None) == (weights is None):
         raise ValueError("give either log_losses or weights")
     resamples = Resamples(log_losses, weights)
-    others = start[:, None]
-    if not layout.pins("E"):
-        others = np.concatenate([others, likes(start)], axis=1)
+    further = starts_of(points, layout=layout) if layout.pins("E") else likes(start)
+    others = np.concatenate([start[:, None], further], axis=1)
     first = _follow(points, start[:, None], resamples, delta, STAGES, layout)
-    second = _follow(points, others[:, -1:], resamples, delta, (), layout)
+    last = further if layout.pins("E") else others[:, -1:]
+    second = _follow(points, last, resamples, delta, (), layout)
     best = better(first, second)
     doubtful = np.flatnonzero(
         (np.abs(first.objective - second.objective) > AGREEMENT * best.objective)

@@ -8,6 +8,7 @@ of a shrinking delta (`newton`).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -32,6 +33,8 @@ DEFAULT_DELTA = 1e-3
 STAGES = (1e-1, 3e-2, 1e-2, 3e-3)  # deltas on the way down to the one asked for
 GRID = np.geomspace(0.02, 1.6, 7)
 COARSE_GRID = np.geomspace(0.05, 1.0, 4)
+FEW_ROWS = 64  # fewer: a third path for each resample, as minima of a few rows are many
+FLATTER = np.array([1, 1, 1, 0.6, 0.6])[:, None]  # where that path begins: at lower exponents
 MANY_ROWS = 2000  # more: the coarse grid, for a fit within 2 s
 AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
 CHUNK = 1 << 15  # elements of an (S, n) array: a chunk's dozen arrays stay in the second-level cache
@@ -183,25 +186,29 @@ def refit(
 ) -> Minima:
     """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data.
 
-    Each resample descends from the full data's optimum (5,) along two paths of deltas; where they
+    Each resample descends from the full data's optimum (5,) along two or three paths of deltas; where they
     disagree, or end on a bound or unconverged, a coarse grid of starts decides.
     """
     count = len(weights if weights is not None else log_losses if log_losses is not None else ())
     starts = np.tile(start[:, None], count)
-    first, second = (
+    ways = [(starts, ()), (starts, STAGES[2:])]
+    if len(points.x) <= FEW_ROWS:
+        ways.append((starts * FLATTER, ()))
+    ends = [
         minimise(
             points,
-            starts,
+            begin,
             delta=delta,
             stages=stages,
             log_losses=log_losses,
             weights=weights,
             layout=layout,
         )
-        for stages in ((), STAGES[2:])
-    )
-    best = better(first, second)
-    gap = np.abs(first.objective - second.objective) > AGREEMENT * best.objective
+        for begin, stages in ways
+    ]
+    best = functools.reduce(better, ends)
+    highest = np.max([end.objective for end in ends], axis=0)
+    gap = highest - best.objective > AGREEMENT * best.objective
     doubtful = np.flatnonzero(gap | ~best.converged | best.at_bound[layout.rows].any(axis=0))
     if len(doubtful):
         log_losses, weights = (None if a is None else a[doubtful] for a in (log_losses, weights))
