@@ -22,7 +22,8 @@ PUBLISHED_STARTS = 20.0  # the published search started from decays of 0 to 20
 GRID = (64, 48)
 DRAWS_GRID = (32, 24)
 MOST_CELLS = 4_000_000  # rows x grid: more rows, a coarser grid
-FINE = 9  # points a side of the finer grid about a cell
+FINE = 9  # points a side of the finer grid about a point
+REFINEMENTS = 2  # of the grid, for draws
 SAME_MINIMUM = 0.05  # minima nearer than this in the log of both decays are one
 SHOWN_WITHIN = 0.02  # minima higher than the lowest by more, of its objective, are no rivals
 MOST_MINIMA = 12
@@ -122,8 +123,8 @@ def published_choice(minima: Sequence[DecayMinimum]) -> DecayMinimum:
 def draw_decays(laws: ScalingLaw, runs: RepeatedRuns, weights: Array, *, delta: float) -> Repetition:
     """The lowest pair of decays of each resample: `weights` (S, n) are counts of runs.
 
-    `laws` is one law, or a batch of S. Each resample is searched over the whole grid, then over a finer
-    one about its lowest cell, to 2 % of a decay.
+    `laws` is one law, or a batch of S. Each resample is searched over the whole grid, then over two finer
+    ones about its lowest point, to 2 % of a decay.
     """
     one_law = np.ndim(laws.E) == 0
     axes = _axes(GRID if one_law else DRAWS_GRID, len(runs))
@@ -234,17 +235,19 @@ def _refined_together(
     cells: NDArray[np.intp],
     delta: float,
 ) -> Repetition:
-    """Lowest points of finer grids, one for each cell that any resample has lowest."""
-    found = np.empty((len(weights), 2))
-    for cell in np.unique(cells, axis=0):
-        mine = (cells == cell).all(axis=1)
-        fine = tuple(_about(axis, int(at)) for axis, at in zip(axes, cell, strict=True))
-        best = _lowest(surface(law, runs, fine[0], fine[1], delta), weights[mine])
-        found[mine] = np.stack([fine[0][best[:, 0]], fine[1][best[:, 1]]], axis=1)
+    """Lowest points of ever finer grids, one for each point that any resample has lowest so far."""
+    found = np.stack([axes[0][cells[:, 0]], axes[1][cells[:, 1]]], axis=1)
+    steps = np.array([axis[1] / axis[0] for axis in axes])
+    for _ in range(REFINEMENTS):
+        for point in np.unique(found, axis=0):
+            mine = (found == point).all(axis=1)
+            first, second = (_about(*pair) for pair in zip(point, steps, strict=True))
+            best = _lowest(surface(law, runs, first, second, delta), weights[mine])
+            found[mine] = np.stack([first[best[:, 0]], second[best[:, 1]]], axis=1)
+        steps = steps ** (2 / (FINE - 1))
     return Repetition(tokens_decay=found[:, 0], parameters_decay=found[:, 1])
 
 
-def _about(axis: Array, at: int) -> Array:
-    """A finer axis between the neighbours of a point."""
-    low, high = axis[max(at - 1, 0)], axis[min(at + 1, len(axis) - 1)]
-    return np.geomspace(low, high, FINE)
+def _about(centre: float, step: float) -> Array:
+    """A finer axis from one step below a point to one above, within the limits."""
+    return np.geomspace(max(centre / step, LIMITS[0]), min(centre * step, LIMITS[1]), FINE)
