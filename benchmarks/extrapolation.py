@@ -136,7 +136,7 @@ def row_of(
 def errors_of(known: Observations, ahead: Observations, direction: Asked) -> dict[str, float]:
     """What plain forms and the candidate of least inner error would have made of the runs ahead."""
     candidates = Settings().candidates
-    laws = solve_all(known, candidates) | dict(solve_all(known, PLAIN.values()))
+    laws = {**solve_all(known, candidates), **solve_all(known, PLAIN.values())}
     trials = try_all(known, candidates, CUTS, directions_of(known, direction)[0])
     inner = {one: np.mean([np.abs(trial.errors(one)).mean() for trial in trials]) for one in candidates}
     least = min(candidates, key=lambda one: inner[one]) if trials else PLAIN["chinchilla"]

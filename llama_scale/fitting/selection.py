@@ -111,7 +111,7 @@ def score(
     means = np.exp(np.log(sizes + LEAST_ERROR).mean(axis=1))
     weights = np.where(means < CLEARLY_WORSE * means.min(), means**-2, 0.0)
     weights /= weights.sum()
-    directions = dict.fromkeys(trial.split.direction for trial in trials)
+    directions = sorted({trial.split.direction for trial in trials})
     distances = distances_from_consensus(laws, weights, targets(observations, directions))
     return tuple(
         Scored(
