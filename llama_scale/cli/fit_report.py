@@ -33,7 +33,8 @@ def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
         yield from ("", *_held_out(evidence["held_out"], fit))
     if evidence["selection"]["candidates"]:
         yield from ("", *fit_selection.candidates(evidence["selection"]))
-    yield from ("", *fit_selection.protocol(evidence.get("backtest")))
+    outer = list(fit_selection.protocol(evidence.get("backtest")))
+    yield from (("", *outer[:-1]) if outer else ())
     yield ""
     yield from _reasons(fit)
     yield from (entry("warning", text) for text in evidence.get("warnings", ()))
