@@ -215,6 +215,7 @@ def test_far_extrapolation_is_answered_with_the_loudest_warning_first() -> None:
     assert answer.far_beyond is not None
     assert answer.far_beyond > 1e10
     assert answer.warnings[0].startswith("an example, not a plan to act on")
+    assert "An example only" in answer.sentence
     assert ask().far_beyond is None
 
 

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 def sentence(plan: Plan) -> str:
     """The answer: what to train, what it reaches, and for what it is the best."""
+    if plan.far_beyond is None:
+        return _answer(plan)
+    times = format_number(plan.far_beyond, 2)
+    return f"{_answer(plan)} An example only: {times} x the FLOPs of the largest run behind its law."
+
+
+def _answer(plan: Plan) -> str:
     model, request = plan.recommended, plan.request
     demand = request.economics.demand
     what = f"Train {format_count(model.parameters)} parameters on {format_count(model.tokens)} tokens"
