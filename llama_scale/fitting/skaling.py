@@ -23,6 +23,7 @@ from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Array, Layout,
 from llama_scale.fitting.solver import (
     COARSE_GRID,
     DEFAULT_DELTA,
+    FEW_ROWS,
     Minima,
     Points,
     Solution,
@@ -86,16 +87,16 @@ def refit(
 
     Minima at E = 0 and above it may both exist, and the way through larger deltas leads every start to the
     same one. So each resample descends along two paths, from the full data's optimum (6,) through the
-    stages, and straight from its like with a high E, or from all starts where E is pinned; where they
+    stages, and straight from its like with a high E, or from starts of low k where E is pinned; where they
     disagree, or one ends on a bound, further starts decide, by both ways.
     """
     if (log_losses is None) == (weights is None):
         raise ValueError("give either log_losses or weights")
     resamples = Resamples(log_losses, weights)
-    further = starts_of(points, layout=layout) if layout.pins("E") else likes(start)
+    further = starts_of(points, layout=layout)[:, :3] if layout.pins("E") else likes(start)
     others = np.concatenate([start[:, None], further], axis=1)
     first = _follow(points, start[:, None], resamples, delta, STAGES, layout)
-    last = further if layout.pins("E") else others[:, -1:]
+    last = further if layout.pins("E") and len(points.x) <= FEW_ROWS else others[:, -1:]
     second = _follow(points, last, resamples, delta, (), layout)
     best = better(first, second)
     doubtful = np.flatnonzero(
