@@ -11,6 +11,7 @@ least with which the intervals cover as often as they say.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,18 +122,21 @@ def calibrate(
     ways = np.concatenate([[trial.split.direction] * len(trial.split.ahead) for trial in trials])
     error = np.concatenate([trial.errors(choice.candidate) for trial in trials])
     found: dict[float, tuple[Array, Array]] = {}
-    for spread in SPREADS:
+
+    def covers(spread: float) -> bool:
         parts = [
             reached(trial, choice.candidate, draws, spread, level)
             for trial, draws in zip(trials, drawn, strict=True)
         ]
         ratios, widths = (np.concatenate(part) for part in zip(*parts, strict=True))
         found[spread] = (ratios, widths)
-        if all(
-            (ratios[ways == way] <= 1).mean() >= level for way in choice.directions if (ways == way).any()
-        ):
-            break
-    least, chosen = found[0.0], max(found)
+        present = [ways == way for way in choice.directions if (ways == way).any()]
+        return all((ratios[one] <= 1).mean() >= level for one in present)
+
+    chosen = _least(SPREADS, covers)
+    if chosen not in found:
+        covers(chosen)
+    least = found[0.0]
     enough = np.sort(found[chosen][0])[int(np.ceil(level * len(error))) - 1]
     factor = float(max(1.0, enough)) if chosen == SPREADS[-1] else 1.0
     return Backtest(
@@ -145,6 +149,17 @@ def calibrate(
         covered=float((found[chosen][0] <= factor).mean()),
         factor=factor,
     )
+
+
+def _least(grid: Sequence[float], holds: Callable[[float], bool]) -> float:
+    """The least of a rising grid at which something holds, and goes on to; the last if it never does."""
+    if holds(grid[0]):
+        return grid[0]
+    low, high = 0, len(grid) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(grid[middle]) else (middle, high)
+    return grid[high]
 
 
 def _trials(observations: Observations, choice: Choice) -> tuple[Trial, ...]:
