@@ -14,10 +14,12 @@ from llama_scale.architecture import ParameterCounts
 from llama_scale.errors import InputError
 from llama_scale.fitting import Observations, Settings, fit
 from llama_scale.fitting.candidates import weights_of
-from llama_scale.fitting.selection import AUTO_FORMS
-from llama_scale.laws import fit_to_json, read_fit, write_fit
+from llama_scale.fitting.document import selection_json
+from llama_scale.fitting.selection import AUTO_FORMS, Choice
+from llama_scale.laws import ScalingLaw, fit_to_json, read_fit, write_fit
 from llama_scale.runs import RunRecord, RunRole
 
+NOTHING_TRIED = {"tried": (), "directions": ("compute",), "direction_note": "", "note": ""}
 QUICK = Settings(draws=60, delta=1e-2, weights=0.0)
 
 
@@ -138,7 +140,7 @@ def test_the_python_verb_is_the_same_function(tmp_path: Path) -> None:
     assert llama_scale.fit is fit
     with pytest.raises(InputError):
         fit([], settings=QUICK)
-    with pytest.raises(InputError, match="no option .detla."):
+    with pytest.raises(InputError, match=r"no option .detla."):
         fit(sweep(0), detla=1e-2)
     with pytest.raises(InputError, match="no run store or CSV"):
         fit(tmp_path / "absent.csv")
@@ -171,6 +173,24 @@ def test_repeats_weigh_a_chosen_fit_by_their_noise_and_never_a_named_one() -> No
     assert np.ptp(weights_of(whole, chosen)) > 0
     assert weights_of(whole, chosen).mean() == pytest.approx(1)
     assert (weights_of(runs[0], chosen) == 1).all()  # no repeats, nothing measured
+    settings = Settings(draws=0, delta=1e-2)
+    said = selection_json(settings, None, Choice(candidate=chosen, **NOTHING_TRIED), whole)["seed_noise"]
+    assert "points were run with several seeds" in said
+    for candidate, seen in ((named, whole), (chosen, runs[0])):
+        choice = Choice(candidate=candidate, **NOTHING_TRIED)
+        assert selection_json(settings, None, choice, seen)["seed_noise"] is None
+
+
+def test_other_forms_are_fitted_beside_the_law() -> None:
+    """What `plan` reads to say how much hangs on the form."""
+    found = fit(sweep(0), form="chinchilla", delta=1e-2, draws=0)
+    others = found.evidence["other_forms"]
+    assert set(others) == {"skaling", "tied"}
+    assert others["tied"]["alpha"] == others["tied"]["beta"]
+    for constants in others.values():
+        law = ScalingLaw(**constants)
+        assert law.loss(6e4, 2e6) == pytest.approx(float(LAW.loss(6e4, 2e6)), rel=0.01)
+    assert set(fit(sweep(0), form="tied", draws=0).evidence["other_forms"]) == {"chinchilla", "skaling"}
 
 
 def test_a_fit_shows_itself_in_a_notebook() -> None:

@@ -12,6 +12,7 @@ from llama_scale.config import canonical_hash
 from llama_scale.fitting.calibration import Backtest
 from llama_scale.fitting.diagnostics import Diagnostics
 from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.seeds import seed_noise
 from llama_scale.fitting.selection import Choice
 from llama_scale.fitting.settings import Settings
 from llama_scale.fitting.uncertainty import Draws
@@ -38,9 +39,12 @@ def spread_json(own: Draws | None, carried: Draws | None, level: float) -> dict[
     }
 
 
-def selection_json(settings: Settings, draws: Draws | None, choice: Choice) -> dict[str, Any]:
+def selection_json(
+    settings: Settings, draws: Draws | None, choice: Choice, observations: Observations
+) -> dict[str, Any]:
     """What was fitted, by whose choice, and the table of all that was tried."""
     chosen, by = choice.candidate, "backtest" if choice.tried else "default"
+    measured = seed_noise(observations) if chosen.by_noise else None
     return {
         "form": chosen.form,
         "form_chosen_by": "user" if settings.named_form else by,
@@ -49,6 +53,7 @@ def selection_json(settings: Settings, draws: Draws | None, choice: Choice) -> d
         "weights": chosen.weights,
         "weights_power": chosen.power,
         "weights_chosen_by": _by(settings.weights, settings, by),
+        "seed_noise": measured.note if measured else None,
         "direction": list(choice.directions),
         "direction_note": choice.direction_note,
         "candidates": [
