@@ -9,8 +9,14 @@ import pytest
 from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting import Observations, Settings, fit
-from llama_scale.fitting.candidates import Candidate, solve
-from llama_scale.fitting.selection import Choice, choose, directions_of, distances_from_consensus
+from llama_scale.fitting.candidates import Candidate, solve, weights_of
+from llama_scale.fitting.selection import (
+    Choice,
+    choose,
+    directions_of,
+    distances_from_consensus,
+    share_heard,
+)
 from llama_scale.laws import ScalingLaw, fit_to_json, read_fit, write_fit
 
 BENT = ScalingLaw(E=0.0, A=700 * 6e4**0.92, B=1000 * 2e6**0.93, alpha=0.92, beta=0.93, k=0.164)
@@ -88,6 +94,21 @@ def test_the_consensus_is_a_weighted_median() -> None:
     where = (np.array([1e9]), np.array([1e10]))
     assert distances_from_consensus(laws, np.full(3, 1 / 3), where).argmin() == 1
     assert distances_from_consensus(laws, np.array([0.1, 0.2, 0.7]), where).argmin() == 2
+
+
+def test_a_candidate_is_heard_by_the_runs_that_it_hears() -> None:
+    """On 240 public runs, weights (C/Cmax)^1 leave 33 in effect, and best N that fall to a third."""
+    assert share_heard(np.ones(7)) == pytest.approx(1)
+    assert share_heard(np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(0.5)
+    candidates = Settings(form=None, delta=1e-2).candidates
+    runs = sweep(0)
+    choice = pick(runs, tuple(one for one in candidates if one.form == "tied"))
+    for one in choice.tried:
+        errors = one.mean_error + 1e-3
+        heard = share_heard(weights_of(runs, one.candidate))
+        assert one.weight * errors**2 / heard == pytest.approx(
+            choice.tried[0].weight * (choice.tried[0].mean_error + 1e-3) ** 2
+        )
 
 
 def test_the_chosen_fit_goes_through_every_part(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -10,10 +11,11 @@ import pytest
 from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting import Settings, fit, gather
-from llama_scale.fitting.calibration import pivot_of, waver
+from llama_scale.fitting.calibration import Ends, ends_of, waver
 from llama_scale.fitting.candidates import Candidate, points_of, solve_all
 from llama_scale.fitting.solver import refit, solve
 from llama_scale.fitting.uncertainty import Resampling, choose_resampling, draw_laws, draw_mixture
+from llama_scale.laws import ScalingLaw
 
 TRUE_FORM = Candidate(form="chinchilla", delta=1e-2)
 
@@ -103,20 +105,37 @@ def test_a_backtest_needs_runs_to_fit() -> None:
     assert few.evidence["backtest"] is None
 
 
-def test_wavering_exponents_leave_the_farthest_runs_as_they_were() -> None:
+@pytest.mark.parametrize("k", [1.0, 0.3])
+def test_wavering_exponents_leave_both_ends_of_the_runs_as_they_were(k: float) -> None:
+    """Without the near end, losses among the cheapest runs of `chinchilla` had intervals of -12 to +25 %."""
     runs = sweep(0)
     constants = solve(points_of(runs), delta=1e-2).constants
-    draws = draw_laws(runs, TRUE_FORM, constants, draws=50).law
-    pivot = pivot_of(runs, "compute")
-    moved = waver(draws, pivot, 0.2)
-    assert moved.loss(*pivot) == pytest.approx(draws.loss(*pivot), rel=1e-9)
+    one = draw_laws(runs, TRUE_FORM, constants, draws=50).law
+    powers = {name: np.asarray(getattr(one, name)) ** (1 / k) for name in ("A", "B")}
+    draws = replace(one, **powers, alpha=one.alpha / k, beta=one.beta / k, k=np.full(50, k))
+    ends = ends_of(runs, "compute")
+    moved = waver(draws, ends, 0.2)
+    assert moved.loss(*ends.far) == pytest.approx(draws.loss(*ends.far), rel=1e-9)
     assert moved.exponent_a == pytest.approx(draws.exponent_a, rel=1e-9)
+    free = np.asarray(moved.E) > 0
+    assert free.mean() > 0.5
+    assert moved.at(free).loss(*ends.near) == pytest.approx(draws.at(free).loss(*ends.near), rel=1e-9)
+    assert (np.asarray(moved.E) >= 0).all()
     changes = []
-    for far in (2.0, 20.0):
-        there = (pivot[0] * far, pivot[1] * far)
+    for far in (0.5, 2.0, 20.0):
+        there = (ends.far[0] * far, ends.far[1] * far)
         changes.append(float(np.std(np.log(moved.loss(*there) / draws.loss(*there)))))
-    assert 0 < changes[0] < changes[1]
-    assert waver(draws, pivot, 0.0) is draws
+    assert 0 < changes[0] < changes[1] < changes[2]
+    assert waver(draws, ends, 0.0) is draws
+
+
+def test_ends_of_like_loss_hold_no_exponent_between_them() -> None:
+    level = ScalingLaw(
+        E=np.full(9, 1.0), A=np.ones(9), B=np.ones(9), alpha=np.full(9, 0.3), beta=np.full(9, 0.3)
+    )
+    moved = waver(level, Ends(near=(1e6, 1e8), far=(1e6, 1.1e8)), 0.2)
+    assert (moved.E == level.E).all()
+    assert moved.loss(1e6, 1.1e8) == pytest.approx(level.loss(1e6, 1.1e8))
 
 
 def test_a_mixture_draws_each_candidate_as_often_as_it_weighs() -> None:

@@ -4,17 +4,20 @@ Draws of refits know what the noise of the runs leaves open, not how far the law
 run has been. Backtests do: laws of the nearer runs, with draws of their own, predict the farther ones. The
 share of these inside the intervals says how much is missing, and it is put where it grows with the distance
 and reaches every use of the law: both exponents of each draw are multiplied by exp(spread z), z normal, with
-both terms of the law held at the farthest runs. They turn together because backtests see how fast the loss
-falls, not how N and D share it: that doubt is in the refits and in the mixture of forms. The spread is the
-least with which the intervals cover as often as they say.
+the law held at both ends of the runs, so that what they fixed stays fixed. They turn together because
+backtests see how fast the loss falls, not how N and D share it: that doubt is in the refits and in the
+mixture of forms. The spread is the least with which the intervals cover as often as they say, over all
+predictions of a direction and, to the nearest run, of each backtest: one full of runs must not hide another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llama_scale.fitting.backtests import Direction, Trial, place, split_at, try_all
 from llama_scale.fitting.candidates import Candidate
@@ -28,6 +31,7 @@ CUTS = (0.6, 0.8)
 DRAWS = 100
 SPREADS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4)
 FARTHEST = 0.8
+LEAST_FALL = 0.2  # from end to end of the runs, over what is left above E: less holds no exponent
 POOR = 0.7  # of the level: lower coverage than that is told
 
 
@@ -50,26 +54,56 @@ class Backtest:
     factor: float
 
 
-def waver(law: ScalingLaw, pivot: tuple[float, float], spread: float, seed: int = 0) -> ScalingLaw:
-    """Draws whose exponents waver by `spread`, each term as it was at the pivot N, D."""
+class Ends(NamedTuple):
+    """The middle N and D, in logs, of the cheapest runs and of the farthest: where the data hold a law."""
+
+    near: tuple[float, float]
+    far: tuple[float, float]
+
+
+def waver(law: ScalingLaw, ends: Ends, spread: float, seed: int = 0) -> ScalingLaw:
+    """Draws whose exponents waver by `spread`, each law and its best split as they were at the far end.
+
+    E and both terms give way so that the loss at the near end stays too: the runs have fixed it, and a law
+    that falls faster beyond them must have a higher floor. Where the far end is hardly lower than the near
+    one, or E would fall below zero, only the far end is held.
+    """
     if spread == 0:
         return law
+    near, far = ends
     turn = np.exp(spread * np.random.default_rng(seed + 1).standard_normal(np.size(law.E)))
     alpha, beta = law.alpha * turn, law.beta * turn
-    return replace(
+    turned = replace(
         law,
-        A=law.A * pivot[0] ** (alpha - law.alpha),
-        B=law.B * pivot[1] ** (beta - law.beta),
+        A=law.A * far[0] ** (alpha - law.alpha),
+        B=law.B * far[1] ** (beta - law.beta),
         alpha=alpha,
         beta=beta,
     )
+    above_floor = law.loss(*far) - law.E
+    falls, would_fall = (one.loss(*near) - one.loss(*far) for one in (law, turned))
+    held = falls > LEAST_FALL * above_floor
+    scale = np.where(held, falls / np.where(held, would_fall, 1.0), 1.0)
+    scale = np.minimum(scale, 1 + law.E / above_floor)
+    each = scale ** (1 / np.asarray(law.k, float))
+    return replace(
+        turned,
+        E=np.maximum(law.E + above_floor * (1 - scale), 0.0),
+        A=turned.A * each,
+        B=turned.B * each,
+    )
 
 
-def pivot_of(observations: Observations, direction: Direction) -> tuple[float, float]:
-    """The middle N and D, in logs, of the farthest runs."""
-    where = place(observations, direction)
+def ends_of(observations: Observations, direction: Direction) -> Ends:
+    """The ends of the runs: the cheapest fifth, and the fifth farthest along the direction."""
+    flops, where = observations.train_flops, place(observations, direction)
+    near = flops <= np.sort(flops)[int(np.ceil((1 - FARTHEST) * len(flops))) - 1]
     far = where >= np.sort(where)[int(FARTHEST * len(where))]
-    sizes, tokens = observations.parameters[far], observations.tokens[far]
+    return Ends(near=_middle(observations, near), far=_middle(observations, far))
+
+
+def _middle(observations: Observations, kept: NDArray[np.bool_]) -> tuple[float, float]:
+    sizes, tokens = observations.parameters[kept], observations.tokens[kept]
     return float(np.exp(np.log(sizes).mean())), float(np.exp(np.log(tokens).mean()))
 
 
@@ -91,7 +125,7 @@ def reached(
 ) -> tuple[Array, Array]:
     """Of each run ahead (m,): error over the reach of its interval on that side; half-width, in logs."""
     known, ahead = trial.split.known, trial.split.ahead
-    drawn = waver(draws.law, pivot_of(known, trial.split.direction), spread)
+    drawn = waver(draws.law, ends_of(known, trial.split.direction), spread)
     fit = as_fit(known, trial.laws[chosen], drawn, draws.noise)
     guess = fit.predict(ahead.parameters, ahead.tokens, level=level)
     assert guess.low is not None
@@ -131,7 +165,8 @@ def calibrate(
         ratios, widths = (np.concatenate(part) for part in zip(*parts, strict=True))
         found[spread] = (ratios, widths)
         present = [ways == way for way in choice.directions if (ways == way).any()]
-        return all((ratios[one] <= 1).mean() >= level for one in present)
+        misses = [int((part[0] > 1).sum()) - 0.5 - (1 - level) * len(part[0]) for part in parts]
+        return max(misses) <= 0 and all((ratios[one] <= 1).mean() >= level for one in present)
 
     chosen = _least(SPREADS, covers)
     if chosen not in found:

@@ -9,7 +9,7 @@ import numpy as np
 
 from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
-from llama_scale.fitting.calibration import Backtest, calibrate, pivot_of, warnings_of_backtest, waver
+from llama_scale.fitting.calibration import Backtest, calibrate, ends_of, warnings_of_backtest, waver
 from llama_scale.fitting.candidates import Candidate, points_of, solve
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
@@ -22,7 +22,7 @@ from llama_scale.fitting.document import (
 )
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.protocol import run_protocol
-from llama_scale.fitting.selection import Choice, choose
+from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
 from llama_scale.fitting.settings import Settings, settings_of
 from llama_scale.fitting.solver import Solution
 from llama_scale.fitting.uncertainty import Draws, draw_laws, draw_mixture
@@ -70,7 +70,8 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "n_observations": len(observations),
             **spread_json(own, draws, settings.level),
             "diagnostics": plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
-            "selection": selection_json(settings, draws, choice),
+            "other_forms": _other_forms(observations, candidate),
+            "selection": selection_json(settings, draws, choice, observations),
             "backtest": _backtest_json(observations, tested, settings),
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
             "warnings": [
@@ -97,6 +98,20 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         fit = _with(fit, held_out=held_out_json(fit, observations.held_out, settings.level))
     check_identified(diagnostics, fit, form)
     return fit
+
+
+def _other_forms(observations: Observations, candidate: Candidate) -> dict[str, dict[str, float]]:
+    """The constants of other forms fitted alike to all runs: how much a plan hangs on the form."""
+    found = {}
+    for name in AUTO_FORMS:
+        other = replace(candidate, form=name)
+        form = other.fitted_form
+        if name == candidate.form or len(observations) <= form.constants:
+            continue
+        solution = solve(observations, other, quick=True)
+        if set(solution.at_bound) <= set(form.may_rest):
+            found[name] = {word: float(value) for word, value in solution.law.constants.items()}
+    return found
 
 
 def _profile_json(
@@ -182,8 +197,8 @@ def _carried(
         )
     if tested is None or tested.spread == 0:
         return drawn
-    pivot = pivot_of(observations, choice.directions[-1])
-    return replace(drawn, law=waver(drawn.law, pivot, tested.spread))
+    ends = ends_of(observations, choice.directions[-1])
+    return replace(drawn, law=waver(drawn.law, ends, tested.spread))
 
 
 def _note(draws: Draws | None, tested: Backtest | None) -> str:

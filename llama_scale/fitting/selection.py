@@ -5,8 +5,11 @@ compared there and nowhere else: on forward backtests of the training runs. Runs
 chosen law have no part in it. Taking the candidate of least error alone overfits: two dozen are compared
 on a handful of correlated predictions. Combined forecasts are steadier than the best of them (Bates and
 Granger 1969, whose weights, inverse squared errors, are taken here; twice the least error or more is not
-heard). So the fit is the candidate whose predictions, an order of magnitude beyond the runs, lie nearest
-to the weighted median of all, and the same weights mix the draws (`uncertainty`).
+heard). Losses near the optimum say little of where it is, so backtests do not tell a fit that in effect hears
+a seventh of the runs, and whose best N is so much less sure, from one that hears all: each weight is also
+multiplied by the share of the runs that the candidate hears (Kish 1965). So the fit is the candidate whose
+predictions, an order of magnitude beyond the runs, lie nearest to the weighted median of all, and the same
+weights mix the draws (`uncertainty`).
 benchmarks/extrapolation.py compares both rules.
 """
 
@@ -19,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from llama_scale.fitting.backtests import Direction, Trial, place, split_at, try_all
-from llama_scale.fitting.candidates import Candidate, solve_all
+from llama_scale.fitting.candidates import Candidate, solve_all, weights_of
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.laws import FormName, ScalingLaw
@@ -109,7 +112,8 @@ def score(
         [[np.abs(np.expm1(trial.errors(one))).mean() for trial in trials] for one in laws], float
     )
     means = np.exp(np.log(sizes + LEAST_ERROR).mean(axis=1))
-    weights = np.where(means < CLEARLY_WORSE * means.min(), means**-2, 0.0)
+    hears = np.array([share_heard(weights_of(observations, one)) for one in laws])
+    weights = np.where(means < CLEARLY_WORSE * means.min(), hears * means**-2, 0.0)
     weights /= weights.sum()
     directions = sorted({trial.split.direction for trial in trials})
     distances = distances_from_consensus(laws, weights, targets(observations, directions))
@@ -123,6 +127,11 @@ def score(
         )
         for i, one in enumerate(laws)
     )
+
+
+def share_heard(weights: Array) -> float:
+    """The effective number of runs of these weights (n,), over their number: 1 for equal weights."""
+    return float(weights.sum() ** 2 / (weights**2).sum() / len(weights))
 
 
 def targets(observations: Observations, directions: Iterable[Direction]) -> tuple[Array, Array]:
