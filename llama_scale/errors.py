@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 
 class LlamaScaleError(Exception):
     """An expected failure, printed as one line of what and one line of how to fix it.
 
-    `exit_code` is what the command line returns: 1 for work that failed or cannot be done.
+    `exit_code` is what the command line returns: 1 for work that failed or cannot be done. `details` are
+    plain values that `--json` prints beside the message, for errors that know more.
     """
 
     exit_code = 1
+    details: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)

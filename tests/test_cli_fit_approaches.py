@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,26 @@ def test_bad_options_are_errors_with_hints(words: tuple[str, str], said: str) ->
     assert result.exit_code == 2
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_refused_law_leaves_the_approaches_that_need_none() -> None:
+    lines = ["N,D,L,C,budget"]
+    for budget, loss in ((1e18, 3.0), (1e19, 2.95), (1e20, 2.9), (1e21, 2.36)):  # it falls ever faster
+        best = (budget / 120) ** 0.5
+        for share in (0.25, 0.5, 1.0, 2.0, 4.0):
+            bowl = 0.05 * math.log(share) ** 2 + 0.001 * math.sin(1e3 * share)
+            size = best * share
+            lines.append(f"{size:.6g},{budget / 6 / size:.6g},{loss + bowl:.5f},{budget:g},{budget:g}")
+    Path("runs.csv").write_text("\n".join(lines))
+    result = invoke("runs.csv", *QUICK)
+    assert result.exit_code == 1
+    assert "lies on a bound of E" in result.stderr
+    assert ",;" not in result.stderr
+    assert "The law is refused. What the runs say without one:" in result.stdout
+    assert "2 IsoFLOP" in result.stdout
+    assert "3 law" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    told = json.loads(invoke("runs.csv", *QUICK, "--json").stdout)
+    assert [one["approach"] for one in told["approaches"]] == [1, 2]
+    assert told["approaches"][1]["exponent_a"] == pytest.approx(0.5, abs=0.02)
+    assert told["diagnostics"]["at_bound"] == ["E"]

@@ -189,17 +189,25 @@ def command(
 
 
 def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
-    from llama_scale.fitting import Settings, fit
+    from llama_scale.cli.fit_report import refused
+    from llama_scale.cli.output import current_output
+    from llama_scale.fitting import Settings, UnidentifiedFitError, fit
 
     first = sources[0]
-    return fit(
-        sources,
-        where=words.pop("where"),
-        convention=words.pop("convention"),
-        rules=words.pop("rules"),
-        settings=Settings(**words),
-        name=first.stem if first.suffix else first.resolve().name,
-    )
+    try:
+        return fit(
+            sources,
+            where=words.pop("where"),
+            convention=words.pop("convention"),
+            rules=words.pop("rules"),
+            settings=Settings(**words),
+            name=first.stem if first.suffix else first.resolve().name,
+        )
+    except UnidentifiedFitError as error:
+        output, found = current_output(), error.details
+        if not output.json:  # there the error's own object holds it
+            output.result({}, lambda: list(refused(found)))
+        raise
 
 
 def _rules(burn_in: str | None, repeats: Any, flops: Any) -> Rules:

@@ -45,6 +45,15 @@ def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
     yield f"{'next':{MARGIN}}llama-scale plan --law {where} --serve-tokens 1e12"
 
 
+def refused(found: Mapping[str, Any]) -> Iterator[Any]:
+    """What runs say without a law, where theirs is refused: `found` are the details of that error."""
+    if any(not one["reason"] for one in found["approaches"]):
+        yield "The law is refused. What the runs say without one:"
+        yield from ("", *fit_approaches.approaches(found), "")
+    yield from (entry(heading, text) for heading, text in fit_approaches.remarks(found))
+    yield from (entry("warning", text) for text in found.get("warnings", ()))
+
+
 def entry(heading: str, text: str) -> str:
     """Text under a heading that stands in the margin."""
     body = fill(
@@ -178,6 +187,8 @@ def _reasons(fit: Fit) -> Iterator[str]:
         f" {selection['form']} form, Huber delta {format_number(selection['delta'])}, weights"
         f" {selection['weights']}; {selection['note']}",
     )
+    if selection.get("seed_noise"):
+        yield entry("seeds", selection["seed_noise"])
     yield from (entry(heading, text) for heading, text in fit_approaches.remarks(fit.evidence))
     yield from _certainty(fit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from llama_scale.cli.output import table
@@ -15,7 +16,7 @@ def candidates(selection: Mapping[str, Any]) -> Iterator[Any]:
     """All that was tried: a row a form and delta, a column a weighting, the chosen one in brackets."""
     tried = selection["candidates"]
     ways = " and ".join(ALONG[way] for way in selection["direction"])
-    yield f"Fits tried, by their mean error on runs farther in {ways} than those fitted:"
+    yield fill(f"Fits tried, by their mean error on runs farther in {ways} than those fitted:", 78)
     yield from _grid(tried)
     heard = sum(one["weight"] > 0 for one in tried)
     yield f"   [chosen]: nearest, beyond the runs, to the consensus of the {heard} not ruled out"

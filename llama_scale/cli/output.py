@@ -86,7 +86,8 @@ def print_error(error: LlamaScaleError, *, as_json: bool) -> None:
     """What went wrong and how to fix it, on stderr; in JSON mode on stdout too, for programs."""
     click.echo(f"error: {error.message}\nhint: {error.hint}", err=True)
     if as_json:
-        click.echo(json_text({"error": error.message, "hint": error.hint, "exit_code": error.exit_code}))
+        told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        click.echo(json_text({**told, **error.details}))
 
 
 def table(

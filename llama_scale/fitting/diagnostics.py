@@ -24,6 +24,7 @@ from llama_scale.quantities import format_count, format_flops
 LEAST_AGREEMENT = 0.02  # of the starts: fewer at the best minimum, and a better one may have been missed
 FLAT = 1.0  # relative sd, along the weakest direction, above which constants are unknown to a factor of e
 FREQUENT_BOUND = 0.05  # of the draws: more on a bound, and the intervals lean on where the bound was put
+LAW = 3  # the approach that needs one
 MAJORITY = 0.5  # of the starts: fewer at the best minimum, and the reader is told of the others
 RESTING = {
     "E": "no irreducible loss can be told from these runs: the best fit has E = 0, and its losses fall for"
@@ -33,11 +34,18 @@ RESTING = {
 
 
 class UnidentifiedFitError(UnidentifiedError):
-    """A fit that should not be used. `estimate` is that fit, for whoever wants to look at it all the same."""
+    """A fit that should not be used. `estimate` is that fit, for whoever wants to look at it all the same.
+
+    `details` hold what needs no law, Approaches 1 and 2, and what is wrong with the law.
+    """
 
     def __init__(self, message: str, *, hint: str, estimate: Fit) -> None:
         super().__init__(message, hint=hint)
         self.estimate = estimate
+        evidence = estimate.evidence
+        without_law = [one for one in evidence.get("approaches") or () if one["approach"] != LAW]
+        kept = {name: evidence[name] for name in ("diagnostics", "warnings") if name in evidence}
+        self.details = {"approaches": without_law, **kept}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +177,7 @@ def check_identified(diagnostics: Diagnostics, estimate: Fit, form: Form = CHINC
     )
     raise UnidentifiedFitError(
         why,
-        hint=f"add {_remedy(diagnostics)}; then run `llama-scale fit` again",
+        hint=f"add {_remedy(diagnostics).rstrip(',')}; then run `llama-scale fit` again",
         estimate=estimate,
     )
 
