@@ -18,7 +18,11 @@ test *arguments:
 
 # the tests that take seconds
 quick:
-    pytest -m "not slow"
+    pytest -m "not slow and not soak"
+
+# faults many times over: minutes
+soak:
+    pytest -m soak
 
 # lint, layout of the code, types and import contracts
 lint:

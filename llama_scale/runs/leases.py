@@ -1,7 +1,7 @@
 """Who may write a run: leases with heartbeats and fencing tokens, by files alone, so that NFS will do.
 
-`leases/N.held` is created exclusively, N one more than any before it; whoever made the highest N holds the
-run, until the file is renamed to `N.released`. The holder rewrites a counter in it every few seconds. An
+`leases/N.held` is linked into place, N one more than any before it; who made the highest N holds the run,
+until the file is renamed to `N.released`. The holder rewrites a counter in it every few seconds. An
 observer who sees the counter stand still for LEASE_SECONDS by its own monotonic clock may take N + 1;
 clocks of two machines are never compared. The old holder finds the higher token before its next write
 and gives up. On one machine a holder whose process is gone is replaced at once.
@@ -9,6 +9,7 @@ and gives up. On one machine a holder whose process is gone is replaced at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -25,6 +26,7 @@ HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
 HELD, RELEASED = ".held", ".released"
 COUNTER_DIGITS = 12
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 
 _seen: dict[Path, tuple[bytes, float]] = {}  # other holders' files as last read, and since when
 
@@ -76,7 +78,7 @@ def hold(folder: Path) -> Iterator[Lease]:
         raise _busy(folder)
     try:
         _create(folder / f"{token + 1}{HELD}")
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         raise _busy(folder) from None
     except OSError as error:
         raise store_error(error, f"cannot write {folder}") from error
@@ -90,9 +92,19 @@ def hold(folder: Path) -> Iterator[Lease]:
 
 
 def _create(path: Path) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(_counter(0) + json.dumps(_identity(os.getpid())).encode())
+    """Make a lease with all that it says, or none; FileExistsError where another process was first."""
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    temporary.write_bytes(_counter(0) + json.dumps(_identity(os.getpid())).encode())
+    try:
+        path.hardlink_to(temporary)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        # Where there are no hard links: exclusive too, though a death in between leaves a lease to wait for.
+        with path.open("xb") as file:
+            file.write(temporary.read_bytes())
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _counter(count: int) -> bytes:
@@ -112,8 +124,10 @@ def _highest(folder: Path) -> tuple[int, Path | None]:
 
 
 def _forget_older(folder: Path, token: int) -> None:
+    """Delete older leases, and what processes that died while making one left."""
     for file in folder.iterdir():
-        if file.stem.isdigit() and int(file.stem) < token:
+        is_older = file.stem.isdigit() and int(file.stem) < token
+        if is_older or file.suffix == ".tmp":
             file.unlink(missing_ok=True)
 
 

@@ -1,0 +1,160 @@
+"""The fault matrix on single runs: killed at any moment, at any write, preempted, out of space, read-only.
+
+Other rows are with what they are about: whole sweeps (test_launch*.py), leases (test_runs_leases.py),
+logs (test_runs.py), checkpoints, divergence and changed specs (test_training_loop.py).
+docs/sweeps.md has the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipes import write_recipe
+
+from llama_scale.config import load_toml
+from llama_scale.runs import EXIT_DONE, EXIT_FAILED, RunConfig, RunFolder, create_run, run_id
+from llama_scale.sweeps import SweepSpec, expand
+from llama_scale.training.corpus import read_corpus
+from llama_scale.training.data import TokenFiles, prepare
+from llama_scale.training.worker import work
+
+World = tuple[TokenFiles, RunConfig]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Prepared tokens, and a run of 120 steps, which logs and saves three times."""
+    folder = tmp_path_factory.mktemp("faults")
+    spec = load_toml(write_recipe(folder), SweepSpec)
+    corpus = read_corpus(spec.data.source)
+    files = prepare(corpus, spec.data, folder / "runs")
+    branch = expand("tiny", spec, corpus.sha256).runs[1]
+    schedule = replace(branch.schedule, total_steps=120, decay_steps=24)
+    return files, replace(branch, branch=None, schedule=schedule)
+
+
+def store_of(folder: Path, world: World) -> Path:
+    create_run(folder, world[1])
+    (folder / "data").symlink_to(world[0].folder.parent)
+    return folder
+
+
+def suffer(kind: str, store: Path, run: str, count: int) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__).with_name("faults.py")), kind, str(store), run]
+    done = subprocess.run(
+        [*command, str(count), "7"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [("SIGKILL", 8), ("SIGTERM", 4), pytest.param("SIGKILL", 50, marks=pytest.mark.soak)]
+)
+def test_a_run_killed_at_any_moment_ends_the_same(
+    kind: str, count: int, tmp_path: Path, world: World
+) -> None:
+    store = store_of(tmp_path / "runs", world)
+    seen = suffer(kind, store, run_id(world[1]), count)
+    assert seen["faults"] == count and seen["wrong"] == []
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(1000, marks=pytest.mark.soak)])
+def test_a_run_killed_at_any_write_ends_the_same(count: int, tmp_path: Path, world: World) -> None:
+    """Just before its folder is reached: a file opened, renamed, linked, deleted, cut, a folder made."""
+    store = store_of(tmp_path / "runs", world)
+    seen = suffer("write", store, run_id(world[1]), count)
+    assert seen["wrong"] == []
+    assert seen["places"] > 40 and seen["faults"] == min(count, seen["places"])
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of a few megabytes, for who may mount one."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=False)
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def outcome(folder: RunFolder) -> object:
+    return folder.curve(), folder.result()
+
+
+def reference(tmp_path: Path, world: World) -> object:
+    store = store_of(tmp_path / "calm", world)
+    folder = RunFolder(store / run_id(world[1]))
+    assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_DONE
+    return outcome(folder)
+
+
+@pytest.mark.parametrize("left", [0, 200, 4096, 60_000])
+def test_a_disk_that_fills_up_costs_nothing_that_was_saved(left: int, tmp_path: Path, world: World) -> None:
+    """With `left` bytes to spare, the log or the checkpoint is what no longer fits."""
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        store = store_of(disk / "runs", world)
+        folder = RunFolder(store / run_id(world[1]))
+        asked = 0
+
+        def stop() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > 1
+
+        work(store, folder.run, device="cpu", should_stop=stop)
+        kept = folder.checkpoint_steps()
+        assert kept
+        with (disk / "filler").open("wb", buffering=0) as filler:
+            room = os.statvfs(disk)
+            for size in (room.f_bavail * room.f_bsize - left, 1):
+                try:
+                    filler.write(b"\0" * max(size, 0))
+                except OSError:
+                    break
+        asked = 0
+        code = work(store, folder.run, device="cpu", should_stop=stop)
+        if code == EXIT_FAILED:
+            said = folder.log.read_text() if folder.log.exists() else "no space left"
+            assert "no space left" in said.lower() or "only part of a record" in said
+        assert folder.is_finished or folder.checkpoint_steps()[-1] >= kept[-1]
+        (disk / "filler").unlink()
+        assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_DONE
+        assert outcome(folder) == reference(tmp_path, world)
+
+
+def test_a_store_that_turns_read_only_is_left_whole(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        store = store_of(disk / "runs", world)
+        folder = RunFolder(store / run_id(world[1]))
+        assert work(store, folder.run, device="cpu", should_stop=lambda: True) != EXIT_DONE
+        before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_FAILED
+        assert "read-only" in capsys.readouterr().err.lower()
+        assert before == {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_DONE
+        assert outcome(folder) == reference(tmp_path, world)
