@@ -204,8 +204,58 @@ def test_a_target_score_is_the_loss_that_earns_it() -> None:
     assert answer.score.low is not None
     assert answer.score.high is not None
     assert float(answer.score.low) < 0.6 < float(answer.score.high)
+    assert "scores 0.6 on arc by a loss of 2.100" in answer.sentence
     with pytest.raises(InputError, match="its curve runs from"):
         ask(target_score=0.97, law=fit)
+
+
+def test_a_score_out_of_reach_is_refused_in_scores() -> None:
+    fit = scored(drawn_fit())
+    with pytest.raises(InfeasibleError, match=r"a score of 0.94 on arc .*would score 0\.8") as refused:
+        ask(target_score=0.94, law=fit)
+    assert "--target-loss" not in refused.value.hint
+    assert ask(target_score=float(nearest(refused)["target_score"]), law=fit).score is not None
+    with pytest.raises(InfeasibleError, match=r"a score of 0\.8 on arc") as refused:
+        ask(target_score=0.8, law=fit, budget=1e21)
+    affordable = ask(target_score=float(nearest(refused)["target_score"]), law=fit, budget=1e21)
+    assert affordable.recommended.lifetime.total_flops <= 1e21 * 1.001
+
+
+def test_more_tokens_than_all_public_text_are_only_an_example() -> None:
+    words = {"budget": "$100M", "serve_accelerator": "l4", "serve_accelerators": 1}
+    answer = ask(**words)
+    assert answer.recommended.tokens > 3e14
+    assert answer.far_beyond is None
+    assert "all public text has fewer tokens" in answer.sentence
+    assert any(warning.startswith("an example, not a plan to act on") for warning in answer.warnings)
+    repeated = ask(**words, unique_tokens=1e13)
+    assert "all public text" not in repeated.sentence
+
+
+def test_small_models_of_long_prompts_are_searched_for_beyond_the_nearest_size() -> None:
+    """What 30,000 tokens cost to read follows heads and layers: the size nearest the optimum cannot do it."""
+    long = {"requests": 1e9, "input_tokens": 30_000, "output_tokens": 3000, "samples": 4}
+    small, large = (plan(**long, budget=budget) for budget in ("$2M", "$5M"))
+    assert small.recommended.lifetime.total_usd == pytest.approx(2e6, rel=1e-6)
+    assert small.recommended.loss_nats < 2.24  # the continuum through the first shape stops at 2.38
+    assert large.recommended.loss_nats < 2.061  # the nearest size ended at 2.088
+    assert large.gap.cost < 0.01
+
+
+def test_a_limit_that_only_shapes_miss_says_by_how_much() -> None:
+    with pytest.raises(InfeasibleError, match="no shape that can be built does") as refused:
+        ask(target_loss=1.95, max_parameters=17.3e9)
+    ways = nearest(refused)
+    assert ask(target_loss=1.95, max_parameters=ways["max_parameters"]).recommended.parameters < 17.7e9
+    assert ask(target_loss=ways["target_loss"], max_parameters=17.3e9).recommended.parameters < 17.31e9
+
+
+def test_the_factor_of_a_refusal_is_that_of_its_numbers() -> None:
+    with pytest.raises(InfeasibleError) as refused:
+        ask(target_loss=2.2, max_parameters="800M")
+    factor = float(re.findall(r"([\d.]+) times as much", refused.value.message)[0])
+    needed = float(nearest(refused)["max_parameters"].removesuffix("M"))
+    assert factor == pytest.approx(needed / 800, rel=0.01)
 
 
 def test_far_extrapolation_is_answered_with_the_loudest_warning_first() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from llama_scale.architecture import ModelConfig, nearest_shape
 from llama_scale.costs.serving import accelerators_for, served_shape
 from llama_scale.costs.training import TrainingReport, training_report
+from llama_scale.errors import InputError
 from llama_scale.laws import published, published_names
 from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 FLATNESS = (0.01, 0.05)
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
+ELSEWHERE = tuple(4 ** (step / 16) for step in range(-16, 17))  # from a quarter to four times the size
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
@@ -161,13 +163,20 @@ def _settled(
     through = _through(problem, shape)
     solution = best(through, objective)
     if abs(math.log(float(solution.sizes.parameters) / model.parameters)) > FAR_FROM_OPTIMUM:
-        other, rival = _buildable(request, through, objective, solution)
-        on_budget = objective.fixed == "budget"
-        worth = [m.loss_nats if on_budget else m.lifetime.total(request.unit) for m in (model, rival)]
-        if worth[1] < worth[0]:
+        rivals = [
+            _buildable(request, through, objective, solution),
+            *_others_that_do(request, problem, objective, model.parameters),
+        ]
+        other, rival = min(rivals, key=lambda rival: _worth(request, objective, rival[1]))
+        if _worth(request, objective, rival) < _worth(request, objective, model):
             shape, model, through = other, rival, _through(problem, other)
             solution = best(through, objective)
     return shape, model, through, solution
+
+
+def _worth(request: Request, objective: Objective, model: PlannedModel) -> float:
+    """What is sought least of: loss on a budget, cost at a loss."""
+    return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
 
 
 def _buildable(
@@ -176,19 +185,55 @@ def _buildable(
     """The real shape nearest the optimum that keeps the limits, its tokens chosen anew."""
     wanted = float(solution.sizes.parameters)
     for factor in ROUNDINGS:
-        shape = nearest_shape(
-            wanted * factor,
-            convention=request.fit.convention,
-            vocabulary=request.vocabulary,
-            context=request.context,
-            kv_heads=request.kv_heads,
-        )
+        shape = _shape_of(request, wanted * factor)
         sizes = problem.family.size_of(shape)
         refuse_missing_shape(request, float(sizes.parameters), wanted)
         tokens = float(tokens_for(problem, objective, sizes))
         if math.isfinite(tokens):
             return shape, _planned(request, problem, sizes, tokens)
-    refuse_unbuildable(request, wanted)
+    if others := _others_that_do(request, problem, objective, wanted):
+        return min(others, key=lambda other: _worth(request, objective, other[1]))
+    refuse_unbuildable(request, wanted, _is_buildable)
+
+
+def _shape_of(request: Request, parameters: float) -> ModelConfig:
+    """The LLaMA of about that size, with what the question says of shapes."""
+    return nearest_shape(
+        parameters,
+        convention=request.fit.convention,
+        vocabulary=request.vocabulary,
+        context=request.context,
+        kv_heads=request.kv_heads,
+    )
+
+
+def _others_that_do(
+    request: Request, problem: Problem, objective: Objective, wanted: float
+) -> list[tuple[ModelConfig, PlannedModel]]:
+    """Shapes from a quarter to four times the size that keep the limits, with their tokens.
+
+    Small models read long prompts at costs that follow their heads and layers more than their size: among
+    them the nearest in size need not be the best, nor do what is asked at all.
+    """
+    found: dict[ModelConfig, PlannedModel] = {}
+    for factor in ELSEWHERE:
+        try:
+            shape = _shape_of(request, wanted * factor)
+        except InputError:  # too small for so many KV heads
+            continue
+        sizes = problem.family.size_of(shape)
+        tokens = float(tokens_for(problem, objective, sizes))
+        if math.isfinite(tokens):
+            found[shape] = _planned(request, problem, sizes, tokens)
+    return list(found.items())
+
+
+def _is_buildable(request: Request) -> bool:
+    """Whether some shape does what is asked."""
+    problem, objective = request.problem(), request.objective(request.law)
+    solution = best(problem, objective)
+    wanted = float(solution.sizes.parameters)
+    return math.isfinite(wanted) and bool(_others_that_do(request, problem, objective, wanted))
 
 
 def _through(problem: Problem, shape: ModelConfig) -> Problem:

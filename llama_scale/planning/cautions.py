@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty
 from llama_scale.planning.request import Request
-from llama_scale.planning.values import Intervals, PlannedModel
 from llama_scale.quantities import format_count, format_fraction, format_number
+
+if TYPE_CHECKING:
+    from llama_scale.planning.values import Intervals, PlannedModel
 
 EXTRAPOLATED = {
     "train_flops": "training FLOPs",
@@ -17,6 +20,7 @@ EXTRAPOLATED = {
     "tokens_per_parameter": "tokens per parameter",
 }
 FARTHEST = 1e4  # times the training FLOPs of the largest run: no law was ever shown to hold so far
+PUBLIC_TEXT = 3e14  # tokens that people have written in public (Villalobos et al. 2024, arXiv 2211.04325)
 WORTH_SAYING = 0.01  # nats: less is within what two runs differ by
 MOST_EPOCHS = 4  # up to here a repeated token is worth nearly a new one (Muennighoff et al. 2023)
 
@@ -27,6 +31,7 @@ def warnings(
     """Every caution, what matters most first."""
     return (
         *_extrapolations(request, extrapolation),
+        *_more_than_written(request, model),
         *_repetition(request, model),
         *_serving(request, model),
         *_quantisation(request, model),
@@ -59,6 +64,20 @@ def _extrapolations(request: Request, extrapolation: Mapping[str, float]) -> Ite
         for name, factor in beyond.items()
     ]
     yield "extrapolates beyond the runs behind the law: " + ", ".join(parts)
+
+
+def beyond_all_text(request: Request, model: PlannedModel) -> bool:
+    """Whether the plan trains on more different tokens than all public text holds."""
+    return min(model.tokens, request.unique_tokens or math.inf) > PUBLIC_TEXT
+
+
+def _more_than_written(request: Request, model: PlannedModel) -> Iterator[str]:
+    if beyond_all_text(request, model):
+        yield (
+            f"an example, not a plan to act on: {format_count(model.tokens)} tokens are more than the "
+            f"{format_count(PUBLIC_TEXT)} or so of all public text (Villalobos et al. 2024, arXiv "
+            "2211.04325); loosen what keeps the model small, or say what there is with --unique-tokens"
+        )
 
 
 def _repetition(request: Request, model: PlannedModel) -> Iterator[str]:

@@ -38,6 +38,8 @@ from llama_scale.quantities import (
 ROUNDING = 1e-3  # what a shape that can be built may cost over a budget that the optimum meets exactly
 FARTHEST_SHAPE = 0.25  # a shape that misses the optimum's parameters by more is no answer to the question
 ROOM_FOR_SHAPES = 1.1  # over the least size that could do: shapes that can be built are up to 3 % apart
+LOOSER = (1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)  # tried where only shapes are in the way
+HIGHER = (0.001, 0.003, 0.01, 0.03, 0.1)  # nats, likewise
 MOST_STRETCH = 1e9  # how much further a condition is moved in search of an answer
 
 
@@ -51,12 +53,12 @@ def refuse_unreachable(request: Request, problem: Problem, objective: Objective,
         raise _badly_sized_budget(request, problem, parameters)
     loss, floor = float(np.asarray(objective.value)), floor_of(problem.law)
     if not on_budget and loss <= floor:
-        raise _below_the_floor(loss, floor)
+        raise _below_the_floor(request, loss, floor)
     if math.isnan(parameters) and (stretches := _stretches(request)):
         raise _refused(request, objective, stretches)
     if on_budget:
         raise _badly_sized_budget(request, problem, parameters)
-    raise _badly_sized_target(loss, floor, parameters)
+    raise _badly_sized_target(request, loss, floor, parameters)
 
 
 def refuse_missing_shape(request: Request, smallest: float, wanted: float) -> None:
@@ -72,12 +74,32 @@ def refuse_missing_shape(request: Request, smallest: float, wanted: float) -> No
         )
 
 
-def refuse_unbuildable(request: Request, wanted: float) -> NoReturn:
-    """Raises InfeasibleError: the continuum keeps the conditions, but no shape near its optimum does."""
-    moved = [condition.option for condition in _conditions(request)]
+def refuse_unbuildable(request: Request, wanted: float, is_buildable: Callable[[Request], bool]) -> NoReturn:
+    """Raises InfeasibleError: the continuum keeps the conditions, but no shape near its optimum does.
+
+    Each condition is loosened step by step until `is_buildable`, to say how little is missing.
+    """
+    ways = []
+    for condition in _conditions(request):
+        for factor in LOOSER:
+            if is_buildable(condition.moved(request, factor)):
+                ways.append(f"{condition.option} '{condition.form(condition.value * factor)}'")
+                break
+    if (budget := request.budget) is not None and not request.has_target:
+        for factor in LOOSER:
+            more = Quantity(value=budget.value * factor, kind=budget.kind)
+            if is_buildable(replace(request, budget=more)):
+                ways.append(f"--budget '{format_quantity(more)}'")
+                break
+    if request.has_target:
+        loss = float(np.asarray(request.objective(request.law).value))
+        for more in HIGHER:
+            if is_buildable(replace(request, target_loss=loss + more, target_score=None, match=None)):
+                ways.append(_asking(request, loss + more))
+                break
     raise InfeasibleError(
-        f"a model of {format_count(wanted)} parameters would just do, but no shape near it that can be built",
-        hint=f"leave a little room: {' or '.join(moved) or '--target-loss'}",
+        f"a model of {format_count(wanted)} parameters would just do, but no shape that can be built does",
+        hint=f"give {' or '.join(ways)}" if ways else "loosen a condition, or give a larger --budget",
     )
 
 
@@ -101,14 +123,14 @@ def refuse_dear_target(request: Request, recommended: PlannedModel) -> None:
     affordable = float(problem.loss(lowest_loss(problem, budget.value, request.limits)))
     needed = format_quantity(Quantity(value=used * 1.01, kind=budget.kind))
     raise InfeasibleError(
-        f"a loss of {recommended.loss_nats:.4f} costs {needed} to train and serve, {used / budget.value:.3g} "
-        f"times the budget of {format_quantity(budget)}",
-        hint=f"give --budget '{needed}' or more, or --target-loss {_round_up(affordable, 3)}, which it buys",
+        f"{_goal(request, recommended.loss_nats)} costs {needed} to train and serve, "
+        f"{format_number(used / budget.value)} times the budget of {format_quantity(budget)}",
+        hint=f"give --budget '{needed}' or more, or {_asking(request, affordable)}, which it buys",
     )
 
 
 class Stretch(NamedTuple):
-    """A condition that, moved alone by the least `factor`, makes the question one with an answer."""
+    """A condition that, moved alone by `factor`, gives the question an answer with a little room."""
 
     name: str
     option: str
@@ -152,7 +174,7 @@ def _stretches(request: Request) -> list[Stretch]:
 def _stretch(condition: _Condition, factor: float) -> Stretch:
     margin = ROOM_FOR_SHAPES if condition.moved is _larger else 1.01
     now, needed = condition.form(condition.value), condition.form(condition.value * factor * margin)
-    return Stretch(condition.name, condition.option, now, needed, factor)
+    return Stretch(condition.name, condition.option, now, needed, factor * margin)
 
 
 def _conditions(request: Request) -> Iterator[_Condition]:
@@ -229,8 +251,9 @@ def _is_model(solution: Solution) -> bool:
 def _refused(request: Request, objective: Objective, stretches: list[Stretch]) -> InfeasibleError:
     """Names the condition that is nearest to allowing an answer, and the others that would."""
     first, together = stretches[0], stretches[0].together
-    loss = f"reach a loss of {float(np.asarray(objective.value)):.4f}"
-    wish = "be trained and served" if objective.fixed == "budget" else loss
+    wish = "be trained and served"
+    if objective.fixed == "loss":
+        wish = f"reach {_goal(request, float(np.asarray(objective.value)))}"
     what = f"{first.name}, {first.now}, would have to be {first.needed}"
     if together:
         named = (f"{stretch.name} ({stretch.now})" for stretch in stretches)
@@ -238,7 +261,7 @@ def _refused(request: Request, objective: Objective, stretches: list[Stretch]) -
     ways = [f"{way.option} '{way.needed}'" for way in stretches]
     ways = [" ".join(ways)] if together else ways
     if objective.fixed == "loss" and (reached := _lowest_reachable(request)) is not None:
-        ways.append(f"--target-loss {_round_up(reached + 1e-3, 3)}")
+        ways.append(_asking(request, reached + 1e-3))
     return InfeasibleError(
         f"no model can {wish} under these conditions: {what}, {format_number(first.factor)} times as much",
         hint=f"give {' or '.join(ways)}",
@@ -259,24 +282,47 @@ def _lowest_reachable(request: Request) -> float | None:
     return float(known.min()) if known.size else None
 
 
-def _below_the_floor(loss: float, floor: float) -> InfeasibleError:
+def _below_the_floor(request: Request, loss: float, floor: float) -> InfeasibleError:
+    downstream, scored = request.fit.downstream, ""
+    if request.target_score is not None and downstream is not None:
+        scored = f", which would score {float(downstream.score(floor)):.3f}"
     return InfeasibleError(
-        f"no model reaches a loss of {loss:g}: the law's floor is {floor:.4f}, {floor - loss:.4f} more",
-        hint=f"ask for more than E, such as --target-loss {_round_up(floor + 0.05, 2)}, or another --law",
+        f"no model reaches {_goal(request, loss)}: the law's floor is {floor:.4f}, {floor - loss:.4f} more"
+        f"{scored}",
+        hint=f"ask for less, such as {_asking(request, floor + 0.05, 2)}, or give another --law",
     )
 
 
-def _badly_sized_target(loss: float, floor: float, parameters: float) -> InfeasibleError:
+def _badly_sized_target(request: Request, loss: float, floor: float, parameters: float) -> InfeasibleError:
     if parameters < SMALLEST_MODEL:
         return InfeasibleError(
-            f"a loss of {loss:g} takes {format_number(parameters)} parameters, too few for a law to hold",
-            hint=f"ask for a lower loss, such as --target-loss {_round_up(floor + 0.5, 2)}",
+            f"{_goal(request, loss)} takes {format_number(parameters)} parameters, too few for a law to hold",
+            hint=f"ask for a lower loss, such as {_asking(request, floor + 0.5, 2)}",
         )
     return InfeasibleError(
-        f"a loss of {loss:g}, only {loss - floor:.2g} above the law's floor E = {floor:.4f}, takes "
+        f"{_goal(request, loss)}, only {loss - floor:.2g} above the law's floor E = {floor:.4f}, takes "
         + ("more than any model" if math.isnan(parameters) else f"{format_number(parameters)} parameters"),
-        hint=f"ask for a little more, such as --target-loss {_round_up(floor + 0.05, 2)}",
+        hint=f"ask for a little less, such as {_asking(request, floor + 0.05, 2)}",
     )
+
+
+def _goal(request: Request, loss: float) -> str:
+    """What was asked for, in the asker's own terms, and the loss that it takes."""
+    if request.target_score is not None and request.fit.downstream is not None:
+        task = request.fit.downstream.task
+        return f"a score of {request.target_score:g} on {task} (a loss of {loss:.4f})"
+    if request.match is not None:
+        return f"the quality of {request.match.name} (a loss of {loss:.4f})"
+    return f"a loss of {loss:.4f}"
+
+
+def _asking(request: Request, loss: float, decimals: int = 3) -> str:
+    """The option that asks for no more than this loss allows: for its score, where a score was asked for."""
+    downstream = request.fit.downstream
+    if request.target_score is not None and downstream is not None:
+        return f"--target-score {math.floor(float(downstream.score(loss)) * 1000) / 1000:.3f}"
+    rather = f" instead of --match {request.match.name}" if request.match is not None else ""
+    return f"--target-loss {_round_up(loss, decimals)}{rather}"
 
 
 def _badly_sized_budget(request: Request, problem: Problem, parameters: float) -> InfeasibleError:

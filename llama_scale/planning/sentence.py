@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llama_scale.costs import CostUnit, Lifetime
+from llama_scale.planning.cautions import beyond_all_text
 from llama_scale.quantities import Quantity, format_count, format_number, format_quantity
 
 if TYPE_CHECKING:
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
 
 def sentence(plan: Plan) -> str:
     """The answer: what to train, what it reaches, and for what it is the best."""
-    if plan.far_beyond is None:
-        return _answer(plan)
-    times = format_number(plan.far_beyond, 2)
-    return f"{_answer(plan)} An example only: {times} x the FLOPs of the largest run behind its law."
+    if plan.far_beyond is not None:
+        times = format_number(plan.far_beyond, 2)
+        return f"{_answer(plan)} An example only: {times} x the FLOPs of the largest run behind its law."
+    if beyond_all_text(plan.request, plan.recommended):
+        return f"{_answer(plan)} An example only: all public text has fewer tokens."
+    return _answer(plan)
 
 
 def _answer(plan: Plan) -> str:
@@ -30,6 +33,8 @@ def _answer(plan: Plan) -> str:
     total = format_cost(model.lifetime, request.unit)
     if request.has_target:
         goal = f"matches {request.match.name} at" if request.match else "reaches"
+        if request.target_score is not None and request.fit.downstream is not None:
+            goal = f"scores {request.target_score:g} on {request.fit.downstream.task} by"
         return f"{what}: the cheapest that {goal} a loss of {model.loss_nats:.3f}, {total} for {purpose}."
     if request.budget is None and request.deadline is not None:
         allowed = (
