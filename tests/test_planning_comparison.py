@@ -237,3 +237,11 @@ def test_names_in_lists_and_demands_in_requests() -> None:
     assert [model.name for model in found.models] == ["llama-7b", "gpt-3-175b", "llama-2-70b"]
     assert found.request.economics.demand.serve_tokens == 1.25e12
     assert not found.default_demand
+
+
+def test_a_model_that_cannot_be_served_is_not_said_to_lose() -> None:
+    words = {"serve_accelerator": "l4", "serve_accelerators": 1, "cost_in": "gpu-hours"}
+    found = compare("llama-7b", "palm-540b", **words)
+    assert found.sentence.endswith("of the 1 that can be served.")
+    none = compare("gpt-3-175b", "palm-540b", **words)
+    assert "none of these 2 can be served" in none.sentence

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from llama_scale import plan
 from llama_scale.cli.output import json_text
 from llama_scale.cli.plan import command
+from llama_scale.laws import Repetition, published
 from llama_scale.planning import Plan
 from llama_scale.planning.explain import explain
 from llama_scale.planning.reasons import reasons
@@ -52,11 +53,11 @@ def test_every_reason_of_an_answer_in_dollars(in_dollars: Plan) -> None:
         "interval",
         "bill moves",
     } <= words.keys()
-    assert "or more H100-SXM" in words["train"]
+    assert "H100-SXM hours on 8 or more" in words["train"]
     assert "MWh" in words["train"]
     assert "t CO2" in words["train"]
-    assert "first token in" in words["serve"]
-    assert "a million tokens" in words["serve"]
+    assert "the first token after" in words["serve"]
+    assert "per million tokens" in words["serve"]
     assert "50 requests/s" in words["serve"]
     assert "other laws" in words
     assert "on average" in words["interval"]
@@ -200,3 +201,27 @@ def test_what_is_impossible_at_a_changed_input_is_said() -> None:
     altered = replace(answer, sensitivity=(row._replace(high=nowhere), *answer.sensitivity[1:]))
     assert sensitivity_rows(altered)[1][2:] == ("none", "none", "none", "impossible")
     assert "nan" not in said(altered)["bill moves"]
+
+
+def test_savings_are_named_in_the_unit_that_they_are_a_share_of() -> None:
+    """Where training and serving run on chips of other prices, dollars are another share than hours."""
+    words = {"serve_tokens": 1e12, "accelerator": "a100", "serve_accelerator": "l4"}
+    answer = plan(**words, budget="1M GPU-hours")
+    assert "% of the lifetime GPU-hours, and $" in said(answer)["saves"]
+    assert "% of the lifetime FLOPs, and $" in said(plan(serve_tokens=1e12))["saves"]
+    assert "% of the lifetime cost ($" in said(plan(serve_tokens=1e12, budget="$2M"))["saves"]
+
+
+def test_the_family_beside_a_plan_in_words() -> None:
+    loose = plan(serve_tokens=1e12, target_loss=2.0)
+    assert "would cost" in said(loose)["family"]
+    tight = plan(serve_tokens=1e12, target_loss=2.0, max_parameters="30B", utilisation=0.4, cost_in="usd")
+    assert "llama-13b would cost 2.3 times as much" in said(tight)["family"]
+    assert "llama-33b would be larger than allowed" in said(tight)["family"]
+
+
+def test_repeats_are_ascribed_to_who_measured_them() -> None:
+    words = {"serve_tokens": 1e12, "unique_tokens": 5e11}
+    assert "(Muennighoff 2023)" in said(plan(**words))["epochs"]
+    own = replace(published(), repetition=Repetition(tokens_decay=10.0, parameters_decay=5.0))
+    assert "(by the law's own runs)" in said(plan(**words, law=own))["epochs"]

@@ -17,7 +17,7 @@ import numpy as np
 from llama_scale.costs import Assumption, CostUnit, Lifetime
 from llama_scale.errors import InputError
 from llama_scale.laws import Numbers, Range, ScalingLaw
-from llama_scale.planning.cautions import caveats
+from llama_scale.planning.cautions import FARTHEST, caveats
 from llama_scale.planning.families import LARGEST_MODEL, Sizes, coordinate_of
 from llama_scale.planning.optimum import Problem, Solution, lowest_cost
 from llama_scale.planning.quantisation import CAVEAT
@@ -25,6 +25,7 @@ from llama_scale.planning.references import ReferenceModel, find_model
 from llama_scale.planning.request import Request
 from llama_scale.planning.shapes import QUALITY_FLOOR
 from llama_scale.planning.uncertainty import predicted
+from llama_scale.quantities import format_number
 
 DEFAULT_DEMAND = 1e12  # tokens; to have a total where nobody names a demand
 MOST_MODELS = 64
@@ -370,7 +371,9 @@ def _warnings(request: Request, models: tuple[ComparedModel, ...]) -> tuple[str,
         worst = max(farthest, key=lambda name: farthest[name])
         who = f"{len(beyond)} of {len(models)} lie beyond the runs behind the law, {worst} by"
         who = f"{worst} lies beyond the runs behind the law by" if len(models) == 1 else who
-        warnings.append(f"{who} {math.exp(farthest[worst]):.3g} times: such losses are extrapolated")
+        times = math.exp(farthest[worst])
+        doubt = "extrapolated" if times <= FARTHEST else "examples: no law was shown to hold so far out"
+        warnings.append(f"{who} {format_number(times)} times: such losses are {doubt}")
     if stuck := [model.name for model in models if math.isinf(model.total("gpu_hours"))]:
         deployment = request.economics.deployment
         chips = (

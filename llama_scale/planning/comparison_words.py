@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Any
 
@@ -32,13 +33,18 @@ def sentence(comparison: Comparison) -> str:
         return _capital(f"{_buying(comparison, comparison.buy_or_train[0])}.")
     if count == 1:
         return _alone(best, comparison, demand)
+    servable = [model for model in comparison.models if math.isfinite(model.total(comparison.unit))]
+    if not servable:
+        return f"{served}, none of these {count} can be served by the accelerators allowed."
+    these = f"these {count}" if len(servable) == count else f"the {len(servable)} that can be served"
     if len(frontier) == 1:
         return (
             f"{served}, {best.name} should have the lowest loss ({best.loss_nats:.3f}) and "
-            f"the lowest lifetime cost ({format_cost(best.lifetime, comparison.unit)}) of these {count}."
+            f"the lowest lifetime cost ({format_cost(best.lifetime, comparison.unit)}) of {these}."
         )
     cheapest = frontier[-1]
-    beaten = [model.name for model in comparison.models if model not in frontier]
+    served = served if len(servable) == count else f"{served}, of {these}"
+    beaten = [model.name for model in servable if model not in frontier]
     lost = f"; {_list(beaten)} cost more than another of no higher loss" if beaten else ""
     return (
         f"{served}, {best.name} should have the lowest loss ({best.loss_nats:.3f}), "

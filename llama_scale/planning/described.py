@@ -17,8 +17,12 @@ from llama_scale.quantities import (
 )
 
 if TYPE_CHECKING:
+    from llama_scale.planning.family import Neighbour
     from llama_scale.planning.recipe import Recipe
     from llama_scale.planning.values import Plan
+
+SAME_LOSS = 5e-4  # nats: two runs of one model differ by more
+SAME_COST = 5e-4  # of it: less than rounding to a shape costs
 
 
 class Reason(NamedTuple):
@@ -40,7 +44,7 @@ def described(plan: Plan) -> Iterator[Reason]:
         f"parameters, {miss} of the unrounded, {_dearer(plan.gap.cost)}",
     )
     if plan.family:
-        yield Reason("family", "; ".join(f"{near.name} {_near(near.excess, plan)}" for near in plan.family))
+        yield Reason("family", _beside(plan))
     yield Reason("train", _training(plan))
     if plan.recipe:
         yield Reason("recipe", _recipe(plan.recipe))
@@ -74,13 +78,28 @@ def _dearer(share: float) -> str:
     return f"{percent} dearer for its loss" if share >= 0 else f"{percent} cheaper than the continuum"
 
 
-def _near(excess: float, plan: Plan) -> str:
-    """How another shape compares: in loss on a budget, in cost at a loss."""
+def _beside(plan: Plan) -> str:
+    """What shapes of the LLaMA family make of the same question; those that do alike together."""
+    alike: dict[str, list[str]] = {}
+    for near in plan.family:
+        alike.setdefault(_near(near, plan), []).append(near.name)
+    return "; ".join(f"{' and '.join(names)} {verdict}" for verdict, names in alike.items())
+
+
+def _near(near: Neighbour, plan: Plan) -> str:
+    """How a LLaMA's shape answers the same question: by its loss on a budget, by its cost at a loss."""
+    excess, on_budget = near.excess, plan.compute_optimal_on_budget is not None
+    if near.parameters > plan.request.limits.parameters:
+        return "would be larger than allowed"
     if excess != excess:
-        return "is beyond the budget" if plan.compute_optimal_on_budget else "cannot reach it"
-    if plan.compute_optimal_on_budget is not None:
-        return f"loss {excess:+.2g}" if abs(excess) > 5e-6 else "as good"
-    return f"costs {100 * excess:+.2g}%" if abs(excess) > 5e-5 else "costs as much"
+        return "would go beyond the budget" if on_budget else "would not reach this loss"
+    if abs(excess) < (SAME_LOSS if on_budget else SAME_COST):
+        return "would do as well"
+    if on_budget:
+        return f"would end {abs(excess):.2g} nats {'higher' if excess > 0 else 'lower'}"
+    if excess >= 1:
+        return f"would cost {format_number(1 + excess, 2)} times as much"
+    return f"would cost {format_fraction(abs(excess), 2)} {'more' if excess > 0 else 'less'}"
 
 
 def _training(plan: Plan) -> str:
@@ -89,12 +108,13 @@ def _training(plan: Plan) -> str:
     times = f" {demand.trainings} x" if demand.trainings > 1 else ""
     other = format_cost(cost, "flops" if plan.request.unit == "usd" else "usd", "train")
     each = amount(cost.train_gpu_hours / demand.trainings, "gpu_hours").removesuffix(" GPU-hours")
-    least = f"{report.fewest_accelerators:,} or more " if report and report.fewest_accelerators else ""
-    text = f"{other},{times} {each} hours of {least}{chip}"
+    text = f"{other}:{times} {each} {chip} hours"
     if report is None:
         return text
     if report.days is not None and report.accelerators is not None:
-        text += f": {format_number(report.days, 3)} days on {report.accelerators:,}"
+        text += f", {format_number(report.days, 3)} days on {report.accelerators:,}"
+    elif (fewest := report.fewest_accelerators or 1) > 1:
+        text += f" on {fewest:,} or more"
     if report.energy_mwh is not None and report.co2_tonnes is not None:
         energy = f"{format_number(report.energy_mwh, 3)} MWh, {format_number(report.co2_tonnes, 3)} t CO2"
         text += f"; {energy}{' each' if times else ''}"
@@ -108,20 +128,20 @@ def _training(plan: Plan) -> str:
 def _serving(plan: Plan) -> str:
     request, model = plan.request, plan.recommended
     other = format_cost(model.lifetime, "flops" if request.unit == "usd" else "usd", "serve")
-    text = f"{other}, {format_cost(model.lifetime, 'gpu_hours', 'serve')}"
+    text = f"{other}: {format_cost(model.lifetime, 'gpu_hours', 'serve')}"
     served, rental = model.throughput, request.economics.serving.rental
     if served is None:
         return f"{text} at constant MFUs"
     first, following = served.time_to_first_token_seconds, served.time_per_output_token_seconds
     text += (
-        f" on {float(served.accelerators):g} x {rental.accelerator.name} a copy: "
-        f"{format_number(float(served.batch), 2)} answers at a time, first token in "
-        f"{format_seconds(float(first))}, then {format_seconds(float(following))} each"
+        f"; a copy on {float(served.accelerators):g} x {rental.accelerator.name} writes "
+        f"{format_number(float(served.batch), 2)} answers at once, the first token after "
+        f"{format_seconds(float(first))}, then one every {format_seconds(float(following))}"
     )
     if rental.price_usd_per_hour is not None:
         prices = token_prices(served, rental.price_usd_per_hour)
         read, written, million = (format_usd(float(price), 2) for price in prices)
-        text += f"; {million} a million tokens (read {read}, written {written})"
+        text += f"; {million} per million tokens ({read} read, {written} written)"
     if plan.fleet is not None:
         text += (
             f"; {plan.fleet:,.0f} accelerators answer {format_number(request.request_rate or 0)} requests/s"

@@ -76,14 +76,24 @@ def _saving(plan: Plan) -> Reason:
         return Reason(
             "saves", f"nothing: the Chinchilla model of equal loss, {more} cheaper, is beyond a limit"
         )
-    usd = "" if plan.saving.usd is None else f" ({amount(plan.saving.usd, 'usd')})"
     fewer = format_fraction(1 - model.parameters / rival.parameters)
     more = format_fraction(model.lifetime.train_flops / rival.lifetime.train_flops - 1)
     return Reason(
         "saves",
-        f"{format_fraction(plan.saving.share)} of the lifetime cost{usd} against the Chinchilla model of "
-        f"equal loss: {fewer} fewer parameters, {more} more training",
+        f"{format_fraction(plan.saving.share)} of the lifetime {_saved(plan)} against the Chinchilla model "
+        f"of equal loss: {fewer} fewer parameters, {more} more training",
     )
+
+
+def _saved(plan: Plan) -> str:
+    """What the saving is a share of, and the dollars, which need not be saved in the same proportion."""
+    unit, usd = plan.request.unit, plan.saving.usd
+    if unit == "usd":
+        return f"cost ({amount(usd or 0.0, 'usd')})"
+    named = "FLOPs" if unit == "flops" else "GPU-hours"
+    if usd is None:
+        return named
+    return f"{named}, and {amount(usd, 'usd')}," if usd >= 0 else f"{named}, at {amount(-usd, 'usd')} more,"
 
 
 def _retraining(plan: Plan) -> str:
@@ -105,7 +115,8 @@ def _epochs(plan: Plan, epochs: float) -> str:
     law = law.trained if isinstance(law, QuantisedLaw) else law
     assert isinstance(law, RepeatedDataLaw), "epochs are of few data"
     worth = format_count(float(law.effective_tokens(plan.recommended.tokens)))
-    return f"{format_number(epochs)} over {unique} unique tokens, worth {worth} seen once (Muennighoff 2023)"
+    by = "Muennighoff 2023" if plan.request.fit.repetition is None else "by the law's own runs"
+    return f"{format_number(epochs)} over {unique} unique tokens, worth {worth} seen once ({by})"
 
 
 def _quantised(plan: Plan) -> str:
