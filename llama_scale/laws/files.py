@@ -80,7 +80,7 @@ def write_fit(path: Path | str, fit: Fit, *, overwrite: bool = False) -> Path:
 def read_fit(path: Path | str) -> Fit:
     """Read a fit file; one InputError says what is wrong with a file that is torn or no fit at all."""
     source = Path(path)
-    hint = f"write it again with `llama-scale fit SOURCE --output {source} --force`"
+    hint = "name a file that `llama-scale fit SOURCE --output PATH` wrote, or fit the runs anew"
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
         return _fit_from_json(content, default_name=source.stem)
