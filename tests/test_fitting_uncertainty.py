@@ -11,8 +11,9 @@ import pytest
 from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting import Settings, fit, gather
-from llama_scale.fitting.calibration import Ends, ends_of, waver
+from llama_scale.fitting.calibration import Ends, chosen_as_then, ends_of, waver
 from llama_scale.fitting.candidates import Candidate, points_of, solve_all
+from llama_scale.fitting.selection import choose
 from llama_scale.fitting.solver import refit, solve
 from llama_scale.fitting.uncertainty import Resampling, choose_resampling, draw_laws, draw_mixture
 from llama_scale.laws import ScalingLaw
@@ -77,7 +78,7 @@ def test_every_way_draws_about_the_fit_and_repeats_itself(method: Resampling) ->
     runs = sweep(0)
     constants = solve(points_of(runs), delta=1e-2).constants
     one, two = (draw_laws(runs, TRUE_FORM, constants, draws=60, seed=5, method=method) for _ in range(2))
-    assert (one.law.alpha == two.law.alpha).all()
+    assert np.all(one.law.alpha == two.law.alpha)
     assert one.noise.shape == (60,)
     drawn = np.asarray(one.law.loss(6e4, 2e6))
     assert drawn.std() > 0
@@ -105,6 +106,21 @@ def test_a_backtest_needs_runs_to_fit() -> None:
     assert few.evidence["backtest"] is None
 
 
+def test_intervals_are_tested_on_what_the_nearer_runs_would_have_chosen() -> None:
+    """Else candidates picked for predicting the farther runs are tested on them: 75 % covered, not 90 %."""
+    runs = sweep(0)
+    dearest = runs.train_flops > 1e12
+    spoiled = replace(runs, loss=np.where(dearest, runs.loss * 1.03, runs.loss))
+    candidates = Settings(weights=0.0, delta=1e-2).candidates
+    calm, bad = (choose(seen, candidates) for seen in (runs, spoiled))
+    assert calm.weights != bad.weights
+    for choice, other in ((calm, bad), (bad, calm)):
+        first, *_, last = choice.trials
+        assert len(last.split.ahead) == dearest.sum()
+        assert chosen_as_then(last, choice) == chosen_as_then(other.trials[-1], other)
+        assert chosen_as_then(first, choice) == (choice.candidate, choice.weights)
+
+
 @pytest.mark.parametrize("k", [1.0, 0.3])
 def test_wavering_exponents_leave_both_ends_of_the_runs_as_they_were(k: float) -> None:
     """Without the near end, losses among the cheapest runs of `chinchilla` had intervals of -12 to +25 %."""
@@ -117,8 +133,8 @@ def test_wavering_exponents_leave_both_ends_of_the_runs_as_they_were(k: float) -
     moved = waver(draws, ends, 0.2)
     assert moved.loss(*ends.far) == pytest.approx(draws.loss(*ends.far), rel=1e-9)
     assert moved.exponent_a == pytest.approx(draws.exponent_a, rel=1e-9)
-    free = np.asarray(moved.E) > 0
-    assert free.mean() > 0.5
+    free = np.flatnonzero(np.asarray(moved.E) > 0)
+    assert len(free) > 25
     assert moved.at(free).loss(*ends.near) == pytest.approx(draws.at(free).loss(*ends.near), rel=1e-9)
     assert (np.asarray(moved.E) >= 0).all()
     changes = []
@@ -134,7 +150,7 @@ def test_ends_of_like_loss_hold_no_exponent_between_them() -> None:
         E=np.full(9, 1.0), A=np.ones(9), B=np.ones(9), alpha=np.full(9, 0.3), beta=np.full(9, 0.3)
     )
     moved = waver(level, Ends(near=(1e6, 1e8), far=(1e6, 1.1e8)), 0.2)
-    assert (moved.E == level.E).all()
+    assert np.all(moved.E == level.E)
     assert moved.loss(1e6, 1.1e8) == pytest.approx(level.loss(1e6, 1.1e8))
 
 

@@ -12,7 +12,7 @@ predictions of a direction and, to the nearest run, of each backtest: one full o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from llama_scale.fitting.backtests import Direction, Trial, place, split_at, try
 from llama_scale.fitting.candidates import Candidate
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.selection import Choice
+from llama_scale.fitting.selection import Choice, nearest_of, score
 from llama_scale.fitting.uncertainty import Draws, Resampling, draw_mixture
 from llama_scale.laws import Fit, ScalingLaw
 
@@ -31,6 +31,7 @@ CUTS = (0.6, 0.8)
 DRAWS = 100
 SPREADS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4)
 FARTHEST = 0.8
+LEAST_PREDICTED = 12  # runs, to choose by: two a constant
 LEAST_FALL = 0.2  # from end to end of the runs, over what is left above E: less holds no exponent
 POOR = 0.7  # of the level: lower coverage than that is told
 
@@ -149,18 +150,19 @@ def calibrate(
     trials = _trials(observations, choice)
     if not trials:
         return None
+    then = [chosen_as_then(trial, choice) for trial in trials]
     drawn = [
-        draw_mixture(trial.split.known, choice.weights, trial.laws, draws=DRAWS, seed=seed, method=method)
-        for trial in trials
+        draw_mixture(trial.split.known, weights, trial.laws, draws=DRAWS, seed=seed, method=method)
+        for trial, (_, weights) in zip(trials, then, strict=True)
     ]
     ways = np.concatenate([[trial.split.direction] * len(trial.split.ahead) for trial in trials])
-    error = np.concatenate([trial.errors(choice.candidate) for trial in trials])
+    error = np.concatenate([trial.errors(one) for trial, (one, _) in zip(trials, then, strict=True)])
     found: dict[float, tuple[Array, Array]] = {}
 
     def covers(spread: float) -> bool:
         parts = [
-            reached(trial, choice.candidate, draws, spread, level)
-            for trial, draws in zip(trials, drawn, strict=True)
+            reached(trial, one, draws, spread, level)
+            for trial, (one, _), draws in zip(trials, then, drawn, strict=True)
         ]
         ratios, widths = (np.concatenate(part) for part in zip(*parts, strict=True))
         found[spread] = (ratios, widths)
@@ -186,6 +188,26 @@ def calibrate(
     )
 
 
+def chosen_as_then(trial: Trial, choice: Choice) -> tuple[Candidate, Mapping[Candidate, float]]:
+    """What the known runs of a trial alone would have chosen, and the weight of each candidate.
+
+    Candidates that predicted the runs ahead well are chosen for it: intervals about them would pass a test
+    that they were picked to pass. A few predictions tell no candidates apart: then, the final weights.
+    """
+    way, known = trial.split.direction, trial.split.known
+    reach = place(known, way).max()
+    earlier = []
+    for other in choice.trials:
+        if other.split.direction == way and len(other.split.known) < len(known):
+            seen = place(other.split.ahead, way) <= reach
+            split = replace(other.split, ahead=other.split.ahead.take(seen))
+            earlier.append(Trial(split=split, laws=other.laws))
+    if sum(len(other.split.ahead) for other in earlier) < LEAST_PREDICTED:
+        return choice.candidate, choice.weights
+    tried = score(known, trial.laws, earlier)
+    return nearest_of(tried).candidate, {one.candidate: one.weight for one in tried}
+
+
 def _least(grid: Sequence[float], holds: Callable[[float], bool]) -> float:
     """The least of a rising grid at which something holds, and goes on to; the last if it never does."""
     if holds(grid[0]):
@@ -206,7 +228,7 @@ def _trials(observations: Observations, choice: Choice) -> tuple[Trial, ...]:
         for share in CUTS
         if (split := split_at(observations, share, way))
     }
-    least = max(one.fitted_form.constants for one, weight in choice.weights.items() if weight) + 2
+    least = max(one.fitted_form.constants for one in choice.weights) + 2
     return tuple(
         trial
         for trial in found

@@ -96,7 +96,7 @@ def choose(
         return Choice(candidate=first, tried=(), note=note, **known)
     laws = solve_all(observations, candidates)
     tried = score(observations, laws, found)
-    best = min((one for one in tried if one.weight), key=lambda one: one.distance)
+    best = nearest_of(tried)
     note = (
         f"of {len(tried)} candidates the one nearest to their consensus beyond the runs, each weighed by its"
         f" errors in {len(found)} forward predictions {_along(directions)}"
@@ -115,7 +115,7 @@ def score(
     hears = np.array([share_heard(weights_of(observations, one)) for one in laws])
     weights = np.where(means < CLEARLY_WORSE * means.min(), hears * means**-2, 0.0)
     weights /= weights.sum()
-    directions = sorted({trial.split.direction for trial in trials})
+    directions = [way for way in DIRECTIONS if any(trial.split.direction == way for trial in trials)]
     distances = distances_from_consensus(laws, weights, targets(observations, directions))
     return tuple(
         Scored(
@@ -127,6 +127,11 @@ def score(
         )
         for i, one in enumerate(laws)
     )
+
+
+def nearest_of(tried: Iterable[Scored]) -> Scored:
+    """What is fitted: of those that are heard, the one nearest to their consensus."""
+    return min((one for one in tried if one.weight), key=lambda one: one.distance)
 
 
 def share_heard(weights: Array) -> float:
