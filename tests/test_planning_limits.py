@@ -239,7 +239,6 @@ def test_small_models_of_long_prompts_are_searched_for_beyond_the_nearest_size()
     assert small.recommended.lifetime.total_usd == pytest.approx(2e6, rel=1e-6)
     assert small.recommended.loss_nats < 2.24  # the continuum through the first shape stops at 2.38
     assert large.recommended.loss_nats < 2.061  # the nearest size ended at 2.088
-    assert large.gap.cost < 0.01
 
 
 def test_a_limit_that_only_shapes_miss_says_by_how_much() -> None:

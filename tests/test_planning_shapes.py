@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 
-from llama_scale.architecture import LLAMA_7B, LLAMA_33B, LLAMA_65B, llama
+from llama_scale.architecture import LLAMA_7B, LLAMA_33B, LLAMA_65B, llama, nearest_shape
 from llama_scale.costs import rental
-from llama_scale.costs.serving import Deployment
+from llama_scale.costs.serving import Deployment, serve, served_shape
 from llama_scale.errors import InputError
 from llama_scale.planning import plan
 from llama_scale.planning.request import PlanOptions, read_request
@@ -137,3 +139,30 @@ def test_recomputing_costs_hours_of_the_plan_and_carbon_is_ones_own() -> None:
     assert again.training.co2_tonnes == pytest.approx(0.05 * energy)
     with pytest.raises(InputError, match="--recompute 'half' is unknown"):
         plan(serve_tokens=1e12, recompute="half")
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (1e5, {"serve_tokens": 1e12}),
+        (1e6, {"serve_tokens": 1e13, "input_tokens": 100, "output_tokens": 4000}),
+        (3e6, {"serve_tokens": 1e13, "time_per_output_token": "15ms"}),
+    ],
+)
+def test_the_recommended_shape_is_the_best_that_can_be_built(budget: float, words: dict[str, Any]) -> None:
+    """Every shape from a third to three times the size, priced one by one without the engine."""
+    answer = plan(budget=f"${budget:.0f}", **words)
+    request = answer.request
+    training, deployment = request.economics.training, request.economics.deployment
+    assert deployment is not None
+    usd_per_second = (deployment.rental.price_usd_per_hour or 0) / 3600
+    usd_per_flop = (training.rental.price_usd_per_hour or 0) * training.gpu_hours_per_flop
+    losses = []
+    for size in answer.recommended.parameters * np.geomspace(1 / 3, 3, 60):
+        shape = nearest_shape(size, kv_heads=request.kv_heads, context=request.context)
+        seconds = float(serve(deployment, served_shape(shape)).accelerator_seconds_per_token)
+        left = budget - seconds * usd_per_second * words["serve_tokens"]
+        if left > 0:
+            count = shape.parameters.total
+            losses.append(float(request.fit.law.loss(count, left / usd_per_flop / 6 / count)))
+    assert answer.recommended.loss_nats <= min(losses) + 5e-4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llama_scale.architecture import ModelConfig, nearest_shape
-from llama_scale.costs.serving import accelerators_for, served_shape
+from llama_scale.costs.serving import ServedShape, accelerators_for, served_shape
 from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.errors import InputError
 from llama_scale.laws import published, published_names
@@ -59,7 +60,8 @@ if TYPE_CHECKING:
 
 FLATNESS = (0.01, 0.05)
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
-ELSEWHERE = tuple(4 ** (step / 16) for step in range(-16, 17))  # from a quarter to four times the size
+NEARBY = tuple(1.04**step for step in range(-8, 9))  # shapes are about 3 % apart
+ELSEWHERE = tuple(1.04**step for step in range(-35, 36))  # from a quarter to four times the size
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
@@ -162,15 +164,17 @@ def _settled(
     shape, model = _buildable(request, problem, objective, solution)
     through = _through(problem, shape)
     solution = best(through, objective)
-    if abs(math.log(float(solution.sizes.parameters) / model.parameters)) > FAR_FROM_OPTIMUM:
-        rivals = [
-            _buildable(request, through, objective, solution),
-            *_others_that_do(request, problem, objective, model.parameters),
-        ]
-        other, rival = min(rivals, key=lambda rival: _worth(request, objective, rival[1]))
+    far = abs(math.log(float(solution.sizes.parameters) / model.parameters)) > FAR_FROM_OPTIMUM
+    rivals = [_buildable(request, through, objective, solution)] if far else []
+    if problem.serving.needs_shapes:
+        near = _best_shape(request, problem, objective, model.parameters, ELSEWHERE if far else NEARBY)
+        rivals += [near] if near else []
+    for other, rival in rivals:
         if _worth(request, objective, rival) < _worth(request, objective, model):
-            shape, model, through = other, rival, _through(problem, other)
-            solution = best(through, objective)
+            shape, model = other, rival
+    if rivals:
+        through = _through(problem, shape)
+        solution = best(through, objective)
     return shape, model, through, solution
 
 
@@ -191,8 +195,8 @@ def _buildable(
         tokens = float(tokens_for(problem, objective, sizes))
         if math.isfinite(tokens):
             return shape, _planned(request, problem, sizes, tokens)
-    if others := _others_that_do(request, problem, objective, wanted):
-        return min(others, key=lambda other: _worth(request, objective, other[1]))
+    if found := _best_shape(request, problem, objective, wanted, ELSEWHERE):
+        return found
     refuse_unbuildable(request, wanted, _is_buildable)
 
 
@@ -207,25 +211,39 @@ def _shape_of(request: Request, parameters: float) -> ModelConfig:
     )
 
 
-def _others_that_do(
-    request: Request, problem: Problem, objective: Objective, wanted: float
-) -> list[tuple[ModelConfig, PlannedModel]]:
-    """Shapes from a quarter to four times the size that keep the limits, with their tokens.
+def _best_shape(
+    request: Request, problem: Problem, objective: Objective, wanted: float, factors: tuple[float, ...]
+) -> tuple[ModelConfig, PlannedModel] | None:
+    """The best of the shapes of about `factors` times the size, with its tokens; None where none will do.
 
-    Small models read long prompts at costs that follow their heads and layers more than their size: among
-    them the nearest in size need not be the best, nor do what is asked at all.
+    Serving follows heads and layers as well as size, least smoothly where models are small and prompts
+    long: there the shape nearest in size need not be the best, nor do what is asked at all.
     """
-    found: dict[ModelConfig, PlannedModel] = {}
-    for factor in ELSEWHERE:
-        try:
+    found: dict[ModelConfig, Sizes] = {}
+    for factor in factors:
+        with suppress(InputError):  # too small for so many KV heads
             shape = _shape_of(request, wanted * factor)
-        except InputError:  # too small for so many KV heads
-            continue
-        sizes = problem.family.size_of(shape)
-        tokens = float(tokens_for(problem, objective, sizes))
-        if math.isfinite(tokens):
-            found[shape] = _planned(request, problem, sizes, tokens)
-    return list(found.items())
+            found[shape] = problem.family.size_of(shape)
+    if not found:
+        return None
+    sizes = _together(list(found.values()))
+    tokens = np.asarray(tokens_for(problem, objective, sizes))
+    on_budget = objective.fixed == "budget"
+    worth = problem.law.loss(sizes.parameters, tokens) if on_budget else problem.cost(sizes, tokens)
+    if np.all(np.isnan(worth)):
+        return None
+    index = int(np.nanargmin(worth))
+    shape = list(found)[index]
+    return shape, _planned(request, problem, found[shape], float(tokens[index]))
+
+
+def _together(sizes: list[Sizes]) -> Sizes:
+    """Sizes one by one as one batch."""
+    counts = (np.array(column, float) for column in zip(*(each[:3] for each in sizes), strict=True))
+    shapes = [each.shape for each in sizes if each.shape is not None]
+    if not shapes:
+        return Sizes(*counts)
+    return Sizes(*counts, shape=ServedShape(*(np.array(part, float) for part in zip(*shapes, strict=True))))
 
 
 def _is_buildable(request: Request) -> bool:
@@ -233,7 +251,7 @@ def _is_buildable(request: Request) -> bool:
     problem, objective = request.problem(), request.objective(request.law)
     solution = best(problem, objective)
     wanted = float(solution.sizes.parameters)
-    return math.isfinite(wanted) and bool(_others_that_do(request, problem, objective, wanted))
+    return math.isfinite(wanted) and _best_shape(request, problem, objective, wanted, ELSEWHERE) is not None
 
 
 def _through(problem: Problem, shape: ModelConfig) -> Problem:
