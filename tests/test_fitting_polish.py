@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from synthetic import sweep
 
-from llama_scale.fitting import gather
+from llama_scale.fitting import fit, gather
 from llama_scale.fitting.forms import FITTED
-from llama_scale.fitting.polish import cross_check
+from llama_scale.fitting.polish import cross_check, polished
 from llama_scale.fitting.uncertainty import points_of
 from llama_scale.laws import FormName
 
@@ -34,6 +34,32 @@ def test_a_fit_that_stopped_early_is_found_out() -> None:
     found = cross_check(points, early, form, delta=1e-2)
     assert found.gap == pytest.approx(1 / 1.2 - 1, rel=1e-3)
     assert found.constants == pytest.approx(solution.constants, rel=0.05)
+    better, _ = polished(points, early, form, delta=1e-2)
+    assert better.objective == pytest.approx(solution.objective, rel=1e-3)
+    assert better.law.alpha == pytest.approx(solution.law.alpha, rel=0.05)
+    assert (better.agreed, better.starts) == (1, early.starts + 1)
+    assert polished(points, solution, form, delta=1e-2)[0] is solution
+
+
+def test_scipy_is_asked_where_starts_disagree() -> None:
+    """Losses that fall as log C have no law: some of the starts end higher."""
+    runs = sweep(0)
+    agreed = fit(runs, form="chinchilla", delta=1e-2, draws=0).evidence
+    assert agreed["diagnostics"]["starts"] == agreed["diagnostics"]["starts_agreed"]
+    assert agreed["scipy"] is None
+    budgets, shares = np.repeat(np.geomspace(1e18, 1e21, 4), 5), np.tile([0.25, 0.5, 1.0, 2.0, 4.0], 4)
+    sizes = np.sqrt(budgets / 120) * shares
+    bowl = 0.05 * np.log(shares) ** 2 + 0.002 * np.random.default_rng(0).standard_normal(20)
+    straight = replace(
+        runs.take(np.arange(20)),
+        parameters=sizes,
+        tokens=budgets / 6 / sizes,
+        train_flops=budgets,
+        loss=9 - 0.12 * np.log(budgets) + bowl,
+    )
+    found = fit(straight, form="chinchilla", draws=0).evidence
+    assert found["diagnostics"]["starts"] > found["diagnostics"]["starts_agreed"]
+    assert found["scipy"]["gap"] == pytest.approx(0, abs=1e-3)
 
 
 def test_besiroglus_data(shared_data: Path) -> None:

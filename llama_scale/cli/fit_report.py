@@ -182,7 +182,7 @@ def _reasons(fit: Fit) -> Iterator[str]:
         noise += f" and {format_fraction(found['trunk_noise'], 2)} a trunk"
     yield entry(
         "fit",
-        f"{found['starts_agreed']} of {found['starts']} starts agree on the optimum; worst run"
+        f"{found['starts_agreed']} of {found['starts']} starts agree on the optimum{_scipy(fit)}; worst run"
         f" {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; {noise};"
         f" {selection['form']} form, Huber delta {format_number(selection['delta'])}, weights"
         f" {selection['weights']}; {selection['note']}",
@@ -191,6 +191,14 @@ def _reasons(fit: Fit) -> Iterator[str]:
         yield entry("seeds", selection["seed_noise"])
     yield from (entry(heading, text) for heading, text in fit_approaches.remarks(fit.evidence))
     yield from _certainty(fit)
+
+
+def _scipy(fit: Fit) -> str:
+    """What SciPy made of the fit, where starts disagreed; with a profile it stands there."""
+    checked = fit.evidence.get("scipy")
+    if not checked or fit.evidence.get("profile"):
+        return ""
+    return f", SciPy's L-BFGS-B finds {'a lower one, taken' if checked['gap'] < -SAME else 'none lower'}"
 
 
 def _certainty(fit: Fit) -> Iterator[str]:

@@ -25,6 +25,7 @@ LEAST_AGREEMENT = 0.02  # of the starts: fewer at the best minimum, and a better
 FLAT = 1.0  # relative sd, along the weakest direction, above which constants are unknown to a factor of e
 FREQUENT_BOUND = 0.05  # of the draws: more on a bound, and the intervals lean on where the bound was put
 LAW = 3  # the approach that needs one
+HELPS = 0.95  # of the uncertainty: a run that leaves more is not said to close it
 MAJORITY = 0.5  # of the starts: fewer at the best minimum, and the reader is told of the others
 RESTING = {
     "E": "no irreducible loss can be told from these runs: the best fit has E = 0, and its losses fall for"
@@ -191,6 +192,6 @@ def _remedy(diagnostics: Diagnostics) -> str:
     )
     if run.gap is not None:
         return f"{words}, on which the two best minima differ by {run.gap:.1%},"
-    if run.sd_before and run.sd_after is not None and run.sd_after < run.sd_before:
+    if run.sd_before and run.sd_after is not None and run.sd_after < HELPS * run.sd_before:
         return f"{words}, which would leave {run.sd_after / run.sd_before:.0%} of the uncertainty,"
     return words

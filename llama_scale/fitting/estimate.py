@@ -48,7 +48,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         default=settings.default_for(observations),
     )
     candidate, form = choice.candidate, choice.candidate.fitted_form
-    solution = solve(observations, candidate)
+    solution, checked = _checked(observations, candidate, settings)
     own = _own_draws(observations, choice, solution, settings)
     tested = _calibrated(observations, choice, settings)
     draws = _carried(observations, choice, own, tested, settings)
@@ -67,6 +67,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         interval_factor=tested.factor if tested else 1.0,
         evidence={
             "objective": solution.objective,
+            "scipy": checked,
             "n_observations": len(observations),
             **spread_json(own, draws, settings.level),
             "diagnostics": plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
@@ -93,11 +94,26 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     fit = _with(fit, **beside)
     fit = _with(fit, optima=optima_json(fit, observations, settings))
     if settings.profile:
-        fit = _with(fit, profile=_profile_json(observations, candidate, solution, settings))
+        profiled = _profile_json(observations, candidate, solution, settings)
+        fit = _with(fit, profile=profiled | {"scipy": checked})
     if observations.held_out:
         fit = _with(fit, held_out=held_out_json(fit, observations.held_out, settings.level))
     check_identified(diagnostics, fit, form)
     return fit
+
+
+def _checked(
+    observations: Observations, candidate: Candidate, settings: Settings
+) -> tuple[Solution, dict[str, Any] | None]:
+    """The global fit, with SciPy's opinion where starts disagree, or where a profile was asked for."""
+    solution = solve(observations, candidate)
+    if solution.agreed == solution.starts and not settings.profile:
+        return solution, None
+    from llama_scale.fitting.polish import polished
+
+    points, form = points_of(observations, candidate), candidate.fitted_form
+    solution, found = polished(points, solution, form, delta=candidate.delta, seed=settings.seed)
+    return solution, {"objective": found.lowest, "gap": found.gap, "starts": found.starts}
 
 
 def _other_forms(observations: Observations, candidate: Candidate) -> dict[str, dict[str, float]]:
@@ -117,20 +133,17 @@ def _other_forms(observations: Observations, candidate: Candidate) -> dict[str, 
 def _profile_json(
     observations: Observations, candidate: Candidate, solution: Solution, settings: Settings
 ) -> dict[str, Any]:
-    """Profile intervals of the fitted candidate, and what another optimiser made of its objective."""
-    from llama_scale.fitting.polish import cross_check
+    """Profile intervals of the fitted candidate."""
     from llama_scale.fitting.profile import profile
 
     points, form = points_of(observations, candidate), candidate.fitted_form
     found = profile(points, solution, form, delta=candidate.delta, level=settings.level)
-    checked = cross_check(points, solution, form, delta=candidate.delta, seed=settings.seed)
     intervals = {name: list(bounds) for name, bounds in found.intervals.items()}
     return {
         "level": found.level,
         "intervals": intervals,
         "threshold": found.threshold,
         "lower_objective": found.lower,
-        "scipy": {"objective": checked.lowest, "gap": checked.gap, "starts": checked.starts},
     }
 
 

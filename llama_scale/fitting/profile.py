@@ -99,6 +99,7 @@ class Units(NamedTuple):
     log_d: float
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # a term that has no share of the loss has no logarithm
 def profile(
     points: Points, solution: Solution, form: Form, *, delta: float, level: float = DEFAULT_LEVEL
 ) -> Profile:

@@ -115,7 +115,9 @@ def score(
     hears = np.array([share_heard(weights_of(observations, one)) for one in laws])
     weights = np.where(means < CLEARLY_WORSE * means.min(), hears * means**-2, 0.0)
     weights /= weights.sum()
-    directions = [way for way in DIRECTIONS if any(trial.split.direction == way for trial in trials)]
+    directions: list[Direction] = [
+        way for way in DIRECTIONS if any(trial.split.direction == way for trial in trials)
+    ]
     distances = distances_from_consensus(laws, weights, targets(observations, directions))
     return tuple(
         Scored(
