@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,7 +241,7 @@ def test_names_in_lists_and_demands_in_requests() -> None:
 
 
 def test_a_model_that_cannot_be_served_is_not_said_to_lose() -> None:
-    words = {"serve_accelerator": "l4", "serve_accelerators": 1, "cost_in": "gpu-hours"}
+    words: dict[str, Any] = {"serve_accelerator": "l4", "serve_accelerators": 1, "cost_in": "gpu-hours"}
     found = compare("llama-7b", "palm-540b", **words)
     assert found.sentence.endswith("of the 1 that can be served.")
     none = compare("gpt-3-175b", "palm-540b", **words)

@@ -222,7 +222,7 @@ def test_a_score_out_of_reach_is_refused_in_scores() -> None:
 
 
 def test_more_tokens_than_all_public_text_are_only_an_example() -> None:
-    words = {"budget": "$100M", "serve_accelerator": "l4", "serve_accelerators": 1}
+    words: dict[str, Any] = {"budget": "$100M", "serve_accelerator": "l4", "serve_accelerators": 1}
     answer = ask(**words)
     assert answer.recommended.tokens > 3e14
     assert answer.far_beyond is None
@@ -234,7 +234,7 @@ def test_more_tokens_than_all_public_text_are_only_an_example() -> None:
 
 def test_small_models_of_long_prompts_are_searched_for_beyond_the_nearest_size() -> None:
     """What 30,000 tokens cost to read follows heads and layers: the size nearest the optimum cannot do it."""
-    long = {"requests": 1e9, "input_tokens": 30_000, "output_tokens": 3000, "samples": 4}
+    long: dict[str, Any] = {"requests": 1e9, "input_tokens": 30_000, "output_tokens": 3000, "samples": 4}
     small, large = (plan(**long, budget=budget) for budget in ("$2M", "$5M"))
     assert small.recommended.lifetime.total_usd == pytest.approx(2e6, rel=1e-6)
     assert small.recommended.loss_nats < 2.24  # the continuum through the first shape stops at 2.38
@@ -324,3 +324,25 @@ def test_a_model_that_cannot_be_served_has_no_serving_dollars_but_a_warning() ->
     document = answer.to_json()
     assert document["recommended"]["serve_usd"] is None
     json.dumps(document, allow_nan=False)
+
+
+def test_data_that_end_before_the_budget_are_said_to() -> None:
+    """Beyond 100 epochs a repeat adds nothing: most of the budget would be spent in vain."""
+    answer = ask(unique_tokens=1e10)
+    assert answer.warnings[0].startswith("the data hold it back, not the budget")
+    wanted = re.findall(r"--target-loss ([\d.]+)", answer.warnings[0])[0]
+    cheaper = ask(unique_tokens=1e10, target_loss=wanted)
+    assert cheaper.recommended.lifetime.total_flops < 0.5 * answer.recommended.lifetime.total_flops
+    assert not any("data hold it back" in warning for warning in ask(unique_tokens=3e11).warnings)
+
+
+def test_data_too_few_for_any_model_are_refused() -> None:
+    with pytest.raises(InfeasibleError, match="worse than guessing"):
+        ask(unique_tokens=1e6)
+
+
+def test_a_misspelt_word_is_named_before_one_that_is_missing() -> None:
+    words: dict[str, Any] = {"serve_token": 1e12}
+    with pytest.raises(InputError, match="no argument serve_token") as refused:
+        plan(**words)
+    assert "serve_tokens" in refused.value.hint

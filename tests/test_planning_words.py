@@ -205,7 +205,7 @@ def test_what_is_impossible_at_a_changed_input_is_said() -> None:
 
 def test_savings_are_named_in_the_unit_that_they_are_a_share_of() -> None:
     """Where training and serving run on chips of other prices, dollars are another share than hours."""
-    words = {"serve_tokens": 1e12, "accelerator": "a100", "serve_accelerator": "l4"}
+    words: dict[str, Any] = {"serve_tokens": 1e12, "accelerator": "a100", "serve_accelerator": "l4"}
     answer = plan(**words, budget="1M GPU-hours")
     assert "% of the lifetime GPU-hours, and $" in said(answer)["saves"]
     assert "% of the lifetime FLOPs, and $" in said(plan(serve_tokens=1e12))["saves"]
@@ -221,7 +221,7 @@ def test_the_family_beside_a_plan_in_words() -> None:
 
 
 def test_repeats_are_ascribed_to_who_measured_them() -> None:
-    words = {"serve_tokens": 1e12, "unique_tokens": 5e11}
+    words: dict[str, Any] = {"serve_tokens": 1e12, "unique_tokens": 5e11}
     assert "(Muennighoff 2023)" in said(plan(**words))["epochs"]
     own = replace(published(), repetition=Repetition(tokens_decay=10.0, parameters_decay=5.0))
     assert "(by the law's own runs)" in said(plan(**words, law=own))["epochs"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 from llama_scale.errors import InputError
 from llama_scale.planning.answer import answer
 from llama_scale.planning.grids import BestSizes, best_sizes
-from llama_scale.planning.request import PlanOptions, read_request
+from llama_scale.planning.request import PlanOptions, read_request, refuse_unknown
 from llama_scale.planning.values import Plan
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def plan(**options: Unpack[PlanOptions]) -> Plan:
     >>> plan(serve_tokens="1e12", budget="1e24", law="hoffmann-2022-sardana").sentence  # doctest: +ELLIPSIS
     'Train 4...B parameters on 3...T tokens...'
     """
+    refuse_unknown(options)
     if options.get("serve_tokens") is None and options.get("requests") is None:
         raise InputError(
             "how many tokens will the model serve?",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from llama_scale.planning.family import neighbours
 from llama_scale.planning.feasibility import (
     refuse_dear_target,
     refuse_missing_shape,
+    refuse_too_few_data,
     refuse_unbuildable,
     refuse_unreachable,
 )
@@ -42,6 +44,7 @@ from llama_scale.planning.recipe import recipe
 from llama_scale.planning.regret import regret
 from llama_scale.planning.request import Request
 from llama_scale.planning.sensitivity import sensitivities
+from llama_scale.planning.sentence import amount
 from llama_scale.planning.serving import RooflineServing
 from llama_scale.planning.shapes import with_chosen_kv_heads, with_recomputation
 from llama_scale.planning.uncertainty import MOST_DRAWS, best_on_average, intervals
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from llama_scale.planning.offer import Offer
 
 FLATNESS = (0.01, 0.05)
+NEARLY, WORTHWHILE = 0.002, 0.75  # nats that nobody would pay a quarter of the budget for
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
 NEARBY = tuple(1.04**step for step in range(-8, 9))  # shapes are about 3 % apart
 ELSEWHERE = tuple(1.04**step for step in range(-35, 36))  # from a quarter to four times the size
@@ -75,6 +79,7 @@ def answer(request: Request) -> Plan:
     shape, recommended, problem, solution = _settled(request, problem, objective)
     if objective.fixed == "loss":
         refuse_dear_target(request, recommended)
+    refuse_too_few_data(request, recommended)
     optimum = _model(request, problem, solution)
     same_loss = _model(request, problem, lowest_cost(problem.without_serving(), recommended.loss_nats))
     on_budget = None
@@ -102,7 +107,10 @@ def answer(request: Request) -> Plan:
         limits=limits_of(request, problem, recommended, optimum),
         extrapolation=extrapolation,
         other_laws=_other_laws(request, problem),
-        warnings=warnings(request, recommended, extrapolation, spread),
+        warnings=(
+            *_spent_in_vain(request, problem, recommended),
+            *warnings(request, recommended, extrapolation, spread),
+        ),
         assumptions=assumptions(request),
         fleet=_fleet(request, shape),
         training=_training(request, shape, recommended, how.batch_tokens),
@@ -117,6 +125,19 @@ def answer(request: Request) -> Plan:
         sensitivity=sensitivities(request, problem, recommended.parameters, recommended.tokens),
         offer=_offer(request, shape, recommended),
     )
+
+
+def _spent_in_vain(request: Request, problem: Problem, recommended: PlannedModel) -> Iterator[str]:
+    """Says so where the data end before the budget does, so that repeats buy next to nothing."""
+    if request.unique_tokens is None or request.budget is None or request.has_target:
+        return
+    nearly = recommended.loss_nats + NEARLY
+    least = float(problem.cost(*lowest_cost(problem, nearly, request.limits)))
+    if least < WORTHWHILE * recommended.lifetime.total(request.unit):
+        yield (
+            f"the data hold it back, not the budget: {amount(least, request.unit)} reach a loss within "
+            f"{NEARLY:g} of it; ask for --target-loss {nearly:.3f}, or find more data"
+        )
 
 
 def _offer(request: Request, shape: ModelConfig, recommended: PlannedModel) -> Offer | None:
@@ -239,11 +260,15 @@ def _best_shape(
 
 def _together(sizes: list[Sizes]) -> Sizes:
     """Sizes one by one as one batch."""
-    counts = (np.array(column, float) for column in zip(*(each[:3] for each in sizes), strict=True))
+    counted = [
+        np.array([getattr(each, name) for each in sizes], float)
+        for name in ("parameters", "train_flops_per_token", "serve_flops_per_token")
+    ]
     shapes = [each.shape for each in sizes if each.shape is not None]
     if not shapes:
-        return Sizes(*counts)
-    return Sizes(*counts, shape=ServedShape(*(np.array(part, float) for part in zip(*shapes, strict=True))))
+        return Sizes(*counted)
+    shape = ServedShape(*(np.array(part, float) for part in zip(*shapes, strict=True)))
+    return Sizes(*counted, shape)
 
 
 def _is_buildable(request: Request) -> bool:

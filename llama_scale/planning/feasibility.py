@@ -129,6 +129,18 @@ def refuse_dear_target(request: Request, recommended: PlannedModel) -> None:
     )
 
 
+def refuse_too_few_data(request: Request, recommended: PlannedModel) -> None:
+    """Raises InfeasibleError where the data are so few that the best model is worse than guessing."""
+    unique, guessing = request.unique_tokens, math.log(request.vocabulary)
+    if unique is None or recommended.loss_nats < guessing:
+        return
+    raise InfeasibleError(
+        f"{format_count(unique)} unique tokens are too few for the law: the best loss, "
+        f"{recommended.loss_nats:.3f}, is worse than guessing among {request.vocabulary:,} ({guessing:.2f})",
+        hint="give more data, such as --unique-tokens 10B, or --vocabulary if yours is another",
+    )
+
+
 class Stretch(NamedTuple):
     """A condition that, moved alone by `factor`, gives the question an answer with a little room."""
 

@@ -226,11 +226,7 @@ class Request:
 def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFAULT_BUDGET) -> Request:
     """Reads and checks the words; raises InputError on the first that cannot be meant."""
     given = {name: value for name, value in options.items() if value is not None}
-    if unknown := given.keys() - PlanOptions.__annotations__.keys():
-        raise InputError(
-            f"plan has no argument {', '.join(sorted(unknown))}",
-            hint=f"use {', '.join(PlanOptions.__annotations__)}",
-        )
+    refuse_unknown(given)
     words = Words(given)
     words.refuse_together(*TARGETS, why="two targets")
     fit, law_text = _law(given.get("law"))
@@ -268,6 +264,19 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
         given=given,
     )
     return limited(request)
+
+
+def refuse_unknown(given: Mapping[str, Any]) -> None:
+    """Raises InputError, with the nearest words, for words that `plan` does not know."""
+    known = PlanOptions.__annotations__.keys()
+    if unknown := sorted(given.keys() - known):
+        from difflib import get_close_matches
+
+        near = [word for name in unknown for word in get_close_matches(name, known, n=2)]
+        raise InputError(
+            f"plan has no argument {', '.join(unknown)}",
+            hint=f"did you mean {' or '.join(near)}?" if near else f"use {', '.join(known)}",
+        )
 
 
 def _recompute(words: Words) -> Recompute | None:
