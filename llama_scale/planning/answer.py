@@ -260,15 +260,16 @@ def _best_shape(
 
 def _together(sizes: list[Sizes]) -> Sizes:
     """Sizes one by one as one batch."""
-    counted = [
-        np.array([getattr(each, name) for each in sizes], float)
-        for name in ("parameters", "train_flops_per_token", "serve_flops_per_token")
-    ]
     shapes = [each.shape for each in sizes if each.shape is not None]
-    if not shapes:
-        return Sizes(*counted)
-    shape = ServedShape(*(np.array(part, float) for part in zip(*shapes, strict=True)))
-    return Sizes(*counted, shape)
+    shape = None
+    if shapes:
+        shape = ServedShape(*(np.array(part, float) for part in zip(*shapes, strict=True)))
+    return Sizes(
+        parameters=np.array([each.parameters for each in sizes], float),
+        train_flops_per_token=np.array([each.train_flops_per_token for each in sizes], float),
+        serve_flops_per_token=np.array([each.serve_flops_per_token for each in sizes], float),
+        shape=shape,
+    )
 
 
 def _is_buildable(request: Request) -> bool:
