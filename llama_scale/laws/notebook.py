@@ -72,7 +72,14 @@ def _sureness(fit: Fit) -> Iterator[str]:
         spread = f", {format_fraction(tested['covered'], 2)} once widened" if tested["spread"] else ""
         rows.append(("backtest error", format_fraction(tested["mean_error"], 2)))
         rows.append((f"inside {format_fraction(tested['level'])} intervals there", inside + spread))
-    draws = "none" if fit.draws is None else f"{np.size(fit.draws.E)}: {fit.draws_note}"
+    counted = fit.draws_note[:1].isdigit()  # our own notes begin with the number
+    draws = (
+        "none"
+        if fit.draws is None
+        else fit.draws_note
+        if counted
+        else f"{np.size(fit.draws.E)}: {fit.draws_note}"
+    )
     yield from _table(("how sure", ""), [*rows, ("draws", draws)])
 
 
