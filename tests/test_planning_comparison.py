@@ -246,3 +246,5 @@ def test_a_model_that_cannot_be_served_is_not_said_to_lose() -> None:
     assert found.sentence.endswith("of the 1 that can be served.")
     none = compare("gpt-3-175b", "palm-540b", **words)
     assert "none of these 2 can be served" in none.sentence
+    assert none.pairs[0].crossings["gpu_hours"].verdict == "neither"
+    assert found.pairs[0].crossings["gpu_hours"].verdict == "always"

@@ -31,11 +31,14 @@ DEFAULT_DEMAND = 1e12  # tokens; to have a total where nobody names a demand
 MOST_MODELS = 64
 DEMANDS = np.logspace(5, 22, 341)  # where the break-even with a model of one's own is looked for first
 
-Verdict = Literal["always", "never", "from", "up to", "equal"]
+Verdict = Literal["always", "never", "from", "up to", "equal", "neither"]
 
 
 class Crossing(NamedTuple):
-    """When one model is cheaper than another: always, never, from or up to a demand in served tokens."""
+    """When one model is cheaper than another: always, never, from or up to a demand in served tokens.
+
+    `neither` where none of the two can be served.
+    """
 
     verdict: Verdict
     serve_tokens: float | None = None
@@ -221,8 +224,10 @@ def crossing(ours: Costs, theirs: Costs) -> Crossing:
     >>> crossing(Costs(train=3.0, token=1.0), Costs(train=1.0, token=2.0))
     Crossing(verdict='from', serve_tokens=2.0)
     """
+    if math.isnan(ours.token) and math.isnan(theirs.token):
+        return Crossing("neither")
     if math.isnan(ours.token) or math.isnan(theirs.token):  # what cannot be served is never the cheaper one
-        return Crossing("always" if math.isnan(theirs.token) and not math.isnan(ours.token) else "never")
+        return Crossing("always" if math.isnan(theirs.token) else "never")
     dearer_to_train, cheaper_to_serve = ours.train - theirs.train, theirs.token - ours.token
     if cheaper_to_serve == 0:
         return Crossing("equal" if dearer_to_train == 0 else "always" if dearer_to_train < 0 else "never")

@@ -138,6 +138,7 @@ OPPOSITE: dict[str, Any] = {
     "from": "up to",
     "up to": "from",
     "equal": "equal",
+    "neither": "neither",
 }
 
 
