@@ -128,4 +128,4 @@ def test_over_trained_runs_are_predicted_along_the_direction_of_the_question(
         runs.take(near), runs.take(~near), Settings(direction="overtraining", draws=100)
     )
     assert error <= 0.015
-    assert inside >= 0.8
+    assert round((1 - inside) * int((~near).sum())) <= 1  # of 2 to 13: nine in ten is less than one in four
