@@ -225,3 +225,14 @@ def test_repeats_are_ascribed_to_who_measured_them() -> None:
     assert "(Muennighoff 2023)" in said(plan(**words))["epochs"]
     own = replace(published(), repetition=Repetition(tokens_decay=10.0, parameters_decay=5.0))
     assert "(by the law's own runs)" in said(plan(**words, law=own))["epochs"]
+
+
+def test_models_that_do_not_exist_are_left_out_of_the_table() -> None:
+    """No compute-optimal model that costs so much answers within the limit."""
+    text = shown(
+        *("--serve-tokens", "1e11", "--budget", "$30M", "--accelerator", "a100"),
+        *("--time-to-first-token", "100ms"),
+    )
+    assert "equal loss *" in text
+    assert "equal cost *" not in text
+    assert " nan" not in text

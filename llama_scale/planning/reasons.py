@@ -67,6 +67,8 @@ def _flat(plan: Plan) -> str:
 
 def _saving(plan: Plan) -> Reason:
     model, rival = plan.recommended, plan.compute_optimal
+    if rival.parameters != rival.parameters:
+        return Reason("saves", "no compute-optimal model of the same loss is known")
     if plan.saving.share != plan.saving.share:
         return Reason("saves", "the compute-optimal model of the same loss cannot be served so at all")
     if abs(plan.saving.share) < NOTHING:

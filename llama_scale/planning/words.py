@@ -35,7 +35,8 @@ def rows(plan: Plan) -> list[tuple[str, ...]]:
         named.append(("equal loss *", plan.compute_optimal))
         if plan.compute_optimal_on_budget is not None:
             named.append(("equal cost *", plan.compute_optimal_on_budget))
-    return [_row(name, model, plan.request.unit) for name, model in named]
+    exist = [(name, model) for name, model in named if math.isfinite(model.parameters)]
+    return [_row(name, model, plan.request.unit) for name, model in exist]
 
 
 def _row(name: str, model: PlannedModel, unit: CostUnit) -> tuple[str, ...]:
