@@ -99,7 +99,7 @@ def judged(known: Observations, ahead: Observations, settings: Settings) -> tupl
     return float(error), float(inside.mean()), float(width)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_dearest_fifth_of_public_runs_is_predicted_and_covered(shared_data: Path) -> None:
     """The aims of the extrapolation protocol: .90 % over six sets, 80 to 98 % covered, within 2.5 %."""
     errors, covered, widths, counts = [], [], [], []
@@ -117,7 +117,7 @@ def test_the_dearest_fifth_of_public_runs_is_predicted_and_covered(shared_data: 
     assert np.median(widths) <= 0.025
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("limit", [100, 250, 500, 1000])
 def test_over_trained_runs_are_predicted_along_the_direction_of_the_question(
     shared_data: Path, limit: int

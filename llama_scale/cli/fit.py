@@ -28,10 +28,8 @@ DIRECTIONS = ("auto", "compute", "overtraining")
     examples=(
         "llama-scale fit",
         "llama-scale fit runs.csv --where 'dataset = c4' --draws 4000",
-        "llama-scale fit runs.csv --convention non_embedding --budget 1e24 --json",
-        "llama-scale fit grid.csv --repeats best --burn-in 0.45/N",
+        "llama-scale fit runs.csv --convention non_embedding --burn-in 0.45/N --json",
         "llama-scale fit runs.csv --backtest --direction overtraining",
-        "llama-scale fit runs/ more.csv --output law.json",
     ),
 )
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path))
