@@ -76,7 +76,9 @@ def test_a_sweep_survives_what_a_cluster_does_to_it(tmp_path: Path, environment:
 
 
 def test_options_that_slurm_refuses_are_named(tmp_path: Path, environment: dict[str, str]) -> None:
-    process = start(write_recipe(tmp_path), tmp_path / "runs", environment, "--launcher-options=--partition=nosuch")
+    process = start(
+        write_recipe(tmp_path), tmp_path / "runs", environment, "--launcher-options=--partition=nosuch"
+    )
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "sbatch refused" in said and "--launcher-options" in said
