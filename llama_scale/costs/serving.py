@@ -135,9 +135,8 @@ def serve(deployment: Deployment, shape: ServedShape) -> Throughput:
     # where no group serves, the largest one says what stands in the way
     best = np.where(np.isinf(costs.min(axis=0)), len(costs) - 1, best)
     chosen = best.reshape(-1) * best.size + np.arange(best.size)
-    return _throughput(
-        deployment, _Option(*(column.reshape(-1)[chosen].reshape(best.shape) for column in options))
-    )
+    taken = (column.reshape(-1)[chosen].reshape(best.shape) for column in options)
+    return _throughput(deployment, _Option._make(taken))
 
 
 def accelerators_for(
