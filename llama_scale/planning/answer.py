@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ from llama_scale.laws import published, published_names
 from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions
 from llama_scale.planning.cautions import far_beyond, warnings
-from llama_scale.planning.families import ExactFamily, coordinate_of
+from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.family import neighbours
 from llama_scale.planning.feasibility import (
     refuse_dear_target,
@@ -45,7 +44,6 @@ from llama_scale.planning.regret import regret
 from llama_scale.planning.request import Request
 from llama_scale.planning.sensitivity import sensitivities
 from llama_scale.planning.sentence import amount
-from llama_scale.planning.serving import RooflineServing
 from llama_scale.planning.shapes import with_chosen_kv_heads, with_recomputation
 from llama_scale.planning.uncertainty import MOST_DRAWS, best_on_average, intervals
 from llama_scale.planning.values import (
@@ -85,7 +83,7 @@ def answer(request: Request) -> Plan:
     on_budget = None
     if objective.fixed == "budget":
         spent = float(problem.cost(*solution))
-        on_budget = _model(request, problem, _compute_optimal_of_cost(problem, spent))
+        on_budget = _model(request, problem, compute_optimal_of_cost(problem, spent))
     spread = intervals(request, problem, recommended)
     extrapolation = _extrapolation(request, recommended)
     at_loss = Objective("loss", optimum.loss_nats * (1 + 1e-9), request.limits)
@@ -183,7 +181,7 @@ def _settled(
     solution = best(problem, objective)
     refuse_unreachable(request, problem, objective, solution)
     shape, model = _buildable(request, problem, objective, solution)
-    through = _through(problem, shape)
+    through = problem.through(shape)
     solution = best(through, objective)
     far = abs(math.log(float(solution.sizes.parameters) / model.parameters)) > FAR_FROM_OPTIMUM
     rivals = [_buildable(request, through, objective, solution)] if far else []
@@ -194,7 +192,7 @@ def _settled(
         if _worth(request, objective, rival) < _worth(request, objective, model):
             shape, model = other, rival
     if rivals:
-        through = _through(problem, shape)
+        through = problem.through(shape)
         solution = best(through, objective)
     return shape, model, through, solution
 
@@ -280,19 +278,7 @@ def _is_buildable(request: Request) -> bool:
     return math.isfinite(wanted) and _best_shape(request, problem, objective, wanted, ELSEWHERE) is not None
 
 
-def _through(problem: Problem, shape: ModelConfig) -> Problem:
-    """The problem on the continuum through the shape, so that no proportions but its size are compared."""
-    family = problem.family
-    if not (problem.serving.needs_shapes or isinstance(family, ExactFamily)):
-        return problem
-    family = family.through(shape)
-    serving = problem.serving
-    if isinstance(serving, RooflineServing):
-        serving = replace(serving, family=family)
-    return replace(problem, family=family, serving=serving)
-
-
-def _compute_optimal_of_cost(problem: Problem, budget: float) -> Solution:
+def compute_optimal_of_cost(problem: Problem, budget: float) -> Solution:
     """The compute-optimal model whose training and serving together cost the budget.
 
     Secant steps on the logarithm of its training budget, of which the logarithm of the whole cost is a

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from llama_scale.architecture import ModelConfig
 from llama_scale.laws import Numbers, ScalingLaw
 from llama_scale.planning.batches import Law, count_of, floor_of, floors, part_of, stacked
 from llama_scale.planning.closed_form import tokens_of_lowest_cost, tokens_of_lowest_loss
@@ -35,7 +36,7 @@ from llama_scale.planning.families import (
 )
 from llama_scale.planning.quantisation import QuantisedLaw
 from llama_scale.planning.search import minimise
-from llama_scale.planning.serving import MOST_EXACT, FlopServing, ServingCost
+from llama_scale.planning.serving import MOST_EXACT, FlopServing, RooflineServing, ServingCost
 
 __all__ = [
     "LARGEST_MODEL",
@@ -110,6 +111,15 @@ class Problem:
     def with_law(self, law: Law) -> Problem:
         """The same problem under another law, or under a batch of draws."""
         return replace(self, law=law)
+
+    def through(self, shape: ModelConfig) -> Problem:
+        """The problem on the continuum through a real shape: no proportions but its size are compared."""
+        if not (self.serving.needs_shapes or isinstance(self.family, ExactFamily)):
+            return self
+        family, serving = self.family.through(shape), self.serving
+        if isinstance(serving, RooflineServing):
+            serving = replace(serving, family=family)
+        return replace(self, family=family, serving=serving)
 
     @property
     def serving_in_training_tokens(self) -> Numbers:
