@@ -95,6 +95,18 @@ def provenance_json(observations: Observations, settings: Settings) -> dict[str,
     }
 
 
+def observations_json(observations: Observations) -> dict[str, list[Any]]:
+    """The runs that were fitted, a list a column to 6 digits: what pictures of the fit show."""
+    columns = {
+        "parameters": observations.parameters,
+        "tokens": observations.tokens,
+        "train_flops": observations.train_flops,
+        "loss_nats": observations.loss,
+    }
+    rounded = {name: [float(f"{value:.6g}") for value in column] for name, column in columns.items()}
+    return {"run": list(observations.names), **rounded}
+
+
 def optima_json(fit: Fit, observations: Observations, settings: Settings) -> list[dict[str, Any]]:
     """Optima at the budgets asked for, or at the runs' own and beyond; FLOPs as the runs count them."""
     largest = float(observations.train_flops.max())

@@ -14,6 +14,7 @@ from llama_scale.fitting.candidates import Candidate, points_of, solve
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
     held_out_json,
+    observations_json,
     optima_json,
     plain,
     provenance_json,
@@ -69,6 +70,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "objective": solution.objective,
             "scipy": checked,
             "n_observations": len(observations),
+            "observations": observations_json(observations),
             **spread_json(own, draws, settings.level),
             "diagnostics": plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
             "other_forms": _other_forms(observations, candidate),
