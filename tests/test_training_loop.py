@@ -31,7 +31,7 @@ from llama_scale.runs import (
 )
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training import loop
-from llama_scale.training.checkpoint import newest_checkpoint, save_checkpoint
+from llama_scale.training.checkpoint import restore_newest, save_checkpoint
 from llama_scale.training.corpus import read_corpus
 from llama_scale.training.data import TokenFiles, prepare
 from llama_scale.training.environment import choose_device
@@ -181,8 +181,9 @@ def test_a_harmed_checkpoint_is_passed_over_and_the_curve_stays_the_same(
     # The one made again at its step takes its place.
     at = folder.checkpoint_steps()[-1]
     assert train(harmed, config, files, stop_after=0) == "stopped"
-    state, passed_over = newest_checkpoint(folder, CPU, up_to=at)
-    assert state and state["step"] == at and not passed_over
+    state = loop.Trainer(config, files, CPU).optimizer.tensors()
+    restored, passed_over = restore_newest(folder, state, up_to=at)
+    assert restored and restored.step == at and not passed_over
     assert train(harmed, config, files) == "done"
     assert folder.curve() == RunFolder(whole / run_id(config)).curve()
     assert any(e["event"] == "checkpoint_passed_over" for e in folder.events())
@@ -196,11 +197,12 @@ def test_a_harmed_branch_point_is_made_again_by_its_trunk(
     train(store, trunk, files)
     parent = RunFolder(store / run_id(trunk))
     state = parent.checkpoint_path(branch.first_step) / "state.pt"
-    good = torch.load(state, weights_only=True)["weights"][0]
+    good = torch.load(state, weights_only=True)["weights"]
     state.write_bytes(b"torn")
     assert train(store, branch, files) == "waiting"
     assert train(store, trunk, files) == "done"
-    assert torch.equal(torch.load(state, weights_only=True)["weights"][0], good)
+    again = torch.load(state, weights_only=True)["weights"]
+    assert all(torch.equal(again[name], good[name]) for name in good)
     assert train(store, branch, files) == "done"
 
 
@@ -333,12 +335,13 @@ def test_a_full_disk_keeps_the_old_checkpoint(
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
     try:
         folder = create_run(disk / "runs", world[1][0])
-        save_checkpoint(folder, 10, {"weights": torch.zeros(1000)})
+        state = {"weights": {"w": torch.zeros(1000)}}
+        save_checkpoint(folder, 10, state)
         with pytest.raises(StoreError, match="no space left"):
-            save_checkpoint(folder, 20, {"weights": torch.zeros(1_000_000)})
+            save_checkpoint(folder, 20, {"weights": {"w": torch.zeros(1_000_000)}})
         assert folder.checkpoint_steps() == [10]
-        state, passed_over = newest_checkpoint(folder, CPU, up_to=20)
-        assert state and state["step"] == 10 and not passed_over
+        restored, passed_over = restore_newest(folder, state, up_to=20)
+        assert restored and restored.step == 10 and not passed_over
         assert [p.name for p in folder.checkpoints.iterdir()] == ["step-000000010"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -348,8 +351,9 @@ def test_intervals_end_where_logs_and_branches_need_them(world: tuple[TokenFiles
     files, runs = world
     trainer = loop.Trainer(runs[0], files, CPU)
     goal = loop.Goal(last_step=120, needed=frozenset({30, 120}), missing=frozenset({30, 120}))
-    reports = [report for report in loop._intervals(trainer, goal) if report is not None]
-    assert [report["step"] for report in reports] == [30, 50, 100, 120]
+    seen = [glance.steps[-1].step for glance in loop._glances(trainer, goal)]
+    assert {30, 50, 100, 120} <= set(seen)
+    assert [step for step in seen if step in loop._ends(step - 1, goal)] == [30, 50, 100, 120]
 
 
 def test_a_run_that_went_back_keeps_what_it_saves(
@@ -360,13 +364,14 @@ def test_a_run_that_went_back_keeps_what_it_saves(
     config = straight(runs[-1])
     folder = create_run(tmp_path, config)
     for _ in range(3):
-        train(tmp_path, config, files, stop_after=0)
+        train(tmp_path, config, files, stop_after=4)
     log = folder.path / "events.jsonl"
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:1]))
     assert train(tmp_path, config, files, stop_after=0) == "stopped"
-    assert loop.LOG_STEPS in folder.checkpoint_steps()
+    saved = folder.checkpoint_steps()[0]
+    assert saved == [e["step"] for e in folder.events() if e["event"] == "checkpoint"][-1]
     train(tmp_path, config, files, stop_after=0)
-    assert [e["step"] for e in folder.events() if e["event"] == "start"][-1] == loop.LOG_STEPS
+    assert [e["step"] for e in folder.events() if e["event"] == "start"][-1] == saved
 
 
 def test_what_a_killed_save_left_behind_is_cleared(

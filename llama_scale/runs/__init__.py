@@ -18,7 +18,6 @@ from llama_scale.runs.configs import (
 )
 from llama_scale.runs.folders import (
     CHECKPOINT_MANIFEST,
-    CHECKPOINT_STATE,
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_RETRY,
@@ -44,7 +43,6 @@ from llama_scale.runs.records import (
 
 __all__ = [
     "CHECKPOINT_MANIFEST",
-    "CHECKPOINT_STATE",
     "EXIT_DONE",
     "EXIT_FAILED",
     "EXIT_RETRY",

@@ -18,7 +18,7 @@ from llama_scale.files import store_error, write_atomically
 from llama_scale.runs.configs import RunConfig, run_id
 from llama_scale.runs.leases import HELD, Lease, hold
 
-CHECKPOINT_MANIFEST, CHECKPOINT_STATE = "manifest.json", "state.pt"
+CHECKPOINT_MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 LEASES = "leases"
 # How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).
@@ -137,7 +137,7 @@ class RunFolder:
             return 0
         return size - max((end for _, end in self._read_events()), default=0)
 
-    def last_event(self, tail_bytes: int = 4096) -> dict[str, Any] | None:
+    def last_event(self, tail_bytes: int = 16_384) -> dict[str, Any] | None:
         """The newest training report, read from the end of the log: for a live view, not for a record."""
         try:
             with (self.path / "events.jsonl").open("rb") as file:

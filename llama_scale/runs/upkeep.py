@@ -14,7 +14,6 @@ from llama_scale.config import plain
 from llama_scale.errors import StoreError
 from llama_scale.runs.folders import (
     CHECKPOINT_MANIFEST,
-    CHECKPOINT_STATE,
     WEIGHTS,
     RunFolder,
     branches_of,
@@ -75,11 +74,11 @@ def harms(folder: RunFolder) -> Iterator[Harm]:
 
 def _checkpoint_harm(path: Path) -> str | None:
     try:
-        stated = json.loads((path / CHECKPOINT_MANIFEST).read_text())["sha256"]
-        found = sha256_of(path / CHECKPOINT_STATE)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stated = json.loads((path / CHECKPOINT_MANIFEST).read_text())["files"]
+        same = all(sha256_of(path / name) == file["sha256"] for name, file in stated.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"cannot be read ({error})"
-    return None if found == stated else "has changed since it was saved"
+    return None if same else "has changed since it was saved"
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole folders with a hash, the newest good one found again after anything."""
+"""Checkpoints: whole folders with their hashes, the newest good one found again after anything."""
 
 from __future__ import annotations
 
@@ -7,65 +7,117 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from llama_scale.errors import StoreError
 from llama_scale.files import publish_folder
-from llama_scale.runs import CHECKPOINT_MANIFEST, CHECKPOINT_STATE, RunFolder
+from llama_scale.runs import CHECKPOINT_MANIFEST, RunFolder
+from llama_scale.training.optimizer import Tensors
+from llama_scale.training.world import ALONE, World
+
+STATE = "state.pt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The step whose state was read, and the notes that were saved with it."""
+
+    step: int
+    notes: Mapping[str, Any]
 
 
 def save_checkpoint(
-    folder: RunFolder, step: int, state: dict[str, Any], *, check: Callable[[], None] | None = None
+    folder: RunFolder,
+    step: int,
+    state: Tensors,
+    *,
+    notes: Mapping[str, Any] | None = None,
+    check: Callable[[], None] | None = None,
+    world: World = ALONE,
 ) -> None:
-    """Publish checkpoints/step-N with its sha256; raises StoreError where the disk refuses.
+    """Publish checkpoints/step-N, its manifest with every file's sha256 last.
 
-    `check` is asked last whether this process may still write. The state is serialised in memory first,
-    because torch.save reports a full disk as a RuntimeError.
+    `notes` is small and goes into the manifest as JSON; `check` is asked last whether this process may
+    still write. Raises StoreError where the disk refuses. All processes of a world call this.
     """
-    buffer = io.BytesIO()
-    torch.save({"step": step, **state}, buffer)
-    data = buffer.getbuffer()
+    files = _serialised(state)
     manifest = {
         "run": folder.run,
         "step": step,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
+        "files": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()},
+        "notes": dict(notes or {}),
     }
     with publish_folder(folder.checkpoint_path(step), check=check) as new:
-        (new / CHECKPOINT_STATE).write_bytes(data)
+        for name, data in files.items():
+            (new / name).write_bytes(data)
         (new / CHECKPOINT_MANIFEST).write_text(json.dumps(manifest))
 
 
-def load_checkpoint(folder: RunFolder, step: int, device: torch.device) -> dict[str, Any]:
-    """The state saved at `step`; raises StoreError where it is missing, torn or not what was saved."""
+def _serialised(state: Tensors) -> dict[str, memoryview]:
+    """The one file of a model that one process holds.
+
+    Serialised in memory first, because torch.save reports a full disk as a RuntimeError.
+    """
+    buffer = io.BytesIO()
+    torch.save({what: dict(tensors) for what, tensors in state.items()}, buffer)
+    return {STATE: buffer.getbuffer()}
+
+
+def restore_checkpoint(folder: RunFolder, step: int, state: Tensors, world: World = ALONE) -> Restored:
+    """Fill the tensors of `state` with what was saved at `step`, and return the notes.
+
+    Raises StoreError where it is missing, torn or not what was saved; `state` is untouched then.
+    """
     path = folder.checkpoint_path(step)
     try:
         manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text())
-        data = (path / CHECKPOINT_STATE).read_bytes()
-        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            raise ValueError(f"{CHECKPOINT_STATE} has changed since it was saved")
-        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = {name: _verified(path / name, stated["sha256"]) for name, stated in manifest["files"].items()}
+        saved = torch.load(io.BytesIO(files[STATE]), map_location="cpu", weights_only=True)
+        notes = dict(manifest["notes"])
+        pairs = [(tensor, saved[what][name]) for what in state for name, tensor in state[what].items()]
+        if any(tensor.shape != value.shape for tensor, value in pairs):
+            raise ValueError("its tensors are not those of the run's model")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"checkpoint {step} of run {folder.run} cannot be used: {error}",
             hint="an older one is used in its place where there is one",
         ) from None
+    with torch.no_grad():
+        for tensor, value in pairs:
+            tensor.copy_(value)
+    return Restored(step=step, notes=notes)
 
 
-def newest_checkpoint(
-    folder: RunFolder, device: torch.device, *, up_to: int
-) -> tuple[dict[str, Any] | None, list[tuple[int, StoreError]]]:
-    """The newest usable state at or before step `up_to` (None: start afresh), and what was passed over."""
+def _verified(path: Path, sha256: str) -> bytes:
+    data = path.read_bytes()
+    if _sha256(data) != sha256:
+        raise ValueError(f"{path.name} has changed since it was saved")
+    return data
+
+
+def _sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def restore_newest(
+    folder: RunFolder, state: Tensors, *, up_to: int, world: World = ALONE
+) -> tuple[Restored | None, list[tuple[int, StoreError]]]:
+    """Fill `state` from the newest usable checkpoint at or before step `up_to`; None: start afresh.
+
+    Also says which were passed over, and why.
+    """
     passed_over: list[tuple[int, StoreError]] = []
     for step in reversed(folder.checkpoint_steps()):
         if step > up_to:
             continue
         try:
-            return load_checkpoint(folder, step, device), passed_over
+            return restore_checkpoint(folder, step, state, world), passed_over
         except StoreError as error:
             passed_over.append((step, error))
     return None, passed_over

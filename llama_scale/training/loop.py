@@ -4,111 +4,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from llama_scale.errors import StoreError
-from llama_scale.runs import EventLog, RunConfig, RunFolder, branches_of, run_folders
+from llama_scale.runs import EventLog, RunFolder, RunStatus, branches_of, run_folders
 from llama_scale.training.checkpoint import (
     clear_leftovers,
     delete_checkpoint,
-    load_checkpoint,
-    newest_checkpoint,
     prune_checkpoints,
+    restore_checkpoint,
+    restore_newest,
     save_checkpoint,
 )
-from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
+from llama_scale.training.data import TokenFiles
 from llama_scale.training.environment import software
-from llama_scale.training.model import Llama, initialise
-from llama_scale.training.optimizer import FlatAdamW
-from llama_scale.training.schedule import learning_rate_factor
+from llama_scale.training.trainer import Step, Trainer
 from llama_scale.training.weights import save_weights
 
 Outcome = Literal["done", "stopped", "waiting", "diverged"]
 LOG_STEPS = 50
 CHECKPOINT_SECONDS = 30.0
-LOOK_SECONDS = 1.0  # between two looks at whether to stop
-EVALUATION_TOKENS_PER_BATCH = 4_096
-LN2 = math.log(2)
-
-
-class Trainer:
-    """A model and its optimiser at a step; every step is a function of (config, step) alone."""
-
-    def __init__(self, config: RunConfig, files: TokenFiles, device: torch.device) -> None:
-        self.config, self.files, self.device = config, files, device
-        self.model = Llama(config.model)
-        initialise(self.model, config.seed, config.initial_gain)
-        self.model.to(device)
-        self.optimizer = FlatAdamW(self.model, config.optimizer)
-        self.step = 0
-        self.unlogged: list[tuple[Tensor, Tensor]] = []
-
-    def advance(self) -> None:
-        """Take one step; its loss and gradient norm join `unlogged`, left on the device."""
-        config = self.config
-        ids = training_batch(
-            self.files.train,
-            seed=config.seed,
-            step=self.step,
-            sequences=config.sequences_per_step,
-            context=config.model.context,
-        )
-        batch = torch.from_numpy(ids).to(self.device)
-        loss = self.model.loss(batch[:, :-1], batch[:, 1:])
-        loss.backward()
-        norm = self.optimizer.step(self.learning_rate(self.step))
-        self.step += 1
-        self.unlogged.append((loss.detach(), norm))
-
-    def learning_rate(self, step: int) -> float:
-        return self.config.optimizer.learning_rate * learning_rate_factor(self.config.schedule, step)
-
-    def summary(self) -> dict[str, Any]:
-        """What to log of the steps since the last log, which are then forgotten."""
-        losses, norms = (torch.stack(values) for values in zip(*self.unlogged, strict=True))
-        first = self.step - len(self.unlogged)
-        self.unlogged.clear()
-        return {
-            "step": self.step,
-            "loss_nats": losses.mean().item(),
-            "gradient_norm": norms.mean().item(),
-            "learning_rate": self.learning_rate(first),
-        }
-
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, float | int]:
-        """Loss on the fixed validation text, in nats per token and in bits per byte."""
-        context = self.config.model.context
-        lengths = torch.from_numpy(self.files.tokenizer.token_bytes)
-        nats, tokens, size = 0.0, 0, 0
-        for ids in evaluation_batches(
-            self.files,
-            tokens=self.config.data.evaluation_tokens,
-            sequences=max(1, EVALUATION_TOKENS_PER_BATCH // context),
-            context=context,
-        ):
-            batch = torch.from_numpy(ids)
-            size += int(lengths[batch[:, 1:]].sum())
-            batch = batch.to(self.device)
-            nats += self.model.loss(batch[:, :-1], batch[:, 1:], reduction="sum").item()
-            tokens += batch[:, 1:].numel()
-        return {"loss_nats": nats / tokens, "bits_per_byte": nats / size / LN2, "evaluation_tokens": tokens}
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, and what is not logged yet."""
-        return {**self.optimizer.state_dict(), "unlogged": self.unlogged}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
-        self.step = state["step"]
-        self.unlogged = list(state.get("unlogged", ()))
+LOOK_SECONDS = 1.0  # between two looks at what the steps were like and at whether to stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +54,59 @@ def goal_of(folder: RunFolder, store: Path) -> Goal:
     return Goal(last_step=max(missing, default=0), needed=frozenset(needed), missing=frozenset(missing))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """The steps taken since the last glance, in order, and the seconds that they took together."""
+
+    steps: tuple[Step, ...]
+    seconds: float
+
+
+Watch = Callable[[Glance], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Interval:
+    """The steps since the last log: what the next log is the mean of. Seconds are of this process alone."""
+
+    steps: list[Step] = field(default_factory=list)
+    timed: int = 0
+    seconds: float = 0.0
+
+    def add(self, glance: Glance) -> None:
+        self.steps.extend(glance.steps)
+        self.timed += len(glance.steps)
+        self.seconds += glance.seconds
+
+    def report(self, tokens_per_step: int) -> dict[str, Any]:
+        """What to log: the means, the learning rate of the first step, and each step's own numbers."""
+        losses, norms = [s.loss_nats for s in self.steps], [s.gradient_norm for s in self.steps]
+        return {
+            "step": self.steps[-1].step,
+            "loss_nats": math.fsum(losses) / len(losses),
+            "gradient_norm": math.fsum(norms) / len(norms),
+            "learning_rate": self.steps[0].learning_rate,
+            "tokens_per_second": self.timed * tokens_per_step / self.seconds,
+            "each_loss_nats": losses,
+            "each_gradient_norm": norms,
+        }
+
+    def notes(self) -> dict[str, Any]:
+        """What a checkpoint says of the steps that are not logged yet."""
+        return {"unlogged": [[s.step, s.loss_nats, s.gradient_norm, s.learning_rate] for s in self.steps]}
+
+    @classmethod
+    def noted(cls, notes: Mapping[str, Any]) -> _Interval:
+        """The interval that a checkpoint's notes tell of."""
+        rows = notes.get("unlogged", ())
+        return cls(
+            steps=[
+                Step(step=step, loss_nats=loss, gradient_norm=norm, learning_rate=rate)
+                for step, loss, norm, rate in rows
+            ]
+        )
+
+
 def train_run(
     store: Path,
     folder: RunFolder,
@@ -139,11 +114,13 @@ def train_run(
     *,
     device: torch.device,
     should_stop: Callable[[], bool],
+    watch: Watch | None = None,
 ) -> Outcome:
     """Bring one run to its end, from its newest checkpoint or its branch point; a finished one is left alone.
 
     Returns "stopped" if `should_stop` said so (a checkpoint was saved first) and "waiting" if its trunk
-    has not reached the branch point yet. Raises StoreError where the disk refuses.
+    has not reached the branch point yet. `watch` sees every step, about once a second. Raises StoreError
+    where the disk refuses.
     """
     with folder.claim() as lease:
         if folder.result() is not None:
@@ -154,95 +131,115 @@ def train_run(
         clear_leftovers(folder)
         trainer = Trainer(folder.config, files, device)
         with closing(EventLog(folder, lease)) as log:
-            if not _start(trainer, store, folder, log, goal):
+            interval = _start(trainer, store, folder, log, goal)
+            if interval is None:
                 return "waiting"
-            outcome = _train(trainer, folder, log, goal, should_stop)
+            outcome = _train(trainer, folder, log, goal, interval, should_stop, watch)
             if outcome == "done" and folder.config.schedule.total_steps is not None:
                 _finish(trainer, store, folder, log)
         return outcome
 
 
-def _start(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog, goal: Goal) -> bool:
-    """Load the newest usable state; False if this is a branch whose trunk is not there yet.
+def _start(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog, goal: Goal) -> _Interval | None:
+    """Load the newest usable state; None if this is a branch whose trunk is not there yet.
 
     A checkpoint counts only if the log reaches it (else the loss curve would have a gap) and if no
     branch point that is still missing lies before it.
     """
     logged = max((e["step"] for e in folder.events() if e["event"] == "checkpoint"), default=0)
-    state, passed_over = newest_checkpoint(
-        folder, trainer.device, up_to=min(logged, *goal.missing) if goal.missing else logged
+    state = trainer.optimizer.tensors()
+    restored, passed_over = restore_newest(
+        folder, state, up_to=min(logged, *goal.missing) if goal.missing else logged
     )
     for step, error in passed_over:
         # Deleted, or it would stand in the way of the one that is made again at its step.
         log.append("checkpoint_passed_over", reason=error.message)
         delete_checkpoint(folder, step)
-    branch = trainer.config.branch
-    if state is None and branch is not None:
+    branch, interval = trainer.config.branch, _Interval()
+    if restored is not None:
+        interval = _Interval.noted(restored.notes)
+    elif branch is not None:
         parent = RunFolder(store / branch.parent)
         if branch.step not in parent.checkpoint_steps():
-            return False
+            return None
         try:
-            state = load_checkpoint(parent, branch.step, trainer.device)
+            restored = restore_checkpoint(parent, branch.step, state)
         except StoreError as error:
             # The trunk will make it again from an older one.
             log.append("checkpoint_passed_over", reason=error.message)
             delete_checkpoint(parent, branch.step)
-            return False
-        state |= {"unlogged": ()}  # the trunk's own
-    if state is not None:
-        trainer.load(state)
+            return None
+    if restored is not None:
+        trainer.resume(restored.step)
     log.append("start", step=trainer.step, **software(trainer.device))
-    return True
+    return interval
 
 
 def _train(
-    trainer: Trainer, folder: RunFolder, log: EventLog, goal: Goal, should_stop: Callable[[], bool]
+    trainer: Trainer,
+    folder: RunFolder,
+    log: EventLog,
+    goal: Goal,
+    interval: _Interval,
+    should_stop: Callable[[], bool],
+    watch: Watch | None,
 ) -> Outcome:
     saved_at = time.monotonic()
-    for report in _intervals(trainer, goal):
-        if report is not None:
-            if not math.isfinite(report["loss_nats"] + report["gradient_norm"]):
-                log.append("diverged", step=report["step"])
-                _record(trainer, folder, "diverged", {"loss_nats": None, "bits_per_byte": None})
-                return "diverged"
-            log.append("train", **report)
+    for glance in _glances(trainer, goal):
+        interval.add(glance)
+        if watch is not None:
+            watch(glance)
+        if bad := next((step for step in glance.steps if not step.is_finite), None):
+            log.append("diverged", step=bad.step)
+            _record(trainer, folder, "diverged", bad.step, {"loss_nats": None, "bits_per_byte": None})
+            return "diverged"
+        if trainer.step in _ends(trainer.step - 1, goal):
+            log.append("train", **interval.report(trainer.config.tokens_per_step))
+            interval = _Interval()
         stopping = should_stop() and trainer.step < goal.last_step
         due = time.monotonic() - saved_at >= CHECKPOINT_SECONDS
         if stopping or due or trainer.step in goal.missing:
-            _save(trainer, folder, log, goal)
+            _save(trainer, folder, log, goal, interval)
             saved_at = time.monotonic()
         if stopping:
             return "stopped"
     return "done"
 
 
-def _intervals(trainer: Trainer, goal: Goal) -> Iterator[dict[str, Any] | None]:
-    """Train up to each multiple of LOG_STEPS and each branch point; yield what to log there.
+def _glances(trainer: Trainer, goal: Goal) -> Iterator[Glance]:
+    """Train to the goal, with a glance at each end of an interval and about every LOOK_SECONDS between.
 
-    The boundaries depend on the steps alone, so a resumed run logs the same intervals. Between them
-    None is yielded now and then: a moment to save or to stop, however slow the steps are.
+    A glance is also the moment to save or to stop. How many steps lie between two of them is what the
+    last steps took, at most twice as many as before: on a GPU to look at a step is to wait for it.
     """
-    looked = time.monotonic()
+    stride = 1
     while trainer.step < goal.last_step:
         began, first = time.monotonic(), trainer.step
-        stops = [(first // LOG_STEPS + 1) * LOG_STEPS, goal.last_step, *goal.missing]
-        until = min(step for step in stops if step > first)
+        until = min(first + stride, *_ends(first, goal))
         while trainer.step < until:
             trainer.advance()
-            if trainer.step < until and time.monotonic() - looked > LOOK_SECONDS:
-                yield None
-                looked = time.monotonic()
+        steps = trainer.collect()
         seconds = time.monotonic() - began
-        rate = (until - first) * trainer.config.tokens_per_step / seconds
-        yield {**trainer.summary(), "tokens_per_second": rate}
+        stride = max(1, min(2 * stride, int(LOOK_SECONDS * (until - first) / max(seconds, 1e-9))))
+        yield Glance(steps=tuple(steps), seconds=seconds)
 
 
-def _save(trainer: Trainer, folder: RunFolder, log: EventLog, goal: Goal) -> None:
+def _ends(step: int, goal: Goal) -> set[int]:
+    """Where intervals that may follow `step` end: they depend on the steps alone.
+
+    So a resumed run logs the same intervals.
+    """
+    ends = {(step // LOG_STEPS + 1) * LOG_STEPS, goal.last_step, *goal.missing}
+    return {end for end in ends if end > step}
+
+
+def _save(trainer: Trainer, folder: RunFolder, log: EventLog, goal: Goal, interval: _Interval) -> None:
     """The log reaches the disk before the checkpoint that goes with it, so that no curve has a gap."""
     log.append("checkpoint", step=trainer.step)
     log.sync()
     try:
-        save_checkpoint(folder, trainer.step, trainer.state_dict(), check=log.lease.check)
+        state = trainer.optimizer.tensors()
+        save_checkpoint(folder, trainer.step, state, notes=interval.notes(), check=log.lease.check)
     except StoreError:
         log.lease.check()  # whoever took the run over clears away what this process had begun
         raise
@@ -254,21 +251,23 @@ def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog) -> 
     log.append("evaluation", step=trainer.step, **measured)
     log.sync()
     sha256 = save_weights(folder, trainer.model)
-    _record(trainer, folder, "done", {**measured, "weights_sha256": sha256})
+    _record(trainer, folder, "done", trainer.step, {**measured, "weights_sha256": sha256})
     prune_checkpoints(folder, keep=frozenset(), newest=0)
     if trainer.config.branch is not None:
         parent = RunFolder(store / trainer.config.branch.parent)
         prune_checkpoints(parent, keep=goal_of(parent, store).needed)
 
 
-def _record(trainer: Trainer, folder: RunFolder, status: str, measured: dict[str, Any]) -> None:
+def _record(
+    trainer: Trainer, folder: RunFolder, status: RunStatus, steps: int, measured: dict[str, Any]
+) -> None:
     config = trainer.config
     folder.write_result(
         {
             "status": status,
-            "steps": trainer.step,
-            "tokens": trainer.step * config.tokens_per_step,
-            "train_flops": config.train_flops(trainer.step),
+            "steps": steps,
+            "tokens": steps * config.tokens_per_step,
+            "train_flops": config.train_flops(steps),
             "parameters": asdict(config.model.parameters),
             **measured,
             "corpus": trainer.files.corpus,

@@ -11,8 +11,8 @@ import torch
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles
 from llama_scale.training.environment import choose_device
-from llama_scale.training.loop import Trainer
 from llama_scale.training.tokenizer import byte_tokenizer
+from llama_scale.training.trainer import Trainer
 
 WARM_STEPS = 3
 TIMED_STEPS = 8
@@ -28,7 +28,7 @@ def seconds_per_step(config: RunConfig, device: str = "auto", threads: int = 1) 
         for _ in range(WARM_STEPS + TIMED_STEPS):
             began = time.perf_counter()
             trainer.advance()
-            trainer.summary()  # waits for the device
+            trainer.collect()  # waits for the device
             times.append(time.perf_counter() - began)
         return sorted(times[WARM_STEPS:])[TIMED_STEPS // 2]
     finally:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from llama_scale.errors import StoreError
 from llama_scale.files import write_atomically
 from llama_scale.runs import WEIGHTS, RunFolder
-from llama_scale.training.checkpoint import newest_checkpoint
+from llama_scale.training.checkpoint import restore_newest
 from llama_scale.training.model import Llama
-from llama_scale.training.optimizer import FlatAdamW
 
 
 def save_weights(folder: RunFolder, model: Llama) -> str:
@@ -55,14 +53,14 @@ def load_weights(folder: RunFolder) -> tuple[Llama, int | None]:
 
 def _from_checkpoint(folder: RunFolder, model: Llama) -> int:
     steps = folder.checkpoint_steps()
-    state, _ = newest_checkpoint(folder, torch.device("cpu"), up_to=max(steps, default=0))
-    if state is None:
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    restored, _ = restore_newest(folder, {"weights": weights}, up_to=max(steps, default=0))
+    if restored is None:
         how = "ended before weights were kept" if folder.is_finished else "has no checkpoint yet"
         raise StoreError(
             f"run {folder.run} {how}", hint="train it with `llama-scale sweep`, or choose another run"
         )
-    FlatAdamW(model, folder.config.optimizer).load_state_dict(state)
-    return int(state["step"])
+    return restored.step
 
 
 def _unusable(folder: RunFolder, reason: str) -> StoreError:

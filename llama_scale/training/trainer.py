@@ -1,0 +1,120 @@
+"""A model and its optimiser at a step: take the next one, say what it was, measure the loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llama_scale.runs import RunConfig
+from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
+from llama_scale.training.model import Llama, initialise
+from llama_scale.training.optimizer import FlatAdamW, Optimizer
+from llama_scale.training.schedule import learning_rate_factor
+from llama_scale.training.world import ALONE, World
+
+EVALUATION_TOKENS_PER_BATCH = 4_096
+LN2 = math.log(2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one step was like: its number counts from 1, its loss is in nats per token."""
+
+    step: int
+    loss_nats: float
+    gradient_norm: float
+    learning_rate: float
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss_nats + self.gradient_norm)
+
+
+class Trainer:
+    """A model and its optimiser at a step; every step is a function of (config, step) alone.
+
+    In a world of several processes each takes its share of the rows of every batch.
+    """
+
+    def __init__(
+        self, config: RunConfig, files: TokenFiles, device: torch.device, world: World = ALONE
+    ) -> None:
+        self.config, self.files, self.device, self.world = config, files, device, world
+        self.model, self.optimizer = _build(config, device)
+        self.step = 0
+        self._uncollected: list[tuple[Tensor, Tensor]] = []
+
+    def advance(self) -> None:
+        """Take one step; its loss and gradient norm stay on the device until they are collected."""
+        config = self.config
+        ids = training_batch(
+            self.files.train,
+            seed=config.seed,
+            step=self.step,
+            sequences=config.sequences_per_step,
+            context=config.model.context,
+        )[self.world.rows(config.sequences_per_step)]
+        batch = torch.from_numpy(ids).to(self.device)
+        loss = self.model.loss(batch[:, :-1], batch[:, 1:])
+        if self.world.shards:
+            loss = loss * (len(ids) / config.sequences_per_step)
+        loss.backward()
+        norm = self.optimizer.step(self.learning_rate(self.step))
+        self.step += 1
+        self._uncollected.append((loss.detach(), norm))
+
+    def learning_rate(self, step: int) -> float:
+        return self.config.optimizer.learning_rate * learning_rate_factor(self.config.schedule, step)
+
+    def collect(self) -> list[Step]:
+        """The steps since the last call, in order; waits for the device, once for all of them."""
+        if not self._uncollected:
+            return []
+        losses, norms = (torch.stack(values) for values in zip(*self._uncollected, strict=True))
+        first = self.step - len(self._uncollected)
+        self._uncollected.clear()
+        rows = torch.stack([self.world.sum(losses.float()), norms.float()], dim=1).tolist()
+        return [
+            Step(step=step + 1, loss_nats=loss, gradient_norm=norm, learning_rate=self.learning_rate(step))
+            for step, (loss, norm) in enumerate(rows, start=first)
+        ]
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float | int]:
+        """Loss on the fixed validation text, in nats per token and in bits per byte."""
+        context = self.config.model.context
+        lengths = torch.from_numpy(self.files.tokenizer.token_bytes)
+        nats, tokens, size = torch.zeros((), dtype=torch.float64), 0, 0
+        for ids in evaluation_batches(
+            self.files,
+            tokens=self.config.data.evaluation_tokens,
+            sequences=max(self.world.size, EVALUATION_TOKENS_PER_BATCH // context),
+            context=context,
+        ):
+            targets = torch.from_numpy(ids)[:, 1:]
+            size += int(lengths[targets].sum())
+            tokens += targets.numel()
+            own = ids[self.world.rows(len(ids))]
+            # All processes run the model, for it is shared: one without rows of its own counts for nothing.
+            batch = torch.from_numpy(own if len(own) else ids[:1]).to(self.device)
+            loss = self.model.loss(batch[:, :-1], batch[:, 1:], reduction="sum").item()
+            nats += loss if len(own) else 0.0
+        total = self.world.sum(nats).item()
+        return {"loss_nats": total / tokens, "bits_per_byte": total / size / LN2, "evaluation_tokens": tokens}
+
+    def resume(self, step: int) -> None:
+        """Stand at `step`, after the optimiser's tensors were filled with the state there."""
+        self.optimizer.resume(step)
+        self.step = step
+        self._uncollected.clear()
+
+
+def _build(config: RunConfig, device: torch.device) -> tuple[Llama, Optimizer]:
+    """The model at its start on `device`, and its optimiser."""
+    model = Llama(config.model)
+    initialise(model, config.seed, config.initial_gain)
+    model.to(device)
+    return model, FlatAdamW(model, config.optimizer)

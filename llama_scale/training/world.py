@@ -1,0 +1,98 @@
+"""The processes that train one run together: one alone, or as many as torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from llama_scale.errors import InputError
+from llama_scale.training.environment import choose_device
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=4)  # the first process may tokenise a large text while the others wait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Who this process is among those that share one run; `shards` says whether they share its model."""
+
+    rank: int = 0
+    size: int = 1
+    shards: bool = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes the run's folder and speaks to the user."""
+        return self.rank == 0
+
+    def rows(self, count: int) -> slice:
+        """The rows of a batch of `count` that are this process's: an even share, in order of rank."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def agree(self, value: T) -> T:
+        """The leader's `value`, for every process; all must call it."""
+        if not self.shards:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's `value`, in order of rank; all must call it."""
+        if not self.shards:
+            return [value]
+        values = [value] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of `tensor` over all processes, in place; all must call it."""
+        if self.shards:
+            distributed.all_reduce(tensor)
+        return tensor
+
+
+ALONE = World()
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def joined_world(device: str = "auto") -> Iterator[tuple[World, torch.device]]:
+    """The world that torchrun made and this process's device in it; outside torchrun, one process alone.
+
+    Raises InputError for a device that is not there, as where more processes were started than GPUs.
+    """
+    chosen = choose_device(device)
+    if not is_launched():
+        yield ALONE, chosen
+        return
+    if chosen.type == "cuda":
+        chosen = _own_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(chosen)
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield World(rank=distributed.get_rank(), size=distributed.get_world_size(), shards=True), chosen
+    finally:
+        distributed.destroy_process_group()
+
+
+def _own_gpu(place: int) -> torch.device:
+    count = torch.cuda.device_count()
+    if place >= count:
+        raise InputError(
+            f"process {place} of this machine has no GPU of its own: there are {count}",
+            hint=f"start at most {count} processes a machine, with torchrun --nproc-per-node {count}",
+        )
+    return torch.device("cuda", place)
