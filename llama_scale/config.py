@@ -75,6 +75,27 @@ def structure(tables: Mapping[str, Any], type_: type[T], *, source: str) -> T:
         raise _all_at_once(source, problems) from error
 
 
+def raise_all(errors: Iterable[InputError]) -> None:
+    """Raises what was found amiss: nothing, the one error, or one that tells them all."""
+    found = list(errors)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise SeveralErrors(found)
+
+
+class SeveralErrors(InputError):
+    """Several things that are wrong with one input, told together."""
+
+    def __init__(self, errors: Iterable[InputError]) -> None:
+        self.errors = tuple(errors)
+        lines = [f"  {error.message} ({error.hint})" for error in self.errors]
+        super().__init__(
+            "\n".join([f"{len(lines)} problems", *lines]),
+            hint="correct them all, then run the same command again",
+        )
+
+
 def apply_overrides(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `tables` with each `a.b=c` put at its key path; values are TOML, or else bare text.
 
@@ -220,6 +241,8 @@ def _field_hook(converter: Converter, name: str, type_: Any) -> _Hook | None:
     if (wanted := _type_but_none(type_)) is not None:
         inner = _field_hook(converter, name, wanted)
         return inner and (lambda value, expected: None if value is None else inner(value, expected))
+    if (kinds := _tables_by_kind(type_)) is not None:
+        return _kind_hook(converter, name, kinds)
     parse = next((_PARSERS[unit] for unit in _PARSERS if name.endswith(unit)), quantities.parse_count)
     if type_ in (int, float):
         return lambda value, _: _number(value, type_, parse)
@@ -236,6 +259,32 @@ def _list_hook(converter: Converter, type_: Any, parse: Callable[[str], float]) 
         return converter.structure(items, type_)
 
     return read_list
+
+
+def _tables_by_kind(type_: Any) -> dict[str, type] | None:
+    """The dataclasses of a union by the one word that `kind` may be in each; None for other types."""
+    choices = get_args(type_) if get_origin(type_) in (Union, UnionType) else ()
+    if len(choices) < 2 or not all(_is_dataclass_type(choice) for choice in choices):
+        return None
+    return {get_args(get_type_hints(choice)["kind"])[0]: choice for choice in choices}
+
+
+def _kind_hook(converter: Converter, name: str, kinds: Mapping[str, type]) -> _Hook:
+    """Reads a table as what its `kind` says; without one, as the first kind."""
+
+    def read(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError("expected a table")
+        kind = value.get("kind", next(iter(kinds)))
+        if kind not in kinds:
+            close = nearest(str(kind), kinds)
+            raise InputError(
+                f"{name}.kind is {_shown(kind)}, not one of {', '.join(kinds)}",
+                hint=f"did you mean {close[0]!r}?" if close else f"use {' or '.join(kinds)}",
+            )
+        return converter.structure(value, kinds[kind])
+
+    return read
 
 
 def _type_but_none(type_: Any) -> Any | None:
@@ -299,6 +348,8 @@ def _problems(error: BaseException, place: _Place) -> Iterator[_Problem]:
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from _problems(inner, place)
+    elif isinstance(error, SeveralErrors):
+        yield from (_Problem(what=inner.message, hint=inner.hint) for inner in error.errors)
     elif isinstance(error, ForbiddenExtraKeysError):
         known = [field.name for field in fields(error.cl)]
         for key in sorted(error.extra_fields):

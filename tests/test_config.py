@@ -20,10 +20,28 @@ from llama_scale.config import (
     load_toml,
     nearest,
     plain,
+    raise_all,
     read_toml,
     structure,
 )
 from llama_scale.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Circle:
+    kind: Literal["circle"] = "circle"
+    radius: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    kind: Literal["box"] = "box"
+    sides: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    figure: Circle | Box
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,3 +304,35 @@ def test_a_type_that_cannot_be_read_is_our_own_bug() -> None:
     with pytest.raises(Exception, match="complex") as raised:
         structure({"value": 1}, Odd, source="x")
     assert not isinstance(raised.value, InputError)
+
+
+def test_a_table_is_of_the_kind_that_it_names_or_else_the_first() -> None:
+    assert structure({"figure": {"radius": 2}}, Drawing, source="x").figure == Circle(radius=2.0)
+    boxed = structure({"figure": {"kind": "box", "sides": ["1k", 2]}}, Drawing, source="x")
+    assert boxed.figure == Box(sides=(1000.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        ({"kind": "boxx", "sides": [1]}, 'figure.kind is "boxx", not one of circle, box'),
+        ({"kind": "box", "radius": 1}, "2 problems"),
+        ({"radios": 1, "radius": 1}, "figure.radios is not a known key"),
+        ([1], "expected a table"),
+    ],
+)
+def test_what_a_kind_does_not_take_is_refused(figure: object, message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        structure({"figure": figure}, Drawing, source="x")
+    assert message in refusal.value.message
+
+
+def test_several_errors_of_one_value_are_told_beside_those_of_others() -> None:
+    def several() -> None:
+        raise_all([InputError("a", hint="b"), InputError("c", hint="d")])
+
+    with pytest.raises(InputError, match=r"2 problems\n  a \(b\)\n  c \(d\)"):
+        several()
+    with pytest.raises(InputError, match=r"^a$"):
+        raise_all([InputError("a", hint="b")])
+    raise_all([])

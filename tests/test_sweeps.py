@@ -10,7 +10,7 @@ import pytest
 from llama_scale.config import load_toml
 from llama_scale.errors import InputError
 from llama_scale.runs import RunConfig, run_id
-from llama_scale.sweeps import Sweep, SweepSpec, expand, find_recipe, recipe_names
+from llama_scale.sweeps import IsoFlop, Sweep, SweepSpec, expand, find_recipe, load_recipe, recipe_names
 
 CORPUS = "0" * 64
 
@@ -25,6 +25,10 @@ def sweep(default: SweepSpec) -> Sweep:
     return expand("default", default, CORPUS)
 
 
+def with_design(spec: SweepSpec, **changes: object) -> SweepSpec:
+    return replace(spec, design=replace(spec.design, **changes))  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_that_ships_can_be_planned(name: str) -> None:
     sweep = expand(name, load_toml(find_recipe(name), SweepSpec), CORPUS)
@@ -32,6 +36,7 @@ def test_every_recipe_that_ships_can_be_planned(name: str) -> None:
 
 
 def test_every_budget_meets_at_least_four_sizes(sweep: Sweep) -> None:
+    assert isinstance(sweep.spec.design, IsoFlop)
     for budget in sweep.spec.design.budgets_flops:
         sizes = {r.model.width for r in sweep.runs if r.role == "train" and r.budget_flops == budget}
         assert len(sizes) >= 4, budget
@@ -83,7 +88,7 @@ def test_a_run_is_known_by_everything_that_decides_its_curve(sweep: Sweep) -> No
 
 
 def test_a_trunk_keeps_its_name_when_budgets_are_added(default: SweepSpec) -> None:
-    longer = replace(default, design=replace(default.design, budgets_flops=(5e11, 1e13), holdouts=()))
+    longer = with_design(default, budgets_flops=(5e11, 1e13), holdouts=())
     names = [
         {run_id(r) for r in expand("x", spec, CORPUS).runs if r.role == "trunk"} for spec in (default, longer)
     ]
@@ -91,30 +96,33 @@ def test_a_trunk_keeps_its_name_when_budgets_are_added(default: SweepSpec) -> No
 
 
 def test_a_budget_too_small_for_its_warm_up_is_refused(default: SweepSpec) -> None:
-    small = replace(
-        default, design=replace(default.design, budgets_flops=(1e9,), tokens_per_parameter=(0, 1e9))
-    )
+    small = with_design(default, budgets_flops=(1e9,), tokens_per_parameter=(0.0, 1e9))
     with pytest.raises(
         InputError, match=r"a budget of 1e\+09 FLOPs is \d+ steps at width 16: too few"
     ) as refusal:
         expand("x", small, CORPUS)
-    assert "use at least" in refusal.value.hint
+    assert "use at least 6.7e+10 FLOPs" in refusal.value.message
 
 
 @pytest.mark.parametrize(
-    ("training", "seed", "message"),
+    ("override", "message"),
     [
-        ({"decay_fraction": 1.0}, 0, "decay_fraction is 1"),
-        ({"decay_fraction": 0.0}, 0, "is 0"),
-        ({}, -1, "seed is -1"),
+        ("training.decay_fraction=1", "decay_fraction is 1"),
+        ("training.decay_fraction=0", "is 0"),
+        ("training.learning_rate=1e-3", "both learning_rate and learning_rate_times_width"),
+        ("training.sequences_per_step=0", "sequences_per_step holds 0"),
+        ("seed=-1", "seed is -1"),
+        ("design.kind=gird", 'design.kind is "gird", not one of isoflop, grid'),
+        ("design.durations=[1e6]", "design.durations is not a known key"),
+        ("design.sizes=[1e6]", "names its models twice"),
+        ("design.tokens_per_parameter=[20, 10]", "from 20 down to 10"),
+        ("shape.aspect_ratio=64", "both say how deep"),
+        ("design.holdouts=[{width=80}]", "needs one of budget_flops, tokens"),
     ],
 )
-def test_a_decay_or_seed_that_cannot_be_is_refused(
-    default: SweepSpec, training: dict[str, float], seed: int, message: str
-) -> None:
-    spec = replace(default, seed=seed, training=replace(default.training, **training))
+def test_what_cannot_be_is_refused(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        expand("bad", spec, "0" * 64)
+        load_recipe("default", [override])
 
 
 def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,20 +132,29 @@ def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch
 
 
 def test_a_width_that_heads_do_not_fill_is_refused(default: SweepSpec) -> None:
-    odd = replace(default, design=replace(default.design, widths=(40,)))
-    with pytest.raises(InputError, match=r"40, which is not a multiple of shape\.head_size = 16") as refusal:
+    odd = with_design(default, widths=(40, 48, 50))
+    with pytest.raises(InputError, match=r"40 is not a multiple of shape\.head_size = 16") as refusal:
         expand("x", odd, CORPUS)
-    assert "use 32" in refusal.value.hint
+    assert "use 32" in refusal.value.message and "width 50" in refusal.value.message
 
 
 def test_every_error_of_a_recipe_is_told_at_once(tmp_path: Path) -> None:
     recipe = tmp_path / "bad.toml"
     text = find_recipe("default").read_text()
-    recipe.write_text(text.replace("head_size", "headsize").replace("layers = 2", 'layers = "two"'))
+    text = text.replace("head_size", "headsize").replace("layers = 2", 'layers = "two"')
+    recipe.write_text(text.replace("decay_fraction = 0.2", "decay_fraction = 2\ninitial_gain = -1"))
     with pytest.raises(InputError) as refusal:
         load_toml(recipe, SweepSpec)
     told = f"{refusal.value.message} {refusal.value.hint}"
-    for word in ("bad.toml", "shape.headsize", "head_size", "shape.layers", "two"):
+    for word in (
+        "bad.toml",
+        "shape.headsize",
+        "head_size",
+        "layers",
+        "two",
+        "fraction is 2",
+        "gain holds -1",
+    ):
         assert word in told
 
 

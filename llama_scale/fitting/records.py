@@ -88,6 +88,8 @@ def _why_not(record: RunRecord, where: Sequence[Filter], counted: ParameterConve
         return f"not {failed}"
     if record.role == "trunk":
         return "a trunk at constant learning rate: its loss is not decayed"
+    if record.role == "search":
+        return "it tries a learning rate or batch size: its loss is not that of a tuned run"
     if record.status != "done":
         return f"its status is {record.status}"
     if not record.schedule_complete:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from llama_scale.config import canonical_hash, load_toml
+from llama_scale.config import canonical_hash
 from llama_scale.launch.local import default_workers, launch_locally, threads_per_worker
 from llama_scale.launch.on_ray import launch_on_ray
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
 from llama_scale.runs import RunRecord, create_run, read_records, run_id
-from llama_scale.sweeps import Sweep, SweepSpec, expand, find_recipe
+from llama_scale.sweeps import Sweep, expand, find_recipe, load_recipe
 
 if TYPE_CHECKING:
     from llama_scale.training.corpus import Corpus
@@ -58,7 +58,7 @@ def prepare_sweep(
     from llama_scale.training.speed import seconds_per_step
 
     path = find_recipe(str(recipe))
-    spec = load_toml(path, SweepSpec, overrides=overrides)
+    spec = load_recipe(str(path), overrides)
     corpus = read_corpus(spec.data.source, seed=spec.data.shuffle_seed)
     # A changed recipe is another sweep: its fit and figures must not replace the recipe's own.
     name = f"{path.stem}-{canonical_hash(spec)[:8]}" if overrides else path.stem

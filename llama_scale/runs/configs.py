@@ -9,7 +9,7 @@ from llama_scale.architecture import ModelConfig
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
 
-RunRole = Literal["train", "holdout", "trunk"]
+RunRole = Literal["train", "holdout", "trunk", "search"]
 ScheduleKind = Literal["wsd", "cosine", "constant"]
 DecayShape = Literal["1-sqrt", "linear"]
 TokenizerName = Literal["bpe", "bytes"]

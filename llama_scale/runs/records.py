@@ -21,7 +21,7 @@ RunStatus = Literal["planned", "running", "done", "diverged", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """One run's outcome: what a law is fitted on, tested with (`holdout`) or never sees (`trunk`).
+    """One run's outcome: what a law is fitted on, tested with (`holdout`) or never sees (`trunk`, `search`).
 
     `family` names the constant-rate trunk that a decay branch grew from: runs of one family share
     its noise. `corpus` and `tokenizer` are hashes; losses compare only where both are equal.

@@ -1,0 +1,168 @@
+"""From a design to families: a model, a seed, how it is trained, and where its runs end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.config import SeveralErrors, raise_all
+from llama_scale.errors import InputError
+from llama_scale.runs import RunRole
+from llama_scale.shapes import ExplicitShape, model_of_shape, model_of_size, model_of_width
+from llama_scale.sweeps.sizes import models_around_optima
+from llama_scale.sweeps.spec import (
+    BatchSearch,
+    HoldoutSpec,
+    IsoFlop,
+    Lasting,
+    LearningRateSearch,
+    SweepSpec,
+)
+
+T = TypeVar("T")
+SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """Where a run of a family ends: after a budget of 6ND, or after so many tokens."""
+
+    role: RunRole
+    tokens: float
+    budget_flops: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Runs that share one trunk: the same model, seed, learning rate and batch, ending at several lengths."""
+
+    model: ModelConfig
+    seed: int
+    learning_rate: float
+    sequences_per_step: int
+    ends: tuple[End, ...]
+
+
+def families(spec: SweepSpec) -> list[Family]:
+    """All families of a recipe, those that are fitted first; raises InputError with all that is wrong."""
+    design = spec.design
+    members = _members(spec)
+    found = [family for model, ends in members for family in _tuned(spec, model, spec.seed, ends)]
+    for turn in range(1, design.seeds):
+        for model, ends in members:
+            found += _tuned(spec, model, spec.seed + SEED_STRIDE * turn, ends)
+    for turn, model in enumerate(_repeated(spec), start=design.seeds):
+        found += _tuned(spec, model, spec.seed + SEED_STRIDE * turn, _ends(spec, model))
+    return _with_holdouts(spec, found)
+
+
+def _members(spec: SweepSpec) -> list[tuple[ModelConfig, tuple[End, ...]]]:
+    """Every model of the design once, with the ends of its runs."""
+    design, vocabulary = spec.design, spec.data.vocabulary
+    if isinstance(design, IsoFlop) and design.is_predicted:
+        found = models_around_optima(design, spec.shape, vocabulary=vocabulary)
+        return [(model, _budget_ends(design, model, budgets)) for model, budgets in found.items()]
+    shape = spec.shape
+    makers = [
+        *(lambda w=w: model_of_width(w, shape, vocabulary=vocabulary) for w in design.widths),
+        *(lambda s=s: model_of_size(s, shape, vocabulary=vocabulary) for s in design.sizes),
+        *(lambda s=s: model_of_shape(s, shape, vocabulary=vocabulary) for s in design.shapes),
+    ]
+    models = dict.fromkeys(all_of(makers))
+    return [(model, _ends(spec, model)) for model in models]
+
+
+def _repeated(spec: SweepSpec) -> list[ModelConfig]:
+    by_width = bool(spec.design.widths)
+    return all_of([lambda r=r: _model(spec, r if by_width else None, r) for r in spec.design.repeats])
+
+
+def _model(
+    spec: SweepSpec, width: float | None, size: float | None, shape: ExplicitShape | None = None
+) -> ModelConfig:
+    """A model by the one of its three names that is given, the width first."""
+    vocabulary = spec.data.vocabulary
+    if width is not None:
+        return model_of_width(int(width), spec.shape, vocabulary=vocabulary)
+    if size is not None:
+        return model_of_size(size, spec.shape, vocabulary=vocabulary)
+    return model_of_shape(shape or ExplicitShape(layers=1, width=1), spec.shape, vocabulary=vocabulary)
+
+
+def _ends(spec: SweepSpec, model: ModelConfig) -> tuple[End, ...]:
+    design = spec.design
+    if isinstance(design, IsoFlop):
+        return _budget_ends(design, model, design.budgets_flops)
+    role: RunRole = "search" if isinstance(design, (LearningRateSearch, BatchSearch)) else "train"
+    return tuple(End(role=role, tokens=tokens) for tokens in _durations(design, model))
+
+
+def _budget_ends(design: IsoFlop, model: ModelConfig, budgets: tuple[float, ...]) -> tuple[End, ...]:
+    fewest, most = design.tokens_per_parameter
+    parameters = model.parameters.matmul
+    return tuple(
+        _budget_end("train", model, budget)
+        for budget in budgets
+        if fewest <= budget / (6 * parameters**2) <= most
+    )
+
+
+def _budget_end(role: RunRole, model: ModelConfig, budget: float) -> End:
+    return End(role=role, tokens=budget / (6.0 * model.parameters.matmul), budget_flops=budget)
+
+
+def _durations(design: Lasting, model: ModelConfig) -> tuple[float, ...]:
+    ratios = design.tokens_per_parameter
+    return design.durations or tuple(ratio * model.parameters.matmul for ratio in ratios)
+
+
+def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]) -> Iterator[Family]:
+    """The family of one model and seed, or one for each learning rate or batch that a search tries."""
+    design, training = spec.design, spec.training
+    sequences = training.sequences_per_step or max(1, round((training.batch_tokens or 0) / model.context))
+    rate = training.learning_rate or (training.learning_rate_times_width or 0.0) / model.width
+    tried = [(rate, sequences)]
+    if isinstance(design, LearningRateSearch):
+        rates = design.learning_rates or tuple(rate * factor for factor in design.factors)
+        tried = [(tried_rate, sequences) for tried_rate in rates]
+    elif isinstance(design, BatchSearch):
+        batches = [max(1, round(tokens / model.context)) for tokens in design.batches_tokens]
+        tried = [(rate * (batch / sequences) ** design.learning_rate_exponent, batch) for batch in batches]
+    for learning_rate, batch in tried:
+        yield Family(model=model, seed=seed, learning_rate=learning_rate, sequences_per_step=batch, ends=ends)
+
+
+def _with_holdouts(spec: SweepSpec, found: list[Family]) -> list[Family]:
+    """Hold-outs extend the first family of their model; those of other models make families of their own."""
+    models = all_of([lambda h=h: _model(spec, h.width, h.size, h.shape) for h in spec.design.holdouts])
+    for holdout, model in zip(spec.design.holdouts, models, strict=True):
+        end = _holdout_end(holdout, model)
+        at = next((i for i, f in enumerate(found) if f.model == model and f.seed == spec.seed), None)
+        if at is None:
+            found += _tuned(spec, model, spec.seed, (end,))
+        else:
+            found[at] = replace(found[at], ends=(*found[at].ends, end))
+    return found
+
+
+def _holdout_end(holdout: HoldoutSpec, model: ModelConfig) -> End:
+    if holdout.budget_flops is not None:
+        return _budget_end("holdout", model, holdout.budget_flops)
+    ratio = holdout.tokens_per_parameter or 0.0
+    return End(role="holdout", tokens=holdout.tokens or ratio * model.parameters.matmul)
+
+
+def all_of(makers: list[Callable[[], T]]) -> list[T]:
+    """What each maker makes; raises InputError with all that failed."""
+    made, errors = [], []
+    for make in makers:
+        try:
+            made.append(make())
+        except SeveralErrors as error:
+            errors += error.errors
+        except InputError as error:
+            errors.append(error)
+    raise_all(errors)
+    return made

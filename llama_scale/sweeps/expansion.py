@@ -1,0 +1,123 @@
+"""From families to runs: a trunk at constant learning rate, and a decay branch for each end.
+
+Budgets are counted as 6ND with N the matmul parameters, as the laws that are fitted to them count
+compute; what a run really costs is counted exactly from its shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from llama_scale.config import raise_all
+from llama_scale.errors import InputError
+from llama_scale.runs import Branch, OptimizerConfig, RunConfig, ScheduleConfig, run_id
+from llama_scale.sweeps.designs import End, Family, families
+from llama_scale.sweeps.spec import SweepSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The runs of a recipe by their ids: trunks first, each branch after its trunk."""
+
+    name: str
+    spec: SweepSpec
+    by_id: dict[str, RunConfig]
+
+    @property
+    def runs(self) -> tuple[RunConfig, ...]:
+        return tuple(self.by_id.values())
+
+    @cached_property
+    def own_steps(self) -> dict[str, int]:
+        """Steps that each run takes itself: a trunk to its last branch point, a branch from there on."""
+        last_branch: dict[str, int] = {}
+        for run in self.by_id.values():
+            if run.branch:
+                last_branch[run.branch.parent] = max(last_branch.get(run.branch.parent, 0), run.branch.step)
+        steps = {}
+        for name, run in self.by_id.items():
+            end = run.schedule.total_steps
+            steps[name] = last_branch.get(name, 0) if end is None else end - run.first_step
+        return steps
+
+    @cached_property
+    def own_flops(self) -> dict[str, float]:
+        """Training FLOPs that each run spends itself."""
+        return {name: run.train_flops(self.own_steps[name]) for name, run in self.by_id.items()}
+
+    @property
+    def unshared_flops(self) -> float:
+        """What the same design would cost if every run trained from its start."""
+        return sum(run.train_flops(run.schedule.total_steps) for run in self.runs if run.schedule.total_steps)
+
+
+def expand(name: str, spec: SweepSpec, corpus: str) -> Sweep:
+    """The runs that `spec` means on the corpus with this sha256.
+
+    Raises InputError that tells at once every model that cannot be built and every length that is too short
+    for its warm-up and decay.
+    """
+    runs: dict[str, RunConfig] = {}
+    errors: list[InputError] = []
+    for family in families(spec):
+        trunk = _trunk(spec, corpus, family)
+        parent = run_id(trunk)
+        runs.setdefault(parent, trunk)
+        for end in family.ends:
+            try:
+                branch = _branch(trunk, parent, end, spec.training.decay_fraction)
+            except InputError as error:
+                errors.append(error)
+                continue
+            runs.setdefault(run_id(branch), branch)
+    raise_all(errors)
+    return Sweep(name=name, spec=spec, by_id=runs)
+
+
+def _trunk(spec: SweepSpec, corpus: str, family: Family) -> RunConfig:
+    training = spec.training
+    return RunConfig(
+        role="trunk",
+        model=family.model,
+        data=spec.data,
+        corpus=corpus,
+        optimizer=OptimizerConfig(
+            learning_rate=family.learning_rate,
+            beta2=training.beta2,
+            weight_decay=training.weight_decay,
+        ),
+        schedule=ScheduleConfig(kind="wsd", total_steps=None, warmup_steps=training.warmup_steps),
+        sequences_per_step=family.sequences_per_step,
+        seed=family.seed,
+        initial_gain=training.initial_gain,
+    )
+
+
+def _branch(trunk: RunConfig, parent: str, end: End, decay_fraction: float) -> RunConfig:
+    total = round(end.tokens / trunk.tokens_per_step)
+    decay = round(total * decay_fraction)
+    warmup = trunk.schedule.warmup_steps
+    if decay < 1 or total - decay < max(1, warmup):
+        raise _too_short(trunk, end, total, round(warmup / (1 - decay_fraction)) + 1)
+    return replace(
+        trunk,
+        role=end.role,
+        schedule=replace(trunk.schedule, total_steps=total, decay_steps=decay),
+        branch=Branch(parent=parent, step=total - decay),
+        budget_flops=end.budget_flops,
+    )
+
+
+def _too_short(trunk: RunConfig, end: End, total: int, fewest: int) -> InputError:
+    tokens = fewest * trunk.tokens_per_step
+    if end.budget_flops is None:
+        asked, least = f"{end.tokens:.3g} tokens are", f"{tokens:.2g} tokens"
+    else:
+        asked = f"a budget of {end.budget_flops:.3g} FLOPs is"
+        least = f"{6.0 * trunk.model.parameters.matmul * tokens:.2g} FLOPs"
+    return InputError(
+        f"{asked} {total} steps at width {trunk.model.width}: too few for {trunk.schedule.warmup_steps} "
+        "steps of warm-up and a decay",
+        hint=f"use at least {least} there, a smaller width or a shorter warm-up",
+    )

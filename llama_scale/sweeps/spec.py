@@ -1,0 +1,289 @@
+"""What a recipe may say: the tables of a TOML file under sweeps/, each checked where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llama_scale.config import raise_all
+from llama_scale.errors import InputError
+from llama_scale.runs import DataConfig
+from llama_scale.shapes import ExplicitShape, ShapeSpec
+
+LARGEST_RATIO = 10_000  # tokens per parameter of an over-training study, as Sardana et al. 2024 went
+SPREAD = 4.0  # sizes from the predicted optimum over this to this times it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """How every member is trained.
+
+    The peak learning rate is `learning_rate`, or `learning_rate_times_width` / width. A batch is
+    `sequences_per_step`, or as many sequences as hold `batch_tokens`.
+    """
+
+    learning_rate_times_width: float | None = None
+    learning_rate: float | None = None
+    sequences_per_step: int | None = None
+    batch_tokens: int | None = None
+    warmup_steps: int = 100
+    decay_fraction: float = 0.2
+    initial_gain: float = 0.25
+    beta2: float = 0.99
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        raise_all(self._problems())
+
+    def _problems(self) -> Iterator[InputError]:
+        yield from _positive("training", self)
+        yield from _one_of("training", self, ("learning_rate", "learning_rate_times_width"))
+        yield from _one_of("training", self, ("sequences_per_step", "batch_tokens"))
+        if not 0 < self.decay_fraction < 1:
+            yield InputError(
+                f"training.decay_fraction is {self.decay_fraction:g}, not between 0 and 1",
+                hint="set training.decay_fraction to about 0.2",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldoutSpec:
+    """A run kept out of the fit, to test what the fit predicts: a model, and how long it trains."""
+
+    width: int | None = None
+    size: float | None = None
+    shape: ExplicitShape | None = None
+    budget_flops: float | None = None
+    tokens: float | None = None
+    tokens_per_parameter: float | None = None
+
+    def __post_init__(self) -> None:
+        raise_all(
+            [
+                *_positive("design.holdouts", self),
+                *_one_of("design.holdouts", self, ("width", "size", "shape")),
+                *_one_of("design.holdouts", self, ("budget_flops", "tokens", "tokens_per_parameter")),
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """What all designs share: the models, by one of three names, and the seeds that they are trained with.
+
+    `sizes` are parameters, for which the nearest LLaMA-like shape is taken. `seeds` trains everything but
+    the hold-outs so many times, `repeats` single widths or sizes once more each: both measure the noise.
+    """
+
+    widths: tuple[int, ...] = ()
+    sizes: tuple[float, ...] = ()
+    shapes: tuple[ExplicitShape, ...] = ()
+    holdouts: tuple[HoldoutSpec, ...] = ()
+    repeats: tuple[float, ...] = ()
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        raise_all(self._problems())
+
+    def _problems(self) -> Iterator[InputError]:
+        yield from _positive("design", self)
+        if sum(map(bool, (self.widths, self.sizes, self.shapes))) > 1:
+            yield InputError(
+                "design names its models twice", hint="keep one of design.widths, design.sizes, design.shapes"
+            )
+        if self.repeats and not (self.widths or self.sizes):
+            yield InputError(
+                "design.repeats names widths or sizes, but the design has neither",
+                hint="use design.seeds = 2 to train all of it twice",
+            )
+
+
+def _needs_models(design: Members) -> Iterator[InputError]:
+    if not (design.widths or design.sizes or design.shapes):
+        yield InputError(
+            "design names no models", hint='add design.sizes = ["10M", "30M", "100M"], or design.widths'
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsoFlop(Members):
+    """Budgets x sizes: each budget meets small models trained long and large ones trained short.
+
+    Budgets are 6ND, N the matmul parameters. Models that are named are trained to every budget that gives
+    them `tokens_per_parameter` in that range. Where none is named, `sizes_per_budget` of them lie around the
+    optimum that `law` predicts for each budget, from it over `spread` to `spread` times it, so that the
+    minimum lies inside; neighbouring budgets share sizes, and so trunks.
+    """
+
+    kind: Literal["isoflop"] = "isoflop"
+    budgets_flops: tuple[float, ...]
+    tokens_per_parameter: tuple[float, float] = (0.0, 1e12)
+    sizes_per_budget: int = 7
+    spread: float = SPREAD
+    law: str | None = None
+
+    @property
+    def is_predicted(self) -> bool:
+        """Whether the sizes come from a law."""
+        return not (self.widths or self.sizes or self.shapes)
+
+    def _problems(self) -> Iterator[InputError]:
+        yield from super(IsoFlop, self)._problems()
+        if not self.budgets_flops:
+            yield InputError("design.budgets_flops is empty", hint='add budgets, such as "1e18 FLOPs"')
+        if self.spread <= 1 or self.sizes_per_budget < 5:
+            yield InputError(
+                f"{self.sizes_per_budget} sizes within a factor {self.spread:g} of the optimum cannot show a "
+                "minimum",
+                hint=f"use design.sizes_per_budget of 5 or more and design.spread of about {SPREAD:g}",
+            )
+        low, high = self.tokens_per_parameter
+        if low > high:
+            yield InputError(
+                f"design.tokens_per_parameter runs from {low:g} down to {high:g}", hint="give the lower first"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lasting(Members):
+    """Designs that say how long a model trains: tokens, or tokens per matmul parameter."""
+
+    durations: tuple[float, ...] = ()
+    tokens_per_parameter: tuple[float, ...] = ()
+
+    def _problems(self) -> Iterator[InputError]:
+        yield from super(Lasting, self)._problems()
+        yield from _needs_models(self)
+        if bool(self.durations) == bool(self.tokens_per_parameter):
+            said = "says twice" if self.durations else "does not say"
+            yield InputError(
+                f"design {said} how long to train",
+                hint='give one of design.durations = ["1B"] and design.tokens_per_parameter = [20]',
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid(Lasting):
+    """Sizes x durations: every model for every duration, all of a model from one trunk."""
+
+    kind: Literal["grid"] = "grid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overtrain(Lasting):
+    """One model, trained far beyond its compute optimum: how much does its loss still fall?"""
+
+    kind: Literal["overtrain"] = "overtrain"
+
+    def _problems(self) -> Iterator[InputError]:
+        yield from super(Overtrain, self)._problems()
+        if (count := len(self.widths) + len(self.sizes) + len(self.shapes)) > 1:
+            yield InputError(
+                f"an overtrain design has one model, but here are {count}",
+                hint='keep one of them, or use design.kind = "grid"',
+            )
+        beyond = [ratio for ratio in self.tokens_per_parameter if ratio > LARGEST_RATIO]
+        if beyond:
+            yield InputError(
+                f"design.tokens_per_parameter goes up to {max(beyond):,.0f}, beyond {LARGEST_RATIO:,}",
+                hint="ask for less, or name design.durations in tokens",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningRateSearch(Lasting):
+    """Learning rates x sizes x durations: `learning_rates`, or `factors` of the one that [training] gives."""
+
+    kind: Literal["lr"] = "lr"
+    learning_rates: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
+
+    def _problems(self) -> Iterator[InputError]:
+        yield from super(LearningRateSearch, self)._problems()
+        if bool(self.learning_rates) == bool(self.factors):
+            yield InputError(
+                "an lr design needs learning rates, said in one way",
+                hint="give one of design.factors = [0.5, 1, 2] and design.learning_rates = [1e-3, 2e-3]",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSearch(Lasting):
+    """Batch sizes x sizes x durations.
+
+    The learning rate moves from that of [training]'s batch as (batch / its batch)^`learning_rate_exponent`;
+    1/2 keeps the size of AdamW's noise (Malladi et al. 2022, arXiv 2205.10287).
+    """
+
+    kind: Literal["batch"] = "batch"
+    batches_tokens: tuple[int, ...]
+    learning_rate_exponent: float = 0.5
+
+    def _problems(self) -> Iterator[InputError]:
+        yield from super(BatchSearch, self)._problems()
+        if not self.batches_tokens:
+            yield InputError("design.batches_tokens is empty", hint='add batches, such as ["64k", "128k"]')
+
+
+DesignSpec = IsoFlop | Grid | Overtrain | LearningRateSearch | BatchSearch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """What a recipe is meant to run on: `accelerators` of one kind; a run takes one of them."""
+
+    accelerator: str
+    accelerators: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedSpec:
+    """What a recipe says that it takes: exact training FLOPs of all its runs, and the time on its machine."""
+
+    train_flops: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSpec:
+    """A recipe: one TOML file under sweeps/."""
+
+    purpose: str
+    training: TrainingSpec
+    design: DesignSpec
+    shape: ShapeSpec = field(default_factory=ShapeSpec)
+    data: DataConfig = field(default_factory=DataConfig)
+    machine: MachineSpec | None = None
+    expected: ExpectedSpec | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}, but seeds start at 0", hint="set seed to 0 or more")
+
+
+def _one_of(table: str, value: Any, names: Iterable[str]) -> Iterator[InputError]:
+    """A problem unless exactly one of the fields is set."""
+    names = tuple(names)
+    given = [name for name in names if getattr(value, name) is not None]
+    if len(given) == 1:
+        return
+    if given:
+        yield InputError(f"{table} has both {' and '.join(given)}", hint=f"keep one of {' and '.join(given)}")
+    else:
+        yield InputError(f"{table} needs one of {', '.join(names)}", hint=f"add {table}.{names[0]} = ...")
+
+
+def _positive(table: str, value: Any) -> Iterator[InputError]:
+    """A problem for each number, or number of a list, that is not more than 0 and should be."""
+    free = {"warmup_steps", "weight_decay", "decay_fraction", "learning_rate_exponent"}
+    for name in (n for n in value.__dataclass_fields__ if n not in free):
+        found = getattr(value, name)
+        for number in found if isinstance(found, tuple) else (found,):
+            allowed = name == "tokens_per_parameter" and isinstance(value, IsoFlop) and number == 0
+            if isinstance(number, (int, float)) and number <= 0 and not allowed:
+                yield InputError(
+                    f"{table}.{name} holds {number:g}, but must be more than 0",
+                    hint=f"correct {table}.{name}",
+                )

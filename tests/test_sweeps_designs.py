@@ -1,0 +1,175 @@
+"""Designs: the runs that grids, over-training studies, searches, seeds and predicted sizes mean."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from llama_scale.config import load_toml
+from llama_scale.errors import InputError
+from llama_scale.laws import published, published_names
+from llama_scale.runs import RunConfig
+from llama_scale.sweeps import IsoFlop, Sweep, SweepSpec, expand
+
+BASE = """
+purpose = "A design"
+[data]
+vocabulary = 4096
+[shape]
+context = 256
+[training]
+learning_rate_times_width = 0.5
+batch_tokens = "16k"
+warmup_steps = 10
+[design]
+"""
+PREDICTED = 'budgets_flops = ["1e16", "3e16", "1e17", "3e17"]\n'
+
+
+def planned(tmp_path: Path, design: str, *overrides: str) -> Sweep:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(BASE + design)
+    return expand("x", load_toml(recipe, SweepSpec, overrides=overrides), "0" * 64)
+
+
+def ended(sweep: Sweep) -> list[RunConfig]:
+    return [run for run in sweep.runs if run.role != "trunk"]
+
+
+def ratio(run: RunConfig) -> float:
+    return (run.schedule.total_steps or 0) * run.tokens_per_step / run.model.parameters.matmul
+
+
+def test_a_grid_trains_every_size_for_every_duration_from_one_trunk(tmp_path: Path) -> None:
+    sweep = planned(tmp_path, 'kind = "grid"\nsizes = ["3M", "10M", "30M"]\ndurations = ["100M", "400M"]')
+    assert Counter(run.role for run in sweep.runs) == {"trunk": 3, "train": 6}
+    sizes = {run.model.parameters.total for run in sweep.runs}
+    assert sorted(sizes) == pytest.approx([3e6, 10e6, 30e6], rel=0.1)
+    for run in ended(sweep):
+        tokens = (run.schedule.total_steps or 0) * run.tokens_per_step
+        assert min(abs(tokens / 1e8 - 1), abs(tokens / 4e8 - 1)) < 0.001
+        assert run.tokens_per_step == 62 * 256
+    assert sum(sweep.own_flops.values()) < 0.9 * sweep.unshared_flops
+
+
+def test_a_grid_may_be_of_ratios_and_of_named_shapes(tmp_path: Path) -> None:
+    shapes = "[{layers=4, width=128}, {layers=8, width=128, heads=4, kv_heads=2}]"
+    sweep = planned(tmp_path, f'kind = "grid"\nshapes = {shapes}\ntokens_per_parameter = [20, 80]')
+    assert sorted(ratio(run) for run in ended(sweep)) == pytest.approx([20, 20, 80, 80], rel=0.01)
+    assert {(r.model.layers, r.model.kv_heads) for r in sweep.runs} == {(4, 1), (8, 2)}
+
+
+def test_an_overtrain_study_goes_to_ten_thousand_tokens_a_parameter(tmp_path: Path) -> None:
+    ratios = [20, 100, 1000, 10_000]
+    sweep = planned(tmp_path, f'kind = "overtrain"\nsizes = ["2M"]\ntokens_per_parameter = {ratios}')
+    assert [ratio(run) for run in ended(sweep)] == pytest.approx(ratios, rel=0.01)
+    assert len(sweep.runs) == 5
+
+
+def test_an_lr_search_has_a_trunk_for_each_rate_and_is_never_fitted(tmp_path: Path) -> None:
+    design = 'kind = "lr"\nsizes = ["3M", "10M"]\ntokens_per_parameter = [20]\nfactors = [0.5, 1, 2]'
+    sweep = planned(tmp_path, design)
+    assert Counter(run.role for run in sweep.runs) == {"trunk": 6, "search": 6}
+    rates = [run.optimizer.learning_rate * run.model.width for run in ended(sweep)]
+    assert sorted(rates) == pytest.approx([0.25, 0.25, 0.5, 0.5, 1.0, 1.0])
+
+
+def test_a_batch_search_moves_the_learning_rate_with_the_root_of_the_batch(tmp_path: Path) -> None:
+    design = 'kind = "batch"\nsizes = ["3M"]\ndurations = ["50M"]\nbatches_tokens = ["4k", "16k", "64k"]'
+    sweep = planned(tmp_path, design)
+    found = {run.tokens_per_step: run.optimizer.learning_rate * run.model.width for run in ended(sweep)}
+    assert list(found) == [16 * 256, 62 * 256, 250 * 256]  # whole sequences of 256
+    assert list(found.values()) == pytest.approx([0.5 * math.sqrt(batch / 62) for batch in (16, 62, 250)])
+
+
+@pytest.mark.parametrize("law", published_names())
+def test_predicted_sizes_enclose_the_minimum_of_every_budget(tmp_path: Path, law: str) -> None:
+    sweep = planned(tmp_path, PREDICTED, f"design.law={law}")
+    fit = published(law)
+    assert isinstance(sweep.spec.design, IsoFlop)
+    for budget in sweep.spec.design.budgets_flops:
+        met = [run for run in ended(sweep) if run.budget_flops == budget]
+        losses = {
+            run.model.parameters.matmul: float(
+                fit.law.loss(
+                    run.model.parameters.by(fit.convention), budget / 6 / run.model.parameters.matmul
+                )
+            )
+            for run in met
+        }
+        in_order = [losses[size] for size in sorted(losses)]
+        assert 5 <= len(in_order) <= 9
+        assert 2 <= in_order.index(min(in_order)) <= len(in_order) - 3
+
+
+def test_minima_stay_inside_where_the_prediction_is_off_by_a_factor_of_two(tmp_path: Path) -> None:
+    sweep = planned(tmp_path, PREDICTED)
+    law = published().law
+    for budget in (1e16, 3e16, 1e17, 3e17):
+        sizes = sorted(r.model.parameters.total for r in ended(sweep) if r.budget_flops == budget)
+        best = float(law.compute_optimum(budget).parameters)
+        assert sizes[0] < best / 2 and 2 * best < sizes[-1]
+
+
+def test_neighbouring_budgets_share_predicted_sizes(tmp_path: Path) -> None:
+    sweep = planned(tmp_path, PREDICTED)
+    met = Counter(run.model for run in ended(sweep))
+    assert max(met.values()) >= 3
+    assert sum(sweep.own_flops.values()) < 0.85 * sweep.unshared_flops
+
+
+def test_a_budget_without_room_for_smaller_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no model of about|fewer than 2 smaller"):
+        planned(tmp_path, 'budgets_flops = ["1e10", "2e10"]')
+
+
+def test_seeds_train_everything_but_hold_outs_again(tmp_path: Path) -> None:
+    design = (
+        'kind = "grid"\nsizes = ["3M", "10M"]\ntokens_per_parameter = [20, 40]\nseeds = 3\nrepeats = ["3M"]\n'
+        'holdouts = [{size = "10M", tokens_per_parameter = 100}, {size = "20M", tokens = "1B"}]'
+    )
+    sweep = planned(tmp_path, design)
+    assert Counter(run.role for run in sweep.runs) == {
+        "trunk": 2 * 3 + 1 + 1,
+        "train": 4 * 3 + 2,
+        "holdout": 2,
+    }
+    assert {run.seed for run in sweep.runs} == {0, 1000, 2000, 3000}
+    held_out = [run for run in sweep.runs if run.role == "holdout"]
+    assert {run.seed for run in held_out} == {0}
+    assert ratio(held_out[0]) == pytest.approx(100, rel=0.01)
+    trunks = {run for run in sweep.by_id if sweep.by_id[run].role == "trunk"}
+    assert held_out[0].branch and held_out[0].branch.parent in trunks
+
+
+@pytest.mark.parametrize(
+    ("design", "messages"),
+    [
+        ('kind = "grid"', ["names no models", "does not say how long"]),
+        ('kind = "grid"\nsizes = ["1M"]\ndurations = [1e9]\ntokens_per_parameter = [2]', ["says twice how"]),
+        ('kind = "overtrain"\nsizes = [1e6, 2e6]\ndurations = [1e9]', ["one model, but here are 2"]),
+        ('kind = "overtrain"\nsizes = [1e6]\ntokens_per_parameter = [2e4]', ["beyond 10,000"]),
+        ('kind = "lr"\nsizes = [1e6]\ndurations = [1e9]', ["needs learning rates"]),
+        (
+            'kind = "batch"\nsizes = [1e6]\ndurations = [1e9]\nbatches_tokens = []',
+            ["batches_tokens is empty"],
+        ),
+        ("budgets_flops = []\nspread = 1", ["budgets_flops is empty", "cannot show a minimum"]),
+        ('kind = "grid"\nsizes = ["1M", "1k"]\ndurations = [1e3, 2e3]', ["no model of about 1,000 "]),
+        (
+            'kind = "grid"\nwidths = [128, 256]\ndurations = [1e4]',
+            ["width 128: too", "width 256: too"],
+        ),
+        ('kind = "grid"\nsizes = ["7 GiB"]\ndurations = [1e9]', ["'7 GiB' is bytes"]),
+        ('kind = "grid"\nsizes = ["1M"]\ndurations = [1e9]\nsizes_per_budget = 3', ["not a known key"]),
+    ],
+)
+def test_all_that_is_wrong_with_a_design_is_told(tmp_path: Path, design: str, messages: list[str]) -> None:
+    with pytest.raises(InputError) as refusal:
+        planned(tmp_path, design)
+    for message in messages:
+        assert message in refusal.value.message
+    assert refusal.value.hint
