@@ -73,6 +73,31 @@ def accelerator(name: str) -> Accelerator:
     raise InputError(f"unknown accelerator '{name}'", hint=nearest_names_hint(name, accelerator_names()))
 
 
+def accelerator_of_device(device_name: str) -> Accelerator | None:
+    """The accelerator that a driver calls `device_name`, or None where none of ours is surely meant.
+
+    Every part of our name must be among the words of the driver's; of several the longest match counts.
+
+    >>> accelerator_of_device("NVIDIA H100 80GB HBM3").name
+    'H100-SXM'
+    >>> accelerator_of_device("NVIDIA A100-SXM4-40GB").name
+    'A100-40GB-SXM'
+    """
+    words = set(_words(device_name))
+    bare = {word.rstrip("0123456789") for word in words if not word[0].isdigit()}  # SXM4 is an SXM
+    found = [
+        (len(parts), chip)
+        for chip in accelerators()
+        for parts in (_words(name) for name in (chip.name, *chip.aliases))
+        if all(part in words or part in bare for part in parts)
+    ]
+    return max(found, key=lambda match: match[0], default=(0, None))[1]
+
+
+def _words(name: str) -> list[str]:
+    return name.lower().replace("-", " ").replace("_", " ").split()
+
+
 def accelerator_names() -> tuple[str, ...]:
     """Names of every accelerator that we ship figures for."""
     return tuple(chip.name for chip in accelerators())

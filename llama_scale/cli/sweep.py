@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from llama_scale import quantities
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.options import completing, json_option, quiet_option, set_option, store_option
-from llama_scale.cli.output import current_output, table
+from llama_scale.cli.output import current_output
 from llama_scale.sweeps import recipe_names
 
 if TYPE_CHECKING:
@@ -69,12 +69,15 @@ def command(
     fits a law to them and tests it on the recipe's held-out runs. Ctrl-C saves and stops; the same
     command goes on from there, and finished runs are never trained again.
     """
+    from llama_scale.cli.sweep_plan import plan_as_json, plan_in_words
     from llama_scale.launch import prepare_sweep
 
     output = current_output()
-    prepared = prepare_sweep(recipe, store=store, overrides=overrides, workers=workers, device=device)
+    prepared = prepare_sweep(
+        recipe, store=store, overrides=overrides, workers=workers, device=device, measure=dry_run
+    )
     if dry_run:
-        output.result(_plan_as_json(prepared), lambda: _plan(prepared))
+        output.result(plan_as_json(prepared), lambda: plan_in_words(prepared))
         return 0
     output.talk(_opening(prepared, store))
     report = _train(
@@ -116,90 +119,19 @@ def _same_arguments() -> str:
 
 
 def _opening(prepared: PreparedSweep, store: Path) -> str:
+    from llama_scale.cli.sweep_plan import expected_seconds
+
     finished = sum(task.is_finished() for task in prepared.tasks)
     already = f", {finished} of them done before" if finished else ""
+    machine = prepared.sweep.spec.machine
+    place = f"{machine.accelerators} {machine.accelerator}" if machine and prepared.times.parallel else "here"
+    left = quantities.format_seconds(round(expected_seconds(prepared)))
     return (
         f"{prepared.sweep.spec.purpose}.\n"
         f"{len(prepared.tasks)} runs{already}, "
         f"{quantities.format_flops(sum(t.flops for t in prepared.tasks))}, "
-        f"{prepared.workers} at a time, kept in {store}; about {_hours(prepared)} here."
+        f"{prepared.workers} at a time, kept in {store}; about {left} {place} ({prepared.times.source})."
     )
-
-
-def _hours(prepared: PreparedSweep) -> str:
-    return quantities.format_seconds(round(expected_seconds(prepared)))
-
-
-def expected_seconds(prepared: PreparedSweep) -> float:
-    """Wall time of what is not finished: the workers' shared load, or the longest chain if that is longer."""
-    left = [task for task in prepared.tasks if not task.is_finished()]
-    return max(
-        sum(task.seconds for task in left) / prepared.workers,
-        max((task.path_seconds for task in left), default=0.0),
-    )
-
-
-def _plan(prepared: PreparedSweep) -> list[object]:
-    spec, sweep = prepared.sweep.spec, prepared.sweep
-    own = sum(sweep.own_flops.values())
-    finished = {task.run for task in prepared.tasks if task.is_finished()}
-    rows = [
-        (
-            task.run[:8],
-            "done" if task.run in finished else "to do",
-            config.role,
-            config.model.width,
-            quantities.format_count(config.model.parameters.matmul),
-            quantities.format_count((config.schedule.total_steps or task.steps) * config.tokens_per_step),
-            f"{(config.schedule.total_steps or task.steps):,}",
-            f"{config.optimizer.learning_rate:.2g}",
-            quantities.format_flops(task.flops).removesuffix(" FLOPs"),
-            quantities.format_seconds(round(task.seconds, 1)),
-        )
-        for task, config in zip(prepared.tasks, sweep.runs, strict=True)
-    ]
-    columns = ("run", "state", "role", "width", "params", "tokens", "steps", "LR", "FLOPs", "time")
-    shape, training = spec.shape, spec.training
-    tokens = max(c.schedule.total_steps or 0 for c in sweep.runs) * sweep.runs[0].tokens_per_step
-    text = sum(len(document.text) for document in prepared.corpus.train)
-    return [
-        f"{len(rows)} runs, {len(finished)} done; the rest takes about {_hours(prepared)} on "
-        f"{prepared.workers} workers here (measured on a few steps of each model).",
-        "",
-        table(rows, columns),
-        "",
-        f"{shape.layers} layers, heads of {shape.head_size}, context {shape.context}, vocabulary "
-        f"{spec.data.vocabulary:,} ({spec.data.tokenizer}), "
-        f"{training.sequences_per_step * shape.context} tokens a step.",
-        f"{quantities.format_flops(own)} in all, {1 - own / sweep.unshared_flops:.0%} less than without "
-        "shared trunks. A row's FLOPs and time are its own.",
-        f"Text: {spec.data.source}, {quantities.format_bytes(text)}; the longest run sees "
-        f"{quantities.format_count(tokens)} tokens.",
-    ]
-
-
-def _plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
-    from llama_scale.config import plain
-
-    return {
-        "sweep": prepared.sweep.name,
-        "corpus": prepared.corpus.sha256,
-        "workers": prepared.workers,
-        "expected_seconds": expected_seconds(prepared),
-        "train_flops": sum(prepared.sweep.own_flops.values()),
-        "unshared_train_flops": prepared.sweep.unshared_flops,
-        "runs": [
-            {
-                "run": task.run,
-                "finished": task.is_finished(),
-                "steps": task.steps,
-                "train_flops": task.flops,
-                "expected_seconds": task.seconds,
-                "config": plain(config),
-            }
-            for task, config in zip(prepared.tasks, prepared.sweep.runs, strict=True)
-        ],
-    }
 
 
 def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from llama_scale import quantities
 from llama_scale.config import canonical_hash
+from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
 from llama_scale.launch.local import default_workers, launch_locally, threads_per_worker
 from llama_scale.launch.on_ray import launch_on_ray
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
-from llama_scale.runs import RunRecord, create_run, read_records, run_id
+from llama_scale.runs import RunConfig, RunRecord, create_run, read_records
 from llama_scale.sweeps import Sweep, expand, find_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -43,6 +45,22 @@ class PreparedSweep:
     corpus: Corpus
     tasks: tuple[Task, ...]
     workers: int
+    times: StepTimes
+
+    @property
+    def train_tokens(self) -> float | None:
+        """Tokens of the training text: about, until it is tokenised."""
+        text = sum(len(document.text) for document in self.corpus.train)
+        return text / bytes_per_token(self.sweep.spec.data)
+
+    @property
+    def text_in_words(self) -> str:
+        """What the sweep learns from, and how much of it there is."""
+        text = sum(len(document.text) for document in self.corpus.train)
+        return (
+            f"Text: {self.corpus.source}, {quantities.format_bytes(text)}, about "
+            f"{quantities.format_count(self.train_tokens or 0, 2)} tokens."
+        )
 
 
 def prepare_sweep(
@@ -52,10 +70,10 @@ def prepare_sweep(
     overrides: Sequence[str] = (),
     workers: int | None = None,
     device: str = "auto",
+    measure: bool = False,
 ) -> PreparedSweep:
-    """Read a recipe and its corpus, and measure a step of each model here. Writes nothing."""
+    """Read a recipe and its corpus; `measure` takes a few steps of its models here. Writes nothing."""
     from llama_scale.training.corpus import read_corpus
-    from llama_scale.training.speed import seconds_per_step
 
     path = find_recipe(str(recipe))
     spec = load_recipe(str(path), overrides)
@@ -65,10 +83,16 @@ def prepare_sweep(
     sweep = expand(name, spec, corpus.sha256)
     count = workers or default_workers()
     threads = threads_per_worker(count)
-    by_model = {run.model: run for run in sweep.runs}
-    measured = {model: seconds_per_step(run, device, threads) for model, run in by_model.items()}
-    tasks = plan_tasks(store, sweep, {run_id(run): measured[run.model] for run in sweep.runs})
-    return PreparedSweep(sweep=sweep, corpus=corpus, tasks=tuple(tasks), workers=count)
+    timed = _measure(device, threads) if measure else None
+    times = step_times(sweep, device=device, threads=threads, measure=timed)
+    tasks = plan_tasks(store, sweep, times.seconds)
+    return PreparedSweep(sweep=sweep, corpus=corpus, tasks=tuple(tasks), workers=count, times=times)
+
+
+def _measure(device: str, threads: int) -> Callable[[RunConfig], float]:
+    from llama_scale.training.speed import seconds_per_step  # torch, which starting a sweep does without
+
+    return lambda run: seconds_per_step(run, device, threads)
 
 
 def run_sweep(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_scale.runs import RunConfig, RunFolder, run_id
+from llama_scale.runs import RunConfig, RunFolder
 from llama_scale.sweeps import Sweep
 
 ATTEMPTS = 3  # of a run that fails without a step forward
@@ -93,16 +93,15 @@ class LaunchReport:
 def plan_tasks(store: Path, sweep: Sweep, seconds_per_step: Mapping[str, float]) -> list[Task]:
     """The tasks of a sweep with the time from each one's start to the end of the longest run behind it."""
     steps, flops = sweep.own_steps, sweep.own_flops
-    children: dict[str, list[RunConfig]] = {}
-    for config in sweep.runs:
+    children: dict[str, list[str]] = {}
+    for run, config in sweep.by_id.items():
         if config.branch:
-            children.setdefault(config.branch.parent, []).append(config)
+            children.setdefault(config.branch.parent, []).append(run)
     tasks = []
-    for config in sweep.runs:
-        run = run_id(config)
+    for run, config in sweep.by_id.items():
         own = steps[run] * seconds_per_step[run]
-        ends = (steps[child] * seconds_per_step[child] for child in map(run_id, children.get(run, [])))
-        branches = [(RunFolder(store / run_id(c)), c.first_step) for c in children.get(run, [])]
+        ends = (steps[child] * seconds_per_step[child] for child in children.get(run, []))
+        branches = [(RunFolder(store / c), sweep.by_id[c].first_step) for c in children.get(run, [])]
         tasks.append(
             Task(
                 folder=RunFolder(store / run),

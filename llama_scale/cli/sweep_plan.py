@@ -1,0 +1,215 @@
+"""What `llama-scale sweep --dry-run` says: every run with its cost, its models, the text, the disk."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llama_scale import quantities
+from llama_scale.cli.output import table, width
+
+if TYPE_CHECKING:
+    from llama_scale.architecture import ModelConfig
+    from llama_scale.launch import PreparedSweep, Task
+    from llama_scale.runs import RunConfig
+
+ROLES = {"trunk": "trunk", "train": "train", "holdout": "hold", "search": "try"}
+COLUMNS = ("run", "state", "role", "model", "tokens", "batch", "LR", "FLOPs", "epochs", "time", "disk")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """One run as it is planned: what it sees with its trunk, and what it takes itself."""
+
+    task: Task
+    state: str
+    tokens: int
+    epochs: float | None
+    disk_bytes: float
+
+    @property
+    def config(self) -> RunConfig:
+        return self.task.config
+
+
+def planned_runs(prepared: PreparedSweep) -> list[PlannedRun]:
+    """Every run of a sweep, with what is known of it before it starts."""
+    from llama_scale.launch.estimates import disk_bytes
+
+    text = prepared.train_tokens
+    planned = []
+    for task in prepared.tasks:
+        config = task.config
+        first, end = config.first_step, config.schedule.total_steps or task.steps
+        tokens = end * config.tokens_per_step
+        begun = bool(task.folder.checkpoint_steps())
+        points = len({step for branch, step in task.branches})
+        planned.append(
+            PlannedRun(
+                task=task,
+                state="done" if task.is_finished() else "begun" if begun else "to do",
+                tokens=tokens,
+                epochs=tokens / text if text else None,
+                disk_bytes=disk_bytes(config, end - first, points),
+            )
+        )
+    return planned
+
+
+def expected_seconds(prepared: PreparedSweep) -> float:
+    """Wall time of what is not finished: the workers' shared load, or the longest chain if that is longer."""
+    left = [task for task in prepared.tasks if not task.is_finished()]
+    return max(
+        sum(task.seconds for task in left) / (prepared.times.parallel or prepared.workers),
+        max((task.path_seconds for task in left), default=0.0),
+    )
+
+
+def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
+    """The plan for programs."""
+    from llama_scale.config import plain
+
+    runs = planned_runs(prepared)
+    return {
+        "sweep": prepared.sweep.name,
+        "purpose": prepared.sweep.spec.purpose,
+        "corpus": prepared.sweep.runs[0].corpus,
+        "workers": prepared.times.parallel or prepared.workers,
+        "expected_seconds": expected_seconds(prepared),
+        "expected_from": prepared.times.source,
+        "is_measured": prepared.times.is_measured,
+        "train_flops": sum(prepared.sweep.own_flops.values()),
+        "unshared_train_flops": prepared.sweep.unshared_flops,
+        "train_tokens": prepared.train_tokens,
+        "disk_bytes": sum(run.disk_bytes for run in runs),
+        "runs": [_run_as_json(run, plain(run.config)) for run in runs],
+    }
+
+
+def _run_as_json(run: PlannedRun, config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run": run.task.run,
+        "role": run.config.role,
+        "state": run.state,
+        "finished": run.state == "done",
+        "parameters": run.config.model.parameters.matmul,
+        "tokens": run.tokens,
+        "batch_tokens": run.config.tokens_per_step,
+        "learning_rate": run.config.optimizer.learning_rate,
+        "steps": run.task.steps,
+        "train_flops": run.task.flops,
+        "epochs": run.epochs,
+        "expected_seconds": run.task.seconds,
+        "disk_bytes": run.disk_bytes,
+        "config": config,
+    }
+
+
+def plan_in_words(prepared: PreparedSweep) -> list[object]:
+    """The plan for people: the answer first, then each run, its model, and what the figures rest on."""
+    runs = planned_runs(prepared)
+    return [
+        _headline(prepared, runs),
+        "",
+        table([_row(run) for run in runs], COLUMNS),
+        "",
+        _models(prepared),
+        "",
+        *_notes(prepared, runs),
+    ]
+
+
+def _headline(prepared: PreparedSweep, runs: list[PlannedRun]) -> str:
+    done = sum(run.state == "done" for run in runs)
+    left = quantities.format_seconds(round(expected_seconds(prepared)))
+    machine = prepared.sweep.spec.machine
+    if prepared.times.parallel and machine:
+        place = f"{machine.accelerators} {machine.accelerator}"
+    else:
+        place = f"{prepared.workers} workers here"
+    return (
+        f"{len(runs)} runs, {done} done; the rest takes about {left} on {place}\n({prepared.times.source})."
+    )
+
+
+def _row(run: PlannedRun) -> tuple[str, ...]:
+    config = run.config
+    return (
+        run.task.run[:8],
+        run.state,
+        ROLES[config.role],
+        _name(config.model),
+        quantities.format_count(run.tokens),
+        quantities.format_count(config.tokens_per_step),
+        quantities.format_number(config.optimizer.learning_rate, 2),
+        quantities.format_number(run.task.flops, 2),
+        "–" if run.epochs is None else quantities.format_number(run.epochs, 2),
+        _brief(run.task.seconds),
+        quantities.format_bytes(run.disk_bytes, 2).replace(" ", "").replace("iB", ""),
+    )
+
+
+def _name(model: ModelConfig) -> str:
+    return f"{model.layers}x{model.width}"
+
+
+def _brief(seconds: float) -> str:
+    """A duration in one unit: `45s`, `12m`, `3.2h`, `1.4d`."""
+    for unit, size in (("d", 86_400.0), ("h", 3_600.0), ("m", 60.0)):
+        if seconds >= 1.5 * size:
+            return quantities.format_number(seconds / size, 2) + unit
+    return quantities.format_number(seconds, 2) + "s"
+
+
+def _models(prepared: PreparedSweep) -> object:
+    """Each shape once: how deep, how wide, how large by which count, and how many runs train it."""
+    counts = Counter(config.model for config in prepared.sweep.runs)
+    rows = [
+        (
+            _name(model),
+            f"{model.heads}" if model.heads == model.kv_heads else f"{model.heads}/{model.kv_heads}",
+            model.head_size,
+            model.hidden,
+            quantities.format_number(model.width / model.layers),
+            quantities.format_count(model.parameters.total),
+            quantities.format_count(model.parameters.matmul),
+            runs,
+        )
+        for model, runs in counts.items()
+    ]
+    return table(rows, ("model", "heads", "head size", "hidden", "width/layers", "total", "matmul", "runs"))
+
+
+def _notes(prepared: PreparedSweep, runs: list[PlannedRun]) -> list[str]:
+    spec, sweep = prepared.sweep.spec, prepared.sweep
+    own, unshared = sum(sweep.own_flops.values()), sweep.unshared_flops
+    first = sweep.runs[0].model
+    longest = max(run.tokens for run in runs)
+    notes = [
+        f"Models are layers x width; context {first.context:,}, vocabulary {spec.data.vocabulary:,} "
+        f"({spec.data.tokenizer}). Budgets and tokens per parameter count matmul parameters.",
+        f"{quantities.format_flops(own)} in all, {1 - own / unshared:.0%} less than without shared trunks. A "
+        "row's FLOPs and time are its own; a branch's tokens and epochs include its trunk's.",
+        "Disk is the most that a run holds: "
+        f"{quantities.format_bytes(sum(run.disk_bytes for run in runs))} if all did at once.",
+        f"{prepared.text_in_words} The longest run sees {quantities.format_count(longest)} tokens.",
+        *_stated(prepared),
+    ]
+    return [_wrapped(note) for note in notes]
+
+
+def _stated(prepared: PreparedSweep) -> list[str]:
+    """What the recipe itself says that it takes, where it does."""
+    expected = prepared.sweep.spec.expected
+    if expected is None:
+        return []
+    return [
+        f"The recipe states {quantities.format_flops(expected.train_flops)} and "
+        f"{quantities.format_seconds(expected.seconds)}."
+    ]
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, width(), break_long_words=False)

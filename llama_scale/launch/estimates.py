@@ -1,0 +1,169 @@
+"""What runs will take before any has run: seconds a step, and bytes on the disk.
+
+Where the recipe's device is here a few steps are measured; else the accelerator table says, and the words
+of the answer say that.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.costs.efficiency import training_mfu
+from llama_scale.hardware import Accelerator, Precision, accelerator, accelerator_of_device
+from llama_scale.quantities import format_fraction
+from llama_scale.runs import DataConfig, RunConfig
+from llama_scale.sweeps import MachineSpec, Sweep
+
+MEASURED = 6  # models, from the cheapest step to the dearest affordable one; others are interpolated
+AFFORDABLE_SECONDS = 1.0  # a step, by the guess: eleven of them are taken
+# Of small float32 models on one core of a 2020s server CPU, with torch's eager steps: what a guess needs to
+# tell long runs from short ones.
+CPU_FLOPS_PER_SECOND = 2.5e10
+CPU_SECONDS_PER_LAYER = 1e-3
+STAND_IN = "H100-SXM"  # for a CUDA device that the table lacks
+STATE_BYTES = 12  # a parameter in a checkpoint: itself and two moments, fp32
+WEIGHT_BYTES = 4
+LOG_BYTES_PER_STEP = 30
+KEPT_CHECKPOINTS = 2
+_QUESTION = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+
+_Key = tuple[ModelConfig, int]  # what the time of a step depends on: a model, and sequences
+Measure = Callable[[RunConfig], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTimes:
+    """Seconds of a step of each run by its id, where they come from, and on how many devices at once.
+
+    `parallel` is None where that is for the launcher to say: the recipe names no machine, or it is here.
+    """
+
+    seconds: Mapping[str, float]
+    source: str
+    is_measured: bool
+    parallel: int | None = None
+
+
+def step_times(sweep: Sweep, *, device: str, threads: int, measure: Measure | None) -> StepTimes:
+    """The time of each run's steps; `measure` takes some on this machine, None leaves it at a guess.
+
+    Where the recipe is meant for an accelerator that is not here, nothing is measured.
+    """
+    machine, here = sweep.spec.machine, None if device == "cpu" else device_here()
+    if machine and (here is None or accelerator_of_device(here) != accelerator(machine.accelerator)):
+        return _from_table(sweep, machine)
+    keys = {_key(config): config for config in sweep.by_id.values()}
+    guessed = {key: _guess(config, here, threads) for key, config in keys.items()}
+    if measure is None:
+        source = "a guess from FLOPs; the live view corrects it"
+        return StepTimes(seconds=_by_run(sweep, guessed), source=source, is_measured=False)
+    affordable = sorted((k for k in keys if guessed[k] <= AFFORDABLE_SECONDS), key=lambda k: guessed[k])
+    tried = _spread(affordable)
+    measured = {key: measure(keys[key]) for key in tried}
+    seconds = measured | {key: _interpolated(guessed, measured, key) for key in keys if key not in measured}
+    return StepTimes(
+        seconds=_by_run(sweep, seconds), source=_said(keys, guessed, measured), is_measured=bool(measured)
+    )
+
+
+def device_here() -> str | None:
+    """What the driver calls the first CUDA device, None where there is none; torch is not loaded for it."""
+    try:
+        said = subprocess.run(_QUESTION, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    names = said.stdout.splitlines() if said.returncode == 0 else []
+    return names[0].strip() if names else None
+
+
+def disk_bytes(config: RunConfig, steps: int, branch_points: int = 0) -> float:
+    """Most bytes that a run's folder holds: a trunk keeps each branch point until its branch is done."""
+    total = config.model.parameters.total
+    kept = KEPT_CHECKPOINTS + branch_points
+    weights = 0 if config.schedule.total_steps is None else WEIGHT_BYTES * total
+    return kept * STATE_BYTES * total + weights + LOG_BYTES_PER_STEP * steps
+
+
+def bytes_per_token(data: DataConfig) -> float:
+    """About how many bytes a token of this tokenizer stands for, before any text is cut into tokens.
+
+    A BPE of 1,024 entries makes 2.4 bytes a token of Python's sources, of 32,768 about 4.2.
+    """
+    return 1.0 if data.tokenizer == "bytes" else max(1.0, 0.36 * math.log2(data.vocabulary) - 1.2)
+
+
+def _from_table(sweep: Sweep, machine: MachineSpec) -> StepTimes:
+    chip = accelerator(machine.accelerator)
+    precision = _precision(chip)
+    seconds, mfus = {}, []
+    for run, config in sweep.by_id.items():
+        mfu = training_mfu(chip, config.model.parameters.total, accounting="exact", precision=precision)
+        mfus.append(mfu)
+        seconds[run] = config.train_flops(1) / (chip.peak(precision) * mfu.value)
+    ends = dict.fromkeys(format_fraction(end(m.value for m in mfus), 2) for end in (min, max))
+    spread = " to ".join(ends)
+    source = (
+        f"an estimate, as {chip.name} is not here: its {precision} peak at {spread} MFU, {mfus[0].source}, "
+        f"{mfus[0].date}"
+    )
+    return StepTimes(seconds=seconds, source=source, is_measured=False, parallel=machine.accelerators)
+
+
+def _precision(chip: Accelerator) -> Precision:
+    return "bf16" if "bf16" in chip.peak_flops_per_second else "fp16"
+
+
+def _key(config: RunConfig) -> _Key:
+    return config.model, config.sequences_per_step
+
+
+def _by_run(sweep: Sweep, seconds: Mapping[_Key, float]) -> dict[str, float]:
+    return {run: seconds[_key(config)] for run, config in sweep.by_id.items()}
+
+
+def _guess(config: RunConfig, here: str | None, threads: int) -> float:
+    """Seconds of a step by its FLOPs: right to a factor of two or three, and in the right order."""
+    flops = config.train_flops(1)
+    if here is None:
+        return CPU_SECONDS_PER_LAYER * config.model.layers + flops / (CPU_FLOPS_PER_SECOND * threads)
+    chip = accelerator_of_device(here) or accelerator(STAND_IN)
+    mfu = training_mfu(chip, config.model.parameters.total, accounting="exact").value
+    return 1e-3 + flops / (chip.peak(_precision(chip)) * mfu)
+
+
+def _spread(keys: list[_Key]) -> list[_Key]:
+    """At most MEASURED of them, from the first to the last."""
+    if len(keys) <= MEASURED:
+        return keys
+    return [keys[round(i * (len(keys) - 1) / (MEASURED - 1))] for i in range(MEASURED)]
+
+
+def _interpolated(guessed: Mapping[_Key, float], measured: Mapping[_Key, float], key: _Key) -> float:
+    """The guess, corrected by how the measured models around it came out against theirs."""
+    if not measured:
+        return guessed[key]
+    at = math.log(guessed[key])
+    known = sorted((math.log(guessed[k]), math.log(seconds / guessed[k])) for k, seconds in measured.items())
+    below = [point for point in known if point[0] <= at]
+    above = [point for point in known if point[0] >= at]
+    if not below or not above:
+        return guessed[key] * math.exp((below or above)[-1 if below else 0][1])
+    (x0, y0), (x1, y1) = below[-1], above[0]
+    share = (at - x0) / (x1 - x0) if x1 > x0 else 0.0
+    return guessed[key] * math.exp(y0 + share * (y1 - y0))
+
+
+def _said(
+    keys: Mapping[_Key, RunConfig], guessed: Mapping[_Key, float], measured: Mapping[_Key, float]
+) -> str:
+    if not measured:
+        return "a guess from FLOPs: no model is small enough to try a step of it on this machine"
+    if len(measured) == len(keys):
+        return "measured on a few steps of each model here"
+    beyond = sum(seconds > AFFORDABLE_SECONDS for seconds in guessed.values())
+    larger = f"; {beyond} larger ones extrapolated" if beyond else ""
+    return f"measured here on a few steps of {len(measured)} of {len(keys)} models{larger}"
