@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 
 from llama_scale.architecture import LLAMA_7B, LLAMA_13B, LLAMA_65B, ModelConfig, llama, nearest_shape
-from llama_scale.planning.recipe import (
-    STEP_LAW_PARAMETERS,
-    STEP_LAW_TOKENS,
-    recipe,
-    step_law_batch,
-    step_law_rate,
-)
+from llama_scale.planning.recipe import recipe
+from llama_scale.step_law import PARAMETERS, TOKENS, step_law_batch, step_law_rate
 
 LLAMAS = [(LLAMA_7B, 1e12, 3e-4), (LLAMA_13B, 1e12, 3e-4), (LLAMA_65B, 1.4e12, 1.5e-4)]
 
@@ -59,8 +54,8 @@ def test_the_rule_costs_a_quarter_percent_of_loss_on_its_own_grids(shared_data: 
         nearest = np.argsort(distance)[:3]
         weights = 1 / (distance[nearest] + 1e-3)
         penalties.append(np.sum(weights * loss[nearest]) / np.sum(weights) / loss.min() - 1)
-        assert STEP_LAW_PARAMETERS[0] <= parameters <= STEP_LAW_PARAMETERS[1]
-        assert STEP_LAW_TOKENS[0] <= tokens <= STEP_LAW_TOKENS[1]
+        assert PARAMETERS[0] <= parameters <= PARAMETERS[1]
+        assert TOKENS[0] <= tokens <= TOKENS[1]
     assert np.median(penalties) < 0.002
     assert max(penalties) < 0.004
 

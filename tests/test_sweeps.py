@@ -9,7 +9,10 @@ import pytest
 
 from llama_scale.config import load_toml
 from llama_scale.errors import InputError
+from llama_scale.launch.estimates import step_times
+from llama_scale.launch.tasks import plan_tasks
 from llama_scale.runs import RunConfig, run_id
+from llama_scale.step_law import step_law_rate
 from llama_scale.sweeps import IsoFlop, Sweep, SweepSpec, expand, find_recipe, load_recipe, recipe_names
 
 CORPUS = "0" * 64
@@ -162,3 +165,61 @@ def test_a_recipe_that_does_not_exist_names_those_that_do() -> None:
     with pytest.raises(InputError, match="no recipe called 'defualt'") as refusal:
         find_recipe("defualt")
     assert "default" in refusal.value.hint
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_what_a_recipe_states_is_what_it_takes(name: str) -> None:
+    spec = load_recipe(name)
+    sweep = expand(name, spec, CORPUS)
+    assert spec.purpose and spec.expected
+    assert sum(sweep.own_flops.values()) == pytest.approx(spec.expected.train_flops, rel=0.02)
+    times = step_times(sweep, device="cpu", threads=1, measure=None)
+    tasks = plan_tasks(Path("runs"), sweep, times.seconds)
+    hours = sum(task.seconds for task in tasks) / (times.parallel or 2)
+    # Of a recipe for this machine the guess is rough: it was measured, not computed.
+    near = pytest.approx(spec.expected.seconds, rel=0.05 if spec.machine else 0.5)
+    assert max(hours, *(task.path_seconds for task in tasks)) == near
+
+
+def test_recipes_of_every_scale_ship() -> None:
+    by_machine = {name: load_recipe(name).machine for name in recipe_names()}
+    assert by_machine["default"] is None and by_machine["default-seeds"] is None
+    counts = {name: machine.accelerators for name, machine in by_machine.items() if machine}
+    assert counts == {
+        "one-gpu-night": 1,
+        "eight-gpu-weekend": 8,
+        "thousand-gpu-hours": 8,
+        "overtraining": 1,
+    }
+    node = load_recipe("thousand-gpu-hours").expected
+    assert node and 8 * node.seconds / 3600 == pytest.approx(1_000, rel=0.05)
+
+
+def test_more_seeds_go_on_from_the_default_sweep(sweep: Sweep) -> None:
+    more = expand("default-seeds", load_recipe("default-seeds"), CORPUS)
+    assert set(sweep.by_id) < set(more.by_id)
+    trunks = {width: 0 for width in (16, 32, 48, 64, 80)}
+    for run in more.runs:
+        trunks[run.model.width] += run.role == "trunk"
+    assert set(trunks.values()) == {5}
+
+
+def test_a_rule_sets_rate_and_batch_by_size_and_tokens() -> None:
+    sweep = expand("x", load_recipe("thousand-gpu-hours"), CORPUS)
+    by_size: dict[int, RunConfig] = {}
+    for trunk in (run for run in sweep.runs if run.role == "trunk"):
+        by_size.setdefault(trunk.model.parameters.total, trunk)
+    in_order = [by_size[size] for size in sorted(by_size)]
+    rates = [run.optimizer.learning_rate for run in in_order]
+    batches = [run.tokens_per_step for run in in_order]
+    assert rates == sorted(rates, reverse=True) and batches[0] < batches[-1]
+    # 200M on 10 to 160 tokens per parameter: 40 in the middle.
+    middle = next(run for run in in_order if run.model.width == 896)
+    tokens = 40 * middle.model.parameters.matmul
+    expected = step_law_rate(middle.model.parameters.non_embedding, tokens)
+    assert middle.optimizer.learning_rate == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_recipe_without_rates_or_a_rule_is_refused() -> None:
+    with pytest.raises(InputError, match=r"needs one of learning_rate, learning_rate_times_width"):
+        load_recipe("one-gpu-night", ["training={batch_tokens=1000}"])

@@ -15,17 +15,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from llama_scale import step_law
 from llama_scale.architecture import ModelConfig
 from llama_scale.closed_forms import ClosedForm, nearest_llamas
 from llama_scale.quantities import format_count, format_number
+from llama_scale.step_law import step_law_batch, step_law_rate, step_law_sequences
 
 Rule = Literal["step law", "default sweep"]
 
 LARGEST_SWEPT = 1e6  # parameters without embeddings: four times the default sweep's largest
-STEP_LAW_PARAMETERS = (2.1e8, 1.08e9)  # without embeddings: what the grids of Step Law span
-STEP_LAW_TOKENS = (4e9, 1e11)
 STEP_LAW_FINAL_RATE = 1e-5
-STEP_LAW_SOURCE = "Li et al. 2025, arXiv 2503.04715"
 WARMUP_STEPS = 2_000  # LLaMA, section 2.3
 WARMUP_SHARE = 0.05  # of a run too short for that
 PRACTICE_FACTOR = 2.0  # a learning rate further than that from published practice is worth a warning
@@ -122,25 +121,14 @@ def recipe(shape: ModelConfig, tokens: float) -> Recipe:
     return _as_swept(shape, tokens) if small else _by_step_law(shape, tokens)
 
 
-def step_law_rate(parameters: float, tokens: float) -> float:
-    """Peak learning rate of Step Law, of N parameters without embeddings on D tokens."""
-    return 1.79 * parameters**-0.713 * tokens**0.307
-
-
-def step_law_batch(tokens: float) -> float:
-    """Tokens a batch of Step Law."""
-    return 0.58 * tokens**0.571
-
-
 def _by_step_law(shape: ModelConfig, tokens: float) -> Recipe:
     parameters = shape.parameters.non_embedding
     peak = step_law_rate(parameters, tokens)
-    # a power of two of sequences divides over any power of two of accelerators; the optimum is broad
-    sequences = max(1, 2 ** round(math.log2(step_law_batch(tokens) / shape.context)))
+    sequences = step_law_sequences(tokens, shape.context)
     steps = max(1, math.ceil(tokens / (sequences * shape.context)))
     beyond = {
-        "parameters": _beyond(parameters, STEP_LAW_PARAMETERS),
-        "tokens": _beyond(tokens, STEP_LAW_TOKENS),
+        "parameters": _beyond(parameters, step_law.PARAMETERS),
+        "tokens": _beyond(tokens, step_law.TOKENS),
     }
     practice = _practice(shape)
     return Recipe(
@@ -159,7 +147,7 @@ def _by_step_law(shape: ModelConfig, tokens: float) -> Recipe:
         gradient_clip=1.0,
         parameters_non_embedding=parameters,
         tokens=tokens,
-        source=f"Step Law, {STEP_LAW_SOURCE}; warm-up and AdamW: LLaMA, arXiv 2302.13971, section 2.3",
+        source=f"Step Law, {step_law.SOURCE}; warm-up and AdamW: LLaMA, arXiv 2302.13971, section 2.3",
         extrapolation=beyond,
         practice=practice,
         warnings=tuple(_warnings(peak, beyond, practice)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,6 +12,7 @@ from llama_scale.config import SeveralErrors, raise_all
 from llama_scale.errors import InputError
 from llama_scale.runs import RunRole
 from llama_scale.shapes import ExplicitShape, model_of_shape, model_of_size, model_of_width
+from llama_scale.step_law import step_law_rate, step_law_sequences
 from llama_scale.sweeps.sizes import models_around_optima
 from llama_scale.sweeps.spec import (
     BatchSearch,
@@ -19,6 +21,7 @@ from llama_scale.sweeps.spec import (
     Lasting,
     LearningRateSearch,
     SweepSpec,
+    TrainingSpec,
 )
 
 T = TypeVar("T")
@@ -121,8 +124,7 @@ def _durations(design: Lasting, model: ModelConfig) -> tuple[float, ...]:
 def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]) -> Iterator[Family]:
     """The family of one model and seed, or one for each learning rate or batch that a search tries."""
     design, training = spec.design, spec.training
-    sequences = training.sequences_per_step or max(1, round((training.batch_tokens or 0) / model.context))
-    rate = training.learning_rate or (training.learning_rate_times_width or 0.0) / model.width
+    sequences, rate = _batch(training, model, ends), _rate(training, model, ends)
     tried = [(rate, sequences)]
     if isinstance(design, LearningRateSearch):
         rates = design.learning_rates or tuple(rate * factor for factor in design.factors)
@@ -132,6 +134,29 @@ def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]
         tried = [(rate * (batch / sequences) ** design.learning_rate_exponent, batch) for batch in batches]
     for learning_rate, batch in tried:
         yield Family(model=model, seed=seed, learning_rate=learning_rate, sequences_per_step=batch, ends=ends)
+
+
+def _batch(training: TrainingSpec, model: ModelConfig, ends: tuple[End, ...]) -> int:
+    """Sequences a step."""
+    if training.sequences_per_step:
+        return training.sequences_per_step
+    if training.batch_tokens:
+        return max(1, round(training.batch_tokens / model.context))
+    return step_law_sequences(_middle(ends), model.context)
+
+
+def _rate(training: TrainingSpec, model: ModelConfig, ends: tuple[End, ...]) -> float:
+    """The peak learning rate."""
+    if training.learning_rate:
+        return training.learning_rate
+    if training.learning_rate_times_width:
+        return training.learning_rate_times_width / model.width
+    return step_law_rate(model.parameters.non_embedding, _middle(ends))
+
+
+def _middle(ends: tuple[End, ...]) -> float:
+    """The tokens that a rule is asked about: the geometric mean, as runs of a trunk share rate and batch."""
+    return math.exp(sum(math.log(end.tokens) for end in ends) / len(ends)) if ends else 1e9
 
 
 def _with_holdouts(spec: SweepSpec, found: list[Family]) -> list[Family]:

@@ -20,8 +20,11 @@ class TrainingSpec:
     """How every member is trained.
 
     The peak learning rate is `learning_rate`, or `learning_rate_times_width` / width. A batch is
-    `sequences_per_step`, or as many sequences as hold `batch_tokens`.
+    `sequences_per_step`, or as many sequences as hold `batch_tokens`. A `rule` gives what is left out, by the
+    size of each model and the tokens that it sees: "step law" (Li et al. 2025, arXiv 2503.04715).
     """
+
+    rule: Literal["step law"] | None = None
 
     learning_rate_times_width: float | None = None
     learning_rate: float | None = None
@@ -38,8 +41,9 @@ class TrainingSpec:
 
     def _problems(self) -> Iterator[InputError]:
         yield from _positive("training", self)
-        yield from _one_of("training", self, ("learning_rate", "learning_rate_times_width"))
-        yield from _one_of("training", self, ("sequences_per_step", "batch_tokens"))
+        for names in (("learning_rate", "learning_rate_times_width"), ("sequences_per_step", "batch_tokens")):
+            if self.rule is None or all(getattr(self, name) is not None for name in names):
+                yield from _one_of("training", self, names)
         if not 0 < self.decay_fraction < 1:
             yield InputError(
                 f"training.decay_fraction is {self.decay_fraction:g}, not between 0 and 1",
