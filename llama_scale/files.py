@@ -23,11 +23,14 @@ _HINTS = {
     errno.ENOENT: "check the path for typing errors",
 }
 
+_DISK_FAILS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+
+def write_atomically(path: Path, data: bytes | str, *, check: Callable[[], None] | None = None) -> None:
     """Puts `data` at `path`, whole or not at all: what was there stays until the new file is on the disk.
 
-    Missing folders are made. Raises StoreError where the file cannot be written; nothing is left behind.
+    Missing folders are made. `check` has the last word before that, and may raise. Raises StoreError where
+    the file cannot be written; nothing is left behind.
     """
     content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
@@ -37,23 +40,29 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if check is not None:
+            check()
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise store_error(error, f"cannot write {path}") from error
         raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
     """Makes the names in `folder` (a rename, a new file) survive a power cut.
 
-    Some network file systems refuse to sync a folder; the file itself is safe by then.
+    Some network file systems cannot sync a folder; the file itself is safe by then. Raises OSError where
+    the disk fails at it.
     """
-    with contextlib.suppress(OSError):
+    try:
         _sync(folder)
+    except OSError as error:
+        if error.errno in _DISK_FAILS:
+            raise
 
 
 def make_folder(folder: Path) -> Path:

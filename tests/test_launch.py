@@ -171,7 +171,7 @@ def test_a_run_that_always_crashes_does_not_end_the_sweep(recipe: Path, tmp_path
 def test_a_run_that_moves_forward_may_be_killed_often(recipe: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
     task = prepare_sweep(recipe, store=store, workers=2, device="cpu").tasks[0]
-    pool = local._Pool(tasks={task.run: task}, command=[], threads=1, cores=[])
+    pool = local._Pool(tasks={task.run: task}, command=[], threads=1)
     # A process is there to be recorded; it does nothing.
     worker = local._Worker(subprocess.Popen([sys.executable, "-c", ""]))
     for step in range(1, 6):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 from llama_scale import quantities
 from llama_scale.config import canonical_hash
 from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
-from llama_scale.launch.local import default_workers, launch_locally, threads_per_worker
+from llama_scale.launch.local import launch_locally
+from llama_scale.launch.memory import memory_bytes
 from llama_scale.launch.on_ray import launch_on_ray
+from llama_scale.launch.places import Card, cards_here, default_workers, threads_per_worker
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
 from llama_scale.runs import RunConfig, RunRecord, create_run, read_records
@@ -46,6 +48,7 @@ class PreparedSweep:
     tasks: tuple[Task, ...]
     workers: int
     times: StepTimes
+    cards: tuple[Card, ...] = ()
 
     @property
     def train_tokens(self) -> float | None:
@@ -81,12 +84,14 @@ def prepare_sweep(
     # A changed recipe is another sweep: its fit and figures must not replace the recipe's own.
     name = f"{path.stem}-{canonical_hash(spec)[:8]}" if overrides else path.stem
     sweep = expand(name, spec, corpus.sha256)
-    count = workers or default_workers()
+    cards = cards_here() if device in ("auto", "cuda") else ()  # cuda:1 is one for all
+    largest = max(map(memory_bytes, sweep.runs), default=0.0)
+    count = workers or default_workers(cards, largest)
     threads = threads_per_worker(count)
     timed = _measure(device, threads) if measure else None
     times = step_times(sweep, device=device, threads=threads, measure=timed)
-    tasks = plan_tasks(store, sweep, times.seconds)
-    return PreparedSweep(sweep=sweep, corpus=corpus, tasks=tuple(tasks), workers=count, times=times)
+    tasks = tuple(plan_tasks(store, sweep, times.seconds))
+    return PreparedSweep(sweep=sweep, corpus=corpus, tasks=tasks, workers=count, times=times, cards=cards)
 
 
 def _measure(device: str, threads: int) -> Callable[[RunConfig], float]:
@@ -124,7 +129,9 @@ def run_sweep(
     if launcher == "ray":
         pairs = {name: value for name, _, value in (w.partition("=") for w in launcher_options.split())}
         return launch_on_ray(store, tasks, options=pairs, device=device, watch=look)
-    return launch_locally(store, tasks, workers=prepared.workers, device=device, watch=look)
+    return launch_locally(
+        store, tasks, workers=prepared.workers, device=device, cards=prepared.cards, watch=look
+    )
 
 
 def sweep(

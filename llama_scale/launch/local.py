@@ -1,7 +1,8 @@
 """The local launcher: it starts workers and looks at the store. What a run's state is, only its folder says.
 
-It keeps a worker process per core (or several on one GPU) and gives each the ready run with the longest
-way still to go behind it, so that no core idles before the last runs.
+It keeps a worker process per core, or several on a card, and gives each the ready run with the longest way
+still to go behind it, so that no core idles before the last runs. Runs that would not fit into memory beside
+those that train wait for room.
 """
 
 from __future__ import annotations
@@ -13,30 +14,36 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 
+from llama_scale.launch.memory import memory_bytes
+from llama_scale.launch.places import Card, Place, places_for, rooms_of, threads_per_worker
 from llama_scale.launch.tasks import (
     ATTEMPTS,
     LaunchReport,
     Progress,
     Task,
     blocked,
+    note_death,
     noting_interrupts,
     progress_of,
 )
-from llama_scale.runs import EXIT_DONE, EXIT_RETRY
+from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY
 
 TICK_SECONDS = 0.2
 RETRY_SECONDS = 2.0
 STOP_SECONDS = 60.0
+NOWHERE = Place()
 
 
 @dataclass(slots=True)
 class _Worker:
     process: subprocess.Popen[bytes]
+    place: Place = NOWHERE
     task: Task | None = None
     busy_seconds: float = 0.0
     since: float = 0.0
@@ -59,7 +66,8 @@ class _Pool:
     tasks: dict[str, Task]
     command: list[str]
     threads: int
-    cores: list[int]
+    rooms: dict[str, float] = field(default_factory=dict)
+    needs: dict[str, float] = field(default_factory=dict)
     workers: list[_Worker] = field(default_factory=list)
     attempts: Counter[str] = field(default_factory=Counter)
     not_before: dict[str, float] = field(default_factory=dict)
@@ -82,12 +90,14 @@ class _Pool:
         worn_out = {run for run, attempts in self.attempts.items() if attempts >= ATTEMPTS}
         return tuple(sorted(worn_out | blocked(list(self.tasks.values()), self.finished | worn_out)))
 
-    def start_worker(self, core: int | None) -> _Worker:
+    def start_worker(self, place: Place) -> _Worker:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(self.threads),
             "MKL_NUM_THREADS": str(self.threads),
         }
+        if place.card:
+            environment["CUDA_VISIBLE_DEVICES"] = place.card.name
         process = subprocess.Popen(
             self.command,
             stdin=subprocess.PIPE,
@@ -98,10 +108,10 @@ class _Pool:
         )
         if process.stdout:
             os.set_blocking(process.stdout.fileno(), False)
-        if core is not None and hasattr(os, "sched_setaffinity"):
+        if place.cores and hasattr(os, "sched_setaffinity"):
             with suppress(OSError):
-                os.sched_setaffinity(process.pid, {core})
-        return _Worker(process)
+                os.sched_setaffinity(process.pid, place.cores)
+        return _Worker(process, place)
 
     def give(self, worker: _Worker, task: Task) -> None:
         worker.task, worker.since = task, time.monotonic()
@@ -115,15 +125,16 @@ class _Pool:
         """Take in what workers reported, and replace those that died."""
         for index, worker in enumerate(self.workers):
             code = self._reported(worker)
-            dead = worker.process.poll() is not None
-            if dead and code is None and worker.task is not None:
-                code = -1
+            died_of = worker.process.poll()
+            if died_of is not None and code is None and worker.task is not None:
+                note_death(worker.task.folder, died_of)
+                code = died_of or EXIT_FAILED
             if code is not None and worker.task is not None:
                 self._settle(worker, worker.task, code)
-            if dead:
+            if died_of is not None:
                 worker.end()
                 busy = worker.busy_seconds
-                self.workers[index] = self.start_worker(self.cores[index] if self.cores else None)
+                self.workers[index] = self.start_worker(worker.place)
                 self.workers[index].busy_seconds = busy
 
     def _reported(self, worker: _Worker) -> int | None:
@@ -156,27 +167,36 @@ class _Pool:
                 self.reached[task.run] = reached
                 self.attempts[task.run] = 0
             self.attempts[task.run] += 1
+            if code == -signal.SIGKILL:  # perhaps for want of memory: beside less it may get further
+                self.needs[task.run] = 2 * self.needs.get(task.run, 0.0)
 
     def assign(self) -> None:
-        """Give each idle worker the ready run with the longest way to go."""
+        """Give each idle worker the ready run with the longest way to go, of those that its memory holds."""
         now = time.monotonic()
-        taken = {w.task.run for w in self.workers if w.task}
+        taken = {worker.task.run for worker in self.workers if worker.task}
+        ready = [
+            task
+            for task in self.tasks.values()
+            if task.run not in self.finished | taken
+            and self.attempts[task.run] < ATTEMPTS
+            and self.not_before.get(task.run, 0) <= now
+            and task.is_ready()
+        ]
+        ready.sort(key=lambda task: -task.path_seconds)
         for worker in self.workers:
-            if worker.task is not None:
-                continue
-            ready = [
-                t
-                for t in self.tasks.values()
-                if t.run not in self.finished | taken
-                and self.attempts[t.run] < ATTEMPTS
-                and self.not_before.get(t.run, 0) <= now
-                and t.is_ready()
-            ]
-            if not ready:
-                return
-            task = max(ready, key=lambda t: t.path_seconds)
-            taken.add(task.run)
-            self.give(worker, task)
+            if worker.task is None:
+                room = self._room_left(worker.place)
+                task = next((task for task in ready if self.needs.get(task.run, 0.0) <= room), None)
+                if task is not None:
+                    ready.remove(task)
+                    self.give(worker, task)
+
+    def _room_left(self, place: Place) -> float:
+        """Bytes for one more run at `place`; where none runs, any may be tried."""
+        beside = [w.task.run for w in self.workers if w.task and w.place.room == place.room]
+        if not beside:
+            return float("inf")
+        return self.rooms.get(place.room, float("inf")) - sum(self.needs.get(run, 0.0) for run in beside)
 
     def progress(self, already: set[str], elapsed_seconds: float) -> Progress:
         return progress_of(
@@ -216,9 +236,10 @@ def launch_locally(
     *,
     workers: int,
     device: str,
+    cards: Sequence[Card] = (),
     watch: Callable[[Progress], None],
 ) -> LaunchReport:
-    """Run every task on this machine; returns when all are finished or have failed.
+    """Run every task on this machine, on `cards` if there are any; returns when all have ended or failed.
 
     `watch` sees the progress a few times a second. KeyboardInterrupt asks the workers to save first.
     """
@@ -233,18 +254,19 @@ def launch_locally(
         "--device",
         device,
     ]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    places = places_for(workers, cards)
     pool = _Pool(
         tasks={t.run: t for t in tasks},
         command=command,
         threads=threads_per_worker(workers),
-        cores=cores if len(cores) == workers else [],
+        rooms=rooms_of(places),
+        needs={t.run: memory_bytes(t.config) for t in tasks},
     )
     began = time.monotonic()
     pool.look()
     already = set(pool.finished)
     if not pool.is_over():
-        pool.workers = [pool.start_worker(pool.cores[i] if pool.cores else None) for i in range(workers)]
+        pool.workers = [pool.start_worker(place) for place in places]
     try:
         with noting_interrupts() as interrupted:
             while not pool.is_over():
@@ -253,7 +275,7 @@ def launch_locally(
                     pool.look()
                     pool.assign()
                 watch(pool.progress(already, time.monotonic() - began))
-                time.sleep(TICK_SECONDS)
+                wait([w.process.stdout.fileno() for w in pool.workers if w.process.stdout], TICK_SECONDS)
                 if interrupted():
                     raise KeyboardInterrupt
     finally:
@@ -263,13 +285,3 @@ def launch_locally(
     return LaunchReport(
         failed=pool.failed, seconds=seconds, busy_share=busy / (seconds * workers) if seconds else 0.0
     )
-
-
-def default_workers() -> int:
-    """One worker per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads_per_worker(workers: int) -> int:
-    """Cores shared evenly between workers."""
-    return max(1, default_workers() // workers)

@@ -24,6 +24,7 @@ from llama_scale.launch.tasks import (
     Progress,
     Task,
     blocked,
+    note_death,
     noting_interrupts,
     progress_of,
 )
@@ -51,6 +52,8 @@ class _Flight:
         if code == EXIT_RETRY:
             self.not_before[task.run] = time.monotonic() + RETRY_SECONDS
             return
+        if code < 0:
+            note_death(task.folder, code)
         steps = max(task.folder.checkpoint_steps(), default=0)
         if steps > self.reached.get(task.run, 0):
             self.reached[task.run] = steps

@@ -8,10 +8,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_scale.errors import LlamaScaleError
+from llama_scale.files import write_atomically
 from llama_scale.runs import RunConfig, RunFolder
 from llama_scale.sweeps import Sweep
 
@@ -158,6 +160,18 @@ def blocked(tasks: Sequence[Task], ended: Collection[str]) -> set[str]:
     }
 
 
+def note_death(folder: RunFolder, code: int) -> None:
+    """Say in a run's worker.log what ended its worker, which could not say so itself.
+
+    `code` is the process's exit code, below 0 for a signal, as subprocess gives it.
+    """
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"left with code {code}"
+    why = ", by somebody or for want of memory" if code == -signal.SIGKILL else ""
+    hint = "look into the system's log; fewer --workers leave each more memory"
+    with suppress(LlamaScaleError, ValueError):
+        write_atomically(folder.log, f"error: its process {how}{why}\nhint: {hint}\n")
+
+
 def _running(task: Task) -> tuple[Running, float]:
     config = task.config
     event = task.folder.last_event() or {}
@@ -178,7 +192,7 @@ def _running(task: Task) -> tuple[Running, float]:
 
 @contextmanager
 def noting_interrupts() -> Iterator[Callable[[], bool]]:
-    """Gives a question that turns true on Ctrl-C, to be asked at a safe moment.
+    """Gives a question that turns true on Ctrl-C or SIGTERM, to be asked at a safe moment.
 
     Raised wherever it happens to strike, KeyboardInterrupt can fall into a destructor, where Python drops it.
     """
@@ -186,8 +200,13 @@ def noting_interrupts() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield noted.is_set
         return
-    before = signal.signal(signal.SIGINT, lambda *_: noted.set())
+    ours = (
+        signal.SIGINT,
+        signal.SIGTERM,
+    )  # SLURM, systemd and the like say TERM, and kill some seconds later
+    before = [signal.signal(number, lambda *_: noted.set()) for number in ours]
     try:
         yield noted.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(ours, before, strict=True):
+            signal.signal(number, handler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -103,10 +103,10 @@ class RunFolder:
                 hint=f"delete {self.path / 'result.json'} and run the sweep again: it trains this run anew",
             ) from None
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        write_atomically(
-            self.path / "result.json", json.dumps({"schema": 1, "run": self.run, **result}, indent=1)
-        )
+    def write_result(self, result: dict[str, Any], *, check: Callable[[], None] | None = None) -> None:
+        """Say how the run ended; `check` is asked last whether this process may still write."""
+        text = json.dumps({"schema": 1, "run": self.run, **result}, indent=1)
+        write_atomically(self.path / "result.json", text, check=check)
 
     def events(self) -> list[dict[str, Any]]:
         """The whole, checked, consecutive records of events.jsonl; what follows a torn one is not trusted."""
@@ -182,6 +182,7 @@ class EventLog:
 
     def __init__(self, folder: RunFolder, lease: Lease) -> None:
         self.lease = lease
+        self._folder = folder
         self._path = folder.path / "events.jsonl"
         ends = [end for _, end in folder._read_events()]
         self._next, end = len(ends), max(ends, default=0)
@@ -220,6 +221,10 @@ class EventLog:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise store_error(error, f"cannot write {self._path}") from error
+
+    def conclude(self, result: dict[str, Any]) -> None:
+        """Write the run's result, unless another process has taken the run over: that raises BusyError."""
+        self._folder.write_result(result, check=self.lease.check)
 
     def close(self) -> None:
         self._file.close()

@@ -46,8 +46,14 @@ class Lease:
         self._heart.start()
 
     def check(self) -> None:
-        """Raises BusyError where another process has taken the run over."""
-        if _highest(self._folder)[0] > self.token:
+        """Raises BusyError where another process has taken the run over, StoreError where it is gone."""
+        highest, _ = _highest(self._folder)
+        if highest < self.token:
+            raise StoreError(
+                f"the folder of run {self._folder.parent.name} has vanished from {self._folder.parent.parent}",
+                hint="put the store back, or run the sweep again: it trains anew what is not there",
+            )
+        if highest > self.token:
             raise BusyError(
                 f"run {self._folder.parent.name} was taken over by another process",
                 hint="nothing is lost: that process goes on from the last checkpoint",

@@ -191,7 +191,7 @@ def _train(
             watch(glance)
         if bad := next((step for step in glance.steps if not step.is_finite), None):
             log.append("diverged", step=bad.step)
-            _record(trainer, folder, "diverged", bad.step, {"loss_nats": None, "bits_per_byte": None})
+            _record(trainer, log, "diverged", bad.step, {"loss_nats": None, "bits_per_byte": None})
             return "diverged"
         if trainer.step in _ends(trainer.step - 1, goal):
             log.append("train", **interval.report(trainer.config.tokens_per_step))
@@ -251,18 +251,16 @@ def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog) -> 
     log.append("evaluation", step=trainer.step, **measured)
     log.sync()
     sha256 = save_weights(folder, trainer.model)
-    _record(trainer, folder, "done", trainer.step, {**measured, "weights_sha256": sha256})
+    _record(trainer, log, "done", trainer.step, {**measured, "weights_sha256": sha256})
     prune_checkpoints(folder, keep=frozenset(), newest=0)
     if trainer.config.branch is not None:
         parent = RunFolder(store / trainer.config.branch.parent)
         prune_checkpoints(parent, keep=goal_of(parent, store).needed)
 
 
-def _record(
-    trainer: Trainer, folder: RunFolder, status: RunStatus, steps: int, measured: dict[str, Any]
-) -> None:
+def _record(trainer: Trainer, log: EventLog, status: RunStatus, steps: int, measured: dict[str, Any]) -> None:
     config = trainer.config
-    folder.write_result(
+    log.conclude(
         {
             "status": status,
             "steps": steps,

@@ -17,11 +17,12 @@ import torch
 from llama_scale.errors import LlamaScaleError
 from llama_scale.files import store_error, write_atomically
 from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, BusyError, RunFolder, find_run
-from llama_scale.training.data import TokenFiles, data_folder, open_tokens
+from llama_scale.training.data import TokenFiles, data_folder, open_tokens, verify_tokens
 from llama_scale.training.environment import choose_device
 from llama_scale.training.loop import check_corpus, train_run
 
 LOOK_SECONDS = 0.5  # between two tries to take a run that another process holds
+CHECKED_BYTES = 2**30
 
 
 def work(
@@ -66,7 +67,14 @@ def work(
 
 @lru_cache(maxsize=1)
 def _open_tokens(folder: Path) -> TokenFiles:
-    return open_tokens(folder)
+    """Prepared data, checked against its hashes once a process where that takes no more than a second or so.
+
+    Larger ones are checked by the sweep alone: every job of a cluster would read them whole.
+    """
+    files = open_tokens(folder)
+    if sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= CHECKED_BYTES:
+        verify_tokens(files)
+    return files
 
 
 def _leave_log(folder: RunFolder, text: str) -> None:

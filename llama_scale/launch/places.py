@@ -1,0 +1,102 @@
+"""Where workers of this machine run: on cores of their own, or sharing a card.
+
+Cards are asked of nvidia-smi: launchers do not import torch.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from llama_scale.launch.memory import PROCESS_BYTES, free_memory_bytes
+
+QUESTION = ("nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """An accelerator by the name that CUDA_VISIBLE_DEVICES takes, and its free memory."""
+
+    name: str
+    memory_bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one worker runs: the cores it is pinned to (none: wherever there is room), and its card."""
+
+    cores: tuple[int, ...] = ()
+    card: Card | None = None
+
+    @property
+    def room(self) -> str:
+        """The memory that it shares with other workers, by name: its card's, or the machine's."""
+        return self.card.name if self.card else ""
+
+
+def places_for(workers: int, cards: Sequence[Card] = ()) -> list[Place]:
+    """A place for each of `workers`: cards in turn, cores divided evenly, none pinned if they are too few."""
+    cores = usable_cores()
+    shares = [cores[i * len(cores) // workers : (i + 1) * len(cores) // workers] for i in range(workers)]
+    pinned = all(shares)
+    return [
+        Place(cores=tuple(share) if pinned else (), card=cards[i % len(cards)] if cards else None)
+        for i, share in enumerate(shares)
+    ]
+
+
+def rooms_of(places: Sequence[Place]) -> dict[str, float]:
+    """Free bytes of each memory that `places` share, by its name."""
+    return {p.room: p.card.memory_bytes if p.card else free_memory_bytes() for p in places}
+
+
+def default_workers(cards: Sequence[Card] = (), largest_bytes: float = PROCESS_BYTES) -> int:
+    """A worker a core; with cards, as many on each as its memory holds of the largest run."""
+    cores = len(usable_cores())
+    if not cards:
+        return cores
+    return sum(max(1, int(min(cores // len(cards), card.memory_bytes // largest_bytes))) for card in cards)
+
+
+def threads_per_worker(workers: int) -> int:
+    """Cores shared evenly between workers."""
+    return max(1, len(usable_cores()) // workers)
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cards_here() -> tuple[Card, ...]:
+    """The cards that this process may use; none where nvidia-smi knows of none."""
+    try:
+        said = subprocess.run(QUESTION, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return cards_from(said.stdout, os.environ.get("CUDA_VISIBLE_DEVICES")) if said.returncode == 0 else ()
+
+
+def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:
+    """Cards out of nvidia-smi's lines `index, uuid, free MiB`; those in `visible` alone if it is given.
+
+    A part of a card (MIG) has a name that the table lacks: its memory is taken as unknown, so infinite.
+
+    >>> cards_from("0, GPU-aa, 81079", None)
+    (Card(name='GPU-aa', memory_bytes=85017493504.0),)
+    """
+    free: dict[str, float] = {}
+    names: list[str] = []
+    for row in (line.split(", ") for line in table.splitlines()):
+        with suppress(ValueError):
+            index, uuid, mebibytes = row
+            free[index] = free[uuid] = float(mebibytes) * 2**20
+            names.append(uuid)  # CUDA may number cards in another order; the names agree
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return tuple(Card(name=name, memory_bytes=free.get(name, float("inf"))) for name in names)
