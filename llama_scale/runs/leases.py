@@ -50,7 +50,7 @@ class Lease:
         highest, _ = _highest(self._folder)
         if highest < self.token:
             raise StoreError(
-                f"the folder of run {self._folder.parent.name} has vanished from {self._folder.parent.parent}",
+                f"the leases of run {self._folder.parent.name} have vanished from {self._folder.parent}",
                 hint="put the store back, or run the sweep again: it trains anew what is not there",
             )
         if highest > self.token:
