@@ -31,15 +31,8 @@ from llama_scale.runs.folders import (
     run_folders,
 )
 from llama_scale.runs.leases import BusyError
-from llama_scale.runs.records import (
-    RunRecord,
-    RunStatus,
-    import_records,
-    load_records,
-    read_record,
-    read_records,
-    write_records,
-)
+from llama_scale.runs.listing import import_records, read_records
+from llama_scale.runs.records import RunRecord, RunStatus, load_records, read_record, write_records
 
 __all__ = [
     "CHECKPOINT_MANIFEST",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from llama_scale.architecture import ParameterCounts
-from llama_scale.config import canonical_hash, structure
+from llama_scale.config import structure
 from llama_scale.errors import InputError
 from llama_scale.files import write_atomically
 from llama_scale.runs.configs import RunRole
-from llama_scale.runs.folders import RunFolder, run_folders
+from llama_scale.runs.folders import RunFolder
 
-IMPORTED = "imported"
 RunStatus = Literal["planned", "running", "done", "diverged", "failed"]
 
 
@@ -41,36 +40,6 @@ class RunRecord:
     corpus: str
     tokenizer: str
     schedule_complete: bool
-
-
-def read_records(store: Path, runs: Iterable[str] | None = None) -> tuple[RunRecord, ...]:
-    """A record of every run of a store, or of those named, with the status that its folder shows.
-
-    Records that were imported come after the runs that have folders here.
-    """
-    if not store.is_dir():
-        raise InputError(
-            f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store"
-        )
-    if runs is not None:
-        return tuple(read_record(RunFolder(store / run)) for run in runs)
-    found = {folder.run: read_record(folder) for folder in run_folders(store)}
-    for file in sorted((store / IMPORTED).glob("*.json")):
-        for record in load_records(file):
-            found.setdefault(record.run, record)
-    return tuple(found.values())
-
-
-def import_records(store: Path, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """Add records of other stores to this one; returns those that were new to it.
-
-    They lie in one file a set, named by its content, so that importing twice changes nothing.
-    """
-    known = {record.run for record in read_records(store)} if store.is_dir() else set()
-    new = tuple(record for record in records if record.run not in known)
-    if new:
-        write_records(store / IMPORTED / f"{canonical_hash(new)}.json", new)
-    return new
 
 
 def write_records(path: Path, records: Iterable[RunRecord]) -> None:

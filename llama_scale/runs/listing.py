@@ -1,0 +1,69 @@
+"""A whole store as records: its runs, what was imported, and a cache so that many are listed at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from llama_scale.config import canonical_hash
+from llama_scale.errors import InputError
+from llama_scale.runs.folders import RunFolder
+from llama_scale.runs.records import RunRecord, load_records, read_record, write_records
+from llama_scale.runs.remembered import WORTH_WRITING, Marks, marks_of, remember, remembered
+
+IMPORTED = "imported"
+
+
+def read_records(store: Path, runs: Iterable[str] | None = None) -> tuple[RunRecord, ...]:
+    """A record of every run of a store, or of those named, with the status that its folder shows.
+
+    Records that were imported come after the runs that have folders here.
+    """
+    if not store.is_dir():
+        raise InputError(
+            f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store"
+        )
+    if runs is not None:
+        return tuple(read_record(RunFolder(store / run)) for run in runs)
+    found = {run: record for run, _, record in _runs_of(store)}
+    for file in sorted((store / IMPORTED).glob("*.json")):
+        for record in load_records(file):
+            found.setdefault(record.run, record)
+    return tuple(found.values())
+
+
+def import_records(store: Path, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+    """Add records of other stores to this one; returns those that were new to it.
+
+    They lie in one file a set, named by its content, so that importing twice changes nothing.
+    """
+    known = {record.run for record in read_records(store)} if store.is_dir() else set()
+    new = tuple(record for record in records if record.run not in known)
+    if new:
+        write_records(store / IMPORTED / f"{canonical_hash(new)}.json", new)
+    return new
+
+
+def _runs_of(store: Path) -> list[tuple[str, Marks, RunRecord]]:
+    """Run, marks and record of every folder with a spec; only what changed since the last time is read."""
+    known, found, read = remembered(store), list[tuple[str, Marks, RunRecord]](), 0
+    for run, marks in _marked(store):
+        before = known.get(run)
+        if before is not None and before[0] == marks:
+            found.append((run, *before))
+        else:
+            found.append((run, marks, read_record(RunFolder(store / run))))
+            read += 1
+    if read >= WORTH_WRITING:
+        remember(store, found)
+    return found
+
+
+def _marked(store: Path) -> Iterator[tuple[str, Marks]]:
+    """Every run of a store, in order of id, with the marks of its files."""
+    with os.scandir(store) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    for name in names:
+        if (marks := marks_of(f"{store}/{name}")) is not None:
+            yield name, marks
