@@ -15,6 +15,9 @@ from llama_scale.errors import InputError
 
 ParameterConvention = Literal["total", "non_embedding", "matmul"]
 CONVENTIONS: tuple[ParameterConvention, ...] = get_args(ParameterConvention)
+# Activation checkpointing: what the backward pass computes again rather than keeps.
+Recompute = Literal["none", "selective", "full"]
+RECOMPUTE_MODES: tuple[Recompute, ...] = get_args(Recompute)
 
 LLAMA_VOCABULARY = 32_000  # Touvron et al. 2023, section 2.1
 LLAMA_CONTEXT = 2_048

@@ -10,7 +10,7 @@ import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Hook = Callable[[Any, Any], Any]  # of a raw value and the type expected
+_ADDED = "added"  # in a field's metadata
 
 _PARSERS: dict[str, Callable[[str], float]] = {
     "flops": quantities.parse_flops,
@@ -128,7 +129,7 @@ def plain(value: Any) -> Any:
     if value is None or type(value) in (str, int, float, bool):  # most of what there is
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -139,17 +140,50 @@ def plain(value: Any) -> Any:
     return value if to_list is None else to_list()
 
 
+def added(before: T) -> T:
+    """The default of a dataclass field that was not there from the start: what was done before it was.
+
+    While a field has this value its `canonical_json` leaves it out, so that what was written without it
+    keeps its hash and its meaning. The value therefore never changes; another default needs another field.
+    """
+    return field(default=before, metadata={_ADDED: True})
+
+
 def canonical_json(value: Any) -> str:
-    """The one JSON text of `value`: sorted keys, no spaces, shortest floats, ASCII.
+    """The one JSON text of `value`: sorted keys, no spaces, shortest floats, ASCII, no unset `added` field.
 
     Raises ValueError for infinities and nan, which JSON lacks.
     """
-    return json.dumps(value, default=plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(value, default=_canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """Where two plain documents differ, a line a place: `optimizer.beta2 was 0.99, is 0.95`."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in sorted({*before, *after}):
+            where = f"{path}.{key}" if path else str(key)
+            yield from differences(before.get(key, MISSING), after.get(key, MISSING), where)
+    elif before is MISSING or after is MISSING:
+        yield (
+            f"{path} was added: {_shown(after)}" if before is MISSING else f"{path} is gone: {_shown(before)}"
+        )
+    elif before != after:
+        yield f"{path} was {_shown(before)}, is {_shown(after)}"
 
 
 def canonical_hash(value: Any) -> str:
     """The first 16 hexadecimal digits of the sha256 of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: item for f in fields(value) if not _as_before(f, item := getattr(value, f.name))}
+    return plain(value)
+
+
+def _as_before(field: Field[Any], value: Any) -> bool:
+    return _ADDED in field.metadata and value == field.default
 
 
 def _other_files(path: Path) -> str:
@@ -361,7 +395,7 @@ def _problems(error: BaseException, place: _Place) -> Iterator[_Problem]:
     elif isinstance(error, SeveralErrors):
         yield from (_Problem(what=inner.message, hint=inner.hint) for inner in error.errors)
     elif isinstance(error, ForbiddenExtraKeysError):
-        known = [field.name for field in fields(error.cl)]
+        known = [f.name for f in fields(error.cl)]
         for key in sorted(error.extra_fields):
             yield _unknown_key(".".join((*place.keys, key)), key, known)
     elif isinstance(error, KeyError) and place.keys and error.args == (place.keys[-1],):

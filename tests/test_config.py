@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from llama_scale.architecture import ModelConfig
 from llama_scale.config import (
     apply_overrides,
+    added,
     canonical_hash,
     canonical_json,
+    differences,
     load_toml,
     nearest,
     plain,
@@ -336,3 +338,35 @@ def test_several_errors_of_one_value_are_told_beside_those_of_others() -> None:
     with pytest.raises(InputError, match=r"^a$"):
         raise_all([InputError("a", hint="b")])
     raise_all([])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class First:
+    beta: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    beta: float = 0.9
+    kind: str = added("adamw")
+    inner: First = First()
+
+
+def test_a_field_that_came_later_counts_only_where_it_is_set() -> None:
+    assert canonical_json(Later()) == '{"beta":0.9,"inner":{"beta":0.9}}'
+    assert canonical_json({"a": [Later(kind="muon")]}) == (
+        '{"a":[{"beta":0.9,"inner":{"beta":0.9},"kind":"muon"}]}'
+    )
+    assert canonical_hash(Later(beta=0.5, inner=First())) != canonical_hash(Later())
+    assert structure({"beta": 0.9}, Later, source="x") == Later()
+
+
+def test_differences_name_their_place() -> None:
+    before = {"optimizer": {"beta2": 0.99, "kind": "adamw"}, "seed": 1}
+    after = {"optimizer": {"beta2": 0.95}, "seed": 1, "branch": None}
+    assert list(differences(before, after)) == [
+        "branch was added: null",
+        "optimizer.beta2 was 0.99, is 0.95",
+        'optimizer.kind is gone: "adamw"',
+    ]
+    assert not list(differences(before, before))

@@ -11,6 +11,7 @@ from llama_scale.architecture import (
     LLAMA_13B,
     LLAMA_33B,
     LLAMA_65B,
+    RECOMPUTE_MODES,
     ModelConfig,
     llama,
     with_kv_heads,
@@ -20,7 +21,6 @@ from llama_scale.costs import rental
 from llama_scale.costs.efficiency import training_goodput, training_mfu
 from llama_scale.costs.layouts import Workload, fewest_accelerators, layouts
 from llama_scale.costs.memory import (
-    RECOMPUTE_MODES,
     STATES,
     Sharding,
     layer_activation_bytes,

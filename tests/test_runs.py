@@ -54,6 +54,35 @@ def test_a_spec_is_read_as_it_was_written(folder: RunFolder) -> None:
     assert folder.run == run_id(CONFIG)
 
 
+def test_a_run_keeps_its_name_when_a_run_can_be_told_more(tmp_path: Path) -> None:
+    """The id of a run planned before precision, Muon, muP and micro-batches could be chosen."""
+    run = RunConfig(
+        role="trunk",
+        model=ModelConfig(
+            layers=2,
+            width=32,
+            heads=2,
+            kv_heads=2,
+            head_size=16,
+            hidden=96,
+            vocabulary=1024,
+            context=64,
+            qk_norm=True,
+        ),
+        data=DataConfig(),
+        corpus="0" * 64,
+        optimizer=OptimizerConfig(learning_rate=4e-3),
+        schedule=ScheduleConfig(kind="wsd", total_steps=None),
+        sequences_per_step=8,
+        seed=0,
+    )
+    assert run_id(run) == "356b24d26d108a1a"
+    muon = replace(run, optimizer=replace(run.optimizer, kind="muon"), precision="bf16", micro_batch=2)
+    assert run_id(muon) != run_id(run)
+    for config in (run, muon):
+        assert RunFolder(create_run(tmp_path, config).path).config == config
+
+
 def test_a_curve_is_what_was_logged(folder: RunFolder) -> None:
     curve = folder.curve()
     assert curve.steps == (50, 100)

@@ -14,7 +14,8 @@ from safetensors.torch import save
 from llama_scale.architecture import ModelConfig
 from llama_scale.errors import InputError
 from llama_scale.training.exchange import read_hf, write_hf
-from llama_scale.training.model import Llama, initialise
+from llama_scale.training.model import Llama
+from llama_scale.training.scaling import initialise
 from llama_scale.training.tokenizer import Tokenizer, byte_tokenizer, train_bpe
 
 transformers = pytest.importorskip("transformers", reason="the test extra is not installed")

@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from llama_scale.architecture import LLAMA_7B, LLAMA_13B, LLAMA_33B, LLAMA_65B, ModelConfig
-from llama_scale.training.model import Llama, initialise, rotary_table, rotate
+from llama_scale.training.model import Llama, rotary_table, rotate
+from llama_scale.training.scaling import initialise
 
 SMALL = ModelConfig(
     layers=2, width=32, heads=4, kv_heads=2, head_size=8, hidden=80, vocabulary=96, context=24

@@ -12,11 +12,10 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from llama_scale.architecture import ModelConfig
+from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.costs.memory import (
     STATES,
     Memory,
-    Recompute,
     Sharding,
     StateBytes,
     memory_per_accelerator,

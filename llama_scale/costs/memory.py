@@ -9,13 +9,11 @@ Symbols: d width, q = heads x head size, k = KV heads x head size, f hidden, s c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from llama_scale.architecture import ModelConfig
+from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.hardware import Accelerator
 
-Recompute = Literal["none", "selective", "full"]
-RECOMPUTE_MODES: tuple[Recompute, ...] = get_args(Recompute)
 StatePrecision = Literal["mixed", "8bit", "bf16"]
 
 ACTIVATION_BYTES = 2  # bf16

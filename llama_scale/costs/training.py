@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_scale.architecture import ModelConfig
+from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.costs.economics import Default, Rental
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts, why_none_fits
-from llama_scale.costs.memory import STATES, Recompute, StatePrecision, recompute_overhead
+from llama_scale.costs.memory import STATES, StatePrecision, recompute_overhead
 from llama_scale.errors import InputError
 from llama_scale.hardware import Accelerator
 from llama_scale.quantities import (

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 
-from llama_scale.architecture import LLAMA_VOCABULARY
+from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, Recompute
 from llama_scale.costs import CostUnit, Default, Economics
-from llama_scale.costs.memory import RECOMPUTE_MODES, Recompute
 from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.laws import (

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llama_scale.architecture import ModelConfig
-from llama_scale.config import canonical_hash
+from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.config import added, canonical_hash
 from llama_scale.errors import InputError
 
 RunRole = Literal["train", "holdout", "trunk", "search"]
-ScheduleKind = Literal["wsd", "cosine", "constant"]
+OptimizerKind = Literal["adamw", "muon"]
+ScheduleKind = Literal["wsd", "cosine", "linear", "constant"]
 DecayShape = Literal["1-sqrt", "linear"]
+Precision = Literal["f32", "bf16"]
 TokenizerName = Literal["bpe", "bytes"]
 
 
@@ -32,7 +34,11 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) with the whole gradient clipped to `clip_norm`."""
+    """AdamW (Loshchilov & Hutter 2019) with the whole gradient clipped to `clip_norm`.
+
+    `kind` muon moves the matrices of the blocks by Muon with this `momentum` (`training/muon.py`), and the
+    rest, embedding and head among them, by AdamW.
+    """
 
     learning_rate: float
     beta1: float = 0.9
@@ -40,6 +46,8 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    kind: OptimizerKind = added("adamw")
+    momentum: float = added(0.95)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +72,13 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run's loss curve. Its hash is the run's id."""
+    """Everything that decides a run's loss curve. Its hash is the run's id.
+
+    `z_loss` weighs the squared log of softmax's denominator (PaLM, arXiv 2204.02311, section 5). With
+    `mup_base_width` starts and rates are those of muP (`training/scaling.py`). `recompute` says what the
+    backward pass computes again rather than keeps. `micro_batch` are sequences that go through the model
+    at once; None finds what fits.
+    """
 
     role: RunRole
     model: ModelConfig
@@ -77,12 +91,41 @@ class RunConfig:
     initial_gain: float = 0.25
     branch: Branch | None = None
     budget_flops: float | None = None
+    precision: Precision = added("f32")
+    z_loss: float = added(0.0)
+    mup_base_width: int | None = added(None)
+    recompute: Recompute = added("none")
+    micro_batch: int | None = added(None)
 
     def __post_init__(self) -> None:
-        if self.sequences_per_step < 1:
+        for name in ("sequences_per_step", "micro_batch", "mup_base_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(
+                    f"training.{name} is {value}, but must be at least 1",
+                    hint=f"set training.{name} to 1 or more",
+                )
+        if self.model.vocabulary < self.data.vocabulary:
             raise InputError(
-                f"training.sequences_per_step is {self.sequences_per_step}, but a step needs a sequence",
-                hint="set training.sequences_per_step to 1 or more",
+                f"model.vocabulary is {self.model.vocabulary}, fewer than data.vocabulary: "
+                f"{self.data.vocabulary} tokens",
+                hint=f"set model.vocabulary to {self.data.vocabulary} or more",
+            )
+        if self.mup_base_width is not None:
+            self._check_mup()
+
+    def _check_mup(self) -> None:
+        """Raises InputError for what muP has no rule for."""
+        if self.model.tied_head:
+            raise InputError(
+                "muP has different rules for embedding and head, but shape.tied_head makes them one",
+                hint="set shape.tied_head = false, or leave training.mup_base_width out",
+            )
+        if self.optimizer.kind != "adamw":
+            raise InputError(
+                "training.mup_base_width scales the rates of AdamW, but training.optimizer is muon, whose "
+                "updates have the same size at every width by themselves",
+                hint='set training.optimizer = "adamw", or leave training.mup_base_width out',
             )
 
     @property

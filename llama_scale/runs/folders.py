@@ -7,12 +7,12 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import canonical_hash, canonical_json, structure
+from llama_scale.config import canonical_hash, canonical_json, differences, structure
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import store_error, write_atomically
 from llama_scale.runs.configs import RunConfig, run_id
@@ -70,11 +70,16 @@ class RunFolder:
         """What this run is; raises StoreError where spec.json is missing, torn or not of this id."""
         content, config = self._read_spec()
         if canonical_hash(content) != self.run:  # as `run_id` of the config, which would take it apart again
+            changes = "; ".join(differences(self._begun_with(), content)) or "it never started"
             raise StoreError(
-                f"spec.json of run {self.run} was changed: it now describes run {run_id(config)}",
+                f"spec.json of run {self.run} was changed ({changes}): it now describes run {run_id(config)}",
                 hint="put the file back, or move this run's folder away and run the sweep again",
             )
         return config
+
+    def _begun_with(self) -> dict[str, Any]:
+        """The spec that the run was last started with, as its log tells; empty where it tells none."""
+        return next((e["config"] for e in reversed(self.events()) if "config" in e), {})
 
     def _read_spec(self) -> tuple[dict[str, Any], RunConfig]:
         try:
@@ -245,7 +250,7 @@ def create_run(store: Path, config: RunConfig) -> RunFolder:
     """The folder of `config` in `store`, made if it is new."""
     folder = RunFolder(store / run_id(config))
     if not (folder.path / "spec.json").exists():
-        spec = {"schema": 1, "run": folder.run, "config": asdict(config)}
+        spec = {"schema": 1, "run": folder.run, "config": json.loads(canonical_json(config))}
         write_atomically(folder.path / "spec.json", json.dumps(spec, indent=1))
     return folder
 

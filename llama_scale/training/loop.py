@@ -170,8 +170,14 @@ def _start(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog, goal
             delete_checkpoint(parent, branch.step)
             return None
     if restored is not None:
-        trainer.resume(restored.step)
-    log.append("start", step=trainer.step, **software(trainer.device))
+        trainer.resume(restored.step, micro_batch=restored.notes.get("micro_batch"))
+    log.append(
+        "start",
+        step=trainer.step,
+        micro_batch=trainer.micro_batch,
+        config=trainer.config,
+        **software(trainer.device),
+    )
     return interval
 
 
@@ -184,9 +190,12 @@ def _train(
     should_stop: Callable[[], bool],
     watch: Watch | None,
 ) -> Outcome:
-    saved_at = time.monotonic()
+    saved_at, micro_batch = time.monotonic(), trainer.micro_batch
     for glance in _glances(trainer, goal):
         interval.add(glance)
+        if trainer.micro_batch != micro_batch:
+            micro_batch = trainer.micro_batch
+            log.append("out_of_memory", step=trainer.step, micro_batch=micro_batch)
         if watch is not None:
             watch(glance)
         if bad := next((step for step in glance.steps if not step.is_finite), None):
@@ -239,7 +248,8 @@ def _save(trainer: Trainer, folder: RunFolder, log: EventLog, goal: Goal, interv
     log.sync()
     try:
         state = trainer.optimizer.tensors()
-        save_checkpoint(folder, trainer.step, state, notes=interval.notes(), check=log.lease.check)
+        notes = interval.notes() | {"micro_batch": trainer.micro_batch}
+        save_checkpoint(folder, trainer.step, state, notes=notes, check=log.lease.check)
     except StoreError:
         log.lease.check()  # whoever took the run over clears away what this process had begun
         raise

@@ -6,13 +6,12 @@ SwiGLU, V vocabulary.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_scale.architecture import ModelConfig
+from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.training.recompute import recomputed
 
 
 class RMSNorm(nn.Module):
@@ -24,7 +23,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        return rms_norm(x, self.weight, self.epsilon)
 
 
 class Attention(nn.Module):
@@ -45,12 +44,9 @@ class Attention(nn.Module):
         q_BTHS = self.query(x_BTD).view(batch, length, self.heads, self.head_size)
         k_BTKS = self.key(x_BTD).view(batch, length, self.kv_heads, self.head_size)
         v_BTKS = self.value(x_BTD).view(batch, length, self.kv_heads, self.head_size)
-        q_BHTS = rotate(self.query_norm(q_BTHS), rotation).transpose(1, 2)
-        k_BKTS = rotate(self.key_norm(k_BTKS), rotation).transpose(1, 2)
-        mixed_BHTS = F.scaled_dot_product_attention(
-            q_BHTS, k_BKTS, v_BTKS.transpose(1, 2), is_causal=True, enable_gqa=self.kv_heads != self.heads
-        )
-        return self.output(mixed_BHTS.transpose(1, 2).flatten(2))
+        q_BTHS = rotate(self.query_norm(q_BTHS), rotation)
+        k_BTKS = rotate(self.key_norm(k_BTKS), rotation)
+        return self.output(attend(q_BTHS, k_BTKS, v_BTKS).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -63,7 +59,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(config.hidden, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        return self.down(gated(self.gate(x_BTD), self.up(x_BTD)))
 
 
 class Block(nn.Module):
@@ -82,11 +78,11 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """Token ids in, logits out."""
+    """Token ids in, logits out; `recompute` says what of a block the backward pass computes again."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, recompute: Recompute = "none") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.recompute = config, recompute
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
@@ -102,13 +98,50 @@ class Llama(nn.Module):
         rotation = self.get_buffer("cosine")[:length], self.get_buffer("sine")[:length]
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
-            x_BTD = block(x_BTD, rotation)
+            x_BTD = recomputed(self.recompute, block, x_BTD, rotation)
         return self.head(self.norm(x_BTD))
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, reduction: str = "mean") -> Tensor:
         """Cross entropy in nats per token (or their sum, with reduction="sum")."""
-        logits_BTV = self(tokens_BT)
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction=reduction)
+        return cross_entropy(self(tokens_BT).flatten(0, 1), targets_BT.flatten(), reduction)
+
+    def objective(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+        """What training descends, mean loss + `z_loss` x mean log^2 Z; and the loss alone, in nats."""
+        logits_NV = self(tokens_BT).flatten(0, 1)
+        loss = cross_entropy(logits_NV, targets_BT.flatten(), "mean")
+        return loss + z_loss * squared_log_denominator(logits_NV) if z_loss else loss, loss
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x / rms(x) x weight over the last dimension."""
+    return F.rms_norm(x, weight.shape, weight, epsilon)
+
+
+def attend(q_BTHS: Tensor, k_BTKS: Tensor, v_BTKS: Tensor) -> Tensor:
+    """Causal attention, [B, T, H, S]; each key-value head serves H / K heads in a row."""
+    mixed_BHTS = F.scaled_dot_product_attention(
+        q_BTHS.transpose(1, 2),
+        k_BTKS.transpose(1, 2),
+        v_BTKS.transpose(1, 2),
+        is_causal=True,
+        enable_gqa=k_BTKS.shape[2] != q_BTHS.shape[2],
+    )
+    return mixed_BHTS.transpose(1, 2)
+
+
+def gated(gate_BTF: Tensor, up_BTF: Tensor) -> Tensor:
+    """silu(gate) x up."""
+    return F.silu(gate_BTF) * up_BTF
+
+
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor, reduction: str) -> Tensor:
+    """Nats, in 32 bits whatever the logits have."""
+    return F.cross_entropy(logits_NV.float(), targets_N, reduction=reduction)
+
+
+def squared_log_denominator(logits_NV: Tensor) -> Tensor:
+    """Mean log^2 Z of softmax's denominator Z, which z-loss keeps near one (PaLM, section 5)."""
+    return logits_NV.float().logsumexp(-1).square().mean()
 
 
 def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -122,26 +155,10 @@ def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x_BTHS: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions (Su et al. 2021), pairing channel i with i + S/2 as LLaMA in transformers does."""
+    """Rotary positions (Su et al. 2021), pairing channel i with i + S/2 as LLaMA in transformers does.
+
+    In 32 bits whatever x has: 8 bits of mantissa do not hold the angle of a late position.
+    """
     cosine, sine = rotation
     swapped = x_BTHS.roll(x_BTHS.shape[-1] // 2, -1)
-    return torch.addcmul(x_BTHS * cosine, swapped, sine)
-
-
-def initialise(model: Llama, seed: int, gain: float) -> None:
-    """Normal weights of deviation gain/sqrt(fan-in), over sqrt(2L) for projections into the residual stream.
-
-    Every matrix draws from its own generator, keyed by (seed, its place among the weights): its
-    start does not depend on the sizes of those before it.
-    """
-    depth = math.sqrt(2 * model.config.layers)
-    with torch.no_grad():
-        for position, (name, weight) in enumerate(model.named_parameters()):
-            if weight.ndim < 2:
-                continue
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
-            fan_in = weight.shape[1]
-            deviation = gain / math.sqrt(fan_in)
-            if name.endswith(("output.weight", "down.weight")):
-                deviation /= depth
-            weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+    return torch.addcmul(x_BTHS * cosine, swapped, sine).to(x_BTHS.dtype)

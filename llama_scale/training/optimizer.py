@@ -1,4 +1,4 @@
-"""Optimisers: one small protocol, and AdamW over flat buffers for the model that one process holds."""
+"""Optimisers: one small protocol, and AdamW or Muon over flat buffers for the model that one process holds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from llama_scale.runs import OptimizerConfig
+from llama_scale.runs import Precision, RunConfig
+from llama_scale.training.muon import Muon
+from llama_scale.training.scaling import Treatment, treatments
 
 Tensors = Mapping[str, Mapping[str, Tensor]]  # by what they are ("weights", "exp_avg", ...), then by weight
 MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTUM = "momentum"
+DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Optimizer(Protocol):
     """What the training loop needs of an optimiser, however its weights are laid out or spread."""
+
+    def gather(self) -> None:
+        """Keep the gradients of a backward pass, that of one micro-batch, for the step."""
+        ...
+
+    def discard(self) -> None:
+        """Forget all gradients since the last step, those of a backward pass that broke off too."""
+        ...
 
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update, clear; returns the whole gradient's norm before clipping."""
@@ -30,62 +42,116 @@ class Optimizer(Protocol):
         ...
 
 
-class FlatAdamW:
-    """AdamW over a module whose weights and gradients become views of two flat buffers.
+class FlatOptimizer:
+    """AdamW, or Muon and AdamW, over a module whose weights and gradients become views of flat buffers.
 
     On a CPU a small model spends as long in per-tensor optimiser calls as in its matrix products;
-    flat, the whole update is one fused call. Norm weights lie in a buffer of their own: they are not decayed.
+    flat, the whole update is one fused call. In bf16 the module holds a copy of 32-bit master weights, made
+    anew after every step, and its gradients are added up in 32 bits.
     """
 
-    def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
-        self.config = config
-        named = dict(module.named_parameters())
-        decayed = {name: p for name, p in named.items() if p.ndim >= 2}
-        self._groups = [decayed, {name: p for name, p in named.items() if name not in decayed}]
-        flat = [_flatten(list(group.values())) for group in self._groups]
-        self._gradients = [f.grad for f in flat if f.grad is not None]
+    def __init__(self, module: nn.Module, config: RunConfig) -> None:
+        self.config = config.optimizer
+        dtype = DTYPES[config.precision]
+        self._groups = [_Group(how, weights, dtype) for how, weights in treatments(module, config)]
+        self._by_adamw = [group for group in self._groups if group.how.rule == "adamw"]
+        self._by_muon = [
+            (group, Muon(group.master, group.shapes, momentum=self.config.momentum))
+            for group in self._groups
+            if group.how.rule == "muon"
+        ]
         self._adamw = torch.optim.AdamW(
-            [
-                {"params": [flat[0]], "weight_decay": config.weight_decay},
-                {"params": [flat[1]], "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.epsilon,
+            [{"params": [g.master], "weight_decay": g.how.weight_decay} for g in self._by_adamw],
+            lr=self.config.learning_rate,
+            betas=(self.config.beta1, self.config.beta2),
+            eps=self.config.epsilon,
             fused=True,
         )
         start_moments(self._adamw)
 
+    def gather(self) -> None:
+        """Add what a backward pass left to the 32-bit gradients."""
+        for group in self._groups:
+            group.gather()
+
+    def discard(self) -> None:
+        """Forget all gradients since the last step."""
+        for group in self._groups:
+            group.discard()
+
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update, clear; returns the gradient's norm before clipping."""
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in self._gradients]))
+        gradients = [group.gradient for group in self._groups]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
         scale = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in self._gradients:
+        for gradient in gradients:
             gradient.mul_(scale)
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
+        for settings, group in zip(self._adamw.param_groups, self._by_adamw, strict=True):
+            settings["lr"] = learning_rate * group.how.rate_factor
         self._adamw.step()
-        for gradient in self._gradients:
-            gradient.zero_()
+        for group, muon in self._by_muon:
+            decay = group.how.weight_decay
+            muon.step(group.master.data, group.gradient, rate=learning_rate, weight_decay=decay)
+        for group in self._groups:
+            group.publish()
+            group.gradient.zero_()
         return norm
 
     def tensors(self) -> Tensors:
         """Weights and moments by weight, as views of the flat buffers."""
-        flat = [group["params"][0] for group in self._adamw.param_groups]
-        buffers = {"weights": [f.detach() for f in flat]}
-        buffers |= {moment: [self._adamw.state[f][moment] for f in flat] for moment in MOMENTS}
-        return {
-            what: {
-                name: view
-                for buffer, group in zip(pair, self._groups, strict=True)
-                for name, view in _views(buffer, group).items()
-            }
-            for what, pair in buffers.items()
-        }
+        found = {"weights": {n: v for group in self._groups for n, v in group.views(group.master)}}
+        for moment in MOMENTS:
+            buffers = [(group, self._adamw.state[group.master][moment]) for group in self._by_adamw]
+            found[moment] = {n: v for group, buffer in buffers for n, v in group.views(buffer)}
+        if self._by_muon:
+            found[MOMENTUM] = {n: v for group, muon in self._by_muon for n, v in group.views(muon.buffer)}
+        return found
 
     def resume(self, steps: int) -> None:
-        """Count on from `steps` steps taken."""
+        """Count on from `steps` steps taken, with the weights that the master copies hold."""
         set_steps(self._adamw, steps)
+        for group in self._groups:
+            group.publish()
+
+
+class _Group:
+    """Weights treated alike: the flat buffer that the module's weights are views of, its 32-bit master."""
+
+    def __init__(self, how: Treatment, weights: Mapping[str, nn.Parameter], dtype: torch.dtype) -> None:
+        self.how = how
+        self._shapes = {name: weight.shape for name, weight in weights.items()}
+        self.master = nn.Parameter(torch.cat([w.detach().flatten().float() for w in weights.values()]))
+        self.master.grad = self.gradient = torch.zeros_like(self.master)
+        self._own = dtype == self.master.dtype
+        self._work = self.master.data if self._own else self.master.data.to(dtype)
+        self._work_gradient = self.gradient if self._own else torch.zeros_like(self._work)
+        views, gradients = dict(self.views(self._work)), dict(self.views(self._work_gradient))
+        for name, weight in weights.items():
+            weight.grad = None  # of another type than what comes, perhaps
+            weight.data, weight.grad = views[name], gradients[name]
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        return list(self._shapes.values())
+
+    def views(self, flat: Tensor) -> list[tuple[str, Tensor]]:
+        """The part of a flat buffer that belongs to each weight, in its shape."""
+        parts = flat.detach().split([shape.numel() for shape in self.shapes])
+        return [(n, p.view(shape)) for (n, shape), p in zip(self._shapes.items(), parts, strict=True)]
+
+    def gather(self) -> None:
+        if not self._own:
+            self.gradient.add_(self._work_gradient)
+            self._work_gradient.zero_()
+
+    def discard(self) -> None:
+        self.gradient.zero_()
+        self._work_gradient.zero_()
+
+    def publish(self) -> None:
+        """Give the module the master's weights."""
+        if not self._own:
+            self._work.copy_(self.master.data)
 
 
 def start_moments(adamw: torch.optim.AdamW) -> None:
@@ -100,23 +166,3 @@ def set_steps(adamw: torch.optim.AdamW, steps: int) -> None:
     """Set AdamW's own counts, which correct its moments' bias, to `steps`."""
     for state in adamw.state.values():
         state["step"].fill_(steps)
-
-
-def _flatten(parameters: list[nn.Parameter]) -> nn.Parameter:
-    """Make `parameters` views of one new flat parameter, gradients likewise."""
-    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
-    flat.grad = torch.zeros_like(flat)
-    start = 0
-    for parameter in parameters:
-        end = start + parameter.numel()
-        parameter.data = flat.data[start:end].view_as(parameter)
-        parameter.grad = flat.grad[start:end].view_as(parameter)
-        start = end
-    return flat
-
-
-def _views(flat: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The part of a flat buffer that belongs to each parameter, in its shape."""
-    sizes = [p.numel() for p in parameters.values()]
-    parts = zip(parameters.items(), flat.split(sizes), strict=True)
-    return {name: part.view_as(parameter) for (name, parameter), part in parts}

@@ -17,7 +17,7 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int) -> float:
     if schedule.total_steps is None or schedule.kind == "constant":
         return 1.0
     decay_start = (
-        schedule.warmup_steps if schedule.kind == "cosine" else schedule.total_steps - schedule.decay_steps
+        schedule.total_steps - schedule.decay_steps if schedule.kind == "wsd" else schedule.warmup_steps
     )
     if step < decay_start:
         return 1.0
@@ -30,6 +30,6 @@ def _remaining(schedule: ScheduleConfig, progress: float) -> float:
     """Falls from 1 to 0 as the decay goes from 0 to 1."""
     if schedule.kind == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
-    if schedule.decay_shape == "linear":
+    if schedule.kind == "linear" or schedule.decay_shape == "linear":
         return 1 - progress
     return 1 - math.sqrt(progress)  # Haegele et al. 2024: better than linear for WSD

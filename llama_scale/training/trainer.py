@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llama_scale.errors import InputError
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
-from llama_scale.training.model import Llama, initialise
-from llama_scale.training.optimizer import FlatAdamW, Optimizer
+from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory
+from llama_scale.training.model import Llama
+from llama_scale.training.optimizer import FlatOptimizer, Optimizer
+from llama_scale.training.scaling import initialise
 from llama_scale.training.schedule import learning_rate_factor
 from llama_scale.training.world import ALONE, World
 
@@ -44,6 +47,7 @@ class Trainer:
     ) -> None:
         self.config, self.files, self.device, self.world = config, files, device, world
         self.model, self.optimizer = _build(config, device)
+        self.micro_batch = first_micro_batch(config, device, processes=world.size)
         self.step = 0
         self._uncollected: list[tuple[Tensor, Tensor]] = []
 
@@ -58,13 +62,46 @@ class Trainer:
             context=config.model.context,
         )[self.world.rows(config.sequences_per_step)]
         batch = torch.from_numpy(ids).to(self.device)
-        loss = self.model.loss(batch[:, :-1], batch[:, 1:])
-        if self.world.shards:
-            loss = loss * (len(ids) / config.sequences_per_step)
-        loss.backward()
+        while (loss := self._accumulate(batch)) is None:
+            self.optimizer.discard()
+            self.micro_batch = halved(self.micro_batch)
         norm = self.optimizer.step(self.learning_rate(self.step))
         self.step += 1
-        self._uncollected.append((loss.detach(), norm))
+        self._uncollected.append((loss, norm))
+
+    def _accumulate(self, batch: Tensor) -> Tensor | None:
+        """Add up the gradients of this process's rows, a micro-batch at a time; None if memory ran out.
+
+        Returns the loss of these rows times their share of the step's. Raises InputError where nothing
+        smaller can be tried.
+        """
+        total = torch.zeros((), device=self.device)
+        try:
+            for part in batch.split(self.micro_batch):
+                objective, loss = self.model.objective(part[:, :-1], part[:, 1:], self.config.z_loss)
+                share = len(part) / self.config.sequences_per_step
+                (objective * share).backward()
+                self.optimizer.gather()
+                total += loss.detach() * share
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if (
+                self.micro_batch == 1 or self.world.shards
+            ):  # the others of a world would go on without this one
+                raise self._too_large() from error
+            return None
+        return total
+
+    def _too_large(self) -> InputError:
+        which = 'training.recompute = "full", training.precision = "bf16" or a shorter context'
+        if self.micro_batch > 1:
+            which = f"training.micro_batch below {self.micro_batch}, {which}"
+        return InputError(
+            f"{self.micro_batch} sequences of {self.config.model.context} tokens at once do not fit in the "
+            f"memory of {self.device}",
+            hint=f"set {which}",
+        )
 
     def learning_rate(self, step: int) -> float:
         return self.config.optimizer.learning_rate * learning_rate_factor(self.config.schedule, step)
@@ -105,8 +142,12 @@ class Trainer:
         total = self.world.sum(nats).item()
         return {"loss_nats": total / tokens, "bits_per_byte": total / size / LN2, "evaluation_tokens": tokens}
 
-    def resume(self, step: int) -> None:
-        """Stand at `step`, after the optimiser's tensors were filled with the state there."""
+    def resume(self, step: int, *, micro_batch: int | None = None) -> None:
+        """Stand at `step`, after the optimiser's tensors were filled with the state there.
+
+        With the `micro_batch` of then: sums in another order differ in their last bits.
+        """
+        self.micro_batch = micro_batch or self.micro_batch
         self.optimizer.resume(step)
         self.step = step
         self._uncollected.clear()
@@ -114,7 +155,7 @@ class Trainer:
 
 def _build(config: RunConfig, device: torch.device) -> tuple[Llama, Optimizer]:
     """The model at its start on `device`, and its optimiser."""
-    model = Llama(config.model)
-    initialise(model, config.seed, config.initial_gain)
+    model = Llama(config.model, recompute=config.recompute)
+    initialise(model, config.seed, config.initial_gain, mup_base_width=config.mup_base_width)
     model.to(device)
-    return model, FlatAdamW(model, config.optimizer)
+    return model, FlatOptimizer(model, config)

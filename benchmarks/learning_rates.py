@@ -1,0 +1,130 @@
+"""Which peak learning rate, batch, beta2 and warm-up suit this trainer: real runs on the built-in corpus.
+
+    python benchmarks/learning_rates.py measure runs-tuning/results.jsonl   # about 15 CPU-minutes, one thread
+    python benchmarks/learning_rates.py fit runs-tuning/results.jsonl
+
+`measure` appends one line a run and leaves out what the file holds already. `fit` finds the best rate of
+every (width, tokens, batch) by a parabola in log rate, and the rule of `llama_scale/hyperparameters.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from llama_scale.training.corpus import read_corpus
+from llama_scale.training.data import TokenFiles, prepare
+from llama_scale.training.loop import Trainer
+
+DATA = DataConfig(vocabulary=1024)
+SHORT, LONG = 307_200, 1_228_800  # tokens
+Settings = dict[str, Any]
+
+
+RATES = {  # tried at each (width, tokens, sequences a step)
+    (16, SHORT, 8): (2e-3, 4e-3, 8e-3, 16e-3),
+    (32, SHORT, 8): (1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
+    (64, SHORT, 8): (1e-3, 2e-3, 4e-3, 8e-3),
+    (32, SHORT, 2): (1e-3, 2e-3, 4e-3, 8e-3),
+    (32, SHORT, 32): (2e-3, 4e-3, 8e-3, 16e-3),
+    (16, LONG, 8): (4e-3, 8e-3, 16e-3),
+    (32, LONG, 8): (2e-3, 4e-3, 8e-3),
+    (64, LONG, 8): (1e-3, 2e-3, 4e-3),
+    (32, LONG, 32): (4e-3, 8e-3, 16e-3),
+}
+BASE: Settings = {"width": 32, "tokens": SHORT, "sequences": 8, "beta2": 0.99, "warmup": 100, "seed": 0}
+
+
+def grid() -> Iterator[Settings]:
+    """The runs: rates by size, length and batch, then beta2 by batch, warm-up, and seeds for the noise."""
+    for (width, tokens, sequences), rates in RATES.items():
+        for rate in rates:
+            yield BASE | {"width": width, "tokens": tokens, "sequences": sequences, "rate": rate}
+    for sequences, beta2 in (
+        (2, 0.95),
+        (2, 0.999),
+        (8, 0.95),
+        (8, 0.98),
+        (8, 0.999),
+        (32, 0.95),
+        (32, 0.999),
+    ):
+        yield BASE | {"sequences": sequences, "rate": 4e-3, "beta2": beta2}
+    for tokens, warmup in ((SHORT, 10), (SHORT, 30), (SHORT, 200), (LONG, 10), (LONG, 300)):
+        yield BASE | {"tokens": tokens, "rate": 4e-3, "warmup": warmup}
+    for seed in (1, 2):
+        yield BASE | {"rate": 4e-3, "seed": seed}
+
+
+def config_of(settings: Settings, corpus: str) -> RunConfig:
+    """A member of the default sweep's family, trained by WSD from its own start."""
+    width = settings["width"]
+    model = ModelConfig(
+        layers=2,
+        width=width,
+        heads=width // 16,
+        kv_heads=width // 16,
+        head_size=16,
+        hidden=3 * width,
+        vocabulary=DATA.vocabulary,
+        context=64,
+        qk_norm=True,
+    )
+    steps = settings["tokens"] // (settings["sequences"] * model.context)
+    return RunConfig(
+        role="train",
+        model=model,
+        data=DATA,
+        corpus=corpus,
+        optimizer=OptimizerConfig(learning_rate=settings["rate"], beta2=settings["beta2"]),
+        schedule=ScheduleConfig(
+            kind="wsd",
+            total_steps=steps,
+            warmup_steps=min(settings["warmup"], steps // 3),
+            decay_steps=steps // 5,
+        ),
+        sequences_per_step=settings["sequences"],
+        seed=settings["seed"],
+    )
+
+
+def measure(path: Path) -> None:
+    torch.set_num_threads(1)
+    corpus = read_corpus(DATA.source)
+    files = prepare(corpus, DATA, path.parent)
+    path.touch()
+    done = {json.dumps(row["settings"]) for row in _rows(path)}
+    for settings in grid():
+        if json.dumps(settings) not in done:
+            row = {"settings": settings, **trained(settings, files)}
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+
+
+def trained(settings: Settings, files: TokenFiles) -> dict[str, float]:
+    config = config_of(settings, files.corpus)
+    began = time.process_time()
+    trainer = Trainer(config, files, torch.device("cpu"))
+    for _ in range(config.schedule.total_steps or 0):
+        trainer.advance()
+        trainer.unlogged.clear()
+    return {"loss_nats": trainer.evaluate()["loss_nats"], "cpu_seconds": time.process_time() - began}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    command, file = sys.argv[1], Path(sys.argv[2])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    measure(file)
