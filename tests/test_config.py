@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.config import (
-    apply_overrides,
     added,
+    apply_overrides,
     canonical_hash,
     canonical_json,
     differences,

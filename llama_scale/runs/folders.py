@@ -70,9 +70,10 @@ class RunFolder:
         """What this run is; raises StoreError where spec.json is missing, torn or not of this id."""
         content, config = self._read_spec()
         if canonical_hash(content) != self.run:  # as `run_id` of the config, which would take it apart again
-            changes = "; ".join(differences(self._begun_with(), content)) or "it never started"
+            begun = self._begun_with()
+            changes = f" ({'; '.join(differences(begun, content))})" if begun else ""
             raise StoreError(
-                f"spec.json of run {self.run} was changed ({changes}): it now describes run {run_id(config)}",
+                f"spec.json of run {self.run} was changed{changes}: it now describes run {run_id(config)}",
                 hint="put the file back, or move this run's folder away and run the sweep again",
             )
         return config

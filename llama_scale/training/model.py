@@ -82,7 +82,8 @@ class Llama(nn.Module):
 
     def __init__(self, config: ModelConfig, *, recompute: Recompute = "none") -> None:
         super().__init__()
-        self.config, self.recompute = config, recompute
+        self.config = config
+        self.recompute: Recompute = recompute
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)

@@ -1,4 +1,4 @@
-"""Optimisers: one small protocol, and AdamW or Muon over flat buffers for the model that one process holds."""
+"""Optimisers: a small protocol, and AdamW or Muon over flat buffers for the model of one process."""
 
 from __future__ import annotations
 
