@@ -116,7 +116,7 @@ def trained(settings: Settings, files: TokenFiles) -> dict[str, float]:
     trainer = Trainer(config, files, torch.device("cpu"))
     for _ in range(config.schedule.total_steps or 0):
         trainer.advance()
-        trainer.unlogged.clear()
+        trainer.collect()
     return {"loss_nats": trainer.evaluate()["loss_nats"], "cpu_seconds": time.process_time() - began}
 
 
