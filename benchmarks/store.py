@@ -12,10 +12,13 @@ import argparse
 import json
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from llama_scale.architecture import llama
@@ -23,30 +26,94 @@ from llama_scale.config import canonical_json
 from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, run_id
 
 LOGGED = 40  # training reports in each log
+RECIPE = """
+purpose = "A thousand small runs"
+[data]
+source = "{source}"
+vocabulary = 1024
+[shape]
+layers = 2
+head_size = 8
+hidden_ratio = 3.0
+context = 64
+[training]
+learning_rate_times_width = 0.128
+sequences_per_step = 8
+[design]
+kind = "grid"
+widths = {widths}
+durations = {durations}
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--source", default="builtin", help="the text of the sweep that is started")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "runs"
         make_store(store, asked.runs)
-        for words in (("ls", "--json"), ("ls",), ("export", str(Path(folder) / "x.csv"), "--force")):
-            show(
-                f"runs {words[0]} {words[-1] if len(words) == 2 else ''}",
-                store,
-                ("runs", *words),
-                asked.repeats,
-            )
+        show("runs ls, no cache yet", store, ("runs", "ls"), 1)
+        show("runs ls", store, ("runs", "ls"), asked.repeats)
+        show("runs ls --json", store, ("runs", "ls", "--json"), asked.repeats)
+        export = ("runs", "export", str(Path(folder) / "runs.csv"), "--force")
+        show("runs export, CSV", store, export, asked.repeats)
+        start_of_sweep(Path(folder), asked.source, asked.repeats)
+
+
+def start_of_sweep(folder: Path, source: str, repeats: int) -> None:
+    """Print how long a sweep of 1,000 new runs takes from the shell to its first worker, tokens prepared."""
+    recipe = folder / "thousand.toml"
+    widths, durations = list(range(8, 208, 8)), list(range(500_000, 2_450_000, 50_000))
+    recipe.write_text(RECIPE.format(source=source, widths=widths, durations=durations))
+    prepared = folder / "prepared"
+    run = [sys.executable, "-m", "llama_scale"]
+    subprocess.run(
+        [*run, "data", "prepare", str(recipe), "--store", str(prepared), "--json"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    taken = []
+    for turn in range(repeats):
+        store = folder / f"start-{turn}"
+        shutil.copytree(prepared, store)
+        taken.append(_until_first_worker([*run, "sweep", str(recipe), "--store", str(store), "--quiet"]))
+    cpu, wall = sorted(taken)[len(taken) // 2]
+    made = sum(1 for _ in (folder / "start-0").glob("*/spec.json"))
+    print(f"{f'start of {made:,} runs, {source[-20:]}':34s} {cpu:6.2f} s CPU  {wall:6.2f} s wall")
+
+
+def _until_first_worker(words: list[str]) -> tuple[float, float]:
+    """CPU and wall seconds of the command when its first worker process appears; then it is ended."""
+    began = time.perf_counter()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    ours: list[str] = []
+    while process.poll() is None:
+        ours = [pid for pid in children.read_text().split() if _is_worker(pid)]
+        if ours:
+            break
+        time.sleep(0.005)
+    wall = time.perf_counter() - began
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), wall
+
+
+def _is_worker(pid: str) -> bool:
+    with suppress(OSError):
+        return b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def show(name: str, store: Path, words: tuple[str, ...], repeats: int) -> None:
     """Print the median CPU and wall seconds of a command over the store."""
     taken = sorted(timed([*words, "--store", str(store)]) for _ in range(repeats))
     cpu, wall = taken[len(taken) // 2]
-    print(f"{name:30s} {cpu:6.2f} s CPU  {wall:6.2f} s wall")
+    print(f"{name:34s} {cpu:6.2f} s CPU  {wall:6.2f} s wall")
 
 
 def timed(words: list[str]) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from llama_scale.runs import (
     RunFolder,
     ScheduleConfig,
     create_run,
+    create_runs,
     load_records,
     read_records,
     run_id,
@@ -156,3 +157,21 @@ def test_a_file_of_something_else_holds_no_records(tmp_path: Path) -> None:
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run store"):
         read_records(tmp_path / "nowhere")
+
+
+def test_many_runs_are_made_as_one_is(tmp_path: Path) -> None:
+    configs = [replace(CONFIG, seed=seed) for seed in range(100)]
+    create_runs(tmp_path / "many", configs)
+    for config in configs:
+        one = create_run(tmp_path / "one", config)
+        made = tmp_path / "many" / one.run / "spec.json"
+        assert made.read_bytes() == (one.path / "spec.json").read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("many/*/spec.json")}
+    create_runs(tmp_path / "many", configs)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("many/*/spec.json")} == before
+
+
+def test_runs_that_cannot_be_made_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(StoreError, match="cannot write"):
+        create_runs(tmp_path / "runs", [CONFIG, replace(CONFIG, seed=1)])

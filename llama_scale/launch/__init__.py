@@ -16,7 +16,7 @@ from llama_scale.launch.on_ray import launch_on_ray
 from llama_scale.launch.places import Card, cards_here, default_workers, threads_per_worker
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
-from llama_scale.runs import RunConfig, RunRecord, create_run, read_records
+from llama_scale.runs import RunConfig, RunRecord, create_runs, read_records
 from llama_scale.sweeps import Sweep, expand, find_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ def run_sweep(
     files = prepare(prepared.corpus, spec.data, store, threads=prepared.workers)
     check_length(files, spec.data, spec.shape.context)
     verify_tokens(files)
-    for run in prepared.sweep.runs:
-        create_run(store, run)
+    create_runs(store, prepared.sweep.runs)
     tasks, look = list(prepared.tasks), watch or (lambda _: None)
     if launcher == "slurm":
         return launch_on_slurm(store, tasks, options=launcher_options, device=device, watch=look)

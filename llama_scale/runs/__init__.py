@@ -29,6 +29,7 @@ from llama_scale.runs.folders import (
     RunFolder,
     branches_of,
     create_run,
+    create_runs,
     find_run,
     run_folders,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "TokenizerName",
     "branches_of",
     "create_run",
+    "create_runs",
     "find_run",
     "import_records",
     "load_records",
