@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -135,34 +135,66 @@ def _opening(prepared: PreparedSweep, store: Path) -> str:
 
 
 def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int:
-    """Fit what was trained, test it, draw it, and say what comes next; a failed run makes the exit code 1."""
-    from llama_scale.cli.fit_report import report as fit_report
-    from llama_scale.fitting import fit
-    from llama_scale.laws import fit_to_json, write_fit
+    """Say what the sweep found, its failures first; a failed run makes the exit code 1."""
     from llama_scale.runs import read_records
+    from llama_scale.sweeps import Grid, IsoFlop
 
     output = current_output()
     for run in report.failed:
         task = next(t for t in prepared.tasks if t.run == run)
         output.warn(f"run {run} failed: {_reason(task)}")
     records = read_records(store, [t.run for t in prepared.tasks if t.run not in report.failed])
-    found = fit(records, name=prepared.sweep.name)
-    file = write_fit(store / "fits" / f"{prepared.sweep.name}.json", found, overwrite=True)
-    figures = _draw(found, records, store / "figures", prepared.sweep.name)
-    value = {
+    ended = {
         "sweep": prepared.sweep.name,
         "runs": len(records),
         "failed": list(report.failed),
         "seconds": report.seconds,
         "busy_share": report.busy_share,
+    }
+    if isinstance(prepared.sweep.spec.design, (IsoFlop, Grid)):
+        _conclude_with_law(prepared, records, store, ended)
+    else:
+        _conclude_without_law(prepared, records, store, ended)
+    return 1 if report.failed else 0
+
+
+def _conclude_without_law(
+    prepared: PreparedSweep, records: tuple[RunRecord, ...], store: Path, ended: dict[str, Any]
+) -> None:
+    """One size, or runs that are not tuned, fix no law: show what they were trained for."""
+    from llama_scale.cli.sweep_outcome import overtraining_in_words, search_in_words, tried
+    from llama_scale.sweeps import BatchSearch, LearningRateSearch
+
+    design, runs = prepared.sweep.spec.design, tried(prepared.sweep.by_id, records)
+    value = {**ended, "outcome": [run.as_json() for run in runs]}
+    if isinstance(design, (LearningRateSearch, BatchSearch)):
+        varied = "batch" if isinstance(design, BatchSearch) else "learning rate"
+        current_output().result(value, lambda: search_in_words(runs, varied))
+        return
+    following = f"next       llama-scale fit {store} OTHER-STORE, with runs of other sizes on this text"
+    current_output().result(value, lambda: [*overtraining_in_words(runs), following])
+
+
+def _conclude_with_law(
+    prepared: PreparedSweep, records: tuple[RunRecord, ...], store: Path, ended: dict[str, Any]
+) -> None:
+    """Fit what was trained, test it, draw it, and say what comes next."""
+    from llama_scale.cli.fit_report import report as fit_report
+    from llama_scale.fitting import fit
+    from llama_scale.laws import fit_to_json, write_fit
+
+    found = fit(records, name=prepared.sweep.name)
+    file = write_fit(store / "fits" / f"{prepared.sweep.name}.json", found, overwrite=True)
+    figures = _draw(found, records, store / "figures", prepared.sweep.name)
+    value = {
+        **ended,
         "fit": fit_to_json(found, draws=False),
         "file": str(file),
         "figures": [str(figure) for figure in figures],
     }
     *answer, next_command = fit_report(found, file)
     drawn = [f"figure     {path}" for path in figures]
-    output.result(value, lambda: [*answer, *drawn, next_command])
-    return 1 if report.failed else 0
+    current_output().result(value, lambda: [*answer, *drawn, next_command])
 
 
 def _reason(task: Task) -> str:

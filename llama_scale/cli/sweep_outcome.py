@@ -1,0 +1,115 @@
+"""How a sweep without a law ends: which learning rate or batch was best, how loss fell with more tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llama_scale import quantities
+from llama_scale.cli.output import table
+
+if TYPE_CHECKING:
+    from llama_scale.runs import RunConfig, RunRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One run that ended: what it was trained with, and the loss that it reached."""
+
+    config: RunConfig
+    record: RunRecord
+    loss_nats: float
+
+    @property
+    def ratio(self) -> float:
+        """Tokens per matmul parameter."""
+        return self.record.tokens / self.record.parameters.matmul
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "run": self.record.run,
+            "parameters": self.record.parameters.matmul,
+            "tokens": self.record.tokens,
+            "tokens_per_parameter": self.ratio,
+            "learning_rate": self.config.optimizer.learning_rate,
+            "batch_tokens": self.config.tokens_per_step,
+            "seed": self.config.seed,
+            "loss_nats": self.loss_nats,
+        }
+
+
+def tried(configs: dict[str, RunConfig], records: Sequence[RunRecord]) -> list[Tried]:
+    """The runs that reached an end with a finite loss, by model, then tokens, then what was tried."""
+    found = [
+        Tried(config=configs[record.run], record=record, loss_nats=record.loss_nats)
+        for record in records
+        if record.schedule_complete and record.loss_nats is not None
+    ]
+    return sorted(found, key=_order)
+
+
+def _order(run: Tried) -> tuple[float, ...]:
+    tokens = 0 if run.record.role == "search" else run.record.tokens
+    size, rate = run.record.parameters.matmul, run.config.optimizer.learning_rate
+    return size, tokens, run.config.tokens_per_step, rate
+
+
+def search_in_words(runs: Sequence[Tried], varied: str) -> list[object]:
+    """The best of each model and duration first, then all; `varied` is "learning rate" or "batch"."""
+    groups: dict[tuple[int, str, int], list[Tried]] = {}
+    for run in runs:
+        # Durations are rounded to whole steps, which differ in length between batches.
+        lasting = quantities.format_count(run.record.tokens, 2)
+        groups.setdefault((run.record.parameters.matmul, lasting, run.config.seed), []).append(run)
+    rows, said = [], []
+    for (parameters, tokens, _), group in groups.items():
+        best = min(group, key=lambda run: run.loss_nats)
+        inside = group[0] is not best is not group[-1]
+        beyond = "" if inside else "; it is the last that was tried: try beyond it"
+        said.append(
+            f"{quantities.format_count(parameters)} parameters on {tokens} tokens: the best {varied} is "
+            f"{_value(best, varied)}{beyond}."
+        )
+        rows += [_row(run, best) for run in group]
+    return [*said, "", table(rows, ("", "params", "tokens", "batch", "LR", "nats", "over the best"))]
+
+
+def overtraining_in_words(runs: Sequence[Tried]) -> list[object]:
+    """Loss by tokens per parameter, and what each step further brought."""
+    if not runs:
+        return []
+    first, last = runs[0], runs[-1]
+    rows = [
+        (
+            quantities.format_number(run.ratio),
+            quantities.format_count(run.record.tokens),
+            f"{run.loss_nats:.4f}",
+            f"{run.loss_nats - before.loss_nats:+.4f}" if run is not first else "–",
+        )
+        for before, run in zip([first, *runs], runs, strict=False)
+    ]
+    return [
+        f"From {quantities.format_number(first.ratio)} to {quantities.format_number(last.ratio)} tokens per "
+        f"parameter the loss went from {first.loss_nats:.4f} to {last.loss_nats:.4f} nats per token.",
+        "",
+        table(rows, ("tokens/parameter", "tokens", "nats", "change")),
+    ]
+
+
+def _value(run: Tried, varied: str) -> str:
+    if varied == "batch":
+        return f"{quantities.format_count(run.config.tokens_per_step)} tokens"
+    return quantities.format_number(run.config.optimizer.learning_rate)
+
+
+def _row(run: Tried, best: Tried) -> tuple[str, ...]:
+    return (
+        ">" if run is best else "",
+        quantities.format_count(run.record.parameters.matmul),
+        quantities.format_count(run.record.tokens),
+        quantities.format_count(run.config.tokens_per_step),
+        quantities.format_number(run.config.optimizer.learning_rate),
+        f"{run.loss_nats:.4f}",
+        f"{run.loss_nats - best.loss_nats:+.4f}",
+    )
