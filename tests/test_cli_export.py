@@ -16,8 +16,9 @@ from llama_scale.config import load_toml
 from llama_scale.runs import RunFolder, create_run, run_id
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training.corpus import read_corpus
-from llama_scale.training.data import evaluation_batches, open_tokens, prepare
+from llama_scale.training.data import evaluation_batches, open_tokens
 from llama_scale.training.loop import train_run
+from llama_scale.training.preparing import prepare
 from llama_scale.training.weights import load_weights
 
 transformers = pytest.importorskip("transformers", reason="the test extra is not installed")
@@ -29,10 +30,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder, Ru
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("export")
     spec = load_toml(write_recipe(folder), SweepSpec)
-    corpus = read_corpus(spec.data.source)
     place = folder / "runs"
+    corpus = read_corpus(spec.data, place)
     files = prepare(corpus, spec.data, place)
-    trunk, branch = expand("tiny", spec, corpus.sha256).runs[:2]
+    trunk, branch = expand("tiny", spec, corpus.corpus).runs[:2]
     for config in (trunk, branch):
         create_run(place, config)
     for config in (trunk, branch):

@@ -18,8 +18,8 @@ from llama_scale.runs import RunFolder, create_run, load_records, read_records, 
 from llama_scale.runs.tables import read_table
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training.corpus import read_corpus
-from llama_scale.training.data import prepare
 from llama_scale.training.loop import train_run
+from llama_scale.training.preparing import prepare
 
 RECORDS = Path(__file__).parents[1] / "sweeps" / "results" / "default-seed0.json"
 
@@ -30,10 +30,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs")
     spec = load_toml(write_recipe(folder), SweepSpec)
-    corpus = read_corpus(spec.data.source)
     store = folder / "runs"
+    corpus = read_corpus(spec.data, store)
     files = prepare(corpus, spec.data, store)
-    configs = expand("tiny", spec, corpus.sha256).runs[:4]
+    configs = expand("tiny", spec, corpus.corpus).runs[:4]
     for config in configs:
         create_run(store, config)
     for config in configs[:3]:

@@ -24,7 +24,8 @@ from llama_scale.config import load_toml
 from llama_scale.runs import EXIT_DONE, EXIT_FAILED, RunConfig, RunFolder, create_run, run_id
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training.corpus import read_corpus
-from llama_scale.training.data import TokenFiles, prepare
+from llama_scale.training.data import TokenFiles
+from llama_scale.training.preparing import prepare
 from llama_scale.training.worker import work
 
 World = tuple[TokenFiles, RunConfig]
@@ -35,9 +36,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Prepared tokens, and a run of 120 steps, which logs and saves three times."""
     folder = tmp_path_factory.mktemp("faults")
     spec = load_toml(write_recipe(folder), SweepSpec)
-    corpus = read_corpus(spec.data.source)
+    corpus = read_corpus(spec.data, folder / "runs")
     files = prepare(corpus, spec.data, folder / "runs")
-    branch = expand("tiny", spec, corpus.sha256).runs[1]
+    branch = expand("tiny", spec, corpus.corpus).runs[1]
     schedule = replace(branch.schedule, total_steps=120, decay_steps=24)
     return files, replace(branch, branch=None, schedule=schedule)
 

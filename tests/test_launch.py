@@ -18,7 +18,7 @@ from llama_scale.cli.sweep import _reason
 from llama_scale.errors import StoreError
 from llama_scale.launch import LaunchReport, Progress, local, prepare_sweep, run_sweep
 from llama_scale.runs import CHECKPOINT_MANIFEST, RunFolder, RunRecord, read_records, run_folders
-from llama_scale.training.data import prepare
+from llama_scale.training.preparing import prepare
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,8 @@ def publish_step(folder: RunFolder, step: int) -> None:
 def test_tokens_that_changed_are_not_trained_on(recipe: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
     prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
-    folder = prepare(prepared.corpus, prepared.sweep.spec.data, store).folder
+    assert prepared.text is not None
+    folder = prepare(prepared.text, prepared.sweep.spec.data, store).folder
     data = (folder / "train.bin").read_bytes()
     (folder / "train.bin").write_bytes(bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(StoreError, match="has changed since it was prepared"):

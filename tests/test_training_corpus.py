@@ -4,46 +4,66 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import random
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from recipes import write_text
 
+from llama_scale.config import structure
 from llama_scale.errors import InputError
-from llama_scale.training import corpus as corpus_module
-from llama_scale.training.corpus import VALIDATION_PACKAGES, read_corpus
+from llama_scale.runs import DataConfig, SourceConfig
+from llama_scale.training import builtin as builtin_module
+from llama_scale.training.builtin import VALIDATION_PACKAGES
+from llama_scale.training.corpus import Corpus, Text, read_corpus
+from llama_scale.training.documents import Document
+
+
+def read(store: Path, *sources: SourceConfig | str | Path) -> Corpus:
+    """The corpus of these sources."""
+    made = [s if isinstance(s, SourceConfig) else SourceConfig(source=str(s)) for s in sources]
+    return read_corpus(DataConfig(sources=tuple(made)), store)
+
+
+def documents(text: Text, part: str) -> list[Document]:
+    """The documents of one part, in the part's own order."""
+    places = {"train": text.train, "validation": text.validation}[part]
+    found = dict(text.documents(places))
+    return [found[place] for place in places.tolist()]
 
 
 @pytest.fixture(scope="module")
-def builtin() -> corpus_module.Corpus:
-    return read_corpus()
+def builtin(tmp_path_factory: pytest.TempPathFactory) -> Text:
+    return read_corpus(DataConfig(), tmp_path_factory.getbasetemp()).texts[0]
 
 
-def test_the_builtin_corpus_is_large_split_and_without_repeats(builtin: corpus_module.Corpus) -> None:
-    train = [d.sha256 for d in builtin.train]
-    validation = [d.sha256 for d in builtin.validation]
-    assert sum(len(d.text) for d in builtin.train) > 50e6
-    assert len({*train, *validation}) == len(train) + len(validation)
+def test_the_builtin_corpus_is_large_split_and_without_repeats(builtin: Text) -> None:
+    train, validation = documents(builtin, "train"), documents(builtin, "validation")
+    assert sum(document.size for document in train) > 50e6
+    assert len({d.digest for d in (*train, *validation)}) == len(train) + len(validation)
     for package in VALIDATION_PACKAGES:
-        assert any(d.name.startswith(f"{package}/") for d in builtin.validation), package
-        assert not any(d.name.startswith(f"{package}/") for d in builtin.train), package
+        assert any(d.name.startswith(f"{package}/") for d in validation), package
+        assert not any(d.name.startswith(f"{package}/") for d in train), package
 
 
-def test_the_builtin_corpus_leaves_generated_files_out(builtin: corpus_module.Corpus) -> None:
-    names = {d.name for d in (*builtin.train, *builtin.validation)}
+def test_the_builtin_corpus_leaves_generated_files_out(builtin: Text) -> None:
+    names = {d.name for part in ("train", "validation") for d in documents(builtin, part)}
     assert "torch/version.py" not in names
     assert "numpy/__config__.py" not in names
     assert "torch/nn/functional.py" in names
 
 
 def test_reading_twice_gives_the_same_corpus_and_another_seed_another_order(
-    builtin: corpus_module.Corpus,
+    builtin: Text, tmp_path: Path
 ) -> None:
-    assert read_corpus() == builtin
-    other = read_corpus(seed=1)
+    assert read_corpus(DataConfig(), tmp_path).corpus == builtin.sha256
+    other = read_corpus(DataConfig(shuffle_seed=1), tmp_path).texts[0]
     assert other.sha256 != builtin.sha256
-    assert {d.sha256 for d in other.train} == {d.sha256 for d in builtin.train}
+    assert sorted(other.train.tolist()) == sorted(builtin.train.tolist())
 
 
 def install(site: Path, *, record: bool = True, tampered: bool = False) -> None:
@@ -75,39 +95,130 @@ def test_a_package_that_cannot_be_checked_is_refused(
 ) -> None:
     install(tmp_path, **how)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(corpus_module, "BUILTIN_PACKAGES", ("nine",))
+    monkeypatch.setattr(builtin_module, "BUILTIN_PACKAGES", ("nine",))
     with pytest.raises(InputError, match=message) as refusal:
-        read_corpus()
+        read_corpus(DataConfig(), tmp_path)
     assert hint in refusal.value.hint
     assert "nine" not in sys.modules
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_module, "BUILTIN_PACKAGES", ("no-such-package",))
+def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtin_module, "BUILTIN_PACKAGES", ("no-such-package",))
     with pytest.raises(InputError, match="no-such-package, which is not installed"):
-        read_corpus()
+        read_corpus(DataConfig(), tmp_path)
 
 
 def test_a_folder_of_text_takes_the_corpus_place(tmp_path: Path) -> None:
-    corpus = read_corpus(str(write_text(tmp_path / "text")))
-    assert corpus.train and corpus.validation
-    assert not {d.sha256 for d in corpus.train} & {d.sha256 for d in corpus.validation}
+    folder = write_text(tmp_path / "text")
+    (text,) = read_corpus(DataConfig(source=str(folder)), tmp_path).texts
+    train, validation = documents(text, "train"), documents(text, "validation")
+    assert train and validation
+    assert not {d.digest for d in train} & {d.digest for d in validation}
+    assert {d.name.split("#")[0] for d in (*train, *validation)} == {f.name for f in folder.iterdir()}
+
+
+def test_one_line_of_toml_takes_the_corpus_place(tmp_path: Path) -> None:
+    tables = tomllib.loads(f"source = {str(tmp_path)!r}")
+    config = structure(tables, DataConfig, source="recipe.toml")
+    assert [source.source for source in config.mixture] == [str(tmp_path)]
+    assert config.block_counts == (1000,)
 
 
 def test_hidden_files_are_no_text(tmp_path: Path) -> None:
     folder = write_text(tmp_path / "text")
-    plain = read_corpus(str(folder))
+    plain = read(tmp_path, folder)
     (folder / ".git").mkdir()
     (folder / ".git" / "index").write_bytes(b"\xff\xfe")
     (folder / ".DS_Store").write_bytes(b"\xff")
-    assert read_corpus(str(folder)) == plain
+    assert read(tmp_path, folder).corpus == plain.corpus
 
 
-def test_a_file_is_cut_at_separators(tmp_path: Path) -> None:
-    file = tmp_path / "many.txt"
-    file.write_text("<|endofdoc|>\n".join(f"document {n}\n" for n in range(50)))
-    corpus = read_corpus(str(file))
-    assert len(corpus.train) + len(corpus.validation) == 50
+def write_lines(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def some_texts(count: int, seed: int = 0) -> list[str]:
+    """Documents of words that a generator draws, no two the same."""
+    words = ["law", "loss", "token", "width", "budget", "llama", "serve", "train"]
+    rng = random.Random(seed)
+    return [f"{n} " + " ".join(rng.choices(words, k=rng.randrange(20, 60))) for n in range(count)]
+
+
+def test_documents_that_occur_twice_are_kept_once_and_on_one_side(tmp_path: Path) -> None:
+    texts = some_texts(300)
+    once = read(tmp_path, write_lines(tmp_path / "once.jsonl", texts)).texts[0]
+    twice = read(tmp_path, write_lines(tmp_path / "twice.jsonl", [*texts, *texts[::-1]])).texts[0]
+    assert len(twice.train) + len(twice.validation) == len(texts)
+    assert {d.text for d in documents(twice, "train")} == {d.text for d in documents(once, "train")}
+    assert twice.sha256 == once.sha256
+
+
+def test_nothing_that_one_source_holds_out_is_learnt_from_another(tmp_path: Path) -> None:
+    """A source of few documents holds out one that the other's own rule would learn from."""
+    texts = some_texts(400)
+    few = [text for text in texts if hashlib.sha256(text.encode()).digest()[0] > 128][:3]
+    corpus = read(
+        tmp_path, write_lines(tmp_path / "all.jsonl", texts), write_lines(tmp_path / "few.jsonl", few)
+    )
+    held_out = {d.digest for text in corpus.texts for d in documents(text, "validation")}
+    learnt = {d.digest for text in corpus.texts for d in documents(text, "train")}
+    assert held_out & {hashlib.sha256(text.encode()).digest() for text in few}
+    assert not held_out & learnt
+
+
+def test_the_share_held_out_is_about_two_percent(tmp_path: Path) -> None:
+    (text,) = read(tmp_path, write_lines(tmp_path / "many.jsonl", some_texts(5000))).texts
+    assert 60 <= len(text.validation) <= 145  # 100 expected, four and a half standard deviations
+
+
+def test_another_mixture_of_the_same_texts_is_another_corpus(tmp_path: Path) -> None:
+    one, other = (write_lines(tmp_path / f"{n}.jsonl", some_texts(100, n)) for n in range(2))
+
+    def corpus(weight: float) -> str:
+        return read(tmp_path, one, SourceConfig(source=str(other), weight=weight)).corpus
+
+    assert corpus(1) == corpus(1) != corpus(2)
+
+
+def test_reading_stops_at_a_limit(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "many.jsonl", some_texts(500))
+    (text,) = read(tmp_path, SourceConfig(source=str(file), limit_bytes=20_000)).texts
+    assert 20_000 <= text.catalogue.sizes.sum() < 20_000 + text.catalogue.sizes.max()
+
+
+def test_text_that_changes_between_two_readings_is_refused(tmp_path: Path) -> None:
+    texts = some_texts(100)
+    file = write_lines(tmp_path / "text.jsonl", texts)
+    (text,) = read(tmp_path, file).texts
+    for changed in (texts[:50], [*texts[:-1], "another"], texts[::-1]):
+        write_lines(file, changed)
+        with pytest.raises(InputError, match="changed while it was read"):
+            documents(text, "train")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit counts mapped files elsewhere")
+@pytest.mark.parametrize("ending", [".jsonl", ".txt"])
+def test_text_larger_than_memory_is_read_and_tokenised(tmp_path: Path, ending: str) -> None:
+    """A process prepares a text of 80 MB with 40 MB more than it had when it began."""
+    file = tmp_path / f"large{ending}"
+    with file.open("w") as out:
+        for n in range(400):
+            text = "".join(f"line {line} of {n}\n" for line in range(12_500))
+            out.write(json.dumps({"text": text}) + "\n" if ending == ".jsonl" else text)
+    code = f"""
+import re, resource
+from pathlib import Path
+from llama_scale.runs import DataConfig
+from llama_scale.training.preparing import find_text, prepare
+store, config = Path({str(tmp_path)!r}), DataConfig(source={str(file)!r}, tokenizer="bytes", vocabulary=257)
+has = int(re.search("VmData:\\\\s*(\\\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (has + 40_000_000, resource.RLIM_INFINITY))
+files = prepare(find_text(config, store), config, store)
+assert sum(len(s.train) + len(s.validation) for s in files.sources) > 80e6
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -115,17 +226,40 @@ def test_a_file_is_cut_at_separators(tmp_path: Path) -> None:
     [
         (b"", "holds no text"),
         (b"  \n ", "holds no text"),
-        (b"caf\xe9 au lait", "is not UTF-8: byte 3"),
+        (b"caf\xe9 au lait", "bad.txt:1: not UTF-8: byte 3"),
         (b"one short document", "one single document"),
+        (b"same<|endofdoc|>\nsame<|endofdoc|>\n", "one single document"),
     ],
 )
 def test_text_that_cannot_serve_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "bad.txt"
     file.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        read_corpus(str(file))
+        read(tmp_path, file)
 
 
-def test_text_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        read_corpus(str(tmp_path / "nowhere"))
+def test_every_text_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no nowhere/a, no nowhere/b") as refusal:
+        read(tmp_path, "nowhere/a", "builtin", "nowhere/b")
+    assert "builtin" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('source = "a"\n[[sources]]\nsource = "b"', "both given"),
+        ('[[sources]]\nsource = "a"\nweight = 0', "the weight of a is 0"),
+        (
+            '[[sources]]\nsource = "a"\nweight = 1e-4\n[[sources]]\nsource = "b"',
+            "a has less than one part in 1000",
+        ),
+        ('[[sources]]\nsource = "x/a"\n[[sources]]\nsource = "y/a"', "two of data.sources are called 'a'"),
+        ('[[sources]]\nsource = "a"\nlimit_bytes = 0', "limit_bytes of a is 0"),
+        ("vocabulary = 4294967297", "ids of 32 bits"),
+        ('[[sources]]\nsource = "a"\nwieght = 1', "did you mean 'weight'"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_refused(toml: str, message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        structure(tomllib.loads(toml), DataConfig, source="recipe.toml")
+    assert message in f"{refusal.value.message} {refusal.value.hint}"

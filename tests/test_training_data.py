@@ -1,7 +1,8 @@
-"""Tokens: round trips, the same ids from both encoders, data order as a function of (seed, step)."""
+"""Tokens: round trips, the same ids from both encoders, files that are what their manifest says."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,28 +15,34 @@ from recipes import write_text
 from llama_scale.errors import InputError, StoreError
 from llama_scale.runs import DataConfig
 from llama_scale.training.corpus import Corpus, read_corpus
-from llama_scale.training.data import (
-    TokenFiles,
-    check_length,
-    evaluation_batches,
-    open_tokens,
-    prepare,
-    training_batch,
-    verify_tokens,
-)
+from llama_scale.training.data import TokenFiles, check_length, find_prepared, open_tokens, verify_tokens
+from llama_scale.training.preparing import find_text, prepare, verify_source
+from llama_scale.training.shards import TokenShards
 from llama_scale.training.tokenizer import Tokenizer, byte_tokenizer, train_bpe, train_merges
 
 CONFIG = DataConfig(vocabulary=300)
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return read_corpus(str(write_text(tmp_path_factory.mktemp("text"))))
+def config(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    return replace(CONFIG, source=str(write_text(tmp_path_factory.mktemp("text"))))
 
 
 @pytest.fixture(scope="module")
-def files(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> TokenFiles:
-    return prepare(corpus, CONFIG, tmp_path_factory.mktemp("store"))
+def corpus(config: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return read_corpus(config, tmp_path_factory.mktemp("unused"))
+
+
+@pytest.fixture(scope="module")
+def files(corpus: Corpus, config: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> TokenFiles:
+    return prepare(corpus, config, tmp_path_factory.mktemp("store"))
+
+
+def texts_of(corpus: Corpus, part: str) -> list[str]:
+    (text,) = corpus.texts
+    places = {"train": text.train, "validation": text.validation}[part]
+    found = {place: document.text for place, document in text.documents(places)}
+    return [found[place] for place in places.tolist()]
 
 
 @given(text=st.text())
@@ -48,11 +55,31 @@ def test_any_text_survives_both_tokenizers(files: TokenFiles, text: str) -> None
         assert tokenizer.token_bytes[ids].sum() == len(text.encode())
 
 
-def test_the_fast_encoder_gives_the_ids_of_the_one_that_trained(files: TokenFiles, corpus: Corpus) -> None:
-    reference = train_merges((document.text for document in corpus.train), CONFIG.vocabulary)
-    text = corpus.validation[0].text
+@pytest.mark.parametrize("run", [" ", "\n", "a", "="])
+def test_long_runs_of_one_character_are_encoded(files: TokenFiles, run: str) -> None:
+    text = f"x{run * 1_500_000}y"
     (ids,) = files.tokenizer.encode([text])
-    assert ids[:-1].tolist() == reference.encode(text).ids
+    assert files.tokenizer.decode(ids.tolist()) == text
+
+
+def test_the_tokenizer_is_of_the_training_part_and_encodes_as_the_one_that_trained(
+    files: TokenFiles, corpus: Corpus
+) -> None:
+    reference = train_merges(texts_of(corpus, "train"), CONFIG.vocabulary)
+    assert files.tokenizer == train_bpe(texts_of(corpus, "train"), CONFIG.vocabulary)
+    for text in texts_of(corpus, "validation"):
+        (ids,) = files.tokenizer.encode([text])
+        assert ids[:-1].tolist() == reference.encode(text).ids
+
+
+def test_the_files_hold_the_documents_in_their_order(files: TokenFiles, corpus: Corpus) -> None:
+    (source,) = files.sources
+    for part, shards in (("train", source.train), ("validation", source.validation)):
+        expected = np.concatenate(list(files.tokenizer.encode(texts_of(corpus, part))))
+        assert shards.gather(np.array([0]), len(shards))[0].tolist() == expected.tolist()
+        stated = files.manifest["sources"][0][part]
+        assert stated["tokens"] == len(expected)
+        assert stated["bytes"] == sum(len(text.encode()) for text in texts_of(corpus, part))
 
 
 def test_a_tokenizer_survives_its_file(files: TokenFiles) -> None:
@@ -64,73 +91,104 @@ def test_a_tokenizer_survives_its_file(files: TokenFiles) -> None:
 )
 def test_a_vocabulary_that_cannot_be_is_refused(corpus: Corpus, vocabulary: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        train_bpe([corpus.train[0].text], vocabulary)
+        train_bpe(texts_of(corpus, "train")[:1], vocabulary)
 
 
-def test_preparing_twice_writes_once(corpus: Corpus, tmp_path: Path) -> None:
-    first = prepare(corpus, CONFIG, tmp_path)
-    written = (first.folder / "train.bin").stat().st_mtime_ns
-    second = prepare(corpus, CONFIG, tmp_path)
-    assert (second.folder / "train.bin").stat().st_mtime_ns == written
+def test_ids_that_need_more_than_two_bytes_get_four() -> None:
+    tokens = (*byte_tokenizer().tokens, *(b"\xff\xff" + n.to_bytes(3, "big") for n in range(70_000)))
+    (ids,) = Tokenizer(kind="bpe", tokens=tokens).encode(["text"])
+    assert ids.dtype == np.uint32
+    assert ids[-1] == len(tokens)
+
+
+def test_preparing_twice_writes_once(corpus: Corpus, config: DataConfig, tmp_path: Path) -> None:
+    first = prepare(corpus, config, tmp_path)
+    written = (first.folder / "manifest.json").stat().st_mtime_ns
+    second = prepare(corpus, config, tmp_path)
+    assert (second.folder / "manifest.json").stat().st_mtime_ns == written
     assert first.manifest == second.manifest
-    assert not [p for p in (tmp_path / "data").iterdir() if p.name.endswith(".tmp")]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [first.folder.name]
+    names = {"manifest.json", "tokenizer.json", "train-00-00000.bin", "validation-00-00000.bin"}
+    assert {path.name for path in first.folder.iterdir()} == names
 
 
-def test_threads_do_not_change_the_tokens(corpus: Corpus, tmp_path: Path) -> None:
-    one = prepare(corpus, CONFIG, tmp_path / "one", threads=1)
-    two = prepare(corpus, CONFIG, tmp_path / "two", threads=2)
+def test_threads_do_not_change_the_tokens(corpus: Corpus, config: DataConfig, tmp_path: Path) -> None:
+    one = prepare(corpus, config, tmp_path / "one", threads=1)
+    two = prepare(corpus, config, tmp_path / "two", threads=2)
     assert one.manifest == two.manifest
 
 
-def test_a_torn_file_is_refused_and_a_changed_one_found(corpus: Corpus, tmp_path: Path) -> None:
-    folder = prepare(corpus, CONFIG, tmp_path).folder
-    data = (folder / "train.bin").read_bytes()
-    (folder / "train.bin").write_bytes(data[:-2])
-    with pytest.raises(StoreError, match="holds"):
+def test_a_text_that_looks_the_same_is_not_read_again(tmp_path: Path) -> None:
+    folder = write_text(tmp_path / "text")
+    config = replace(CONFIG, source=str(folder))
+    assert find_prepared(config, tmp_path) is None
+    made = prepare(read_corpus(config, tmp_path), config, tmp_path)
+    found = find_text(replace(config, evaluation_tokens=512), tmp_path)
+    assert isinstance(found, TokenFiles)
+    assert found.folder == made.folder
+    for other in (replace(config, vocabulary=301), replace(config, shuffle_seed=1)):
+        assert find_prepared(other, tmp_path) is None
+    os.utime(folder / "ast.py", ns=(1, 1))
+    assert find_prepared(config, tmp_path) is None
+    assert isinstance(find_text(config, tmp_path), Corpus)
+
+
+def test_a_torn_file_is_refused_and_a_changed_one_found(
+    corpus: Corpus, config: DataConfig, tmp_path: Path
+) -> None:
+    folder = prepare(corpus, config, tmp_path).folder
+    shard = folder / "train-00-00000.bin"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-2])
+    with pytest.raises(StoreError, match="bytes, not the"):
         open_tokens(folder)
-    (folder / "train.bin").write_bytes(bytes([data[0] ^ 1]) + data[1:])
-    with pytest.raises(StoreError, match=r"train\.bin .* has changed"):
+    shard.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(StoreError, match=r"train-00-00000\.bin .* has changed"):
         verify_tokens(open_tokens(folder))
-    (folder / "train.bin").write_bytes(data)
-    verify_tokens(open_tokens(folder))
+    shard.write_bytes(data)
+    assert verify_tokens(open_tokens(folder)) == 3
     (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + " ")
     with pytest.raises(StoreError, match=r"tokenizer\.json .* has changed"):
         verify_tokens(open_tokens(folder))
 
 
-def test_text_too_short_for_a_context_is_refused_before_training(files: TokenFiles) -> None:
-    check_length(files, CONFIG, 16)
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "[]", "{}", '{"schema": 1}', '{"schema": 2, "sources": 3}', '{"schema": 2, "sources": [{}]}'],
+)
+def test_a_manifest_that_is_torn_or_not_ours_is_refused(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    (tmp_path / "tokenizer.json").write_text(byte_tokenizer().to_json())
+    with pytest.raises(StoreError, match="cannot be used"):
+        open_tokens(tmp_path)
+
+
+def test_a_source_is_read_again_to_verify_it(tmp_path: Path) -> None:
+    folder = write_text(tmp_path / "text")
+    config = replace(CONFIG, source=str(folder))
+    made = prepare(read_corpus(config, tmp_path), config, tmp_path)
+    assert verify_source(made, tmp_path) == "unchanged"
+    stamp = (folder / "ast.py").stat().st_mtime_ns
+    text = (folder / "ast.py").read_text()
+    (folder / "ast.py").write_text(text.replace("e", "a", 1))
+    os.utime(folder / "ast.py", ns=(stamp, stamp))  # so that only reading tells
+    with pytest.raises(StoreError, match="is no longer the text"):
+        verify_source(made, tmp_path)
+    folder.rename(tmp_path / "elsewhere")
+    assert verify_source(made, tmp_path) == "gone"
+
+
+def test_text_too_short_for_a_batch_is_refused_before_training(files: TokenFiles) -> None:
+    def shortened(part: str, tokens: int) -> TokenFiles:
+        (source,) = files.sources
+        shards = TokenShards(arrays=(np.zeros(tokens, dtype=np.uint16),))
+        return replace(files, sources=(replace(source, **{part: shards}),))
+
+    check_length(files, CONFIG, 16, 8)
+    check_length(shortened("train", 8 * 16 + 1), CONFIG, 16, 8)
+    with pytest.raises(InputError, match=r"training part of .* holds 128 tokens, too few for 8 of the 16-"):
+        check_length(shortened("train", 8 * 16), CONFIG, 16, 8)
+    with pytest.raises(InputError, match=r"the validation part of .* holds 16 tokens"):
+        check_length(shortened("validation", 16), CONFIG, 16, 8)
     with pytest.raises(InputError, match="evaluation_tokens is 8, fewer"):
-        check_length(files, replace(CONFIG, evaluation_tokens=8), 16)
-    with pytest.raises(InputError, match="the training part holds 16 tokens"):
-        check_length(replace(files, train=files.train[:16]), CONFIG, 16)
-    with pytest.raises(InputError, match="the validation part holds 16 tokens"):
-        check_length(replace(files, validation=files.validation[:16]), CONFIG, 16)
-
-
-def test_every_chunk_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
-    tokens = np.arange(10 * 4 + 1, dtype=np.uint16)
-    steps = [training_batch(tokens, seed=3, step=s, sequences=2, context=4) for s in range(10)]
-    starts = [int(row[0]) for batch in steps for row in batch]
-    assert sorted(starts[:10]) == sorted(starts[10:]) == list(range(0, 40, 4))
-    assert starts[:10] != starts[10:]
-    for row in np.concatenate(steps):
-        assert (row == np.arange(row[0], row[0] + 5)).all()
-
-
-def test_a_batch_is_a_function_of_seed_and_step(files: TokenFiles) -> None:
-    def batch(seed: int, step: int) -> list[list[int]]:
-        return training_batch(files.train, seed=seed, step=step, sequences=3, context=16).tolist()
-
-    late = batch(1, 5000)
-    assert batch(0, 5000) != late != batch(1, 5001)
-    assert batch(1, 5000) == late
-
-
-def test_evaluation_is_the_same_text_whatever_the_batch(files: TokenFiles) -> None:
-    def targets(sequences: int) -> list[int]:
-        batches = evaluation_batches(files, tokens=1000, sequences=sequences, context=16)
-        return [int(i) for batch in batches for i in batch[:, 1:].ravel()]
-
-    count = min(1000, len(files.validation) - 1) // 16 * 16
-    assert targets(1) == targets(7) == files.validation[1 : count + 1].tolist()
+        check_length(files, replace(CONFIG, evaluation_tokens=8), 16, 8)

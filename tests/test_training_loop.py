@@ -33,9 +33,10 @@ from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training import loop
 from llama_scale.training.checkpoint import restore_newest, save_checkpoint
 from llama_scale.training.corpus import read_corpus
-from llama_scale.training.data import TokenFiles, prepare
+from llama_scale.training.data import TokenFiles
 from llama_scale.training.environment import choose_device
 from llama_scale.training.loop import train_run
+from llama_scale.training.preparing import prepare
 from llama_scale.training.worker import work
 
 CPU = torch.device("cpu")
@@ -51,9 +52,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenFiles, list[Ru
     """Prepared tokens and the runs of a tiny sweep: trunk, branches, trunk, branches, hold-out."""
     folder = tmp_path_factory.mktemp("world")
     spec = load_toml(write_recipe(folder), SweepSpec)
-    corpus = read_corpus(spec.data.source)
+    corpus = read_corpus(spec.data, folder / "runs")
     files = prepare(corpus, spec.data, folder / "runs")
-    return files, list(expand("tiny", spec, corpus.sha256).runs)
+    return files, list(expand("tiny", spec, corpus.corpus).runs)
 
 
 def store_with(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> tuple[Path, TokenFiles]:

@@ -148,7 +148,7 @@ def _existing(folder: Path) -> Path:
 
 def _corpus() -> Check:
     """The built-in corpus is made of installed sources, each checked against its wheel's RECORD."""
-    from llama_scale.training.corpus import BUILTIN_PACKAGES
+    from llama_scale.training.builtin import BUILTIN_PACKAGES
 
     missing = [name for name in BUILTIN_PACKAGES if not _has_record(name)]
     if not missing:

@@ -8,8 +8,12 @@ from typing import Any
 import click
 
 from llama_scale import quantities
-from llama_scale.cli.options import Group, json_option, set_option, store_option
+from llama_scale.cli.options import COUNT, Group, completing, json_option, set_option, store_option
 from llama_scale.cli.output import current_output, table
+from llama_scale.runs import MIXTURE_BLOCK
+from llama_scale.sweeps import recipe_names
+
+Manifest = dict[str, Any]
 
 
 @click.group(cls=Group)
@@ -21,89 +25,139 @@ def command() -> None:
     examples=(
         "llama-scale data prepare",
         "llama-scale data prepare default --set data.source=my-text/",
+        "llama-scale data prepare --set data.source=hub:roneneldan/TinyStories",
     )
 )
-@click.argument("recipe", default="default")
+@click.argument("recipe", default="default", shell_complete=completing(recipe_names, or_files=True))
 @store_option
 @set_option
 @json_option
 def prepare(recipe: str, store: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """How many tokens does a recipe's text make, and where are they kept?
 
-    Reads and checks the text, trains the tokenizer and writes the tokens into the store, unless they are
-    there already. A sweep does this by itself.
+    Reads and checks the text, fetching it where it is a dataset of the Hugging Face hub, trains the
+    tokenizer and writes the tokens into the store, unless they are there already. A sweep does this by
+    itself.
     """
-    from llama_scale.config import load_toml
     from llama_scale.launch import default_workers
-    from llama_scale.sweeps import SweepSpec, find_recipe
-    from llama_scale.training.corpus import read_corpus
-    from llama_scale.training.data import prepare as prepare_tokens
+    from llama_scale.sweeps import find_recipe, load_recipe
+    from llama_scale.training.preparing import find_text
+    from llama_scale.training.preparing import prepare as prepare_tokens
 
-    spec = load_toml(find_recipe(recipe), SweepSpec, overrides=overrides)
-    corpus = read_corpus(spec.data.source, seed=spec.data.shuffle_seed)
-    files = prepare_tokens(corpus, spec.data, store, threads=default_workers())
-    _report([(files.folder, files.manifest)])
+    data = load_recipe(str(find_recipe(recipe)), overrides).data
+    files = prepare_tokens(find_text(data, store), data, store, threads=default_workers())
+    _report([(files.folder, files.manifest)], None)
 
 
-@command.command(examples=("llama-scale data show", "llama-scale data show --json"))
+@command.command(examples=("llama-scale data show", "llama-scale data show --tokens 20M --json"))
+@click.option("--tokens", type=COUNT, help="Say how often a run of so many tokens goes through each text.")
 @store_option
 @json_option
-def show(store: Path, as_json: bool) -> None:
-    """Which prepared texts does the store hold?"""
+def show(tokens: float | None, store: Path, as_json: bool) -> None:
+    """Which prepared texts does the store hold, and how are they mixed?
+
+    `llama-scale runs show RUN` has the epochs that a run has really seen.
+    """
     from llama_scale.training.data import open_tokens, prepared_folders
 
-    _report([(folder, open_tokens(folder).manifest) for folder in prepared_folders(store)])
+    _report([(folder, open_tokens(folder).manifest) for folder in prepared_folders(store)], tokens)
 
 
-@command.command(examples=("llama-scale data verify", "llama-scale data verify --store /scratch/runs"))
+@command.command(
+    examples=(
+        "llama-scale data verify",
+        "llama-scale data verify --store /scratch/runs",
+        "llama-scale data verify --tokens-only --json",
+    )
+)
+@click.option("--tokens-only", is_flag=True, help="Do not read the sources again.")
 @store_option
 @json_option
-def verify(store: Path, as_json: bool) -> None:
-    """Is every token file still what was prepared?
+def verify(tokens_only: bool, store: Path, as_json: bool) -> None:
+    """Is every token file, and the text it was made from, still what was prepared?
 
-    Hashes the files of the store and compares them with their manifests; the first that differs is an error.
+    Hashes the store's tokenizers and shards and compares them with their manifests, then reads the sources
+    again. The first that differs is an error; a source that is gone is only said.
     """
     from llama_scale.training.data import open_tokens, prepared_folders, verify_tokens
+    from llama_scale.training.preparing import verify_source
 
-    folders = prepared_folders(store)
-    for folder in folders:
-        verify_tokens(open_tokens(folder))
-    checked = [str(folder) for folder in folders]
-    current_output().result({"verified": checked}, [f"{len(checked)} prepared texts, every hash as it was."])
+    checked, rows = [], []
+    for folder in prepared_folders(store):
+        files = open_tokens(folder)
+        count = verify_tokens(files)
+        source = "not read" if tokens_only else verify_source(files, store)
+        checked.append({"folder": str(folder), "files": count, "source": source})
+        rows.append((folder.name, count, source))
+    current_output().result(
+        {"verified": checked},
+        lambda: [
+            f"{len(checked)} prepared texts, every hash as it was.",
+            *(["", table(rows, ("prepared", "files", "source"))] if rows else []),
+        ],
+    )
 
 
-def _report(found: list[tuple[Path, dict[str, Any]]]) -> None:
+def _report(found: list[tuple[Path, Manifest]], tokens: float | None) -> None:
     value = {"data": [{"folder": str(folder), **manifest} for folder, manifest in found]}
-    current_output().result(value, lambda: _listing(found))
+    if tokens is not None:
+        for item in value["data"]:
+            item["epochs"] = {s["name"]: _epochs(s, tokens) for s in item["sources"]}
+    current_output().result(value, lambda: _listing(found, tokens))
 
 
-def _listing(found: list[tuple[Path, dict[str, Any]]]) -> list[object]:
+def _epochs(source: Manifest, tokens: float) -> float:
+    """How often a run of `tokens` goes through a source."""
+    return tokens * source["count"] / MIXTURE_BLOCK / source["train"]["tokens"]
+
+
+def _listing(found: list[tuple[Path, Manifest]], tokens: float | None) -> list[object]:
     if not found:
         return ["No text has been prepared in this store. `llama-scale data prepare` does it."]
-    shown: list[object] = []
-    for folder, manifest in found:
-        train, validation = manifest["train"], manifest["validation"]
-        rows = [
-            (
-                part,
-                f"{stated['documents']:,}",
-                quantities.format_bytes(stated["bytes"]),
-                quantities.format_count(stated["tokens"]),
-                f"{stated['bytes'] / stated['tokens']:.2f}",
-                stated["sha256"][:12],
-            )
-            for part, stated in (("train", train), ("validation", validation))
-        ]
-        tokenizer = manifest["tokenizer"]
-        shown += [
-            f"{folder}: {quantities.format_count(train['tokens'])} training tokens of "
-            f"{manifest['corpus']['source']}, {tokenizer['kind']} vocabulary of {tokenizer['vocabulary']:,}.",
-            "",
-            table(rows, ("part", "documents", "text", "tokens", "bytes/token", "sha256")),
-        ]
-        if manifest["corpus"]["versions"]:
-            versions = ", ".join(
-                f"{name} {version}" for name, version in manifest["corpus"]["versions"].items()
-            )
-            shown += ["", f"From {versions}."]
-    return shown
+    return [part for folder, manifest in found for part in _described(folder, manifest, tokens)]
+
+
+def _described(folder: Path, manifest: Manifest, tokens: float | None) -> list[object]:
+    sources, tokenizer = manifest["sources"], manifest["tokenizer"]
+    whole = sum(source["train"]["tokens"] for source in sources)
+    parts = [
+        (
+            source["name"],
+            part,
+            f"{source[part]['documents']:,}",
+            quantities.format_bytes(source[part]["bytes"]),
+            quantities.format_count(source[part]["tokens"]),
+            f"{source[part]['bytes'] / max(1, source[part]['tokens']):.2f}",
+        )
+        for source in sources
+        for part in ("train", "validation")
+    ]
+    shown = [
+        f"{folder}: {quantities.format_count(whole)} training tokens of "
+        f"{', '.join(source['name'] for source in sources)}, {tokenizer['kind']} vocabulary of "
+        f"{tokenizer['vocabulary']:,}.",
+        "",
+        table(parts, ("text", "part", "documents", "size", "tokens", "bytes/token")),
+        *(_mixed(sources, tokens) if len(sources) > 1 or tokens is not None else []),
+    ]
+    versions = {name: version for source in sources for name, version in source["versions"].items()}
+    if versions:
+        shown += ["", f"From {', '.join(f'{name} {version}' for name, version in versions.items())}."]
+    corpus = manifest["corpus"]["sha256"]
+    return [*shown, f"Corpus sha256 {corpus[:12]}, tokenizer {tokenizer['sha256'][:12]}."]
+
+
+def _mixed(sources: list[Manifest], tokens: float | None) -> list[object]:
+    """Each text's share of the training tokens, and how soon or how often it is gone through."""
+    length = quantities.format_count(tokens) if tokens is not None else ""
+    rows = [
+        (
+            source["name"],
+            f"{source['count'] / MIXTURE_BLOCK:.1%}",
+            quantities.format_count(source["train"]["tokens"] * MIXTURE_BLOCK / source["count"]),
+            *([f"{_epochs(source, tokens):.2f}"] if tokens is not None else []),
+        )
+        for source in sources
+    ]
+    columns = ("text", "share", "one epoch after", *([f"epochs in {length}"] if length else []))
+    return ["", table(rows, columns)]

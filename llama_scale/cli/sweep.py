@@ -74,7 +74,7 @@ def command(
 
     output = current_output()
     prepared = prepare_sweep(
-        recipe, store=store, overrides=overrides, workers=workers, device=device, measure=dry_run
+        recipe, store=store, overrides=overrides, workers=workers, device=device, dry_run=dry_run
     )
     if dry_run:
         output.result(plan_as_json(prepared), lambda: plan_in_words(prepared))

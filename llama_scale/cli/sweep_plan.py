@@ -83,6 +83,7 @@ def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
         "train_flops": sum(prepared.sweep.own_flops.values()),
         "unshared_train_flops": prepared.sweep.unshared_flops,
         "train_tokens": prepared.train_tokens,
+        "missing_sources": list(prepared.missing),
         "disk_bytes": sum(run.disk_bytes for run in runs),
         "runs": [_run_as_json(run, plain(run.config)) for run in runs],
     }

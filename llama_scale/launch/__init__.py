@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from llama_scale import quantities
 from llama_scale.config import canonical_hash
+from llama_scale.errors import InputError
 from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
 from llama_scale.launch.local import launch_locally
 from llama_scale.launch.memory import memory_bytes
@@ -21,6 +22,7 @@ from llama_scale.sweeps import Sweep, expand, find_recipe, load_recipe
 
 if TYPE_CHECKING:
     from llama_scale.training.corpus import Corpus
+    from llama_scale.training.data import TokenFiles
 
 __all__ = [
     "LAUNCHERS",
@@ -41,10 +43,15 @@ LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedSweep:
-    """A sweep with its tasks, what is done, and what each run is expected to take here."""
+    """A sweep with its tasks, what is done, and what each run is expected to take here.
+
+    `text` is the corpus as it was read, its tokens where the store holds them already, or None where
+    the sources in `missing` are not here yet: then the runs can be shown, but have no ids to keep.
+    """
 
     sweep: Sweep
-    corpus: Corpus
+    text: Corpus | TokenFiles | None
+    missing: tuple[str, ...]
     tasks: tuple[Task, ...]
     workers: int
     times: StepTimes
@@ -52,18 +59,22 @@ class PreparedSweep:
 
     @property
     def train_tokens(self) -> float | None:
-        """Tokens of the training text: about, until it is tokenised."""
-        text = sum(len(document.text) for document in self.corpus.train)
-        return text / bytes_per_token(self.sweep.spec.data)
+        """Tokens of the training text: about, until it is tokenised; None where it is not here."""
+        if self.text is None:
+            return None
+        counted = self.text.train_tokens
+        return counted or self.text.train_bytes / bytes_per_token(self.sweep.spec.data)
 
     @property
     def text_in_words(self) -> str:
-        """What the sweep learns from, and how much of it there is."""
-        text = sum(len(document.text) for document in self.corpus.train)
-        return (
-            f"Text: {self.corpus.source}, {quantities.format_bytes(text)}, about "
-            f"{quantities.format_count(self.train_tokens or 0, 2)} tokens."
-        )
+        """What the sweep learns from, and how much of it there is, or what has to be put in place."""
+        data = self.sweep.spec.data
+        names = ", ".join(source.label for source in data.mixture)
+        if self.text is None:
+            return f"Text: {names}, of which these are not here yet: {', '.join(self.missing)}."
+        size = quantities.format_bytes(self.text.train_bytes)
+        about = "" if self.text.train_tokens else "about "
+        return f"Text: {names}, {size}, {about}{quantities.format_count(self.train_tokens or 0, 2)} tokens."
 
 
 def prepare_sweep(
@@ -73,25 +84,33 @@ def prepare_sweep(
     overrides: Sequence[str] = (),
     workers: int | None = None,
     device: str = "auto",
-    measure: bool = False,
+    dry_run: bool = False,
 ) -> PreparedSweep:
-    """Read a recipe and its corpus; `measure` takes a few steps of its models here. Writes nothing."""
-    from llama_scale.training.corpus import read_corpus
+    """Read a recipe and its text. Writes nothing, but for a text that is fetched.
+
+    A dry run takes a few steps of the models here, and neither needs the text nor fetches any;
+    otherwise InputError is raised where it is missing.
+    """
+    from llama_scale.training.corpus import absent_sources
+    from llama_scale.training.preparing import find_text
 
     path = find_recipe(str(recipe))
     spec = load_recipe(str(path), overrides)
-    corpus = read_corpus(spec.data.source, seed=spec.data.shuffle_seed)
+    missing = absent_sources(spec.data, store) if dry_run else ()
+    text = None if missing else find_text(spec.data, store)
     # A changed recipe is another sweep: its fit and figures must not replace the recipe's own.
     name = f"{path.stem}-{canonical_hash(spec)[:8]}" if overrides else path.stem
-    sweep = expand(name, spec, corpus.sha256)
+    sweep = expand(name, spec, text.corpus if text else "")
     cards = cards_here() if device in ("auto", "cuda") else ()  # cuda:1 is one for all
     largest = max(map(memory_bytes, sweep.runs), default=0.0)
     count = workers or default_workers(cards, largest)
     threads = threads_per_worker(count)
-    timed = _measure(device, threads) if measure else None
+    timed = _measure(device, threads) if dry_run else None
     times = step_times(sweep, device=device, threads=threads, measure=timed)
     tasks = tuple(plan_tasks(store, sweep, times.seconds))
-    return PreparedSweep(sweep=sweep, corpus=corpus, tasks=tasks, workers=count, times=times, cards=cards)
+    return PreparedSweep(
+        sweep=sweep, text=text, missing=missing, tasks=tasks, workers=count, times=times, cards=cards
+    )
 
 
 def _measure(device: str, threads: int) -> Callable[[RunConfig], float]:
@@ -115,13 +134,17 @@ def run_sweep(
     Raises InputError for text that is too short,
     StoreError for tokens that changed since they were made.
     """
-    from llama_scale.training.data import check_length, prepare, verify_tokens
+    from llama_scale.training.data import check_length, verify_tokens
+    from llama_scale.training.preparing import prepare
 
-    spec = prepared.sweep.spec
-    files = prepare(prepared.corpus, spec.data, store, threads=prepared.workers)
-    check_length(files, spec.data, spec.shape.context)
+    data, runs = prepared.sweep.spec.data, prepared.sweep.runs
+    if prepared.text is None:
+        raise InputError("a dry run has no text to train on", hint="prepare the sweep without dry_run")
+    files = prepare(prepared.text, data, store, threads=prepared.workers)
+    for context, sequences in {(run.model.context, run.sequences_per_step) for run in runs}:
+        check_length(files, data, context, sequences)
     verify_tokens(files)
-    create_runs(store, prepared.sweep.runs)
+    create_runs(store, runs)
     tasks, look = list(prepared.tasks), watch or (lambda _: None)
     if launcher == "slurm":
         return launch_on_slurm(store, tasks, options=launcher_options, device=device, watch=look)

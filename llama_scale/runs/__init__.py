@@ -1,4 +1,4 @@
-"""Runs: what one is (`configs`), its folder on disk (`folders`), what it left behind (`records`).
+"""Runs: what one is (`configs`, `data`), its folder on disk (`folders`), what it left behind (`records`).
 
 `leases` say who may write one; `tables` writes and reads records as CSV and Parquet, `upkeep` looks
 after a store.
@@ -6,7 +6,6 @@ after a store.
 
 from llama_scale.runs.configs import (
     Branch,
-    DataConfig,
     DecayShape,
     OptimizerConfig,
     OptimizerKind,
@@ -15,8 +14,16 @@ from llama_scale.runs.configs import (
     RunRole,
     ScheduleConfig,
     ScheduleKind,
-    TokenizerName,
     run_id,
+)
+from llama_scale.runs.data import (
+    BUILTIN,
+    HUB,
+    MIXTURE_BLOCK,
+    DataConfig,
+    SourceConfig,
+    TokenizerName,
+    apportion,
 )
 from llama_scale.runs.folders import (
     CHECKPOINT_MANIFEST,
@@ -38,10 +45,13 @@ from llama_scale.runs.listing import import_records, read_records
 from llama_scale.runs.records import RunRecord, RunStatus, load_records, read_record, write_records
 
 __all__ = [
+    "BUILTIN",
     "CHECKPOINT_MANIFEST",
     "EXIT_DONE",
     "EXIT_FAILED",
     "EXIT_RETRY",
+    "HUB",
+    "MIXTURE_BLOCK",
     "WEIGHTS",
     "Branch",
     "BusyError",
@@ -59,7 +69,9 @@ __all__ = [
     "RunStatus",
     "ScheduleConfig",
     "ScheduleKind",
+    "SourceConfig",
     "TokenizerName",
+    "apportion",
     "branches_of",
     "create_run",
     "create_runs",

@@ -8,28 +8,13 @@ from typing import Literal
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.config import added, canonical_hash
 from llama_scale.errors import InputError
+from llama_scale.runs.data import DataConfig
 
 RunRole = Literal["train", "holdout", "trunk", "search"]
 OptimizerKind = Literal["adamw", "muon"]
 ScheduleKind = Literal["wsd", "cosine", "linear", "constant"]
 DecayShape = Literal["1-sqrt", "linear"]
 Precision = Literal["f32", "bf16"]
-TokenizerName = Literal["bpe", "bytes"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """Which text a run learns from and how it is cut into tokens.
-
-    `source` is "builtin" or a path; `evaluation_tokens` of the validation part, the same for every
-    run, measure the loss; `shuffle_seed` orders the documents.
-    """
-
-    source: str = "builtin"
-    tokenizer: TokenizerName = "bpe"
-    vocabulary: int = 1024
-    evaluation_tokens: int = 131_072
-    shuffle_seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

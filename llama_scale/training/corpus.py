@@ -1,217 +1,240 @@
-"""The text that a sweep learns from: documents, split into train and validation, with their hashes.
+"""The text that a sweep learns from: sources split into train and validation, with their hashes.
 
-The built-in corpus is the installed Python source of packages that llama-scale depends on anyway, so
-that nothing needs downloading. Each file must hash to what its wheel's RECORD says.
+A source is read once from end to end for its catalogue: a hash and a length for each document. What
+is learnt from and what is held out is decided on that, so that no text need fit into memory.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import importlib.metadata
 import random
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_scale.config import canonical_json
 from llama_scale.errors import InputError
+from llama_scale.runs import BUILTIN, HUB, DataConfig, SourceConfig
+from llama_scale.training.builtin import builtin_documents, builtin_versions, is_held_out
+from llama_scale.training.documents import PIECE_BYTES, Document, read_documents, text_files
+from llama_scale.training.hub import FIELD, fetch, fetched_folder
 
-BUILTIN = "builtin"
-BUILTIN_PACKAGES = ("matplotlib", "networkx", "numpy", "scipy", "sympy", "torch")
-# Written at build time with dates, paths or compiler names in them, so not the same text for everyone.
-GENERATED_FILES = frozenset({"version.py", "_version.py", "__config__.py"})
-# Whole sub-packages, about 3 % of the text, one or more from each package: no file of theirs is trained on.
-VALIDATION_PACKAGES = (
-    "matplotlib/projections",
-    "networkx/algorithms/shortest_paths",
-    "networkx/generators",
-    "numpy/polynomial",
-    "scipy/spatial",
-    "sympy/geometry",
-    "torch/distributions",
-    "torch/optim",
-)
-
-SEPARATOR = "<|endofdoc|>"
-PIECE_BYTES = 100_000
 VALIDATION_SHARE = 0.02
+Places = NDArray[np.int64]
+Read = Callable[[], Iterable[Document]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """One text, with the name it is known by and the sha256 of its bytes."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Catalogue:
+    """One source, read through: sha256, bytes and characters of each document in the order of reading.
 
-    name: str
-    text: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Corpus:
-    """Shuffled documents in two parts; `sha256` names both parts and their order."""
-
-    source: str
-    versions: dict[str, str]
-    train: tuple[Document, ...]
-    validation: tuple[Document, ...]
-    sha256: str
-
-
-def read_corpus(source: str = BUILTIN, *, seed: int = 0) -> Corpus:
-    """Read the built-in corpus, or a text file or folder of the user's.
-
-    Documents that occur twice are kept once, in the validation part if they occur there. Raises
-    InputError for a package without RECORD, a file that is not what was installed, and text that is
-    empty, not UTF-8 or too short to split.
+    `read` reads the documents again; `held_out` marks those that the source's own rule keeps for
+    validation. `fingerprint` names the files as they were, None where only reading them tells.
     """
-    if source == BUILTIN:
-        train, validation = _split_by_package(_builtin_documents())
-        versions = {package: importlib.metadata.version(package) for package in BUILTIN_PACKAGES}
-    else:
-        train, validation = _split_by_hash(_unique(_user_documents(Path(source).expanduser())))
-        versions = {}
-    for part in (train, validation):
-        random.Random(seed).shuffle(part)
-    digest = hashlib.sha256()
-    for part in (train, validation):
-        for document in part:
-            digest.update(bytes.fromhex(document.sha256))
-        digest.update(b"|")
-    return Corpus(
-        source=source,
-        versions=versions,
-        train=tuple(train),
-        validation=tuple(validation),
-        sha256=digest.hexdigest(),
-    )
+
+    config: SourceConfig
+    versions: dict[str, str]
+    fingerprint: str | None
+    read: Read
+    digests: NDArray[np.bytes_]
+    sizes: NDArray[np.int64]
+    characters: NDArray[np.int64]
+    held_out: NDArray[np.bool_]
 
 
-def _builtin_documents() -> Iterator[Document]:
-    for package in BUILTIN_PACKAGES:
-        files = _installed_files(package)
-        for file in sorted(files, key=str):
-            path = PurePosixPath(file)
-            if path.suffix != ".py" or path.parts[0] != package or path.name in GENERATED_FILES:
-                continue
-            data = _verified(package, file)
-            if data.strip():
-                yield _document(str(path), data)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Text:
+    """One source in two parts: places in the catalogue, shuffled; `sha256` names both and their order."""
+
+    catalogue: Catalogue
+    train: Places
+    validation: Places
+    sha256: str
+
+    def documents(self, places: Places) -> Iterator[tuple[int, Document]]:
+        """The documents at `places`, each with its place, in the order of reading.
+
+        Raises InputError where the text is no longer what it was.
+        """
+        digests, left = self.catalogue.digests, len(places)
+        wanted = np.zeros(len(digests), dtype=bool)
+        wanted[places] = True
+        for place, document in enumerate(self.catalogue.read()):
+            if not left:
+                return
+            if place >= len(digests) or digests[place : place + 1].tobytes() != document.digest:
+                break
+            if wanted[place]:
+                left -= 1
+                yield place, document
+        if left:
+            raise InputError(
+                f"{self.catalogue.config.source} changed while it was read",
+                hint="run the same command again once nothing writes to it",
+            )
 
 
-def _installed_files(package: str) -> list[importlib.metadata.PackagePath]:
-    try:
-        distribution = importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Corpus:
+    """All texts of a recipe; `corpus` is the sha256 of their parts, their order and how they are mixed."""
+
+    texts: tuple[Text, ...]
+    corpus: str
+
+    @property
+    def train_tokens(self) -> None:
+        """Known once it is tokenised, as of TokenFiles."""
+
+    @property
+    def train_bytes(self) -> int:
+        return sum(int(text.catalogue.sizes[text.train].sum()) for text in self.texts)
+
+
+def read_corpus(config: DataConfig, store: Path) -> Corpus:
+    """Read every source of `config` once through; datasets of the hub are fetched into `store` first.
+
+    Documents that occur twice in a source are kept once, and none of a training part is in any
+    validation part. Raises InputError for a package without RECORD, a file that is not what was
+    installed, and text that is missing, empty, broken or too short to split.
+    """
+    if missing := [path for path in absent_sources(config, store) if not path.startswith(HUB)]:
         raise InputError(
-            f"the built-in corpus needs the package {package}, which is not installed",
-            hint=f"run `pip install {package}`, or give your own text with data.source in the recipe",
-        ) from None
-    if distribution.read_text("RECORD") is None or not distribution.files:
-        raise InputError(
-            f"the built-in corpus cannot check {package}: it was installed without a RECORD of its files",
-            hint=f"use a virtual environment and `pip install {package}`, or set data.source",
+            f"the text is not here: there is no {', no '.join(missing)}",
+            hint=f'put it there (UTF-8 text, JSONL, Parquet or folders of them), or use "{BUILTIN}"',
         )
-    return distribution.files
-
-
-def _verified(package: str, file: importlib.metadata.PackagePath) -> bytes:
-    try:
-        data = Path(str(file.locate())).read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"the built-in corpus cannot read {file}: {error.strerror}",
-            hint=f"run `pip install --force-reinstall --no-deps {package}`",
-        ) from None
-    recorded = file.hash
-    if recorded is not None:
-        found = base64.urlsafe_b64encode(hashlib.new(recorded.mode, data).digest()).rstrip(b"=").decode()
-        if found == recorded.value:
-            return data
-    raise InputError(
-        f"{file} is not the file that {package} installed: its hash differs from RECORD",
-        hint=f"run `pip install --force-reinstall --no-deps {package}`",
+    catalogues = [_catalogue(source, store) for source in config.mixture]
+    held_out = [_first_places(c.digests, np.flatnonzero(c.held_out)) for c in catalogues]
+    never_learnt = np.concatenate([c.digests[places] for c, places in zip(catalogues, held_out, strict=True)])
+    texts = tuple(
+        _text(catalogue, validation, never_learnt, config.shuffle_seed)
+        for catalogue, validation in zip(catalogues, held_out, strict=True)
     )
+    return Corpus(texts=texts, corpus=_mixture_sha256(texts, config.block_counts))
 
 
-def _split_by_package(documents: Iterable[Document]) -> tuple[list[Document], list[Document]]:
-    parts: tuple[list[Document], list[Document]] = ([], [])
+def absent_sources(config: DataConfig, store: Path) -> tuple[str, ...]:
+    """The files and folders of `config` that are not there, and datasets of the hub not fetched yet."""
+    own = [source for source in config.mixture if source.source != BUILTIN]
+    return tuple(source.source for source in own if not _place(source, store).exists())
+
+
+def fingerprint(source: SourceConfig, store: Path) -> str | None:
+    """A hash of the names, sizes and times of a source's files; None for the built-in corpus.
+
+    As long as it is the same the text need not be read again to know that it is.
+    """
+    if source.source == BUILTIN:
+        return None
+    folder = _place(source, store)
+    stated = [(str(file), file.stat()) for file in text_files(folder)] if folder.exists() else []
+    listing = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stated]
+    return hashlib.sha256(canonical_json(listing).encode()).hexdigest()
+
+
+def _place(source: SourceConfig, store: Path) -> Path:
+    """Where the files of a source lie, or will lie once they are fetched."""
+    if source.source.startswith(HUB):
+        return fetched_folder(source, store)
+    return Path(source.source).expanduser()
+
+
+def _catalogue(source: SourceConfig, store: Path) -> Catalogue:
+    if source.source == BUILTIN:
+        documents = tuple(builtin_documents())  # read and checked once; it is small
+        return _read_through(source, lambda: documents, None)
+    field = source.field
+    if source.source.startswith(HUB):
+        fetch(source, store)
+        field = FIELD
+    mark, files = fingerprint(source, store), text_files(_place(source, store))
+    return _read_through(source, lambda: _limited(read_documents(files, field), source.limit_bytes), mark)
+
+
+def _limited(documents: Iterator[Document], limit_bytes: int | None) -> Iterator[Document]:
+    """Documents until there are `limit_bytes` of them, the one that reaches it included."""
+    left = limit_bytes
     for document in documents:
-        held_out = document.name.startswith(tuple(f"{package}/" for package in VALIDATION_PACKAGES))
-        parts[held_out].append(document)
-    validation = _unique(parts[True])
-    held_out_hashes = {document.sha256 for document in validation}
-    return [d for d in _unique(parts[False]) if d.sha256 not in held_out_hashes], validation
+        yield document
+        if left is not None:
+            left -= document.size
+            if left <= 0:
+                return
 
 
-def _split_by_hash(documents: list[Document]) -> tuple[list[Document], list[Document]]:
+def _read_through(source: SourceConfig, read: Read, mark: str | None) -> Catalogue:
+    digests, held_out = bytearray(), bytearray()
+    sizes, characters = array("q"), array("q")
+    for document in read():
+        digests += document.digest
+        sizes.append(document.size)
+        characters.append(len(document.text))
+        held_out.append(source.source == BUILTIN and is_held_out(document))
+    if not sizes:
+        raise InputError(
+            f"the source {source.source!r} holds no text",
+            hint=f'give UTF-8 text, JSONL, Parquet or a folder of them, or "{BUILTIN}"',
+        )
+    hashes = np.frombuffer(bytes(digests), dtype="S32")
+    return Catalogue(
+        config=source,
+        versions=builtin_versions() if source.source == BUILTIN else {},
+        fingerprint=mark,
+        read=read,
+        digests=hashes,
+        sizes=np.array(sizes),
+        characters=np.array(characters),
+        held_out=np.frombuffer(bytes(held_out), dtype=bool)
+        if source.source == BUILTIN
+        else _lowest_share(source, hashes),
+    )
+
+
+def _lowest_share(source: SourceConfig, digests: NDArray[np.bytes_]) -> NDArray[np.bool_]:
     """A document is held out if its hash falls in the lowest share; at least one is, the lowest of all."""
-    if len(documents) < 2:
+    firsts = digests.view(">u8").reshape(len(digests), -1)[:, 0]
+    lowest = firsts == firsts.min()
+    if lowest.all():
         raise InputError(
-            "the text is one single document, so none can be held out for validation",
-            hint=f"give at least {2 * PIECE_BYTES // 1000} kB of text, or several files, as data.source",
+            f"the source {source.source!r} is one single document, so none can be held out for validation",
+            hint=f"give at least {2 * PIECE_BYTES // 1000} kB of text, or several documents",
         )
-    limit = max(min(d.sha256 for d in documents), f"{int(VALIDATION_SHARE * 16**8):08x}")
-    held_out = [d for d in documents if d.sha256 <= limit]
-    return [d for d in documents if d.sha256 > limit], held_out
+    return (firsts >> 32 < int(VALIDATION_SHARE * 2**32)) | lowest
 
 
-def _user_documents(source: Path) -> Iterator[Document]:
-    if not source.exists():
+def _text(catalogue: Catalogue, validation: Places, never_learnt: NDArray[np.bytes_], seed: int) -> Text:
+    digests = catalogue.digests
+    train = _first_places(digests, np.flatnonzero(~catalogue.held_out))
+    train = train[~np.isin(digests[train], never_learnt)]
+    if not len(train):
         raise InputError(
-            f"data.source {str(source)!r} does not exist",
-            hint=f'give a UTF-8 text file or a folder of them, or "{BUILTIN}"',
+            f"every document of {catalogue.config.source!r} is held out for validation, here or elsewhere",
+            hint="give more text, or take out of data.sources what another source holds already",
         )
-    files = sorted(_visible_files(source)) if source.is_dir() else [source]
-    found = False
-    for file in files:
-        for number, piece in enumerate(_pieces(_read_text(file))):
-            found = True
-            yield _document(f"{file.name}#{number}", piece.encode())
-    if not found:
-        raise InputError(
-            f"data.source {str(source)!r} holds no text",
-            hint=f'give a UTF-8 text file or a folder of them, or "{BUILTIN}"',
-        )
+    parts = [_shuffled(train, seed), _shuffled(validation, seed)]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(digests[part].tobytes() + b"|")
+    return Text(catalogue=catalogue, train=parts[0], validation=parts[1], sha256=digest.hexdigest())
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """Files below `folder`, without those that a desktop or git keeps in hidden places."""
-    for path in folder.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+def _first_places(digests: NDArray[np.bytes_], places: Places) -> Places:
+    """Of `places` those where a document occurs for the first time."""
+    return places[np.sort(np.unique(digests[places], return_index=True)[1])]
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot read {str(file)!r}: {error.strerror}", hint="check the path and its permissions"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{str(file)!r} is not UTF-8: byte {error.start} cannot be decoded",
-            hint="convert it, for example with `iconv -f latin1 -t utf8`, or take it out of the folder",
-        ) from None
+def _shuffled(places: Places, seed: int) -> Places:
+    order = places.tolist()
+    random.Random(seed).shuffle(order)
+    return np.array(order, dtype=np.int64)
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Documents of a file: the parts between separator lines, cut at line ends near PIECE_BYTES."""
-    for part in text.split(f"{SEPARATOR}\n"):
-        lines, size = [], 0
-        for line in part.splitlines(keepends=True):
-            lines.append(line)
-            size += len(line)
-            if size >= PIECE_BYTES:
-                yield "".join(lines)
-                lines, size = [], 0
-        if "".join(lines).strip():
-            yield "".join(lines)
-
-
-def _document(name: str, data: bytes) -> Document:
-    return Document(name=name, text=data.decode("utf-8"), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _unique(documents: Iterable[Document]) -> list[Document]:
-    return list({document.sha256: document for document in documents}.values())
+def _mixture_sha256(texts: tuple[Text, ...], counts: tuple[int, ...]) -> str:
+    """A lone source's own; of several, of their shares and hashes, since these decide what a loss is of."""
+    if len(texts) == 1:
+        return texts[0].sha256
+    stated = [[count, text.sha256] for count, text in zip(counts, texts, strict=True)]
+    return hashlib.sha256(canonical_json(stated).encode()).hexdigest()

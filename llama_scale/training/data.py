@@ -1,37 +1,47 @@
-"""Token ids on disk, and which of them each step sees: a function of (seed, step) alone."""
+"""A tokenised corpus on disk, and which of its tokens each step sees: a function of (seed, step) alone."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.config import plain
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import publish_folder, write_atomically
-from llama_scale.runs import DataConfig
-from llama_scale.training.corpus import Corpus, Document
-from llama_scale.training.tokenizer import Tokenizer, byte_tokenizer, train_bpe
+from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion
+from llama_scale.training.corpus import fingerprint
+from llama_scale.training.mixture import chunk_starts, chunks_drawn, draw
+from llama_scale.training.shards import Tokens, TokenShards, file_sha256, map_shards
+from llama_scale.training.tokenizer import Tokenizer
 
-MANIFEST = "manifest.json"
-Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
+SCHEMA = 2
+PARTS = ("train", "validation")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenSource:
+    """One source's tokens; `count` is its sequences in every MIXTURE_BLOCK of them."""
+
+    name: str
+    count: int
+    train: TokenShards
+    validation: TokenShards
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenFiles:
     """A tokenised corpus, memory-mapped: what every run of a sweep reads."""
 
     folder: Path
     manifest: dict[str, Any]
     tokenizer: Tokenizer
-    train: Tokens
-    validation: Tokens
+    sources: tuple[TokenSource, ...]
 
     @property
     def corpus(self) -> str:
@@ -41,6 +51,26 @@ class TokenFiles:
     def tokenizer_sha256(self) -> str:
         return self.manifest["tokenizer"]["sha256"]
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Sequences of each source in every MIXTURE_BLOCK of them."""
+        return tuple(source.count for source in self.sources)
+
+    @property
+    def train_tokens(self) -> int:
+        return sum(len(source.train) for source in self.sources)
+
+    @property
+    def train_bytes(self) -> int:
+        return sum(source["train"]["bytes"] for source in self.manifest["sources"])
+
+
+def files_in_memory(tokens: Tokens, tokenizer: Tokenizer) -> TokenFiles:
+    """Tokens that no folder holds, as the one source and both its parts: to time steps on."""
+    shards = TokenShards(arrays=(tokens,))
+    source = TokenSource(name="memory", count=MIXTURE_BLOCK, train=shards, validation=shards)
+    return TokenFiles(folder=Path(), manifest={}, tokenizer=tokenizer, sources=(source,))
+
 
 def data_folder(store: Path, config: DataConfig, corpus_sha256: str) -> Path:
     """Where the tokens of (corpus, tokenizer) live in a store."""
@@ -49,33 +79,58 @@ def data_folder(store: Path, config: DataConfig, corpus_sha256: str) -> Path:
 
 def prepared_folders(store: Path) -> list[Path]:
     """Every tokenised corpus of a store."""
-    return [manifest.parent for manifest in sorted(store.glob(f"data/*/{MANIFEST}"))]
+    found = (manifest.parent for manifest in sorted(store.glob(f"data/*/{MANIFEST}")))
+    return [folder for folder in found if not folder.name.startswith(".")]
 
 
-def prepare(corpus: Corpus, config: DataConfig, store: Path, *, threads: int = 1) -> TokenFiles:
-    """Tokenise `corpus` into `store` unless that was done before. Nothing half written is ever opened.
+def find_prepared(config: DataConfig, store: Path) -> TokenFiles | None:
+    """The tokens of `config` if they were made before, from files that look the same as now.
 
-    Raises InputError for a vocabulary that the tokenizer cannot have and for too little text.
+    By names, sizes and times, so that a long text is not read at every start; the built-in corpus,
+    which is short, is read all the same.
     """
-    folder = data_folder(store, config, corpus.sha256)
-    if not (folder / MANIFEST).exists():
-        with publish_folder(folder) as new:
-            _write(corpus, config, new, threads)
-    return open_tokens(folder)
+    marks = [fingerprint(source, store) for source in config.mixture]
+    if None in marks:
+        return None
+    for folder in prepared_folders(store):
+        manifest = _manifest(folder)
+        if manifest.get("reads") == what_is_read(config) and manifest.get("fingerprints") == marks:
+            return open_tokens(folder)
+    return None
+
+
+def what_is_read(config: DataConfig) -> dict[str, Any]:
+    """`config` as a manifest states it: less what does not change the tokens."""
+    return {name: value for name, value in plain(config).items() if name != "evaluation_tokens"}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What a folder's manifest says, nothing where it cannot be read."""
+    try:
+        return dict(json.loads((folder / MANIFEST).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def open_tokens(folder: Path) -> TokenFiles:
     """Map a prepared folder; raises StoreError where it is missing, torn or of another size than it says."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        tokenizer = Tokenizer.from_json((folder / "tokenizer.json").read_text())
-        parts = {}
-        for part in ("train", "validation"):
-            stated = manifest[part]
-            parts[part] = np.memmap(folder / f"{part}.bin", dtype=stated["dtype"], mode="r")
-            if len(parts[part]) != stated["tokens"]:
-                raise ValueError(f"{part}.bin holds {len(parts[part])} tokens, not {stated['tokens']}")
-        return TokenFiles(folder=folder, manifest=manifest, tokenizer=tokenizer, **parts)
+        if manifest["schema"] != SCHEMA:
+            raise ValueError(f"it is of schema {manifest['schema']}, not {SCHEMA}")
+        return TokenFiles(
+            folder=folder,
+            manifest=manifest,
+            tokenizer=Tokenizer.from_json((folder / TOKENIZER).read_text()),
+            sources=tuple(
+                TokenSource(
+                    name=stated["name"],
+                    count=stated["count"],
+                    **{part: map_shards(folder, stated[part]["shards"], manifest["dtype"]) for part in PARTS},
+                )
+                for stated in manifest["sources"]
+            ),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"the prepared data in {str(folder)!r} cannot be used: {error}",
@@ -83,120 +138,112 @@ def open_tokens(folder: Path) -> TokenFiles:
         ) from None
 
 
-def verify_tokens(files: TokenFiles) -> None:
-    """Check every file against the manifest's sha256; raises StoreError with the first that differs."""
-    names = {"train": "train.bin", "validation": "validation.bin", "tokenizer": "tokenizer.json"}
-    for part, name in names.items():
-        if _sha256(files.folder / name) != files.manifest[part]["sha256"]:
+def verify_tokens(files: TokenFiles) -> int:
+    """Check every file against the manifest's sha256 and return how many there are.
+
+    Raises StoreError with the first that differs.
+    """
+    stated = {TOKENIZER: files.tokenizer_sha256}
+    for source in files.manifest["sources"]:
+        stated |= {shard["file"]: shard["sha256"] for part in PARTS for shard in source[part]["shards"]}
+    for name, sha256 in stated.items():
+        if file_sha256(files.folder / name) != sha256:
             raise StoreError(
                 f"{name} in {str(files.folder)!r} has changed since it was prepared",
                 hint="delete that folder and run the sweep again: it is made anew from the source",
             )
+    return len(stated)
 
 
-def check_length(files: TokenFiles, config: DataConfig, context: int) -> None:
-    """Raises InputError if a part of the text, or the share that evaluation takes, is under one context."""
+def check_length(files: TokenFiles, config: DataConfig, context: int, sequences: int) -> None:
+    """Raises InputError where the text has fewer tokens than one batch, or one evaluation, needs.
+
+    A batch is `sequences` of `context`; each source must have its share of it.
+    """
     if config.evaluation_tokens < context:
         raise InputError(
             f"data.evaluation_tokens is {config.evaluation_tokens}, fewer than one context of {context}",
             hint=f"set data.evaluation_tokens to {context} or more",
         )
-    for part, tokens in (("training", files.train), ("validation", files.validation)):
-        if len(tokens) <= context:
-            raise InputError(
-                f"the {part} part holds {len(tokens)} tokens, too few for one context of {context}",
-                hint="give more text as data.source, or a shorter shape.context",
-            )
-
-
-def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> None:
-    tokenizer = (
-        byte_tokenizer()
-        if config.tokenizer == "bytes"
-        else train_bpe((document.text for document in corpus.train), config.vocabulary)
-    )
-    if tokenizer.vocabulary != config.vocabulary:
+    for source, share in zip(files.sources, apportion(files.counts, sequences), strict=True):
+        needed = {"training": max(share, 1), "validation": 1}
+        for part, tokens in (("training", source.train), ("validation", source.validation)):
+            if _chunks(tokens, context) < needed[part]:
+                raise InputError(
+                    f"the {part} part of {source.name} holds {len(tokens)} tokens, too few for "
+                    f"{needed[part]} of the {context}-token sequences of one batch",
+                    hint="give more text, a shorter shape.context or fewer training.sequences_per_step",
+                )
+    if not all(_evaluation_chunks(files, config.evaluation_tokens, context)):
         raise InputError(
-            f"data.vocabulary is {config.vocabulary}, but the byte tokenizer has {tokenizer.vocabulary}",
-            hint=f"set data.vocabulary = {tokenizer.vocabulary}",
+            f"{config.evaluation_tokens} tokens of evaluation leave some source without a single sequence",
+            hint="set a larger data.evaluation_tokens, or give that source more text or more weight",
         )
-    text = tokenizer.to_json()
-    write_atomically(folder / "tokenizer.json", text)
-    manifest = {
-        "schema": 1,
-        "corpus": {"source": corpus.source, "versions": corpus.versions, "sha256": corpus.sha256},
-        "tokenizer": {
-            "kind": config.tokenizer,
-            "vocabulary": config.vocabulary,
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        },
-        "train": _write_part(folder / "train.bin", corpus.train, tokenizer, threads),
-        "validation": _write_part(folder / "validation.bin", corpus.validation, tokenizer, threads),
-    }
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def _write_part(
-    path: Path, documents: tuple[Document, ...], tokenizer: Tokenizer, threads: int
-) -> dict[str, Any]:
-    tokens = 0
-    dtype = "uint16" if tokenizer.vocabulary <= 2**16 else "uint32"
-    with path.open("wb") as file:
-        for batch in _batches(documents, 256):
-            for ids in tokenizer.encode([document.text for document in batch], threads=threads):
-                file.write(ids.tobytes())
-                tokens += len(ids)
-    return {
-        "documents": len(documents),
-        "bytes": sum(len(document.text.encode()) for document in documents),
-        "tokens": tokens,
-        "dtype": dtype,
-        "sha256": _sha256(path),
-    }
-
-
-def _batches(documents: tuple[Document, ...], size: int) -> Iterable[tuple[Document, ...]]:
-    return (documents[i : i + size] for i in range(0, len(documents), size))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _chunks(tokens: TokenShards, context: int) -> int:
+    """Whole sequences in a text, each of whose tokens has one after it."""
+    return max(0, len(tokens) - 1) // context
 
 
 def training_batch(
-    tokens: Tokens, *, seed: int, step: int, sequences: int, context: int
+    files: TokenFiles, *, seed: int, step: int, sequences: int, context: int
 ) -> NDArray[np.int64]:
-    """Ids of one step, [sequences, context + 1]: inputs and, one place on, their targets.
-
-    The text is cut into chunks of `context`; each epoch visits them all in an order of its own.
-    """
-    chunks = (len(tokens) - 1) // context
+    """Ids of one step, [sequences, context + 1]: inputs and, one place on, their targets."""
     positions = np.arange(step * sequences, (step + 1) * sequences)
-    starts = [
-        _epoch_order(seed, epoch, chunks)[place] * context
-        for epoch, place in zip(*divmod(positions, chunks), strict=True)
-    ]
-    return np.stack([tokens[start : start + context + 1] for start in starts]).astype(np.int64)
+    return training_sequences(files, positions, seed=seed, context=context)
 
 
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, chunks: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(chunks)
+def training_sequences(
+    files: TokenFiles, positions: NDArray[np.int64], *, seed: int, context: int
+) -> NDArray[np.int64]:
+    """Ids of the training sequences at `positions` of a run, [len(positions), context + 1].
+
+    Sources are drawn by weight; each is cut into chunks of `context`, all of which every epoch of it visits.
+    """
+    drawn, earlier = draw(files.counts, seed, positions)
+    found = np.empty((len(positions), context + 1), dtype=np.int64)
+    for number, source in enumerate(files.sources):
+        here = drawn == number
+        if here.any():
+            chunks = chunk_starts(seed, number, earlier[here], _chunks(source.train, context))
+            found[here] = source.train.gather(chunks * context, context + 1)
+    return found
 
 
 def evaluation_batches(
     files: TokenFiles, *, tokens: int, sequences: int, context: int
 ) -> Iterator[NDArray[np.int64]]:
-    """The fixed validation text in batches [<= sequences, context + 1], `tokens` targets in all."""
-    chunks = min(tokens, len(files.validation) - 1) // context
-    if chunks < 1:
-        raise InputError(
-            f"the validation part holds {len(files.validation)} tokens, fewer than one context of {context}",
-            hint="give more text as data.source",
-        )
-    windows = np.lib.stride_tricks.sliding_window_view(files.validation, context + 1)[
-        : chunks * context : context
+    """The fixed validation text in batches [<= sequences, context + 1], at most `tokens` targets in all.
+
+    Each source gives its share; one that has less makes the whole smaller, not its share.
+    """
+    for source, chunks in zip(files.sources, _evaluation_chunks(files, tokens, context), strict=True):
+        for first in range(0, chunks, sequences):
+            numbers = np.arange(first, min(first + sequences, chunks))
+            yield source.validation.gather(numbers * context, context + 1)
+
+
+def _evaluation_chunks(files: TokenFiles, tokens: int, context: int) -> tuple[int, ...]:
+    """Sequences of each source in the evaluation: as many as asked for, or as the shortest source allows."""
+    available = [_chunks(source.validation, context) for source in files.sources]
+    whole = tokens // context
+    for have, count in zip(available, files.counts, strict=True):
+        whole = min(whole, have * MIXTURE_BLOCK // count)
+    shares = apportion(files.counts, whole)
+    return tuple(min(share, have) for share, have in zip(shares, available, strict=True))
+
+
+def seen(files: TokenFiles, *, seed: int, sequences: int, context: int) -> list[dict[str, Any]]:
+    """What a run of so many sequences has seen of each source: tokens, and times through all of them."""
+    drawn = chunks_drawn(files.counts, seed, sequences)
+    return [
+        {
+            "name": source.name,
+            "share": source.count / MIXTURE_BLOCK,
+            "tokens": chunks * context,
+            "unique_tokens": _chunks(source.train, context) * context,
+            "epochs": chunks / _chunks(source.train, context),
+        }
+        for source, chunks in zip(files.sources, drawn, strict=True)
     ]
-    for first in range(0, chunks, sequences):
-        yield windows[first : first + sequences].astype(np.int64)

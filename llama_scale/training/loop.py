@@ -22,7 +22,7 @@ from llama_scale.training.checkpoint import (
     restore_newest,
     save_checkpoint,
 )
-from llama_scale.training.data import TokenFiles
+from llama_scale.training.data import TokenFiles, seen
 from llama_scale.training.environment import software
 from llama_scale.training.trainer import Step, Trainer
 from llama_scale.training.weights import save_weights
@@ -280,6 +280,12 @@ def _record(trainer: Trainer, log: EventLog, status: RunStatus, steps: int, meas
             **measured,
             "corpus": trainer.files.corpus,
             "tokenizer": trainer.files.tokenizer_sha256,
+            "data": seen(
+                trainer.files,
+                seed=config.seed,
+                sequences=trainer.step * config.sequences_per_step,
+                context=config.model.context,
+            ),
             **software(trainer.device),
         }
     )

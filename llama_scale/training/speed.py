@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from llama_scale.runs import RunConfig
-from llama_scale.training.data import TokenFiles
+from llama_scale.training.data import TokenFiles, files_in_memory
 from llama_scale.training.environment import choose_device
 from llama_scale.training.tokenizer import byte_tokenizer
 from llama_scale.training.trainer import Trainer
@@ -38,4 +37,4 @@ def seconds_per_step(config: RunConfig, device: str = "auto", threads: int = 1) 
 def _random_tokens(config: RunConfig) -> TokenFiles:
     count = config.tokens_per_step * (WARM_STEPS + TIMED_STEPS) + 1
     ids = np.random.default_rng(0).integers(config.model.vocabulary, size=count).astype(np.uint32)
-    return TokenFiles(folder=Path(), manifest={}, tokenizer=byte_tokenizer(), train=ids, validation=ids)
+    return files_in_memory(ids, byte_tokenizer())

@@ -7,11 +7,11 @@ every vocabulary is the end of a document.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import tiktoken
@@ -19,22 +19,23 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from llama_scale.errors import InputError
+from llama_scale.runs import TokenizerName
+from llama_scale.training.shards import token_type
 
-TokenizerKind = Literal["bytes", "bpe"]
 BYTES_VOCABULARY = 257
 SMALLEST_BPE = 260
 END_OF_DOCUMENT = "<|endofdoc|>"  # what other tools call the last id
 # Words, numbers of up to three digits, punctuation, line ends and runs of spaces stay apart, so that no
 # token spans two of them; indentation is a run of spaces, which code is full of.
 SPLIT_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-TRAINING_BYTES = 10_000_000  # merges of a vocabulary up to 8k settle well before this
+LONGEST_RUN = 900_000  # of spaces: the pattern's matcher gives up on a million
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
     """A vocabulary: the bytes of every token but the last, which ends a document."""
 
-    kind: TokenizerKind
+    kind: TokenizerName
     tokens: tuple[bytes, ...]
 
     @property
@@ -57,13 +58,17 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str], *, threads: int = 1) -> Iterator[np.ndarray]:
         """Ids of each text, ended by the end of a document."""
+        dtype = np.dtype(token_type(self.vocabulary))
+        end = np.array([self.end_of_document], dtype=dtype)
         if self.kind == "bytes":
-            encoded: Iterable[Sequence[int]] = (text.encode() for text in texts)
-        else:
-            encoded = self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
-        dtype = np.uint16 if self.vocabulary <= 2**16 else np.uint32
-        for ids in encoded:
-            yield np.append(np.array(list(ids), dtype=dtype), dtype(self.end_of_document))
+            for text in texts:
+                yield np.append(np.frombuffer(text.encode(), dtype=np.uint8).astype(dtype), end)
+            return
+        stretches = [_stretches(text) for text in texts]
+        flat = [stretch for text in stretches for stretch in text]
+        encoded = iter(self._encoding.encode_ordinary_batch(flat, num_threads=threads))
+        for text in stretches:
+            yield np.concatenate([*(np.array(next(encoded), dtype=dtype) for _ in text), end])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; ends of documents are dropped."""
@@ -78,13 +83,20 @@ class Tokenizer:
         return cls(kind=content["kind"], tokens=tuple(bytes.fromhex(token) for token in content["tokens"]))
 
 
+def _stretches(text: str) -> list[str]:
+    """The text, cut only where a run of spaces is longer than the matcher can take."""
+    if len(text) <= LONGEST_RUN:
+        return [text]
+    return [part for part in re.split(rf"(\s{{{LONGEST_RUN}}})", text) if part] or [text]
+
+
 def byte_tokenizer() -> Tokenizer:
     """One token a byte, and the end of a document: 257 in all."""
     return Tokenizer(kind="bytes", tokens=tuple(bytes([value]) for value in range(256)))
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Train byte-pair merges on the first TRAINING_BYTES of `texts` (Sennrich et al. 2016)."""
+    """Train byte-pair merges on all of `texts` (Sennrich et al. 2016)."""
     if vocabulary < SMALLEST_BPE:
         raise InputError(
             f"model.vocabulary is {vocabulary}, but a BPE vocabulary starts from 256 bytes",
@@ -105,7 +117,7 @@ def train_merges(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
     """The library's own tokenizer: slower to encode with, and with stand-in letters for bytes."""
     trainee = _byte_level(models.BPE())
     trainee.train_from_iterator(
-        _first_bytes(texts, TRAINING_BYTES),
+        texts,
         trainers.BpeTrainer(
             vocab_size=vocabulary - 1,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -150,15 +162,6 @@ def _last_merge(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]
         first = min(range(len(pairs)), key=pairs.__getitem__)
         parts[first : first + 2] = [parts[first] + parts[first + 1]]
     return parts[0], parts[1]
-
-
-def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
-    seen = 0
-    for text in texts:
-        yield text
-        seen += len(text)
-        if seen >= limit:
-            return
 
 
 @lru_cache(maxsize=1)

@@ -55,7 +55,7 @@ class Trainer:
         """Take one step; its loss and gradient norm stay on the device until they are collected."""
         config = self.config
         ids = training_batch(
-            self.files.train,
+            self.files,
             seed=config.seed,
             step=self.step,
             sequences=config.sequences_per_step,

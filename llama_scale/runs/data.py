@@ -1,0 +1,121 @@
+"""Which text a run learns from: one source or a weighted mixture of them, and how it becomes tokens."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+from llama_scale.config import added
+from llama_scale.errors import InputError
+
+TokenizerName = Literal["bpe", "bytes"]
+BUILTIN = "builtin"
+HUB = "hub:"
+# Every block of so many training sequences holds each source exactly in its share, rounded to this grid.
+MIXTURE_BLOCK = 1000
+LARGEST_VOCABULARY = 2**32  # token ids are kept as uint16 or uint32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """One text: "builtin", the path of a file or folder, or "hub:" and the name of a Hugging Face dataset.
+
+    `weight` is its part of the training tokens, relative to the other sources. `field` names where JSONL
+    and Parquet keep the text. `limit_bytes` stops reading after so much text. `subset`, `split` and
+    `revision` are those of a dataset on the hub.
+    """
+
+    source: str
+    name: str = ""
+    weight: float = 1.0
+    field: str = ""
+    limit_bytes: int | None = None
+    subset: str = ""
+    split: str = "train"
+    revision: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.weight > 0 and math.isfinite(self.weight)):
+            raise InputError(
+                f"the weight of {self.label} is {self.weight:g}, but a source is read or left out",
+                hint="give it a weight above 0, or take it out of data.sources",
+            )
+        if self.limit_bytes is not None and self.limit_bytes < 1:
+            raise InputError(
+                f"limit_bytes of {self.label} is {self.limit_bytes}, which leaves no text",
+                hint='leave it out, or give a size such as "2GB"',
+            )
+
+    @property
+    def label(self) -> str:
+        """What the source is called where it is shown."""
+        return self.name or PurePath(self.source.removeprefix(HUB)).name or self.source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which text a run learns from and how it is cut into tokens.
+
+    `source` is a text as in SourceConfig; `sources`, where there are any, take its place as a mixture.
+    `evaluation_tokens` of the validation part, the same for every run, measure the loss; `shuffle_seed`
+    orders the documents.
+    """
+
+    source: str = BUILTIN
+    sources: tuple[SourceConfig, ...] = added(())
+    tokenizer: TokenizerName = "bpe"
+    vocabulary: int = 1024
+    evaluation_tokens: int = 131_072
+    shuffle_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sources and self.source != BUILTIN:
+            raise InputError(
+                "data.source and data.sources are both given",
+                hint="make the one text an item of data.sources",
+            )
+        if self.vocabulary > LARGEST_VOCABULARY:
+            raise InputError(
+                f"data.vocabulary is {self.vocabulary}, but ids of 32 bits name {LARGEST_VOCABULARY}",
+                hint="use a smaller vocabulary: 32,000 was LLaMA's",
+            )
+        repeated = [name for name, count in Counter(s.label for s in self.mixture).items() if count > 1]
+        if repeated:
+            raise InputError(
+                f"two of data.sources are called {repeated[0]!r}", hint="give each a name of its own"
+            )
+        for source, count in zip(self.mixture, self.block_counts, strict=True):
+            if not count:
+                raise InputError(
+                    f"{source.label} has less than one part in {MIXTURE_BLOCK} of the mixture",
+                    hint="give it more weight, or take it out of data.sources",
+                )
+
+    @property
+    def mixture(self) -> tuple[SourceConfig, ...]:
+        """The sources, be they one or many."""
+        return self.sources or (SourceConfig(source=self.source),)
+
+    @property
+    def block_counts(self) -> tuple[int, ...]:
+        """Sequences of each source in every MIXTURE_BLOCK of them."""
+        return apportion([source.weight for source in self.mixture], MIXTURE_BLOCK)
+
+
+def apportion(weights: Sequence[float], seats: int) -> tuple[int, ...]:
+    """`seats` divided in proportion to `weights`, by largest remainder; the earlier wins a tie.
+
+    >>> apportion([67, 15, 4.5, 4.5, 4.5, 2.5, 2], 1000)
+    (670, 150, 45, 45, 45, 25, 20)
+    """
+    total = math.fsum(weights)
+    exact = [weight / total * seats for weight in weights]
+    whole = [math.floor(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])
+    for i in by_remainder[: seats - sum(whole)]:
+        whole[i] += 1
+    return tuple(whole)

@@ -1,0 +1,265 @@
+"""Texts as they lie in files: plain, JSONL or Parquet, compressed or not, one document at a time.
+
+Nothing here holds more than a document and a block of its file, so texts may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from llama_scale.errors import InputError
+
+SEPARATOR = "<|endofdoc|>"
+PIECE_BYTES = 100_000
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = (".parquet", ".pq")
+COMPRESSED = (".gz", ".zst")
+TEXT_FIELDS = ("text", "content", "document", "body")  # where data sets keep their text, by custom
+PARQUET_ROWS = 256
+BLOCK_CHARACTERS = 1_000_000
+_LINE_END = re.compile(r"\r?\n|\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One text, with the name it is known by and the sha256 of its bytes."""
+
+    name: str
+    text: str
+    digest: bytes
+    size: int
+
+    @classmethod
+    def of(cls, name: str, text: str) -> Document:
+        """Raises UnicodeEncodeError for half a surrogate pair, which no UTF-8 can hold."""
+        data = text.encode()
+        return cls(name=name, text=text, digest=hashlib.sha256(data).digest(), size=len(data))
+
+
+def read_documents(files: Iterable[Path], field: str = "") -> Iterator[Document]:
+    """The documents of `files` in order, blank ones left out; formats go by the ends of the names.
+
+    Raises InputError, with the file and line, for what is not UTF-8, JSON, Parquet or lacks the field.
+    """
+    for file in files:
+        for number, text in _texts(file, field):
+            if text.strip():
+                yield _document(file, number, text)
+
+
+def text_files(source: Path) -> list[Path]:
+    """The file itself, or every file below a folder, in order of path.
+
+    Files that a desktop or git keeps in hidden places are no text.
+    """
+    if not source.is_dir():
+        return [source]
+    return sorted(
+        path
+        for path in source.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    )
+
+
+def _document(file: Path, number: int, text: str) -> Document:
+    try:
+        return Document.of(f"{file.name}#{number}", text)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{file}:{number}: character {error.start} of the text is half a surrogate pair, not Unicode",
+            hint="mend or drop that document",
+        ) from None
+
+
+def _texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
+    """Texts of one file, each with the number of its line, row or piece."""
+    kind = file.with_suffix("").suffix if file.suffix in COMPRESSED else file.suffix
+    if kind in PARQUET:
+        return _parquet_texts(file, field)
+    return _json_texts(file, field) if kind in JSON_LINES else enumerate(_pieces(file))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    """The bytes of `file`, uncompressed; what goes wrong while they are read is an InputError."""
+    try:
+        with _binary(file) as stream:
+            yield stream
+    except EOFError:
+        raise InputError(f"{file} ends in the middle: it was cut off", hint="get that file again") from None
+    except (OSError, zlib.error) as error:
+        # What the system refuses has a strerror, what gzip and pyarrow cannot unpack has none.
+        reason = getattr(error, "strerror", None) or f"it is no {file.suffix} file, or is damaged ({error})"
+        raise InputError(f"cannot read {file}: {reason}", hint="check the path, or get it again") from None
+
+
+def _binary(file: Path) -> IO[bytes]:
+    if file.suffix == ".gz":
+        return gzip.open(file)  # type: ignore[return-value]
+    if file.suffix == ".zst":
+        return io.BufferedReader(_arrow(file).CompressedInputStream(file.open("rb"), "zstd"))
+    return file.open("rb")
+
+
+def _arrow(file: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(
+            f"{file} needs pyarrow, which is not installed", hint="run `pip install 'llama-scale[data]'`"
+        ) from None
+    return pyarrow
+
+
+def _pieces(file: Path) -> Iterator[str]:
+    """Documents of a text file: the parts between separator lines, cut at line ends near PIECE_BYTES."""
+    text, at = "", 0
+    for block in _blocks(file):
+        text, at = text[at:] + block, 0
+        # The last block is empty: what is left then is all there is.
+        while at < len(text) and (not block or len(text) - at > 2 * PIECE_BYTES + len(SEPARATOR) + 2):
+            start, end = _piece_end(text, at)
+            yield text[at:start]
+            at = end
+
+
+def _piece_end(text: str, at: int) -> tuple[int, int]:
+    """Where the piece from `at` on ends, and where the next one begins: after the separator between them.
+
+    A line that is longer than a piece is cut.
+    """
+    newline = text.find("\n", at + PIECE_BYTES - 1, at + 2 * PIECE_BYTES)
+    cut = newline + 1 if newline >= 0 else min(len(text), at + 2 * PIECE_BYTES)
+    while (start := text.find(SEPARATOR, at, cut + len(SEPARATOR) - 1)) >= 0:
+        if line_end := _LINE_END.match(text, start + len(SEPARATOR)):
+            return start, line_end.end()
+        at = start + 1
+    return cut, cut
+
+
+def _blocks(file: Path) -> Iterator[str]:
+    """The text in large parts, the last of them empty."""
+    with _opened(file) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        while block := _next_block(text, file):
+            yield block
+    yield ""
+
+
+def _next_block(text: io.TextIOWrapper, file: Path) -> str:
+    try:
+        return text.read(BLOCK_CHARACTERS)
+    except UnicodeDecodeError:
+        raise _not_utf8(file) from None
+
+
+def _not_utf8(file: Path) -> InputError:
+    """Where the first byte lies that cannot be decoded: the decoder knows its place in a block only."""
+    number, start = 0, 0
+    with _opened(file) as stream:
+        for line in stream:
+            number += 1
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                start += error.start
+                break
+            start += len(line)
+    return InputError(
+        f"{file}:{number}: not UTF-8: byte {start} cannot be decoded",
+        hint="convert it, for example with `iconv -f latin1 -t utf8`, or take it out of the folder",
+    )
+
+
+def _json_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
+    """The field's text of every line that is not blank, with the line's number from 1 up."""
+    with _opened(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            record = _json_record(file, number, line)
+            field = field or text_field(f"{file}:{number}", [k for k, v in record.items() if _is_text(v)])
+            if field in record and record[field] is None:
+                continue  # as an empty cell of Parquet
+            if not _is_text(record.get(field)):
+                found = (
+                    "is missing" if field not in record else f"is {json.dumps(record[field])[:40]}, no text"
+                )
+                raise InputError(
+                    f"{file}:{number}: the field {field!r} {found}",
+                    hint=f"the line has {', '.join(record) or 'no fields'}: name the text with field = ...",
+                )
+            yield number, record[field]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _json_record(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file}:{number}: not UTF-8: byte {error.start} of the line cannot be decoded",
+            hint="convert the file, for example with `iconv -f latin1 -t utf8`",
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{file}:{number}: not JSON: {error}", hint="each line must be one JSON object: mend or drop it"
+        ) from None
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{file}:{number}: a JSON {type(record).__name__}, not an object",
+            hint='each line must be an object such as {"text": "..."}',
+        )
+    return record
+
+
+def text_field(place: str, fields: list[str]) -> str:
+    """The field that holds the text: one with a customary name, or the only one that is text."""
+    customary = [name for name in TEXT_FIELDS if name in fields]
+    found = customary or fields
+    if len(found) == 1 or customary:
+        return found[0]
+    raise InputError(
+        f"{place}: cannot tell which field is the text: "
+        + (f"{', '.join(fields)} are all text" if fields else "none of them is text"),
+        hint="name it: [[data.sources]] with source = ... and field = ...",
+    )
+
+
+def _parquet_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
+    """The column's text of every row, with the row's number from 0 up; empty cells are left out."""
+    arrow = _arrow(file)
+    try:
+        with arrow.parquet.ParquetFile(file) as opened:
+            schema = opened.schema_arrow
+            kinds = (arrow.types.is_string, arrow.types.is_large_string)
+            columns = [c.name for c in schema if any(is_kind(c.type) for is_kind in kinds)]
+            if field and field not in columns:
+                raise InputError(
+                    f"{file} has no column of text called {field!r}",
+                    hint=f"its columns of text are {', '.join(columns) or 'none'}",
+                )
+            chosen, row = field or text_field(str(file), columns), 0
+            for batch in opened.iter_batches(batch_size=PARQUET_ROWS, columns=[chosen]):
+                for text in batch.column(0).to_pylist():
+                    if text is not None:
+                        yield row, text
+                    row += 1
+    except (OSError, arrow.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{file} is no Parquet file, or is damaged: {error}".splitlines()[0], hint="get that file again"
+        ) from None

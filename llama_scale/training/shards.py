@@ -1,0 +1,137 @@
+"""Token ids in files that are mapped, not read: written once, hashed, gathered from many places."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_scale.errors import StoreError
+
+SHARD_TOKENS = 2**30  # 2 GiB of uint16: few files, none too large to copy or to hash side by side
+Tokens = NDArray[np.uint16 | np.uint32]
+
+
+def token_type(vocabulary: int) -> str:
+    """The smallest of the two types of token files that holds every id of `vocabulary`."""
+    return "uint16" if vocabulary <= 2**16 else "uint32"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenShards:
+    """The tokens of one part of one source: arrays that follow each other as if they were one."""
+
+    arrays: tuple[Tokens, ...]
+    starts: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        sizes = [len(array) for array in self.arrays]
+        object.__setattr__(self, "starts", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def gather(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """The `length` tokens from each of `starts` on, [len(starts), length]."""
+        if len(self.arrays) == 1:
+            return _windows(self.arrays[0], length)[starts].astype(np.int64)
+        shards = np.searchsorted(self.starts, starts, side="right") - 1
+        found = np.empty((len(starts), length), dtype=np.int64)
+        for row, (shard, start) in enumerate(zip(shards.tolist(), starts.tolist(), strict=True)):
+            found[row] = self._read(shard, start - int(self.starts[shard]), length)
+        return found
+
+    def _read(self, shard: int, start: int, length: int) -> Tokens:
+        """Tokens from a place in a shard on, and out of the shards after it where they go on there."""
+        here = self.arrays[shard][start : start + length]
+        if len(here) == length:
+            return here
+        return np.concatenate([here, self._read(shard + 1, 0, length - len(here))])
+
+
+def _windows(tokens: Tokens, length: int) -> Tokens:
+    """A view of all stretches of `length` tokens; nothing is copied."""
+    return np.lib.stride_tricks.sliding_window_view(tokens, length)
+
+
+class ShardWriter:
+    """Appends tokens to files of at most `shard_tokens`, hashing them on the way."""
+
+    def __init__(self, folder: Path, stem: str, dtype: str, shard_tokens: int = SHARD_TOKENS) -> None:
+        self.folder, self.stem, self.dtype, self.shard_tokens = folder, stem, dtype, shard_tokens
+        self.shards: list[dict[str, Any]] = []
+        self._file: BinaryIO | None = None
+        self._left = 0
+        self._digest = hashlib.sha256()
+
+    def append(self, tokens: Tokens) -> None:
+        """Add tokens; a stretch may go on in the next file."""
+        while len(tokens):
+            if not self._left:
+                self._begin()
+            assert self._file is not None
+            data = tokens[: self._left].tobytes()
+            self._file.write(data)
+            self._digest.update(data)
+            count = min(len(tokens), self._left)
+            self._left -= count
+            self.shards[-1]["tokens"] += count
+            tokens = tokens[count:]
+
+    def close(self) -> list[dict[str, Any]]:
+        """End the last file; returns name, tokens and sha256 of each."""
+        if self._file is not None:
+            self._file.close()
+            self.shards[-1]["sha256"] = self._digest.hexdigest()
+            self._file = None
+        return self.shards
+
+    def _begin(self) -> None:
+        self.close()
+        name = f"{self.stem}-{len(self.shards):05d}.bin"
+        self._file, self._left, self._digest = (
+            (self.folder / name).open("wb"),
+            self.shard_tokens,
+            hashlib.sha256(),
+        )
+        self.shards.append({"file": name, "tokens": 0})
+
+
+@contextmanager
+def writing(folder: Path, stem: str, dtype: str) -> Iterator[ShardWriter]:
+    """A writer whose last file is closed whatever happens."""
+    writer = ShardWriter(folder, stem, dtype)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def map_shards(folder: Path, shards: Sequence[Mapping[str, Any]], dtype: str) -> TokenShards:
+    """Map the files that a manifest states; raises ValueError where one is of another size."""
+    arrays = []
+    for stated in shards:
+        path = folder / Path(stated["file"]).name
+        size = path.stat().st_size
+        if size != stated["tokens"] * np.dtype(dtype).itemsize:
+            raise ValueError(f"{path.name} is {size} bytes, not the {stated['tokens']} tokens it should hold")
+        # A plain view of the map: slices of np.memmap itself cost ten times as much.
+        arrays.append(np.asarray(np.memmap(path, dtype=dtype, mode="r")))
+    return TokenShards(arrays=tuple(arrays))
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file; raises StoreError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read: {error.strerror}", hint="run `llama-scale data prepare` again"
+        ) from None
