@@ -1,0 +1,149 @@
+"""The C kernels as a shared library: compiled once by the system's compiler, kept in the user's cache.
+
+Without a compiler, or with LLAMA_SCALE_KERNELS=off, torch does everything, more slowly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from llama_scale.files import write_atomically
+
+SOURCE = Path(__file__).with_name("kernels.c")
+SWITCH = "LLAMA_SCALE_KERNELS"
+COMPILERS = ("cc", "gcc", "clang")
+# sqrtf need not set errno; nothing else of the language's floating point is loosened.
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
+FOR_THIS_CPU = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows
+COMPILE_SECONDS = 120
+
+
+class _Pointer(ctypes.c_void_p):
+    """A tensor's memory, and the tensor, without which the memory would go."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Kernels that can be called; `name` tells source, compiler and CPU apart in a run's record."""
+
+    functions: ctypes.CDLL
+    name: str
+
+    def call(self, function: str, *arguments: Tensor | int | float | None) -> partial[Any]:
+        """A call of `function` to be made later, any number of times, on these tensors' memory as it then is.
+
+        The tensors must be contiguous; the call keeps them alive.
+        """
+        return partial(getattr(self.functions, function), *map(_as_c, arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Why there are no kernels here, and what to do about it."""
+
+    reason: str
+    fix: str
+
+
+@cache
+def library() -> Library | Absent:
+    """The kernels, compiled now if need be (about three seconds, once for a machine and version)."""
+    if os.environ.get(SWITCH, "on").lower() in ("off", "0", "no", "false"):
+        return Absent(f"{SWITCH} switches them off", f"unset {SWITCH}")
+    compiler = _compiler()
+    if compiler is None:
+        return Absent("no C compiler is on the path", "install gcc or clang, or set CC")
+    key = _key(compiler)
+    built = cache_folder() / f"{key}.so"
+    try:
+        if not built.exists():
+            built.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(built, _compile(compiler))
+        return Library(_load(built), f"c-{key}")
+    except subprocess.SubprocessError as error:
+        return Absent(f"{compiler} failed: {_said(error)}", "set CC to a newer gcc or clang")
+    except OSError as error:
+        return Absent(f"{built} cannot be used: {error}", "set XDG_CACHE_HOME to a folder that can be written")
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels lie."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "llama-scale" / "kernels"
+
+
+def _compiler() -> str | None:
+    for name in filter(None, (os.environ.get("CC"), *COMPILERS)):
+        if found := shutil.which(name):
+            return found
+    return None
+
+
+def _key(compiler: str) -> str:
+    """Short hash of everything that decides the machine code."""
+    real = Path(compiler).resolve()
+    state = real.stat()
+    parts = (SOURCE.read_text(), FLAGS, str(real), state.st_size, state.st_mtime_ns, _cpu())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def _cpu() -> tuple[str, ...]:
+    """The CPU's model and features: code for one may not run on another that shares the home folder."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return (platform.platform(), platform.processor())
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    return (platform.machine(), *(v.strip() for k, v in told.items() if k.strip() in ("model name", "flags", "Features")))
+
+
+def _compile(compiler: str) -> bytes:
+    """The library's bytes. Raises CalledProcessError with what the compiler said, and TimeoutExpired."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "kernels.so"
+        for attempt, cpu in enumerate(FOR_THIS_CPU, 1):
+            command = [compiler, *FLAGS, *cpu, "-o", str(target), str(SOURCE), "-lm"]
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=COMPILE_SECONDS
+            )
+            if done.returncode == 0 or attempt == len(FOR_THIS_CPU):
+                done.check_returncode()
+                break
+        return target.read_bytes()
+
+
+def _said(error: subprocess.SubprocessError) -> str:
+    words = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+    return words[0] if words else "it said nothing"
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    functions = ctypes.CDLL(str(path))
+    functions.sum_of_squares.restype = ctypes.c_double
+    functions.attention_scratch.restype = ctypes.c_int64
+    functions.attention_scratch.argtypes = (ctypes.c_int64, ctypes.c_int64)
+    return functions
+
+
+def _as_c(value: Tensor | int | float | None) -> Any:
+    if isinstance(value, Tensor):
+        pointer = _Pointer(value.data_ptr())
+        pointer.tensor = value
+        return pointer
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return ctypes.c_void_p() if value is None else ctypes.c_int64(value)

@@ -1,0 +1,248 @@
+"""Loss and gradients of a LLaMA as a fixed list of calls over memory that is allocated once.
+
+Matrix products are torch's, all else is in `kernels.c`. Shapes as in `training/model.py`; M = B T rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llama_scale.training.kernels.library import Library
+from llama_scale.training.model import Block, Llama, RMSNorm
+
+Call = Callable[[], Any]
+
+
+class KernelObjective:
+    """Computes what `Llama.objective` does; `backward` adds to the weights' `grad` in place."""
+
+    def __init__(self, model: Llama, library: Library) -> None:
+        self.model, self.library = model, library
+        self._steps: dict[tuple[int, ...], Step] = {}
+
+    def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The objective, which can be differentiated until the next call, and the loss in nats per token."""
+        weights = tuple(self.model.parameters())
+        step = self._step(weights, tokens_BT.shape)
+        step.read(tokens_BT, targets_BT, z_loss)
+        loss, squares = step.forward()
+        objective = _Objective.apply(step, loss + z_loss * squares, *weights)
+        return objective, loss  # pyright: ignore[reportReturnType]
+
+    def _step(self, weights: Sequence[nn.Parameter], shape: torch.Size) -> Step:
+        """The calls for this shape, made anew where weights or gradients have moved in memory."""
+        for weight in weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        where = tuple(p for w in weights for p in (w.data_ptr(), w.grad.data_ptr() if w.grad is not None else 0))
+        key = (*shape, hash(where))
+        if key not in self._steps:
+            if len(self._steps) > 1:
+                self._steps.clear()
+            self._steps[key] = Step(self.model, self.library, *shape)
+        return self._steps[key]
+
+
+class _Objective(torch.autograd.Function):
+    """One node in place of a model's: the gradients go where they belong while it runs."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Step, value: Tensor, *weights: Tensor) -> Tensor:
+        ctx.step, ctx.reading, ctx.count = step, step.readings, len(weights)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if ctx.reading != ctx.step.readings:
+            raise RuntimeError("the objective was computed anew before this backward pass")
+        ctx.step.readings += 1  # its memory is used up
+        ctx.step.backward(gradient.item())
+        return (None,) * (2 + ctx.count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """A place in the residual stream: x [M, D], its norm, 1 / rms [M]."""
+
+    module: RMSNorm
+    x: Tensor
+    y: Tensor
+    inverse: Tensor
+
+
+class Step:
+    """Every buffer and call of one training step on [batch, length] tokens."""
+
+    def __init__(self, model: Llama, library: Library, batch: int, length: int) -> None:
+        self.config, self.library = model.config, library
+        self.batch, self.length, self.rows = batch, length, batch * length
+        self.readings = 0
+        width, vocabulary = self.config.width, self.config.vocabulary
+        self._tokens, self._targets = (torch.zeros(self.rows, dtype=torch.int64) for _ in range(2))
+        self._sums = torch.zeros(2, dtype=torch.float64)
+        self._logits = torch.empty(self.rows, vocabulary)
+        self._change, self._dx, self._dy = (torch.empty(self.rows, width) for _ in range(3))
+        self._query_key = self.config.heads + self.config.kv_heads
+        self._qkv_columns = (self._query_key + self.config.kv_heads) * self.config.head_size
+        mixed = self.config.heads * self.config.head_size
+        self._dqkv = torch.empty(self.rows, self._qkv_columns)
+        self._dmixed = torch.empty(self.rows, mixed)
+        self._dhidden = torch.empty(self.rows, self.config.hidden)
+        scratch = library.functions.attention_scratch(length, self.config.head_size)
+        self._scratch = torch.empty(scratch)
+        self._cosine, self._sine = model.get_buffer("cosine"), model.get_buffer("sine")
+        self._forward: list[Call] = []
+        self._backward: list[list[Call]] = []  # in the order of the forward pass: each part is run backwards
+        self._record(model)
+
+    def read(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float) -> None:
+        """Take a batch. Raises IndexError for an id outside the vocabulary."""
+        for name, kept, ids in (("token", self._tokens, tokens_BT), ("target", self._targets, targets_BT)):
+            kept.view(self.batch, self.length).copy_(ids)
+            least, most = map(int, kept.aminmax())
+            if least < 0 or most >= self.config.vocabulary:
+                raise IndexError(f"{name} {most} is outside a vocabulary of {self.config.vocabulary}")
+        self._losses = self.library.call(
+            "cross_entropy", self._sums, self._logits, self._targets, *self._logits.shape, float(z_loss)
+        )
+        self.readings += 1
+
+    @torch.no_grad()
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Mean loss and mean squared log denominator; the logits become their gradient."""
+        for call in self._forward:
+            call()
+        self._losses()
+        loss, squares = (self._sums / self.rows).float()
+        return loss, squares
+
+    @torch.no_grad()
+    def backward(self, scale: float) -> None:
+        """Add `scale` times the gradients of the objective last computed."""
+        if scale != 1.0:
+            self._logits.mul_(scale)
+        self._dx.zero_()
+        for part in reversed(self._backward):
+            for call in part:
+                call()
+
+    def _record(self, model: Llama) -> None:
+        """The model once through, in order."""
+        first = self._norm(model.norm if not model.blocks else _blocks(model)[0].attention_norm)
+        embedding = _gradient(model.embedding.weight)
+        size = (self.rows, self.config.width)
+        self._forward.append(self.library.call("embed", first.x, model.embedding.weight, self._tokens, *size))
+        self._backward.append([self.library.call("embed_backward", embedding, self._dx, self._tokens, *size)])
+        self._start(first, first.x, None)
+        place = first
+        following = [block.attention_norm for block in _blocks(model)[1:]] + [model.norm]
+        for block, after in zip(_blocks(model), following, strict=True):
+            self._attention(block, place)
+            place = self._next(place, block.feed_forward_norm)
+            self._feed_forward(block, place)
+            place = self._next(place, after)
+        self._linear([model.head.weight], place.y, self._logits, self._dy, self._logits)
+
+    def _norm(self, module: RMSNorm) -> _Norm:
+        x, y = (torch.empty(self.rows, self.config.width) for _ in range(2))
+        return _Norm(module, x, y, torch.empty(self.rows))
+
+    def _next(self, before: _Norm, module: RMSNorm) -> _Norm:
+        """Add the change to the stream and norm it."""
+        after = self._norm(module)
+        self._start(after, before.x, self._change)
+        return after
+
+    def _start(self, place: _Norm, before: Tensor, change: Tensor | None) -> None:
+        weight, size = place.module.weight, (self.rows, self.config.width)
+        forward = (place.x, place.y, place.inverse, before, change, weight, *size, place.module.epsilon)
+        self._forward.append(self.library.call("add_norm", *forward))
+        backward = (self._dx, self._dy, place.x, place.inverse, weight, _gradient(weight), *size)
+        self._backward.append([self.library.call("norm_backward", *backward)])
+
+    def _attention(self, block: Block, place: _Norm) -> None:
+        attention, config, library = block.attention, self.config, self.library
+        heads = (config.heads, config.kv_heads, config.head_size)
+        qkv = torch.empty(self.rows, self._qkv_columns)
+        rotated = torch.empty(self.rows, self._query_key * config.head_size)
+        inverse = torch.empty(self.rows, self._query_key if config.qk_norm else 0)
+        mixed, log_sum = torch.empty_like(self._dmixed), torch.empty(self.rows, config.heads)
+        norms = [norm.weight for norm in (attention.query_norm, attention.key_norm) if isinstance(norm, RMSNorm)]
+        weights, dweights = (norms, [*map(_gradient, norms)]) if norms else ([None] * 2, [None] * 2)
+        projections = [attention.query.weight, attention.key.weight, attention.value.weight]
+        self._linear(projections, place.y, qkv, self._dy, self._dqkv)
+        table, sizes = (self._cosine, self._sine), (self.rows, self.length, *heads)
+        self._forward += [
+            library.call("rotary", rotated, inverse, qkv, *table, *weights, *sizes, config.norm_epsilon),
+            library.call("attention", mixed, log_sum, rotated, qkv, self._scratch, self.batch, *sizes[1:]),
+        ]
+        dmixed = (self._dmixed, mixed, log_sum, rotated, qkv, self._scratch, self.batch, *sizes[1:])
+        self._backward.append(
+            [
+                library.call("attention_backward", self._dqkv, *dmixed),
+                library.call("rotary_backward", self._dqkv, inverse, qkv, *table, *weights, *dweights, *sizes),
+            ]
+        )
+        self._linear([attention.output.weight], mixed, self._change, self._dmixed, self._dx)
+
+    def _feed_forward(self, block: Block, place: _Norm) -> None:
+        swiglu, sizes = block.feed_forward, (self.rows, self.config.hidden)
+        gate_up, hidden = torch.empty(self.rows, 2 * sizes[1]), torch.empty(sizes)
+        self._linear([swiglu.gate.weight, swiglu.up.weight], place.y, gate_up, self._dy, gate_up)
+        self._forward.append(self.library.call("gated", hidden, gate_up, *sizes))
+        self._backward.append([self.library.call("gated_backward", gate_up, self._dhidden, *sizes)])
+        self._linear([swiglu.down.weight], hidden, self._change, self._dhidden, self._dx)
+
+    def _linear(self, weights: Sequence[Tensor], x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> None:
+        """y = x weights^T, the weights' outputs side by side; those that lie together in memory in one product."""
+        start, backward = 0, []
+        for weight, gradient in _joined(weights):
+            columns = slice(start, start + weight.shape[0])
+            part = dy[:, columns]
+            self._forward.append(partial(torch.mm, x, weight.t(), out=y[:, columns]))
+            backward.append(partial(torch.addmm, gradient, part.t(), x, out=gradient))
+            into_x = partial(torch.mm, part, weight, out=dx)
+            backward.append(partial(torch.addmm, dx, part, weight, out=dx) if start else into_x)
+            start = columns.stop
+        self._backward.append(backward)
+
+
+def supports(model: Llama) -> bool:
+    """Whether the kernels compute this model: all its weights in 32 bits on the CPU."""
+    return all(w.device.type == "cpu" and w.dtype == torch.float32 for w in model.parameters())
+
+
+def _blocks(model: Llama) -> list[Block]:
+    return [block for block in model.blocks if isinstance(block, Block)]
+
+
+def _gradient(weight: Tensor) -> Tensor:
+    assert weight.grad is not None  # KernelObjective saw to it
+    return weight.grad
+
+
+def _joined(weights: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Weights and gradients, neighbours in memory as one matrix: flat buffers make most of them that."""
+    joined: list[tuple[Tensor, Tensor]] = []
+    for weight in weights:
+        pair = weight.detach(), _gradient(weight)
+        if joined and all(map(_follows, joined[-1], pair)):
+            pair = tuple(_extended(before, more) for before, more in zip(joined.pop(), pair, strict=True))
+        joined.append(pair)
+    return joined
+
+
+def _follows(before: Tensor, after: Tensor) -> bool:
+    same = before.untyped_storage().data_ptr() == after.untyped_storage().data_ptr()
+    return same and after.data_ptr() == before.data_ptr() + before.nbytes and before.is_contiguous()
+
+
+def _extended(before: Tensor, more: Tensor) -> Tensor:
+    rows = before.shape[0] + more.shape[0]
+    return before.as_strided((rows, before.shape[1]), before.stride(), before.storage_offset())
