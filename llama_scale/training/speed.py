@@ -22,7 +22,7 @@ def seconds_per_step(config: RunConfig, device: str = "auto", threads: int = 1) 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        trainer = Trainer(config, _random_tokens(config), choose_device(device))
+        trainer = Trainer(config, random_tokens(config), choose_device(device))
         times = []
         for _ in range(WARM_STEPS + TIMED_STEPS):
             began = time.perf_counter()
@@ -34,7 +34,8 @@ def seconds_per_step(config: RunConfig, device: str = "auto", threads: int = 1) 
         torch.set_num_threads(before)
 
 
-def _random_tokens(config: RunConfig) -> TokenFiles:
+def random_tokens(config: RunConfig) -> TokenFiles:
+    """As many tokens as a measurement takes, and then some, of no language."""
     count = config.tokens_per_step * (WARM_STEPS + TIMED_STEPS) + 1
     ids = np.random.default_rng(0).integers(config.model.vocabulary, size=count).astype(np.uint32)
     return files_in_memory(ids, byte_tokenizer())

@@ -77,7 +77,9 @@ def library() -> Library | Absent:
     except subprocess.SubprocessError as error:
         return Absent(f"{compiler} failed: {_said(error)}", "set CC to a newer gcc or clang")
     except OSError as error:
-        return Absent(f"{built} cannot be used: {error}", "set XDG_CACHE_HOME to a folder that can be written")
+        return Absent(
+            f"{built} cannot be used: {error}", "set XDG_CACHE_HOME to a folder that can be written"
+        )
 
 
 def cache_folder() -> Path:
@@ -108,7 +110,10 @@ def _cpu() -> tuple[str, ...]:
     except OSError:
         return (platform.platform(), platform.processor())
     told = dict(line.split(":", 1) for line in lines if ":" in line)
-    return (platform.machine(), *(v.strip() for k, v in told.items() if k.strip() in ("model name", "flags", "Features")))
+    return (
+        platform.machine(),
+        *(v.strip() for k, v in told.items() if k.strip() in ("model name", "flags", "Features")),
+    )
 
 
 def _compile(compiler: str) -> bytes:

@@ -40,7 +40,9 @@ class KernelObjective:
         for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        where = tuple(p for w in weights for p in (w.data_ptr(), w.grad.data_ptr() if w.grad is not None else 0))
+        where = tuple(
+            p for w in weights for p in (w.data_ptr(), w.grad.data_ptr() if w.grad is not None else 0)
+        )
         key = (*shape, hash(where))
         if key not in self._steps:
             if len(self._steps) > 1:
@@ -173,7 +175,9 @@ class Step:
         rotated = torch.empty(self.rows, self._query_key * config.head_size)
         inverse = torch.empty(self.rows, self._query_key if config.qk_norm else 0)
         mixed, log_sum = torch.empty_like(self._dmixed), torch.empty(self.rows, config.heads)
-        norms = [norm.weight for norm in (attention.query_norm, attention.key_norm) if isinstance(norm, RMSNorm)]
+        norms = [
+            norm.weight for norm in (attention.query_norm, attention.key_norm) if isinstance(norm, RMSNorm)
+        ]
         weights, dweights = (norms, [*map(_gradient, norms)]) if norms else ([None] * 2, [None] * 2)
         projections = [attention.query.weight, attention.key.weight, attention.value.weight]
         self._linear(projections, place.y, qkv, self._dy, self._dqkv)
@@ -186,7 +190,9 @@ class Step:
         self._backward.append(
             [
                 library.call("attention_backward", self._dqkv, *dmixed),
-                library.call("rotary_backward", self._dqkv, inverse, qkv, *table, *weights, *dweights, *sizes),
+                library.call(
+                    "rotary_backward", self._dqkv, inverse, qkv, *table, *weights, *dweights, *sizes
+                ),
             ]
         )
         self._linear([attention.output.weight], mixed, self._change, self._dmixed, self._dx)
@@ -200,7 +206,7 @@ class Step:
         self._linear([swiglu.down.weight], hidden, self._change, self._dhidden, self._dx)
 
     def _linear(self, weights: Sequence[Tensor], x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> None:
-        """y = x weights^T, the weights' outputs side by side; those that lie together in memory in one product."""
+        """y = x weights^T, outputs side by side; weights that lie together in memory in one product."""
         start, backward = 0, []
         for weight, gradient in _joined(weights):
             columns = slice(start, start + weight.shape[0])
