@@ -11,6 +11,7 @@ from torch import Tensor
 from llama_scale.errors import InputError
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
+from llama_scale.training.kernels import objective_of
 from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory
 from llama_scale.training.model import Llama
 from llama_scale.training.optimizer import FlatOptimizer, Optimizer
@@ -47,6 +48,7 @@ class Trainer:
     ) -> None:
         self.config, self.files, self.device, self.world = config, files, device, world
         self.model, self.optimizer = _build(config, device)
+        self.objective = objective_of(self.model, config.recompute)
         self.micro_batch = first_micro_batch(config, device, processes=world.size)
         self.step = 0
         self._uncollected: list[tuple[Tensor, Tensor]] = []
@@ -78,7 +80,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         try:
             for part in batch.split(self.micro_batch):
-                objective, loss = self.model.objective(part[:, :-1], part[:, 1:], self.config.z_loss)
+                objective, loss = self.objective(part[:, :-1], part[:, 1:], self.config.z_loss)
                 share = len(part) / self.config.sequences_per_step
                 (objective * share).backward()
                 self.optimizer.gather()

@@ -219,11 +219,6 @@ class Step:
         self._backward.append(backward)
 
 
-def supports(model: Llama) -> bool:
-    """Whether the kernels compute this model: all its weights in 32 bits on the CPU."""
-    return all(w.device.type == "cpu" and w.dtype == torch.float32 for w in model.parameters())
-
-
 def _blocks(model: Llama) -> list[Block]:
     return [block for block in model.blocks if isinstance(block, Block)]
 
