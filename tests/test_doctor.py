@@ -41,6 +41,7 @@ def test_everything_promised_is_looked_at() -> None:
         "cpu",
         "cuda",
         "bf16",
+        "kernels",
         "memory",
         "disk",
         "store",
@@ -80,3 +81,20 @@ def test_a_variable_that_nothing_reads_is_worth_a_look(monkeypatch: pytest.Monke
     assert found["status"] == "warn"
     assert found["fix"] == "did you mean LLAMA_SCALE_PLAN_BUDGET?"
     assert doctor().exit_code == 0
+
+
+def test_a_machine_without_a_compiler_is_ready_and_told_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_scale.training.kernels import library
+
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CC", raising=False)
+    library.cache_clear()
+    try:
+        found = checks()["kernels"]
+    finally:
+        library.cache_clear()
+    assert found["status"] == "warn"
+    assert "no C compiler" in found["found"]
+    assert "gcc or clang" in found["fix"]

@@ -103,6 +103,17 @@ def _devices() -> Iterator[Check]:
         yield Check("cuda", "pass", "none: runs use the CPU")
     fast = torch.cuda.is_bf16_supported() if count else _cpu_has_bf16()
     yield Check("bf16", "pass", "in hardware" if fast else "emulated: runs use float32")
+    yield _kernels()
+
+
+def _kernels() -> Check:
+    """Whether training on a CPU has its C kernels; they are compiled now if they never were."""
+    from llama_scale.training.kernels import Absent, library
+
+    found = library()
+    if isinstance(found, Absent):
+        return Check("kernels", "warn", f"none, torch alone trains, more slowly: {found.reason}", found.fix)
+    return Check("kernels", "pass", f"{found.name}, compiled for this CPU")
 
 
 def _cpu_has_bf16() -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from llama_scale.errors import LlamaScaleError
 from llama_scale.files import write_atomically
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -70,13 +71,10 @@ def library() -> Library | Absent:
     key = _key(compiler)
     built = cache_folder() / f"{key}.so"
     try:
-        if not built.exists():
-            built.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(built, _compile(compiler))
-        return Library(_load(built), f"c-{key}")
+        return Library(_loaded(built) or _load(_build(compiler, built)), f"c-{key}")
     except subprocess.SubprocessError as error:
         return Absent(f"{compiler} failed: {_said(error)}", "set CC to a newer gcc or clang")
-    except OSError as error:
+    except (OSError, LlamaScaleError) as error:
         return Absent(
             f"{built} cannot be used: {error}", "set XDG_CACHE_HOME to a folder that can be written"
         )
@@ -129,6 +127,20 @@ def _compile(compiler: str) -> bytes:
                 done.check_returncode()
                 break
         return target.read_bytes()
+
+
+def _build(compiler: str, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, _compile(compiler))
+    return target
+
+
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    """The library that an earlier process built; None if there is none, or a torn one."""
+    try:
+        return _load(path)
+    except OSError:
+        return None
 
 
 def _said(error: subprocess.SubprocessError) -> str:

@@ -1,0 +1,288 @@
+"""The kernels against torch and transformers, and what happens where they cannot be compiled."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.training.environment import software
+from llama_scale.training.kernels import Absent, KernelObjective, Library, library, objective_of, used_on
+from llama_scale.training.kernels.library import cache_folder
+from llama_scale.training.model import Llama
+from llama_scale.training.scaling import initialise
+
+SHAPE = ModelConfig(
+    layers=2, width=64, heads=4, kv_heads=4, head_size=16, hidden=192, vocabulary=256, context=96
+)
+SHAPES = {
+    "as LLaMA": SHAPE,
+    "grouped, QK-norm": replace(SHAPE, kv_heads=2, qk_norm=True, vocabulary=1024),
+    "multi-query, tied, wide heads": replace(SHAPE, heads=2, kv_heads=1, head_size=64, tied_head=True),
+    "nothing a multiple of a vector": ModelConfig(
+        layers=3,
+        width=52,
+        heads=6,
+        kv_heads=3,
+        head_size=10,
+        hidden=101,
+        vocabulary=131,
+        context=96,
+        qk_norm=True,
+    ),
+    "smaller than a vector": ModelConfig(
+        layers=1, width=3, heads=1, kv_heads=1, head_size=2, hidden=5, vocabulary=2, context=96
+    ),
+}
+LENGTHS = (1, 16, 37, 96)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Library:
+    found = library()
+    if isinstance(found, Absent):
+        pytest.skip(found.reason)
+    return found
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """The library is looked for anew in the test, and again after it."""
+    library.cache_clear()
+    yield
+    library.cache_clear()
+
+
+def made(config: ModelConfig, seed: int = 0) -> Llama:
+    model = Llama(config)
+    initialise(model, seed, 0.7)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:  # norms away from one, or a swapped pair would go unseen
+                weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def batch(config: ModelConfig, sequences: int, length: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    ids = torch.randint(config.vocabulary, (sequences, length + 1), generator=generator)
+    return ids[:, :-1], ids[:, 1:]
+
+
+def gradients(model: Llama) -> list[Tensor]:
+    return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+
+def in_64_bits(model: Llama, tokens: Tensor, targets: Tensor, z_loss: float) -> tuple[float, list[Tensor]]:
+    """Loss and gradients in double precision, where rounding is out of sight."""
+    exact = Llama(model.config).double()
+    exact.load_state_dict(model.state_dict())
+    logits = exact(tokens).flatten(0, 1)
+    losses = torch.nn.functional.cross_entropy(logits, targets.flatten())
+    (losses + z_loss * logits.logsumexp(-1).square().mean()).backward()
+    return losses.item(), gradients(exact)
+
+
+@pytest.mark.parametrize(("name", "length"), list(itertools.product(SHAPES, LENGTHS)))
+def test_loss_and_gradients_are_the_exact_ones(name: str, length: int, kernels: Library) -> None:
+    model = made(SHAPES[name])
+    tokens, targets = batch(model.config, 3, length)
+    loss, exact = in_64_bits(model, tokens, targets, z_loss=0.01)
+    objective, found = KernelObjective(model, kernels)(tokens, targets, 0.01)
+    objective.backward()
+    assert found.item() == pytest.approx(loss, rel=2e-6)
+    whole = torch.stack([gradient.norm() for gradient in exact]).norm()
+    for ours, theirs in zip(gradients(model), exact, strict=True):
+        assert (ours - theirs).norm() <= 3e-6 * theirs.norm() + 1e-7 * whole
+
+
+def test_objective_and_loss_are_those_of_the_model(kernels: Library) -> None:
+    model = made(SHAPE)
+    tokens, targets = batch(SHAPE, 2, 50)
+    for ours, theirs in zip(
+        KernelObjective(model, kernels)(tokens, targets, 0.1),
+        model.objective(tokens, targets, 0.1),
+        strict=True,
+    ):
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+
+
+def test_gradients_of_parts_add_up_to_that_of_the_whole(kernels: Library) -> None:
+    model = made(SHAPE)
+    tokens, targets = batch(SHAPE, 5, 64)
+    compute = KernelObjective(model, kernels)
+    compute(tokens, targets)[0].backward()
+    whole = gradients(model)
+    model.zero_grad()
+    for part in (slice(0, 2), slice(2, 4), slice(4, 5)):
+        objective, _ = compute(tokens[part], targets[part])
+        (objective * (len(tokens[part]) / 5)).backward()
+    for one, other in zip(gradients(model), whole, strict=True):
+        assert (one - other).norm() <= 2e-6 * other.norm()
+
+
+def test_the_same_bits_every_time(kernels: Library) -> None:
+    tokens, targets = batch(SHAPE, 4, 96)
+    runs = []
+    for _ in range(3):
+        model = made(SHAPE)
+        objective, loss = KernelObjective(model, kernels)(tokens, targets)
+        objective.backward()
+        runs.append([loss, *gradients(model)])
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+def test_weights_that_move_in_memory_are_found_again(kernels: Library) -> None:
+    model = made(SHAPE)
+    compute, (tokens, targets) = KernelObjective(model, kernels), batch(SHAPE, 2, 32)
+    compute(tokens, targets)
+    model.head.weight.data = model.head.weight.data * 2
+    assert compute(tokens, targets)[1].item() == pytest.approx(model.loss(tokens, targets).item(), rel=1e-6)
+
+
+def test_a_weight_that_is_not_a_number_is_seen_in_the_loss(kernels: Library) -> None:
+    for name in ("head.weight", "blocks.0.attention.key.weight", "blocks.1.feed_forward.up.weight"):
+        model = made(SHAPE)
+        with torch.no_grad():
+            model.get_parameter(name).view(-1)[7] = torch.nan
+        assert KernelObjective(model, kernels)(*batch(SHAPE, 2, 32))[1].isnan()
+
+
+def test_large_logits_do_not_overflow(kernels: Library) -> None:
+    model = made(SHAPE)
+    with torch.no_grad():
+        model.head.weight.mul_(1e4)
+        model.blocks[0].get_parameter("attention.query.weight").mul_(1e3)
+    tokens, targets = batch(SHAPE, 2, 64)
+    objective, loss = KernelObjective(model, kernels)(tokens, targets)
+    objective.backward()
+    assert loss.item() == pytest.approx(model.loss(tokens, targets).item(), rel=1e-4)
+    assert all(gradient.isfinite().all() for gradient in gradients(model))
+
+
+def test_an_id_outside_the_vocabulary_is_refused(kernels: Library) -> None:
+    compute, (tokens, targets) = KernelObjective(made(SHAPE), kernels), batch(SHAPE, 2, 8)
+    for bad in (-1, SHAPE.vocabulary):
+        with pytest.raises(IndexError, match="outside a vocabulary of 256"):
+            compute(torch.full_like(tokens, bad), targets)
+        with pytest.raises(IndexError, match="target"):
+            compute(tokens, torch.full_like(targets, bad))
+
+
+def test_an_objective_is_differentiated_before_the_next_is_computed(kernels: Library) -> None:
+    compute, (tokens, targets) = KernelObjective(made(SHAPE), kernels), batch(SHAPE, 2, 8)
+    early, _ = compute(tokens, targets)
+    late, _ = compute(tokens, targets)
+    late.backward()
+    with pytest.raises(RuntimeError, match="computed anew"):
+        early.backward()
+
+
+def test_transformers_finds_the_same_loss_and_gradients(kernels: Library, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the test extra is not installed")
+    from llama_scale.training.exchange import write_hf
+
+    config = replace(SHAPE, kv_heads=2)
+    ours, (tokens, targets) = made(config), batch(config, 3, 80)
+    write_hf(tmp_path / "hf", ours, None)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    logits = theirs(tokens).logits.flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, targets.flatten())
+    expected.backward()
+    objective, loss = KernelObjective(ours, kernels)(tokens, targets)
+    objective.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for our_name, their_name in (
+        ("embedding.weight", "model.embed_tokens.weight"),
+        ("blocks.0.attention.key.weight", "model.layers.0.self_attn.k_proj.weight"),
+        ("blocks.1.feed_forward.down.weight", "model.layers.1.mlp.down_proj.weight"),
+        ("norm.weight", "model.norm.weight"),
+        ("head.weight", "lm_head.weight"),
+    ):
+        mine, other = ours.get_parameter(our_name).grad, theirs.get_parameter(their_name).grad
+        assert mine is not None
+        assert (mine - other).norm() <= 1e-5 * other.norm(), our_name
+
+
+def test_kernels_are_for_what_they_compute(kernels: Library) -> None:
+    assert isinstance(objective_of(made(SHAPE), "none"), KernelObjective)
+    model = made(SHAPE)
+    assert objective_of(model, "full") == model.objective
+    assert objective_of(model.bfloat16(), "none") == model.objective
+    assert software(torch.device("cpu"))["kernels"] == kernels.name
+    torch.set_num_threads(2)
+    assert isinstance(used_on(torch.device("cpu")), Absent)
+    assert software(torch.device("cpu"))["kernels"] == "torch"
+
+
+@pytest.mark.parametrize("said", ["off", "0"])
+def test_kernels_can_be_switched_off(said: str, monkeypatch: pytest.MonkeyPatch, forgotten: None) -> None:
+    monkeypatch.setenv("LLAMA_SCALE_KERNELS", said)
+    model = made(SHAPE)
+    assert objective_of(model, "none") == model.objective
+
+
+def test_without_a_compiler_torch_does_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    found = library()
+    assert isinstance(found, Absent)
+    assert "no C compiler" in found.reason
+    assert "install gcc or clang" in found.fix
+    model = made(SHAPE)
+    assert objective_of(model, "none") == model.objective
+
+
+def test_a_compiler_that_fails_is_told_with_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None
+) -> None:
+    broken = tmp_path / "broken-cc"
+    broken.write_text("#!/bin/sh\necho 'no such target' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = library()
+    assert isinstance(found, Absent)
+    assert "broken-cc failed: no such target" in found.reason
+    assert not list((tmp_path / "cache").rglob("*.so"))
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    found = library()
+    assert isinstance(found, Absent)
+    assert "XDG_CACHE_HOME" in found.fix
+
+
+def test_a_torn_library_is_compiled_again(
+    kernels: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torn = cache_folder() / f"{kernels.name.removeprefix('c-')}.so"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"\x7fELF and no more")
+    found = library()
+    assert isinstance(found, Library)
+    assert found.name == kernels.name
+    model = made(SHAPE)
+    tokens, targets = batch(SHAPE, 1, 8)
+    loss = KernelObjective(model, found)(tokens, targets)[1]
+    assert loss.item() == pytest.approx(model.loss(tokens, targets).item(), rel=1e-6)
