@@ -188,10 +188,10 @@ def _transformers(model: ModelConfig) -> tuple[Any, Callable[[Any], Any]]:
             max_position_embeddings=model.context,
             rms_norm_eps=model.norm_epsilon,
             tie_word_embeddings=model.tied_head,
-            attn_implementation="sdpa",
             use_cache=False,
         )
     )
+    module.set_attn_implementation("sdpa")
     return module, lambda tokens: module(input_ids=tokens).logits
 
 

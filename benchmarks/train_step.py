@@ -50,14 +50,15 @@ class Size:
     sequences: int
 
     def model(self, vocabulary: int, context: int) -> ModelConfig:
-        shape = {"kv_heads": self.heads, "head_size": self.width // self.heads, "hidden": self.hidden}
         return ModelConfig(
             layers=self.layers,
             width=self.width,
             heads=self.heads,
+            kv_heads=self.heads,
+            head_size=self.width // self.heads,
+            hidden=self.hidden,
             vocabulary=vocabulary,
             context=context,
-            **shape,
         )
 
 
@@ -239,7 +240,8 @@ def sweep_throughput(rounds: int) -> dict[str, Any]:
             Running(replace(one, threads=2), model, sequences),
         )
         count = max(1, math.ceil(TURN_SECONDS / (_warm(pair[0]).wall / 5)))
-        _warm(pair[1]), _warm(wide)
+        for runner in (pair[1], wide):
+            _warm(runner)
         turns = [
             (together(pair, [count] * 2) / 2, pair[0].take(count).wall, wide.take(count).wall)
             for _ in range(rounds)

@@ -234,7 +234,8 @@ def _joined(weights: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
     for weight in weights:
         pair = weight.detach(), _gradient(weight)
         if joined and all(map(_follows, joined[-1], pair)):
-            pair = tuple(_extended(before, more) for before, more in zip(joined.pop(), pair, strict=True))
+            before = joined.pop()
+            pair = _extended(before[0], pair[0]), _extended(before[1], pair[1])
         joined.append(pair)
     return joined
 
