@@ -11,7 +11,7 @@ from synthetic import sweep
 
 from llama_scale.fitting import fit, gather
 from llama_scale.fitting.forms import FITTED
-from llama_scale.fitting.polish import cross_check, polished
+from llama_scale.fitting.polish import _at, cross_check, polished
 from llama_scale.fitting.uncertainty import points_of
 from llama_scale.laws import FormName
 
@@ -39,6 +39,12 @@ def test_a_fit_that_stopped_early_is_found_out() -> None:
     assert better.law.alpha == pytest.approx(solution.law.alpha, rel=0.05)
     assert (better.agreed, better.starts) == (1, early.starts + 1)
     assert polished(points, solution, form, delta=1e-2)[0] is solution
+
+
+def test_where_losses_vanish_a_search_is_sent_back() -> None:
+    vanished = np.array([0.0, -1e15, -8e14, 1.4, 1.4, 0.0])
+    value, gradient = _at(points_of(sweep(0)), vanished, 1e-3)
+    assert value == np.inf and not gradient.any()
 
 
 def test_scipy_is_asked_where_starts_disagree() -> None:

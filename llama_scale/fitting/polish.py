@@ -96,7 +96,14 @@ def polished(
 
 
 def _at(points: Points, chart: Array, delta: float) -> tuple[float, Array]:
-    """Objective and gradient by E and the rest of the chart, E held apart from the others."""
+    """Objective and gradient by E and the rest of the chart, E held apart from the others.
+
+    A line search may step to where losses vanish or overflow: infinity sends it back.
+    """
     batch = Batch(points.x, points.y, points.z[None], points.weights[None], delta)
-    surface = expand(batch, chart[:, None], np.ones(1, bool))
-    return float(surface.value[0]), np.append(surface.rise, surface.gradient[1:, 0])
+    with np.errstate(all="ignore"):
+        surface = expand(batch, chart[:, None], np.ones(1, bool))
+    value, gradient = float(surface.value[0]), np.append(surface.rise, surface.gradient[1:, 0])
+    if np.isfinite(value) and np.isfinite(gradient).all():
+        return value, gradient
+    return np.inf, np.zeros_like(gradient)
