@@ -5,7 +5,11 @@ default:
 
 # install in this environment, with the tools of the tests
 install:
-    pip install -c constraints.txt -e '.[test,bench]'
+    pip install -c constraints.txt -e '.[test]'
+
+# install in this environment, another than that of the tests, with what benchmarks compare ours to
+install-bench:
+    pip install -e '.[bench]'
 
 # the main job: a sweep, its law, and the model to train
 demo:

@@ -1,6 +1,6 @@
 """Tokens a second of a training step, beside transformers' Llama and litgpt: forward, backward, clip, update.
 
-    pip install 'llama-scale[bench]'
+    pip install 'llama-scale[bench]'    # in an environment of its own: litgpt wants older packages
     python benchmarks/train_step.py [--quick] [--sizes 0.1M 1M] [--vocabularies 256] [--json FILE]
     python benchmarks/train_step.py --device cuda
     python benchmarks/train_step.py --sweep
@@ -23,6 +23,7 @@ import platform
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -225,13 +226,10 @@ def sweep_throughput(rounds: int) -> dict[str, Any]:
     """
     from llama_scale.sweeps import expand, load_recipe
 
-    runs = expand("default", load_recipe("default"), corpus="random").runs
-    steps_of: dict[tuple[ModelConfig, int], int] = {}
-    for run in runs:
-        last = run.schedule.total_steps
-        own = (last if last is not None else 0) - run.first_step
-        key = (run.model, run.sequences_per_step)
-        steps_of[key] = steps_of.get(key, 0) + max(own, 0)
+    sweep = expand("default", load_recipe("default"), corpus="random")
+    steps_of: Counter[tuple[ModelConfig, int]] = Counter()
+    for name, run in sweep.by_id.items():
+        steps_of[run.model, run.sequences_per_step] += sweep.own_steps[name]
     seconds = {"two at a time": 0.0, "one after another, 1 thread": 0.0, "one after another, 2 threads": 0.0}
     for (model, sequences), total in steps_of.items():
         one = Contestant(who="llama-scale")
