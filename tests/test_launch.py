@@ -16,8 +16,16 @@ from recipes import write_recipe
 
 from llama_scale.cli.sweep import _reason
 from llama_scale.errors import StoreError
-from llama_scale.launch import LaunchReport, Progress, local, prepare_sweep, run_sweep
-from llama_scale.runs import CHECKPOINT_MANIFEST, RunFolder, RunRecord, read_records, run_folders
+from llama_scale.launch import LaunchReport, Progress, Task, local, prepare_sweep, run_sweep
+from llama_scale.runs import (
+    CHECKPOINT_MANIFEST,
+    EXIT_DONE,
+    RunConfig,
+    RunFolder,
+    RunRecord,
+    read_records,
+    run_folders,
+)
 from llama_scale.training.preparing import prepare
 
 
@@ -124,7 +132,7 @@ def test_killed_workers_are_replaced_and_the_records_are_the_same(
     assert read_records(store) == unfaulted
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
     recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...], how: signal.Signals
 ) -> None:
@@ -133,14 +141,47 @@ def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
     wait_for(lambda: some_steps_logged(store) or process.poll() is not None, "the first steps")
     process.send_signal(how)
     _, talk = process.communicate(timeout=60)
-    if how == signal.SIGINT:
-        assert process.returncode == 130, talk
-        assert re.search(r"To go on: llama-scale sweep .*--workers 2", talk)
-    # Workers whose launcher is gone save and leave by themselves.
-    wait_for(lambda: not workers_of(store), "the workers to leave")
+    assert process.returncode == 130, talk
+    assert re.search(r"To go on: llama-scale sweep .*--workers 2", talk)
+    assert not workers_of(store)
     report, _ = train(recipe, store)
     assert report.failed == ()
     assert read_records(store) == unfaulted
+
+
+def test_a_sweep_killed_in_every_way_goes_on_with_the_same_command(
+    recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...]
+) -> None:
+    """Ctrl-C twice; then the scheduler dies, and another starts while its workers live; then all die."""
+    store = tmp_path / "runs"
+
+    def start() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command(recipe, store), stderr=subprocess.DEVNULL, start_new_session=True)
+        wait_for(lambda: workers_train(store) or process.poll() is not None, "workers that train")
+        return process
+
+    process = start()
+    process.send_signal(signal.SIGINT)
+    time.sleep(2 * local.TICK_SECONDS)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130 and not workers_of(store)
+
+    process = start()
+    process.kill()
+    process.wait()
+    # The workers of a launcher that is gone save and leave by themselves; until then nobody takes their runs.
+    process = start()
+    for pid in [process.pid, *workers_of(store)]:
+        os.killpg(pid, signal.SIGKILL)
+    process.wait()
+
+    report, _ = train(recipe, store)
+    assert report.failed == ()
+    assert read_records(store) == unfaulted
+
+
+def workers_train(store: Path) -> bool:
+    return bool(workers_of(store)) and any(folder.is_held() for folder in run_folders(store))
 
 
 def test_two_sweeps_on_one_store_train_each_run_once(
@@ -156,16 +197,63 @@ def test_two_sweeps_on_one_store_train_each_run_once(
         assert steps == sorted(set(steps)), f"{folder.run} trained a step twice"
 
 
-def test_a_run_that_always_crashes_does_not_end_the_sweep(recipe: Path, tmp_path: Path) -> None:
+TOGETHER = """
+import sys
+from pathlib import Path
+from llama_scale.launch import prepare_sweep, run_sweep
+store = Path(sys.argv[2])
+prepared = prepare_sweep(sys.argv[1], store=store, workers=1, device="cpu")
+print("ready", flush=True)
+sys.stdin.readline()
+print(list(run_sweep(prepared, store=store, device="cpu").failed))
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", range(20))
+def test_schedulers_that_start_together_claim_each_run_once(
+    number: int, recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...]
+) -> None:
     store = tmp_path / "runs"
+    words = [sys.executable, "-c", TOGETHER, str(recipe), str(store)]
+    both = [
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    assert [process.stdout.readline() for process in both if process.stdout] == ["ready\n"] * 2
+    for process in both:
+        if process.stdin:
+            process.stdin.write("\n")
+            process.stdin.flush()
+    assert [process.communicate(timeout=240)[0] for process in both] == ["[]\n"] * 2
+    assert read_records(store) == unfaulted
+    for folder in run_folders(store):
+        starts = [event["step"] for event in folder.events() if event["event"] == "start"]
+        assert len(starts) == 1, f"{folder.run} was trained {len(starts)} times"
+
+
+ABORTING = """
+import os, sys
+sys.addaudithook(lambda event, words: event == "open" and str(words[0]).endswith({log!r}) and os.abort())
+"""
+
+
+def test_runs_that_always_crash_do_not_end_the_sweep(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One raises, the other takes its process with it, every time."""
+    store, site = tmp_path / "runs", tmp_path / "site"
     prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
-    poisoned = prepared.tasks[-1].run
-    (store / poisoned / "events.jsonl").mkdir(parents=True)  # a folder where its log should be
+    raising, aborting = (task.run for task in prepared.tasks[-2:])
+    (store / raising / "events.jsonl").mkdir(parents=True)  # a folder where its log should be
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(ABORTING.format(log=f"{aborting}/events.jsonl"))
+    monkeypatch.setenv("PYTHONPATH", str(site))
     report = run_sweep(prepared, store=store, device="cpu")
-    assert report.failed == (poisoned,)
-    assert "Is a directory" in (store / poisoned / "worker.log").read_text()
+    assert report.failed == tuple(sorted((raising, aborting)))
+    assert "Is a directory" in (store / raising / "worker.log").read_text()
+    assert "ended by SIGABRT" in (store / aborting / "worker.log").read_text()
     finished = [t.run for t in prepared.tasks if t.is_finished()]
-    assert len(finished) == len(prepared.tasks) - 1
+    assert len(finished) == len(prepared.tasks) - 2
 
 
 def test_a_run_that_moves_forward_may_be_killed_often(recipe: Path, tmp_path: Path) -> None:
@@ -183,6 +271,42 @@ def test_a_run_that_moves_forward_may_be_killed_often(recipe: Path, tmp_path: Pa
     pool.look()
     assert task.run in pool.failed
     worker.end()
+
+
+def test_runs_that_do_not_fit_beside_each_other_wait_for_room(recipe: Path, tmp_path: Path) -> None:
+    first = prepare_sweep(recipe, store=tmp_path, workers=2, device="cpu").sweep.runs[0]
+    tasks = {name: task_called(name, first, tmp_path) for name in ("large", "larger", "small")}
+    needs = {"large": 3e9, "larger": 5e9, "small": 1e9}
+    pool = local._Pool(tasks=tasks, command=[], threads=1, rooms={"": 4e9}, needs=needs)
+    processes = [subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE) for _ in range(3)]
+    pool.workers = [local._Worker(process) for process in processes]
+    pool.assign()
+    # Nothing runs, so the largest is tried although there is not room enough; the others wait for it.
+    assert [worker.task and worker.task.run for worker in pool.workers] == ["larger", None, None]
+    pool._settle(pool.workers[0], tasks["larger"], EXIT_DONE)
+    pool.assign()
+    assert [worker.task and worker.task.run for worker in pool.workers] == ["large", "small", None]
+    # One that was killed may have wanted more than was thought.
+    pool._settle(pool.workers[1], tasks["small"], -signal.SIGKILL)
+    pool.assign()
+    assert [worker.task and worker.task.run for worker in pool.workers] == ["large", None, None]
+    for worker in pool.workers:
+        worker.end()
+
+
+def task_called(name: str, config: RunConfig, store: Path) -> Task:
+    """A task of a trunk's settings, the longer the larger."""
+    seconds = {"larger": 3.0, "large": 2.0}.get(name, 1.0)
+    return Task(
+        folder=RunFolder(store / name),
+        config=config,
+        steps=10,
+        flops=1.0,
+        seconds=seconds,
+        path_seconds=seconds,
+        parent=None,
+        branches=(),
+    )
 
 
 def publish_step(folder: RunFolder, step: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,11 +196,71 @@ def test_a_holder_that_may_live_is_waited_for(
         assert lease.token == 8
 
 
+CLOCKED = """
+import select, sys, time
+from pathlib import Path
+from llama_scale.runs import leases
+leases.HEARTBEAT_SECONDS, leases.LEASE_SECONDS = 0.05, 2.0
+while True:
+    try:
+        with leases.hold(Path(sys.argv[1])) as lease:
+            print(lease.token, flush=True)
+            for _ in sys.stdin:
+                lease.check()
+                print(time.time(), flush=True)
+    except leases.BusyError:
+        select.select([], [], [], 0.05)  # libfaketime breaks the sleep of Python
+"""
+
+
+def clock_library() -> str:
+    """libfaketime, which shows a process another time of day; its monotonic clock is left alone."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        pytest.skip("libfaketime is not installed (Debian package libfaketime)")
+    return str(found[0])
+
+
+def test_a_clock_that_jumps_gives_no_lease_away_and_keeps_none(folder: Path, tmp_path: Path) -> None:
+    """The holder's clock jumps by a day both ways, the observer's is a day off."""
+    clocks = {name: tmp_path / name for name in ("holder", "observer")}
+    faked = {"LD_PRELOAD": clock_library(), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+    def clocked(name: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, **faked, "FAKETIME_TIMESTAMP_FILE": str(clocks[name])}
+        command = [sys.executable, "-c", CLOCKED, str(folder)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+
+    clocks["holder"].write_text("+0")
+    clocks["observer"].write_text("-1d")
+    with ExitStack() as stack:
+        holder = stack.enter_context(clocked("holder"))
+        stack.callback(holder.kill)
+        assert said(holder) == "1"
+        observer = stack.enter_context(clocked("observer"))
+        stack.callback(observer.kill)
+        assert observer.stdout
+        for jump, seconds in (("+1d", 86_400), ("-1d", -86_400), ("+0", 0)):
+            clocks["holder"].write_text(jump)
+            assert abs(float(answer(holder)) - time.time() - seconds) < 3_600
+            assert not select.select([observer.stdout], [], [], 1.0)[0], "the lease was given away"
+        holder.send_signal(signal.SIGSTOP)
+        assert said(observer) == "2", "the lease of one that stands still was kept"
+
+
 def test_a_torn_lease_is_waited_for(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "1.held").write_bytes(b"")
     with pytest.raises(BusyError), hold(folder):
         pass
+
+
+def test_a_folder_that_vanishes_is_not_written_any_more(folder: Path) -> None:
+    with hold(folder) as lease:
+        shutil.rmtree(folder)
+        with pytest.raises(StoreError, match="vanished"):
+            lease.check()
 
 
 def test_a_read_only_store_is_named(folder: Path) -> None:

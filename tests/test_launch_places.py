@@ -1,0 +1,73 @@
+"""Where workers run: cores of their own, and cards that they share."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from llama_scale.launch.places import (
+    Card,
+    cards_from,
+    cards_here,
+    default_workers,
+    places_for,
+    rooms_of,
+    threads_per_worker,
+    usable_cores,
+)
+
+TABLE = "0, GPU-aa, 80000\n1, GPU-bb, 40000\n"
+AA, BB = Card(name="GPU-aa", memory_bytes=80000 * 2**20), Card(name="GPU-bb", memory_bytes=40000 * 2**20)
+
+
+def test_every_core_belongs_to_one_worker() -> None:
+    cores = usable_cores()
+    for workers in range(1, len(cores) + 1):
+        places = places_for(workers)
+        assert [core for place in places for core in place.cores] == cores
+        assert all(len(place.cores) >= threads_per_worker(workers) for place in places)
+    assert all(place.cores == () for place in places_for(len(cores) + 1)), "too many to have one each"
+
+
+def test_cards_take_workers_in_turn_and_share_their_memory() -> None:
+    places = places_for(5, (AA, BB))
+    assert [place.card for place in places] == [AA, BB, AA, BB, AA]
+    assert rooms_of(places) == {"GPU-aa": AA.memory_bytes, "GPU-bb": BB.memory_bytes}
+    assert list(rooms_of(places_for(2))) == [""]
+
+
+def test_a_card_gets_as_many_workers_as_its_memory_and_its_cores_allow() -> None:
+    cores = len(usable_cores())
+    assert default_workers() == cores
+    assert default_workers((AA,), largest_bytes=1e9) == cores
+    assert default_workers((AA, BB), largest_bytes=75e9) == 2
+    assert default_workers((AA,), largest_bytes=1e15) == 1, "one may always be tried"
+
+
+@pytest.mark.parametrize(
+    ("visible", "cards"),
+    [
+        (None, (AA, BB)),
+        ("1", (Card(name="1", memory_bytes=BB.memory_bytes),)),
+        ("GPU-bb, GPU-aa", (BB, AA)),
+        ("MIG-cc", (Card(name="MIG-cc", memory_bytes=float("inf")),)),
+        ("", ()),
+        ("-1", ()),
+    ],
+)
+def test_the_cards_are_those_that_are_visible(visible: str | None, cards: tuple[Card, ...]) -> None:
+    assert cards_from(TABLE, visible) == cards
+
+
+def test_a_driver_that_says_nonsense_has_no_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real program in place of nvidia-smi: it fails, or says what is no table."""
+    program = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for body, cards in (("exit 9", ()), ("echo No devices were found", ()), (f"printf '{TABLE}'", (AA, BB))):
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        assert cards_here() == cards
