@@ -67,7 +67,7 @@ def test_a_sweep_survives_what_a_cluster_does_to_it(tmp_path: Path, environment:
     slurm_cluster.stop(folder / "slurmd-n2.pid")
     subprocess.run(["pkill", "-9", "-f", "slurmstepd"], check=False)
     _, said = second.communicate(timeout=600)
-    assert "7/7 runs" in said and "cannot identify" in said, said  # all trained: too few for a law
+    assert "7 of 7 runs" in said and "cannot identify" in said, said  # all trained: too few for a law
     subprocess.run(["slurmd", "-N", "n2"], env=environment, check=True)
 
     prepared = prepare_sweep(recipe, store=calm, workers=2, device="cpu")

@@ -69,6 +69,7 @@ def command(
     fits a law to them and tests it on the recipe's held-out runs. Ctrl-C saves and stops; the same
     command goes on from there, and finished runs are never trained again.
     """
+    from llama_scale.cli.progress import ending
     from llama_scale.cli.sweep_plan import plan_as_json, plan_in_words
     from llama_scale.launch import prepare_sweep
 
@@ -83,7 +84,12 @@ def command(
     report = _train(
         prepared, store=store, device=device, launcher=launcher, launcher_options=launcher_options
     )
-    return _conclude(prepared, report, store)
+    if report.seconds >= 1:
+        output.talk(ending(report))
+    try:
+        return _conclude(prepared, report, store)
+    finally:  # last, where it is read, and where no law can be fitted too
+        _list_failures(prepared, report)
 
 
 def _train(
@@ -130,7 +136,8 @@ def _opening(prepared: PreparedSweep, store: Path) -> str:
         f"{prepared.sweep.spec.purpose}.\n"
         f"{len(prepared.tasks)} runs{already}, "
         f"{quantities.format_flops(sum(t.flops for t in prepared.tasks))}, "
-        f"{prepared.workers} at a time, kept in {store}; about {left} {place} ({prepared.times.source})."
+        f"{prepared.workers} at a time, kept in {store}.\n"
+        f"About {left} {place}: {prepared.times.source}."
     )
 
 
@@ -140,9 +147,6 @@ def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int
     from llama_scale.sweeps import Grid, IsoFlop
 
     output = current_output()
-    for run in report.failed:
-        task = next(t for t in prepared.tasks if t.run == run)
-        output.warn(f"run {run} failed: {_reason(task)}")
     records = read_records(store, [t.run for t in prepared.tasks if t.run not in report.failed])
     ended = {
         "sweep": prepared.sweep.name,
@@ -195,6 +199,15 @@ def _conclude_with_law(
     *answer, next_command = fit_report(found, file)
     drawn = [f"figure     {path}" for path in figures]
     current_output().result(value, lambda: [*answer, *drawn, next_command])
+
+
+def _list_failures(prepared: PreparedSweep, report: LaunchReport) -> None:
+    failed = [task for task in prepared.tasks if task.run in report.failed]
+    if failed:
+        lines = "".join(f"\n  {task.run}: {_reason(task)}" for task in failed)
+        current_output().warn(
+            f"{len(failed)} of {len(prepared.tasks)} runs failed; the same command tries them again:{lines}"
+        )
 
 
 def _reason(task: Task) -> str:

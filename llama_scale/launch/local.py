@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -31,6 +31,7 @@ from llama_scale.launch.tasks import (
     note_death,
     noting_interrupts,
     progress_of,
+    shares_done,
 )
 from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY
 
@@ -198,11 +199,11 @@ class _Pool:
             return float("inf")
         return self.rooms.get(place.room, float("inf")) - sum(self.needs.get(run, 0.0) for run in beside)
 
-    def progress(self, already: set[str], elapsed_seconds: float) -> Progress:
+    def progress(self, before: Mapping[str, float], elapsed_seconds: float) -> Progress:
         return progress_of(
             list(self.tasks.values()),
             finished=self.finished,
-            already=already,
+            before=before,
             running=[worker.task for worker in self.workers if worker.task],
             failed=self.failed,
             elapsed_seconds=elapsed_seconds,
@@ -264,7 +265,7 @@ def launch_locally(
     )
     began = time.monotonic()
     pool.look()
-    already = set(pool.finished)
+    before = shares_done(tasks)
     if not pool.is_over():
         pool.workers = [pool.start_worker(place) for place in places]
     try:
@@ -274,7 +275,7 @@ def launch_locally(
                 if pool.has_idle():
                     pool.look()
                     pool.assign()
-                watch(pool.progress(already, time.monotonic() - began))
+                watch(pool.progress(before, time.monotonic() - began))
                 wait([w.process.stdout.fileno() for w in pool.workers if w.process.stdout], TICK_SECONDS)
                 if interrupted():
                     raise KeyboardInterrupt

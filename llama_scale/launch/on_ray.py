@@ -27,6 +27,7 @@ from llama_scale.launch.tasks import (
     note_death,
     noting_interrupts,
     progress_of,
+    shares_done,
 )
 from llama_scale.runs import EXIT_DONE, EXIT_RETRY
 
@@ -94,7 +95,7 @@ def _fly(
 ) -> LaunchReport:
     train = ray.remote(max_retries=NODE_DEATHS, **needs)(_train)
     flight, place = _Flight(), str(store.resolve())
-    began, already = time.monotonic(), {task.run for task in tasks if task.is_finished()}
+    began, before = time.monotonic(), shares_done(tasks)
     with noting_interrupts() as interrupted:
         while True:
             finished = {task.run for task in tasks if task.is_finished()}
@@ -106,7 +107,7 @@ def _fly(
                 progress_of(
                     tasks,
                     finished=finished,
-                    already=already,
+                    before=before,
                     running=[task for task in running if task.folder.is_held()],
                     failed=failed,
                     elapsed_seconds=elapsed,

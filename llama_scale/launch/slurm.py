@@ -31,6 +31,7 @@ from llama_scale.launch.tasks import (
     blocked,
     noting_interrupts,
     progress_of,
+    shares_done,
 )
 from llama_scale.runs import EXIT_RETRY
 
@@ -148,7 +149,7 @@ def launch_on_slurm(
             )
     queue = _Queue(store=store, options=shlex.split(options), device=device)
     queue.read()
-    began, already = time.monotonic(), {task.run for task in tasks if task.is_finished()}
+    began, before = time.monotonic(), shares_done(tasks)
     with noting_interrupts() as interrupted:
         while True:
             active = queue.active()
@@ -160,7 +161,7 @@ def launch_on_slurm(
                 progress_of(
                     tasks,
                     finished=finished,
-                    already=already,
+                    before=before,
                     running=[task for task in tasks if task.run in active and task.folder.is_held()],
                     failed=failed,
                     elapsed_seconds=elapsed,

@@ -62,8 +62,10 @@ class Running:
     kind: str
     step: int
     last_step: int
+    share: float
     loss_nats: float | None
     tokens_per_second: float | None
+    remaining_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,32 +125,35 @@ def progress_of(
     tasks: Sequence[Task],
     *,
     finished: Collection[str],
-    already: Collection[str],
+    before: Mapping[str, float],
     running: Sequence[Task],
     failed: tuple[str, ...],
     elapsed_seconds: float,
 ) -> Progress:
-    """The whole sweep now; `already` were finished when this launch began."""
-    members, flops_running, seconds_running = [], 0.0, 0.0
-    for task in running:
-        member, share = _running(task)
-        members.append(member)
-        flops_running += share * task.flops
-        seconds_running += share * task.seconds
-    done = [task for task in tasks if task.run in finished]
-    spent = seconds_running + sum(task.seconds for task in done if task.run not in already)
-    left = sum(task.seconds for task in tasks) - sum(task.seconds for task in done) - seconds_running
+    """The whole sweep now; `before` is the share of each run that was done when this launch began."""
+    members = [running_now(task) for task in running]
+    shares = {**before, **{m.run: m.share for m in members}, **dict.fromkeys(finished, 1.0)}
+    spent = sum((shares.get(t.run, 0.0) - before.get(t.run, 0.0)) * t.seconds for t in tasks)
+    left = sum((1 - shares.get(t.run, 0.0)) * t.seconds for t in tasks)
+    # Expected times are scaled by how they have come out so far; before that there is nothing to say.
+    remaining = left * elapsed_seconds / spent if spent > 0 and elapsed_seconds > 5 else None
+    longest = max((m.remaining_seconds or 0.0 for m in members), default=0.0)
     return Progress(
-        done=len(done),
+        done=sum(task.run in finished for task in tasks),
         total=len(tasks),
         running=tuple(members),
         failed=failed,
-        flops_done=sum(task.flops for task in done) + flops_running,
+        flops_done=sum(shares.get(task.run, 0.0) * task.flops for task in tasks),
         flops_total=sum(task.flops for task in tasks),
         elapsed_seconds=elapsed_seconds,
-        # Expected times are scaled by how they have come out so far; before that there is nothing to say.
-        remaining_seconds=left * elapsed_seconds / spent if spent > 0 and elapsed_seconds > 5 else None,
+        remaining_seconds=None if remaining is None else max(remaining, longest),
     )
+
+
+def shares_done(tasks: Sequence[Task]) -> dict[str, float]:
+    """How much of each run is done; runs that were never begun are left out."""
+    shares = {task.run: 1.0 if task.is_finished() else running_now(task).share for task in tasks}
+    return {run: share for run, share in shares.items() if share}
 
 
 def blocked(tasks: Sequence[Task], ended: Collection[str]) -> set[str]:
@@ -172,22 +177,25 @@ def note_death(folder: RunFolder, code: int) -> None:
         write_atomically(folder.log, f"error: its process {how}{why}\nhint: {hint}\n")
 
 
-def _running(task: Task) -> tuple[Running, float]:
+def running_now(task: Task) -> Running:
+    """Where a run is by the last report in its log."""
     config = task.config
     event = task.folder.last_event() or {}
     first = config.first_step
     last = first + task.steps
     step = min(max(int(event.get("step", first)), first), last)
-    member = Running(
+    rate = event.get("tokens_per_second")
+    return Running(
         run=task.run,
         width=config.model.width,
         kind=config.role,
         step=step,
         last_step=last,
+        share=(step - first) / task.steps if task.steps else 0.0,
         loss_nats=event.get("loss_nats"),
-        tokens_per_second=event.get("tokens_per_second"),
+        tokens_per_second=rate,
+        remaining_seconds=(last - step) * config.tokens_per_step / rate if rate else None,
     )
-    return member, (step - first) / task.steps if task.steps else 1.0
 
 
 @contextmanager
