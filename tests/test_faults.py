@@ -199,7 +199,7 @@ def test_a_store_that_vanishes_is_not_half_made_again(
 def test_text_that_changed_under_a_sweep_is_not_trained_on(tmp_path: Path, world: World) -> None:
     """One byte of the tokens, one of the tokenizer: a worker refuses before it takes a step."""
     files, config = world
-    for name in ("train.bin", "tokenizer.json"):
+    for name in ("train-00-00000.bin", "tokenizer.json"):
         store = tmp_path / name
         folder = create_run(store, config)
         shutil.copytree(files.folder, store / "data" / files.folder.name)

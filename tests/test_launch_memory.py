@@ -81,7 +81,8 @@ def test_a_run_that_is_killed_for_want_of_memory_is_named_and_the_others_are_tra
     small = a_run(recipe, store)
     large = replace(small, sequences_per_step=65_536)
     prepared = prepare_sweep(recipe, store=store, workers=1, device="cpu")
-    prepare(prepared.corpus, prepared.sweep.spec.data, store)
+    assert prepared.text is not None
+    prepare(prepared.text, prepared.sweep.spec.data, store)
     tasks = [alone(config, store) for config in (large, small)]
     with limited(tmp_path, 700_000_000, sys.executable) as python:
         code = subprocess.run(
