@@ -15,6 +15,7 @@ from recipes import write_recipe
 from llama_scale.launch import prepare_sweep
 from llama_scale.laws import ScalingLaw
 from llama_scale.runs import create_run
+from llama_scale.sweeps import load_recipe, recipe_names
 
 
 def run(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -81,6 +82,16 @@ def test_a_dry_run_fits_80_columns(home: Path, tmp_path: Path) -> None:
     table = [line for line in shown.splitlines() if " to do " in line]
     assert len(table) > 30
     assert max(map(len, table)) <= 80
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).machine])
+def test_recipes_for_other_machines_are_planned_without_their_text(tmp_path: Path, name: str) -> None:
+    shown = run("sweep", name, "--dry-run", "--store", "runs", cwd=tmp_path).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    flat = " ".join(shown.split())
+    assert "an estimate, as H100-SXM is not here" in flat and "not here yet" in flat
+    assert "The recipe states" in flat
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_sweep_ends_with_a_law_its_test_a_figure_and_the_next_command(known: Path) -> None:

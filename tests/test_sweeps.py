@@ -182,15 +182,12 @@ def test_what_a_recipe_states_is_what_it_takes(name: str) -> None:
 
 
 def test_recipes_of_every_scale_ship() -> None:
-    by_machine = {name: load_recipe(name).machine for name in recipe_names()}
-    assert by_machine["default"] is None and by_machine["default-seeds"] is None
-    counts = {name: machine.accelerators for name, machine in by_machine.items() if machine}
-    assert counts == {
-        "one-gpu-night": 1,
-        "eight-gpu-weekend": 8,
-        "thousand-gpu-hours": 8,
-        "overtraining": 1,
-    }
+    here = {name for name in recipe_names() if load_recipe(name).machine is None}
+    assert here >= {"default", "default-seeds"}
+    asked = {"one-gpu-night": 1, "eight-gpu-weekend": 8, "thousand-gpu-hours": 8, "overtraining": 1}
+    for name, accelerators in asked.items():
+        machine = load_recipe(name).machine
+        assert machine and machine.accelerators == accelerators
     node = load_recipe("thousand-gpu-hours").expected
     assert node and 8 * node.seconds / 3600 == pytest.approx(1_000, rel=0.05)
 

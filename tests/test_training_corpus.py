@@ -16,10 +16,10 @@ from recipes import write_text
 
 from llama_scale.config import structure
 from llama_scale.errors import InputError
-from llama_scale.runs import DataConfig, SourceConfig
+from llama_scale.runs import BUILTIN, DataConfig, SourceConfig
 from llama_scale.training import builtin as builtin_module
-from llama_scale.training.builtin import VALIDATION_PACKAGES
-from llama_scale.training.corpus import Corpus, Text, read_corpus
+from llama_scale.training.builtin import VALIDATION_PACKAGES, builtin_listing
+from llama_scale.training.corpus import Corpus, Text, fingerprint, read_corpus
 from llama_scale.training.documents import Document
 
 
@@ -263,3 +263,12 @@ def test_a_mixture_that_cannot_be_is_refused(toml: str, message: str) -> None:
     with pytest.raises(InputError) as refusal:
         structure(tomllib.loads(toml), DataConfig, source="recipe.toml")
     assert message in f"{refusal.value.message} {refusal.value.hint}"
+
+
+def test_the_built_in_corpus_is_known_again_by_its_files(tmp_path: Path) -> None:
+    builtin = SourceConfig(source=BUILTIN)
+    marks = {fingerprint(builtin, tmp_path) for _ in range(2)}
+    assert len(marks) == 1
+    names = [name for name, _ in builtin_listing()]
+    assert len(names) == len(set(names)) > 5_000
+    assert any(name.endswith("torch/nn/functional.py") for name in names)

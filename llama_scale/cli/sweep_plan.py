@@ -130,9 +130,8 @@ def _headline(prepared: PreparedSweep, runs: list[PlannedRun]) -> str:
         place = f"{machine.accelerators} {machine.accelerator}"
     else:
         place = f"{prepared.workers} workers here"
-    return (
-        f"{len(runs)} runs, {done} done; the rest takes about {left} on {place}\n({prepared.times.source})."
-    )
+    said = f"{len(runs)} runs, {done} done; the rest takes about {left} on {place}"
+    return _wrapped(f"{said} ({prepared.times.source}).")
 
 
 def _row(run: PlannedRun) -> tuple[str, ...]:

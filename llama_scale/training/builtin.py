@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -35,6 +36,24 @@ def builtin_versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in BUILTIN_PACKAGES}
 
 
+def builtin_listing() -> list[tuple[str, os.stat_result]]:
+    """Every source file below the packages with its size and times, in order: quicker than reading them.
+
+    Raises InputError for a package that is not installed.
+    """
+    roots = [_distribution(package).locate_file(package) for package in BUILTIN_PACKAGES]
+    return [file for root in roots for file in sorted(_sources(str(root)), key=lambda found: found[0])]
+
+
+def _sources(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sources(entry.path)
+            elif entry.name.endswith(".py"):
+                yield entry.path, entry.stat()
+
+
 def is_held_out(document: Document) -> bool:
     """Whether a document of the built-in corpus is of the validation part."""
     return document.name.startswith(tuple(f"{package}/" for package in VALIDATION_PACKAGES))
@@ -56,14 +75,18 @@ def builtin_documents() -> Iterator[Document]:
                 yield Document.of(str(path), data.decode())
 
 
-def _installed_files(package: str) -> list[importlib.metadata.PackagePath]:
+def _distribution(package: str) -> importlib.metadata.Distribution:
     try:
-        distribution = importlib.metadata.distribution(package)
+        return importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
             f"the built-in corpus needs the package {package}, which is not installed",
             hint=f"run `pip install {package}`, or give your own text with data.source in the recipe",
         ) from None
+
+
+def _installed_files(package: str) -> list[importlib.metadata.PackagePath]:
+    distribution = _distribution(package)
     if distribution.read_text("RECORD") is None or not distribution.files:
         raise InputError(
             f"the built-in corpus cannot check {package}: it was installed without a RECORD of its files",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llama_scale.config import canonical_json
 from llama_scale.errors import InputError
 from llama_scale.runs import BUILTIN, HUB, DataConfig, SourceConfig
-from llama_scale.training.builtin import builtin_documents, builtin_versions, is_held_out
+from llama_scale.training.builtin import builtin_documents, builtin_listing, builtin_versions, is_held_out
 from llama_scale.training.documents import PIECE_BYTES, Document, read_documents, text_files
 from llama_scale.training.hub import FIELD, fetch, fetched_folder
 
@@ -33,12 +33,12 @@ class Catalogue:
     """One source, read through: sha256, bytes and characters of each document in the order of reading.
 
     `read` reads the documents again; `held_out` marks those that the source's own rule keeps for
-    validation. `fingerprint` names the files as they were, None where only reading them tells.
+    validation. `fingerprint` names the files as they were.
     """
 
     config: SourceConfig
     versions: dict[str, str]
-    fingerprint: str | None
+    fingerprint: str
     read: Read
     digests: NDArray[np.bytes_]
     sizes: NDArray[np.int64]
@@ -122,15 +122,16 @@ def absent_sources(config: DataConfig, store: Path) -> tuple[str, ...]:
     return tuple(source.source for source in own if not _place(source, store).exists())
 
 
-def fingerprint(source: SourceConfig, store: Path) -> str | None:
-    """A hash of the names, sizes and times of a source's files; None for the built-in corpus.
+def fingerprint(source: SourceConfig, store: Path) -> str:
+    """A hash of the names, sizes and times of a source's files.
 
     As long as it is the same the text need not be read again to know that it is.
     """
     if source.source == BUILTIN:
-        return None
-    folder = _place(source, store)
-    stated = [(str(file), file.stat()) for file in text_files(folder)] if folder.exists() else []
+        stated = builtin_listing()
+    else:
+        folder = _place(source, store)
+        stated = [(str(file), file.stat()) for file in text_files(folder)] if folder.exists() else []
     listing = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stated]
     return hashlib.sha256(canonical_json(listing).encode()).hexdigest()
 
@@ -144,8 +145,9 @@ def _place(source: SourceConfig, store: Path) -> Path:
 
 def _catalogue(source: SourceConfig, store: Path) -> Catalogue:
     if source.source == BUILTIN:
+        mark = fingerprint(source, store)
         documents = tuple(builtin_documents())  # read and checked once; it is small
-        return _read_through(source, lambda: documents, None)
+        return _read_through(source, lambda: documents, mark)
     field = source.field
     if source.source.startswith(HUB):
         fetch(source, store)
@@ -165,7 +167,7 @@ def _limited(documents: Iterator[Document], limit_bytes: int | None) -> Iterator
                 return
 
 
-def _read_through(source: SourceConfig, read: Read, mark: str | None) -> Catalogue:
+def _read_through(source: SourceConfig, read: Read, mark: str) -> Catalogue:
     digests, held_out = bytearray(), bytearray()
     sizes, characters = array("q"), array("q")
     for document in read():

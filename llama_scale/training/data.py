@@ -86,15 +86,13 @@ def prepared_folders(store: Path) -> list[Path]:
 def find_prepared(config: DataConfig, store: Path) -> TokenFiles | None:
     """The tokens of `config` if they were made before, from files that look the same as now.
 
-    By names, sizes and times, so that a long text is not read at every start; the built-in corpus,
-    which is short, is read all the same.
+    By names, sizes and times, so that a long text is not read at every start.
     """
-    marks = [fingerprint(source, store) for source in config.mixture]
-    if None in marks:
-        return None
-    for folder in prepared_folders(store):
-        manifest = _manifest(folder)
-        if manifest.get("reads") == what_is_read(config) and manifest.get("fingerprints") == marks:
+    made = [(folder, _manifest(folder)) for folder in prepared_folders(store)]
+    alike = [pair for pair in made if pair[1].get("reads") == what_is_read(config)]
+    marks = [fingerprint(source, store) for source in config.mixture] if alike else []
+    for folder, manifest in alike:
+        if manifest.get("fingerprints") == marks:
             return open_tokens(folder)
     return None
 
