@@ -142,11 +142,10 @@ def _opening(prepared: PreparedSweep, store: Path) -> str:
 
 
 def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int:
-    """Say what the sweep found, its failures first; a failed run makes the exit code 1."""
+    """Say what the sweep found; a failed run makes the exit code 1."""
     from llama_scale.runs import read_records
     from llama_scale.sweeps import Grid, IsoFlop
 
-    output = current_output()
     records = read_records(store, [t.run for t in prepared.tasks if t.run not in report.failed])
     ended = {
         "sweep": prepared.sweep.name,
