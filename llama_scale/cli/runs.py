@@ -246,8 +246,23 @@ def _short(value: Any) -> str:
 def _description(record: RunRecord, value: dict[str, Any], run: str) -> list[object]:
     reached = f", {record.loss_nats:.4f} nats/token" if record.loss_nats is not None else ""
     headline = f"Run {run} ({record.role}): {record.status}{reached}."
-    rows = list(_leaves({"config": value["config"], "result": value["result"] or {}}))
-    return [headline, "", table(rows, ("field", "value"))]
+    result = dict(value["result"] or {})
+    texts = result.pop("data", [])
+    rows = list(_leaves({"config": value["config"], "result": result}))
+    seen = [_seen(text) for text in texts]
+    drawn = ["", table(seen, ("text", "share", "tokens seen", "of", "epochs"))] if seen else []
+    return [headline, "", table(rows, ("field", "value")), *drawn]
+
+
+def _seen(text: dict[str, Any]) -> tuple[str, ...]:
+    """How much of one source a run has trained on."""
+    return (
+        text["name"],
+        f"{text['share']:.1%}",
+        quantities.format_count(text["tokens"]),
+        quantities.format_count(text["unique_tokens"]),
+        f"{text['epochs']:.2f}",
+    )
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -71,7 +71,10 @@ class PreparedSweep:
         data = self.sweep.spec.data
         names = ", ".join(source.label for source in data.mixture)
         if self.text is None:
-            return f"Text: {names}, of which these are not here yet: {', '.join(self.missing)}."
+            return (
+                f"Text: {names}. Needed first, as UTF-8 text, JSONL, Parquet or folders of these "
+                f"(what begins with hub: is fetched): {', '.join(self.missing)}."
+            )
         size = quantities.format_bytes(self.text.train_bytes)
         about = "" if self.text.train_tokens else "about "
         return f"Text: {names}, {size}, {about}{quantities.format_count(self.train_tokens or 0, 2)} tokens."
