@@ -141,7 +141,7 @@ def trained(store: Path, files: TokenFiles, configs: list[RunConfig], pauses: in
 
 def test_a_run_on_a_mixture_resumes_exactly_and_records_its_epochs(mixture: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    spec = load_toml(mixture, SweepSpec)
+    spec = load_toml(mixture, SweepSpec, overrides=['design.budgets_flops=["4e8"]'])
     store = tmp_path / "runs"
     files = prepare(find_text(spec.data, store), spec.data, store)
     trunk, branch = expand("mixed", spec, files.corpus).runs[:2]
