@@ -26,6 +26,7 @@ class Entry:
 
 COMMANDS = {
     "sweep": Entry("Measure", "Train the runs of a sweep, fit a law, test it on held-out runs."),
+    "train": Entry("Measure", "Train one model, alone or shared out by torchrun."),
     "worker": Entry("Measure", "Train one run of a store to its end (what launchers start)."),
     "runs": Entry("Measure", "What has been run, and how did it end?"),
     "data": Entry("Measure", "Prepare, show and verify the text that runs train on."),

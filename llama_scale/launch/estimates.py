@@ -70,6 +70,14 @@ def step_times(sweep: Sweep, *, device: str, threads: int, measure: Measure | No
     )
 
 
+def step_time(config: RunConfig, *, device: str, threads: int, measure: Measure) -> tuple[float, str]:
+    """Seconds of a step of one run here and where they come from: measured, unless a step takes too long."""
+    guessed = _guess(config, None if device == "cpu" else device_here(), threads)
+    if guessed > AFFORDABLE_SECONDS:
+        return guessed, "a guess from FLOPs"
+    return measure(config), "measured on a few steps here"
+
+
 def device_here() -> str | None:
     """What the driver calls the first CUDA device, None where there is none; torch is not loaded for it."""
     try:

@@ -223,6 +223,10 @@ class EventLog:
             )
         self._next += 1
 
+    def check(self) -> None:
+        """Raises BusyError where another process has taken the run over."""
+        self.lease.check()
+
     def sync(self) -> None:
         """Wait until everything appended is on the disk."""
         try:

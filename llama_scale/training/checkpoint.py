@@ -6,9 +6,10 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import torch
 
 from llama_scale.errors import StoreError
-from llama_scale.files import publish_folder
+from llama_scale.files import publish_folder, store_error
 from llama_scale.runs import CHECKPOINT_MANIFEST, RunFolder
+from llama_scale.runs.upkeep import sha256_of
 from llama_scale.training.optimizer import Tensors
-from llama_scale.training.world import ALONE, World
+from llama_scale.training.world import ALONE, World, fill
 
 STATE = "state.pt"
 
@@ -46,63 +48,100 @@ def save_checkpoint(
     `notes` is small and goes into the manifest as JSON; `check` is asked last whether this process may
     still write. Raises StoreError where the disk refuses. All processes of a world call this.
     """
-    files = _serialised(state)
-    manifest = {
-        "run": folder.run,
-        "step": step,
-        "files": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()},
-        "notes": dict(notes or {}),
-    }
-    with publish_folder(folder.checkpoint_path(step), check=check) as new:
-        for name, data in files.items():
-            (new / name).write_bytes(data)
-        (new / CHECKPOINT_MANIFEST).write_text(json.dumps(manifest))
-
-
-def _serialised(state: Tensors) -> dict[str, memoryview]:
-    """The one file of a model that one process holds.
-
-    Serialised in memory first, because torch.save reports a full disk as a RuntimeError.
-    """
-    buffer = io.BytesIO()
+    manifest = {"run": folder.run, "step": step, "notes": dict(notes or {})}
+    path = folder.checkpoint_path(step)
+    if world.shards:
+        _publish_parts(path, state, manifest, check, world)
+        return
+    buffer = io.BytesIO()  # first, because torch.save reports a full disk as a RuntimeError
     torch.save({what: dict(tensors) for what, tensors in state.items()}, buffer)
-    return {STATE: buffer.getbuffer()}
+    data = buffer.getbuffer()
+    with publish_folder(path, check=check) as new:
+        (new / STATE).write_bytes(data)
+        _write_manifest(
+            new, manifest, {STATE: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
+        )
+
+
+def _publish_parts(
+    path: Path, state: Tensors, manifest: dict[str, Any], check: Callable[[], None] | None, world: World
+) -> None:
+    """Every process writes its part into the leader's folder, which appears when all of them have."""
+    from llama_scale.training.checkpoint_parts import write_parts
+
+    with ExitStack() as stack:
+        new = world.agree(stack.enter_context(publish_folder(path, check=check)) if world.leads else path)
+        try:
+            own = write_parts(new, state, world)
+            files = {p.name: {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in own}
+            failure = None
+        except OSError as error:
+            files, failure = {}, error
+        gathered = world.gather((files, failure))
+        for _, failure in gathered:
+            if failure is not None:
+                raise store_error(failure, f"cannot write {path}")
+        if world.leads:
+            _write_manifest(new, manifest, {name: f for files, _ in gathered for name, f in files.items()})
+    world.agree(None)  # nobody goes on before it is there
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any], files: dict[str, Any]) -> None:
+    (folder / CHECKPOINT_MANIFEST).write_text(json.dumps({**manifest, "files": files}))
 
 
 def restore_checkpoint(folder: RunFolder, step: int, state: Tensors, world: World = ALONE) -> Restored:
-    """Fill the tensors of `state` with what was saved at `step`, and return the notes.
+    """Fill the tensors of `state` with what was saved at `step`, by however many processes.
 
-    Raises StoreError where it is missing, torn or not what was saved; `state` is untouched then.
+    Raises StoreError, in every process, where it is missing, torn or not what was saved.
     """
     path = folder.checkpoint_path(step)
     try:
         manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text())
-        files = {name: _verified(path / name, stated["sha256"]) for name, stated in manifest["files"].items()}
-        saved = torch.load(io.BytesIO(files[STATE]), map_location="cpu", weights_only=True)
-        notes = dict(manifest["notes"])
-        pairs = [(tensor, saved[what][name]) for what in state for name, tensor in state[what].items()]
-        if any(tensor.shape != value.shape for tensor, value in pairs):
-            raise ValueError("its tensors are not those of the run's model")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _raise_first(world, _harm(path, manifest, world))
+        if STATE in manifest["files"]:
+            _fill_from_file(path / STATE, manifest["files"][STATE]["sha256"], state)
+        else:
+            from llama_scale.training.checkpoint_parts import read_parts
+
+            read_parts(path, state, world)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise StoreError(
             f"checkpoint {step} of run {folder.run} cannot be used: {error}",
             hint="an older one is used in its place where there is one",
         ) from None
+    return Restored(step=step, notes=manifest["notes"])
+
+
+def _harm(path: Path, manifest: Mapping[str, Any], world: World) -> str | None:
+    """What is wrong with this process's share of the files, if anything is; each is read by one process."""
+    try:
+        dict(manifest["notes"])
+        for name in sorted(manifest["files"])[world.rank :: world.size]:
+            if sha256_of(path / name) != manifest["files"][name]["sha256"]:
+                return f"{name} has changed since it was saved"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return str(error) or repr(error)
+    return None
+
+
+def _raise_first(world: World, harm: str | None) -> None:
+    """Raises ValueError in every process where one of them found harm."""
+    if reason := next((reason for reason in world.gather(harm) if reason), None):
+        raise ValueError(reason)
+
+
+def _fill_from_file(path: Path, sha256: str, state: Tensors) -> None:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError(f"{path.name} has changed while it was read")
+    saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    pairs = [(tensor, saved[what][name]) for what in state for name, tensor in state[what].items()]
+    if any(tensor.shape != value.shape for tensor, value in pairs):
+        raise ValueError("its tensors are not those of the run's model")
     with torch.no_grad():
         for tensor, value in pairs:
-            tensor.copy_(value)
-    return Restored(step=step, notes=notes)
-
-
-def _verified(path: Path, sha256: str) -> bytes:
-    data = path.read_bytes()
-    if _sha256(data) != sha256:
-        raise ValueError(f"{path.name} has changed since it was saved")
-    return data
-
-
-def _sha256(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
+            fill(tensor, value)
 
 
 def restore_newest(
@@ -113,7 +152,7 @@ def restore_newest(
     Also says which were passed over, and why.
     """
     passed_over: list[tuple[int, StoreError]] = []
-    for step in reversed(folder.checkpoint_steps()):
+    for step in reversed(world.agree(folder.checkpoint_steps())):
         if step > up_to:
             continue
         try:

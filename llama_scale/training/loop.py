@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -26,11 +26,32 @@ from llama_scale.training.data import TokenFiles, seen
 from llama_scale.training.environment import software
 from llama_scale.training.trainer import Step, Trainer
 from llama_scale.training.weights import save_weights
+from llama_scale.training.world import ALONE, World
 
 Outcome = Literal["done", "stopped", "waiting", "diverged"]
 LOG_STEPS = 50
 CHECKPOINT_SECONDS = 30.0
 LOOK_SECONDS = 1.0  # between two looks at what the steps were like and at whether to stop
+
+
+class Log(Protocol):
+    """What a run is logged to: its events, by the process that leads; nothing, by the others."""
+
+    def append(self, event: str, **fields: Any) -> None: ...
+    def check(self) -> None: ...
+    def sync(self) -> None: ...
+    def conclude(self, result: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class SilentLog:
+    """The log of a process that does not lead."""
+
+    def append(self, event: str, **fields: Any) -> None: ...
+    def check(self) -> None: ...
+    def sync(self) -> None: ...
+    def conclude(self, result: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +136,7 @@ def train_run(
     device: torch.device,
     should_stop: Callable[[], bool],
     watch: Watch | None = None,
+    world: World = ALONE,
 ) -> Outcome:
     """Bring one run to its end, from its newest checkpoint or its branch point; a finished one is left alone.
 
@@ -122,52 +144,54 @@ def train_run(
     has not reached the branch point yet. `watch` sees every step, about once a second. Raises StoreError
     where the disk refuses.
     """
-    with folder.claim() as lease:
-        if folder.result() is not None:
+    with ExitStack() as stack:
+        # Only the leader reads and writes the folder's log; were it refused, torchrun would end the others.
+        lease = stack.enter_context(folder.claim()) if world.leads else None
+        goal = world.agree(None if folder.result() is not None else goal_of(folder, store))
+        if goal is None or goal.last_step == 0:
             return "done"
-        goal = goal_of(folder, store)
-        if goal.last_step == 0:
-            return "done"
-        clear_leftovers(folder)
-        trainer = Trainer(folder.config, files, device)
-        with closing(EventLog(folder, lease)) as log:
-            interval = _start(trainer, store, folder, log, goal)
-            if interval is None:
-                return "waiting"
-            outcome = _train(trainer, folder, log, goal, interval, should_stop, watch)
-            if outcome == "done" and folder.config.schedule.total_steps is not None:
-                _finish(trainer, store, folder, log)
+        if world.leads:
+            clear_leftovers(folder)
+        trainer = Trainer(folder.config, files, device, world)
+        log = stack.enter_context(closing(EventLog(folder, lease) if lease else SilentLog()))
+        interval = _start(trainer, store, folder, log, goal)
+        if interval is None:
+            return "waiting"
+        outcome = _train(trainer, folder, log, goal, interval, should_stop, watch)
+        if outcome == "done" and folder.config.schedule.total_steps is not None:
+            _finish(trainer, store, folder, log)
         return outcome
 
 
-def _start(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog, goal: Goal) -> _Interval | None:
+def _start(trainer: Trainer, store: Path, folder: RunFolder, log: Log, goal: Goal) -> _Interval | None:
     """Load the newest usable state; None if this is a branch whose trunk is not there yet.
 
     A checkpoint counts only if the log reaches it (else the loss curve would have a gap) and if no
     branch point that is still missing lies before it.
     """
+    world, state = trainer.world, trainer.optimizer.tensors()
     logged = max((e["step"] for e in folder.events() if e["event"] == "checkpoint"), default=0)
-    state = trainer.optimizer.tensors()
-    restored, passed_over = restore_newest(
-        folder, state, up_to=min(logged, *goal.missing) if goal.missing else logged
-    )
+    up_to = world.agree(min(logged, *goal.missing) if goal.missing else logged)
+    restored, passed_over = restore_newest(folder, state, up_to=up_to, world=world)
     for step, error in passed_over:
         # Deleted, or it would stand in the way of the one that is made again at its step.
         log.append("checkpoint_passed_over", reason=error.message)
-        delete_checkpoint(folder, step)
+        if world.leads:
+            delete_checkpoint(folder, step)
     branch, interval = trainer.config.branch, _Interval()
     if restored is not None:
         interval = _Interval.noted(restored.notes)
     elif branch is not None:
         parent = RunFolder(store / branch.parent)
-        if branch.step not in parent.checkpoint_steps():
+        if not world.agree(branch.step in parent.checkpoint_steps()):
             return None
         try:
-            restored = restore_checkpoint(parent, branch.step, state)
+            restored = restore_checkpoint(parent, branch.step, state, world)
         except StoreError as error:
             # The trunk will make it again from an older one.
             log.append("checkpoint_passed_over", reason=error.message)
-            delete_checkpoint(parent, branch.step)
+            if world.leads:
+                delete_checkpoint(parent, branch.step)
             return None
     if restored is not None:
         trainer.resume(restored.step, micro_batch=restored.notes.get("micro_batch"))
@@ -184,7 +208,7 @@ def _start(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog, goal
 def _train(
     trainer: Trainer,
     folder: RunFolder,
-    log: EventLog,
+    log: Log,
     goal: Goal,
     interval: _Interval,
     should_stop: Callable[[], bool],
@@ -205,8 +229,8 @@ def _train(
         if trainer.step in _ends(trainer.step - 1, goal):
             log.append("train", **interval.report(trainer.config.tokens_per_step))
             interval = _Interval()
-        stopping = should_stop() and trainer.step < goal.last_step
-        due = time.monotonic() - saved_at >= CHECKPOINT_SECONDS
+        stopping = any(trainer.world.gather(should_stop())) and trainer.step < goal.last_step
+        due = trainer.world.agree(time.monotonic() - saved_at >= CHECKPOINT_SECONDS)
         if stopping or due or trainer.step in goal.missing:
             _save(trainer, folder, log, goal, interval)
             saved_at = time.monotonic()
@@ -229,7 +253,8 @@ def _glances(trainer: Trainer, goal: Goal) -> Iterator[Glance]:
             trainer.advance()
         steps = trainer.collect()
         seconds = time.monotonic() - began
-        stride = max(1, min(2 * stride, int(LOOK_SECONDS * (until - first) / max(seconds, 1e-9))))
+        wanted = max(1, min(2 * stride, int(LOOK_SECONDS * (until - first) / max(seconds, 1e-9))))
+        stride = trainer.world.agree(wanted)
         yield Glance(steps=tuple(steps), seconds=seconds)
 
 
@@ -242,33 +267,41 @@ def _ends(step: int, goal: Goal) -> set[int]:
     return {end for end in ends if end > step}
 
 
-def _save(trainer: Trainer, folder: RunFolder, log: EventLog, goal: Goal, interval: _Interval) -> None:
+def _save(trainer: Trainer, folder: RunFolder, log: Log, goal: Goal, interval: _Interval) -> None:
     """The log reaches the disk before the checkpoint that goes with it, so that no curve has a gap."""
     log.append("checkpoint", step=trainer.step)
     log.sync()
     try:
-        state = trainer.optimizer.tensors()
-        notes = interval.notes() | {"micro_batch": trainer.micro_batch}
-        save_checkpoint(folder, trainer.step, state, notes=notes, check=log.lease.check)
+        save_checkpoint(
+            folder,
+            trainer.step,
+            trainer.optimizer.tensors(),
+            notes=interval.notes() | {"micro_batch": trainer.micro_batch},
+            check=log.check,
+            world=trainer.world,
+        )
     except StoreError:
-        log.lease.check()  # whoever took the run over clears away what this process had begun
+        log.check()  # whoever took the run over clears away what this process had begun
         raise
-    prune_checkpoints(folder, keep=goal.needed, up_to=trainer.step)
+    if trainer.world.leads:
+        prune_checkpoints(folder, keep=goal.needed, up_to=trainer.step)
 
 
-def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: EventLog) -> None:
+def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: Log) -> None:
     measured = trainer.evaluate()
     log.append("evaluation", step=trainer.step, **measured)
     log.sync()
-    sha256 = save_weights(folder, trainer.model)
+    sha256 = save_weights(folder, trainer.model, trainer.world)
     _record(trainer, log, "done", trainer.step, {**measured, "weights_sha256": sha256})
+    if not trainer.world.leads:
+        return
     prune_checkpoints(folder, keep=frozenset(), newest=0)
     if trainer.config.branch is not None:
         parent = RunFolder(store / trainer.config.branch.parent)
         prune_checkpoints(parent, keep=goal_of(parent, store).needed)
 
 
-def _record(trainer: Trainer, log: EventLog, status: RunStatus, steps: int, measured: dict[str, Any]) -> None:
+def _record(trainer: Trainer, log: Log, status: RunStatus, steps: int, measured: dict[str, Any]) -> None:
     config = trainer.config
     log.conclude(
         {
@@ -287,6 +320,7 @@ def _record(trainer: Trainer, log: EventLog, status: RunStatus, steps: int, meas
                 context=config.model.context,
             ),
             **software(trainer.device),
+            "processes": trainer.world.size,
         }
     )
 

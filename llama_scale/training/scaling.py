@@ -18,6 +18,7 @@ from torch import nn
 
 from llama_scale.runs import OptimizerKind, RunConfig
 from llama_scale.training.model import Llama
+from llama_scale.training.world import fill
 
 Kind = Literal["matrix", "embedding", "head", "vector"]
 
@@ -41,7 +42,7 @@ def initialise(model: Llama, seed: int, gain: float, *, mup_base_width: int | No
                 continue
             generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
             deviation = gain * _unit_deviation(model, name, weight, mup_base_width)
-            weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+            fill(weight, torch.randn(weight.shape, generator=generator) * deviation)
 
 
 def _unit_deviation(model: Llama, name: str, weight: nn.Parameter, base: int | None) -> float:

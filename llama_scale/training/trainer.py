@@ -47,9 +47,10 @@ class Trainer:
         self, config: RunConfig, files: TokenFiles, device: torch.device, world: World = ALONE
     ) -> None:
         self.config, self.files, self.device, self.world = config, files, device, world
-        self.model, self.optimizer = _build(config, device)
+        self.model, self.optimizer = _build(config, device, world)
         self.objective = objective_of(self.model, config.recompute)
-        self.micro_batch = first_micro_batch(config, device, processes=world.size)
+        # The same in every process: a shared model goes through all of them together.
+        self.micro_batch = min(world.gather(first_micro_batch(config, device, processes=world.size)))
         self.step = 0
         self._uncollected: list[tuple[Tensor, Tensor]] = []
 
@@ -88,9 +89,8 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if (
-                self.micro_batch == 1 or self.world.shards
-            ):  # the others of a world would go on without this one
+            # The others of a world would go on without this one.
+            if self.micro_batch == 1 or self.world.shards:
                 raise self._too_large() from error
             return None
         return total
@@ -115,7 +115,7 @@ class Trainer:
         losses, norms = (torch.stack(values) for values in zip(*self._uncollected, strict=True))
         first = self.step - len(self._uncollected)
         self._uncollected.clear()
-        rows = torch.stack([self.world.sum(losses.float()), norms.float()], dim=1).tolist()
+        rows = torch.stack([self.world.sum(losses), norms], dim=1).tolist()
         return [
             Step(step=step + 1, loss_nats=loss, gradient_norm=norm, learning_rate=self.learning_rate(step))
             for step, (loss, norm) in enumerate(rows, start=first)
@@ -155,8 +155,12 @@ class Trainer:
         self._uncollected.clear()
 
 
-def _build(config: RunConfig, device: torch.device) -> tuple[Llama, Optimizer]:
+def _build(config: RunConfig, device: torch.device, world: World) -> tuple[Llama, Optimizer]:
     """The model at its start on `device`, and its optimiser."""
+    if world.shards:
+        from llama_scale.training.sharding import sharded
+
+        return sharded(config, device, world)
     model = Llama(config.model, recompute=config.recompute)
     initialise(model, config.seed, config.initial_gain, mup_base_width=config.mup_base_width)
     model.to(device)

@@ -12,14 +12,23 @@ from llama_scale.files import write_atomically
 from llama_scale.runs import WEIGHTS, RunFolder
 from llama_scale.training.checkpoint import restore_newest
 from llama_scale.training.model import Llama
+from llama_scale.training.world import ALONE, World
 
 
-def save_weights(folder: RunFolder, model: Llama) -> str:
-    """Put the model's weights into the run's folder and return their sha256.
+def save_weights(folder: RunFolder, model: Llama, world: World = ALONE) -> str:
+    """Put the model's weights into the run's folder and return their sha256 (empty where another leads).
 
-    A tied head is the embedding and is stored once.
+    A tied head is the embedding and is stored once. All processes of a world call this.
     """
-    data = save({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()})
+    if world.shards:
+        from llama_scale.training.sharding import whole_weights
+
+        weights = whole_weights(model, keep=world.leads)
+    else:
+        weights = {name: p.detach().cpu() for name, p in model.named_parameters()}
+    if not world.leads:
+        return ""
+    data = save({name: weight.contiguous() for name, weight in weights.items()})
     write_atomically(folder.path / WEIGHTS, data)
     return hashlib.sha256(data).hexdigest()
 

@@ -96,3 +96,22 @@ def _own_gpu(place: int) -> torch.device:
             hint=f"start at most {count} processes a machine, with torchrun --nproc-per-node {count}",
         )
     return torch.device("cuda", place)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """The part of `tensor` that this process holds: all of it, unless its rows are shared out."""
+    return getattr(tensor, "to_local", lambda: tensor)()
+
+
+def own_rows(tensor: Tensor, whole: Tensor) -> Tensor:
+    """The rows of `whole` that this process holds of `tensor`, which is shared out by rows; maybe none."""
+    parts, rank = whole.chunk(tensor.device_mesh.size()), tensor.device_mesh.get_local_rank()  # pyright: ignore[reportAttributeAccessIssue]
+    return parts[rank] if rank < len(parts) else whole[:0]
+
+
+def fill(tensor: Tensor, whole: Tensor) -> None:
+    """Copy `whole` into `tensor`, or this process's rows of it where `tensor` is shared out by rows."""
+    if hasattr(tensor, "device_mesh"):
+        own_part(tensor).copy_(own_rows(tensor, whole))
+    else:
+        tensor.copy_(whole)

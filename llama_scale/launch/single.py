@@ -1,0 +1,164 @@
+"""One run from its recipe to its end: read, cost, write down, train; alone or one process of many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_scale.config import apply_overrides, structure
+from llama_scale.launch.estimates import disk_bytes, step_time
+from llama_scale.launch.places import default_workers
+from llama_scale.runs import RunConfig, RunFolder, create_run, run_id
+from llama_scale.single import SingleSpec, single_run, with_family_defaults
+
+if TYPE_CHECKING:
+    import torch
+
+    from llama_scale.training.corpus import Corpus
+    from llama_scale.training.data import TokenFiles
+    from llama_scale.training.loop import Glance, Outcome
+    from llama_scale.training.meter import Reading
+    from llama_scale.training.mirrors import MirrorName
+    from llama_scale.training.peak import Peak
+    from llama_scale.training.world import World
+
+    Text = Corpus | TokenFiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRun:
+    """A run that is known whole, and its folder, which may hold nothing, a part or all of it."""
+
+    config: RunConfig
+    folder: RunFolder
+
+    @property
+    def last_step(self) -> int:
+        return self.config.schedule.total_steps or 0
+
+    @property
+    def reached(self) -> int:
+        """The step that the newest checkpoint holds; the last one of a run that ended well."""
+        result = self.folder.result()
+        return int(result["steps"]) if result else max(self.folder.checkpoint_steps(), default=0)
+
+    @property
+    def disk_bytes(self) -> float:
+        """The most that its folder will hold, the text's tokens apart."""
+        return disk_bytes(self.config, self.last_step)
+
+
+def read_single(tables: Mapping[str, Any], overrides: Sequence[str], *, source: str) -> SingleSpec:
+    """The recipe of one run in `tables`, with `a.b=c` overrides; raises InputError for its mistakes."""
+    return structure(with_family_defaults(apply_overrides(tables, overrides)), SingleSpec, source=source)
+
+
+def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
+    """Find the text and work out the run. Writes nothing, but for a text that is fetched."""
+    from llama_scale.training.preparing import find_text
+
+    text = find_text(spec.data, store)
+    config = single_run(spec, text.corpus)
+    return KnownRun(config=config, folder=RunFolder(store / run_id(config))), text
+
+
+def expected_seconds(run: KnownRun, device: str) -> tuple[float, str]:
+    """Seconds that are left of the run on `device`, and where they come from, in words."""
+    import torch
+
+    from llama_scale.training.speed import seconds_per_step
+
+    threads = torch.get_num_threads()
+    step, source = step_time(
+        run.config,
+        device=device,
+        threads=threads,
+        measure=lambda config: seconds_per_step(config, device, threads),
+    )
+    return step * (run.last_step - run.reached), source
+
+
+def write_run(run: KnownRun, text: Text, *, store: Path) -> None:
+    """Tokenise the text once and write the run's spec; raises InputError for text that is too short."""
+    from llama_scale.training.data import check_length, verify_tokens
+    from llama_scale.training.preparing import prepare
+
+    config = run.config
+    files = prepare(text, config.data, store, threads=default_workers())
+    check_length(files, config.data, config.model.context, config.sequences_per_step)
+    verify_tokens(files)
+    create_run(store, config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Where a process trains: its device, its world, and the peak of one device."""
+
+    device: torch.device
+    world: World
+    peak: Peak | None
+
+
+def train_single(
+    store: Path,
+    run: str,
+    seat: Seat,
+    *,
+    should_stop: Callable[[], bool],
+    watch: Callable[[Reading], None],
+    mirror_names: Sequence[MirrorName] = (),
+) -> Outcome:
+    """Train a run that `write_run` wrote down from wherever it stands; every process of a world calls this.
+
+    `watch` and the mirrors see it in the leading process alone. Raises BusyError while another process
+    trains it.
+    """
+    from llama_scale.training.data import data_folder, open_tokens
+    from llama_scale.training.loop import check_corpus, train_run
+
+    folder = RunFolder(store / run)
+    config = folder.config
+    files = open_tokens(data_folder(store, config.data, config.corpus))
+    check_corpus(folder, files)
+    with _watching(folder, seat, watch, mirror_names) as look:
+        return train_run(
+            store,
+            folder,
+            files,
+            device=seat.device,
+            should_stop=should_stop,
+            watch=look,
+            world=seat.world,
+        )
+
+
+@contextmanager
+def _watching(
+    folder: RunFolder, seat: Seat, watch: Callable[[Reading], None], names: Sequence[MirrorName]
+) -> Iterator[Callable[[Glance], None] | None]:
+    """What turns glances into readings for `watch` and the mirrors, which open at the first of them."""
+    from llama_scale.training.meter import Meter
+    from llama_scale.training.mirrors import Mirror, mirrors
+
+    if not seat.world.leads:
+        yield None
+        return
+    rate = seat.peak and seat.peak.flops_per_second * seat.world.size
+    meter = Meter(
+        folder.config, last_step=folder.config.schedule.total_steps or 0, peak_flops_per_second=rate
+    )
+    copies: list[Mirror] = []
+    with ExitStack() as stack:
+
+        def look(glance: Glance) -> None:
+            if names and not copies:
+                copies.extend(stack.enter_context(mirrors(names, folder, glance.steps[0].step - 1)))
+            reading = meter.read(glance)
+            watch(reading)
+            for copy in copies:
+                copy(reading)
+
+        yield look

@@ -1,0 +1,185 @@
+"""One run from its recipe: model, tokens, schedule and rates, known whole before anything trains."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llama_scale import quantities
+from llama_scale.architecture import (
+    LLAMA_7B,
+    LLAMA_13B,
+    LLAMA_33B,
+    LLAMA_65B,
+    ModelConfig,
+    Recompute,
+)
+from llama_scale.errors import InputError
+from llama_scale.runs import (
+    DataConfig,
+    DecayShape,
+    OptimizerConfig,
+    OptimizerKind,
+    Precision,
+    RunConfig,
+    ScheduleConfig,
+    ScheduleKind,
+)
+from llama_scale.shapes import ExplicitShape, ShapeSpec, model_of_shape, model_of_size
+
+FAMILY = {"llama-7b": LLAMA_7B, "llama-13b": LLAMA_13B, "llama-33b": LLAMA_33B, "llama-65b": LLAMA_65B}
+LAYERS_BY_WIDTH = re.compile(r"(\d+)x(\d+)")
+TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022, table 3, of all but the input embedding
+CONTEXT = 256
+WARMUP_SHARE = 0.05  # of the run, where it is shorter than twenty warm-ups
+# The rule of the default sweep, measured there: its peak rate times its width.
+LEARNING_RATE_TIMES_WIDTH = 0.128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleTraining:
+    """How the run is trained; rates and lengths that are left out follow from the model and its tokens."""
+
+    learning_rate: float | None = None
+    sequences_per_step: int = 8
+    schedule: ScheduleKind = "wsd"
+    warmup_steps: int | None = None
+    decay_fraction: float = 0.2
+    decay_shape: DecayShape = "1-sqrt"
+    final_fraction: float = 0.0
+    initial_gain: float = 0.25
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    optimizer: OptimizerKind = "adamw"
+    momentum: float = 0.95
+    precision: Precision = "f32"
+    z_loss: float = 0.0
+    mup_base_width: int | None = None
+    recompute: Recompute = "none"
+    micro_batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleSpec:
+    """A recipe of one run.
+
+    `model` is a name (llama-7b), a parameter count ("10M", counted in all) or layers by width ("4x256");
+    `tokens` or `steps` say how long it trains, 20 tokens a parameter where neither does.
+    """
+
+    purpose: str = ""
+    model: str = "1M"
+    tokens: float | None = None
+    steps: int | None = None
+    shape: ShapeSpec = field(default_factory=lambda: ShapeSpec(context=CONTEXT))
+    training: SingleTraining = field(default_factory=SingleTraining)
+    data: DataConfig = field(default_factory=DataConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.steps is not None:
+            raise InputError("tokens and steps both say how long to train", hint="leave one of them out")
+        for name, least in (("tokens", 1), ("steps", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value:g}, fewer than {least}", hint=f"set {name} higher")
+        if not 0 < self.training.decay_fraction < 1:
+            raise InputError(
+                f"training.decay_fraction is {self.training.decay_fraction:g}, not between 0 and 1",
+                hint="set training.decay_fraction to about 0.2",
+            )
+
+
+def with_family_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """`tables` of a recipe, with LLaMA's own vocabulary and context where it names one of LLaMA's models."""
+    named = FAMILY.get(str(tables.get("model", "")).lower())
+    if named is None:
+        return dict(tables)
+    data, shape = dict(tables.get("data", {})), dict(tables.get("shape", {}))
+    data.setdefault("vocabulary", named.vocabulary)
+    shape.setdefault("context", named.context)
+    return {**tables, "data": data, "shape": shape}
+
+
+def single_run(spec: SingleSpec, corpus: str) -> RunConfig:
+    """The run that `spec` means on the corpus with this sha256.
+
+    Raises InputError for a model that cannot be built and a run too short for its warm-up and decay.
+    """
+    training, model = spec.training, model_of(spec)
+    tokens_per_step = training.sequences_per_step * model.context
+    tokens = spec.tokens or TOKENS_PER_PARAMETER * model.parameters.matmul
+    steps = spec.steps or math.ceil(tokens / max(1, tokens_per_step))
+    return RunConfig(
+        role="train",
+        model=model,
+        data=spec.data,
+        corpus=corpus,
+        optimizer=OptimizerConfig(
+            learning_rate=training.learning_rate or LEARNING_RATE_TIMES_WIDTH / model.width,
+            beta1=training.beta1,
+            beta2=training.beta2,
+            weight_decay=training.weight_decay,
+            clip_norm=training.clip_norm,
+            kind=training.optimizer,
+            momentum=training.momentum,
+        ),
+        schedule=_schedule(training, steps),
+        sequences_per_step=training.sequences_per_step,
+        seed=spec.seed,
+        initial_gain=training.initial_gain,
+        precision=training.precision,
+        z_loss=training.z_loss,
+        mup_base_width=training.mup_base_width,
+        recompute=training.recompute,
+        micro_batch=training.micro_batch,
+    )
+
+
+def _schedule(training: SingleTraining, steps: int) -> ScheduleConfig:
+    warmup = training.warmup_steps
+    if warmup is None:
+        warmup = min(100, math.ceil(WARMUP_SHARE * steps))
+    decay = round(steps * training.decay_fraction) if training.schedule == "wsd" else 0
+    if warmup < 0 or warmup + decay > steps or (training.schedule == "wsd" and decay < 1):
+        raise InputError(
+            f"{steps} steps are too few for {warmup} steps of warm-up and {max(decay, 1)} of decay",
+            hint="train for more tokens, or set training.warmup_steps lower",
+        )
+    return ScheduleConfig(
+        kind=training.schedule,
+        total_steps=steps,
+        warmup_steps=warmup,
+        decay_steps=decay,
+        decay_shape=training.decay_shape,
+        final_fraction=training.final_fraction,
+    )
+
+
+def model_of(spec: SingleSpec) -> ModelConfig:
+    """The model that `spec.model` names; raises InputError where it means none that can be built.
+
+    >>> model_of(SingleSpec(model="llama-7b", data=DataConfig(vocabulary=32_000))).width
+    4096
+    """
+    name, vocabulary = spec.model.strip().lower(), spec.data.vocabulary
+    if family := FAMILY.get(name):
+        shape = spec.shape
+        kept = {"context": shape.context, "tied_head": shape.tied_head, "qk_norm": shape.qk_norm}
+        return replace(family, vocabulary=vocabulary, **kept)
+    if sizes := LAYERS_BY_WIDTH.fullmatch(name):
+        layers, width = map(int, sizes.groups())
+        return model_of_shape(ExplicitShape(layers=layers, width=width), spec.shape, vocabulary=vocabulary)
+    try:
+        size = quantities.parse_count(name)
+    except InputError:
+        raise InputError(
+            f"no model is called {spec.model!r}",
+            hint=f"use {', '.join(FAMILY)}, a parameter count such as 10M, or layers by width such as 4x256",
+        ) from None
+    return model_of_size(size, spec.shape, vocabulary=vocabulary)

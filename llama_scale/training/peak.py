@@ -1,0 +1,110 @@
+"""The rate that MFU is measured against: an accelerator's dated figure, or this CPU's own matrix product."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llama_scale import quantities
+from llama_scale.errors import InputError, StoreError
+from llama_scale.files import write_atomically
+from llama_scale.hardware import accelerator, accelerator_of_device
+
+SIZES = (512, 1024)  # of square matrices; which one a CPU multiplies fastest depends on its caches
+TRIES = 6
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """Operations/s that nothing exceeds, and where the figure comes from, in words."""
+
+    flops_per_second: float
+    source: str
+
+
+def peak_of(device: torch.device, *, precision: str = "f32", wanted: str | None = None) -> Peak | None:
+    """The peak of one device; None for an accelerator that no table names.
+
+    `wanted` is an accelerator's name or a rate ("990 TFLOP/s") and goes before everything. Raises InputError
+    where it is neither.
+    """
+    if wanted is not None:
+        return _stated(wanted)
+    if device.type == "cuda":
+        chip = accelerator_of_device(torch.cuda.get_device_name(device))
+        return chip and Peak(flops_per_second=chip.peak("bf16"), source=f"{chip.name}, bf16 dense")
+    if device.type == "cpu":
+        return _measured_here(precision)
+    return None
+
+
+def _stated(wanted: str) -> Peak:
+    with suppress(InputError):
+        return Peak(flops_per_second=quantities.parse_flops_per_second(wanted), source="as given")
+    chip = accelerator(wanted)
+    return Peak(flops_per_second=chip.peak("bf16"), source=f"{chip.name}, bf16 dense")
+
+
+def _measured_here(precision: str) -> Peak:
+    """Measured once for a CPU, a number of threads and a torch, then read from the user's cache."""
+    key = f"{_cpu_name()}, {torch.get_num_threads()} threads, {precision}, torch {torch.__version__}"
+    cached = _read_cache()
+    if key not in cached:
+        rate = _matrix_product_rate(DTYPES[precision])
+        found = {"flops_per_second": rate, "source": f"{key}, measured {datetime.date.today().isoformat()}"}
+        with suppress(StoreError):  # a cache that cannot be written is measured again
+            write_atomically(_cache_file(), json.dumps({**cached, key: found}, indent=1))
+        return Peak(flops_per_second=rate, source=found["source"])
+    return Peak(**cached[key])
+
+
+def _matrix_product_rate(dtype: torch.dtype) -> float:
+    """The best of a few square products, about a second in all; anything that disturbs makes it lower."""
+    best = 0.0
+    for size in SIZES:
+        left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+        for _ in range(TRIES):
+            began = time.perf_counter()
+            torch.mm(left, right)
+            best = max(best, 2.0 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def _read_cache() -> dict[str, dict[str, Any]]:
+    """What was measured before; entries that are not ours are left out."""
+    try:
+        content = json.loads(_cache_file().read_text())
+        return {key: asdict(_checked(entry)) for key, entry in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _checked(entry: dict[str, Any]) -> Peak:
+    rate, source = float(entry["flops_per_second"]), str(entry["source"])
+    if not 0 < rate < float("inf"):
+        raise ValueError("not a rate")
+    return Peak(flops_per_second=rate, source=source)
+
+
+def _cache_file() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "llama-scale" / "peaks.json"
+
+
+def _cpu_name() -> str:
+    """The CPU's own name where the system says it, else its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
