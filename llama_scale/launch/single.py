@@ -67,11 +67,10 @@ def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
 
 def expected_seconds(run: KnownRun, device: str) -> tuple[float, str]:
     """Seconds that are left of the run on `device`, and where they come from, in words."""
-    import torch
-
+    from llama_scale.training.environment import threads_here
     from llama_scale.training.speed import seconds_per_step
 
-    threads = torch.get_num_threads()
+    threads = threads_here()
     step, source = step_time(
         run.config,
         device=device,

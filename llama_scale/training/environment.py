@@ -28,6 +28,11 @@ def software(device: torch.device) -> dict[str, str | int]:
     }
 
 
+def threads_here() -> int:
+    """Threads that torch uses in this process."""
+    return torch.get_num_threads()
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" is CUDA where there is one, else the CPU.
 
