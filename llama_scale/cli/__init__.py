@@ -34,6 +34,7 @@ COMMANDS = {
     "fit": Entry("Fit", "Which law do these runs follow, and how surely?"),
     "plan": Entry("Plan", "Which model to train for what it will serve, at what cost?"),
     "compare": Entry("Plan", "Which existing model is worth its cost, from which demand on?"),
+    "report": Entry("Plan", "A plan as one HTML file, to mail or to print, with live controls."),
     "doctor": Entry("Inspect", "Is this machine ready, and what is missing?"),
 }
 

@@ -20,7 +20,7 @@ QUESTION = frozenset(
         *("serve_tokens", "budget", "target_loss", "target_score", "match", "against", "max_parameters"),
         *("accelerators", "deadline", "unique_tokens", "retrain_every", "request_rate"),
         *("pue", "carbon"),
-        *("vocabulary", "kv_heads", "sensitivity", "explain", "form", "as_json", "quiet"),
+        *("vocabulary", "kv_heads", "sensitivity", "explain", "form", "html", "force", "as_json", "quiet"),
     }
 )
 

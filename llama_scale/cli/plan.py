@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,9 +44,25 @@ WIDTH = 78
     default="text",
     help="How to print the answer.",
 )
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the answer as one HTML file too, with live controls.",
+)
+@click.option("--force", is_flag=True, help="Replace the file of --html.")
 @options.json_option
 @options.quiet_option
-def command(sensitivity: bool, explain: bool, form: str, as_json: bool, quiet: bool, **words: Any) -> None:
+def command(
+    sensitivity: bool,
+    explain: bool,
+    form: str,
+    html: Path | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **words: Any,
+) -> None:
     """Which model should I train, given what it will serve?
 
     Takes a scaling law, a demand and a budget (or a quality), and names the model of lowest loss (or
@@ -54,7 +71,15 @@ def command(sensitivity: bool, explain: bool, form: str, as_json: bool, quiet: b
     from llama_scale.cli.output import current_output
     from llama_scale.planning import plan
 
+    if html is not None:
+        from llama_scale.report import refuse_existing
+
+        refuse_existing(html.expanduser(), overwrite=force)
     answer = plan(**words)
+    if html is not None:
+        from llama_scale.report import write_report
+
+        current_output().talk(f"written to {write_report(answer, html, overwrite=force)}")
     views = {
         "text": lambda: list(_text(answer, explain, sensitivity)),
         "md": lambda: _markdown(answer),

@@ -16,18 +16,29 @@ FIRST = ("serve_tokens", "requests", "budget", "target_loss", "target_score", "m
 
 def command(plan: Plan) -> str:
     """The command that asks for this plan again, its law, budget and way of counting written out."""
+    words = (flag if text is None else f"{flag} {text}" for flag, text in command_words(plan))
+    return " ".join(["llama-scale plan", *words])
+
+
+def command_words(plan: Plan) -> list[tuple[str, str | None]]:
+    """The options of that command, each with its value as a shell takes it; a switch has None."""
     request = plan.request
     words = {**request.given, "law": law_words(request), "flops": request.flops}
     if request.budget is not None:
         words["budget"] = request.budget
     ordered = (*FIRST, *(name for name in words if name not in FIRST))
-    return " ".join(["llama-scale plan", *(option(name, words[name]) for name in ordered if name in words)])
+    return [option_words(name, words[name]) for name in ordered if name in words]
+
+
+def option_words(name: str, value: object) -> tuple[str, str | None]:
+    """One word as the command line takes it: its flag and its value."""
+    return f"--{name.replace('_', '-')}", None if value is True else shlex.quote(plain_word(value))
 
 
 def option(name: str, value: object) -> str:
     """One word as the command line takes it; a switch has no value."""
-    flag = f"--{name.replace('_', '-')}"
-    return flag if value is True else f"{flag} {shlex.quote(plain_word(value))}"
+    flag, text = option_words(name, value)
+    return flag if text is None else f"{flag} {text}"
 
 
 def plain_word(value: object) -> str:

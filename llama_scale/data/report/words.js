@@ -1,0 +1,43 @@
+// Numbers as words, as llama_scale/quantities.py writes them: 7.24B, $2.31M, 1e24 FLOPs, 40%.
+"use strict";
+
+const words = (() => {
+  const SUFFIXES = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "K"]];
+
+  function digits(value, count = 3) {
+    const short = Number(value.toPrecision(count));
+    if (short !== 0 && (Math.abs(short) >= 1e15 || Math.abs(short) < 1e-4)) {
+      return short.toExponential().replace("+", "");
+    }
+    return short.toLocaleString("en-US", { maximumSignificantDigits: count });
+  }
+
+  function count(value, many = 3) {
+    if (!Number.isFinite(value)) return "none";
+    const short = Number(value.toPrecision(many));
+    if (short >= 1e15) return digits(short, many);
+    const [size, suffix] = SUFFIXES.find(([least]) => short >= least) ?? [1, ""];
+    return digits(short / size, many) + suffix;
+  }
+
+  const usd = (value, many = 3) => (Number.isFinite(value) ? `$${count(value, many)}` : "no price");
+  const flops = (value, many = 3) => (value === 0 ? "0" : Number(value.toPrecision(many)).toExponential().replace("+", ""));
+
+  function cost(value, unit, many = 3) {
+    if (unit === "usd") return usd(value, many);
+    if (!Number.isFinite(value)) return "unknown";
+    return unit === "flops" ? `${flops(value, many)} FLOPs` : `${count(value, many)} GPU-hours`;
+  }
+
+  const share = (value, many = 3) => `${digits(100 * value, many)}%`;
+
+  // Shorter, for ticks.
+  function amount(value, unit) {
+    if (unit === "flops") return flops(value, 2);
+    return unit === "usd" ? usd(value, 2) : count(value, 2);
+  }
+
+  const axis = { flops: "FLOPs", usd: "dollars", gpu_hours: "GPU-hours" };
+
+  return { amount, axis, cost, count, digits, flops, share, usd };
+})();

@@ -1,0 +1,277 @@
+"""The page of a plan as a file: whole, small, self-contained, and proof against hostile text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from drawn import drawn_fit
+
+from llama_scale import plan
+from llama_scale.cli import main
+from llama_scale.costs.roofline import ServedShape
+from llama_scale.errors import InputError, StoreError, UnidentifiedError
+from llama_scale.laws import published, write_fit
+from llama_scale.planning import Plan
+from llama_scale.report import page, write_report
+from llama_scale.report.alternatives import alternatives, holders
+from llama_scale.report.controls import controls
+from llama_scale.report.evidence import MOST_RUNS, evidence_values
+from llama_scale.report.markup import as_data, filled, tag, text
+from llama_scale.report.problem import settings_of
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{plan}}\u2028&amp;'\""
+
+
+class Elements(HTMLParser):
+    """The elements of a page, with their attributes; texts of scripts by id; all other text."""
+
+    def __init__(self, whole: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: dict[str, str] = {}
+        self.words: list[str] = []
+        self.feed(whole)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.found.append(("", {}))
+
+    def handle_data(self, data: str) -> None:
+        name, attributes = self.found[-1] if self.found else ("", {})
+        if name == "script":
+            key = attributes.get("id") or "code"
+            self.scripts[key] = self.scripts.get(key, "") + data
+        else:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def answer() -> Plan:
+    return plan(serve_tokens="10T", budget="$5M")
+
+
+def test_the_page_holds_the_plan_whole_with_its_hash_and_command(answer: Plan) -> None:
+    elements = Elements(page(answer))
+    held = elements.scripts["plan"]
+    assert json.loads(held) == {"schema": 1, **json.loads(json.dumps(answer.to_json()))}
+    words = " ".join(elements.words)
+    assert hashlib.sha256(held.encode()).hexdigest() in words
+    assert answer.sentence in words
+    assert "llama-scale plan --serve-tokens 10T --budget '$5M' --law besiroglu-2024 --flops 6nd" in words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"serve_tokens": "1e12"},
+        {"serve_tokens": "1e11..1e13", "budget": "$2M", "against": "llama-2-70b"},
+        {
+            "serve_tokens": "20B/month",
+            "months": 36,
+            "growth": "5%/month",
+            "retrain_every": 12,
+            "budget": "$5M",
+        },
+        {"serve_tokens": "1e12", "unique_tokens": "200B"},
+    ],
+    ids=lambda words: "-".join(words),
+)
+def test_it_is_small_and_asks_for_nothing_from_outside(words: dict[str, str]) -> None:
+    whole = page(plan(**words))  # pyright: ignore[reportArgumentType]
+    assert len(whole.encode()) < 200_000
+    for name, attributes in Elements(whole).found:
+        assert name not in {"iframe", "object", "embed", "base", "form"}
+        assert "src" not in attributes
+        assert not any(key.startswith("on") for key in attributes)
+        assert (attributes.get("href") or "#").startswith(("#", "data:"))
+    assert not re.search(r"url\((?!#)", whole)
+    assert "@import" not in whole
+
+
+def test_hostile_text_stays_text() -> None:
+    fit = replace(drawn_fit(), name=HOSTILE, source=HOSTILE, draws_note=HOSTILE)
+    evidence = {
+        "observations": {
+            "run": [HOSTILE], "parameters": [1e9], "tokens": [2e10],
+            "train_flops": [1.2e20], "loss_nats": [2.5],
+        },
+        "provenance": {"observations_hash": HOSTILE, "sources": [HOSTILE], "llama_scale": HOSTILE},
+    }  # fmt: skip
+    asked = plan(serve_tokens="1e12", law=replace(fit, evidence=evidence))
+    elements = Elements(page(asked))
+    names = [name for name, _ in elements.found]
+    assert names.count("script") == 3
+    assert "img" not in names
+    assert "alert(1)" in " ".join(elements.words)
+    assert json.loads(elements.scripts["plan"])["law"]["name"] == HOSTILE
+    assert json.loads(elements.scripts["data"])["evidence"]["runs"]["run"][0].startswith(HOSTILE)
+
+
+def test_only_its_own_script_and_style_may_run(answer: Plan) -> None:
+    whole = page(answer)
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', whole)
+    assert policy is not None
+    assert "default-src 'none'" in policy[1]
+    assert "unsafe" not in policy[1]
+
+
+def test_an_existing_file_is_kept_unless_it_may_be_replaced(answer: Plan, tmp_path: Path) -> None:
+    file = tmp_path / "plan.html"
+    file.write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        write_report(answer, file)
+    assert file.read_text() == "mine"
+    assert write_report(answer, file, overwrite=True).read_text() == page(answer)
+
+
+@pytest.mark.parametrize("place", ["folder", "file/plan.html"])
+def test_what_cannot_be_written_is_said_with_a_way_out(answer: Plan, tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot write") as raised:
+        write_report(answer, tmp_path / place, overwrite=True)
+    assert "--store" not in raised.value.hint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_law_without_draws_has_no_band_and_says_so() -> None:
+    asked = plan(serve_tokens="1e12", law="hoffmann-2022")
+    elements = Elements(page(asked))
+    data = json.loads(elements.scripts["data"])
+    assert data["problem"]["draws"] is data["intervals"] is data["evidence"]["frontier"]["low"] is None
+    assert data["draws_note"] == published("hoffmann-2022").draws_note
+    assert "How sure the law is of it is not known" in " ".join(elements.words)
+
+
+def test_a_refused_fit_gives_no_page(tmp_path: Path) -> None:
+    law = replace(published(), name="refused", evidence={"diagnostics": {"at_bound": ["alpha"]}})
+    write_fit(tmp_path / "law.json", law)
+    words = [
+        "report",
+        "--serve-tokens",
+        "1e12",
+        "--law",
+        f"{tmp_path}/law.json",
+        "-o",
+        f"{tmp_path}/plan.html",
+    ]
+    shown = CliRunner().invoke(main, words)
+    assert shown.exit_code == UnidentifiedError.exit_code
+    assert "refused" in shown.stderr
+    assert not (tmp_path / "plan.html").exists()
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        {"observations": {"run": ["a"], "parameters": ["x"], "tokens": [1e9]}},
+        {"observations": {"run": ["a"], "parameters": [1e9], "tokens": []}},
+        {"held_out": [{"run": "a"}]},
+        {"held_out": 3},
+        {"provenance": {"observations_hash": 1, "sources": 5}},
+        {"backtest": {"predicted_runs": 3}},
+    ],
+    ids=str,
+)
+def test_broken_evidence_is_refused_by_name(evidence: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="evidence in the law drawn cannot be read"):
+        page(plan(serve_tokens="1e12", law=drawn_fit(20, evidence=evidence)))
+
+
+def test_the_commands_write_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(main, ["report", "--serve-tokens", "1e12", "--json"])
+    assert shown.exit_code == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    assert found["path"] == "plan.html"
+    assert found["bytes"] == (tmp_path / "plan.html").stat().st_size
+    again = CliRunner().invoke(main, ["plan", "--serve-tokens", "1e12", "--html", "plan.html"])
+    assert again.exit_code == 2
+    assert "--force" in again.stderr
+    forced = CliRunner().invoke(main, ["plan", "--serve-tokens", "1e12", "--html", "plan.html", "--force"])
+    assert forced.exit_code == 0
+    assert forced.stdout.startswith("Train ")
+
+
+def test_every_control_has_the_plan_within_its_reach(answer: Plan) -> None:
+    for asked in (
+        answer,
+        plan(serve_tokens=0, target_loss=2.0),
+        plan(serve_tokens="1e12", accelerator="a100"),
+    ):
+        settings = settings_of(asked)
+        settings["budget"] = settings["budget"] or 1e24
+        settings["target_loss"] = settings["target_loss"] or asked.optimum.loss_nats
+        for control in controls(asked, settings):
+            known = control["low"] <= control["planned"] <= control["high"]
+            assert known or (control["name"] == "serve_tokens" and control["planned"] == 0), control
+
+
+def test_runs_of_a_large_fit_are_thinned_and_those_held_out_are_shown() -> None:
+    count = 3 * MOST_RUNS
+    n, d = np.geomspace(1e7, 1e10, count), np.geomspace(1e9, 1e11, count)
+    held = {"run": "far", "parameters": 1e10, "tokens": 1e12, "train_flops": 6e22, "measured": 2.1}
+    fit = drawn_fit(
+        evidence={
+            "observations": {
+                "run": [f"r{i}" for i in range(count)],
+                "parameters": n.tolist(),
+                "tokens": d.tolist(),
+                "train_flops": (6 * n * d).tolist(),
+                "loss_nats": np.asarray(published().law.loss(n, d)).tolist(),
+            },
+            "held_out": [
+                held | {"predicted": 2.11, "low": 2.0, "high": 2.2, "relative_error": 0.005, "inside": True}
+            ],
+        }
+    )
+    asked = plan(serve_tokens="1e12", law=fit)
+    values = evidence_values(asked)
+    assert len(values["runs"]["loss_nats"]) == MOST_RUNS
+    assert values["held_out"]["measured"] == [2.1]
+    assert values["frontier"]["train_flops"][-1] > values["plan"]["train_flops"]
+    assert all(low < middle < high for low, middle, high in zip(
+        values["frontier"]["low"], values["frontier"]["loss"], values["frontier"]["high"], strict=True
+    ))  # fmt: skip
+    assert "1 of 1 inside their interval; worst error 0.5%" in page(asked)
+
+
+def test_memory_is_counted_as_serving_counts_it() -> None:
+    shape = ServedShape(weights=70e9, active_weights=69e9, layers=80.0, query_width=8192.0, kv_width=1024.0)
+    usable = 0.92 * 80e9 - 3e9
+    for bits, cache in ((16.0, 2.0), (8.0, 1.0), (4.5, 1.0)):
+        needed = 70e9 * bits / 8 + 2 * 80 * 1024 * cache * 2000
+        least = next(group for group in (1, 2, 4, 8, 16) if group * usable >= needed)
+        assert holders(shape, 80e9, bits, 2000) == least
+    assert holders(shape._replace(weights=1e18), 80e9, 16, 2000) is None
+
+
+def test_alternatives_are_the_plans_own_figures(answer: Plan) -> None:
+    found = {model.name: model for model in alternatives(answer)}
+    assert found["recommended"].lifetime == answer.recommended.lifetime
+    assert found["compute-optimal, equal loss"].parameters == answer.compute_optimal.parameters
+    assert {near.name for near in answer.family} >= set(found) - {
+        *("recommended", "unrounded", "compute-optimal, equal loss", "compute-optimal, equal cost")
+    }
+    for model in found.values():
+        assert model.lifetime.total("usd") == pytest.approx(5e6, rel=0.4)
+
+
+def test_markup_escapes_once_and_fills_once() -> None:
+    assert tag("b", "<", tag("i", "&"), title='"') == '<b title="&quot;">&lt;<i>&amp;</i></b>'
+    assert text(text("<")) == "&lt;"
+    assert filled("{{a}}{{b}}", {"a": "{{b}}", "b": "<"}) == "{{b}}&lt;"
+    assert json.loads(as_data({"x": HOSTILE})) == {"x": HOSTILE}
+    assert "<" not in as_data({"x": HOSTILE})
+    with pytest.raises(ValueError, match="JSON"):
+        as_data(float("nan"))

@@ -1,0 +1,313 @@
+"""The page of a plan in Chromium: no request, the closed forms of Python, keyboard, widths, its address."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llama_scale import plan
+from llama_scale.planning import Plan, PlanOptions
+from llama_scale.planning.families import coordinate_of
+from llama_scale.planning.optimum import Objective, Problem, best
+from llama_scale.planning.request import Request, limited
+from llama_scale.report import write_report
+
+QUESTIONS: dict[str, PlanOptions] = {
+    "roofline": {"serve_tokens": "10T", "budget": "$5M"},
+    "flops": {"serve_tokens": "1e12"},
+    "exact-loss": {"serve_tokens": "1e12", "target_loss": 2.0, "cost_in": "usd", "flops": "exact"},
+    "few-data-int4": {
+        "serve_tokens": "1e12", "budget": "1M GPU-hours", "unique_tokens": "300B", "serve_precision": "int4",
+        "quantisation_penalty": True,
+    },
+    "latency-months": {
+        "requests": "1e9", "samples": 2, "months": 24, "retrain_every": 12, "discount": "10%/year",
+        "budget": "$9M", "time_per_output_token": "60ms", "serve_accelerator": "l40s",
+    },
+}  # fmt: skip
+EACH = 40  # settings of each question: 200 in all
+MODEL = 7e9, 1e12
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium with a fresh profile."""
+    if not (binary := shutil.which("chromium")) or not (driver := shutil.which("chromedriver")):
+        pytest.skip("chromium and chromedriver are not here: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    profile = tmp_path_factory.mktemp("profile")
+    for word in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+        *("disable-background-networking", "disable-component-update", f"user-data-dir={profile}"),
+    ):
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    window.set_script_timeout(120)
+    yield window
+    window.quit()
+
+
+@pytest.fixture(scope="module")
+def plans() -> dict[str, Plan]:
+    return {name: plan(**words) for name, words in QUESTIONS.items()}
+
+
+@pytest.fixture(scope="module")
+def pages(plans: dict[str, Plan], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("pages")
+    return {name: write_report(made, folder / f"{name}.html").as_uri() for name, made in plans.items()}
+
+
+def opened(browser: Any, address: str, width: int = 1400) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get("about:blank")
+    browser.get_log("performance")
+    browser.get_log("browser")
+    browser.get(address)
+
+
+def asked(made: Plan, settings: dict[str, Any]) -> tuple[Request, Problem, Objective]:
+    """The plan's question at other settings, on the continuum through its shape."""
+    economics = made.request.economics
+    hired = [
+        replace(part.rental, price_usd_per_hour=settings[price])
+        for part, price in ((economics.training, "price"), (economics.serving, "serve_price"))
+    ]
+    tokens = {"input_tokens": settings["read"], "output_tokens": settings["written"]}
+    demand = replace(economics.demand, serve_tokens=settings["serve_tokens"], spread=None, **tokens)
+    deployment = economics.deployment
+    if deployment is not None:
+        deployment = replace(
+            deployment,
+            rental=hired[1],
+            utilisation=settings["utilisation"],
+            input_tokens=settings["read"] / demand.samples,
+            output_tokens=max(settings["written"], 1.0),
+        )
+    changed = replace(
+        economics,
+        training=replace(economics.training, mfu=settings["mfu"], rental=hired[0]),
+        serving=replace(economics.serving, utilisation=settings["utilisation"], rental=hired[1]),
+        demand=demand,
+        deployment=deployment,
+    )
+    request = limited(replace(made.request, economics=changed))
+    value = settings["target_loss" if settings["goal"] == "loss" else "budget"]
+    objective = Objective(settings["goal"], math.inf if value is None else value, request.limits)
+    return request, request.problem().through(made.shape), objective
+
+
+SOLVE = """
+const [moves, size] = arguments;
+return moves.map((move) => {
+  document.getElementById("reset").click();
+  llamaScale.set(move);
+  const { parameters, tokens } = llamaScale.answer();
+  const { loss, cost } = llamaScale.modelAt(...size);
+  return { settings: llamaScale.settings(), parameters, tokens, loss, cost };
+});
+"""
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_at_any_settings_the_page_says_what_python_says(
+    browser: Any, plans: dict[str, Plan], pages: dict[str, str], name: str
+) -> None:
+    made, rng = plans[name], random.Random(name)
+    opened(browser, pages[name])
+    ranges = browser.execute_script("return JSON.parse(document.getElementById('data').textContent).controls")
+    moves = [{}, *(_moved(ranges, rng) for _ in range(EACH - 1))]
+    answers = browser.execute_script(SOLVE, moves, MODEL)
+    assert answers[0]["parameters"] == pytest.approx(made.optimum.parameters, rel=1e-6)
+    assert answers[0]["tokens"] == pytest.approx(made.optimum.tokens, rel=1e-6)
+    solved = 0
+    for answer in answers:
+        request, problem, objective = asked(made, answer["settings"])
+        solution = best(problem, objective)
+        tokens = float(solution.tokens)
+        solved += math.isfinite(tokens)
+        assert answer["tokens"] == (None if math.isnan(tokens) else pytest.approx(tokens, rel=1e-6))
+        if math.isfinite(tokens):
+            assert answer["parameters"] == pytest.approx(float(solution.sizes.parameters), rel=1e-6)
+        _compare_model(answer, request, problem)
+    assert solved > EACH / 2
+
+
+def _moved(ranges: list[dict[str, Any]], rng: random.Random) -> dict[str, Any]:
+    """Every control anywhere on its scale."""
+    values: dict[str, Any] = {"goal": rng.choice(["budget", "loss"])}
+    if not any(control["name"] == "budget" for control in ranges):
+        del values["goal"]
+    for control in ranges:
+        low, high = control["low"], control["high"]
+        values[control["name"]] = (
+            low * (high / low) ** rng.random() if control["scale"] == "log" else rng.uniform(low, high)
+        )
+    return values
+
+
+def _compare_model(answer: dict[str, Any], request: Request, problem: Problem) -> None:
+    """Loss and costs of one model, in every unit."""
+    size, tokens = MODEL
+    sizes = problem.family.sizes(coordinate_of(problem.family, size), shaped=True)
+    assert answer["loss"] == pytest.approx(float(problem.law.loss(sizes.parameters, tokens)), rel=1e-9)
+    served = request.economics.demand.serve_tokens
+    life = request.economics.lifetime(
+        train_flops=float(sizes.train_flops_per_token) * tokens,
+        serve_flops=float(sizes.serve_flops_per_token) * served,
+        shape=sizes.shape,
+    )
+    for unit, cost in answer["cost"].items():
+        for part in ("train", "serve"):
+            expected = getattr(life, f"{part}_{unit}")
+            assert cost[part] == (None if expected is None else pytest.approx(expected, rel=1e-9)), (
+                unit,
+                part,
+            )
+    whole = answer["cost"][request.unit]["total"]
+    assert whole == pytest.approx(float(np.asarray(problem.cost(sizes, tokens))), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["roofline", "exact-loss"])
+def test_it_loads_from_disk_without_an_error_or_a_request(
+    browser: Any, pages: dict[str, str], name: str
+) -> None:
+    opened(browser, pages[name])
+    browser.execute_script("document.getElementById('reset').focus(); window.scrollTo(0, 1e6)")
+    asked_for = [
+        json.loads(entry["message"])["message"]["params"]["request"]["url"]
+        for entry in browser.get_log("performance")
+        if '"Network.requestWillBeSent"' in entry["message"]
+    ]
+    assert [url for url in asked_for if not url.startswith("data:")] == [pages[name]]
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.querySelectorAll('.chart svg').length") == 4
+
+
+@pytest.mark.parametrize("width", [380, 1400])
+@pytest.mark.parametrize("name", ["roofline", "flops"])
+def test_it_fits_narrow_and_wide_windows(browser: Any, pages: dict[str, str], name: str, width: int) -> None:
+    opened(browser, pages[name], width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    beyond = """
+    const box = (text) => text.getBoundingClientRect();
+    return [...document.querySelectorAll('.chart text')].filter((text) =>
+      box(text).left < -1 || box(text).right > innerWidth + 1).map((text) => text.textContent);
+    """
+    assert browser.execute_script(beyond) == []
+
+
+def test_the_keyboard_reaches_and_moves_every_control(browser: Any, pages: dict[str, str]) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    opened(browser, pages["roofline"])
+    names = """
+    const all = [...document.querySelectorAll('input, button, pre')];
+    return all.filter((one) => one.offsetParent && !one.disabled).map((one) => one.id);
+    """
+    wanted = set(browser.execute_script(names))
+    reached = []
+    for _ in range(40):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        reached.append(browser.execute_script("return document.activeElement.id"))
+    assert wanted - set(reached) <= {"goal-loss"}  # of radio buttons the one that is on is a stop
+    for name in sorted(one for one in wanted if one.startswith("control-")):
+        before = browser.execute_script(
+            f"document.getElementById('{name}').focus(); return llamaScale.settings()"
+        )
+        ActionChains(browser).send_keys(Keys.ARROW_LEFT).perform()
+        assert browser.execute_script("return llamaScale.settings()") != before, name
+    browser.execute_script("document.getElementById('goal-budget').focus()")
+    ActionChains(browser).send_keys(Keys.ARROW_DOWN).perform()
+    assert browser.execute_script("return llamaScale.settings().goal") == "loss"
+    assert browser.execute_script("return location.hash").startswith("#goal=loss")
+
+
+def test_controls_and_pictures_have_names(browser: Any, pages: dict[str, str]) -> None:
+    opened(browser, pages["roofline"])
+    unnamed = """
+    const inputs = [...document.querySelectorAll('input')].filter((one) => !one.labels.length);
+    const pictures = [...document.querySelectorAll('svg[role=img]')].filter((one) =>
+      ['labelledby', 'describedby'].some((part) =>
+        !document.getElementById(one.getAttribute('aria-' + part))?.textContent.trim()));
+    return [...inputs, ...pictures].map((one) => one.outerHTML.slice(0, 200));
+    """
+    assert browser.execute_script(unnamed) == []
+    said = browser.execute_script(
+        "return document.getElementById('control-budget').getAttribute('aria-valuetext')"
+    )
+    assert said == "$5M, as planned"
+
+
+def test_the_address_keeps_what_was_moved_and_reset_forgets_it(browser: Any, pages: dict[str, str]) -> None:
+    opened(browser, pages["roofline"])
+    planned = browser.execute_script("return llamaScale.settings()")
+    browser.execute_script("llamaScale.set({ price: 4.321, input_share: 0.25, serve_tokens: 3e12 })")
+    moved = browser.execute_script("return llamaScale.settings()")
+    address = browser.execute_script("return location.href")
+    assert moved["serve_price"] == 4.321
+    assert browser.execute_script("return document.getElementById('command').textContent").endswith(
+        "--law besiroglu-2024 --flops 6nd --serve-tokens 3000000000000 "
+        "--price '$4.321/h' --serve-price '$4.321/h' --input-tokens 312.5 --output-tokens 937.5"
+    )
+    opened(browser, address)
+    assert browser.execute_script("return llamaScale.settings()") == moved
+    browser.execute_script("document.getElementById('reset').click()")
+    assert browser.execute_script("return llamaScale.settings()") == planned
+    assert browser.execute_script("return location.hash") == ""
+
+
+def test_a_hostile_address_changes_nothing_but_what_it_may(browser: Any, pages: dict[str, str]) -> None:
+    opened(
+        browser,
+        pages["roofline"] + "#price=NaN&mfu=<img%20src=x>&__proto__=1&goal=x&budget=&utilisation=1e99",
+    )
+    planned = browser.execute_script(
+        "return JSON.parse(document.getElementById('data').textContent).problem.settings"
+    )
+    assert browser.execute_script("return llamaScale.settings()") == planned
+    assert browser.get_log("browser") == []
+
+
+def test_what_cannot_be_done_is_said(browser: Any, pages: dict[str, str]) -> None:
+    opened(browser, pages["roofline"])
+    browser.execute_script("llamaScale.set({ goal: 'loss', target_loss: 1.8 })")
+    assert "No model does this" in browser.execute_script(
+        "return document.getElementById('cards').textContent"
+    )
+    assert browser.get_log("browser") == []
+
+
+def test_the_command_of_moved_controls_gives_what_the_page_says(
+    browser: Any, plans: dict[str, Plan], pages: dict[str, str]
+) -> None:
+    import shlex
+
+    from click.testing import CliRunner
+
+    from llama_scale.cli import main
+
+    opened(browser, pages["roofline"])
+    script = """
+    const loss = { goal: "loss", target_loss: 2.0, serve_tokens: 2e12 };
+    llamaScale.set({ ...loss, mfu: 0.5, utilisation: 0.6, price: 2.5 });
+    return [document.getElementById("command").textContent, llamaScale.answer().parameters];
+    """
+    command, parameters = browser.execute_script(script)
+    shown = CliRunner().invoke(main, [*shlex.split(command)[1:], "--json"])
+    assert shown.exit_code == 0, shown.stderr
+    assert json.loads(shown.stdout)["optimum"]["parameters"] == pytest.approx(parameters, rel=0.03)
