@@ -20,8 +20,8 @@ import torch
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
-from llama_scale.training.corpus import read_corpus
-from llama_scale.training.data import TokenFiles, prepare
+from llama_scale.training.data import TokenFiles
+from llama_scale.training.preparing import find_text, prepare
 from llama_scale.training.loop import Trainer
 
 DATA = DataConfig(vocabulary=1024)
@@ -98,8 +98,7 @@ def config_of(settings: Settings, corpus: str) -> RunConfig:
 
 def measure(path: Path) -> None:
     torch.set_num_threads(1)
-    corpus = read_corpus(DATA.source)
-    files = prepare(corpus, DATA, path.parent)
+    files = prepare(find_text(DATA, path.parent), DATA, path.parent)
     path.touch()
     done = {json.dumps(row["settings"]) for row in _rows(path)}
     for settings in grid():

@@ -24,9 +24,11 @@ def draw(counts: tuple[int, ...], seed: int, positions: Integers) -> tuple[Integ
 
     `counts` are the sequences of each source in a block.
     """
+    if len(counts) == 1:  # the same, in a third of the time
+        return np.zeros_like(positions), positions
     sources, earlier = np.empty_like(positions), np.empty_like(positions)
     blocks, places = np.divmod(positions, MIXTURE_BLOCK)
-    for block in np.unique(blocks).tolist():
+    for block in set(blocks.tolist()):
         here = blocks == block
         order, ranks = _block_order(counts, seed, block)
         sources[here] = order[places[here]]
@@ -49,7 +51,7 @@ def chunk_starts(seed: int, source: int, earlier: Integers, chunks: int) -> Inte
     """
     epochs, places = np.divmod(earlier, chunks)
     found = np.empty_like(earlier)
-    for epoch in np.unique(epochs).tolist():
+    for epoch in set(epochs.tolist()):
         here = epochs == epoch
         found[here] = _epoch_order(seed, epoch, source, chunks)[places[here]]
     return found
