@@ -104,6 +104,8 @@ def test_a_step_logged_twice_counts_once(folder: RunFolder) -> None:
         (lambda data: data + b"\0" * 300, 2),  # blocks that a power cut left unwritten
         (lambda data: data[:20] + b"#" + data[21:], 0),  # a flipped byte in the first record
         (lambda data: data + data.splitlines(keepends=True)[0], 2),  # a record written twice
+        (lambda data: data.replace(b"\n", b"\n\n", 1), 1),  # an empty line between two
+        (lambda data: data[:90] + b"\0" * 40 + data[130:], 1),  # a block of nothing across two records
         (lambda data: b"", 0),
     ],
 )
