@@ -13,16 +13,20 @@ import pytest
 from llama_scale.architecture import ModelConfig
 from llama_scale.errors import InputError, StoreError
 from llama_scale.runs import (
+    Branch,
     DataConfig,
     EventLog,
     OptimizerConfig,
     RunConfig,
     RunFolder,
     ScheduleConfig,
+    branches_by_trunk,
+    branches_of,
     create_run,
     create_runs,
     load_records,
     read_records,
+    run_folders,
     run_id,
     write_records,
 )
@@ -177,3 +181,23 @@ def test_runs_that_cannot_be_made_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(StoreError, match="cannot write"):
         create_runs(tmp_path / "runs", [CONFIG, replace(CONFIG, seed=1)])
+
+
+def test_branches_are_found_by_their_trunk_whatever_else_is_torn(tmp_path: Path) -> None:
+    trunks = [
+        replace(CONFIG, seed=seed, schedule=replace(CONFIG.schedule, total_steps=None)) for seed in (0, 1)
+    ]
+    for trunk in trunks:
+        create_run(tmp_path, trunk)
+        for step in (80, 40):
+            schedule = replace(CONFIG.schedule, total_steps=step + 20)
+            branch = Branch(parent=run_id(trunk), step=step)
+            create_run(tmp_path, replace(trunk, schedule=schedule, branch=branch))
+    torn = create_run(tmp_path, replace(CONFIG, seed=9, branch=Branch(parent=run_id(trunks[0]), step=5)))
+    (torn.path / "spec.json").write_text(f'{{"parent": "{run_id(trunks[0])}"')
+    folders = run_folders(tmp_path)
+    for trunk in trunks:
+        found = branches_of(RunFolder(tmp_path / run_id(trunk)), folders)
+        assert [branch.config.first_step for branch in found] == [40, 80]
+        assert {branch.config.branch.parent for branch in found if branch.config.branch} == {run_id(trunk)}
+        assert branches_by_trunk(folders)[run_id(trunk)] == found

@@ -209,14 +209,14 @@ def prune_runs(runs: tuple[str, ...], weights: bool, dry_run: bool, store: Path,
     Deletes checkpoints that no run will go on from, and what killed processes left behind. Specs, logs and
     results stay, so every fit stays what it is; runs in training are left alone.
     """
-    from llama_scale.runs import run_folders
+    from llama_scale.runs import branches_by_trunk, run_folders
     from llama_scale.runs.upkeep import prune, spares
 
-    everything = run_folders(store)
+    grown = branches_by_trunk(run_folders(store))
     found = [
         spare
         for folder in _folders(store, runs)
-        for spare in (spares if dry_run else prune)(folder, everything, weights=weights)
+        for spare in (spares if dry_run else prune)(folder, grown.get(folder.run, []), weights=weights)
     ]
     size = sum(spare.bytes for spare in found)
     verb = "would go" if dry_run else "deleted"

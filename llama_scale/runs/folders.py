@@ -94,6 +94,13 @@ class RunFolder:
                 hint="move this run's folder away and run the sweep again",
             ) from None
 
+    def names(self, run: str) -> bool:
+        """Whether this run's spec has the id of another in it, as that of a branch has its trunk's."""
+        try:
+            return run.encode() in (self.path / "spec.json").read_bytes()
+        except OSError:
+            return False
+
     @property
     def is_finished(self) -> bool:
         """Whether the run has ended, well or not; says nothing of whether its result can be read."""
@@ -286,9 +293,15 @@ def run_folders(store: Path) -> list[RunFolder]:
 
 def branches_of(folder: RunFolder, folders: Iterable[RunFolder]) -> list[RunFolder]:
     """The runs that grow from `folder`, the earliest branch point first."""
-    grown = []
-    for other in folders:
+    # Most specs of a large store do not name it, and to see that they need not be taken apart.
+    return branches_by_trunk(other for other in folders if other.names(folder.run)).get(folder.run, [])
+
+
+def branches_by_trunk(folders: Iterable[RunFolder]) -> dict[str, list[RunFolder]]:
+    """The runs that grow from others, by those, the earliest branch point first."""
+    grown: dict[str, list[RunFolder]] = {}
+    for folder in folders:
         with suppress(StoreError):  # a run whose spec cannot be read fails by itself, not with its trunk
-            if other.config.branch and other.config.branch.parent == folder.run:
-                grown.append(other)
-    return sorted(grown, key=lambda f: f.config.first_step)
+            if branch := folder.config.branch:
+                grown.setdefault(branch.parent, []).append(folder)
+    return {run: sorted(found, key=lambda f: f.config.first_step) for run, found in grown.items()}

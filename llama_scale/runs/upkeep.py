@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from llama_scale.runs.folders import (
     CHECKPOINT_MANIFEST,
     WEIGHTS,
     RunFolder,
-    branches_of,
 )
 from llama_scale.runs.leases import BusyError
 
@@ -100,12 +99,17 @@ class Spare:
     bytes: int
 
 
-def spares(folder: RunFolder, folders: list[RunFolder], *, weights: bool = False) -> Iterator[Spare]:
-    """What one run no longer needs: checkpoints of ended runs, old ones, leftovers; `weights` if asked."""
+def spares(
+    folder: RunFolder, branches: Sequence[RunFolder] = (), *, weights: bool = False
+) -> Iterator[Spare]:
+    """What one run no longer needs: checkpoints of ended runs, old ones, leftovers; `weights` if asked.
+
+    `branches` are the runs that grow from it.
+    """
     leftovers = [*folder.path.glob(".*.tmp"), *folder.checkpoints.glob(".*.tmp")]
     yield from (_spare(folder, path, "left by a process that was killed") for path in leftovers)
     steps = folder.checkpoint_steps()
-    waiting = [branch for branch in branches_of(folder, folders) if not branch.is_finished]
+    waiting = [branch for branch in branches if not branch.is_finished]
     needed = {branch.config.first_step for branch in waiting}
     is_trunk = folder.config.schedule.total_steps is None
     # A trunk keeps its newest: from there it goes on when a longer duration is added.
@@ -121,11 +125,13 @@ def _spare(folder: RunFolder, path: Path, what: str) -> Spare:
     return Spare(run=folder.run, path=path, what=what, bytes=sum(file.stat().st_size for file in files))
 
 
-def prune(folder: RunFolder, folders: list[RunFolder], *, weights: bool = False) -> tuple[Spare, ...]:
+def prune(
+    folder: RunFolder, branches: Sequence[RunFolder] = (), *, weights: bool = False
+) -> tuple[Spare, ...]:
     """Delete what `spares` finds, while nobody trains the run; a run in training is left alone."""
     try:
         with folder.claim():
-            found = tuple(spares(folder, folders, weights=weights))
+            found = tuple(spares(folder, branches, weights=weights))
             for spare in found:
                 _delete(spare.path)
             return found
