@@ -21,8 +21,8 @@ import torch
 from llama_scale.architecture import ModelConfig
 from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from llama_scale.training.data import TokenFiles
-from llama_scale.training.preparing import find_text, prepare
 from llama_scale.training.loop import Trainer
+from llama_scale.training.preparing import find_text, prepare
 
 DATA = DataConfig(vocabulary=1024)
 SHORT, LONG = 307_200, 1_228_800  # tokens
