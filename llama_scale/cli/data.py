@@ -45,6 +45,7 @@ def prepare(recipe: str, store: Path, overrides: tuple[str, ...], as_json: bool)
     from llama_scale.training.preparing import prepare as prepare_tokens
 
     data = load_recipe(str(find_recipe(recipe)), overrides).data
+    current_output().talk(f"Reading {', '.join(source.label for source in data.mixture)}.")
     files = prepare_tokens(find_text(data, store), data, store, threads=default_workers())
     _report([(files.folder, files.manifest)], None)
 

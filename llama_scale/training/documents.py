@@ -193,14 +193,17 @@ def _json_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
             if field in record and record[field] is None:
                 continue  # as an empty cell of Parquet
             if not _is_text(record.get(field)):
-                found = (
-                    "is missing" if field not in record else f"is {json.dumps(record[field])[:40]}, no text"
-                )
-                raise InputError(
-                    f"{file}:{number}: the field {field!r} {found}",
-                    hint=f"the line has {', '.join(record) or 'no fields'}: name the text with field = ...",
-                )
+                raise _no_text(file, number, record, field)
             yield number, record[field]
+
+
+def _no_text(file: Path, number: int, record: dict[str, Any], field: str) -> InputError:
+    if field in record:
+        found, hint = f"is {json.dumps(record[field])[:40]}, no text", "put it in quotes, or drop that line"
+    else:
+        hint = f"the line has {', '.join(record) or 'no fields'}: mend it, or name the text with field = ..."
+        found = "is missing"
+    return InputError(f"{file}:{number}: the field {field!r} {found}", hint=hint)
 
 
 def _is_text(value: object) -> bool:
