@@ -1,72 +1,234 @@
-"""Figures: drawn from real values, whole files, nothing said twice."""
+"""Figures hold the values that they were given, in units, within their edges, and are written whole."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from llama_scale import plots
-from llama_scale.errors import InputError
-from llama_scale.fitting import fit
-from llama_scale.laws import Fit, published
-from llama_scale.runs import RunRecord, load_records
+from llama_scale.errors import InputError, StoreError, UnidentifiedError
+from llama_scale.fitting.isoflop import isoflop
+from llama_scale.laws import published
+from llama_scale.planning import compare, curves, plan
+from llama_scale.plots.style import spread
+from tests import figures
+from tests.figures import FIGURES, budget_plan, figure, law, lines, overhang, points, runs, target_plan, words
 
-RECORDS = Path(__file__).resolve().parent.parent / "sweeps" / "results" / "default-seed0.json"
+UNITS = {  # what each figure's axes say, in order
+    "loss_curves": ("tokens seen D", "training loss (nats per token)", "training compute C (FLOPs)", ""),
+    "isoflop": ("parameters N (matmul)", "final loss (nats per token)"),
+    "envelope": (
+        *("training compute C (FLOPs)", "final loss (nats per token)"),
+        *("training compute C (FLOPs)", "parameters N (matmul)"),
+    ),
+    "contours": ("training compute C = 6ND (FLOPs)", "parameters N (matmul)"),
+    "predictions": ("measured loss (nats per token)", "predicted loss (nats per token)"),
+    "residuals": (
+        *("training compute C (FLOPs)", "predicted over measured loss − 1 (%)"),
+        *("tokens per parameter D/N", ""),
+    ),
+    "cost_by_size": ("parameters N (total)", "lifetime cost (US dollars)"),
+    "loss_by_size": ("parameters N (total)", "predicted loss (nats per token)"),
+    "best_by_demand": (
+        "",
+        "parameters N (total)",
+        "tokens served over its life T",
+        "tokens per parameter D/N",
+    ),
+    "cost_over_time": ("", "spent so far (US dollars)", "tokens served so far", "saved so far (US dollars)"),
+    "sensitivity": ("bill for the same quality (US dollars)", "", "best parameters N (total)", ""),
+}
 
 
-@pytest.fixture(scope="module")
-def records() -> tuple[RunRecord, ...]:
-    return load_records(RECORDS)
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_is_cut_off(name: str) -> None:
+    assert overhang(figure(name)) < 0.02
 
 
-@pytest.fixture(scope="module")
-def law(records: tuple[RunRecord, ...]) -> Fit:
-    return fit(records, name="default")
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_says_what_it_shows(name: str) -> None:
+    drawn = figure(name)
+    assert any(axes.get_title("left") for axes in drawn.axes)
+    assert all(axes.get_xlabel() or axes.get_ylabel() for axes in drawn.axes)
 
 
-def lines(figure: Figure) -> list[int]:
-    """Points of every line drawn."""
-    return [
-        len(np.atleast_1d(np.asarray(line.get_xdata()))) for axes in figure.axes for line in axes.get_lines()
-    ]
+@pytest.mark.parametrize("name", UNITS)
+def test_axes_name_quantity_and_unit(name: str) -> None:
+    labels = [label for axes in figure(name).axes for label in (axes.get_xlabel(), axes.get_ylabel())]
+    assert tuple(labels) == UNITS[name]
 
 
-def test_isoflop_draws_every_run_once(records: tuple[RunRecord, ...], law: Fit) -> None:
-    drawn = [n for n in lines(plots.isoflop(law, records)) if 0 < n < 100]
-    assert sum(drawn) == sum(r.role in ("train", "holdout") for r in records)
+def test_drawing_leaves_matplotlib_as_it_was() -> None:
+    before = dict(matplotlib.rcParams)
+    plots.optima(published())
+    assert dict(matplotlib.rcParams) == before
 
 
-def test_trade_off_marks_the_cheapest_size_and_the_compute_optimal_one() -> None:
-    figure = plots.trade_off(published(), target_loss=2.0, serve_tokens=2e12)
-    (axes,) = figure.axes
-    cheapest, optimal = (float(np.asarray(line.get_xdata())[0]) for line in axes.get_lines())
-    assert cheapest < optimal
-    legend = axes.get_legend()
-    assert legend is not None
-    assert "cheapest: 29.6B" in [text.get_text() for text in legend.get_texts()]
+def test_curves_end_where_the_runs_do() -> None:
+    found = figures.learning_curves(figures.CURVES)
+    by_tokens, by_flops = figure("loss_curves").axes
+    assert len(by_tokens.get_lines()) == 2 * len(found)  # raw, and smoothed
+    ends = sorted(float(np.asarray(line.get_xdata())[-1]) for line in by_flops.get_lines()[1::2])
+    assert ends == pytest.approx(sorted(one.flops_per_token * one.tokens[-1] for one in found))
+
+
+def test_isoflop_draws_every_run_and_every_minimum() -> None:
+    (axes,) = figure("isoflop").axes
+    found = isoflop(runs())
+    assert found is not None
+    assert len(points(axes, "o")) == sum(len(profile.sizes) for profile in found.profiles)
+    minima = points(axes, "x")
+    known = sorted(p.parameters for p in found.profiles if p.parameters is not None)
+    np.testing.assert_allclose(minima[:, 0], known)
+    held_out = runs().held_out
+    assert held_out is not None
+    np.testing.assert_allclose(points(axes, "D")[:, 1], held_out.loss[np.argsort(held_out.parameters)])
+
+
+def test_a_fit_holds_enough_to_draw_its_runs_from_it_alone() -> None:
+    from llama_scale.fitting.kept import runs_of
+
+    (ours,), (theirs,) = plots.isoflop(runs_of(law()), law()).axes, figure("isoflop").axes
+    for marker in ("o", "x", "D"):
+        np.testing.assert_allclose(points(ours, marker), points(theirs, marker), rtol=1e-4)
+
+
+def test_the_envelope_is_the_lower_edge() -> None:
+    losses, best = figure("envelope").axes
+    edge = lines(losses)["lowest loss of all sizes"]
+    for line in losses.get_lines()[:-1]:
+        x, y = np.asarray(line.get_xydata()).T
+        if line.get_marker() == "None":
+            inside = (edge[:, 0] >= x[0]) & (edge[:, 0] <= x[-1])
+            over = np.interp(np.log(edge[inside, 0]), np.log(x), y) - edge[inside, 1]
+            assert over.min() > -2e-3
+    assert (np.diff(lines(best)["best size"][:, 1]) > 0).all()
+
+
+def test_contours_show_runs_and_frontier() -> None:
+    (axes,) = figure("contours").axes
+    flops, best = lines(axes)["efficient frontier"].T
+    np.testing.assert_allclose(best, law().law.compute_optimum(flops).parameters)
+    held_out = runs().held_out
+    assert held_out is not None
+    assert len(points(axes, "D")) == len(held_out)
+
+
+def test_predictions_and_residuals_tell_the_same_errors() -> None:
+    (parity,) = figure("predictions").axes
+    by_flops, by_ratio = figure("residuals").axes
+    measured, predicted = lines(parity)[f"{len(runs())} fitted runs"].T
+    errors = 100 * (predicted / measured - 1)
+    for axes in (by_flops, by_ratio):
+        np.testing.assert_allclose(np.sort(lines(axes)[f"{len(runs())} fitted runs"][:, 1]), np.sort(errors))
+    assert "2 held out, 90% intervals" in words(figure("predictions"))
+
+
+def test_optima_follow_the_law_with_its_band() -> None:
+    sizes, tokens = figure("optima").axes
+    flops, best = lines(sizes)["law (skaling)"].T
+    np.testing.assert_allclose(best * 6 * lines(tokens)["law (skaling)"][:, 1], flops, rtol=1e-9)
+    assert len(sizes.collections) >= 1
+    assert "envelope" in words(figure("optima"))
+    assert "IsoFLOP parabolas" in words(figure("optima"))
+
+
+def test_choice_marks_the_chosen_form() -> None:
+    tried = law().evidence["selection"]["candidates"]
+    (axes,) = figure("choice").axes
+    best = min(one["mean_error"] for one in tried)
+    ends = [float(np.asarray(line.get_xdata())[1]) for line in axes.get_lines()]
+    assert min(ends) == pytest.approx(100 * best)
+    assert "chosen" in words(figure("choice"))
+
+
+def test_backtest_shows_both_directions_with_coverage() -> None:
+    verdicts = law().evidence["backtest"]["protocol"]
+    shown = figure("backtest")
+    assert len(shown.axes) == len(verdicts) == 2
+    for axes, verdict in zip(shown.axes, verdicts, strict=True):
+        heights = sorted(float(bar.get_height()) for bar in axes.patches)  # pyright: ignore[reportAttributeAccessIssue]
+        assert heights == pytest.approx(sorted(100 * one["mean_error"] for one in verdict["candidates"]))
+        assert f"{verdict['coverage']:.0%} inside" in words(shown)
+
+
+def test_cost_stacks_training_and_serving_and_marks_both_models() -> None:
+    (axes,) = figure("cost_by_size").axes
+    curve = curves.cost_by_size(target_plan())
+    ours, theirs = target_plan().recommended, target_plan().compute_optimal
+    assert lines(axes)["_chosen"][0] == pytest.approx((ours.parameters, ours.lifetime.total_usd))
+    assert lines(axes)["_compute-optimal"][0] == pytest.approx((theirs.parameters, theirs.lifetime.total_usd))
+    stack = [np.asarray(part.get_paths()[0].vertices) for part in axes.collections[:2]]
+    assert stack[1][:, 1].max() == pytest.approx(float(np.nanmax(_shown(curve.total))), rel=1e-6)
+    told = words(figure("cost_by_size"))
+    for text in ("training", "serving", "within 1%", "within 5%", "chosen\n12.4B", "compute-optimal\n23.8B"):
+        assert text in told
+
+
+def _shown(total: np.ndarray) -> np.ndarray:
+    return total[total <= 2 * np.nanmin(total)]
+
+
+def test_loss_marks_the_lowest() -> None:
+    (axes,) = figure("loss_by_size").axes
+    curve = axes.get_lines()[0]
+    assert float(np.min(np.asarray(curve.get_ydata(), float))) == pytest.approx(
+        budget_plan().optimum.loss_nats, rel=1e-4
+    )
+    assert len(axes.collections) == 1
 
 
 def test_best_size_falls_with_demand_and_starts_at_chinchilla() -> None:
-    law = published()
-    figure = plots.best_size_against_demand(law, budget_flops=1e24)
-    curve, unserved = figure.axes[0].get_lines()[:2]
-    sizes = np.asarray(curve.get_ydata(), float)
-    assert (np.diff(sizes) < 0).all()
-    assert sizes[0] == pytest.approx(float(law.law.compute_optimum(1e24).parameters), rel=0.01)
-    assert float(np.asarray(unserved.get_ydata())[0]) == pytest.approx(sizes[0], rel=0.01)
+    sizes, ratios = figure("best_by_demand").axes
+    best = lines(sizes)["best"][:, 1]
+    assert (np.diff(best) < 0).all()
+    assert best[0] == pytest.approx(float(published().law.compute_optimum(1e24).parameters), rel=0.01)
+    assert (np.diff(lines(ratios)["best"][:, 1]) > 0).all()
+
+
+def test_the_break_even_is_where_both_lines_meet() -> None:
+    spent, saved = figure("cost_over_time").axes
+    ours, theirs = (np.asarray(line.get_xydata()) for line in spent.get_lines()[:2])
+    at = float(np.asarray(saved.get_lines()[-1].get_xdata())[0])
+    meeting = [np.interp(at, each[:, 0], each[:, 1]) for each in (ours, theirs)]
+    assert meeting[0] == pytest.approx(meeting[1], rel=1e-6)
+    assert "break-even at 702B tokens" in words(figure("cost_over_time"))
+
+
+def test_the_tornado_is_sorted_and_names_both_cases() -> None:
+    bills, _ = figure("sensitivity").axes
+    inputs = [label.get_text() for label in bills.get_yticklabels()][::-1]
+    assert inputs == [row.input for row in target_plan().sensitivity]
+    base = target_plan().recommended.lifetime.total_usd
+    assert base is not None
+    first = target_plan().sensitivity[0]
+    ends = {float(bar.get_x() + bar.get_width()) for bar in bills.patches}  # pyright: ignore[reportAttributeAccessIssue]
+    assert any(end == pytest.approx(first.high.usd) for end in ends)
+
+
+def test_bets_cross_one_where_the_comparison_says() -> None:
+    found = compare("llama-7b", "chinchilla-70b", "gpt-3-175b")
+    (axes,) = figure("model_bets").axes
+    marked = points(axes, "o")
+    from_ = sorted(
+        model.against_rival["flops"].serve_tokens or 0
+        for model in found.models
+        if model.against_rival["flops"].verdict == "from"
+    )
+    np.testing.assert_allclose(marked[:, 0], from_)
+    assert (marked[:, 1] == 1).all()
+    ratios = np.asarray(axes.get_lines()[0].get_xydata())
+    assert np.interp(np.log(marked[-1, 0]), np.log(ratios[:, 0]), ratios[:, 1]) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_a_figure_is_saved_whole_and_the_same_each_time(tmp_path: Path, kind: str, start: bytes) -> None:
-    saved = [
-        plots.save(
-            plots.trade_off(published(), target_loss=2.0, serve_tokens=1e12), tmp_path / f"{n}.{kind}"
-        ).read_bytes()
-        for n in range(2)
-    ]
+    saved = [plots.save(plots.optima(published()), tmp_path / f"{n}.{kind}").read_bytes() for n in range(2)]
     assert saved[0].startswith(start)
     assert saved[0] == saved[1]
 
@@ -76,6 +238,36 @@ def test_an_unknown_extension_is_refused(tmp_path: Path) -> None:
         plots.save(Figure(), tmp_path / "x.jpeg2")
 
 
-def test_no_runs_no_figure() -> None:
-    with pytest.raises(InputError, match="no finished run"):
-        plots.isoflop(published(), [])
+def test_an_unwritable_place_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        plots.save(Figure(), tmp_path / "file" / "x.png")
+
+
+def test_what_cannot_be_drawn_names_the_command_that_makes_it() -> None:
+    alone = runs().take(np.arange(3))
+    for draw, hint in (
+        (lambda: plots.loss_curves([]), "llama-scale sweep"),
+        (lambda: plots.isoflop(alone), "llama-scale sweep"),
+        (lambda: plots.envelope(alone), "llama-scale sweep"),
+        (lambda: plots.choice(published()), "llama-scale fit"),
+        (lambda: plots.backtest(published()), "--backtest"),
+        (lambda: plots.sensitivity(replace(target_plan(), sensitivity=())), "--price"),
+    ):
+        with pytest.raises((InputError, UnidentifiedError)) as error:
+            draw()
+        assert hint in error.value.hint
+
+
+def test_a_law_without_draws_is_drawn_without_bands() -> None:
+    answer = plan(serve_tokens=1e12, law="hoffmann-2022")
+    (axes,) = plots.cost_by_size(curves.cost_by_size(answer)).axes
+    assert axes.get_legend() is None
+    assert len(plots.best_by_demand(curves.best_by_demand(answer)).axes[0].collections) == 0
+
+
+def test_labels_keep_apart_and_in_order() -> None:
+    places = spread([3.0, 3.1, 3.2, 40.0], 10.0)
+    assert (np.diff(places) >= 10 - 1e-9).all()
+    assert places[3] == pytest.approx(40.0)
+    assert np.mean(places[:3]) == pytest.approx(3.1)

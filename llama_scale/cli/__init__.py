@@ -35,6 +35,7 @@ COMMANDS = {
     "plan": Entry("Plan", "Which model to train for what it will serve, at what cost?"),
     "compare": Entry("Plan", "Which existing model is worth its cost, from which demand on?"),
     "report": Entry("Plan", "A plan as one HTML file, to mail or to print, with live controls."),
+    "plot": Entry("Inspect", "What do runs, a law or a plan look like, as a picture?"),
     "doctor": Entry("Inspect", "Is this machine ready, and what is missing?"),
 }
 

@@ -119,17 +119,19 @@ def diff_runs(one: str, other: str, store: Path, as_json: bool) -> None:
         "llama-scale runs export records.json",
         "llama-scale runs export runs.csv --store /scratch/runs",
         "llama-scale runs export runs.parquet --force",
+        "llama-scale runs export curves.csv --curves",
     ),
 )
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--curves", is_flag=True, help="Write loss curves, a row a logged step, to draw with `plot`.")
 @click.option("--force", is_flag=True, help="Replace PATH if it exists.")
 @store_option
 @json_option
-def export_runs(path: Path, force: bool, store: Path, as_json: bool) -> None:
+def export_runs(path: Path, curves: bool, force: bool, store: Path, as_json: bool) -> None:
     """How do I share what these runs reached, without their checkpoints?
 
-    Writes a record of every run, as JSON, CSV or Parquet by the ending of PATH. `llama-scale fit` and
-    `llama-scale runs import` read it.
+    Writes a record of every run, as JSON, CSV or Parquet by the ending of PATH: `llama-scale fit` and
+    `llama-scale runs import` read it. Or, with --curves, how their losses fell.
     """
     from llama_scale.runs import read_records
     from llama_scale.runs.tables import write_table
@@ -137,6 +139,12 @@ def export_runs(path: Path, force: bool, store: Path, as_json: bool) -> None:
     if path.exists() and not force:
         raise InputError(f"{path} exists", hint="give another name, or --force to replace it")
     records = read_records(store)
+    if curves:
+        from llama_scale.runs.curve_tables import write_curves
+
+        rows = write_curves(path, store)
+        told = f"{rows:,} logged steps of {len(records)} runs written to {path}."
+        return current_output().result({"path": str(path), "runs": len(records), "steps": rows}, told)
     write_table(path, records)
     current_output().result(
         {"path": str(path), "runs": len(records)}, f"{len(records)} runs written to {path}."

@@ -11,6 +11,7 @@ from llama_scale import quantities
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.options import completing, json_option, quiet_option, set_option, store_option
 from llama_scale.cli.output import current_output
+from llama_scale.errors import UnidentifiedError
 from llama_scale.sweeps import recipe_names
 
 if TYPE_CHECKING:
@@ -222,12 +223,13 @@ def _reason(task: Task) -> str:
 
 
 def _draw(found: Fit, records: tuple[RunRecord, ...], folder: Path, name: str) -> list[Path]:
+    """IsoFLOP profiles, or where the design has no budgets, the law over its runs."""
     from llama_scale import plots
+    from llama_scale.fitting import gather
 
-    optima = [
-        (profile["parameters"], profile["loss_nats"])
-        for profile in (found.evidence.get("isoflop") or {}).get("profiles", [])
-        if profile["verdict"] == "interior"
-    ]
-    figure = plots.isoflop(found, records, optima)
-    return [plots.save(figure, folder / f"{name}-isoflop.{kind}") for kind in ("png", "svg")]
+    runs = gather(records)
+    try:
+        shown, figure = "isoflop", plots.isoflop(runs, found)
+    except UnidentifiedError:
+        shown, figure = "contours", plots.contours(found, runs)
+    return [plots.save(figure, folder / f"{name}-{shown}.{kind}") for kind in ("png", "svg")]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from llama_scale.config import canonical_hash
 from llama_scale.fitting.calibration import Backtest
 from llama_scale.fitting.diagnostics import Diagnostics
+from llama_scale.fitting.kept import fingerprint
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.seeds import seed_noise
 from llama_scale.fitting.selection import Choice
@@ -85,10 +85,9 @@ def provenance_json(observations: Observations, settings: Settings) -> dict[str,
     """Sources, their hash, seed and versions."""
     from llama_scale import __version__
 
-    columns = [observations.parameters, observations.tokens, observations.loss, observations.train_flops]
     return {
         "sources": list(observations.sources),
-        "observations_hash": canonical_hash([observations.names, *(column.tolist() for column in columns)]),
+        "observations_hash": fingerprint(observations),
         "seed": settings.seed,
         "llama_scale": __version__,
         "numpy": np.__version__,
@@ -104,7 +103,9 @@ def observations_json(observations: Observations) -> dict[str, list[Any]]:
         "loss_nats": observations.loss,
     }
     rounded = {name: [float(f"{value:.6g}") for value in column] for name, column in columns.items()}
-    return {"run": list(observations.names), **rounded}
+    budgets = [None if np.isnan(budget) else budget for budget in observations.budgets.tolist()]
+    names = {"run": list(observations.names), "family": list(observations.families)}
+    return {**names, **rounded, "budget_flops": budgets}
 
 
 def optima_json(fit: Fit, observations: Observations, settings: Settings) -> list[dict[str, Any]]:
@@ -148,6 +149,7 @@ def held_out_json(fit: Fit, runs: Observations, level: float) -> list[dict[str, 
                 "parameters": float(runs.parameters[i]),
                 "tokens": float(runs.tokens[i]),
                 "train_flops": float(runs.train_flops[i]),
+                "budget_flops": None if np.isnan(runs.budgets[i]) else float(runs.budgets[i]),
                 "measured": measured,
                 "predicted": float(guess.loss),
                 "low": low,

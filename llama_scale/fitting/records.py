@@ -109,11 +109,12 @@ def curves_of_store(
     """
     trunks = [record for record in records if record.role == "trunk"]
     ended = [record for record in records if record.role == "train" and record.schedule_complete]
-    found = (_curve(RunFolder(store / record.run), record, convention) for record in trunks or ended)
+    found = (curve_of(RunFolder(store / record.run), record, convention) for record in trunks or ended)
     return tuple(curve for curve in found if len(curve.tokens) > 2)
 
 
-def _curve(folder: RunFolder, record: RunRecord, convention: ParameterConvention) -> TrainingCurve:
+def curve_of(folder: RunFolder, record: RunRecord, convention: ParameterConvention) -> TrainingCurve:
+    """Loss along one run of a store, after its warm-up."""
     curve, config = folder.curve(), folder.config
     after = [i for i, step in enumerate(curve.steps) if step > WARM_UPS * config.schedule.warmup_steps]
     return TrainingCurve(

@@ -129,13 +129,13 @@ def losses_along(curves: Sequence[TrainingCurve]) -> list[LossBySize]:
                 log_size=float(np.log(curve.parameters)),
                 log_flops_per_token=float(np.log(curve.flops_per_token)),
                 log_flops=log_flops,
-                log_loss=_smooth(log_flops, np.log(curve.loss)),
+                log_loss=smooth(log_flops, np.log(curve.loss)),
             )
         )
     return found
 
 
-def _smooth(log_flops: Array, log_loss: Array) -> Array:
+def smooth(log_flops: Array, log_loss: Array) -> Array:
     """Local lines through the losses, weighted by a normal window over log C."""
     if len(log_flops) < 5:
         return log_loss

@@ -83,12 +83,18 @@ def _check_folder(path: Path, found: Sequence[RunRecord]) -> None:
 
 def _check_export(path: Path) -> None:
     """Raises InputError for a fit that is given in place of runs; other files are left to their reader."""
+    if is_fit(path):
+        raise InputError(f"{path} is a fit already, not runs", hint=f"use it: llama-scale plan --law {path}")
+
+
+def is_fit(path: Path) -> bool:
+    """Whether a file looks like a fit, whole or refused, and not like runs."""
+    if path.suffix.lower() != ".json":
+        return False
     with suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "form" in content and "records" not in content:
-            raise InputError(
-                f"{path} is a fit already, not runs", hint=f"use it: llama-scale plan --law {path}"
-            )
+        return isinstance(content, dict) and "form" in content and "records" not in content
+    return False
 
 
 def _curves(

@@ -25,7 +25,6 @@ from llama_scale.planning.optimum import (
     Sizes,
     best,
     floors,
-    lowest_cost,
     tokens_for,
 )
 from llama_scale.planning.values import Plan, PlannedModel
@@ -122,7 +121,8 @@ class CostOverTime:
     """What has been spent so far on the chosen model, and on the compute-optimal one of its loss.
 
     `at` (n,) is months where the demand has any (`clock`), else tokens served. Costs are in `unit`; a rival
-    that cannot be served has none. `break_even` is where the chosen one has become the cheaper.
+    that cannot be served has none. `break_even` is where the chosen one has become the cheaper. `band` is of
+    the rival: under each law, its size is trained to be as good as the chosen model is under that law.
     """
 
     unit: CostUnit
@@ -238,11 +238,11 @@ def cost_over_time(plan: Plan) -> CostOverTime:
     chosen, rival = _spent(schedule, *ours), _spent(schedule, *theirs)
     band = interval = None
     if (draws := request.draws(MOST_DRAWS)) is not None:
-        drawn = problem.with_law(draws)
+        sizes = problem.sizes(coordinate_of(problem.family, plan.compute_optimal.parameters))
         equal = draws.loss(plan.recommended.parameters, plan.recommended.tokens)
-        sizes, tokens = lowest_cost(drawn.without_serving(), equal)
-        train = np.asarray(drawn.train_rate * sizes.train_flops_per_token * tokens)
-        spent = _spent(schedule, train, np.asarray(problem.serving_cost(sizes)))
+        tokens = draws.tokens_for_loss(equal, sizes.parameters)
+        train = np.asarray(problem.train_rate * sizes.train_flops_per_token * tokens)
+        spent = _spent(schedule, train, theirs[1])
         band = _band(np.where(np.isfinite(spent), spent, np.inf), request.level)
         crossings = np.array([_break_even(schedule, chosen, each) or math.inf for each in spent.T])
         interval = _interval(crossings, request.level)

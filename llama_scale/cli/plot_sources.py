@@ -1,0 +1,74 @@
+"""What a picture of runs or of a law is drawn from: a store, tables, a fit's file, a published name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_scale.errors import InputError
+
+if TYPE_CHECKING:
+    from llama_scale.fitting import Observations
+    from llama_scale.laws import Fit
+
+DEFAULT_STORE = Path("runs")
+
+
+def runs_and_law(sources: Sequence[str], where: Sequence[str] = ()) -> tuple[Observations, Fit | None]:
+    """The runs of some sources, and their law: one that is named, or one that was kept of exactly these runs.
+
+    A fit's file stands for the runs that it holds, unless others are named beside it.
+    """
+    from llama_scale.fitting import gather
+    from llama_scale.fitting.kept import kept_fit, runs_of
+
+    paths = [Path(source) for source in sources] or [DEFAULT_STORE]
+    fits, tables = _sorted(paths)
+    fit = fits[0] if fits else None
+    if fit is not None and not tables:
+        return runs_of(fit), fit
+    runs = gather(tables, where=where, convention=None if fit is None else fit.convention)
+    return runs, fit or kept_fit(runs, _folders(tables))
+
+
+def law_of(sources: Sequence[str], kind: str) -> Fit:
+    """A law: by its published name, from its file, or kept of the runs that are named."""
+    from llama_scale.laws import published, published_names
+
+    if len(sources) == 1 and sources[0] in published_names():
+        return published(sources[0])
+    fits, tables = _sorted([Path(source) for source in sources] or [DEFAULT_STORE])
+    if fits and not tables:
+        return fits[0]
+    return needed(runs_and_law(sources)[1], sources, kind)
+
+
+def needed(fit: Fit | None, sources: Sequence[str], kind: str) -> Fit:
+    """The law that a picture cannot do without; raises InputError naming the command that makes one."""
+    if fit is None:
+        named = " ".join(sources) or str(DEFAULT_STORE)
+        raise InputError(
+            f"{kind} shows a law, and none of the runs in {named} is kept",
+            hint=f"fit them first: `llama-scale fit {named}`",
+        )
+    return fit
+
+
+def _sorted(paths: Sequence[Path]) -> tuple[list[Fit], list[Path]]:
+    """Fits, read, and the paths that are none."""
+    from llama_scale.fitting.sources import is_fit
+    from llama_scale.laws import read_fit
+
+    fits = [path for path in paths if is_fit(path)]
+    if len(fits) > 1:
+        raise InputError(
+            f"{fits[0]} and {fits[1]} are two laws", hint="name one fit, and the runs to show it with"
+        )
+    return [read_fit(path) for path in fits], [path for path in paths if path not in fits]
+
+
+def _folders(tables: Sequence[Path]) -> list[Path]:
+    """Where `fit` and `sweep` keep the fits of these sources."""
+    stores = [path for path in tables if path.is_dir()]
+    return [store / "fits" for store in dict.fromkeys([*stores, DEFAULT_STORE])]

@@ -1,0 +1,92 @@
+"""Loss curves to look at: of every run of a store, or of a table with a row for each logged step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llama_scale.architecture import ParameterConvention
+from llama_scale.errors import InputError
+from llama_scale.fitting.cells import read_cells
+from llama_scale.fitting.columns import ALIASES
+from llama_scale.fitting.filters import plain_name
+from llama_scale.fitting.records import STORE_CONVENTION, curve_of
+from llama_scale.fitting.rows import TrainingCurve
+from llama_scale.quantities import parse_count
+from llama_scale.runs import RunFolder, read_records
+
+LEAST_POINTS = 3
+NEEDED = ("run", "parameters", "tokens", "loss")
+
+
+def learning_curves(
+    path: Path, *, convention: ParameterConvention | None = None
+) -> tuple[TrainingCurve, ...]:
+    """Training loss along every run, trunks and branches, after the warm-up; empty where none was logged.
+
+    Raises InputError for a path that holds neither runs nor a table of their steps.
+    """
+    if not path.exists():
+        raise InputError(
+            f"there is no run store or table at {str(path)!r}",
+            hint="check the path, or run `llama-scale sweep` to fill ./runs",
+        )
+    found = _of_store(path, convention or STORE_CONVENTION) if path.is_dir() else _of_table(path)
+    return tuple(curve for curve in found if len(curve.tokens) >= LEAST_POINTS)
+
+
+def _of_store(path: Path, convention: ParameterConvention) -> list[TrainingCurve]:
+    folders = ((RunFolder(path / record.run), record) for record in read_records(path))
+    here = ((folder, record) for folder, record in folders if (folder.path / "spec.json").exists())
+    return [curve_of(folder, record, convention) for folder, record in here]
+
+
+def _of_table(path: Path) -> list[TrainingCurve]:
+    """The curves of a table with columns run, parameters, tokens and train_loss (or loss)."""
+    table = read_cells(path)
+    names = [plain_name(name) for name in table.header]
+    known = {name: ALIASES[name] for name in (*NEEDED, "train_flops")}
+    known["loss"] = ("train_loss", *known["loss"])
+    at = {ours: next((names.index(a) for a in aliases if a in names), -1) for ours, aliases in known.items()}
+    if missing := [name for name in NEEDED if at[name] < 0]:
+        raise InputError(
+            f"{path.name} has no column {missing[0]!r} ({', '.join(known[missing[0]])}); found:"
+            f" {', '.join(table.header)}",
+            hint="a table of loss curves has run, parameters, tokens and train_loss of each logged step; "
+            "`llama-scale runs export --curves` writes one",
+        )
+    by_run: dict[str, list[tuple[str, Sequence[str]]]] = defaultdict(list)
+    for place, cells in zip(table.places, table.rows, strict=True):
+        by_run[cells[at["run"]]].append((f"{path.name} {place}", cells))
+    return [_curve(run, rows, at) for run, rows in by_run.items()]
+
+
+def _curve(run: str, rows: Sequence[tuple[str, Sequence[str]]], at: dict[str, int]) -> TrainingCurve:
+    values = np.array(
+        [[_number(place, cells[at[name]], name) for name in NEEDED[1:]] for place, cells in rows]
+    )
+    parameters, tokens, loss = values[np.argsort(values[:, 1], kind="stable")].T
+    per_token = 6 * parameters[0]
+    if at["train_flops"] >= 0:
+        place, cells = rows[-1]
+        flops = _number(place, cells[at["train_flops"]], "train_flops")
+        per_token = flops / _number(place, cells[at["tokens"]], "tokens")
+    return TrainingCurve(
+        run=run, parameters=float(parameters[0]), flops_per_token=float(per_token), tokens=tokens, loss=loss
+    )
+
+
+def _number(place: str, text: str, name: str) -> float:
+    try:
+        value = float(text) if name == "loss" else float(parse_count(text))
+        if not 0 < value < float("inf"):
+            raise ValueError
+    except (InputError, ValueError):
+        raise InputError(
+            f"{place}, column {name}: {text!r} is no positive number",
+            hint="correct that row, or leave it out",
+        ) from None
+    return value

@@ -1,0 +1,121 @@
+"""Which input moves the bill, and the answer: the tornado."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from llama_scale.errors import InputError
+from llama_scale.plots.style import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    SMALL,
+    cost_axis,
+    count_axis,
+    log_cost_axis,
+    new_figure,
+    parameters_label,
+    plain,
+    styled,
+)
+from llama_scale.quantities import format_count, format_usd
+
+if TYPE_CHECKING:
+    from llama_scale.planning.sensitivity import Sensitivity
+    from llama_scale.planning.values import Plan
+
+WIDE = 8.0  # times between the ends of an axis, above which it is logarithmic
+
+
+@styled
+def sensitivity(plan: Plan) -> Figure:
+    """Each input at its low and at its high: what the plan's quality then costs, and the size to choose.
+
+    Raises InputError for a plan without prices.
+    """
+    rows = plan.sensitivity
+    if not rows:
+        raise InputError(
+            "the bill has no price in dollars, so that nothing can be said to move it",
+            hint="name the hardware: --accelerator h100, or --price $2.50/h",
+        )
+    figure = new_figure(height=1.5 + 0.42 * len(rows), width=8.2)
+    bills, sizes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    base = float(plan.recommended.lifetime.total_usd or np.nan)
+    ours = plan.recommended.parameters
+    for place, row in enumerate(reversed(rows)):
+        _bar(bills, place, row, "usd", base)
+        _bar(sizes, place, row, "parameters", ours)
+        _names(bills, place, row, base)
+    for axes, middle in ((bills, base), (sizes, ours)):
+        axes.axvline(middle, color=BLACK, linewidth=1)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    bills.set_yticks(range(len(rows)), [row.input for row in reversed(rows)])
+    bills.set_ylim(-0.7, len(rows) - 0.3)
+    _bill_axis(bills, rows, base)
+    known = [case.parameters for row in rows for case in (row.low, row.high) if np.isfinite(case.parameters)]
+    sizes.set_xlim(min(*known, ours) / 1.15, max(*known, ours) * 1.15)
+    count_axis(sizes, "x", most=4)
+    sizes.set_xlabel(f"best {parameters_label(plan.request.fit.convention)}")
+    bills.set_title(plain(f"What moves the bill of {format_usd(base)}"))
+    sizes.set_title(f"… and the choice of {format_count(ours)}")
+    bills.legend(handles=[_patch("the cheaper case"), _patch("the dearer case")], loc="lower right")
+    return figure
+
+
+def _bill_axis(axes: Axes, rows: Sequence[Sensitivity], base: float) -> None:
+    """Room for names at both ends; logarithmic where one input moves the bill many times over."""
+    ends = [case.usd for row in rows for case in (row.low, row.high) if np.isfinite(case.usd)] + [base]
+    low, high = min(ends), max(ends)
+    if high / low > WIDE:
+        axes.set_xlim(low / 2, high * 2)
+        log_cost_axis(axes, "x", "usd", "bill for the same quality")
+        return
+    room = 0.3 * (high - low)
+    axes.set_xlim(low - room, high + 0.7 * room)
+    cost_axis(axes, "x", "usd", "bill for the same quality")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "the cheaper case": {"facecolor": BLUE, "edgecolor": "white", "linewidth": 0},
+    "the dearer case": {"facecolor": ORANGE, "edgecolor": "white", "linewidth": 0, "hatch": "//"},
+}
+
+
+def _patch(name: str) -> Patch:
+    return Patch(label=name, **LOOKS[name])
+
+
+def _bar(axes: Axes, place: int, row: Sensitivity, name: str, middle: float) -> None:
+    """From the middle to both cases, as far as they exist."""
+    for case, look in zip((row.low, row.high), LOOKS.values(), strict=True):
+        value = getattr(case, name)
+        if np.isfinite(value):
+            axes.barh(place, value - middle, left=middle, height=0.62, **look)
+
+
+def _names(axes: Axes, place: int, row: Sensitivity, middle: float) -> None:
+    """The cheaper case left of its bar, the dearer right; one that cannot be is said to be impossible."""
+    for case, left in ((row.low, True), (row.high, False)):
+        text, value = case.label, case.usd
+        if not np.isfinite(value):
+            text, value = f"{text}: impossible", middle
+        end = min(value, middle) if left else max(value, middle)
+        axes.annotate(
+            plain(text),
+            (end, place),
+            xytext=(-4 if left else 4, 0),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=SMALL - 1,
+        )

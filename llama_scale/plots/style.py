@@ -1,0 +1,270 @@
+"""The look of every figure: palette, type, ticks in our units, labels beside what they name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Literal, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from llama_scale.costs import CostUnit
+from llama_scale.quantities import format_count, format_usd
+
+# Okabe & Ito 2008, told apart by readers with any colour vision; markers and dashes tell them apart in grey.
+BLUE, ORANGE, GREEN, VERMILION, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
+BLACK, GREY = "#222222", "#777777"
+WIDTH = 7.2  # inches: a notebook's column, and two thirds of a printed page
+SMALL = 8.5  # points, of labels within a figure
+BAND = 0.18  # opacity
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure everywhere
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 9.0,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e2e2e2",
+    "grid.linewidth": 0.6,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.0,
+    "legend.frameon": False,
+    "legend.fontsize": SMALL,
+    "figure.facecolor": "white",
+    "savefig.dpi": 160,
+    "svg.hashsalt": "llama-scale",  # the same figure is the same file
+    "svg.fonttype": "none",
+}
+CONVENTIONS = {"total": "total", "matmul": "matmul", "non_embedding": "non-embedding"}
+
+Parameters = ParamSpec("Parameters")
+Which = Literal["x", "y"]
+
+
+def plain(text: str) -> str:
+    """Text in which a dollar is a dollar, not the start of a formula."""
+    return text.replace("$", r"\$")
+
+
+def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
+    """Draws in our style, and leaves matplotlib's own settings as they were."""
+
+    @wraps(draw)
+    def drawn(*args: Parameters.args, **words: Parameters.kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **words)
+
+    return drawn
+
+
+def new_figure(height: float = 4.4, width: float = WIDTH) -> Figure:
+    """An empty figure whose parts keep out of each other's way."""
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07))
+
+
+def by_rank(count: int) -> list[Any]:
+    """So many colours from dark to light, in order in grey too."""
+    return list(matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, count)))
+
+
+def parameters_label(convention: str) -> str:
+    """What an axis of model sizes counts."""
+    return f"parameters N ({CONVENTIONS[convention]})"
+
+
+def count_axis(axes: Axes, which: Which, *, most: int = 7) -> None:
+    """A logarithmic axis of parameters or tokens: 30K, 7B."""
+    _logarithmic(axes, which, format_count, most)
+
+
+def plain_axis(axes: Axes, which: Which, form: str = "{:,g}") -> None:
+    """A logarithmic axis of plain numbers that spans little: losses, ratios."""
+    _logarithmic(axes, which, form.format)
+
+
+def flops_axis(axes: Axes, which: Which) -> None:
+    """A logarithmic axis in powers of ten."""
+    axis = _scaled(axes, which)
+    low, high = _limits(axes, which)
+    if math.log10(high / low) < 1.2:
+        axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(LogFormatterSciNotation(base=10, labelOnlyBase=False, minor_thresholds=(99, 99)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
+    """An axis of costs, its label with the unit: FLOPs by one power of ten for all ticks."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    name = f"{what} "
+    if unit == "usd":
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _dollars(value)))
+        name += "(US dollars)"
+    elif unit == "gpu_hours":
+        axis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value)))
+        name += "(GPU-hours)"
+    else:
+        low, high = _limits(axes, which)
+        power = math.floor(math.log10(max(abs(low), abs(high))))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0**power:g}"))
+        name += f"($10^{{{power}}}$ FLOPs)"
+    (axes.set_xlabel if which == "x" else axes.set_ylabel)(name)
+
+
+def log_cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
+    """A logarithmic axis of costs."""
+    (axes.set_xlabel if which == "x" else axes.set_ylabel)(
+        f"{what} ({ {'usd': 'US dollars', 'gpu_hours': 'GPU-hours', 'flops': 'FLOPs'}[unit] })"
+    )
+    if unit == "flops":
+        flops_axis(axes, which)
+    else:
+        _logarithmic(axes, which, _dollars if unit == "usd" else format_count)
+
+
+def _dollars(value: float) -> str:
+    return plain(f"-{format_usd(-value)}" if value < 0 else format_usd(value) if value else "$0")
+
+
+def _logarithmic(axes: Axes, which: Which, form: Callable[[float], str], most: int = 7) -> None:
+    """Ticks at 1, 2 and 5 of every decade, at powers of ten where these are many, closer where few."""
+    axis = _scaled(axes, which)
+    low, high = _limits(axes, which)
+    decades = math.log10(high / low)
+    if decades < 0.75:
+        ticks = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    else:
+        few, many = decades * 3 > most + 2, decades * 6 < most + 1
+        subs = (1.0,) if few else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if many else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
+    minor = LogLocator(base=10, subs=(2.0, 5.0), numticks=99) if decades * 3 > most + 2 else NullLocator()
+    axis.set_minor_locator(minor)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _scaled(axes: Axes, which: Which) -> Any:
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    return axes.xaxis if which == "x" else axes.yaxis
+
+
+def _limits(axes: Axes, which: Which) -> tuple[float, float]:
+    low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
+    return low, high
+
+
+def band(axes: Axes, x: Any, ends: Any, colour: str, label: str | None = None) -> None:
+    """The room between two ends (low, high), where both are known; its label goes to a legend."""
+    low, high = (np.asarray(end, float) for end in ends)
+    known = np.isfinite(low) & np.isfinite(high)
+    axes.fill_between(
+        np.asarray(x, float)[known],
+        low[known],
+        high[known],
+        color=colour,
+        alpha=BAND,
+        linewidth=0,
+        label=label,
+    )
+
+
+def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]], *, apart: float = 10.5) -> None:
+    """Names right of the ends of lines, (x, y, text, colour) each, `apart` points from each other."""
+    height = axes.get_window_extent().height * 72 / axes.figure.dpi
+    spots = np.array(
+        [axes.transLimits.transform(axes.transScale.transform((x, y)))[1] for x, y, *_ in labels]
+    )
+    places = spread(spots * height, apart)
+    for (x, y, text, colour), place, spot in zip(labels, places, spots, strict=True):
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(5, place - spot * height),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=SMALL,
+            annotation_clip=False,
+        )
+
+
+def spread(places: Any, apart: float) -> Any:
+    """Places moved as little as keeps them `apart`, in the order that they had.
+
+    >>> spread([0.0, 1.0, 50.0], 10.0).tolist()
+    [-4.5, 5.5, 50.0]
+    """
+    order = np.argsort(places, kind="stable")
+    # Pool adjacent violators: those that crowd share the room about their mean.
+    groups: list[list[float]] = []
+    for place in np.asarray(places, float)[order] - apart * np.arange(len(order)):
+        groups.append([place])
+        while len(groups) > 1 and np.mean(groups[-2]) > np.mean(groups[-1]):
+            last = groups.pop()
+            groups[-1] += last
+    level = np.concatenate([np.full(len(group), np.mean(group)) for group in groups])
+    found = np.empty(len(order))
+    found[order] = level + apart * np.arange(len(order))
+    return found
+
+
+def note(axes: Axes, x: float, y: float, text: str, **words: Any) -> None:
+    """A few words beside a point, on a ground that keeps lines out of them."""
+    offset = words.pop("offset", (7, 6))
+    settings: dict[str, Any] = {
+        "textcoords": "offset points",
+        "fontsize": SMALL,
+        "ha": "left" if offset[0] >= 0 else "right",
+        "va": "bottom" if offset[1] > 0 else "top" if offset[1] < 0 else "center",
+        "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+    }
+    axes.annotate(plain(text), (x, y), xytext=offset, **(settings | words))
+
+
+SIDES = ((7, 7), (7, -7), (-7, 7), (-7, -7), (7, 19), (-7, 19), (7, -19), (-7, -19))
+LETTER, LINE = 0.6, 1.35  # width of a letter and height of a line, in font sizes
+
+
+def notes(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:
+    """Names (x, y, text) beside points, each on the first side where it meets neither a name nor a point."""
+    to_points = 72 / axes.figure.dpi
+    places = [np.asarray(axes.transData.transform((x, y))) * to_points for x, y, _ in named]
+    taken = [(place - 4, place + 4) for place in places]
+    for (x, y, text), place in zip(named, places, strict=True):
+        size = np.array([LETTER * SMALL * len(text), LINE * SMALL])
+        boxes = [_box(place, np.array(side), size) for side in SIDES]
+        free = [not any(_meet(box, other) for other in taken) for box in boxes]
+        chosen = free.index(True) if any(free) else 0
+        taken.append(boxes[chosen])
+        note(axes, x, y, text, offset=SIDES[chosen])
+
+
+def _box(place: Any, side: Any, size: Any) -> tuple[Any, Any]:
+    """The corners of a text that begins, or ends, at an offset from a point."""
+    start = place + side - np.where(side < 0, size, 0)
+    return start, start + size
+
+
+def _meet(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    return bool((one[0] < other[1]).all() and (other[0] < one[1]).all())

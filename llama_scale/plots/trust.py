@@ -1,0 +1,202 @@
+"""How far to believe a law: predicted against measured losses, residuals, backtests, the choice of form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from llama_scale.errors import InputError
+from llama_scale.plots.style import (
+    BLUE,
+    GREY,
+    SMALL,
+    VERMILION,
+    flops_axis,
+    new_figure,
+    note,
+    plain_axis,
+    styled,
+)
+from llama_scale.quantities import format_fraction, format_number
+
+if TYPE_CHECKING:
+    from llama_scale.fitting import Observations
+    from llama_scale.laws import Fit
+
+MOST_CANDIDATES = 12
+Array = Any
+
+
+def _errors(fit: Fit, runs: Observations) -> Array:
+    """Predicted over measured loss less 1 (n,), in percent."""
+    return 100 * (np.asarray(fit.law.loss(runs.parameters, runs.tokens)) / runs.loss - 1)
+
+
+@styled
+def predictions(fit: Fit, observations: Observations) -> Figure:
+    """Predicted against measured loss: fitted runs as dots, held-out ones as diamonds with intervals."""
+    figure = new_figure(height=5.0, width=5.6)
+    axes = figure.add_subplot()
+    fitted = np.asarray(fit.law.loss(observations.parameters, observations.tokens))
+    everything = [observations.loss, fitted]
+    axes.plot(
+        observations.loss, fitted, "o", color=BLUE, alpha=0.75, label=f"{len(observations)} fitted runs"
+    )
+    held = observations.held_out
+    if held is not None:
+        guess = fit.predict(held.parameters, held.tokens)
+        loss = np.asarray(guess.loss)
+        bars: Any = None
+        if guess.low is not None and guess.high is not None:
+            bars = np.array([loss - guess.low, np.asarray(guess.high) - loss])
+        axes.errorbar(
+            held.loss,
+            loss,
+            yerr=bars,
+            fmt="D",
+            color=VERMILION,
+            markeredgecolor="white",
+            markersize=7,
+            capsize=3,
+            zorder=4,
+            label=f"{len(held)} held out" + (f", {guess.level:.0%} intervals" if bars is not None else ""),
+        )
+        everything += [held.loss, loss]
+    low, high = (end(np.concatenate(everything)) for end in (np.min, np.max))
+    room = 0.03 * (high - low)
+    ends = [low - room, high + room]
+    axes.plot(ends, ends, color=GREY, linewidth=1, label="as predicted")
+    axes.set_xlim(*ends)
+    axes.set_ylim(*ends)
+    axes.set_aspect("equal")
+    plain_axis(axes, "x")
+    plain_axis(axes, "y")
+    axes.set_xlabel("measured loss (nats per token)")
+    axes.set_ylabel("predicted loss (nats per token)")
+    axes.set_title("Predicted against measured loss")
+    axes.legend(loc="upper left")
+    return figure
+
+
+@styled
+def residuals(fit: Fit, observations: Observations) -> Figure:
+    """Relative errors of the law against compute and tokens per parameter; structure means a wrong form."""
+    figure = new_figure(height=4.0, width=8.2)
+    by_flops, by_ratio = figure.subplots(1, 2, sharey=True)
+    rows = [(observations, "o", BLUE, f"{len(observations)} fitted runs")]
+    if observations.held_out is not None:
+        rows.append((observations.held_out, "D", VERMILION, f"{len(observations.held_out)} held out"))
+    for runs, marker, colour, label in rows:
+        error = _errors(fit, runs)
+        for axes, x in ((by_flops, runs.train_flops), (by_ratio, runs.tokens / runs.parameters)):
+            axes.plot(x, error, marker, color=colour, markeredgecolor="white", markersize=6, label=label)
+    for axes in (by_flops, by_ratio):
+        axes.axhline(0, color=GREY, linewidth=1)
+        if fit.noise:
+            label = f"noise of a run, ±{format_fraction(fit.noise, 2)}"
+            axes.axhspan(-100 * fit.noise, 100 * fit.noise, color=GREY, alpha=0.13, linewidth=0, label=label)
+    flops_axis(by_flops, "x")
+    plain_axis(by_ratio, "x")
+    by_flops.set_xlabel("training compute C (FLOPs)")
+    by_ratio.set_xlabel("tokens per parameter D/N")
+    by_flops.set_ylabel("predicted over measured loss − 1 (%)")
+    by_flops.set_title("Residuals by compute")
+    by_ratio.set_title("Residuals by tokens per parameter")
+    figure.legend(*by_flops.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def backtest(fit: Fit) -> Figure:
+    """Laws of the nearer four fifths of the runs, judged on the farthest fifth that nothing of them saw.
+
+    One column a direction: the error of every candidate there, the chosen one marked, and how many of the
+    runs its intervals covered. Raises InputError for a fit without that test.
+    """
+    verdicts: Sequence[Mapping[str, Any]] = (fit.evidence.get("backtest") or {}).get("protocol") or ()
+    if not verdicts:
+        raise InputError(
+            f"the fit {fit.name} holds no test on its farthest runs",
+            hint="make one: `llama-scale fit SOURCE --backtest`",
+        )
+    figure = new_figure(height=4.0, width=4.1 * max(len(verdicts), 1.6))
+    for axes, verdict in zip(
+        np.atleast_1d(figure.subplots(1, len(verdicts), sharey=True)), verdicts, strict=True
+    ):
+        _verdict(axes, verdict)
+    figure.axes[0].set_ylabel("mean error on the farthest runs (%)")
+    return figure
+
+
+def _verdict(axes: Axes, verdict: Mapping[str, Any]) -> None:
+    errors = sorted(verdict["candidates"], key=lambda one: one["mean_error"])
+    for place, one in enumerate(errors):
+        chosen = one["chosen"]
+        axes.bar(
+            place,
+            100 * one["mean_error"],
+            color=BLUE if chosen else "#c4c4c4",
+            width=0.8,
+            edgecolor="white",
+            hatch=None if chosen else "",
+        )
+        if chosen:
+            note(
+                axes, place, 100 * one["mean_error"], "chosen", offset=(0, 5), ha="center", fontweight="bold"
+            )
+    far = "compute" if verdict["direction"] == "compute" else "tokens per parameter"
+    axes.set_title(f"{format_number(verdict['factor'], 2)} x farther in {far}")
+    covered = verdict["coverage"]
+    told = f"{verdict['held_out_runs']} runs held out, {verdict['fitted_runs']} fitted"
+    if covered is not None:
+        told += f"\n{covered:.0%} inside the {verdict['level']:.0%} intervals"
+    axes.text(0.03, 0.97, told, transform=axes.transAxes, va="top", fontsize=SMALL)
+    axes.set_ylim(0, 1.3 * 100 * errors[-1]["mean_error"])
+    axes.set_xticks([])
+    axes.set_xlabel(f"{len(errors)} candidates, best first")
+    axes.grid(visible=False, axis="x")
+
+
+@styled
+def choice(fit: Fit) -> Figure:
+    """Each candidate's error in predicting farther runs from nearer ones, and how much it is heard.
+
+    Raises InputError for a fit whose form was named, not chosen.
+    """
+    selection = fit.evidence.get("selection") or {}
+    tried = sorted(selection.get("candidates") or (), key=lambda one: one["mean_error"])[:MOST_CANDIDATES]
+    if not tried:
+        raise InputError(
+            f"nothing was chosen in the fit {fit.name}: its form was named, or its runs are too few",
+            hint="let backtests choose: `llama-scale fit SOURCE --form auto`",
+        )
+    figure = new_figure(height=1.3 + 0.3 * len(tried))
+    axes = figure.add_subplot()
+    most = max(one["weight"] for one in tried) or 1.0
+    for place, one in enumerate(reversed(tried)):
+        error, heard = 100 * one["mean_error"], one["weight"] / most
+        axes.plot([0, error], [place] * 2, color="#d0d0d0", linewidth=1)
+        axes.scatter(
+            [error],
+            [place],
+            s=18 + 130 * heard,
+            color=BLUE if one["weight"] else GREY,
+            zorder=3,
+            marker="o" if one["weight"] else "x",
+        )
+        if one["chosen"]:
+            note(axes, error, place, "chosen", offset=(10, 0), fontweight="bold")
+    axes.set_yticks(range(len(tried)), [_name(one) for one in reversed(tried)])
+    axes.set_xlim(0, 1.25 * 100 * tried[-1]["mean_error"])
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("mean error in predicting farther runs from nearer ones (%)")
+    axes.set_title("Forms by how they predict (larger: heard more)")
+    return figure
+
+
+def _name(one: Mapping[str, Any]) -> str:
+    return f"{one['form']}, delta {one['delta']:g}, weights {one['weights']}"
