@@ -79,7 +79,7 @@ def workers_of(store: Path) -> list[int]:
     return found
 
 
-def wait_for(condition: threading.Event | object, what: str, seconds: float = 90) -> None:
+def wait_for(condition: threading.Event | object, what: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # pyright: ignore[reportCallIssue]
         assert time.monotonic() < deadline, f"waited in vain for {what}"
@@ -140,7 +140,7 @@ def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
     process = subprocess.Popen(command(recipe, store), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: some_steps_logged(store) or process.poll() is not None, "the first steps")
     process.send_signal(how)
-    _, talk = process.communicate(timeout=60)
+    _, talk = process.communicate(timeout=300)
     assert process.returncode == 130, talk
     assert re.search(r"To go on: llama-scale sweep .*--workers 2", talk)
     assert not workers_of(store)
@@ -164,7 +164,7 @@ def test_a_sweep_killed_in_every_way_goes_on_with_the_same_command(
     process.send_signal(signal.SIGINT)
     time.sleep(2 * local.TICK_SECONDS)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130 and not workers_of(store)
+    assert process.wait(timeout=300) == 130 and not workers_of(store)
 
     process = start()
     process.kill()
@@ -190,7 +190,7 @@ def test_two_sweeps_on_one_store_train_each_run_once(
     store = tmp_path / "runs"
     both = [subprocess.Popen(command(recipe, store), stderr=subprocess.DEVNULL) for _ in range(2)]
     for process in both:
-        process.wait(timeout=240)
+        process.wait(timeout=600)
     assert read_records(store) == unfaulted
     for folder in run_folders(store):
         steps = [e["step"] for e in folder.events() if e["event"] == "train"]
@@ -198,8 +198,10 @@ def test_two_sweeps_on_one_store_train_each_run_once(
 
 
 TOGETHER = """
-import sys
+import os, sys
 from pathlib import Path
+cores = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {cores[int(sys.argv[3]) % len(cores)]})
 from llama_scale.launch import prepare_sweep, run_sweep
 store = Path(sys.argv[2])
 prepared = prepare_sweep(sys.argv[1], store=store, workers=1, device="cpu")
@@ -217,14 +219,15 @@ def test_schedulers_that_start_together_claim_each_run_once(
     store = tmp_path / "runs"
     words = [sys.executable, "-c", TOGETHER, str(recipe), str(store)]
     both = [
-        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen([*words, core], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for core in "01"
     ]
     assert [process.stdout.readline() for process in both if process.stdout] == ["ready\n"] * 2
     for process in both:
         if process.stdin:
             process.stdin.write("\n")
             process.stdin.flush()
-    assert [process.communicate(timeout=240)[0] for process in both] == ["[]\n"] * 2
+    assert [process.communicate(timeout=600)[0] for process in both] == ["[]\n"] * 2
     assert read_records(store) == unfaulted
     for folder in run_folders(store):
         starts = [event["step"] for event in folder.events() if event["event"] == "start"]
