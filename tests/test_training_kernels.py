@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama_scale.architecture import ModelConfig
+from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.training.environment import software
-from llama_scale.training.kernels import Absent, KernelObjective, Library, library, objective_of, used_on
+from llama_scale.training.kernels import Absent, KernelGradients, Library, gradients_of, library, used_on
 from llama_scale.training.kernels.library import cache_folder
 from llama_scale.training.model import Llama
 from llama_scale.training.scaling import initialise
@@ -100,35 +100,22 @@ def test_loss_and_gradients_are_the_exact_ones(name: str, length: int, kernels: 
     model = made(SHAPES[name])
     tokens, targets = batch(model.config, 3, length)
     loss, exact = in_64_bits(model, tokens, targets, z_loss=0.01)
-    objective, found = KernelObjective(model, kernels)(tokens, targets, 0.01)
-    objective.backward()
+    found = KernelGradients(model, kernels)(tokens, targets, 0.01)
     assert found.item() == pytest.approx(loss, rel=2e-6)
     whole = torch.stack([gradient.norm() for gradient in exact]).norm()
     for ours, theirs in zip(gradients(model), exact, strict=True):
         assert (ours - theirs).norm() <= 3e-6 * theirs.norm() + 1e-7 * whole
 
 
-def test_objective_and_loss_are_those_of_the_model(kernels: Library) -> None:
-    model = made(SHAPE)
-    tokens, targets = batch(SHAPE, 2, 50)
-    for ours, theirs in zip(
-        KernelObjective(model, kernels)(tokens, targets, 0.1),
-        model.objective(tokens, targets, 0.1),
-        strict=True,
-    ):
-        assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
-
-
 def test_gradients_of_parts_add_up_to_that_of_the_whole(kernels: Library) -> None:
     model = made(SHAPE)
     tokens, targets = batch(SHAPE, 5, 64)
-    compute = KernelObjective(model, kernels)
-    compute(tokens, targets)[0].backward()
+    compute = KernelGradients(model, kernels)
+    compute(tokens, targets)
     whole = gradients(model)
     model.zero_grad()
     for part in (slice(0, 2), slice(2, 4), slice(4, 5)):
-        objective, _ = compute(tokens[part], targets[part])
-        (objective * (len(tokens[part]) / 5)).backward()
+        compute(tokens[part], targets[part], 0.0, len(tokens[part]) / 5)
     for one, other in zip(gradients(model), whole, strict=True):
         assert (one - other).norm() <= 2e-6 * other.norm()
 
@@ -138,8 +125,7 @@ def test_the_same_bits_every_time(kernels: Library) -> None:
     runs = []
     for _ in range(3):
         model = made(SHAPE)
-        objective, loss = KernelObjective(model, kernels)(tokens, targets)
-        objective.backward()
+        loss = KernelGradients(model, kernels)(tokens, targets)
         runs.append([loss, *gradients(model)])
     for other in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
@@ -147,10 +133,10 @@ def test_the_same_bits_every_time(kernels: Library) -> None:
 
 def test_weights_that_move_in_memory_are_found_again(kernels: Library) -> None:
     model = made(SHAPE)
-    compute, (tokens, targets) = KernelObjective(model, kernels), batch(SHAPE, 2, 32)
+    compute, (tokens, targets) = KernelGradients(model, kernels), batch(SHAPE, 2, 32)
     compute(tokens, targets)
     model.head.weight.data = model.head.weight.data * 2
-    assert compute(tokens, targets)[1].item() == pytest.approx(model.loss(tokens, targets).item(), rel=1e-6)
+    assert compute(tokens, targets).item() == pytest.approx(model.loss(tokens, targets).item(), rel=1e-6)
 
 
 def test_a_weight_that_is_not_a_number_is_seen_in_the_loss(kernels: Library) -> None:
@@ -158,7 +144,7 @@ def test_a_weight_that_is_not_a_number_is_seen_in_the_loss(kernels: Library) -> 
         model = made(SHAPE)
         with torch.no_grad():
             model.get_parameter(name).view(-1)[7] = torch.nan
-        assert KernelObjective(model, kernels)(*batch(SHAPE, 2, 32))[1].isnan()
+        assert KernelGradients(model, kernels)(*batch(SHAPE, 2, 32)).isnan()
 
 
 def test_large_logits_do_not_overflow(kernels: Library) -> None:
@@ -167,28 +153,18 @@ def test_large_logits_do_not_overflow(kernels: Library) -> None:
         model.head.weight.mul_(1e4)
         model.blocks[0].get_parameter("attention.query.weight").mul_(1e3)
     tokens, targets = batch(SHAPE, 2, 64)
-    objective, loss = KernelObjective(model, kernels)(tokens, targets)
-    objective.backward()
+    loss = KernelGradients(model, kernels)(tokens, targets)
     assert loss.item() == pytest.approx(model.loss(tokens, targets).item(), rel=1e-4)
     assert all(gradient.isfinite().all() for gradient in gradients(model))
 
 
 def test_an_id_outside_the_vocabulary_is_refused(kernels: Library) -> None:
-    compute, (tokens, targets) = KernelObjective(made(SHAPE), kernels), batch(SHAPE, 2, 8)
+    compute, (tokens, targets) = KernelGradients(made(SHAPE), kernels), batch(SHAPE, 2, 8)
     for bad in (-1, SHAPE.vocabulary):
         with pytest.raises(IndexError, match="outside a vocabulary of 256"):
             compute(torch.full_like(tokens, bad), targets)
         with pytest.raises(IndexError, match="target"):
             compute(tokens, torch.full_like(targets, bad))
-
-
-def test_an_objective_is_differentiated_before_the_next_is_computed(kernels: Library) -> None:
-    compute, (tokens, targets) = KernelObjective(made(SHAPE), kernels), batch(SHAPE, 2, 8)
-    early, _ = compute(tokens, targets)
-    late, _ = compute(tokens, targets)
-    late.backward()
-    with pytest.raises(RuntimeError, match="computed anew"):
-        early.backward()
 
 
 def test_transformers_finds_the_same_loss_and_gradients(kernels: Library, tmp_path: Path) -> None:
@@ -202,8 +178,7 @@ def test_transformers_finds_the_same_loss_and_gradients(kernels: Library, tmp_pa
     logits = theirs(tokens).logits.flatten(0, 1)
     expected = torch.nn.functional.cross_entropy(logits, targets.flatten())
     expected.backward()
-    objective, loss = KernelObjective(ours, kernels)(tokens, targets)
-    objective.backward()
+    loss = KernelGradients(ours, kernels)(tokens, targets)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for our_name, their_name in (
         ("embedding.weight", "model.embed_tokens.weight"),
@@ -217,13 +192,23 @@ def test_transformers_finds_the_same_loss_and_gradients(kernels: Library, tmp_pa
         assert (mine - other).norm() <= 1e-5 * other.norm(), our_name
 
 
+def is_torch(model: Llama, recompute: Recompute = "none") -> bool:
+    """Whether torch computes the gradients, and does."""
+    found = gradients_of(model, recompute)
+    tokens, targets = batch(model.config, 1, 8)
+    loss = found(tokens, targets, 0.0, 1.0)
+    assert loss.item() == pytest.approx(model.loss(tokens, targets).item(), rel=1e-6)
+    assert all(gradient.any() for gradient in gradients(model))
+    return not isinstance(found, KernelGradients)
+
+
 def test_kernels_are_for_what_they_compute(kernels: Library) -> None:
-    assert isinstance(objective_of(made(SHAPE), "none"), KernelObjective)
-    model = made(SHAPE)
-    assert objective_of(model, "full") == model.objective
-    assert objective_of(model.bfloat16(), "none") == model.objective
+    assert not is_torch(made(SHAPE))
+    assert is_torch(made(SHAPE), "full")
+    assert is_torch(made(SHAPE).bfloat16())
     assert software(torch.device("cpu"))["kernels"] == kernels.name
     torch.set_num_threads(2)
+    assert is_torch(made(SHAPE))
     assert isinstance(used_on(torch.device("cpu")), Absent)
     assert software(torch.device("cpu"))["kernels"] == "torch"
 
@@ -231,8 +216,7 @@ def test_kernels_are_for_what_they_compute(kernels: Library) -> None:
 @pytest.mark.parametrize("said", ["off", "0"])
 def test_kernels_can_be_switched_off(said: str, monkeypatch: pytest.MonkeyPatch, forgotten: None) -> None:
     monkeypatch.setenv("LLAMA_SCALE_KERNELS", said)
-    model = made(SHAPE)
-    assert objective_of(model, "none") == model.objective
+    assert is_torch(made(SHAPE))
 
 
 def test_without_a_compiler_torch_does_everything(
@@ -244,8 +228,7 @@ def test_without_a_compiler_torch_does_everything(
     assert isinstance(found, Absent)
     assert "no C compiler" in found.reason
     assert "install gcc or clang" in found.fix
-    model = made(SHAPE)
-    assert objective_of(model, "none") == model.objective
+    assert is_torch(made(SHAPE))
 
 
 def test_a_compiler_that_fails_is_told_with_its_words(
@@ -284,5 +267,5 @@ def test_a_torn_library_is_compiled_again(
     assert found.name == kernels.name
     model = made(SHAPE)
     tokens, targets = batch(SHAPE, 1, 8)
-    loss = KernelObjective(model, found)(tokens, targets)[1]
+    loss = KernelGradients(model, found)(tokens, targets)
     assert loss.item() == pytest.approx(model.loss(tokens, targets).item(), rel=1e-6)

@@ -11,7 +11,7 @@ from torch import Tensor
 from llama_scale.errors import InputError
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
-from llama_scale.training.kernels import objective_of
+from llama_scale.training.kernels import gradients_of
 from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory
 from llama_scale.training.model import Llama
 from llama_scale.training.optimizer import FlatOptimizer, Optimizer
@@ -48,7 +48,7 @@ class Trainer:
     ) -> None:
         self.config, self.files, self.device, self.world = config, files, device, world
         self.model, self.optimizer = _build(config, device, world)
-        self.objective = objective_of(self.model, config.recompute)
+        self.add_gradients = gradients_of(self.model, config.recompute)
         # The same in every process: a shared model goes through all of them together.
         self.micro_batch = min(world.gather(first_micro_batch(config, device, processes=world.size)))
         self.step = 0
@@ -81,11 +81,10 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         try:
             for part in batch.split(self.micro_batch):
-                objective, loss = self.objective(part[:, :-1], part[:, 1:], self.config.z_loss)
                 share = len(part) / self.config.sequences_per_step
-                (objective * share).backward()
+                loss = self.add_gradients(part[:, :-1], part[:, 1:], self.config.z_loss, share)
                 self.optimizer.gather()
-                total += loss.detach() * share
+                total += loss * share
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -395,10 +395,10 @@ void embed_backward(float *dtable, const float *dx, const int64_t *tokens, size 
     }
 }
 
-/* sums = (losses, squared log denominators), in nats; logits become the gradient of
-   (sum of losses + z_loss x sum of squares) / M. */
-void cross_entropy(double *sums, float *logits, const int64_t *targets, size M, size V, float z_loss) {
-    sums[0] = sums[1] = 0;
+/* loss = the sum of losses in nats; logits become scale times the gradient of
+   (that sum + z_loss x the sum of squared logarithms of softmax's denominator). */
+void cross_entropy(double *loss, float *logits, const int64_t *targets, size M, size V, float z_loss, float scale) {
+    *loss = 0;
     for (size m = 0; m < M; m++) {
         float *row = logits + m * V, target = row[targets[m]];
         vec most = splat(-INFINITY), total = splat(0);
@@ -411,43 +411,9 @@ void cross_entropy(double *sums, float *logits, const int64_t *targets, size M, 
             else for (size i = 0; i < V - j; i++) total[i] += e[i];
         }
         float denominator = sum(total), log_sum = peak + logf(denominator);
-        float scale = (1.0f + 2.0f * z_loss * log_sum) / (denominator * M);
-        for (size j = 0; j < V; j++) row[j] *= scale;
-        row[targets[m]] -= 1.0f / M;
-        sums[0] += log_sum - target;
-        sums[1] += (double)log_sum * log_sum;
-    }
-}
-
-/* ---- the update ---- */
-
-double sum_of_squares(const float *x, size n) {
-    double total = 0;
-    for (size first = 0; first < n; first += 4096) {
-        size end = first + 4096 < n ? first + 4096 : n;
-        vec squares[2] = {splat(0), splat(0)};
-        size j = first;
-        for (; j + 2 * W <= end; j += 2 * W)
-            for (int i = 0; i < 2; i++) squares[i] += load(x + j + i * W) * load(x + j + i * W);
-        for (; j < end; j += W) {
-            vec value = load_part(x + j, end - j, 0);
-            squares[0] += value * value;
-        }
-        total += sum(squares[0] + squares[1]);
-    }
-    return total;
-}
-
-/* AdamW on gradient x scale, in torch's order of operations; the gradient is cleared. */
-void adamw(float *restrict weight, float *restrict mean, float *restrict square, float *restrict gradient, size n,
-           float scale, float rate, float beta1, float beta2, float epsilon, float decay, float correction1,
-           float correction2) {
-    float keep = 1.0f - rate * decay, size1 = rate / correction1, root2 = sqrtf(correction2);
-    for (size i = 0; i < n; i++) {
-        float g = gradient[i] * scale;
-        mean[i] = mean[i] + (1.0f - beta1) * (g - mean[i]);
-        square[i] = square[i] * beta2 + (1.0f - beta2) * g * g;
-        weight[i] = weight[i] * keep - size1 * mean[i] / (sqrtf(square[i]) / root2 + epsilon);
-        gradient[i] = 0;
+        float each = scale * (1.0f + 2.0f * z_loss * log_sum) / denominator;
+        for (size j = 0; j < V; j++) row[j] *= each;
+        row[targets[m]] -= scale;
+        *loss += log_sum - target;
     }
 }

@@ -150,7 +150,6 @@ def _said(error: subprocess.SubprocessError) -> str:
 
 def _load(path: Path) -> ctypes.CDLL:
     functions = ctypes.CDLL(str(path))
-    functions.sum_of_squares.restype = ctypes.c_double
     functions.attention_scratch.restype = ctypes.c_int64
     functions.attention_scratch.argtypes = (ctypes.c_int64, ctypes.c_int64)
     return functions

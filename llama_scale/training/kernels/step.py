@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llama_scale.training.kernels.library import Library
 from llama_scale.training.model import Block, Llama, RMSNorm
@@ -19,53 +19,34 @@ from llama_scale.training.model import Block, Llama, RMSNorm
 Call = Callable[[], Any]
 
 
-class KernelObjective:
-    """Computes what `Llama.objective` does; `backward` adds to the weights' `grad` in place."""
+class KernelGradients:
+    """Loss and gradients of one model, over memory that is kept from call to call."""
 
     def __init__(self, model: Llama, library: Library) -> None:
         self.model, self.library = model, library
+        self._weights = tuple(model.parameters())
         self._steps: dict[tuple[int, ...], Step] = {}
 
-    def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
-        """The objective, which can be differentiated until the next call, and the loss in nats per token."""
-        weights = tuple(self.model.parameters())
-        step = self._step(weights, tokens_BT.shape)
-        step.read(tokens_BT, targets_BT, z_loss)
-        loss, squares = step.forward()
-        objective = _Objective.apply(step, loss + z_loss * squares, *weights)
-        return objective, loss  # pyright: ignore[reportReturnType]
+    def __call__(
+        self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float = 0.0, share: float = 1.0
+    ) -> Tensor:
+        """Add `share` times the gradients of `Llama.objective` to the weights' `grad`; gives the loss."""
+        step = self._step(tokens_BT.shape)
+        step.read(tokens_BT, targets_BT)
+        return step.run(z_loss, share)
 
-    def _step(self, weights: Sequence[nn.Parameter], shape: torch.Size) -> Step:
+    def _step(self, shape: torch.Size) -> Step:
         """The calls for this shape, made anew where weights or gradients have moved in memory."""
-        for weight in weights:
+        for weight in self._weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        where = tuple(
-            p for w in weights for p in (w.data_ptr(), w.grad.data_ptr() if w.grad is not None else 0)
-        )
-        key = (*shape, hash(where))
+        where = hash(tuple((weight.data_ptr(), _gradient(weight).data_ptr()) for weight in self._weights))
+        key = (*shape, where)
         if key not in self._steps:
             if len(self._steps) > 1:
                 self._steps.clear()
             self._steps[key] = Step(self.model, self.library, *shape)
         return self._steps[key]
-
-
-class _Objective(torch.autograd.Function):
-    """One node in place of a model's: the gradients go where they belong while it runs."""
-
-    @staticmethod
-    def forward(ctx: Any, step: Step, value: Tensor, *weights: Tensor) -> Tensor:
-        ctx.step, ctx.reading, ctx.count = step, step.readings, len(weights)
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if ctx.reading != ctx.step.readings:
-            raise RuntimeError("the objective was computed anew before this backward pass")
-        ctx.step.readings += 1  # its memory is used up
-        ctx.step.backward(gradient.item())
-        return (None,) * (2 + ctx.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +65,9 @@ class Step:
     def __init__(self, model: Llama, library: Library, batch: int, length: int) -> None:
         self.config, self.library = model.config, library
         self.batch, self.length, self.rows = batch, length, batch * length
-        self.readings = 0
         width, vocabulary = self.config.width, self.config.vocabulary
         self._tokens, self._targets = (torch.zeros(self.rows, dtype=torch.int64) for _ in range(2))
-        self._sums = torch.zeros(2, dtype=torch.float64)
+        self._loss = torch.zeros((), dtype=torch.float64)
         self._logits = torch.empty(self.rows, vocabulary)
         self._change, self._dx, self._dy = (torch.empty(self.rows, width) for _ in range(3))
         self._query_key = self.config.heads + self.config.kv_heads
@@ -103,36 +83,26 @@ class Step:
         self._backward: list[list[Call]] = []  # in the order of the forward pass: each part is run backwards
         self._record(model)
 
-    def read(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float) -> None:
+    def read(self, tokens_BT: Tensor, targets_BT: Tensor) -> None:
         """Take a batch. Raises IndexError for an id outside the vocabulary."""
         for name, kept, ids in (("token", self._tokens, tokens_BT), ("target", self._targets, targets_BT)):
             kept.view(self.batch, self.length).copy_(ids)
             least, most = map(int, kept.aminmax())
             if least < 0 or most >= self.config.vocabulary:
                 raise IndexError(f"{name} {most} is outside a vocabulary of {self.config.vocabulary}")
-        self._losses = self.library.call(
-            "cross_entropy", self._sums, self._logits, self._targets, *self._logits.shape, float(z_loss)
-        )
-        self.readings += 1
 
     @torch.no_grad()
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Mean loss and mean squared log denominator; the logits become their gradient."""
+    def run(self, z_loss: float, share: float) -> Tensor:
+        """Mean loss in nats; `share` times the objective's gradients join the weights'."""
         for call in self._forward:
             call()
-        self._losses()
-        loss, squares = (self._sums / self.rows).float()
-        return loss, squares
-
-    @torch.no_grad()
-    def backward(self, scale: float) -> None:
-        """Add `scale` times the gradients of the objective last computed."""
-        if scale != 1.0:
-            self._logits.mul_(scale)
+        logits = (self._logits, self._targets, *self._logits.shape)
+        self.library.call("cross_entropy", self._loss, *logits, float(z_loss), share / self.rows)()
         self._dx.zero_()
         for part in reversed(self._backward):
             for call in part:
                 call()
+        return (self._loss / self.rows).float()
 
     def _record(self, model: Llama) -> None:
         """The model once through, in order."""
@@ -224,7 +194,7 @@ def _blocks(model: Llama) -> list[Block]:
 
 
 def _gradient(weight: Tensor) -> Tensor:
-    assert weight.grad is not None  # KernelObjective saw to it
+    assert weight.grad is not None  # KernelGradients saw to it
     return weight.grad
 
 
