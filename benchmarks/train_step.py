@@ -36,7 +36,7 @@ from contestants import PEERS, Contestant, Running, Taken
 from llama_scale.architecture import ModelConfig
 
 TURN_SECONDS = 0.5  # of a contestant in a round, about
-HOPELESS = 2.0  # a peer this many times slower than the best in its first turns is measured no further
+HOPELESS = 2.0  # who is this many times slower than the best peer in a first turn is measured no further
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,11 @@ class Race:
         return max(peers, key=self.rate, default=None)
 
     def ratio(self, ours: Contestant, theirs: Contestant) -> float:
-        """How many times faster `ours` is: the median over the rounds in which both took a turn."""
-        pairs = zip(self.seconds[ours], self.seconds[theirs], strict=False)
-        return statistics.median(their / our for our, their in pairs)
+        """How many times faster `ours` is: the median over rounds; by first turns where one was dropped."""
+        our, their = self.seconds[ours], self.seconds[theirs]
+        if len(our) != len(their):
+            return self.rate(ours) / self.rate(theirs)
+        return statistics.median(b / a for a, b in zip(our, their, strict=True))
 
 
 def contestants(asked: argparse.Namespace) -> list[Contestant]:
@@ -121,7 +123,6 @@ def race(size: Size, model: ModelConfig, entrants: Sequence[Contestant], rounds:
     """Start all, drop the hopeless, then rounds."""
     clock = "wall" if entrants[0].device == "cuda" else "cpu"
     running: list[Running] = []
-    steps: dict[Contestant, int] = {}
     first: dict[Contestant, float] = {}
     for entrant in entrants:
         began = time.perf_counter()
@@ -134,13 +135,15 @@ def race(size: Size, model: ModelConfig, entrants: Sequence[Contestant], rounds:
             say(f"  {entrant}: left out, {error}")
             runner.close()
             continue
-        steps[entrant] = max(1, math.ceil(TURN_SECONDS / first[entrant]))
         running.append(runner)
         say(
             f"  {entrant}: {first[entrant] * 1e3:.1f} ms a step, ready in {time.perf_counter() - began:.0f} s"
         )
-        if first[entrant] > HOPELESS * min(first.values()):
-            running.pop().close()
+    slowest = HOPELESS * min((first[c] for c in first if not c.is_ours), default=math.inf)
+    for runner in [r for r in running if first[r.contestant] > slowest]:
+        running.remove(runner)
+        runner.close()
+    steps = {c: max(1, math.ceil(TURN_SECONDS / seconds)) for c, seconds in first.items()}
     seconds: dict[Contestant, list[float]] = {c: [first[c]] for c in first}
     kept = {r.contestant: list[float]() for r in running}
     for _ in range(rounds):
