@@ -12,10 +12,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from llama_scale.architecture import ModelConfig
@@ -35,33 +37,30 @@ RATES = {  # tried at each (width, tokens, sequences a step)
     (64, SHORT, 8): (1e-3, 2e-3, 4e-3, 8e-3),
     (32, SHORT, 2): (1e-3, 2e-3, 4e-3, 8e-3),
     (32, SHORT, 32): (2e-3, 4e-3, 8e-3, 16e-3),
-    (16, LONG, 8): (4e-3, 8e-3, 16e-3),
     (32, LONG, 8): (2e-3, 4e-3, 8e-3),
-    (64, LONG, 8): (1e-3, 2e-3, 4e-3),
-    (32, LONG, 32): (4e-3, 8e-3, 16e-3),
+    (16, LONG, 8): (4e-3, 8e-3, 16e-3),
 }
+DEARER = {(32, LONG, 32): (4e-3, 8e-3, 16e-3), (64, LONG, 8): (1e-3, 2e-3, 4e-3)}
+BETAS = ((8, 8e-3, 0.95), (8, 8e-3, 0.98), (8, 8e-3, 0.999), (32, 16e-3, 0.95), (2, 4e-3, 0.999))
 BASE: Settings = {"width": 32, "tokens": SHORT, "sequences": 8, "beta2": 0.99, "warmup": 100, "seed": 0}
 
 
 def grid() -> Iterator[Settings]:
-    """The runs: rates by size, length and batch, then beta2 by batch, warm-up, and seeds for the noise."""
-    for (width, tokens, sequences), rates in RATES.items():
-        for rate in rates:
-            yield BASE | {"width": width, "tokens": tokens, "sequences": sequences, "rate": rate}
-    for sequences, beta2 in (
-        (2, 0.95),
-        (2, 0.999),
-        (8, 0.95),
-        (8, 0.98),
-        (8, 0.999),
-        (32, 0.95),
-        (32, 0.999),
-    ):
-        yield BASE | {"sequences": sequences, "rate": 4e-3, "beta2": beta2}
-    for tokens, warmup in ((SHORT, 10), (SHORT, 30), (SHORT, 200), (LONG, 10), (LONG, 300)):
-        yield BASE | {"tokens": tokens, "rate": 4e-3, "warmup": warmup}
+    """The runs: rates by size, length and batch, beta2, warm-up, seeds for the noise, dearer rates."""
+    yield from _rates(RATES)
+    for sequences, rate, beta2 in BETAS:
+        yield BASE | {"sequences": sequences, "rate": rate, "beta2": beta2}
+    for warmup in (10, 30, 200):
+        yield BASE | {"rate": 8e-3, "warmup": warmup}
     for seed in (1, 2):
-        yield BASE | {"rate": 4e-3, "seed": seed}
+        yield BASE | {"rate": 8e-3, "seed": seed}
+    yield from _rates(DEARER)
+
+
+def _rates(rates: dict[tuple[int, int, int], tuple[float, ...]]) -> Iterator[Settings]:
+    for (width, tokens, sequences), tried in rates.items():
+        for rate in tried:
+            yield BASE | {"width": width, "tokens": tokens, "sequences": sequences, "rate": rate}
 
 
 def config_of(settings: Settings, corpus: str) -> RunConfig:
@@ -119,6 +118,44 @@ def trained(settings: Settings, files: TokenFiles) -> dict[str, float]:
     return {"loss_nats": trainer.evaluate()["loss_nats"], "cpu_seconds": time.process_time() - began}
 
 
+def fit(path: Path) -> None:
+    """The best rate of every group, and the rule through them: log rate on log N, log D and log B."""
+    groups: dict[tuple[int, int, int], list[tuple[float, float]]] = defaultdict(list)
+    for row in _rows(path):
+        settings = row["settings"]
+        if (settings["beta2"], settings["warmup"], settings["seed"]) == (0.99, 100, 0):
+            group = settings["width"], settings["tokens"], settings["sequences"]
+            groups[group].append((settings["rate"], row["loss_nats"]))
+    features, rates = [], []
+    for (width, tokens, sequences), points in groups.items():
+        if len(points) < 3:
+            continue
+        rate, loss = best_of(points)
+        size = config_of(BASE | {"width": width, "rate": rate}, "").model.parameters.non_embedding
+        print(
+            f"width {width}, N {size:,}, D {tokens:,}, B {64 * sequences}: "
+            f"best rate {rate:.2e}, loss {loss:.3f}"
+        )
+        features.append([1.0, np.log(size / 25e3), np.log(tokens / 6e5), np.log(sequences / 8)])
+        rates.append(np.log(rate))
+    solution, *_ = np.linalg.lstsq(np.array(features), np.array(rates), rcond=None)
+    left = np.exp(np.abs(np.array(features) @ solution - rates).max())
+    print(
+        f"rate = {np.exp(solution[0]):.2e} (N / 25k)^{solution[1]:.2f} (D / 600k)^{solution[2]:.2f} "
+        f"(B / 512)^{solution[3]:.2f}, within a factor of {left:.2f}"
+    )
+
+
+def best_of(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """Rate and loss at the bottom of the parabola in log rate through the best point and its neighbours."""
+    points = sorted(points)
+    middle = min(max(1, int(np.argmin([loss for _, loss in points]))), len(points) - 2)
+    logs, losses = np.array([(np.log(rate), loss) for rate, loss in points[middle - 1 : middle + 2]]).T
+    a, b, c = np.polyfit(logs, losses, 2)
+    bottom = np.clip(-b / (2 * a), logs[0] - 0.35, logs[-1] + 0.35)  # at most half a step of the grid outside
+    return float(np.exp(bottom)), float(np.polyval([a, b, c], bottom))
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -126,4 +163,4 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     command, file = sys.argv[1], Path(sys.argv[2])
     file.parent.mkdir(parents=True, exist_ok=True)
-    measure(file)
+    {"measure": measure, "fit": fit}[command](file)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llama_scale.architecture import LLAMA_7B, LLAMA_13B, LLAMA_65B, ModelConfig, llama, nearest_shape
+from llama_scale.hyperparameters import measured_rate
 from llama_scale.planning.recipe import recipe
 from llama_scale.step_law import PARAMETERS, TOKENS, step_law_batch, step_law_rate
 
@@ -76,12 +77,14 @@ def test_a_rate_far_from_practice_is_warned_about() -> None:
     assert any("llama-7b (0.0003)" in warning for warning in found.warnings)
 
 
-def test_tiny_models_train_as_the_default_sweep_does() -> None:
+def test_tiny_models_train_as_was_measured_here() -> None:
     shape = llama(2, 64, heads=4, hidden=192, vocabulary=1024, context=64)
     found = recipe(shape, 2e6)
-    assert found.rule == "default sweep"
-    assert found.peak_learning_rate == pytest.approx(0.128 / 64)
-    assert found.batch_tokens == 512
+    assert found.rule == "measured"
+    rate = measured_rate(shape.parameters.non_embedding, 2e6, found.batch_tokens)
+    assert found.peak_learning_rate == pytest.approx(rate)
+    assert 1 / 2 < found.peak_learning_rate / (0.128 / 64) < 2  # as the default sweep trains
+    assert found.batch_tokens in (512, 1024)
     assert (found.schedule, found.decay_share, found.beta2) == ("wsd", 0.2, 0.99)
     assert "constant, last 20% falling" in found.text
     assert [row[0] for row in found.formulas()] == ["peak learning rate", "batch", "steps"]

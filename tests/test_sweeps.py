@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,16 @@ from llama_scale.launch.estimates import step_times
 from llama_scale.launch.tasks import plan_tasks
 from llama_scale.runs import RunConfig, run_id
 from llama_scale.step_law import step_law_rate
-from llama_scale.sweeps import IsoFlop, Sweep, SweepSpec, expand, find_recipe, load_recipe, recipe_names
+from llama_scale.sweeps import (
+    IsoFlop,
+    Sweep,
+    SweepSpec,
+    TrainingSpec,
+    expand,
+    find_recipe,
+    load_recipe,
+    recipe_names,
+)
 
 CORPUS = "0" * 64
 
@@ -217,6 +227,91 @@ def test_a_rule_sets_rate_and_batch_by_size_and_tokens() -> None:
     assert middle.optimizer.learning_rate == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_recipe_without_rates_or_a_rule_is_refused() -> None:
+def test_a_recipe_of_fixed_numbers_without_a_rate_is_refused() -> None:
     with pytest.raises(InputError, match=r"needs one of learning_rate, learning_rate_times_width"):
-        load_recipe("one-gpu-night", ["training={batch_tokens=1000}"])
+        load_recipe("one-gpu-night", ["training={batch_tokens=1000, rule='fixed'}"])
+    with pytest.raises(InputError, match=r"learning_rate, learning_rate_times_width"):
+        load_recipe("one-gpu-night", ["training={learning_rate=1e-3, learning_rate_times_width=1}"])
+
+
+OLD_TRAINING = {"learning_rate_times_width": 0.128, "sequences_per_step": 8}
+
+
+def trained_with(default: SweepSpec, **training: Any) -> SweepSpec:
+    return replace(default, training=TrainingSpec(**training))
+
+
+def test_fixed_numbers_mean_what_they_meant(default: SweepSpec) -> None:
+    """The ids of runs planned before a recipe could say how to optimise."""
+    runs = expand("x", trained_with(default, **OLD_TRAINING), CORPUS).runs
+    assert {r.sequences_per_step for r in runs} == {8}
+    assert {(r.optimizer.beta2, r.schedule.warmup_steps) for r in runs} == {(0.99, 100)}
+    assert {r.optimizer.learning_rate * r.model.width for r in runs} == {0.128}
+    named = expand("x", trained_with(default, rule="fixed", **OLD_TRAINING), CORPUS).runs
+    assert [run_id(r) for r in named] == [run_id(r) for r in runs]
+
+
+def test_what_is_left_out_comes_from_the_measured_rule(default: SweepSpec) -> None:
+    runs = expand("x", trained_with(default), CORPUS).runs
+    rates = {r.model.width: r.optimizer.learning_rate for r in runs}
+    assert sorted(rates.values(), reverse=True) == [rates[width] for width in sorted(rates)]
+    by_hand = expand("x", trained_with(default, learning_rate=1e-3, warmup_steps=7, beta2=0.9), CORPUS).runs
+    assert {(r.optimizer.learning_rate, r.schedule.warmup_steps, r.optimizer.beta2) for r in by_hand} == {
+        (1e-3, 7, 0.9)
+    }
+
+
+def test_every_setting_of_training_reaches_the_runs(default: SweepSpec) -> None:
+    training = OLD_TRAINING | {
+        "optimizer": "muon",
+        "momentum": 0.9,
+        "precision": "bf16",
+        "z_loss": 1e-4,
+        "recompute": "full",
+        "micro_batch": 2,
+        "decay_shape": "linear",
+        "final_fraction": 0.1,
+        "clip_norm": 0.5,
+        "beta1": 0.8,
+    }
+    for run in expand("x", trained_with(default, **training), CORPUS).runs:
+        assert (run.optimizer.kind, run.optimizer.momentum, run.precision) == ("muon", 0.9, "bf16")
+        assert (run.z_loss, run.recompute, run.micro_batch) == (1e-4, "full", 2)
+        assert (run.schedule.decay_shape, run.schedule.final_fraction) == ("linear", 0.1)
+        assert (run.optimizer.clip_norm, run.optimizer.beta1) == (0.5, 0.8)
+
+
+def test_schedules_that_share_nothing_make_runs_of_their_own(default: SweepSpec) -> None:
+    wsd = expand("x", trained_with(default, **OLD_TRAINING), CORPUS)
+    cosine = expand("x", trained_with(default, schedule="cosine", **OLD_TRAINING), CORPUS)
+    assert not [r for r in cosine.runs if r.role == "trunk" or r.branch]
+    ends = {(r.model.width, r.seed, r.schedule.total_steps) for r in wsd.runs if r.branch}
+    assert {(r.model.width, r.seed, r.schedule.total_steps) for r in cosine.runs} == ends
+    assert sum(cosine.own_flops.values()) == pytest.approx(cosine.unshared_flops)
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"rule": "fixed"}, "learning_rate"),
+        ({"mup_base_width": 32}, "carries the rate of one width"),
+        ({"z_loss": -1.0}, "z_loss is -1"),
+        ({"final_fraction": 1.0}, "final_fraction is 1"),
+        ({"micro_batch": 0}, "micro_batch holds 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    default: SweepSpec, training: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        trained_with(default, **training)
+
+
+def test_mup_refuses_what_it_has_no_rule_for(default: SweepSpec) -> None:
+    mup = {"mup_base_width": 32, "learning_rate": 4e-3}
+    assert expand("x", trained_with(default, **mup), CORPUS).runs[0].mup_base_width == 32
+    with pytest.raises(InputError, match="muon"):
+        expand("x", trained_with(default, optimizer="muon", **mup), CORPUS)
+    tied = replace(trained_with(default, **mup), shape=replace(default.shape, tied_head=True))
+    with pytest.raises(InputError, match="tied_head"):
+        expand("x", tied, CORPUS)

@@ -1,9 +1,8 @@
 """How to train the recommended shape: learning rate, batch, warm-up and schedule, and where they come from.
 
-Above the trainer's own range the rule is Step Law (Li et al. 2025, arXiv 2503.04715): peak learning rate
-1.79 N^-.713 D^.307 and 0.58 D^.571 tokens a batch, N without embeddings, found on dense LLaMA-like models
-that decay to 1e-5. Its points lose .03 to .24 % of loss (median .12 %) against the best of the grids of 17
-pairs of N and D that it was found on. Tiny models train as the default sweep does.
+The rule is the trainer's default (`hyperparameters.py`), set beside what published models of about the size
+were trained with. From 210 million parameters on that is Step Law (`step_law.py`), found on dense LLaMA-like
+models that decay to 1e-5.
 """
 
 from __future__ import annotations
@@ -11,24 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from llama_scale import step_law
 from llama_scale.architecture import ModelConfig
 from llama_scale.closed_forms import ClosedForm, nearest_llamas
+from llama_scale.hyperparameters import BATCH_FORMULA, RATE_FORMULA, Regime, hyperparameters
 from llama_scale.quantities import format_count, format_number
-from llama_scale.step_law import step_law_batch, step_law_rate, step_law_sequences
+from llama_scale.step_law import step_law_batch
 
-Rule = Literal["step law", "default sweep"]
-
-LARGEST_SWEPT = 1e6  # parameters without embeddings: four times the default sweep's largest
 STEP_LAW_FINAL_RATE = 1e-5
-WARMUP_STEPS = 2_000  # LLaMA, section 2.3
-WARMUP_SHARE = 0.05  # of a run too short for that
 PRACTICE_FACTOR = 2.0  # a learning rate further than that from published practice is worth a warning
-_SWEEP = Path(__file__).parent.parent / "data" / "sweeps" / "default.toml"
+_MEASURED = "measured on this trainer's own models of 7 to 107 thousand parameters (docs/training.md)"
+_STEP_LAW = f"Step Law, {step_law.SOURCE}"
+_SOURCES: Mapping[Regime, str] = {
+    "measured": _MEASURED,
+    "joined": f"between what was {_MEASURED} and {_STEP_LAW}",
+    "step law": f"{_STEP_LAW}; warm-up and AdamW: LLaMA, arXiv 2302.13971, section 2.3",
+}
 
 Row = tuple[str, str, str, str]  # name, formula, numbers put in, source
 
@@ -50,7 +49,7 @@ class Recipe:
     the peak and falls over the last `decay_share` of the steps.
     """
 
-    rule: Rule
+    rule: Regime
     peak_learning_rate: float
     final_learning_rate: float
     batch_tokens: int
@@ -105,8 +104,11 @@ class Recipe:
                 self.source,
             )
         else:
-            yield "peak learning rate", "constant / width", f"= {peak}", self.source
-            yield "batch", "as in the sweep", f"{self.batch_tokens:,} tokens", self.source
+            joined = ", joined with Step Law's" if self.rule == "joined" else ""
+            numbers = f"N {n:.4g}, D {d:.4g}, B {self.batch_tokens:,}"
+            yield "peak learning rate", f"{RATE_FORMULA}{joined}", f"{numbers}: {peak}", self.source
+            batch = f"D {d:.4g}: {self.batch_sequences:,} sequences = {self.batch_tokens:,}"
+            yield "batch", f"{BATCH_FORMULA}, to a power of two of sequences{joined}", batch, self.source
         yield "steps", "D / batch", f"{d:.4g} / {self.batch_tokens:,} = {self.steps:,}", "rounded up"
 
 
@@ -117,68 +119,30 @@ def recipe(shape: ModelConfig, tokens: float) -> Recipe:
     >>> recipe(LLAMA_7B, 1e12).batch_tokens
     4194304
     """
-    small = shape.parameters.non_embedding <= LARGEST_SWEPT
-    return _as_swept(shape, tokens) if small else _by_step_law(shape, tokens)
-
-
-def _by_step_law(shape: ModelConfig, tokens: float) -> Recipe:
-    parameters = shape.parameters.non_embedding
-    peak = step_law_rate(parameters, tokens)
-    sequences = step_law_sequences(tokens, shape.context)
-    steps = max(1, math.ceil(tokens / (sequences * shape.context)))
-    beyond = {
-        "parameters": _beyond(parameters, step_law.PARAMETERS),
-        "tokens": _beyond(tokens, step_law.TOKENS),
-    }
-    practice = _practice(shape)
+    chosen = hyperparameters("measured", shape, tokens)
+    by_step_law = chosen.regime == "step law"
+    practice = _practice(shape) if by_step_law else ()
+    batch = chosen.sequences_per_step * shape.context
     return Recipe(
-        rule="step law",
-        peak_learning_rate=peak,
-        final_learning_rate=min(STEP_LAW_FINAL_RATE, peak),
-        batch_tokens=sequences * shape.context,
-        batch_sequences=sequences,
-        steps=steps,
-        warmup_steps=min(WARMUP_STEPS, math.ceil(WARMUP_SHARE * steps)),
-        schedule="cosine",
-        decay_share=1.0,
-        beta1=0.9,
-        beta2=0.95,
-        weight_decay=0.1,
-        gradient_clip=1.0,
-        parameters_non_embedding=parameters,
-        tokens=tokens,
-        source=f"Step Law, {step_law.SOURCE}; warm-up and AdamW: LLaMA, arXiv 2302.13971, section 2.3",
-        extrapolation=beyond,
-        practice=practice,
-        warnings=tuple(_warnings(peak, beyond, practice)),
-    )
-
-
-def _as_swept(shape: ModelConfig, tokens: float) -> Recipe:
-    """As the default sweep trains its models: from its own file, so that there is one rule."""
-    training = _swept_training()
-    batch = training["sequences_per_step"] * shape.context
-    steps = max(1, math.ceil(tokens / batch))
-    return Recipe(
-        rule="default sweep",
-        peak_learning_rate=training["learning_rate_times_width"] / shape.width,
-        final_learning_rate=0.0,
+        rule=chosen.regime,
+        peak_learning_rate=chosen.learning_rate,
+        final_learning_rate=min(STEP_LAW_FINAL_RATE, chosen.learning_rate) if by_step_law else 0.0,
         batch_tokens=batch,
-        batch_sequences=training["sequences_per_step"],
-        steps=steps,
-        warmup_steps=min(training["warmup_steps"], math.ceil(WARMUP_SHARE * steps)),
-        schedule="wsd",
-        decay_share=training["decay_fraction"],
+        batch_sequences=chosen.sequences_per_step,
+        steps=max(1, math.ceil(tokens / batch)),
+        warmup_steps=chosen.warmup_steps,
+        schedule="cosine" if by_step_law else "wsd",
+        decay_share=1.0 if by_step_law else 0.2,
         beta1=0.9,
-        beta2=training.get("beta2", 0.99),
-        weight_decay=training.get("weight_decay", 0.1),
+        beta2=chosen.beta2,
+        weight_decay=0.1,
         gradient_clip=1.0,
         parameters_non_embedding=shape.parameters.non_embedding,
         tokens=tokens,
-        source="the default sweep (docs/default-sweep.md), widths 16 to 80",
-        extrapolation={},
-        practice=(),
-        warnings=(),
+        source=_SOURCES[chosen.regime],
+        extrapolation=chosen.extrapolation,
+        practice=practice,
+        warnings=tuple(_warnings(chosen.learning_rate, chosen.extrapolation, practice)),
     )
 
 
@@ -208,16 +172,3 @@ def _warnings(peak: float, beyond: Mapping[str, float], practice: tuple[Practice
             f"the rule's learning rate is up to {format_number(max(ratio, 1 / ratio), 2)} times "
             f"{'above' if ratio > 1 else 'below'} what {trained} was trained at: try both on a small one"
         )
-
-
-def _beyond(value: float, known: tuple[float, float]) -> float:
-    """1 within the range, else how many times above its largest or below its least."""
-    low, high = known
-    return value / high if value > high else value / low if value < low else 1.0
-
-
-@cache
-def _swept_training() -> Mapping[str, Any]:
-    import tomllib
-
-    return tomllib.loads(_SWEEP.read_text(encoding="utf-8"))["training"]

@@ -12,7 +12,7 @@ from llama_scale.architecture import ParameterCounts
 from llama_scale.config import structure
 from llama_scale.errors import InputError
 from llama_scale.files import write_atomically
-from llama_scale.runs.configs import RunRole
+from llama_scale.runs.configs import RunConfig, RunRole
 from llama_scale.runs.folders import RunFolder
 
 RunStatus = Literal["planned", "running", "done", "diverged", "failed"]
@@ -85,5 +85,10 @@ def read_record(folder: RunFolder) -> RunRecord:
         family=config.branch.parent if config.branch else folder.run,
         corpus=config.corpus,
         tokenizer=found.get("tokenizer", ""),
-        schedule_complete=status == "done" and steps == config.schedule.total_steps,
+        schedule_complete=status == "done" and _came_down(config, steps),
     )
+
+
+def _came_down(config: RunConfig, steps: int) -> bool:
+    """Whether the rate has decayed: a loss at its peak is .1 nats higher or more, and belongs in no fit."""
+    return steps == config.schedule.total_steps and config.schedule.kind != "constant"

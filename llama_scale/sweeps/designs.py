@@ -12,7 +12,6 @@ from llama_scale.config import SeveralErrors, raise_all
 from llama_scale.errors import InputError
 from llama_scale.runs import RunRole
 from llama_scale.shapes import ExplicitShape, model_of_shape, model_of_size, model_of_width
-from llama_scale.step_law import step_law_rate, step_law_sequences
 from llama_scale.sweeps.sizes import models_around_optima
 from llama_scale.sweeps.spec import (
     BatchSearch,
@@ -21,8 +20,8 @@ from llama_scale.sweeps.spec import (
     Lasting,
     LearningRateSearch,
     SweepSpec,
-    TrainingSpec,
 )
+from llama_scale.sweeps.tuning import tuning
 
 T = TypeVar("T")
 SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
@@ -45,6 +44,8 @@ class Family:
     seed: int
     learning_rate: float
     sequences_per_step: int
+    beta2: float
+    warmup_steps: int
     ends: tuple[End, ...]
 
 
@@ -124,7 +125,8 @@ def _durations(design: Lasting, model: ModelConfig) -> tuple[float, ...]:
 def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]) -> Iterator[Family]:
     """The family of one model and seed, or one for each learning rate or batch that a search tries."""
     design, training = spec.design, spec.training
-    sequences, rate = _batch(training, model, ends), _rate(training, model, ends)
+    tuned = tuning(training, model, _middle(ends))
+    sequences, rate = tuned.sequences_per_step, tuned.learning_rate
     tried = [(rate, sequences)]
     if isinstance(design, LearningRateSearch):
         rates = design.learning_rates or tuple(rate * factor for factor in design.factors)
@@ -133,25 +135,15 @@ def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]
         batches = [max(1, round(tokens / model.context)) for tokens in design.batches_tokens]
         tried = [(rate * (batch / sequences) ** design.learning_rate_exponent, batch) for batch in batches]
     for learning_rate, batch in tried:
-        yield Family(model=model, seed=seed, learning_rate=learning_rate, sequences_per_step=batch, ends=ends)
-
-
-def _batch(training: TrainingSpec, model: ModelConfig, ends: tuple[End, ...]) -> int:
-    """Sequences a step."""
-    if training.sequences_per_step:
-        return training.sequences_per_step
-    if training.batch_tokens:
-        return max(1, round(training.batch_tokens / model.context))
-    return step_law_sequences(_middle(ends), model.context)
-
-
-def _rate(training: TrainingSpec, model: ModelConfig, ends: tuple[End, ...]) -> float:
-    """The peak learning rate."""
-    if training.learning_rate:
-        return training.learning_rate
-    if training.learning_rate_times_width:
-        return training.learning_rate_times_width / model.width
-    return step_law_rate(model.parameters.non_embedding, _middle(ends))
+        yield Family(
+            model=model,
+            seed=seed,
+            learning_rate=learning_rate,
+            sequences_per_step=batch,
+            beta2=tuned.beta2,
+            warmup_steps=tuned.warmup_steps,
+            ends=ends,
+        )
 
 
 def _middle(ends: tuple[End, ...]) -> float:

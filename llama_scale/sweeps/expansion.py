@@ -1,5 +1,7 @@
 """From families to runs: a trunk at constant learning rate, and a decay branch for each end.
 
+With a schedule that no trunk can share (cosine, linear, constant) each end is a run of its own.
+
 Budgets are counted as 6ND with N the matmul parameters, as the laws that are fitted to them count
 compute; what a run really costs is counted exactly from its shape.
 """
@@ -62,11 +64,16 @@ def expand(name: str, spec: SweepSpec, corpus: str) -> Sweep:
     errors: list[InputError] = []
     for family in families(spec):
         trunk = _trunk(spec, corpus, family)
-        parent = run_id(trunk)
-        runs.setdefault(parent, trunk)
+        parent, shares = run_id(trunk), spec.training.schedule == "wsd"
+        if shares:
+            runs.setdefault(parent, trunk)
         for end in family.ends:
             try:
-                branch = _branch(trunk, parent, end, spec.training.decay_fraction)
+                branch = (
+                    _branch(trunk, parent, end, spec.training.decay_fraction)
+                    if shares
+                    else _own_run(trunk, end)
+                )
             except InputError as error:
                 errors.append(error)
                 continue
@@ -84,13 +91,41 @@ def _trunk(spec: SweepSpec, corpus: str, family: Family) -> RunConfig:
         corpus=corpus,
         optimizer=OptimizerConfig(
             learning_rate=family.learning_rate,
-            beta2=training.beta2,
+            beta1=training.beta1,
+            beta2=family.beta2,
             weight_decay=training.weight_decay,
+            clip_norm=training.clip_norm,
+            kind=training.optimizer,
+            momentum=training.momentum,
         ),
-        schedule=ScheduleConfig(kind="wsd", total_steps=None, warmup_steps=training.warmup_steps),
+        schedule=ScheduleConfig(
+            kind=training.schedule,
+            total_steps=None,
+            warmup_steps=family.warmup_steps,
+            decay_shape=training.decay_shape,
+            final_fraction=training.final_fraction,
+        ),
         sequences_per_step=family.sequences_per_step,
         seed=family.seed,
         initial_gain=training.initial_gain,
+        precision=training.precision,
+        z_loss=training.z_loss,
+        mup_base_width=training.mup_base_width,
+        recompute=training.recompute,
+        micro_batch=training.micro_batch,
+    )
+
+
+def _own_run(trunk: RunConfig, end: End) -> RunConfig:
+    """The run of one length with a schedule that cannot share a trunk."""
+    total, warmup = round(end.tokens / trunk.tokens_per_step), trunk.schedule.warmup_steps
+    if total <= warmup:
+        raise _too_short(trunk, end, total, warmup + 1)
+    return replace(
+        trunk,
+        role=end.role,
+        schedule=replace(trunk.schedule, total_steps=total),
+        budget_flops=end.budget_flops,
     )
 
 

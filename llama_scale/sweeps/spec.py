@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llama_scale.config import raise_all
+from llama_scale.architecture import Recompute
+from llama_scale.config import added, raise_all
 from llama_scale.errors import InputError
-from llama_scale.runs import DataConfig
+from llama_scale.hyperparameters import Rule
+from llama_scale.runs import DataConfig, DecayShape, OptimizerKind, Precision, ScheduleKind
 from llama_scale.shapes import ExplicitShape, ShapeSpec
 
 LARGEST_RATIO = 10_000  # tokens per parameter of an over-training study, as Sardana et al. 2024 went
@@ -20,30 +22,66 @@ class TrainingSpec:
     """How every member is trained.
 
     The peak learning rate is `learning_rate`, or `learning_rate_times_width` / width. A batch is
-    `sequences_per_step`, or as many sequences as hold `batch_tokens`. A `rule` gives what is left out, by the
-    size of each model and the tokens that it sees: "step law" (Li et al. 2025, arXiv 2503.04715).
+    `sequences_per_step`, or as many sequences as hold `batch_tokens`. A `rule` gives what is left out of
+    rate, batch, beta2 and warm-up, by the size of each model and the tokens that it sees: "measured" on this
+    trainer, "step law", or "fixed" numbers (`hyperparameters.py`). Where rate and batch are given it is
+    "fixed" unless it is named, else "measured".
+
+    With a `schedule` other than wsd every length is a run of its own. `mup_base_width` carries the rate of
+    that width to all by muP. The others are a run's own settings (`runs/configs.py`).
     """
 
-    rule: Literal["step law"] | None = None
+    rule: Rule | None = None
 
     learning_rate_times_width: float | None = None
     learning_rate: float | None = None
     sequences_per_step: int | None = None
     batch_tokens: int | None = None
-    warmup_steps: int = 100
+    warmup_steps: int | None = None
     decay_fraction: float = 0.2
     initial_gain: float = 0.25
-    beta2: float = 0.99
+    beta2: float | None = None
     weight_decay: float = 0.1
+    optimizer: OptimizerKind = added("adamw")
+    momentum: float = added(0.95)
+    beta1: float = added(0.9)
+    clip_norm: float = added(1.0)
+    schedule: ScheduleKind = added("wsd")
+    decay_shape: DecayShape = added("1-sqrt")
+    final_fraction: float = added(0.0)
+    precision: Precision = added("f32")
+    z_loss: float = added(0.0)
+    mup_base_width: int | None = added(None)
+    recompute: Recompute = added("none")
+    micro_batch: int | None = added(None)
 
     def __post_init__(self) -> None:
         raise_all(self._problems())
 
+    @property
+    def named_rule(self) -> Rule:
+        """The rule that holds."""
+        rate = self.learning_rate or self.learning_rate_times_width
+        by_hand = rate is not None and (self.sequences_per_step or self.batch_tokens) is not None
+        return self.rule or ("fixed" if by_hand else "measured")
+
     def _problems(self) -> Iterator[InputError]:
         yield from _positive("training", self)
+        for name, most in (("final_fraction", 1.0), ("z_loss", 1.0), ("momentum", 1.0)):
+            if not 0 <= (value := getattr(self, name)) < most:
+                yield InputError(
+                    f"training.{name} is {value:g}, not from 0 to below {most:g}",
+                    hint=f"correct training.{name}",
+                )
         for names in (("learning_rate", "learning_rate_times_width"), ("sequences_per_step", "batch_tokens")):
-            if self.rule is None or all(getattr(self, name) is not None for name in names):
+            if self.rule == "fixed" or all(getattr(self, name) is not None for name in names):
                 yield from _one_of("training", self, names)
+        if self.mup_base_width is not None and self.learning_rate is None:
+            yield InputError(
+                "training.mup_base_width carries the rate of one width to all, but no training.learning_rate "
+                "is given",
+                hint=f"set training.learning_rate to what suits a width of {self.mup_base_width}",
+            )
         if not 0 < self.decay_fraction < 1:
             yield InputError(
                 f"training.decay_fraction is {self.decay_fraction:g}, not between 0 and 1",
@@ -282,6 +320,7 @@ def _one_of(table: str, value: Any, names: Iterable[str]) -> Iterator[InputError
 def _positive(table: str, value: Any) -> Iterator[InputError]:
     """A problem for each number, or number of a list, that is not more than 0 and should be."""
     free = {"warmup_steps", "weight_decay", "decay_fraction", "learning_rate_exponent"}
+    free |= {"final_fraction", "z_loss", "momentum"}
     for name in (n for n in value.__dataclass_fields__ if n not in free):
         found = getattr(value, name)
         for number in found if isinstance(found, tuple) else (found,):
