@@ -27,9 +27,9 @@ from llama_scale.runs import (
     create_run,
     run_id,
 )
-from llama_scale.training.corpus import read_corpus
-from llama_scale.training.data import TokenFiles, prepare
+from llama_scale.training.data import TokenFiles
 from llama_scale.training.loop import train_run
+from llama_scale.training.preparing import find_text, prepare
 
 DATA = DataConfig(vocabulary=1024, evaluation_tokens=65_536)
 MODEL = ModelConfig(
@@ -85,7 +85,7 @@ def losses(store: Path, files: TokenFiles, runs: list[RunConfig]) -> list[float]
 
 def main(store: Path) -> None:
     torch.set_num_threads(1)
-    files = prepare(read_corpus(DATA.source), DATA, store)
+    files = prepare(find_text(DATA, store), DATA, store)
     columns: dict[tuple[str, int], list[float]] = {}
     for seed in range(SEEDS):
         trunk = trunk_of(files.corpus, seed)

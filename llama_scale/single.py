@@ -18,6 +18,7 @@ from llama_scale.architecture import (
     Recompute,
 )
 from llama_scale.errors import InputError
+from llama_scale.hyperparameters import hyperparameters
 from llama_scale.runs import (
     DataConfig,
     DecayShape,
@@ -35,8 +36,6 @@ LAYERS_BY_WIDTH = re.compile(r"(\d+)x(\d+)")
 TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022, table 3, of all but the input embedding
 CONTEXT = 256
 WARMUP_SHARE = 0.05  # of the run, where it is shorter than twenty warm-ups
-# The rule of the default sweep, measured there: its peak rate times its width.
-LEARNING_RATE_TIMES_WIDTH = 0.128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +120,7 @@ def single_run(spec: SingleSpec, corpus: str) -> RunConfig:
         data=spec.data,
         corpus=corpus,
         optimizer=OptimizerConfig(
-            learning_rate=training.learning_rate or LEARNING_RATE_TIMES_WIDTH / model.width,
+            learning_rate=training.learning_rate or _measured_rate(training, model, steps),
             beta1=training.beta1,
             beta2=training.beta2,
             weight_decay=training.weight_decay,
@@ -139,6 +138,12 @@ def single_run(spec: SingleSpec, corpus: str) -> RunConfig:
         recompute=training.recompute,
         micro_batch=training.micro_batch,
     )
+
+
+def _measured_rate(training: SingleTraining, model: ModelConfig, steps: int) -> float:
+    sequences = training.sequences_per_step
+    tokens = float(max(1, steps * sequences * model.context))
+    return hyperparameters("measured", model, tokens, sequences_per_step=sequences).learning_rate
 
 
 def _schedule(training: SingleTraining, steps: int) -> ScheduleConfig:
