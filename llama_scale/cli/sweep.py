@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 @click.argument("recipe", default="default", shell_complete=completing(recipe_names))
 @click.option("--dry-run", is_flag=True, help="Show every run with its cost, train nothing, write nothing.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Runs trained side by side.  [default: one per core]"
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Runs trained side by side.  [default: one per core; on cards as many as fit into their memory]",
 )
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
