@@ -86,18 +86,24 @@ class RunFolder:
 
     def _read_spec(self) -> tuple[dict[str, Any], RunConfig]:
         try:
-            content = json.loads((self.path / "spec.json").read_text())["config"]
-            return content, structure(content, RunConfig, source=str(self.path / "spec.json"))
+            content = self._read_json("spec.json")["config"]
+            return content, structure(content, RunConfig, source=f"{self.path}/spec.json")
         except (OSError, ValueError, KeyError, TypeError, InputError) as error:
             raise StoreError(
                 f"spec.json of run {self.run} cannot be read: {error}",
                 hint="move this run's folder away and run the sweep again",
             ) from None
 
+    def _read_json(self, name: str) -> Any:
+        # By text: of the time to list a large store a fifth was spent on pathlib.
+        with open(f"{self.path}/{name}", "rb") as file:
+            return json.loads(file.read())
+
     def names(self, run: str) -> bool:
         """Whether this run's spec has the id of another in it, as that of a branch has its trunk's."""
         try:
-            return run.encode() in (self.path / "spec.json").read_bytes()
+            with open(f"{self.path}/spec.json", "rb") as file:
+                return run.encode() in file.read()
         except OSError:
             return False
 
@@ -109,7 +115,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What the run ended with, or None while it has not."""
         try:
-            return json.loads((self.path / "result.json").read_text())
+            return self._read_json("result.json")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
