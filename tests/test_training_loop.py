@@ -134,6 +134,26 @@ def test_a_slow_run_stops_within_an_interval_and_its_curve_stays_the_same(
     assert folder.result() == RunFolder(whole / folder.run).result()
 
 
+def test_a_run_that_goes_on_with_other_threads_has_the_curve_of_those_it_began_with(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    """As where a sweep goes on with another number of workers: cores are shared out among them."""
+    files, runs = world
+    config = straight(runs[-1])
+    config = replace(config, schedule=replace(config.schedule, total_steps=60, decay_steps=10))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    folders = [create_run(store, config) for store in (whole, broken)]
+    torch.set_num_threads(2)
+    assert train(whole, config, files) == "done"
+    assert train(broken, config, files, stop_after=3) == "stopped"
+    torch.set_num_threads(1)
+    assert train(broken, config, files) == "done"
+    assert torch.get_num_threads() == 1
+    assert folders[0].curve() == folders[1].curve()
+    assert folders[0].result() == folders[1].result()
+    assert {e["threads"] for f in folders for e in f.events() if e["event"] == "start"} == {2}
+
+
 def test_a_finished_run_is_left_alone(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:
     store, files = store_with(tmp_path, world)
     config = straight(world[1][1])

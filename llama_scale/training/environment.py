@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy
 import torch
@@ -31,6 +33,17 @@ def software(device: torch.device) -> dict[str, str | int]:
 def threads_here() -> int:
     """Threads that torch uses in this process."""
     return torch.get_num_threads()
+
+
+@contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    """Let torch use `count` threads in this block; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_device(name: str = "auto") -> torch.device:

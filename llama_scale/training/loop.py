@@ -23,7 +23,7 @@ from llama_scale.training.checkpoint import (
     save_checkpoint,
 )
 from llama_scale.training.data import TokenFiles, seen
-from llama_scale.training.environment import software
+from llama_scale.training.environment import software, using_threads
 from llama_scale.training.trainer import Step, Trainer
 from llama_scale.training.weights import save_weights
 from llama_scale.training.world import ALONE, World
@@ -152,6 +152,7 @@ def train_run(
             return "done"
         if world.leads:
             clear_leftovers(folder)
+        stack.enter_context(using_threads(world.agree(_first_threads(folder, device))))
         trainer = Trainer(folder.config, files, device, world)
         log = stack.enter_context(closing(EventLog(folder, lease) if lease else SilentLog()))
         interval = _start(trainer, store, folder, log, goal)
@@ -161,6 +162,15 @@ def train_run(
         if outcome == "done" and folder.config.schedule.total_steps is not None:
             _finish(trainer, store, folder, log)
         return outcome
+
+
+def _first_threads(folder: RunFolder, device: torch.device) -> int | None:
+    """Threads of the process that began the run on a CPU: with others, sums differ in their last bits.
+
+    So a sweep that goes on with more workers, and fewer threads each, changes no curve that it had begun.
+    """
+    first = next((event for event in folder.events() if event["event"] == "start"), None)
+    return first.get("threads") if first and first.get("device") == device.type == "cpu" else None
 
 
 def _start(trainer: Trainer, store: Path, folder: RunFolder, log: Log, goal: Goal) -> _Interval | None:

@@ -1,0 +1,129 @@
+"""`train` through the real command: what it says, writes, and goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from single_recipe import ALONE, finish, only_run, start, surroundings, train, wait_for_start, write_single
+
+STEPS = 120
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_single(tmp_path_factory.mktemp("home"), STEPS)
+
+
+def test_a_dry_run_tells_the_run_and_writes_nothing(home: Path) -> None:
+    told = train(home, "--dry-run", "--store", "dry", "--set", "steps=64")
+    assert told["steps"] == 64 and told["tokens"] == 64 * 4 * 32
+    assert told["parameters"]["total"] > told["parameters"]["non_embedding"] > 0
+    assert told["expected_seconds"] > 0 and told["disk_bytes"] > 12 * told["parameters"]["total"]
+    assert not (home / "dry").exists()
+
+
+def test_an_interrupted_run_goes_on_by_the_same_command_to_the_bit(home: Path) -> None:
+    whole = train(home, "--store", "whole")
+    process = start(home, "--store", "broken")
+    folder = wait_for_start(home / "broken", process, 1)
+    process.send_signal(signal.SIGINT)
+    out, said = finish(process, code=130)
+    assert out == "" and folder.checkpoint_steps()
+    (again,) = re.findall(r"To go on: llama-scale (.*)", said)
+    assert again == "train one.toml --device cpu --store broken"
+    done = subprocess.run(
+        [*ALONE, *again.split()], cwd=home, env=surroundings(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    one, other = only_run(home / "whole"), folder
+    assert one.result() == other.result() and whole["loss_nats"] == (other.result() or {})["loss_nats"]
+    each = [
+        [(e["each_loss_nats"], e["each_gradient_norm"]) for e in f.events() if e["event"] == "train"]
+        for f in (one, other)
+    ]
+    assert each[0] == each[1] and sum(len(losses) for losses, _ in each[0]) == STEPS
+    # Nothing is a terminal here: plain lines, no escape sequences.
+    assert re.search(r"step 120 of 120 · loss \d\.\d+ nats · LR .* tokens/s · MFU \d+\.\d%", done.stderr)
+    assert "\x1b" not in said + done.stderr + done.stdout
+    assert "bits a byte" in done.stdout
+    repeated = train(home, "--store", "broken")
+    assert repeated["loss_nats"] == whole["loss_nats"]
+
+
+def test_mirrors_hold_what_the_log_holds(home: Path) -> None:
+    train(home, "--store", "mirrored", "--mirror", "tensorboard", "--mirror", "wandb")
+    folder = only_run(home / "mirrored")
+    logged = [loss for e in folder.events() if e["event"] == "train" for loss in e["each_loss_nats"]]
+    script = (
+        "import json, sys; from tensorboard.backend.event_processing import event_accumulator as events;"
+        "read = events.EventAccumulator(sys.argv[1], size_guidance={'scalars': 0}); read.Reload();"
+        "print(json.dumps([[s.step, s.value] for s in read.Scalars('train/loss_nats')]))"
+    )
+    read = subprocess.run(
+        [sys.executable, "-c", script, str(folder.path / "tensorboard")], capture_output=True, text=True
+    )
+    mirrored = json.loads(read.stdout)
+    assert [step for step, _ in mirrored] == list(range(1, STEPS + 1))
+    assert [value for _, value in mirrored] == pytest.approx(logged, rel=1e-6)
+    (offline,) = (folder.path / "wandb").glob(f"offline-run-*-{folder.run}")
+    (data,) = offline.glob("run-*.wandb")
+    assert b"train/loss_nats" in data.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "llama-9000b"], "no model is called"),
+        (["--set", "training.sequencez=3"], "sequencez"),
+        (["--steps", "1"], "too few"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--peak", "H9000"], "unknown accelerator"),
+        (["--set", "tokens=5000"], "both say how long"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_hint(home: Path, words: list[str], message: str) -> None:
+    _, said = finish(start(home, "--store", "bad", *words), code=2)
+    assert message in said and "hint: " in said and "Traceback" not in said
+
+
+def test_a_run_that_diverges_says_so_and_is_not_tried_again(home: Path) -> None:
+    words = ("--store", "diverged", "--learning-rate", "1e12", "--set", "training.clip_norm=1e30")
+    told = train(home, *words, code=1)
+    assert told["status"] == "diverged" and 0 < told["steps"] < STEPS
+    assert train(home, *words, code=1)["steps"] == told["steps"]
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_terminal_shows_a_live_view_unless_colours_are_off(home: Path, colour: bool) -> None:
+    master, slave = pty.openpty()
+    environment = surroundings() | {"TERM": "xterm", "COLUMNS": "100"} | ({} if colour else {"NO_COLOR": "1"})
+    process = subprocess.Popen(
+        [*ALONE, "train", "one.toml", "--device", "cpu", "--store", f"terminal-{colour}"],
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+    )
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # Linux' way of saying that nobody writes any more
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(master)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert (b"\x1b[" in seen) == colour
+    assert (b"gradient norm" in seen) != colour and b"tokens/s" in seen

@@ -1,0 +1,71 @@
+"""The recipe of one run: which model, how long, at which rates; and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llama_scale.architecture import LLAMA_7B
+from llama_scale.config import structure
+from llama_scale.errors import InputError
+from llama_scale.runs import DataConfig, run_id
+from llama_scale.shapes import ShapeSpec
+from llama_scale.single import SingleSpec, SingleTraining, model_of, single_run, with_family_defaults
+
+
+def test_a_name_means_llamas_own_shape_vocabulary_and_context() -> None:
+    spec = structure(with_family_defaults({"model": "llama-7b"}), SingleSpec, source="here")
+    assert model_of(spec) == LLAMA_7B
+    small = structure(
+        with_family_defaults({"model": "LLaMA-7B", "data": {"vocabulary": 1024}}), SingleSpec, source="here"
+    )
+    assert model_of(small) == replace(LLAMA_7B, vocabulary=1024)
+
+
+def test_a_size_and_layers_by_width_mean_what_they_say() -> None:
+    assert model_of(SingleSpec(model="10M")).parameters.total == pytest.approx(10e6, rel=0.1)
+    model = model_of(SingleSpec(model="4x256", shape=ShapeSpec(context=128, kv_heads=1)))
+    assert (model.layers, model.width, model.context, model.kv_heads) == (4, 256, 128, 1)
+
+
+def test_a_run_trains_for_its_tokens_and_decays_at_its_end() -> None:
+    config = single_run(SingleSpec(model="2x64", tokens=1e6), "corpus")
+    steps = config.schedule.total_steps or 0
+    assert 0 <= steps * config.tokens_per_step - 1e6 < config.tokens_per_step
+    assert config.schedule.decay_steps == round(0.2 * steps)
+    assert config.schedule.warmup_steps <= 0.05 * steps + 1
+    by_default = single_run(SingleSpec(model="2x64"), "corpus")
+    tokens = (by_default.schedule.total_steps or 0) * by_default.tokens_per_step
+    assert tokens == pytest.approx(20 * by_default.model.parameters.matmul, rel=0.01)
+
+
+def test_everything_that_decides_the_curve_is_in_the_id() -> None:
+    plain = SingleSpec(model="2x64", steps=100)
+    others = [
+        replace(plain, seed=1),
+        replace(plain, steps=101),
+        replace(plain, training=SingleTraining(schedule="cosine")),
+        replace(plain, training=SingleTraining(learning_rate=1e-3)),
+        replace(plain, training=SingleTraining(optimizer="muon")),
+        replace(plain, training=SingleTraining(precision="bf16")),
+        replace(plain, data=DataConfig(vocabulary=512)),
+    ]
+    assert len({run_id(single_run(spec, "corpus")) for spec in (plain, *others)}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": "huge"}, "no model is called"),
+        ({"tokens": 1e6, "steps": 3}, "both say"),
+        ({"steps": 0}, "fewer than 1"),
+        ({"seed": -1}, "fewer than 0"),
+        ({"steps": 1}, "too few"),
+        ({"training": SingleTraining(warmup_steps=95), "steps": 100}, "too few"),
+        ({"model": "2x30"}, "head"),
+    ],
+)
+def test_what_makes_no_run_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        single_run(SingleSpec(**fields), "corpus")  # pyright: ignore[reportArgumentType]
