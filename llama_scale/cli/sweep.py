@@ -128,13 +128,13 @@ def _same_arguments() -> str:
 
 
 def _opening(prepared: PreparedSweep, store: Path) -> str:
-    from llama_scale.cli.sweep_plan import expected_seconds
+    from llama_scale.cli.sweep_plan import expected_time
 
     finished = sum(task.is_finished() for task in prepared.tasks)
     already = f", {finished} of them done before" if finished else ""
     machine = prepared.sweep.spec.machine
     place = f"{machine.accelerators} {machine.accelerator}" if machine and prepared.times.parallel else "here"
-    left = quantities.format_seconds(round(expected_seconds(prepared)))
+    left = expected_time(prepared)
     return (
         f"{prepared.sweep.spec.purpose}.\n"
         f"{len(prepared.tasks)} runs{already}, "

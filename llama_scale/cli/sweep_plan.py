@@ -67,6 +67,12 @@ def expected_seconds(prepared: PreparedSweep) -> float:
     )
 
 
+def expected_time(prepared: PreparedSweep) -> str:
+    """Those seconds in words."""
+    seconds = expected_seconds(prepared)
+    return quantities.format_seconds(max(1, round(seconds))) if seconds else "no time"
+
+
 def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
     """The plan for programs."""
     from llama_scale.config import plain
@@ -124,7 +130,7 @@ def plan_in_words(prepared: PreparedSweep) -> list[object]:
 
 def _headline(prepared: PreparedSweep, runs: list[PlannedRun]) -> str:
     done = sum(run.state == "done" for run in runs)
-    left = quantities.format_seconds(round(expected_seconds(prepared)))
+    left = expected_time(prepared)
     machine = prepared.sweep.spec.machine
     if prepared.times.parallel and machine:
         place = f"{machine.accelerators} {machine.accelerator}"
