@@ -89,7 +89,7 @@ def test_recipes_for_other_machines_are_planned_without_their_text(tmp_path: Pat
     shown = run("sweep", name, "--dry-run", "--store", "runs", cwd=tmp_path).stdout
     assert max(map(len, shown.splitlines())) <= 80
     flat = " ".join(shown.split())
-    assert "an estimate, as H100-SXM is not here" in flat and "not here yet" in flat
+    assert "an estimate, as H100-SXM is not here" in flat and "Needed first" in flat
     assert "The recipe states" in flat
     assert not (tmp_path / "runs").exists()
 
