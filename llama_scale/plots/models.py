@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llama_scale.planning.comparison import Comparison, Costs
 
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, BLACK, SKY, GREY)
-DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
+DASHES = ("-", "--", "-.", ":", (0, (8, 3)))  # five, and seven colours: 35 looks
 DEMANDS = 1e9, 1e15  # tokens served, from a trial to more than anyone has
 
 

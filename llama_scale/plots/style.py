@@ -84,8 +84,8 @@ def new_figure(height: float = 4.4, width: float = WIDTH) -> Figure:
 
 
 def by_rank(count: int) -> list[Any]:
-    """So many colours from dark to light, in order in grey too."""
-    return list(matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, count)))
+    """So many colours from dark to light, in order in grey too; the lightest is still read as text."""
+    return list(matplotlib.colormaps["viridis"](np.linspace(0.05, 0.76, count)))
 
 
 def parameters_label(convention: str) -> str:
