@@ -198,6 +198,7 @@ def test_recipes_of_every_scale_ship() -> None:
     for name, accelerators in asked.items():
         machine = load_recipe(name).machine
         assert machine and machine.accelerators == accelerators
+        assert load_recipe(name).training.precision == "bf16"  # as their hours count
     node = load_recipe("thousand-gpu-hours").expected
     assert node and 8 * node.seconds / 3600 == pytest.approx(1_000, rel=0.05)
 
@@ -230,7 +231,7 @@ def test_a_rule_sets_rate_and_batch_by_size_and_tokens() -> None:
 def test_a_recipe_of_fixed_numbers_without_a_rate_is_refused() -> None:
     with pytest.raises(InputError, match=r"needs one of learning_rate, learning_rate_times_width"):
         load_recipe("one-gpu-night", ["training={batch_tokens=1000, rule='fixed'}"])
-    with pytest.raises(InputError, match=r"learning_rate, learning_rate_times_width"):
+    with pytest.raises(InputError, match=r"both learning_rate and learning_rate_times_width"):
         load_recipe("one-gpu-night", ["training={learning_rate=1e-3, learning_rate_times_width=1}"])
 
 
