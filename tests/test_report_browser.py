@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import random
@@ -311,3 +312,29 @@ def test_the_command_of_moved_controls_gives_what_the_page_says(
     shown = CliRunner().invoke(main, [*shlex.split(command)[1:], "--json"])
     assert shown.exit_code == 0, shown.stderr
     assert json.loads(shown.stdout)["optimum"]["parameters"] == pytest.approx(parameters, rel=0.03)
+
+
+def test_screenshots_are_made_for_people_to_look_at(
+    browser: Any, pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Light, dark, on paper and narrow: pytest keeps them among its temporary folders."""
+    folder = tmp_path_factory.mktemp("screenshots")
+    looks = {
+        "light": (1400, "", "light"),
+        "dark": (1400, "", "dark"),
+        "paper": (794, "print", "light"),
+        "narrow": (380, "", "light"),
+    }
+    shades = {}
+    for look, (width, media, scheme) in looks.items():
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+        opened(browser, pages["roofline"], width)
+        shades[look] = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width, look
+        whole = {"format": "png", "captureBeyondViewport": True}
+        image = base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", whole)["data"])
+        (folder / f"{look}.png").write_bytes(image)
+        assert len(image) > 50_000, look
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert shades["dark"] != shades["light"] == shades["paper"]

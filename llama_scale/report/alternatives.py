@@ -53,7 +53,7 @@ def alternatives(plan: Plan) -> list[Alternative]:
 def alternatives_section(plan: Plan) -> Markup:
     """The table, and what the memory counts."""
     chip, demand = plan.request.economics.serving.rental.accelerator, plan.request.economics.demand
-    numbers = ("parameters", "tokens", "loss", "training", "serving", "in all", "weights")
+    numbers = ("parameters", "tokens", "D/N", "loss", "training", "serving", "in all", "weights")
     columns = [Column("model"), *(Column(name, "n") for name in numbers)]
     columns += [Column(f"{chip.name}, {name}", "n") for name, _ in FORMATS]
     rows = [_row(plan, model) for model in alternatives(plan)]
@@ -121,7 +121,8 @@ def _row(plan: Plan, model: Alternative) -> list[str]:
     return [
         model.name,
         format_count(model.parameters),
-        f"{format_count(model.tokens)} ({format_number(model.tokens / model.parameters)} each)",
+        format_count(model.tokens),
+        format_number(model.tokens / model.parameters),
         f"{model.loss_nats:.4f}",
         *costs,
         weights,

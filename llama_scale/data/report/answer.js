@@ -115,15 +115,18 @@ const answers = (() => {
     const train = places.map((i, place) => costs.train[i] * tokens[place]);
     const serve = places.map((i) => (settings.serve_tokens ? costs.serve[i] * settings.serve_tokens : 0));
     const total = train.map((value, place) => value + serve[place]);
-    const band = bandOf(thinned(base.drawnOnGrid, 2), places.length, base.level, (drawn) => {
+    const band = bandOf(thinned(base, found, 2), places.length, base.level, (drawn) => {
       const needed = drawn.tokensFor(drawn.law.loss(best.parameters, best.tokens) * (1 + 1e-12));
       return (place) => costs.train[places[place]] * needed(places[place]) + serve[place];
     });
     return { parameters: places.map((i) => base.family.grid[i].parameters), train, serve, total, band };
   }
 
-  // Every so many of the laws; of those that are slow to ask, a quarter.
-  const thinned = (laws, every = 1) => laws.filter((law, i) => i % (law.isSlow ? 4 * every : every) === 0);
+  // Every so many of the laws: of those that are slow to ask a quarter, and while a control moves a third.
+  function thinned(base, found, every = 1) {
+    const whole = every * (found.isMoving ? 3 : 1);
+    return base.drawnOnGrid.filter((law, i) => i % (law.isSlow ? 4 * whole : whole) === 0);
+  }
 
   // The central `level` of what laws say at each of `count` places; null without laws.
   function bandOf(laws, count, level, valuesUnder) {
@@ -234,7 +237,7 @@ const answers = (() => {
   function intervals(base, found) {
     const { best, settings } = found;
     const middle = indexOf(base, best.parameters);
-    const reached = thinned(base.drawnOnGrid)
+    const reached = thinned(base, found)
       .map((drawn) => bestBetween(base, found, drawn, settings.serve_tokens, middle - REACH, middle + REACH))
       .filter((one) => one !== null);
     if (!reached.length) return null;
@@ -252,7 +255,7 @@ const answers = (() => {
     const parameters = follow(base, found, base.ownOnGrid, at, from);
     const every = (DEMANDS - 1) / (BAND_DEMANDS - 1);
     const few = at.filter((_, i) => i % every === 0);
-    const band = bandOf(thinned(base.drawnOnGrid, 4), few.length, base.level, (drawn) => {
+    const band = bandOf(thinned(base, found, 4), few.length, base.level, (drawn) => {
       const sizes = follow(base, found, drawn, few, from);
       return (i) => sizes[i];
     });

@@ -39,7 +39,8 @@
     const valueAt = (place) => {
       if (place === 0) return middle;
       const moved = place - none;
-      return isLog ? start * Math.exp(step * moved) : Number((start + step * moved).toPrecision(12));
+      const value = isLog ? start * Math.exp(step * moved) : start + step * moved;
+      return Number(value.toPrecision(isLog ? 5 : 12)); // a place is a number that people would write
     };
     const first = none ? 0 : Math.ceil(placeOf(low) - 1e-9);
     const last = Math.floor(placeOf(high) + none + 1e-9);
@@ -54,11 +55,12 @@
     if (name === "input_share") {
       const whole = planned.read + planned.written;
       const isPlanned = value === spec.planned;
-      Object.assign(into, isPlanned ? pair(planned.read, planned.written) : pair(value * whole, (1 - value) * whole));
+      const read = Number((value * whole).toPrecision(12));
+      Object.assign(into, isPlanned ? pair(planned.read, planned.written) : pair(read, Number((whole - read).toPrecision(12))));
     } else {
       into[name] = value;
       const isShared = name === "price" && !controls.some((control) => control.name === "serve_price");
-      if (isShared) into.serve_price = value === planned.price ? planned.serve_price : (planned.serve_price * value) / planned.price;
+      if (isShared) into.serve_price = value;
     }
     return into;
   }
@@ -76,7 +78,7 @@
     $("reset").addEventListener("click", () => change(() => (settings = { ...planned })));
     $("copy").addEventListener("click", copy);
     $("download").addEventListener("click", download);
-    window.addEventListener("hashchange", () => change(() => (settings = fromAddress()), false));
+    window.addEventListener("hashchange", () => change(() => (settings = fromAddress())));
     new ResizeObserver(() => requestAnimationFrame(redraw)).observe(document.body);
   }
 
@@ -85,7 +87,7 @@
     const id = `control-${name}`;
     const output = make("output", { for: id, id: `${id}-value` });
     const input = make("input", { type: "range", id, min: first, max: last, step: 1 });
-    input.addEventListener("input", () => change(() => assign(settings, name, control.valueAt(Number(input.value)))));
+    input.addEventListener("input", () => change(() => assign(settings, name, control.valueAt(Number(input.value))), true));
     const mark = make("span", { class: "planned", "aria-hidden": "true", title: "as planned" });
     const share = last > first ? (0 - first) / (last - first) : 0;
     mark.style.left = `calc(${(100 * share).toFixed(2)}% + ${(8 - 16 * share).toFixed(1)}px)`;
@@ -152,18 +154,29 @@
   // ---- a change: solve, show, keep in the address; what took how long stays readable for whoever measures
 
   const timing = { solve: 0, draw: 0 };
+  const AT_REST = 150; // milliseconds without a move: then come all draws of the bands, and the address
+  let waiting = 0;
 
-  function change(move, isOurs = true) {
+  function change(move, isMoving = false) {
     move();
     const before = performance.now();
-    found = answers.solve(base, settings);
+    found = { ...answers.solve(base, settings), isMoving };
     timing.solve = performance.now() - before;
     showControls();
     showCards();
     drawAnswer();
     showCommand();
-    if (isOurs) toAddress();
+    clearTimeout(waiting);
+    if (isMoving) waiting = setTimeout(settleDown, AT_REST);
+    else toAddress();
     timing.draw = performance.now() - before - timing.solve;
+  }
+
+  function settleDown() {
+    found.isMoving = false;
+    toAddress();
+    showCards();
+    drawAnswer();
   }
 
   // ---- the answer in figures
@@ -183,7 +196,12 @@
     const cost = best.cost[unit];
     const saved = 1 - cost.total / rival.cost[unit].total;
     const other = unit === "usd" ? `${words.flops(best.cost.flops.total)} FLOPs` : words.usd(best.cost.usd.total);
-    const [from, to] = sure ? [within(sure.parameters, words.count), within(sure.tokens, words.count)] : ["no interval", "no interval"];
+    const isHeld = best.parameters > found.problem.limits.parameters * 0.999;
+    const [from, to] = isHeld
+      ? ["the largest allowed", ""]
+      : sure
+        ? [within(sure.parameters, words.count), within(sure.tokens, words.count)]
+        : ["no interval", "no interval"];
     const cards = [
       [words.count(best.parameters), "parameters", from],
       [words.count(best.tokens), `tokens, ${words.digits(best.tokens / best.parameters)} a parameter`, to],
@@ -390,8 +408,9 @@
     const isGoal = changed.has("goal");
     const price = (value) => `'$${value}/h'`;
     if (settings.goal === "budget" && (isGoal || changed.has("budget"))) made.push(["--budget", quotedBudget(settings.budget)]);
-    if (settings.goal === "loss" && (isGoal || changed.has("target_loss"))) {
-      made.push(["--target-loss", settings.target_loss], ["--cost-in", base.unit.replace("_", "-")]);
+    if (settings.goal === "loss" && changed.size) {
+      if (isGoal || changed.has("target_loss")) made.push(["--target-loss", settings.target_loss]);
+      if (!data.command.some(([name]) => name === "--cost-in")) made.push(["--cost-in", base.unit.replace("_", "-")]);
     }
     if (changed.has("serve_tokens")) {
       const { read, written } = settings;
@@ -433,7 +452,7 @@
 
   build();
   drawEvidence();
-  change(() => (settings = fromAddress()), false);
+  change(() => (settings = fromAddress()));
 
   // For tests and for whoever opens the console: what the page knows, and the same closed forms.
   window.llamaScale = {

@@ -9,7 +9,9 @@ const words = (() => {
     if (short !== 0 && (Math.abs(short) >= 1e15 || Math.abs(short) < 1e-4)) {
       return short.toExponential().replace("+", "");
     }
-    return short.toLocaleString("en-US", { maximumSignificantDigits: count });
+    const [whole, part] = String(short).split("."); // toLocaleString takes a hundred times as long
+    const grouped = whole.replace(/\B(?=(\d{3})+$)/g, ",");
+    return part ? `${grouped}.${part}` : grouped;
   }
 
   function count(value, many = 3) {
