@@ -61,7 +61,7 @@ def suffer(kind: str, store: Path, run: str, count: int) -> dict[str, Any]:
         [*command, str(count), "7"],
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
