@@ -138,9 +138,9 @@ def test_the_store_can_be_listed_shown_and_exported(
 
 def test_the_text_can_be_shown_and_verified(home: Path, trained: subprocess.CompletedProcess[str]) -> None:
     (shown,) = json.loads(run("data", "show", "--json", cwd=home).stdout)["data"]
-    assert shown["train"]["tokens"] > 100_000
+    assert shown["sources"][0]["train"]["tokens"] > 100_000
     run("data", "verify", cwd=home)
-    tokens = home / shown["folder"] / "train.bin"
+    tokens = home / shown["folder"] / "train-00-00000.bin"
     data = tokens.read_bytes()
     tokens.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     assert "has changed" in run("data", "verify", cwd=home, code=1).stderr
@@ -155,7 +155,7 @@ def test_the_text_can_be_shown_and_verified(home: Path, trained: subprocess.Comp
         (["sweep", "nosuch.toml"], "there is no file nosuch.toml"),
         (["sweep", "tiny.toml", "--set", "design.widthz=[8]"], "widthz"),
         (["sweep", "tiny.toml", "--set", "design.budgets_flops=[1e5]"], "too few"),
-        (["sweep", "tiny.toml", "--set", "data.source=nowhere"], "does not exist"),
+        (["sweep", "tiny.toml", "--set", "data.source=nowhere"], "there is no nowhere"),
         (["sweep", "tiny.toml", "--set", "data.vocabulary=100"], "starts from 256 bytes"),
     ],
 )

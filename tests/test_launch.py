@@ -322,8 +322,8 @@ def test_tokens_that_changed_are_not_trained_on(recipe: Path, tmp_path: Path) ->
     prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
     assert prepared.text is not None
     folder = prepare(prepared.text, prepared.sweep.spec.data, store).folder
-    data = (folder / "train.bin").read_bytes()
-    (folder / "train.bin").write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    data = (folder / "train-00-00000.bin").read_bytes()
+    (folder / "train-00-00000.bin").write_bytes(bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(StoreError, match="has changed since it was prepared"):
         run_sweep(prepared, store=store, device="cpu")
 
