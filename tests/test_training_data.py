@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,18 @@ def test_a_manifest_that_is_torn_or_not_ours_is_refused(tmp_path: Path, manifest
     (tmp_path / "manifest.json").write_text(manifest)
     (tmp_path / "tokenizer.json").write_text(byte_tokenizer().to_json())
     with pytest.raises(StoreError, match="cannot be used"):
+        open_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["reads", "corpus", "tokenizer", "dtype", "sources"])
+def test_a_manifest_that_lacks_something_is_refused(files: TokenFiles, tmp_path: Path, lost: str) -> None:
+    for name in ("tokenizer.json", "train-00-00000.bin", "validation-00-00000.bin"):
+        (tmp_path / name).write_bytes((files.folder / name).read_bytes())
+    (tmp_path / "manifest.json").write_text(json.dumps(files.manifest))
+    assert open_tokens(tmp_path).corpus == files.corpus
+    kept = {name: value for name, value in files.manifest.items() if name != lost}
+    (tmp_path / "manifest.json").write_text(json.dumps(kept))
+    with pytest.raises(StoreError, match=f"cannot be used.*{lost}"):
         open_tokens(tmp_path)
 
 

@@ -116,6 +116,7 @@ def open_tokens(folder: Path) -> TokenFiles:
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest["schema"] != SCHEMA:
             raise ValueError(f"it is of schema {manifest['schema']}, not {SCHEMA}")
+        _ = dict(manifest["reads"]), manifest["corpus"]["sha256"], manifest["tokenizer"]["sha256"]
         return TokenFiles(
             folder=folder,
             manifest=manifest,
