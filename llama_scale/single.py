@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from llama_scale import quantities
 from llama_scale.architecture import (
@@ -18,7 +18,7 @@ from llama_scale.architecture import (
     Recompute,
 )
 from llama_scale.errors import InputError
-from llama_scale.hyperparameters import hyperparameters
+from llama_scale.hyperparameters import HyperParameters, hyperparameters
 from llama_scale.runs import (
     DataConfig,
     DecayShape,
@@ -35,15 +35,15 @@ FAMILY = {"llama-7b": LLAMA_7B, "llama-13b": LLAMA_13B, "llama-33b": LLAMA_33B, 
 LAYERS_BY_WIDTH = re.compile(r"(\d+)x(\d+)")
 TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022, table 3, of all but the input embedding
 CONTEXT = 256
-WARMUP_SHARE = 0.05  # of the run, where it is shorter than twenty warm-ups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SingleTraining:
-    """How the run is trained; rates and lengths that are left out follow from the model and its tokens."""
+    """How the run is trained; rate, batch, beta2 and warm-up that are left out are by the named `rule`."""
 
+    rule: Literal["measured", "step law"] = "measured"
     learning_rate: float | None = None
-    sequences_per_step: int = 8
+    sequences_per_step: int | None = None
     schedule: ScheduleKind = "wsd"
     warmup_steps: int | None = None
     decay_fraction: float = 0.2
@@ -51,7 +51,7 @@ class SingleTraining:
     final_fraction: float = 0.0
     initial_gain: float = 0.25
     beta1: float = 0.9
-    beta2: float = 0.99
+    beta2: float | None = None
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     optimizer: OptimizerKind = "adamw"
@@ -111,25 +111,23 @@ def single_run(spec: SingleSpec, corpus: str) -> RunConfig:
     Raises InputError for a model that cannot be built and a run too short for its warm-up and decay.
     """
     training, model = spec.training, model_of(spec)
-    tokens_per_step = training.sequences_per_step * model.context
-    tokens = spec.tokens or TOKENS_PER_PARAMETER * model.parameters.matmul
-    steps = spec.steps or math.ceil(tokens / max(1, tokens_per_step))
+    chosen, steps = _chosen(spec, model)
     return RunConfig(
         role="train",
         model=model,
         data=spec.data,
         corpus=corpus,
         optimizer=OptimizerConfig(
-            learning_rate=training.learning_rate or _measured_rate(training, model, steps),
+            learning_rate=training.learning_rate or chosen.learning_rate,
             beta1=training.beta1,
-            beta2=training.beta2,
+            beta2=training.beta2 or chosen.beta2,
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,
             kind=training.optimizer,
             momentum=training.momentum,
         ),
-        schedule=_schedule(training, steps),
-        sequences_per_step=training.sequences_per_step,
+        schedule=_schedule(training, steps, chosen.warmup_steps),
+        sequences_per_step=chosen.sequences_per_step,
         seed=spec.seed,
         initial_gain=training.initial_gain,
         precision=training.precision,
@@ -140,16 +138,25 @@ def single_run(spec: SingleSpec, corpus: str) -> RunConfig:
     )
 
 
-def _measured_rate(training: SingleTraining, model: ModelConfig, steps: int) -> float:
-    sequences = training.sequences_per_step
-    tokens = float(max(1, steps * sequences * model.context))
-    return hyperparameters("measured", model, tokens, sequences_per_step=sequences).learning_rate
+def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[HyperParameters, int]:
+    """What the rule says of the model on its tokens, and the steps that those are."""
+    rule, sequences = spec.training.rule, spec.training.sequences_per_step
+    if sequences is not None and sequences < 1:
+        raise InputError(
+            f"training.sequences_per_step is {sequences}, but must be at least 1",
+            hint="set training.sequences_per_step to 1 or more, or leave it out",
+        )
+    tokens = spec.tokens or TOKENS_PER_PARAMETER * model.parameters.matmul
+    chosen = hyperparameters(rule, model, tokens, sequences_per_step=sequences)
+    a_step = chosen.sequences_per_step * model.context
+    if spec.steps is None:
+        return chosen, math.ceil(tokens / a_step)
+    kept = chosen.sequences_per_step
+    return hyperparameters(rule, model, float(spec.steps * a_step), sequences_per_step=kept), spec.steps
 
 
-def _schedule(training: SingleTraining, steps: int) -> ScheduleConfig:
-    warmup = training.warmup_steps
-    if warmup is None:
-        warmup = min(100, math.ceil(WARMUP_SHARE * steps))
+def _schedule(training: SingleTraining, steps: int, by_rule: int) -> ScheduleConfig:
+    warmup = by_rule if training.warmup_steps is None else training.warmup_steps
     decay = round(steps * training.decay_fraction) if training.schedule == "wsd" else 0
     if warmup < 0 or warmup + decay > steps or (training.schedule == "wsd" and decay < 1):
         raise InputError(

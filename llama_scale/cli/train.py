@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     type=click.Choice(["wsd", "cosine", "linear", "constant"]),
     help="How the learning rate falls.  [default: wsd]",
 )
-@click.option("--learning-rate", type=float, help="Peak rate.  [default: by rule from the model]")
+@click.option("--learning-rate", type=float, help="Peak rate.  [default: by rule]")
 @click.option("--context", type=click.IntRange(min=1), help="Tokens of a sequence.  [default: 256]")
-@click.option("--sequences", type=click.IntRange(min=1), help="Sequences of a step.  [default: 8]")
+@click.option("--sequences", type=click.IntRange(min=1), help="Sequences of a step.  [default: by rule]")
 @click.option(
     "--peak",
     shell_complete=completing(accelerator_names),
