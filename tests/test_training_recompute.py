@@ -84,13 +84,14 @@ def test_the_less_is_kept_the_less_memory_a_step_takes() -> None:
 
 @pytest.mark.parametrize(("mode", "passes"), [("none", 3), ("selective", 3), ("full", 4)])
 def test_only_full_computes_products_twice(mode: Recompute, passes: int) -> None:
-    """On the meta device: LLaMA 7B, whose head is not computed again."""
+    """On the meta device, LLaMA 7B: neither the head nor a block's last product, which nobody needs."""
     with torch.device("meta"):
         model = Llama(LLAMA_7B, recompute=mode)
         tokens = torch.zeros(1, LLAMA_7B.context + 1, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
-    head = 2 * LLAMA_7B.width * LLAMA_7B.vocabulary
     forward = LLAMA_7B.forward_flops_per_token()
-    expected = 3 * forward + (passes - 3) * (forward - head)
+    head = 2 * LLAMA_7B.width * LLAMA_7B.vocabulary
+    last = 2 * LLAMA_7B.layers * LLAMA_7B.width * LLAMA_7B.hidden
+    expected = 3 * forward + (passes - 3) * (forward - head - last)
     assert counter.get_total_flops() == expected * LLAMA_7B.context

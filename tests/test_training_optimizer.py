@@ -1,0 +1,181 @@
+"""The optimiser over flat buffers against torch's own, in 32 bits and in bf16, and its state."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from llama_scale.training.model import Llama
+from llama_scale.training.muon import Muon, orthogonal
+from llama_scale.training.optimizer import FlatOptimizer
+from llama_scale.training.scaling import initialise
+
+CONFIG = RunConfig(
+    role="train",
+    model=ModelConfig(
+        layers=2,
+        width=32,
+        heads=2,
+        kv_heads=1,
+        head_size=16,
+        hidden=96,
+        vocabulary=64,
+        context=32,
+        qk_norm=True,
+    ),
+    data=DataConfig(vocabulary=64),
+    corpus="0" * 64,
+    optimizer=OptimizerConfig(learning_rate=4e-3),
+    schedule=ScheduleConfig(kind="constant", total_steps=10),
+    sequences_per_step=8,
+    seed=0,
+)
+MUON = replace(CONFIG, optimizer=replace(CONFIG.optimizer, kind="muon"))
+
+
+def tokens_of(step: int) -> Tensor:
+    """A text that can be learnt: each token follows from the one before."""
+    ids = torch.randint(64, (8, 33), generator=torch.Generator().manual_seed(step % 4))
+    for place in range(1, 33):
+        ids[:, place] = (3 * ids[:, place - 1] + 1) % 64
+    return ids
+
+
+def started(config: RunConfig) -> tuple[Llama, FlatOptimizer]:
+    model = Llama(config.model)
+    initialise(model, 0, 0.25)
+    return model, FlatOptimizer(model, config)
+
+
+def train(model: Llama, optimizer: FlatOptimizer, steps: range) -> list[float]:
+    losses = []
+    for step in steps:
+        ids = tokens_of(step)
+        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        optimizer.gather()
+        optimizer.step(4e-3)
+        losses.append(loss.item())
+    return losses
+
+
+def test_flat_is_torchs_adamw() -> None:
+    model, optimizer = started(CONFIG)
+    theirs = Llama(CONFIG.model)
+    initialise(theirs, 0, 0.25)
+    decayed = [p for p in theirs.parameters() if p.ndim > 1]
+    others = [p for p in theirs.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=4e-3, betas=(0.9, 0.99))
+    for step in range(5):
+        ids = tokens_of(step)
+        adamw.zero_grad()
+        theirs.loss(ids[:, :-1], ids[:, 1:]).backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        adamw.step()
+        train(model, optimizer, range(step, step + 1))
+    for one, other in zip(model.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_holds_a_rounded_copy_of_masters_that_small_steps_move() -> None:
+    model, optimizer = started(replace(CONFIG, precision="bf16"))
+    before = copy.deepcopy(optimizer.tensors()["weights"])
+    ids = tokens_of(0)
+    for _ in range(20):
+        model.loss(ids[:, :-1], ids[:, 1:]).backward()
+        optimizer.gather()
+        optimizer.step(1e-6)  # far below what eight bits of mantissa resolve
+    for name, parameter in model.named_parameters():
+        master = optimizer.tensors()["weights"][name]
+        assert parameter.dtype == torch.bfloat16 and master.dtype == torch.float32
+        assert torch.equal(parameter, master.bfloat16())
+        assert not torch.equal(master, before[name])
+
+
+@pytest.mark.parametrize("config", [CONFIG, MUON], ids=["adamw", "muon"])
+def test_bf16_learns_as_32_bits_do(config: RunConfig) -> None:
+    exact = train(*started(config), range(60))
+    rounded = train(*started(replace(config, precision="bf16")), range(60))
+    assert exact[-1] < 0.7 * exact[0]
+    assert rounded[-1] == pytest.approx(exact[-1], rel=0.02)
+
+
+@pytest.mark.parametrize("config", [CONFIG, MUON, replace(MUON, precision="bf16")])
+def test_a_state_that_is_read_back_goes_on_to_the_bit(config: RunConfig) -> None:
+    model, optimizer = started(config)
+    train(model, optimizer, range(3))
+    saved = copy.deepcopy(optimizer.tensors())
+    expected = train(model, optimizer, range(3, 6))
+    again, other = started(config)
+    for what, tensors in other.tensors().items():
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[what][name])
+    other.resume(3)
+    assert train(again, other, range(3, 6)) == expected
+
+
+def test_micro_batches_add_up_to_the_batch() -> None:
+    whole, parts = started(CONFIG), started(CONFIG)
+    ids = tokens_of(0)
+    whole[0].loss(ids[:, :-1], ids[:, 1:]).backward()
+    for part in ids.split(3):
+        (parts[0].loss(part[:, :-1], part[:, 1:]) * (len(part) / len(ids))).backward()
+        parts[1].gather()
+    for one, other in zip(whole[0].parameters(), parts[0].parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 48), (2, 48, 16), (1, 32, 32)])
+def test_orthogonal_makes_all_singular_values_about_one(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(matrices))
+    assert values.min() > 0.6 and values.max() < 1.3
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    nearest = left @ right
+    likeness = torch.nn.functional.cosine_similarity(
+        orthogonal(matrices).flatten(1), nearest.flatten(1), dim=1
+    )
+    assert likeness.min() > 0.97
+
+
+def test_muon_is_torchs_own() -> None:
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon to compare with")
+    theirs = torch.nn.Parameter(torch.randn(24, 40, generator=torch.Generator().manual_seed(0)))
+    ours = theirs.detach().clone().flatten()
+    reference = torch.optim.Muon(
+        [theirs], lr=0.01, weight_decay=0.1, momentum=0.9, nesterov=True, adjust_lr_fn="match_rms_adamw"
+    )
+    muon = Muon(ours, [theirs.shape], momentum=0.9)
+    start = ours.clone()
+    for step in range(5):
+        gradient = torch.randn(24, 40, generator=torch.Generator().manual_seed(step + 1))
+        theirs.grad = gradient.clone()
+        reference.step()
+        muon.step(ours, gradient.flatten(), rate=0.01, weight_decay=0.1)
+    moved, expected = ours - start, theirs.detach().flatten() - start
+    likeness = torch.nn.functional.cosine_similarity(moved, expected, dim=0)
+    assert likeness > 0.99  # theirs computes in bf16
+    assert moved.norm() == pytest.approx(expected.norm().item(), rel=0.05)
+
+
+def test_z_loss_draws_the_denominator_to_one() -> None:
+    ends = {}
+    for z_loss in (0.0, 0.1):
+        model, optimizer = started(CONFIG)
+        for step in range(40):
+            ids = tokens_of(step)
+            objective, loss = model.objective(ids[:, :-1], ids[:, 1:], z_loss)
+            assert (objective > loss) == (z_loss > 0)
+            objective.backward()
+            optimizer.gather()
+            optimizer.step(4e-3)
+        ends[z_loss] = model(tokens_of(0)[:, :-1]).logsumexp(-1).square().mean().item()
+    assert ends[0.1] < 0.5 * ends[0.0]
