@@ -1,0 +1,83 @@
+"""Memory that runs out in a step: real allocations that fail, half of the micro-batch, the same loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.errors import InputError
+from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from llama_scale.training import micro_batch
+from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory, sequence_bytes
+from llama_scale.training.speed import random_tokens
+from llama_scale.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+CONFIG = RunConfig(
+    role="train",
+    model=ModelConfig(
+        layers=1, width=16, heads=2, kv_heads=2, head_size=8, hidden=32, vocabulary=64, context=32
+    ),
+    data=DataConfig(vocabulary=64),
+    corpus="0" * 64,
+    optimizer=OptimizerConfig(learning_rate=1e-3),
+    schedule=ScheduleConfig(kind="constant", total_steps=2),
+    sequences_per_step=8,
+    seed=0,
+)
+
+
+def with_room_for(sequences: int) -> Trainer:
+    """A trainer on whose device more sequences at once do not fit: the allocator itself refuses."""
+    trainer = Trainer(CONFIG, random_tokens(CONFIG), CPU)
+    whole = trainer.add_gradients
+
+    def add_gradients(tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
+        loss = whole(tokens_BT, targets_BT, z_loss, share)
+        if len(tokens_BT) > sequences:  # the gradients that are there already must be forgotten
+            torch.empty(2**50)
+        return loss
+
+    trainer.add_gradients = add_gradients
+    return trainer
+
+
+def test_a_step_that_does_not_fit_is_taken_in_halves_with_the_same_loss() -> None:
+    trainers = [with_room_for(room) for room in (8, 3)]
+    for trainer in trainers:
+        trainer.advance()
+        trainer.advance()
+    assert [trainer.micro_batch for trainer in trainers] == [8, 2]
+    whole, halves = (trainer.collect() for trainer in trainers)
+    for one, other in zip(whole, halves, strict=True):
+        assert other.loss_nats == pytest.approx(one.loss_nats, rel=1e-5)
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+
+
+def test_a_single_sequence_that_does_not_fit_is_refused_with_what_to_set() -> None:
+    with pytest.raises(InputError, match="1 sequences of 32 tokens at once do not fit") as refusal:
+        with_room_for(0).advance()
+    assert "training.recompute" in refusal.value.hint
+
+
+def test_what_seems_not_to_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(micro_batch, "free_bytes", lambda device: 10 * sequence_bytes(CONFIG))
+    assert first_micro_batch(CONFIG, CPU) == 4  # of ten sequences' room two fifths
+    assert first_micro_batch(replace(CONFIG, micro_batch=7), CPU) == 7
+    assert first_micro_batch(replace(CONFIG, recompute="full"), CPU) >= 4
+    monkeypatch.setattr(micro_batch, "free_bytes", lambda device: 0.0)
+    assert first_micro_batch(CONFIG, CPU) == 1
+
+
+def test_halves_and_errors() -> None:
+    assert [halved(n) for n in (1, 2, 3, 64)] == [1, 1, 2, 32]
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(MemoryError())
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50)
+    assert is_out_of_memory(refused.value)
+    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
