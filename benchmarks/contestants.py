@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -129,7 +130,7 @@ def _ours(contestant: Contestant, model: ModelConfig, sequences: int) -> Take:
         seed=0,
     )
     if contestant.precision != "f32":
-        config = replace(config, precision=contestant.precision)  # pyright: ignore[reportCallIssue]
+        config = replace(config, precision=contestant.precision)
     trainer = Trainer(config, random_tokens(config), choose_device(contestant.device))
 
     def take(steps: int) -> None:
@@ -196,10 +197,10 @@ def _transformers(model: ModelConfig) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def _litgpt(model: ModelConfig) -> tuple[Any, Callable[[Any], Any]]:
-    from litgpt import GPT, Config
+    litgpt = import_module("litgpt")  # of the bench extra alone
 
-    module = GPT(
-        Config(
+    module = litgpt.GPT(
+        litgpt.Config(
             block_size=model.context,
             vocab_size=model.vocabulary,
             padded_vocab_size=model.vocabulary,
