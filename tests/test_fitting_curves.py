@@ -177,7 +177,7 @@ def write_run(store: Path, schedule: ScheduleConfig, branch: Branch | None, step
         model=ModelConfig(
             layers=1, width=16, heads=2, kv_heads=2, head_size=8, hidden=32, vocabulary=300, context=32
         ),
-        data=DataConfig(),
+        data=DataConfig(vocabulary=300),
         corpus="made up",
         optimizer=OptimizerConfig(learning_rate=PEAK),
         schedule=schedule,

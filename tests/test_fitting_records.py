@@ -34,7 +34,7 @@ def config(width: int, role: RunRole, parent: str | None = None) -> RunConfig:
     return RunConfig(
         role=role,
         model=llama(2, width, heads=2, hidden=2 * width, vocabulary=256, context=64),
-        data=DataConfig(),
+        data=DataConfig(vocabulary=256),
         corpus="c",
         optimizer=OptimizerConfig(learning_rate=1e-3),
         schedule=ScheduleConfig(
