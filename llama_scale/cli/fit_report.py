@@ -211,12 +211,15 @@ def _certainty(fit: Fit) -> Iterator[str]:
             if tested["spread"]
             else "nothing had to be widened"
         )
+        more = (
+            "" if tested.get("protocol") else ". Add --backtest for a test on runs held out from all of this"
+        )
         yield entry(
             "backtest",
             f"laws of the nearer runs erred {format_fraction(tested['mean_error'], 2)} on average over"
             f" {tested['predicted_runs']} predictions of farther ones, of which"
             f" {format_fraction(tested['coverage'], 2)} lay inside {format_fraction(tested['level'])}"
-            f" intervals; {widened}. Add --backtest for a test on runs held out from all of this",
+            f" intervals; {widened}{more}",
         )
     intervals = fit.evidence.get("intervals")
     if intervals:
