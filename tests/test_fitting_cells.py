@@ -62,7 +62,7 @@ def test_a_cell_may_hold_a_line_end_and_rows_keep_their_lines(tmp_path: Path) ->
         (b"N,D,L\n", "holds no rows"),
         (b"N,D,L\n1,2,3\n\xe9,2,3\n", "byte 0xe9 in line 3"),
         ("N,D,L\n1,2,3\n".encode("utf-16"), "UTF-16"),
-        (gzip.compress(b"N,D,L\n1,2,3\n"), "gzip"),
+        (gzip.compress(b"N,D,L\n1,2,3\n", mtime=0), "gzip"),
         (b"PK\x03\x04rest", "spreadsheet or a zip"),
         (b"N,D,L\n1,\x00,3\n", "zero bytes"),
         (b'N,D,L\n1,2,"' + b"x" * 200_000 + b'"\n', "line 2 cannot be read as CSV"),
