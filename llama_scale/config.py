@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import hashlib
 import json
 import math
 import tomllib
@@ -120,8 +118,10 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict
 
 def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
     """The names in `known` that `word` may have been meant to be, closest first."""
+    from difflib import get_close_matches
+
     by_lower = {name.lower(): name for name in known}
-    return [by_lower[name] for name in difflib.get_close_matches(word.lower(), by_lower, n=count)]
+    return [by_lower[name] for name in get_close_matches(word.lower(), by_lower, n=count)]
 
 
 def plain(value: Any) -> Any:
@@ -173,7 +173,9 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 def canonical_hash(value: Any) -> str:
     """The first 16 hexadecimal digits of the sha256 of `canonical_json(value)`."""
-    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()[:16]
+    from hashlib import sha256  # here: it loads OpenSSL, which a plan does without
+
+    return sha256(canonical_json(value).encode("ascii")).hexdigest()[:16]
 
 
 def _canonical(value: Any) -> Any:

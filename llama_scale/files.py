@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,6 +88,8 @@ def publish_folder(path: Path, *, check: Callable[[], None] | None = None) -> It
     process published the same), that one stays. Raises StoreError where the disk refuses; then nothing is
     left behind.
     """
+    from shutil import rmtree  # here: it imports every compression, which a plan does without
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -105,7 +106,7 @@ def publish_folder(path: Path, *, check: Callable[[], None] | None = None) -> It
         if not (error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.is_dir()):
             raise store_error(error, f"cannot write {path}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        rmtree(temporary, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

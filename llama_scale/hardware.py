@@ -67,8 +67,7 @@ def accelerator(name: str) -> Accelerator:
     >>> accelerator("h100").name
     'H100-SXM'
     """
-    known = {name_key(word): chip for chip in accelerators() for word in (chip.name, *chip.aliases)}
-    if found := known.get(name_key(name)):
+    if found := _by_name().get(name_key(name)):
         return found
     raise InputError(f"unknown accelerator '{name}'", hint=nearest_names_hint(name, accelerator_names()))
 
@@ -110,6 +109,11 @@ def accelerators() -> tuple[Accelerator, ...]:
 
     text = (Path(__file__).parent / "data" / "accelerators.toml").read_text(encoding="utf-8")
     return tuple(_accelerator_from(entry) for entry in tomllib.loads(text)["accelerator"])
+
+
+@cache
+def _by_name() -> dict[str, Accelerator]:
+    return {name_key(word): chip for chip in accelerators() for word in (chip.name, *chip.aliases)}
 
 
 def nearest_names_hint(name: str, names: Iterable[str]) -> str:

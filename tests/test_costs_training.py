@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from llama_scale.architecture import (
     LLAMA_65B,
     RECOMPUTE_MODES,
     ModelConfig,
+    Recompute,
     llama,
     with_kv_heads,
 )
@@ -325,6 +327,24 @@ def test_more_accelerators_never_need_more_memory() -> None:
     assert least is not None
     for doubling in range(5):
         assert layouts(small, least * 2**doubling)
+
+
+@pytest.mark.parametrize("context", [2048, 32768])
+@pytest.mark.parametrize("batch_tokens", [2**17, 3 * 2**18, 2**22])
+@pytest.mark.parametrize("recompute", [None, "none"])
+def test_the_fewest_accelerators_are_the_first_with_a_layout(
+    context: int, batch_tokens: int, recompute: Recompute | None
+) -> None:
+    work = Workload(
+        shape=replace(LLAMA_33B, context=context),
+        accelerator=A100.accelerator,
+        peak_flops_per_second=312e12,
+        batch_tokens=batch_tokens,
+        recompute=recompute,
+    )
+    tried = (2**doubling for doubling in range(12))
+    first = next((count for count in tried if layouts(work, count, most=1)), None)
+    assert fewest_accelerators(work) == first
 
 
 def test_the_report_explains_itself_and_goes_into_json() -> None:

@@ -222,6 +222,27 @@ def test_in_dollars_each_model_is_served_by_the_roofline_of_its_own_shape() -> N
     assert grouped.lifetime.serve_flops > wide.lifetime.serve_flops
 
 
+def test_a_models_compute_optimal_equal_shares_kv_heads_as_it_does() -> None:
+    names = ("llama-7b", "llama-2-70b", "palm-540b")
+    found = compare(*names, cost_in="usd", serve_tokens=1e12)
+    assert [model.rival.kv_heads for model in found.models] == [None, 8, 2]  # PaLM's one head has 256 numbers
+    for model, heads in zip(found.models, (128, 8, 2), strict=True):
+        asked = compare(model.name, cost_in="usd", serve_tokens=1e12, kv_heads=heads).models[0]
+        assert asked.against_rival == model.against_rival
+    shared = compare("llama-7b", cost_in="usd", kv_heads=8).models[0]
+    assert shared.rival.costs["usd"].token < 0.7 * found.models[0].rival.costs["usd"].token
+    assert shared.rival.parameters == found.models[0].rival.parameters
+
+
+def test_a_model_of_ones_own_has_the_kv_heads_of_a_plan() -> None:
+    words: dict[str, Any] = {"buy": "llama-7b", "cost_in": "usd", "serve_tokens": 1e13}
+    found = compare(**words)
+    assert found.models[0].rival.kv_heads is None
+    assert found.buy_or_train == compare(**words, kv_heads=8).buy_or_train
+    assert found.buy_or_train[0].total < compare(**words, kv_heads=128).buy_or_train[0].total
+    assert any(item.name == "KV heads" for item in found.assumptions)
+
+
 def test_over_trained_models_suffer_more_when_quantised() -> None:
     names = ("llama-3.1-8b", "llama-2-70b")
     plain = compare(*names, serve_precision="int4").models

@@ -95,6 +95,7 @@ def test_memory_binds_where_no_larger_model_can_be_served() -> None:
     ("question", "named"),
     [
         ({"accelerators": 1024, "deadline": "3d", "target_loss": 1.95}, "accelerators"),
+        ({"accelerators": 8, "deadline": "1d", "target_loss": 1.92}, "the number of accelerators, 8,"),
         ({"max_parameters": "7B", "target_loss": 1.95}, "the largest size, 7B"),
         ({"unique_tokens": "100B", "target_loss": 1.95}, "the unique data, 100B"),
         (

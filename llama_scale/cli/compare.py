@@ -11,6 +11,7 @@ from llama_scale.cli import options
 from llama_scale.cli import plan as plan_command
 from llama_scale.cli.options import COUNT, completing
 from llama_scale.cli.plan import entry, wrapped
+from llama_scale.cli.plan_options import NUMBER
 
 if TYPE_CHECKING:
     from llama_scale.planning import Comparison
@@ -20,7 +21,7 @@ QUESTION = frozenset(
         *("serve_tokens", "budget", "target_loss", "target_score", "match", "against", "max_parameters"),
         *("accelerators", "deadline", "unique_tokens", "retrain_every", "request_rate"),
         *("pue", "carbon"),
-        *("vocabulary", "kv_heads", "sensitivity", "explain", "form", "html", "force", "as_json", "quiet"),
+        *("vocabulary", "sensitivity", "explain", "form", "html", "force", "as_json", "quiet"),
     }
 )
 
@@ -54,6 +55,11 @@ def _model_names() -> tuple[str, ...]:
     "--serve-tokens",
     type=COUNT,
     help="Tokens, read and written, that each will serve in its life. [default: 1T]",
+)
+@click.option(
+    "--kv-heads",
+    type=NUMBER,
+    help="Of the compute-optimal equals. [default: as many as the model has]",
 )
 @click.option(
     "--format",

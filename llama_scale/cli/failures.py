@@ -54,11 +54,11 @@ def explain(error: LlamaScaleError | click.ClickException | OSError) -> LlamaSca
 
 def check_command(group: click.Group, ctx: click.Context, words: Sequence[str]) -> None:
     """Raises InputError, with the nearest name, if `words` begin with a command that `group` lacks."""
-    from llama_scale.config import nearest
-
     known = group.list_commands(ctx)
     if words[0] in known or words[0].startswith("-") or ctx.resilient_parsing:
         return
+    from llama_scale.config import nearest
+
     close = nearest(words[0], known)
     hint = f"did you mean `{ctx.command_path} {close[0]}`?" if close else f"see `{ctx.command_path} --help`"
     raise InputError(f"there is no command {words[0]!r}", hint=hint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,7 +162,9 @@ def console(*, stderr: bool = False) -> Console:
 
 def width() -> int:
     """Columns to write in: the terminal's or COLUMNS, 80 where there is neither."""
-    return max(40, shutil.get_terminal_size((NARROWEST, 24)).columns)
+    from shutil import get_terminal_size  # here: it imports every compression, which JSON does without
+
+    return max(40, get_terminal_size((NARROWEST, 24)).columns)
 
 
 def _show(human: Any) -> None:

@@ -89,10 +89,11 @@ def command(
 
 
 def _document(plan: Plan, explain: bool) -> dict[str, Any]:
+    if not explain:
+        return plan.to_json()
     from llama_scale.planning.explain import explain as formulas
 
-    explained = {"formulas": [formula._asdict() for formula in formulas(plan)]} if explain else {}
-    return plan.to_json() | explained
+    return plan.to_json() | {"formulas": [formula._asdict() for formula in formulas(plan)]}
 
 
 def _text(plan: Plan, explain: bool, sensitivity: bool) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.costs.memory import (
@@ -139,10 +140,16 @@ def fewest_accelerators(work: Workload) -> int | None:
     """The least power of two of accelerators on which something fits; None beyond 131,072."""
     count = 1
     while count <= LARGEST_CLUSTER:
-        if any(layout.memory.fits for layout in _all_layouts(work, count)):
+        if any(_fits_at_all(work, sharding) for sharding in _shardings(work, count)):
             return count
         count *= 2
     return None
+
+
+def _fits_at_all(work: Workload, sharding: Sharding) -> bool:
+    """Whether the smallest micro-batch fits so, recomputing whatever may be: none takes less memory."""
+    held = (_held(work, sharding, recompute, MICRO_BATCHES[-1]) for recompute in work.modes)
+    return any(found is not None and found.memory.fits for found in held)
 
 
 def why_none_fits(work: Workload, accelerators: int) -> str:
@@ -197,6 +204,32 @@ def _splits(shape: ModelConfig, tensor: int) -> bool:
 
 def _layout(work: Workload, sharding: Sharding, recompute: Recompute, micro_batch: int) -> Layout | None:
     """One layout with its memory and losses; None where the batch does not divide."""
+    held = _held(work, sharding, recompute, micro_batch)
+    if held is None:
+        return None
+    overhead = recompute_overhead(work.shape, recompute)
+    return Layout(
+        sharding=sharding,
+        micro_batch=micro_batch,
+        micro_steps=held.micro_steps,
+        recompute=recompute,
+        batch_tokens=held.micro_steps * sharding.replicas * micro_batch * work.shape.context,
+        memory=held.memory,
+        recompute_overhead=overhead,
+        bubble=(sharding.pipeline - 1) / held.micro_steps,
+        exposed=_exposed(work, sharding, micro_batch, held.micro_steps, overhead),
+    )
+
+
+class _Held(NamedTuple):
+    """How many micro-batches make a step, and the memory that they take."""
+
+    micro_steps: int
+    memory: Memory
+
+
+def _held(work: Workload, sharding: Sharding, recompute: Recompute, micro_batch: int) -> _Held | None:
+    """What a layout holds; None where the batch does not divide."""
     step = sharding.replicas * micro_batch
     micro_steps = max(1, round(work.sequences / step))
     if abs(micro_steps * step / work.sequences - 1) > BATCH_TOLERANCE:
@@ -210,18 +243,7 @@ def _layout(work: Workload, sharding: Sharding, recompute: Recompute, micro_batc
         recompute=recompute,
         states=work.states,
     )
-    overhead = recompute_overhead(work.shape, recompute)
-    return Layout(
-        sharding=sharding,
-        micro_batch=micro_batch,
-        micro_steps=micro_steps,
-        recompute=recompute,
-        batch_tokens=micro_steps * step * work.shape.context,
-        memory=memory,
-        recompute_overhead=overhead,
-        bubble=(sharding.pipeline - 1) / micro_steps,
-        exposed=_exposed(work, sharding, micro_batch, micro_steps, overhead),
-    )
+    return _Held(micro_steps, memory)
 
 
 def _exposed(

@@ -93,11 +93,16 @@ class ComparedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
-    """The compute-optimal model of a given loss: least training FLOPs."""
+    """The compute-optimal model of a given loss: least training FLOPs.
+
+    `kv_heads` of 128 numbers each hold its keys and values, as many as the model has that it stands against
+    unless others are asked for; None is one for each head.
+    """
 
     parameters: float
     tokens: float
     costs: Mapping[CostUnit, Costs]
+    kv_heads: int | None
 
 
 class Pair(NamedTuple):
@@ -195,8 +200,6 @@ def compare_models(request: Request, models: tuple[str, ...], bought: tuple[str,
         )
     if len(named) > MOST_MODELS:
         raise InputError(f"{len(named)} models are too many", hint=f"name at most {MOST_MODELS}")
-    if request.economics.deployment is not None and request.kv_heads is None:
-        request = replace(request, kv_heads=QUALITY_FLOOR)  # of the models to train, as a plan has them
     problems = problems_by_unit(request)
     compared = tuple(_compared(request, problems, model, is_bought) for model, is_bought in named)
     twice = {model.name for model in compared if sum(other.name == model.name for other in compared) > 1}
@@ -204,15 +207,16 @@ def compare_models(request: Request, models: tuple[str, ...], bought: tuple[str,
         raise InputError(
             f"two models are called {' and '.join(sorted(twice))}", hint="give each file its own name = ..."
         )
-    left_out = ("total budget", "shape")
+    anew = request
+    if bought and request.economics.deployment is not None and request.kv_heads is None:
+        anew = replace(request, kv_heads=QUALITY_FLOOR)  # of the models to train, as a plan has them
+    own, left_out = anew.problem(), ("total budget", "shape")
     return Comparison(
         request=request,
         models=compared,
         pairs=tuple(_pair(first, second) for first, second in combinations(compared, 2)),
-        buy_or_train=tuple(
-            _buy_or_train(problems[request.unit], model, request.unit) for model in compared if model.bought
-        ),
-        assumptions=tuple(item for item in assumptions(request) if item.name not in left_out),
+        buy_or_train=tuple(_buy_or_train(own, model, request.unit) for model in compared if model.bought),
+        assumptions=tuple(item for item in assumptions(anew) if item.name not in left_out),
         warnings=_warnings(request, compared),
         words=(*models, *(f"--buy={text}" for text in bought)),
     )
@@ -279,7 +283,8 @@ def _compared(
     costs = costs_of(problems, sizes, tokens, bought=bought)
     prediction = predicted(request, parameters, tokens)
     known = prediction.low is not None and prediction.high is not None
-    rival = _compute_optimal(problems, float(prediction.loss))
+    kv_heads = model.shared_kv_heads if request.kv_heads is None else request.kv_heads
+    rival = _compute_optimal(replace(request, kv_heads=kv_heads), problems, float(prediction.loss))
     least = rival.costs["flops"].train
     train_flops = float(sizes.train_flops_per_token) * tokens
     return ComparedModel(
@@ -303,16 +308,17 @@ def _compared(
     )
 
 
-def _compute_optimal(problems: Mapping[CostUnit, Problem], loss: float) -> Rival:
-    """The model of least training FLOPs with this loss."""
+def _compute_optimal(request: Request, problems: Mapping[CostUnit, Problem], loss: float) -> Rival:
+    """The model of least training FLOPs with this loss, its heads as the request has them."""
     sizes, tokens = lowest_cost(problems["flops"].without_serving(), loss)
     if any(problem.serving.needs_shapes for problem in problems.values()):
-        family = problems["flops"].family
+        family = request.family
         sizes = family.sizes(coordinate_of(family, float(sizes.parameters)), shaped=True)
     return Rival(
         parameters=float(sizes.parameters),
         tokens=float(tokens),
         costs=costs_of(problems, sizes, float(tokens)),
+        kv_heads=request.kv_heads,
     )
 
 

@@ -59,6 +59,7 @@ def _model_document(model: ComparedModel, comparison: Comparison) -> dict[str, A
         "compute_optimal": {
             "parameters": model.rival.parameters,
             "tokens": model.rival.tokens,
+            "kv_heads": model.rival.kv_heads,
             **{f"train_{unit}": costs.train for unit, costs in model.rival.costs.items()},
         },
         "break_even": _crossings_document(model.against_rival, unit),

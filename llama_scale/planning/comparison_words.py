@@ -175,10 +175,18 @@ def optimal_note(comparison: Comparison) -> str:
     fit = comparison.request.fit
     interval = f"where {level} of such runs should land" if fit.draws is not None else fit.draws_note
     return (
-        "* the compute-optimal (Chinchilla) model of the same loss, and from which demand on the model is "
-        f"cheaper than that one. Interval: {interval}. Over-trained: tokens over the compute-optimal number "
-        "for its size; compute: training FLOPs over the least for its loss"
+        f"* the compute-optimal (Chinchilla) model of the same loss{_sharing(comparison)}, and from which "
+        f"demand on the model is cheaper than that one. Interval: {interval}. Over-trained: tokens over the "
+        "compute-optimal number for its size; compute: training FLOPs over the least for its loss"
     )
+
+
+def _sharing(comparison: Comparison) -> str:
+    """How the compute-optimal models share KV heads, where that moves what they cost."""
+    if comparison.unit == "flops" or comparison.request.economics.deployment is None:
+        return ""
+    asked = comparison.request.kv_heads
+    return " and as many KV heads" if asked is None else f" with {asked} KV heads"
 
 
 def reasons(comparison: Comparison) -> list[Reason]:

@@ -242,9 +242,9 @@ def _least_factor(moved: Callable[[float], Request]) -> float | None:
     """The least factor from 1 up for which the moved question has an answer; None where none has."""
     low, high = 1.0, 2.0
     while not _has_answer(moved(high)):
-        low, high = high, high * high
-        if high > MOST_STRETCH:
+        if high >= MOST_STRETCH:
             return None
+        low, high = high, min(high * high, MOST_STRETCH)
     for _ in range(24):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if _has_answer(moved(middle)) else (middle, high)

@@ -17,6 +17,7 @@ from llama_scale.architecture import (
 from llama_scale.costs.serving import ServedShape
 from llama_scale.errors import InputError
 from llama_scale.hardware import name_key, nearest_names_hint
+from llama_scale.planning.families import HEAD_SIZE
 
 _FILE = Path(__file__).parent.parent / "data" / "reference_models.toml"
 
@@ -74,6 +75,13 @@ class ReferenceModel:
     def kv_width(self) -> int:
         """KV heads x head size."""
         return self.kv_heads * self.head_size
+
+    @property
+    def shared_kv_heads(self) -> int | None:
+        """KV heads of a `Geometry` that caches as much of a token; None where each head has its own."""
+        if self.kv_width == self.query_width:
+            return None
+        return max(1, round(self.kv_width / HEAD_SIZE))
 
     @property
     def served_shape(self) -> ServedShape:

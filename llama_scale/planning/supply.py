@@ -163,10 +163,10 @@ def _deployment(
     """
     limits = {
         "time_per_output_token_seconds": words.seconds(
-            "time_per_output_token", low=1e-5, high=60, example="30ms"
+            "time_per_output_token", low=1e-5, high=10, example="30ms"
         ),
         "time_to_first_token_seconds": words.seconds(
-            "time_to_first_token", low=1e-4, high=3600, example="500ms"
+            "time_to_first_token", low=1e-4, high=60, example="500ms"
         ),
     }
     if "serve_mfu" in words.given:
