@@ -21,28 +21,51 @@ SAME = 1e-6  # relative: objectives that differ by less are one
 
 
 def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
-    """What `fit` and `sweep` print: pieces of text and tables, in order. `file` is where the fit was kept."""
+    """What `fit` prints: pieces of text and tables, in order. `file` is where the fit was kept."""
     evidence = fit.evidence
-    yield from (_sentence(fit), "")
-    yield table(_constants(fit), ("constant", "value", *_interval_columns(fit), "standard error"))
+    yield from _law(fit)
     if evidence.get("profile"):
         yield from ("", *_profiles(evidence["profile"]))
     yield from ("", *_optima(fit))
     yield from ("", *fit_approaches.approaches(evidence))
-    if evidence.get("held_out"):
-        yield from ("", *_held_out(evidence["held_out"], fit))
+    yield from _held_out(fit)
     if evidence["selection"]["candidates"]:
         yield from ("", *fit_selection.candidates(evidence["selection"]))
     outer = list(fit_selection.protocol(evidence.get("backtest")))
     yield from (("", *outer[:-1]) if outer else ())
     yield ""
     yield from _reasons(fit)
-    yield from (entry("warning", text) for text in evidence.get("warnings", ()))
-    yield from (entry("left out", text) for text in _exclusions(evidence.get("exclusions", ())))
-    where = str(file) if file else "LAW.json"
+    yield from _cautions(fit)
+    yield from _kept(fit, file)
+
+
+def digest(fit: Fit, file: Path, source: Path) -> Iterator[Any]:
+    """What `sweep` ends with: the law, its optima, its test, what to beware of. `fit SOURCE` says the rest."""
+    yield from _law(fit)
+    yield from ("", *_optima(fit))
+    yield from _held_out(fit)
+    yield ""
+    seeds = fit.evidence["selection"].get("seed_noise")
+    yield entry("noise", f"{_noise(fit)}{f'; {seeds}' if seeds else ''}")
+    yield from _cautions(fit)
+    yield f"{'details':{MARGIN}}llama-scale fit {source}"
+    yield from _kept(fit, file)
+
+
+def _law(fit: Fit) -> Iterator[Any]:
+    yield from (_sentence(fit), "")
+    yield table(_constants(fit), ("constant", "value", *_interval_columns(fit), "standard error"))
+
+
+def _cautions(fit: Fit) -> Iterator[str]:
+    yield from (entry("warning", text) for text in fit.evidence.get("warnings", ()))
+    yield from (entry("left out", text) for text in _exclusions(fit.evidence.get("exclusions", ())))
+
+
+def _kept(fit: Fit, file: Path | None) -> Iterator[str]:
     if file:
-        yield entry("kept in", f"{file}, with {evidence['selection']['draws']} draws")
-    yield f"{'next':{MARGIN}}llama-scale plan --law {where} --serve-tokens 1e12"
+        yield entry("kept in", f"{file}, with {fit.evidence['selection']['draws']} draws")
+    yield f"{'next':{MARGIN}}llama-scale plan --law {file or 'LAW.json'} --serve-tokens 1e12"
 
 
 def refused(found: Mapping[str, Any]) -> Iterator[Any]:
@@ -151,8 +174,12 @@ def _parabola(profile: Mapping[str, Any] | None) -> str:
     return format_count(profile["parameters"]) if profile["parameters"] else profile["verdict"]
 
 
-def _held_out(rows: Sequence[Mapping[str, Any]], fit: Fit) -> Iterator[Any]:
-    """Runs that the law never saw."""
+def _held_out(fit: Fit) -> Iterator[Any]:
+    """Runs that the law never saw, where there are any."""
+    rows: Sequence[Mapping[str, Any]] = fit.evidence.get("held_out") or ()
+    if not rows:
+        return
+    yield ""
     inside = sum(bool(row["inside"]) for row in rows)
     worst = max(abs(row["relative_error"]) for row in rows)
     yield (
@@ -177,13 +204,10 @@ def _held_out(rows: Sequence[Mapping[str, Any]], fit: Fit) -> Iterator[Any]:
 
 def _reasons(fit: Fit) -> Iterator[str]:
     found, selection = fit.evidence["diagnostics"], fit.evidence["selection"]
-    noise = f"noise {format_fraction(found['own_noise'], 2)} a run"
-    if found["trunk_noise"]:
-        noise += f" and {format_fraction(found['trunk_noise'], 2)} a trunk"
     yield entry(
         "fit",
         f"{found['starts_agreed']} of {found['starts']} starts agree on the optimum{_scipy(fit)}; worst run"
-        f" {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; {noise};"
+        f" {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; noise {_noise(fit)};"
         f" {selection['form']} form, Huber delta {format_number(selection['delta'])}, weights"
         f" {selection['weights']}; {selection['note']}",
     )
@@ -191,6 +215,12 @@ def _reasons(fit: Fit) -> Iterator[str]:
         yield entry("seeds", selection["seed_noise"])
     yield from (entry(heading, text) for heading, text in fit_approaches.remarks(fit.evidence))
     yield from _certainty(fit)
+
+
+def _noise(fit: Fit) -> str:
+    found = fit.evidence["diagnostics"]
+    trunk = f" and {format_fraction(found['trunk_noise'], 2)} a trunk" if found["trunk_noise"] else ""
+    return f"{format_fraction(found['own_noise'], 2)} a run{trunk}"
 
 
 def _scipy(fit: Fit) -> str:
