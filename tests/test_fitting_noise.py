@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from synthetic import sweep
 
-from llama_scale.fitting.candidates import points_of
+from llama_scale.fitting.candidates import Candidate, points_of
+from llama_scale.fitting.candidates import solve as solve_candidate
 from llama_scale.fitting.noise import Noise, estimate_noise, jacobian, log_prediction
 from llama_scale.fitting.solver import solve
-from llama_scale.fitting.uncertainty import model_noise
+from llama_scale.fitting.uncertainty import model_noise, noise_of
 
 
 def test_both_parts_of_the_noise_are_recovered() -> None:
@@ -23,6 +24,24 @@ def test_both_parts_of_the_noise_are_recovered() -> None:
     trunk, own = np.median(found, axis=0)
     assert own == pytest.approx(0.002, rel=0.15)
     assert trunk == pytest.approx(0.006, rel=0.3)
+
+
+def test_weights_by_compute_make_no_run_quieter() -> None:
+    """The noise that every run was given comes back whatever the fit weighs them by."""
+    medians = []
+    for power in (0.0, 1.0):
+        candidate = Candidate(form="chinchilla", power=power)
+        totals = []
+        for seed in range(20):
+            runs = sweep(seed, trunk_noise=0.003, own_noise=0.003)
+            constants = solve_candidate(runs, candidate).constants
+            generator = np.random.default_rng(seed)
+            totals.append(
+                np.median(noise_of(runs, candidate, constants, draws=200, generator=generator).total)
+            )
+        medians.append(float(np.median(totals)))
+    assert medians[1] == pytest.approx(medians[0])
+    assert medians[1] == pytest.approx(np.hypot(0.003, 0.003), rel=0.15)
 
 
 def test_without_trunks_there_is_no_trunk_noise() -> None:

@@ -40,7 +40,7 @@ def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
 
 
 def digest(fit: Fit, file: Path, source: Path) -> Iterator[Any]:
-    """What `sweep` ends with: the law, its optima, its test, what to beware of. `fit SOURCE` says the rest."""
+    """What `sweep` ends with: the law, its optima and test, what to beware of; `fit SOURCE` says the rest."""
     yield from _law(fit)
     yield from ("", *_optima(fit))
     yield from _held_out(fit)

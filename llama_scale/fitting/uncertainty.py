@@ -170,9 +170,11 @@ def noise_of(
     generator: np.random.Generator,
 ) -> Noise:
     """Noise of a new run near the dearest ones: of trunks and runs where runs share them, else of runs."""
-    points, form = points_of(observations, candidate), candidate.fitted_form
+    form = candidate.fitted_form
     if observations.shares_trunks:
-        return model_noise(points, observations.family_codes, draws=draws, generator=generator, form=form)
+        unweighted = points_of(observations)
+        return model_noise(unweighted, observations.family_codes, draws=draws, generator=generator, form=form)
+    points = points_of(observations, candidate)
     residuals = np.abs(points.z - log_prediction(points, constants))
     flops = observations.train_flops
     weights = (flops / flops.max()) ** max(candidate.power, NOISE_POWER)
@@ -192,12 +194,14 @@ def model_noise(
     generator: np.random.Generator,
     form: Form = CHINCHILLA,
 ) -> Noise:
-    """Noise of trunks and runs, from the residuals of a weighted least-squares fit."""
+    """Noise of trunks and runs, from the residuals of a least-squares fit.
+
+    Without weights: a candidate's say which runs matter to its law, not how noisy they are. Read as if they
+    did, weights by compute make the dearest runs of the default sweep a third quieter than their repeats are.
+    """
     least = form.solve(points, delta=LEAST_SQUARES, quick=True).constants
-    root = np.sqrt(points.weights)
-    residuals = (points.z - log_prediction(points, least)) * root
-    design = form.design(points, least) * root[:, None]
-    return estimate_noise(residuals, design, families, draws=draws, generator=generator)
+    residuals = points.z - log_prediction(points, least)
+    return estimate_noise(residuals, form.design(points, least), families, draws=draws, generator=generator)
 
 
 def _simulate(
@@ -211,7 +215,7 @@ def _simulate(
     """Log losses (S, n) as the fitted law and the noise might have made them."""
     centre = log_prediction(points, constants)
     if observations.shares_trunks:
-        return centre + noise.simulate(observations.family_codes, generator) / np.sqrt(points.weights)
+        return centre + noise.simulate(observations.family_codes, generator)
     count = len(points.x)
     residuals = (points.z - centre) * np.sqrt(count / (count - form.constants))
     return centre + residuals * generator.standard_normal((len(noise.own), count))
