@@ -201,9 +201,14 @@ def test_aliases_units_formats_and_shapes_of_ones_own(tmp_path: Path) -> None:
     [
         ("a,llama-9b,H100,1,1,16,16,1,100,100,50", "line 3 (a): unknown model 'llama-9b'"),
         ("a,llama-2-7b,H1000,1,1,16,16,1,100,100,50", "unknown accelerator 'H1000'"),
-        ("a,llama-2-7b,H100,1,1,16,16,1,100,100,fast", "rate 'fast'"),
-        ("a,llama-2-7b,H100,1,1,16,16,1,100,100,-5", "rate is -5"),
-        ("a,llama-2-7b,H100,1,1,16,16,1,100,0,50", "output_tokens is 0"),
+        ("a,llama-2-7b,H100,1,1,16,16,1,100,100,fast", "out_tok_s is 'fast', which is no number"),
+        ("a,llama-2-7b,H100,1,1,16,16,1,100,100,-5", "out_tok_s is -5"),
+        ("a,llama-2-7b,H100,1,1,16,16,1,100,0,50", "output_len is 0"),
+        ("a,llama-2-7b,H100,1,1,16,16,1,100,100,", "out_tok_s is empty"),
+        ("a,llama-2-7b,H100,1,1,16,16,1,100,100,1e30", "take more FLOPs than 1 x H100-SXM can do"),
+        ('a,"llama-2-7b\nand more",H100,1,1,16,16,1,100,100,50', "line 4 (a): unknown model"),
+        ("a,llama-2-7b,H100,1,1,16,16,1,100,100,\x00", "out_tok_s is"),
+        (f"a,{'llama' * 30000},H100,1,1,16,16,1,100,100,50", "line 3 is not CSV: field larger"),
         ("a,llama-2-7b,H100,1,1,3,16,1,100,100,50", "unknown weight format '3'"),
         ("a,llama-2-7b,H100,1,2,16,16,1,100,100,50", "tp x pp = 2 accelerators, but only 1"),
         ("a,llama-2-70b,H100,1,1,16,16,1,100,100,50", "does not fit on 1 x H100-SXM"),
@@ -226,6 +231,9 @@ def test_all_bad_rows_are_named_at_once(tmp_path: Path) -> None:
 def test_too_few_rows_and_missing_columns(tmp_path: Path) -> None:
     with pytest.raises(UnidentifiedError, match="holds 3 usable rows, but"):
         calibrate_from_csv(write(tmp_path / "few.csv", *user_rows()[:3]))
+    again = [line.rsplit(",", 1)[0] + f",{rate}" for rate in (90, 100) for line in user_rows()[:4]]
+    with pytest.raises(UnidentifiedError, match="8 usable rows, of which only 4 differ in what was measured"):
+        calibrate_from_csv(write(tmp_path / "again.csv", *again))
     (tmp_path / "none.csv").write_text("model,rate\nx,1\n")
     with pytest.raises(InputError, match="no column accelerator, weight_bits, input_len"):
         calibrate_from_csv(tmp_path / "none.csv")
@@ -237,8 +245,8 @@ def test_too_few_rows_and_missing_columns(tmp_path: Path) -> None:
 
 
 def test_rates_that_no_machine_reaches_are_not_believed(tmp_path: Path) -> None:
-    lines = [f"{line.rsplit(',', 1)[0]},1e9" for line in user_rows()]
-    with pytest.raises(UnidentifiedError, match=r"times off .* gives 1e\+09 tokens/s, where about"):
+    lines = [f"{line.rsplit(',', 1)[0]},5e4" for line in user_rows()]
+    with pytest.raises(UnidentifiedError, match=r"times off .* gives 5e\+04 tokens/s, where about"):
         calibrate_from_csv(write(tmp_path / "units.csv", *lines))
 
 

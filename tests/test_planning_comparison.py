@@ -133,6 +133,14 @@ def test_every_problem_of_a_file_at_once(tmp_path: Path) -> None:
         compare(str(bad))
     for part in ("parametres", "'parameters'", "tokens", "shape.layers", "shape.width is missing"):
         assert part in refused.value.message
+    for text, message in (
+        ('tokens = "7"\nparameters = "7"\n', "parameters = 7 is out of all proportion"),
+        ('tokens = "2T"\nparameters = "7B"\nname = "\\u001b[31mred"\n', "cannot be shown"),
+        ('tokens = "2T"\nparameters = "70B"\n[shape]\nlayers = 32\nwidth = 4096\n', "has 6.74B"),
+    ):
+        bad.write_text(text)
+        with pytest.raises(InputError, match=message):
+            compare(str(bad))
     bad.write_text("tokens = 1e12\n")
     with pytest.raises(InputError, match="neither parameters nor a shape"):
         compare(str(bad))

@@ -211,7 +211,7 @@ SERVING: Options = (
     (
         ("--serving-benchmarks",),
         {
-            "type": click.Path(exists=True, dir_okay=False),
+            "type": click.Path(),
             "metavar": "CSV",
             "help": "Your own measured rates, to calibrate what serving takes.",
         },

@@ -51,15 +51,16 @@ _SHARES = np.array([constant.is_share for constant in CONSTANTS.values()])
 def calibrate_from_csv(path: Path | str) -> Calibration:
     """Our calibration, moved to a user's own measurements.
 
-    Raises InputError naming bad lines, UnidentifiedError where fewer than LEAST_ROWS rows are left, or where
-    no constants that physics allows come near them.
+    Raises InputError naming bad lines, UnidentifiedError where fewer than LEAST_ROWS rows are left that
+    differ in more than their rate, or where no constants that physics allows come near them.
     """
     table = read_measurements(Path(path))
     rows = len(table.measurements)
-    if rows < LEAST_ROWS:
+    if table.setups < LEAST_ROWS:
         left = f" ({len(table.left_out)} left out: {table.left_out[0]})" if table.left_out else ""
+        alike = "" if rows == table.setups else f", of which only {table.setups} differ in what was measured"
         raise UnidentifiedError(
-            f"{Path(path).name} holds {_counted(rows)}{left}, but six constants need {LEAST_ROWS}",
+            f"{Path(path).name} holds {_counted(rows)}{left}{alike}, but six constants need {LEAST_ROWS}",
             hint="measure more batch sizes, lengths and models, or leave --serving-benchmarks out",
         )
     found = calibrate(table.measurements, guess_from(shipped_calibration()))

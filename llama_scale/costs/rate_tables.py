@@ -6,7 +6,7 @@ import csv
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -47,9 +47,10 @@ MOST_NAMED = 5  # bad lines that one error names
 
 
 class Table(NamedTuple):
-    """What a file held: the rows to fit, and the rows left out with the reason."""
+    """What a file held: the rows to fit, of how many different setups, and why rows were left out."""
 
     measurements: Measurements
+    setups: int
     left_out: tuple[str, ...]
 
 
@@ -62,7 +63,8 @@ def read_measurements(path: Path) -> Table:
     rows, left_out, problems = [], [], []
     columns, lines = _read(path)
     for number, cells in lines:
-        row = _Row(path.name, number, {ours: cells.get(theirs, "") for ours, theirs in columns.items()})
+        named = {ours: cells[theirs] for ours, theirs in columns.items()}
+        row = _Row(path.name, number, named, columns)
         if MIXTURES.search(row.cells["model"].lower()):
             left_out.append(f"{row.name}: {row.cells['model']} is a mixture of experts, outside this model")
             continue
@@ -78,7 +80,8 @@ def read_measurements(path: Path) -> Table:
         raise UnidentifiedError(
             f"{path.name} holds no row that can be used; {left_out[0]}", hint="give rates of dense models"
         )
-    return Table(stack(rows), tuple(left_out))
+    setups = {repr(row._replace(name="", source="", rate=0.0)) for row in rows}
+    return Table(stack(rows), len(setups), tuple(left_out))
 
 
 @cache
@@ -99,11 +102,12 @@ def known_shapes() -> Mapping[str, ServedShape]:
 
 
 class _Row(NamedTuple):
-    """One line's cells by our names for the columns."""
+    """One line's cells by our names for the columns, and what the file calls these."""
 
     file: str
     number: int
     cells: Mapping[str, str]
+    columns: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -138,17 +142,18 @@ class _Row(NamedTuple):
 
     def number_of(self, column: str, default: float | None = None, *, least: float = 1e-9) -> float:
         """A number of at least `least`; `default` where the cell is empty."""
-        text = self.cells.get(column, "")
+        text, theirs = self.cells.get(column, ""), self.columns.get(column, column)
         if not text and default is not None:
             return default
+        hint = f"give a number above 0 in column {theirs}"
+        if not text:
+            raise InputError(f"{theirs} is empty", hint=hint)
         try:
             value = float(text) if _is_plain(text) else parse_count(text)
-        except LlamaScaleError as error:
-            raise InputError(f"{column} {text!r}: {error.message}", hint=error.hint) from None
+        except LlamaScaleError:
+            raise InputError(f"{theirs} is {text!r}, which is no number", hint=hint) from None
         if not (math.isfinite(value) and value >= least):
-            raise InputError(
-                f"{column} is {text or 'empty'}", hint=f"give a number above 0 in column {column}"
-            )
+            raise InputError(f"{theirs} is {text}", hint=hint)
         return value
 
     def weights(self, chip: Accelerator) -> str:
@@ -194,6 +199,13 @@ def _checked(row: Measurement) -> Measurement:
         raise InputError(
             f"the bandwidth of {row.chip.name}'s links is not known", hint="leave rows of several of them out"
         )
+    fastest = row.accelerators * max(row.chip.peak_flops_per_second.values())
+    if 2 * row.shape.active_weights * row.rate > fastest:
+        raise InputError(
+            f"{row.rate:.4g} tokens/s of {row.model} take more FLOPs than {row.accelerators:g} x "
+            f"{row.chip.name} can do",
+            hint="rates are output tokens a second of all n_accel together",
+        )
     one = stack([row._replace(tensor=spread / row.stages)])
     if np.isnan(batch_in_memory(one.engine, one.shape, one.traffic)).any():
         raise InputError(
@@ -205,31 +217,53 @@ def _checked(row: Measurement) -> Measurement:
 
 def _read(path: Path) -> tuple[dict[str, str], list[tuple[int, dict[str, str]]]]:
     """Our names of the file's columns, and its lines as numbered cells by the file's names."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"cannot read {path}: {reason}", hint="give a CSV file of serving rates") from None
-    numbered = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
-    if len(numbered) < 2:
+    lines = list(_numbered_cells(path))
+    if len(lines) < 2:
         raise InputError(f"{path} holds no rows", hint=f"give a header line with {', '.join(_theirs())}")
-    rows = list(csv.reader(line for _, line in numbered))
-    header = [name.strip().lower() for name in rows[0]]
-    columns = {ours: next((n for n in names if n in header), "") for ours, names in ALIASES.items()}
-    if missing := [ALIASES[ours][0] for ours in REQUIRED if not columns[ours]]:
-        raise InputError(
-            f"{path.name} has no column {', '.join(missing)}; found: {', '.join(header)}",
-            hint=f"name the columns {', '.join(_theirs())}",
-        )
-    for (number, _), cells in zip(numbered, rows, strict=True):
+    header = [name.strip().lower() for name in lines[0][1]]
+    for number, cells in lines:
         if len(cells) != len(header):
             raise InputError(
                 f"{path.name} line {number} has {len(cells)} cells, but the header has {len(header)}",
                 hint="separate cells by commas and quote those that hold one",
             )
-    pairs = zip(numbered[1:], rows[1:], strict=True)
-    found = {ours: theirs for ours, theirs in columns.items() if theirs}
-    return found, [(i, dict(zip(header, map(str.strip, cells), strict=True))) for (i, _), cells in pairs]
+    named = [(number, dict(zip(header, map(str.strip, cells), strict=True))) for number, cells in lines[1:]]
+    return _columns(path, header), named
+
+
+def _numbered_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The cells of every line that says something, by its number (its last, where quotes hold a break)."""
+    numbered = [
+        (number, line)
+        for number, line in enumerate(_text(path).splitlines(), 1)
+        if line.strip() and line[0] != "#"
+    ]
+    reader = csv.reader(line for _, line in numbered)
+    try:
+        for cells in reader:
+            yield numbered[reader.line_num - 1][0], cells
+    except csv.Error as error:
+        place = numbered[reader.line_num - 1][0]
+        raise InputError(f"{path.name} line {place} is not CSV: {error}", hint="correct that line") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"cannot read {path}: {reason}", hint="give a CSV file of serving rates") from None
+
+
+def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
+    """The file's names of the columns by ours; raises InputError where one that we need is missing."""
+    found = {ours: next((n for n in names if n in header), "") for ours, names in ALIASES.items()}
+    if missing := [ALIASES[ours][0] for ours in REQUIRED if not found[ours]]:
+        raise InputError(
+            f"{path.name} has no column {', '.join(missing)}; found: {', '.join(header)}",
+            hint=f"name the columns {', '.join(_theirs())}",
+        )
+    return {ours: theirs for ours, theirs in found.items() if theirs}
 
 
 def _theirs() -> Iterator[str]:

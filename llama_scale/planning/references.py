@@ -18,7 +18,9 @@ from llama_scale.costs.serving import ServedShape
 from llama_scale.errors import InputError
 from llama_scale.hardware import name_key, nearest_names_hint
 from llama_scale.planning.families import HEAD_SIZE
+from llama_scale.quantities import format_count
 
+FARTHEST_COUNT = 0.1  # how far a nominal number may be from the shape's own: GPT-3's 6.7B has 6.65B
 _FILE = Path(__file__).parent.parent / "data" / "reference_models.toml"
 
 
@@ -144,9 +146,16 @@ class ModelFile:
                 "neither parameters nor a shape is given",
                 hint='add parameters = "7B", or a table [shape] with layers and width',
             )
-        for name, value, least in (("tokens", self.tokens, 1.0), ("parameters", self.parameters, 1e4)):
+        for name, value, least, example in (
+            ("tokens", self.tokens, 1.0, "2T"),
+            ("parameters", self.parameters, 1e4, "7B"),
+        ):
             if value is not None and not least <= value <= 1e18:
-                raise InputError(f"{name} = {value:g} is out of all proportion", hint=f'write {name} = "7B"')
+                raise InputError(
+                    f"{name} = {value:g} is out of all proportion", hint=f'write {name} = "{example}"'
+                )
+        if self.name is not None and not (self.name.strip() and self.name.isprintable()):
+            raise InputError(f"name = {self.name!r} cannot be shown", hint='write it like name = "ours"')
 
     def model(self, fallback_name: str) -> ReferenceModel:
         """The model that the file describes; without a shape, that of a LLaMA of its size."""
@@ -156,6 +165,11 @@ class ModelFile:
             else nearest_shape(self.parameters or 0.0, context=self.context)
         )
         total = shape.parameters.total if self.parameters is None else round(self.parameters)
+        if abs(total / shape.parameters.total - 1) > FARTHEST_COUNT and self.shape is not None:
+            raise InputError(
+                f"parameters = {total:g}, but [shape] has {format_count(shape.parameters.total)}",
+                hint="leave parameters out, or correct the shape",
+            )
         return ReferenceModel(
             name=self.name or fallback_name,
             parameters=float(total),
