@@ -196,6 +196,10 @@ def test_the_nearest_feasible_budget_is_feasible() -> None:
         plan(serve_tokens=1e12, budget=1e12, vocabulary=256)
     nearest = refused.value.hint.split("'")[1]
     assert plan(serve_tokens=1e12, budget=nearest, vocabulary=256).recommended.parameters < 2e4
+    with pytest.raises(InfeasibleError, match="nearest LLaMA with a vocabulary of 32,000") as refused:
+        plan(serve_tokens=1e15, budget=1e20)
+    nearest = refused.value.hint.split("--budget '")[1].rstrip("'")
+    assert plan(serve_tokens=1e15, budget=nearest).recommended.parameters < 6e5
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,8 @@ def test_data_that_end_before_the_budget_are_said_to() -> None:
 def test_data_too_few_for_any_model_are_refused() -> None:
     with pytest.raises(InfeasibleError, match="worse than guessing"):
         ask(unique_tokens=1e6)
+    with pytest.raises(InfeasibleError, match="unique tokens are too few"):
+        ask(unique_tokens=1e3)
 
 
 def test_a_misspelt_word_is_named_before_one_that_is_missing() -> None:

@@ -77,7 +77,7 @@ def answer(request: Request) -> Plan:
     shape, recommended, problem, solution = _settled(request, problem, objective)
     if objective.fixed == "loss":
         refuse_dear_target(request, recommended)
-    refuse_too_few_data(request, recommended)
+    refuse_too_few_data(request, recommended.loss_nats)
     optimum = _model(request, problem, solution)
     same_loss = _model(request, problem, lowest_cost(problem.without_serving(), recommended.loss_nats))
     on_budget = None

@@ -48,6 +48,7 @@ def refuse_unreachable(request: Request, problem: Problem, objective: Objective,
     parameters = float(solution.sizes.parameters)
     if _is_model(solution):
         return
+    refuse_too_few_data(request, float(problem.loss(solution)))
     on_budget = objective.fixed == "budget"
     if on_budget and request.limits == NO_LIMITS:
         raise _badly_sized_budget(request, problem, parameters)
@@ -66,11 +67,14 @@ def refuse_missing_shape(request: Request, smallest: float, wanted: float) -> No
     if smallest > wanted * (1 + FARTHEST_SHAPE):
         if wanted >= request.limits.parameters * 0.99:
             raise _too_tight(request, smallest)
+        way = "a lower loss"
+        if not request.has_target:
+            enough = _nearest_budget(request, request.problem(), smallest, more=True)
+            way = f"at least --budget '{enough}'"
         raise InfeasibleError(
             f"the best model has {format_count(wanted)} parameters, but the nearest LLaMA with a vocabulary "
             f"of {request.vocabulary:,} has {format_count(smallest)}",
-            hint="give your tokenizer's size, such as --vocabulary 256 for bytes, or "
-            + ("a lower loss" if request.has_target else "a larger --budget"),
+            hint=f"give your tokenizer's size, such as --vocabulary 256 for bytes, or {way}",
         )
 
 
@@ -129,14 +133,14 @@ def refuse_dear_target(request: Request, recommended: PlannedModel) -> None:
     )
 
 
-def refuse_too_few_data(request: Request, recommended: PlannedModel) -> None:
+def refuse_too_few_data(request: Request, loss: float) -> None:
     """Raises InfeasibleError where the data are so few that the best model is worse than guessing."""
     unique, guessing = request.unique_tokens, math.log(request.vocabulary)
-    if unique is None or recommended.loss_nats < guessing:
+    if unique is None or not loss >= guessing:
         return
     raise InfeasibleError(
         f"{format_count(unique)} unique tokens are too few for the law: the best loss, "
-        f"{recommended.loss_nats:.3f}, is worse than guessing among {request.vocabulary:,} ({guessing:.2f})",
+        f"{loss:.3f}, is worse than guessing among {request.vocabulary:,} ({guessing:.2f})",
         hint="give more data, such as --unique-tokens 10B, or --vocabulary if yours is another",
     )
 
@@ -343,13 +347,7 @@ def _badly_sized_budget(request: Request, problem: Problem, parameters: float) -
     assert budget is not None, "a question without a target has a budget"
     too_small = not parameters >= SMALLEST_MODEL
     edge = SMALLEST_MODEL if too_small else LARGEST_MODEL
-    inside, outside = math.log(budget.value) + (80 if too_small else -80), math.log(budget.value)
-    for _ in range(60):
-        middle = (inside + outside) / 2
-        reached = float(lowest_loss(problem, math.exp(middle), request.limits).sizes.parameters)
-        inside, outside = (middle, outside) if (reached >= edge) == too_small else (inside, middle)
-    margin = 1.01 if too_small else 0.99
-    nearest = format_quantity(Quantity(value=math.exp(inside) * margin, kind=budget.kind))
+    nearest = _nearest_budget(request, problem, edge, more=too_small)
     why = "too few for a law to hold" if too_small else "more than any law reaches"
     served = f" that serves {format_count(demand)} tokens" if demand else ""
     found = "no parameters left" if math.isnan(parameters) else f"{format_number(parameters)} parameters"
@@ -358,6 +356,19 @@ def _badly_sized_budget(request: Request, problem: Problem, parameters: float) -
         hint=f"give {'at least' if too_small else 'at most'} --budget '{nearest}'"
         + (", or serve fewer tokens" if too_small and demand else ""),
     )
+
+
+def _nearest_budget(request: Request, problem: Problem, edge: float, *, more: bool) -> str:
+    """The least budget whose best model has `edge` parameters if `more` is needed, else the most."""
+    budget = request.budget
+    assert budget is not None, "a question without a target has a budget"
+    inside, outside = math.log(budget.value) + (80 if more else -80), math.log(budget.value)
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        reached = float(lowest_loss(problem, math.exp(middle), request.limits).sizes.parameters)
+        inside, outside = (middle, outside) if (reached >= edge) == more else (inside, middle)
+    margin = 1.01 if more else 0.99
+    return format_quantity(Quantity(value=math.exp(inside) * margin, kind=budget.kind))
 
 
 def _duration(seconds: float) -> str:

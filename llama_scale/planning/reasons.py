@@ -103,10 +103,8 @@ def _retraining(plan: Plan) -> str:
     each = plan.request.economics.demand.retrain_months
     served = [format_count(part.serve_tokens) for part in plan.generations]
     shown = served if len(served) <= 4 else [*served[:2], "...", served[-1]]
-    return (
-        f"every {each} months: {len(served)} models of this size, serving {', '.join(shown)} tokens; costs "
-        "above are of all of them"
-    )
+    models = f"{len(served)} model{'' if len(served) == 1 else 's'} of this size"
+    return f"every {each} months: {models}, serving {', '.join(shown)} tokens; costs above are of all of them"
 
 
 def _epochs(plan: Plan, epochs: float) -> str:

@@ -96,6 +96,11 @@ def read_demand(words: Words) -> Demand:
                 f"--{name.replace('_', '-')} says nothing without the length of the life",
                 hint="add it in months, such as --months 36",
             )
+    if months is not None and (demand.retrain_months or 0) > months:
+        raise InputError(
+            f"--retrain-every {demand.retrain_months} is longer than the life of {months} months",
+            hint=f"leave it out, or give {months} or fewer",
+        )
     return _served(words, demand)
 
 
