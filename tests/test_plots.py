@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from llama_scale import plots
@@ -200,6 +201,36 @@ def test_the_break_even_is_where_both_lines_meet() -> None:
     assert "break-even at 702B tokens" in words(figure("cost_over_time"))
 
 
+def test_with_months_costs_run_over_time_and_jump_where_it_is_trained_again() -> None:
+    words = {"serve_tokens": 4e12, "match": "llama-13b", "accelerator": "h100", "months": 24}
+    answer = plan(**words, retrain_every=12)
+    spent, saved = plots.cost_over_time(curves.cost_over_time(answer)).axes
+    assert saved.get_xlabel() == "months since training ended"
+    at, ours = np.asarray(spent.get_lines()[0].get_xydata()).T
+    assert (at[0], at[-1]) == (0, 24)
+    life = answer.recommended.lifetime
+    assert ours[0] == pytest.approx((life.train_usd or 0) / 2)
+    assert ours[-1] == pytest.approx(life.total_usd)
+    assert np.interp(12, at, ours) - np.interp(12 - 1e-6, at, ours) == pytest.approx(ours[0], rel=1e-3)
+
+
+def test_the_words_of_the_break_even_stand_off_the_line() -> None:
+    for growth in ("1%/month", "30%/month"):
+        answer = plan(serve_tokens=2e12, match="llama-13b", accelerator="h100", months=24, growth=growth)
+        drawn = plots.cost_over_time(curves.cost_over_time(answer))
+        canvas = FigureCanvasAgg(drawn)
+        canvas.draw()
+        saved = drawn.axes[1]
+        (told,) = [text for text in saved.texts if "break-even" in text.get_text()]
+        box = told.get_window_extent(canvas.get_renderer())
+        line = saved.transData.transform(np.asarray(saved.get_lines()[0].get_xydata()))
+        line = np.column_stack(
+            [np.interp(np.linspace(0, 1, 500), np.linspace(0, 1, len(line)), one) for one in line.T]
+        )
+        inside = (line > (box.x0, box.y0)) & (line < (box.x1, box.y1))
+        assert not inside.all(axis=1).any(), growth
+
+
 def test_the_tornado_is_sorted_and_names_both_cases() -> None:
     bills, _ = figure("sensitivity").axes
     inputs = [label.get_text() for label in bills.get_yticklabels()][::-1]
@@ -264,6 +295,25 @@ def test_a_law_without_draws_is_drawn_without_bands() -> None:
     (axes,) = plots.cost_by_size(curves.cost_by_size(answer)).axes
     assert axes.get_legend() is None
     assert len(plots.best_by_demand(curves.best_by_demand(answer)).axes[0].collections) == 0
+
+
+def test_no_formula_is_set_for_powers_of_ten() -> None:
+    """Setting one takes a tenth of a picture's time; words of dollars are no formulas."""
+    from matplotlib.cbook import is_math_text
+
+    for name in FIGURES:
+        drawn = figure(name)
+        FigureCanvasAgg(drawn).draw()
+        assert [text for text in words(drawn).splitlines() if is_math_text(text)] == [], name
+    assert "10¹²" in words(figure("contours"))
+
+
+def test_saving_leaves_a_figure_where_it_was_laid_out(tmp_path: Path) -> None:
+    drawn = plots.residuals(law(), runs())
+    plots.save(drawn, tmp_path / "x.png")
+    assert overhang(drawn) < 0.02
+    again = plots.save(drawn, tmp_path / "y.png")
+    assert again.read_bytes() == (tmp_path / "x.png").read_bytes()
 
 
 def test_labels_keep_apart_and_in_order() -> None:

@@ -272,6 +272,61 @@ def test_the_address_keeps_what_was_moved_and_reset_forgets_it(browser: Any, pag
     assert browser.execute_script("return location.hash") == ""
 
 
+DRAG = """
+const [name, done] = arguments;
+const input = document.getElementById(name);
+const [spoken, drawn] = [document.getElementById("spoken"), document.querySelector("#cost-chart svg")];
+const state = () => ({
+  redraws: llamaScale.timing.redraws, spoken: spoken.textContent, hash: location.hash,
+  parameters: llamaScale.answer().parameters, kept: drawn === document.querySelector("#cost-chart svg"),
+});
+const before = state();
+for (let i = 0; i < 10; i++) {
+  input.value = Number(input.value) + 3;
+  input.dispatchEvent(new Event("input"));
+}
+const settings = llamaScale.settings();
+requestAnimationFrame(() => {
+  const moving = state();
+  setTimeout(() => done({ before, moving, rest: state(), settings }), 600);
+});
+"""
+
+
+def test_a_drag_is_drawn_once_a_frame_and_told_when_it_rests(browser: Any, pages: dict[str, str]) -> None:
+    opened(browser, pages["roofline"])
+    seen = browser.execute_async_script(DRAG, "control-serve_tokens")
+    before, moving, rest = seen["before"], seen["moving"], seen["rest"]
+    assert seen["settings"]["serve_tokens"] == pytest.approx(10e12 * 1.02**30, rel=1e-3)
+    assert moving["redraws"] == before["redraws"] + 1
+    assert moving["parameters"] < before["parameters"]
+    assert (moving["spoken"], moving["hash"]) == (before["spoken"], "")
+    assert rest["redraws"] == before["redraws"] + 2
+    assert rest["spoken"] != before["spoken"]
+    assert rest["hash"].startswith("#serve_tokens=")
+    assert moving["kept"]
+    assert rest["kept"]
+
+
+@pytest.mark.parametrize("name", ["roofline", "few-data-int4"])
+def test_what_was_changed_in_place_is_what_would_be_drawn_anew(
+    browser: Any, pages: dict[str, str], name: str
+) -> None:
+    shown = "return document.querySelector('.bench').outerHTML"
+    opened(browser, pages[name])
+    fresh = browser.execute_script(shown)
+    moves = [{"serve_tokens": 3e13, "price": 1.5}, {"goal": "loss", "target_loss": 1.8}, {"mfu": 0.6}]
+    for move in moves:
+        browser.execute_script("llamaScale.set(arguments[0])", move)
+        assert browser.execute_script(shown) != fresh
+    browser.execute_script("document.getElementById('reset').click()")
+    assert browser.execute_script(shown) == fresh
+    browser.execute_script("llamaScale.set(arguments[0])", moves[0])
+    changed, address = browser.execute_script(shown), browser.execute_script("return location.href")
+    opened(browser, address)
+    assert browser.execute_script(shown) == changed
+
+
 def test_a_hostile_address_changes_nothing_but_what_it_may(browser: Any, pages: dict[str, str]) -> None:
     opened(
         browser,

@@ -57,8 +57,7 @@ def needed(fit: Fit | None, sources: Sequence[str], kind: str) -> Fit:
 
 def _sorted(paths: Sequence[Path]) -> tuple[list[Fit], list[Path]]:
     """Fits, read, and the paths that are none."""
-    from llama_scale.fitting.sources import is_fit
-    from llama_scale.laws import read_fit
+    from llama_scale.laws import is_fit, read_fit
 
     fits = [path for path in paths if is_fit(path)]
     if len(fits) > 1:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from llama_scale.fitting.rows import Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules
 from llama_scale.fitting.size_curves import has_ends
 from llama_scale.fitting.tables import read_table
+from llama_scale.laws import is_fit
 from llama_scale.runs import RunRecord, load_records, read_records
 
 Source = str | Path | Iterable[RunRecord] | Observations
@@ -85,16 +84,6 @@ def _check_export(path: Path) -> None:
     """Raises InputError for a fit that is given in place of runs; other files are left to their reader."""
     if is_fit(path):
         raise InputError(f"{path} is a fit already, not runs", hint=f"use it: llama-scale plan --law {path}")
-
-
-def is_fit(path: Path) -> bool:
-    """Whether a file looks like a fit, whole or refused, and not like runs."""
-    if path.suffix.lower() != ".json":
-        return False
-    with suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return isinstance(content, dict) and "form" in content and "records" not in content
-    return False
 
 
 def _curves(

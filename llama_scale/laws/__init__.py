@@ -7,7 +7,7 @@ ways in which a user names one.
 
 from llama_scale.laws.allocations import PowerAllocation, published_allocation, published_allocations
 from llama_scale.laws.downstream import Downstream, ScorePrediction, Sigmoid
-from llama_scale.laws.files import fit_to_json, read_fit, write_fit
+from llama_scale.laws.files import fit_to_json, is_fit, read_fit, write_fit
 from llama_scale.laws.fits import (
     ACCOUNTINGS,
     Fit,
@@ -53,6 +53,7 @@ __all__ = [
     "Support",
     "central_range",
     "fit_to_json",
+    "is_fit",
     "parse_law_line",
     "published",
     "published_allocation",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -92,6 +93,16 @@ def read_fit(path: Path | str) -> Fit:
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         problem = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
     raise InputError(f"{source} is not a fit that can be read: {problem}", hint=hint)
+
+
+def is_fit(path: Path) -> bool:
+    """Whether a file looks like a fit, whole or refused, and not like runs."""
+    if path.suffix.lower() != ".json":
+        return False
+    with suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(content, dict) and "form" in content and "records" not in content
+    return False
 
 
 def _fit_from_json(content: Any, *, default_name: str) -> Fit:

@@ -170,6 +170,4 @@ def _by_size(axes: Axes, sizes: list[LossBySize], found: Any) -> None:
 
 def _power(axes: Axes, line: PowerLine, flops: Any) -> None:
     grid = np.geomspace(flops[0], flops[-1], 50)
-    axes.plot(
-        grid, [line.at(each) for each in grid], color=BLUE, label=f"$N \\propto C^{{{line.exponent:.2f}}}$"
-    )
+    axes.plot(grid, [line.at(each) for each in grid], color=BLUE, label=f"N ∝ C^{line.exponent:.2f}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from llama_scale.planning.sentence import amount
 from llama_scale.plots.style import (
@@ -71,9 +72,9 @@ def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
     places = np.flatnonzero(shown)
     ends = [int(places[int(len(places) * share)]) for share in (0.92, 0.08)]
     floor = RANGE_HEIGHTS[0.01] * tall
-    for name, colour, low, high in (
-        ("training", "white", np.full_like(curve.train, floor), curve.train),
-        ("serving", BLACK, curve.train, curve.total),
+    for name, colour, ground, low, high in (
+        ("training", "white", BLUE, np.full_like(curve.train, floor), curve.train),
+        ("serving", BLACK, ORANGE, curve.train, curve.total),
     ):
         at = next((end for end in ends if high[end] - low[end] > THICK * tall), None)
         if at is not None:
@@ -87,6 +88,7 @@ def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
                 va="center",
                 fontsize=SMALL + 0.5,
                 fontweight="bold",
+                path_effects=[withStroke(linewidth=2, foreground=ground)],
             )
 
 

@@ -140,10 +140,11 @@ def _break_even(spent: Axes, saved: Axes, curve: CostOverTime) -> None:
         low, high = curve.break_even_interval
         upper = _moment(high, curve) if np.isfinite(high) else "never"
         text += f"\n({curve.level:.0%}: {_moment(low, curve)} to {upper})"
-    left = curve.break_even < (curve.at[0] + curve.at[-1]) / 2
+    # The line rises through zero: there is room below it on the right, and above it on the left.
+    early = curve.break_even < (curve.at[0] + curve.at[-1]) / 2
     low, high = saved.get_ylim()
-    saved.set_ylim(min(low, -0.6 * high), high)  # room for the words
-    note(saved, curve.break_even, 0, text, offset=(8, -9) if left else (-8, -9))
+    saved.set_ylim(min(low, -0.6 * high), max(high, -0.6 * low))
+    note(saved, curve.break_even, 0, text, offset=(8, -9) if early else (-8, 9))
 
 
 def _moment(value: float, curve: CostOverTime) -> str:

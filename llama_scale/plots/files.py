@@ -32,6 +32,9 @@ def save(figure: Figure, path: Path) -> Path:
     kind = format_of(path)
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)  # else savefig draws the whole figure once more to lay it out
+            figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, metadata=METADATA[kind])
     write_atomically(path, buffer.getvalue())
     return path

@@ -83,7 +83,7 @@ def contours(fit: Fit, observations: Observations) -> Figure:
     axes.set_xlabel("training compute C = 6ND (FLOPs)")
     axes.set_ylabel(parameters_label(fit.convention))
     axes.set_title("The law's lines of equal loss (nats per token), and the best sizes")
-    axes.legend(loc="upper left", framealpha=0.85, frameon=True, edgecolor="none")
+    axes.legend(loc="upper left", framealpha=1, frameon=True, edgecolor="none")
     return figure
 
 
@@ -136,7 +136,7 @@ def optima(fit: Fit, *, level: float = 0.9) -> Figure:
         axes.set_ylabel(label)
         exponent = float(fit.law.exponent_a)
         power = exponent if name == "parameters" else 1 - exponent
-        axes.set_title(f"{'N' if name == 'parameters' else 'D'} grows as $C^{{{power:.2f}}}$")
+        axes.set_title(f"{'N' if name == 'parameters' else 'D'} grows as C^{power:.2f}")
     figure.axes[1].legend(loc="lower right")
     return figure
 

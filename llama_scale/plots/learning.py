@@ -60,6 +60,7 @@ def loss_curves(curves: Sequence[TrainingCurve]) -> Figure:
     by_tokens.set_xlabel("tokens seen D")
     by_flops.set_xlabel("training compute C (FLOPs)")
     by_tokens.set_ylabel("training loss (nats per token)")
+    figure.align_xlabels()
     by_tokens.set_title("Loss by tokens")
     by_flops.set_title("… and by compute")
     note = "parameters at the ends; " if len(sizes) <= MOST_NAMED else "darker: smaller; "

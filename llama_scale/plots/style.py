@@ -11,11 +11,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.layout_engine import TightLayoutEngine
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
-    LogFormatterSciNotation,
     LogLocator,
     MaxNLocator,
     NullFormatter,
@@ -31,6 +31,7 @@ BLACK, GREY = "#222222", "#777777"
 WIDTH = 7.2  # inches: a notebook's column, and two thirds of a printed page
 SMALL = 8.5  # points, of labels within a figure
 BAND = 0.18  # opacity
+HALO = withStroke(linewidth=2.5, foreground="white")  # keeps lines out of the names beside them
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure everywhere
     "font.size": 9.5,
@@ -56,6 +57,7 @@ STYLE: Any = {
     "svg.hashsalt": "llama-scale",  # the same figure is the same file
     "svg.fonttype": "none",
 }
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 CONVENTIONS = {"total": "total", "matmul": "matmul", "non_embedding": "non-embedding"}
 
 Parameters = ParamSpec("Parameters")
@@ -80,7 +82,8 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
 def new_figure(height: float = 4.4, width: float = WIDTH) -> Figure:
     """An empty figure whose parts keep out of each other's way."""
-    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07))
+    # One pass over the texts, where the constrained layout takes two: a sixth of what a picture costs.
+    return Figure(figsize=(width, height), layout=TightLayoutEngine(pad=0.7, w_pad=1.6, h_pad=1.4))
 
 
 def by_rank(count: int) -> list[Any]:
@@ -109,8 +112,19 @@ def flops_axis(axes: Axes, which: Which) -> None:
     low, high = _limits(axes, which)
     if math.log10(high / low) < 1.2:
         axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(LogFormatterSciNotation(base=10, labelOnlyBase=False, minor_thresholds=(99, 99)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: scientific(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def scientific(value: float) -> str:
+    """A positive number as a digit or two times a power of ten, in letters that need no formula to be set.
+
+    >>> scientific(2e12), scientific(1e-3)
+    ('2×10¹²', '10⁻³')
+    """
+    power = math.floor(math.log10(value) + 1e-9)
+    head = f"{value / 10.0**power:.2g}"
+    return ("" if head == "1" else f"{head}×") + f"10{str(power).translate(RAISED)}"
 
 
 def cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
@@ -127,7 +141,7 @@ def cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
         low, high = _limits(axes, which)
         power = math.floor(math.log10(max(abs(low), abs(high))))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0**power:g}"))
-        name += f"($10^{{{power}}}$ FLOPs)"
+        name += f"({scientific(10.0**power)} FLOPs)"
     (axes.set_xlabel if which == "x" else axes.set_ylabel)(name)
 
 
@@ -206,6 +220,7 @@ def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]], *, a
             color=colour,
             fontsize=SMALL,
             annotation_clip=False,
+            path_effects=[HALO],
         )
 
 

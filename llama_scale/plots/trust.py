@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import TightLayoutEngine
 
 from llama_scale.errors import InputError
 from llama_scale.plots.style import (
@@ -106,7 +107,11 @@ def residuals(fit: Fit, observations: Observations) -> Figure:
     by_flops.set_ylabel("predicted over measured loss − 1 (%)")
     by_flops.set_title("Residuals by compute")
     by_ratio.set_title("Residuals by tokens per parameter")
-    figure.legend(*by_flops.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*by_flops.get_legend_handles_labels(), loc="lower center", ncols=3)
+    figure.set_layout_engine(
+        TightLayoutEngine(pad=0.7, w_pad=1.6, rect=(0, 0.08, 1, 1))
+    )  # under it the legend
+    figure.align_xlabels()
     return figure
 
 

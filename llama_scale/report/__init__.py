@@ -37,7 +37,7 @@ from llama_scale.report.sections import (
 __all__ = ["page", "refuse_existing", "write_report"]
 
 DATA = Path(__file__).parents[1] / "data" / "report"
-SCRIPTS = ("words.js", "model.js", "answer.js", "charts.js", "page.js")
+SCRIPTS = ("words.js", "model.js", "answer.js", "elements.js", "charts.js", "page.js")
 
 
 def page(plan: Plan) -> str:

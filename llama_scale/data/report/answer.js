@@ -96,11 +96,13 @@ const answers = (() => {
   // What a token of training and a served token cost at every size of the grid, in the plan's unit.
   function costsOnGrid(base, problem) {
     const { grid } = base.family;
-    const rate = problem.trainRate;
-    return {
-      train: Float64Array.from(grid, (sizes) => rate * sizes.train),
-      serve: Float64Array.from(grid, (sizes) => problem.tokenCost(sizes, base.unit)),
-    };
+    const train = new Float64Array(grid.length);
+    const serve = new Float64Array(grid.length);
+    for (let i = 0; i < grid.length; i++) {
+      train[i] = problem.trainRate * grid[i].train;
+      serve[i] = problem.tokenCost(grid[i], base.unit);
+    }
+    return { train, serve };
   }
 
   const indexOf = (base, parameters) =>

@@ -2,16 +2,9 @@
 "use strict";
 
 const charts = (() => {
-  const SPACE = "http://www.w3.org/2000/svg";
+  const { element, fill } = elements;
   const SMALLEST_GAP = 15; // pixels between labels, one above the other
   const LETTER = 7; // and a letter's width, in the widest of the fonts
-
-  function element(name, attributes = {}, ...children) {
-    const made = document.createElementNS(SPACE, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.append(...children);
-    return made;
-  }
 
   // ---- scales and ticks
 
@@ -89,9 +82,7 @@ const charts = (() => {
     const frame = { left: 58, right: width - 14, top: 24, bottom: height - 42, width, height };
     const scales = { x: scaleOf(x, frame.left, frame.right), y: scaleOf(y, frame.bottom, frame.top) };
     const clip = `${into.id}-clip`;
-    const inside = element("g", { "clip-path": `url(#${clip})` });
-    const above = element("g");
-    const [labels, markers] = [[], []];
+    const [inside, above, labels, markers] = [[], [], [], []];
     for (const layer of layers) LAYERS[layer.kind](layer, { scales, frame, inside, above, labels, markers });
     settle(labels, markers, frame);
     const box = { x: frame.left, y: frame.top, width: frame.right - frame.left, height: frame.bottom - frame.top };
@@ -99,51 +90,52 @@ const charts = (() => {
       "svg",
       { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": title, "aria-describedby": caption },
       element("defs", {}, element("clipPath", { id: clip }, element("rect", box))),
-      ...axes(scales, frame, x, y),
-      inside,
-      above,
-      ...labels.map(labelOf),
+      element("g", {}, ...axes(scales, frame, x, y)),
+      element("g", { "clip-path": `url(#${clip})` }, ...inside),
+      element("g", {}, ...above),
+      element("g", {}, ...labels.map(labelOf)),
     );
-    into.replaceChildren(drawn);
+    fill(into, [drawn]);
   }
 
   function axes(scales, frame, x, y) {
-    const made = [];
+    const [names, rules] = [[], []];
     for (const value of scales.y.ticks((frame.bottom - frame.top) / 45)) {
       const at = scales.y(value);
-      made.push(element("line", { class: "grid", x1: frame.left, x2: frame.right, y1: at, y2: at }));
-      made.push(text(y.format(value), { x: frame.left - 6, y: at + 4, class: "tick", "text-anchor": "end" }));
+      rules.push([frame.left, at, frame.right, at]);
+      names.push(text(y.format(value), { x: frame.left - 6, y: coordinate(at + 4), class: "tick", "text-anchor": "end" }));
     }
     for (const value of scales.x.ticks((frame.right - frame.left) / 62)) {
       const at = scales.x(value);
       const anchor = at > frame.right - 14 ? "end" : "middle";
-      made.push(element("line", { class: "grid", x1: at, x2: at, y1: frame.top, y2: frame.bottom }));
-      made.push(text(x.format(value), { x: at, y: frame.bottom + 16, class: "tick", "text-anchor": anchor }));
+      rules.push([at, frame.top, at, frame.bottom]);
+      names.push(text(x.format(value), { x: coordinate(at), y: frame.bottom + 16, class: "tick", "text-anchor": anchor }));
     }
     const base = { x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom };
-    made.push(element("line", { class: "axis", ...base }));
     const middle = (frame.left + frame.right) / 2;
-    made.push(text(y.name, { x: 2, y: 11, class: "name" }));
-    made.push(text(x.name, { x: middle, y: frame.height - 6, class: "name", "text-anchor": "middle" }));
-    return made;
+    return [
+      element("path", { class: "grid", d: rules.map(ruleOf).join("") }),
+      element("line", { class: "axis", ...base }),
+      text(y.name, { x: 2, y: 11, class: "name" }),
+      text(x.name, { x: middle, y: frame.height - 6, class: "name", "text-anchor": "middle" }),
+      ...names,
+    ];
   }
 
-  function text(words, attributes) {
-    const made = element("text", attributes);
-    made.textContent = words;
-    return made;
-  }
+  const ruleOf = ([x1, y1, x2, y2]) => path([[x1, y1], [x2, y2]]);
+
+  const text = (words, attributes) => element("text", attributes, words);
 
   const LAYERS = {
     // A filled band between two curves.
     area({ x, low, high, tone, opacity = 0.25 }, { scales, inside }) {
       const d = area(Array.from(x, scales.x), Array.from(low, scales.y), Array.from(high, scales.y));
-      inside.append(element("path", { class: `fill t-${tone}`, "fill-opacity": opacity, d }));
+      inside.push(element("path", { class: `fill t-${tone}`, "fill-opacity": opacity, d }));
     },
     line({ x, y, tone, dashed, label, at = "end" }, { scales, frame, inside, labels }) {
       const points = Array.from(x, (value, i) => [scales.x(value), scales.y(y[i])]);
       const dash = dashed ? { "stroke-dasharray": "6 4" } : {};
-      inside.append(element("path", { class: `line stroke t-${tone}`, ...dash, d: path(points) }));
+      inside.push(element("path", { class: `line stroke t-${tone}`, ...dash, d: path(points) }));
       if (!label) return;
       const shown = points.filter(
         ([px, py]) => px >= frame.left && px <= frame.right && py >= frame.top && py <= frame.bottom,
@@ -158,7 +150,7 @@ const charts = (() => {
       const [left, right] = [scales.x(from), scales.x(to)].map((at) => clamp(at, frame.left, frame.right));
       if (!(right > left)) return;
       const box = { x: left, y: frame.top, width: right - left, height: frame.bottom - frame.top };
-      inside.append(element("rect", { class: `fill t-${tone}`, "fill-opacity": opacity, ...box }));
+      inside.push(element("rect", { class: `fill t-${tone}`, "fill-opacity": opacity, ...box }));
       if (!label) return;
       const [first, last] = about.map(scales.x);
       labels.push({ x: (first + last) / 2, y: frame.top + 14, words: label, tone, anchor: "middle" });
@@ -167,7 +159,7 @@ const charts = (() => {
     rule({ at, tone = "soft", label, level = 0 }, { scales, frame, inside, labels }) {
       const x = scales.x(at);
       if (!(x >= frame.left - 1 && x <= frame.right + 1)) return;
-      inside.append(element("line", { class: "guide", x1: x, x2: x, y1: frame.top, y2: frame.bottom }));
+      inside.push(element("line", { class: "guide", x1: x, x2: x, y1: frame.top, y2: frame.bottom }));
       if (label) labels.push({ x: x + 5, y: frame.bottom - 8 - level * SMALLEST_GAP, words: label, tone, anchor: "start" });
     },
     points({ x, y, tone, radius = 3, hollow, names }, { scales, inside }) {
@@ -177,9 +169,8 @@ const charts = (() => {
         const look = hollow
           ? { class: `stroke t-${tone}`, fill: "none", "stroke-width": 1.5 }
           : { class: `fill t-${tone}`, "fill-opacity": 0.55 };
-        const dot = element("circle", { cx: coordinate(cx), cy: coordinate(cy), r: radius, ...look });
-        if (names?.[i]) dot.append(titled(names[i]));
-        inside.append(dot);
+        const named = names?.[i] ? [element("title", {}, names[i])] : [];
+        inside.push(element("circle", { cx: coordinate(cx), cy: coordinate(cy), r: radius, ...look }, ...named));
       });
     },
     marker({ x, y, tone, label, shape = "circle", above: isAbove = true, anchor = "middle", lift: given, isFirst = false }, { scales, above, labels, markers, frame }) {
@@ -187,25 +178,20 @@ const charts = (() => {
       if (!Number.isFinite(cx) || !Number.isFinite(cy) || cx < frame.left - 1 || cx > frame.right + 1) return;
       if (cy < frame.top - 1 || cy > frame.bottom + 1) return;
       const look = { class: `fill t-${tone}` };
+      const at = { cx: coordinate(cx), cy: coordinate(cy) };
       const made = {
-        circle: () => element("circle", { cx, cy, r: 5.5, ...look }),
-        diamond: () => element("path", { d: `M${cx} ${cy - 7}l7 7l-7 7l-7 -7Z`, ...look }),
-        none: () => "",
-        ring: () => element("circle", { cx, cy, r: 6, class: `stroke t-${tone}`, fill: "none", "stroke-width": 2 }),
+        circle: () => [element("circle", { ...at, r: 5.5, ...look })],
+        diamond: () => [element("path", { d: `M${at.cx} ${coordinate(cy - 7)}l7 7l-7 7l-7 -7Z`, ...look })],
+        none: () => [],
+        ring: () => [element("circle", { ...at, r: 6, class: `stroke t-${tone}`, fill: "none", "stroke-width": 2 })],
       };
-      above.append(made[shape]());
+      above.push(...made[shape]());
       if (shape !== "none") markers.push({ left: cx - 7, right: cx + 7, y: cy + 4 });
       const shift = { middle: 0, start: 10, end: -10 }[anchor];
       const beside = shape === "none" ? 4 : isAbove ? -12 : 22;
       const lift = given ?? (anchor === "middle" ? beside : 4);
       if (label) labels.push({ x: cx + shift, y: cy + lift, words: label, tone, anchor, isFirst });
     },
-  };
-
-  const titled = (words) => {
-    const made = element("title");
-    made.textContent = words;
-    return made;
   };
 
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));

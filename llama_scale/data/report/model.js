@@ -46,12 +46,16 @@ const model = (() => {
     return beyond < 1 ? unique - unique * decay * Math.log1p(-beyond) : NaN;
   }
 
-  // ScalingLaw: L = E + (A N^-alpha + B D^-beta)^k.
+  // ScalingLaw: L = E + (A N^-alpha + B D^-beta)^k. `slope` is dL / d log D, here and below.
   function plainLaw({ E, A, B, alpha, beta, k }) {
     const room = (loss) => (loss > E ? Math.pow(loss - E, 1 / k) : NaN);
     return {
       E, A, B, alpha, beta, k, kind: "plain", room,
       loss: (n, d) => E + Math.pow(A * Math.pow(n, -alpha) + B * Math.pow(d, -beta), k),
+      slope(n, d) {
+        const falling = B * Math.pow(d, -beta);
+        return -k * beta * falling * Math.pow(A * Math.pow(n, -alpha) + falling, k - 1);
+      },
       tokensForLoss(loss, n) {
         const left = room(loss) - A * Math.pow(n, -alpha);
         return left > 0 ? Math.pow(left / B, -1 / beta) : NaN;
@@ -71,6 +75,11 @@ const model = (() => {
     return {
       ...fresh, kind: "repeated", fresh,
       loss: (n, d) => fresh.loss(worth(n, matched, parameters_decay), worth(d, unique, tokens_decay)),
+      slope(n, d) {
+        const effective = worth(d, unique, tokens_decay);
+        const growth = d > unique ? Math.exp((1 - d / unique) / tokens_decay) : 1; // of D's worth by D
+        return (fresh.slope(worth(n, matched, parameters_decay), effective) * growth * d) / effective;
+      },
       tokensForLoss: (loss, n) =>
         needed(fresh.tokensForLoss(loss, worth(n, matched, parameters_decay)), unique, tokens_decay),
     };
@@ -80,14 +89,15 @@ const model = (() => {
   function quantisedLaw(trained, { scale, by_tokens: b, by_parameters: a }) {
     const penalty = (n, d) => scale * Math.pow(d, b) * Math.pow(n, -a);
     const loss = (n, d) => trained.loss(n, d) + penalty(n, d);
-    const { A, B, alpha, beta, k, E } = trained;
+    const { A, B, alpha, beta, k } = trained;
+
+    const slope = (n, d) => trained.slope(n, d) + b * penalty(n, d);
 
     function bisected(n) {
-      const slope = (x) => loss(n, Math.exp(x + 1e-4)) - loss(n, Math.exp(x - 1e-4));
       let [low, high] = [0, WIDEST];
       for (let i = 0; i < 60; i++) {
         const middle = (low + high) / 2;
-        if (slope(middle) > 0) high = middle;
+        if (slope(n, Math.exp(middle)) > 0) high = middle;
         else low = middle;
       }
       return Math.exp(low);
@@ -109,36 +119,23 @@ const model = (() => {
       return Math.exp(Math.min(x, WIDEST));
     }
 
-    function newton(target, n, from) {
-      const bySize = A * Math.pow(n, -alpha);
-      const rising = penalty(n, 1);
-      let x = from;
-      for (let i = 0; i < 40; i++) {
-        const falling = B * Math.exp(-beta * x);
-        const added = rising * Math.exp(b * x);
-        const whole = Math.pow(bySize + falling, k);
-        const slope = b * added - (k * beta * falling * whole) / (bySize + falling);
-        const change = (E + whole + added - target) / (slope < 0 ? slope : -Infinity);
+    // The loss is convex in log D: from the tokens that would do without the penalty, which are too few,
+    // Newton's steps stay short of the root, and pass the lowest loss only where there is no root.
+    function tokensForLoss(target, n) {
+      let x = Math.log(trained.tokensForLoss(target, n));
+      for (let i = 0; i < 60; i++) {
+        const d = Math.exp(x);
+        const excess = loss(n, d) - target;
+        const falls = slope(n, d);
+        if (!(falls < 0)) return excess <= 0 ? d : NaN;
+        const change = excess / falls;
         x -= change;
-        if (!(Math.abs(change) > 1e-8)) break;
+        if (!(Math.abs(change) > 1e-10)) break;
       }
       return Math.exp(x);
     }
 
-    function tokensForLoss(target, n) {
-      let low = Math.log(trained.tokensForLoss(target, n));
-      let high = Math.log(bestTokens(n));
-      if (!(low <= high && loss(n, Math.exp(high)) <= target)) return NaN;
-      if (trained.kind === "plain") return newton(target, n, low);
-      for (let i = 0; i < 60; i++) {
-        const middle = (low + high) / 2;
-        if (loss(n, Math.exp(middle)) > target) low = middle;
-        else high = middle;
-      }
-      return Math.exp(high);
-    }
-
-    return { ...trained, kind: "quantised", fresh: trained.fresh ?? trained, loss, bestTokens, tokensForLoss };
+    return { ...trained, kind: "quantised", fresh: trained.fresh ?? trained, loss, slope, bestTokens, tokensForLoss };
   }
 
   function lawOf(constants, { repetition, penalty }) {

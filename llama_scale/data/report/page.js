@@ -5,6 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const base = answers.prepare(data.problem);
   const planned = base.settings;
+  const { element, fill, say } = elements;
   const $ = (id) => document.getElementById(id);
   const CHART = { cost: 330, even: 250, demand: 270, fit: 300 };
   let settings = { ...planned };
@@ -106,16 +107,18 @@
       const { name, format, goal, planned: middle } = control;
       const value = valueOf(name);
       const input = $(`control-${name}`);
-      input.value = Math.round(control.placeOf(value));
+      const place = String(Math.round(control.placeOf(value)));
+      if (input.value !== place) input.value = place;
       const text = FORMATS[format](value);
       const isMoved = value !== middle;
-      input.setAttribute("aria-valuetext", isMoved ? `${text}, planned ${FORMATS[format](middle)}` : `${text}, as planned`);
-      $(`control-${name}-value`).textContent = text;
+      const spoken = isMoved ? `${text}, planned ${FORMATS[format](middle)}` : `${text}, as planned`;
+      if (input.getAttribute("aria-valuetext") !== spoken) input.setAttribute("aria-valuetext", spoken);
+      say($(`control-${name}-value`), text);
       $(`control-${name}-whole`).hidden = Boolean(goal) && goal !== settings.goal;
     }
     const changed = moved();
     $("reset").disabled = changed.length === 0;
-    $("moved").textContent = changed.length ? `Moved: ${changed.map(labelOf).join(", ")}.` : "All as planned (▲).";
+    say($("moved"), changed.length ? `Moved: ${changed.map(labelOf).join(", ")}.` : "All as planned (▲).");
   }
 
   const labelOf = (name) => (name === "goal" ? "the goal" : controls.find((control) => control.name === name).label.toLowerCase());
@@ -153,30 +156,38 @@
 
   // ---- a change: solve, show, keep in the address; what took how long stays readable for whoever measures
 
-  const timing = { solve: 0, draw: 0 };
-  const AT_REST = 150; // milliseconds without a move: then come all draws of the bands, and the address
+  const timing = { solve: 0, draw: 0, redraws: 0 };
+  const AT_REST = 150; // milliseconds without a move: then come all draws of the bands, the address, the words
   let waiting = 0;
+  let frame = 0;
 
+  // The settings change at once; what they lead to is drawn at most once a frame while a control moves.
   function change(move, isMoving = false) {
     move();
+    clearTimeout(waiting);
+    if (!isMoving) show(false);
+    else {
+      frame ||= requestAnimationFrame(() => show(true));
+      waiting = setTimeout(() => show(false), AT_REST);
+    }
+  }
+
+  function show(isMoving) {
+    cancelAnimationFrame(frame);
+    frame = 0;
     const before = performance.now();
     found = { ...answers.solve(base, settings), isMoving };
     timing.solve = performance.now() - before;
     showControls();
     showCards();
     drawAnswer();
-    showCommand();
-    clearTimeout(waiting);
-    if (isMoving) waiting = setTimeout(settleDown, AT_REST);
-    else toAddress();
+    if (!isMoving) {
+      showCommand();
+      toAddress();
+      speak();
+    }
     timing.draw = performance.now() - before - timing.solve;
-  }
-
-  function settleDown() {
-    found.isMoving = false;
-    toAddress();
-    showCards();
-    drawAnswer();
+    timing.redraws += 1;
   }
 
   // ---- the answer in figures
@@ -187,9 +198,7 @@
   function showCards() {
     const { best, rival, unit } = found;
     if (!rival) {
-      const why = "No model does this: the budget does not pay for serving so much, or no size reaches that loss within the limits.";
-      $("cards").replaceChildren(make("p", { class: "warning" }, why));
-      $("spoken").textContent = why;
+      fill($("cards"), [element("p", { class: "warning" }, IMPOSSIBLE)]);
       return;
     }
     const sure = isPlanned() && data.intervals ? data.intervals : answers.intervals(base, found);
@@ -209,12 +218,21 @@
       [words.cost(cost.total, unit), `training ${words.share(cost.train / cost.total, 2)}, serving ${words.share(cost.serve / cost.total, 2)}`, other],
       [saving(saved), "against the compute-optimal model of equal loss", `${words.count(rival.parameters)} on ${words.count(rival.tokens)}`],
     ];
-    $("cards").replaceChildren(
-      ...cards.map(([figure, name, more]) => make("div", { class: "card" }, make("b", {}, figure), make("span", {}, name), make("span", {}, more))),
-    );
-    $("spoken").textContent =
+    const card = ([figure, name, more]) =>
+      element("div", { class: "card" }, element("b", {}, figure), element("span", {}, name), element("span", {}, more));
+    fill($("cards"), cards.map(card));
+  }
+
+  const IMPOSSIBLE =
+    "No model does this: the budget does not pay for serving so much, or no size reaches that loss within the limits.";
+
+  // What a screen reader says of a change, once the control rests.
+  function speak() {
+    const { best, rival, unit } = found;
+    const told = () =>
       `${words.count(best.parameters)} parameters on ${words.count(best.tokens)} tokens: loss ${best.loss.toFixed(3)}, ` +
-      `${words.cost(cost.total, unit)} for its life.`;
+      `${words.cost(best.cost[unit].total, unit)} for its life.`;
+    say($("spoken"), rival ? told() : IMPOSSIBLE);
   }
 
   function saving(share) {
@@ -282,8 +300,7 @@
     const sure = curve.band
       ? `Grey: ${band()}, under each of which a size must be as good as the best size is there.`
       : `No band: ${data.draws_note}.`;
-    $("cost-caption").textContent =
-      `Every size, trained until it reaches a loss of ${best.loss.toFixed(4)}: training (blue) and serving (orange). Green: sizes within 1% and 5% of the least cost, ${flat}. ${sure}`;
+    say($("cost-caption"), `Every size, trained until it reaches a loss of ${best.loss.toFixed(4)}: training (blue) and serving (orange). Green: sizes within 1% and 5% of the least cost, ${flat}. ${sure}`);
   }
 
   // Names inside the two areas, where they are high enough to hold one.
@@ -329,7 +346,7 @@
       x: { domain: x, name: "tokens served", format: (value) => (value === 0 ? "0" : words.count(value, 2)) },
       y: { domain: [low > 0.6 * most ? low - 0.35 * (most - low) : 0, most * 1.04], name: words.axis[unit], format: (value) => (value === 0 ? "0" : words.amount(value, unit)) },
     });
-    $("even-caption").textContent = evenText(ours, theirs, served, even, unit);
+    say($("even-caption"), evenText(ours, theirs, served, even, unit));
   }
 
   function evenText(ours, theirs, served, even, unit) {
@@ -361,7 +378,7 @@
     const fixed = asked.goal === "budget" ? (asked.budget === null ? "the deadline" : `a total budget of ${words.cost(asked.budget, base.unit)}`) : `a loss of ${best.loss.toFixed(3)}`;
     const cut = known.length < curve.at.length ? " The line ends where the budget no longer pays for serving." : "";
     const sure = curve.band ? ` Shaded: ${band()}.` : ` No band: ${data.draws_note}.`;
-    $("demand-caption").textContent = `Parameters of the best model for ${fixed}: the more is served, the smaller it should be.${cut}${sure}`;
+    say($("demand-caption"), `Parameters of the best model for ${fixed}: the more is served, the smaller it should be.${cut}${sure}`);
   }
 
   function drawEvidence() {
