@@ -20,7 +20,7 @@ from llama_scale.costs.roofline import ServedShape
 from llama_scale.errors import InputError, StoreError, UnidentifiedError
 from llama_scale.laws import published, write_fit
 from llama_scale.planning import Plan
-from llama_scale.report import page, write_report
+from llama_scale.report import DATA, page, write_report
 from llama_scale.report.alternatives import alternatives, holders
 from llama_scale.report.controls import controls
 from llama_scale.report.evidence import MOST_RUNS, evidence_values
@@ -265,6 +265,41 @@ def test_alternatives_are_the_plans_own_figures(answer: Plan) -> None:
     }
     for model in found.values():
         assert model.lifetime.total("usd") == pytest.approx(5e6, rel=0.4)
+
+
+def _shades(css: str) -> dict[str, dict[str, str]]:
+    """Colours by name, of the light look and of the dark one, which changes some."""
+    light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", part)) for part in css.split("@media")[:2])
+    return {"light": light, "dark": light | dark}
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2.1's ratio of two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("look", ["light", "dark"])
+def test_words_and_controls_stand_out_from_their_ground(look: str) -> None:
+    shades = _shades((DATA / "page.css").read_text())[look]
+    for ground in ("paper", "panel"):
+        for words in ("ink", "soft", "rival", "train", "good", "accent"):
+            assert _contrast(shades[words], shades[ground]) >= 4.5, (words, ground)
+    assert _contrast(shades["warn-ink"], shades["warn"]) >= 4.5
+    assert shades["halo"] == shades["paper"]
+
+
+def test_options_of_assumptions_are_kept_in_one_piece(answer: Plan) -> None:
+    made = page(answer)
+    for one in answer.assumptions:
+        for word in one.option.split(", "):
+            assert re.search(f"<span>{re.escape(str(text(word)))},?</span>", made), word
 
 
 def test_markup_escapes_once_and_fills_once() -> None:

@@ -211,6 +211,22 @@ def test_it_fits_narrow_and_wide_windows(browser: Any, pages: dict[str, str], na
     assert browser.execute_script(beyond) == []
 
 
+@pytest.mark.parametrize("width", [380, 1400])
+def test_it_prints_the_same_charts_from_any_window(browser: Any, pages: dict[str, str], width: int) -> None:
+    opened(browser, pages["roofline"], width)
+    seen = """
+    const widths = () => [...document.querySelectorAll('.chart svg')].map((one) => one.viewBox.baseVal.width);
+    const before = widths();
+    window.dispatchEvent(new Event("beforeprint"));
+    const printed = widths();
+    window.dispatchEvent(new Event("afterprint"));
+    return [before, printed, widths()];
+    """
+    before, printed, after = browser.execute_script(seen)
+    assert printed == [642] * 4
+    assert after == before != printed
+
+
 def test_the_keyboard_reaches_and_moves_every_control(browser: Any, pages: dict[str, str]) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys

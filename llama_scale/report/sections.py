@@ -58,7 +58,7 @@ def assumptions_section(plan: Plan) -> Markup:
         Column("value"),
         Column("source", "source"),
         Column("of"),
-        Column("change it with"),
+        Column("change it with", "option"),
     )
     rows = [
         (
@@ -66,11 +66,18 @@ def assumptions_section(plan: Plan) -> Markup:
             one.value,
             one.source,
             one.date or "-",
-            f"{one.option}{' (default)' if one.is_default else ''}",
+            _option(one.option, is_default=one.is_default),
         )
         for one in plan.assumptions
     ]
     return table("Everything that the plan assumes, with its source and date", columns, rows)
+
+
+def _option(names: str, *, is_default: bool) -> Markup:
+    """Options, each of them unbroken."""
+    words = [*names.split(", ")]
+    parts = [tag("span", f"{word}{',' if word != words[-1] else ''}") for word in words]
+    return joined((*(joined((part, " ")) for part in parts), "(default)" if is_default else ""))
 
 
 def sensitivity_section(plan: Plan) -> Markup:

@@ -4,7 +4,8 @@
 const charts = (() => {
   const { element, fill } = elements;
   const SMALLEST_GAP = 15; // pixels between labels, one above the other
-  const LETTER = 7; // and a letter's width, in the widest of the fonts
+  const BESIDE = 5; // and one beside the other
+  const LETTER = 7; // a letter's width, in the widest of the fonts
 
   // ---- scales and ticks
 
@@ -70,8 +71,8 @@ const charts = (() => {
 
   // Widths are asked for only when they may have changed: each question makes the browser lay the page out.
   const widths = new Map();
-  function measure(into) {
-    const width = Math.max(280, Math.round(into.clientWidth || 640));
+  function measure(into, given = into.clientWidth) {
+    const width = Math.max(280, Math.round(given || 640));
     widths.set(into, width);
     return width;
   }
@@ -210,7 +211,7 @@ const charts = (() => {
       const left = clamp(label.x + start, frame.left + 2, Math.max(frame.left + 2, frame.right - breadth));
       label.x = left - start;
       const meets = (y) =>
-        placed.some((one) => Math.abs(one.y - y) < SMALLEST_GAP && left < one.right && left + breadth > one.left);
+        placed.some((one) => Math.abs(one.y - y) < SMALLEST_GAP && left < one.right + BESIDE && left + breadth + BESIDE > one.left);
       const wanted = clamp(label.y, frame.top + 11, frame.bottom - 4);
       const tries = [0, 1, -1, 2, -2, 3, -3, 4, -4].map((step) => wanted + step * SMALLEST_GAP);
       const free = tries.find((y) => !meets(y) && y >= frame.top + 10 && y <= frame.bottom - 3);

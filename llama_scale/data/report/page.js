@@ -8,6 +8,7 @@
   const { element, fill, say } = elements;
   const $ = (id) => document.getElementById(id);
   const CHART = { cost: 330, even: 250, demand: 270, fit: 300 };
+  const PAPER = 642; // pixels: the 17 cm that page.css gives a chart in print, whatever the window's width
   let settings = { ...planned };
   let found = null;
 
@@ -80,7 +81,9 @@
     $("copy").addEventListener("click", copy);
     $("download").addEventListener("click", download);
     window.addEventListener("hashchange", () => change(() => (settings = fromAddress())));
-    new ResizeObserver(() => requestAnimationFrame(redraw)).observe(document.body);
+    new ResizeObserver(() => requestAnimationFrame(() => redraw())).observe(document.body);
+    window.addEventListener("beforeprint", () => redraw(PAPER));
+    window.addEventListener("afterprint", () => redraw());
   }
 
   function controlOf(control) {
@@ -243,10 +246,11 @@
 
   // ---- pictures
 
-  function redraw() {
+  // Draws anew what has another width now, or all at a given one.
+  function redraw(given) {
     const charted = ["cost", "even", "demand", "fit"].map((name) => $(`${name}-chart`)).filter((into) => into.clientWidth);
     const before = charted.map((into) => into.dataset.width);
-    charted.forEach((into) => (into.dataset.width = charts.measure(into)));
+    charted.forEach((into) => (into.dataset.width = charts.measure(into, given)));
     if (charted.every((into, i) => into.dataset.width === before[i])) return;
     drawEvidence();
     drawAnswer();
@@ -308,8 +312,8 @@
     const at = curve.parameters.findIndex((value) => value > best.parameters * 1.25);
     const [train, serve] = [curve.train[at], curve.serve[at]];
     const names = [];
-    if (train > 0.12 * least) names.push({ kind: "marker", x: curve.parameters[at], y: train / 2, tone: "train", label: "training", shape: "none" });
-    if (serve > 0.12 * least) names.push({ kind: "marker", x: curve.parameters[at], y: train + serve / 2, tone: "serve", label: "serving", shape: "none" });
+    if (train > 0.12 * least) names.push({ kind: "marker", x: curve.parameters[at], y: train / 2, tone: "ink", label: "training", shape: "none" });
+    if (serve > 0.12 * least) names.push({ kind: "marker", x: curve.parameters[at], y: train + serve / 2, tone: "ink", label: "serving", shape: "none" });
     return names;
   }
 
