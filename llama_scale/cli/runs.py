@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +44,14 @@ def _listing(records: tuple[RunRecord, ...]) -> list[object]:
     counts = Counter(record.status for record in records)
     summary = f"{len(records)} runs: {', '.join(f'{n} {status}' for status, n in counts.most_common())}."
     ordered = sorted(records, key=lambda r: (r.role, r.parameters.matmul, r.tokens))
+    count = cache(quantities.format_count)  # of many runs: most have the sizes and lengths of others
     rows = [
         (
             r.run,
             r.role,
             r.status,
-            quantities.format_count(r.parameters.matmul),
-            quantities.format_count(r.tokens) if r.tokens else "–",
+            count(r.parameters.matmul),
+            count(r.tokens) if r.tokens else "–",
             f"{r.loss_nats:.4f}" if r.loss_nats is not None else "–",
             f"{r.bits_per_byte:.4f}" if r.bits_per_byte is not None else "–",
         )

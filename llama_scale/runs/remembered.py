@@ -1,7 +1,7 @@
 """Records as they were last read, so that a large store is listed at once: a cache that may be deleted.
 
-An entry counts only while the spec, the result and the folder of checkpoints have the sizes and times that
-they had; whatever is new, changed, torn or of another version is read from the runs themselves.
+An entry counts only while the spec and the result, or without one the folder of checkpoints, have the sizes
+and times that they had; what is new, changed, torn or of another version is read from the runs themselves.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ RESTING_SECONDS = 5.0  # since a file changed: within a coarse clock's tick it m
 _SHAPE = [[f.name for f in fields(type_)] for type_ in (RunRecord, ParameterCounts)]
 
 Marks = tuple[int, ...]  # sizes and times of what a record was read from
+NOTHING: Marks = (0, 0)
 
 
 def marks_of(run: str) -> Marks | None:
@@ -38,14 +39,18 @@ def marks_of(run: str) -> Marks | None:
         spec = os.stat(f"{run}/spec.json")
     except OSError:
         return None
-    marks = [spec.st_size, spec.st_mtime_ns]
-    for name in ("result.json", "checkpoints"):
-        try:
-            found = os.stat(f"{run}/{name}")
-            marks += [found.st_size, found.st_mtime_ns]
-        except OSError:
-            marks += [0, 0]
-    return tuple(marks)
+    result = _marks_of_file(f"{run}/result.json")
+    # With a result a record says nothing of checkpoints, and most runs of a large store have one.
+    checkpoints = NOTHING if result != NOTHING else _marks_of_file(f"{run}/checkpoints")
+    return (spec.st_size, spec.st_mtime_ns, *result, *checkpoints)
+
+
+def _marks_of_file(path: str) -> Marks:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return NOTHING
+    return found.st_size, found.st_mtime_ns
 
 
 def remembered(store: Path) -> dict[str, tuple[Marks, RunRecord]]:
