@@ -3,7 +3,8 @@
     python benchmarks/store.py [--runs 10000] [--repeats 3]
 
 The store is made here, with the files that real runs leave: spec, log, result. CPU seconds of the whole
-command, Python's start included; the machine's wall clock beside them.
+command, Python's start included; the machine's wall clock beside them, and how often the CPU time of
+BASELINE, measured just before, fits into it: that says the same on a busy machine as on a calm one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from pathlib import Path
 from llama_scale.architecture import llama
 from llama_scale.config import canonical_json
 from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, run_id
+from llama_scale.runs.remembered import FILE
 
+BASELINE = "import click, numpy"
 LOGGED = 40  # training reports in each log
 RECIPE = """
 purpose = "A thousand small runs"
@@ -55,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "runs"
         make_store(store, asked.runs)
-        show("runs ls, no cache yet", store, ("runs", "ls"), 1)
+        show("runs ls, no cache yet", store, ("runs", "ls"), asked.repeats, cached=False)
         show("runs ls", store, ("runs", "ls"), asked.repeats)
         show("runs ls --json", store, ("runs", "ls", "--json"), asked.repeats)
         export = ("runs", "export", str(Path(folder) / "runs.csv"), "--force")
@@ -79,10 +82,11 @@ def start_of_sweep(folder: Path, source: str, repeats: int) -> None:
     for turn in range(repeats):
         store = folder / f"start-{turn}"
         shutil.copytree(prepared, store)
-        taken.append(_until_first_worker([*run, "sweep", str(recipe), "--store", str(store), "--quiet"]))
-    cpu, wall = sorted(taken)[len(taken) // 2]
+        base, _ = timed([sys.executable, "-c", BASELINE])
+        cpu, wall = _until_first_worker([*run, "sweep", str(recipe), "--store", str(store), "--quiet"])
+        taken.append((cpu, wall, base))
     made = sum(1 for _ in (folder / "start-0").glob("*/spec.json"))
-    print(f"{f'start of {made:,} runs, {source[-20:]}':34s} {cpu:6.2f} s CPU  {wall:6.2f} s wall")
+    print_median(f"start of {made:,} runs, {source[-20:]}", taken)
 
 
 def _until_first_worker(words: list[str]) -> tuple[float, float]:
@@ -109,17 +113,27 @@ def _is_worker(pid: str) -> bool:
     return False
 
 
-def show(name: str, store: Path, words: tuple[str, ...], repeats: int) -> None:
-    """Print the median CPU and wall seconds of a command over the store."""
-    taken = sorted(timed([*words, "--store", str(store)]) for _ in range(repeats))
-    cpu, wall = taken[len(taken) // 2]
-    print(f"{name:34s} {cpu:6.2f} s CPU  {wall:6.2f} s wall")
+def show(name: str, store: Path, words: tuple[str, ...], repeats: int, *, cached: bool = True) -> None:
+    """Print what a command over the store takes, `cached` or not."""
+    command = [sys.executable, "-m", "llama_scale", *words, "--store", str(store)]
+    taken = []
+    for _ in range(repeats):
+        if not cached:
+            (store / FILE).unlink(missing_ok=True)
+        base, _ = timed([sys.executable, "-c", BASELINE])
+        taken.append((*timed(command), base))
+    print_median(name, taken)
 
 
-def timed(words: list[str]) -> tuple[float, float]:
+def print_median(name: str, taken: list[tuple[float, float, float]]) -> None:
+    """One line of the CPU and wall seconds of a command, each with the CPU seconds of the baseline then."""
+    cpu, wall, base = sorted(taken, key=lambda times: times[0] / times[2])[len(taken) // 2]
+    print(f"{name:34s} {cpu:6.2f} s CPU  {wall:6.2f} s wall  {cpu / base:5.1f} x {BASELINE}", flush=True)
+
+
+def timed(command: list[str]) -> tuple[float, float]:
     """CPU and wall seconds of one command."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, "-m", "llama_scale", *words]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
