@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,10 @@ def test_a_trunk_keeps_its_name_when_budgets_are_added(default: SweepSpec) -> No
 def test_a_budget_too_small_for_its_warm_up_is_refused(default: SweepSpec) -> None:
     small = with_design(default, budgets_flops=(1e9,), tokens_per_parameter=(0.0, 1e9))
     with pytest.raises(
-        InputError, match=r"a budget of 1e\+09 FLOPs is \d+ steps at width 16: too few"
+        InputError, match=r"a budget of 1e9 FLOPs is \d+ steps at width 16: too few"
     ) as refusal:
         expand("x", small, CORPUS)
-    assert "use at least 6.7e+10 FLOPs" in refusal.value.message
+    assert re.search(r"use at least 6\.\d+e10 FLOPs", refusal.value.message)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,8 @@ def test_neighbouring_budgets_share_predicted_sizes(tmp_path: Path) -> None:
 def test_a_budget_without_room_for_smaller_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no model of about|fewer than 2 smaller"):
         planned(tmp_path, 'budgets_flops = ["1e10", "2e10"]')
+    with pytest.raises(InputError, match=r"1e10 FLOPs have their predicted optimum .* fewer than 2 smaller"):
+        planned(tmp_path, 'budgets_flops = ["1e10", "1e16"]')
 
 
 def test_seeds_train_everything_but_hold_outs_again(tmp_path: Path) -> None:

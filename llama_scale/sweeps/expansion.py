@@ -13,6 +13,7 @@ from functools import cached_property
 
 from llama_scale.config import raise_all
 from llama_scale.errors import InputError
+from llama_scale.quantities import format_count, format_flops
 from llama_scale.runs import Branch, OptimizerConfig, RunConfig, ScheduleConfig, run_id
 from llama_scale.sweeps.designs import End, Family, families
 from llama_scale.sweeps.spec import SweepSpec
@@ -145,12 +146,12 @@ def _branch(trunk: RunConfig, parent: str, end: End, decay_fraction: float) -> R
 
 
 def _too_short(trunk: RunConfig, end: End, total: int, fewest: int) -> InputError:
-    tokens = fewest * trunk.tokens_per_step
+    tokens = 1.005 * fewest * trunk.tokens_per_step  # so that three digits of it are not too few
     if end.budget_flops is None:
-        asked, least = f"{end.tokens:.3g} tokens are", f"{tokens:.2g} tokens"
+        asked, least = f"{format_count(end.tokens)} tokens are", f"{format_count(tokens)} tokens"
     else:
-        asked = f"a budget of {end.budget_flops:.3g} FLOPs is"
-        least = f"{6.0 * trunk.model.parameters.matmul * tokens:.2g} FLOPs"
+        asked = f"a budget of {format_flops(end.budget_flops)} is"
+        least = format_flops(6.0 * trunk.model.parameters.matmul * tokens)
     return InputError(
         f"{asked} {total} steps at width {trunk.model.width}: too few for {trunk.schedule.warmup_steps} "
         "steps of warm-up and a decay",

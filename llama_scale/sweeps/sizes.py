@@ -35,9 +35,14 @@ def models_around_optima(
 
     budgets = tuple(sorted(design.budgets_flops))
     models: dict[ModelConfig, list[float]] = {}
+    unbuilt: list[InputError] = []
     for size in _ladder(optimum, budgets, design):
-        model = model_of_size(size, counted, vocabulary=vocabulary)
-        models.setdefault(model, [])
+        try:
+            models.setdefault(model_of_size(size, counted, vocabulary=vocabulary), [])
+        except InputError as error:
+            unbuilt.append(error)  # the budgets that want for it are named below
+    if not models:
+        raise unbuilt[0]
     for model, met in models.items():
         size, reach = model.parameters.by(fit.convention), design.spread * ROUNDING
         met += [budget for budget in budgets if 1 / reach <= size / optimum(budget) <= reach]
