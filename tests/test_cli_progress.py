@@ -56,15 +56,39 @@ def test_the_view_fits_the_terminal() -> None:
     assert lines[-1].startswith("… and ")
 
 
-def test_where_there_is_no_terminal_a_line_is_said_when_a_run_ends(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    say = _PlainLines()
-    for progress in (PROGRESS, PROGRESS, replace(PROGRESS, done=13)):
+def logged(capsys: pytest.CaptureFixture[str], *steps: Progress) -> list[str]:
+    """What is said of a sweep without a terminal, one line each."""
+    say = _PlainLines(lambda run: f"no space left (see {run}/worker.log)")
+    for progress in steps:
         say(progress)
-    first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith(headline(PROGRESS)) and "width 2048 holdout step 1,234,567" in first
-    assert second.startswith("13 of 1000 runs")
+    return capsys.readouterr().err.splitlines()
+
+
+def test_where_there_is_no_terminal_lines_say_where_the_sweep_is(capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = logged(capsys, replace(PROGRESS, failed=()))
+    assert line == f"{headline(replace(PROGRESS, failed=()))} · 2 in training at 123K tokens/s"
+
+
+def test_a_run_that_failed_is_named_at_once_and_once(capsys: pytest.CaptureFixture[str]) -> None:
+    before = replace(PROGRESS, failed=(), elapsed_seconds=3_722.0)
+    said = logged(capsys, before, PROGRESS, PROGRESS)
+    assert said[1:] == [
+        "run fedcba9876543210 failed: no space left (see fedcba9876543210/worker.log)",
+    ]
+
+
+def test_a_week_makes_a_log_that_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """A thousand runs that end one after the other, looked at every ten seconds."""
+    week, last = 7 * 86_400, 60_480
+    calm = replace(PROGRESS, failed=())
+    steps = (replace(calm, done=i * 1_000 // last, elapsed_seconds=i * 10) for i in range(last))
+    ended = replace(calm, done=1_000, running=(), elapsed_seconds=week)
+    said = logged(capsys, *steps, ended, ended)
+    assert 24 * 7 < len(said) < 1_000
+    assert said[0].startswith("0 of 1000 runs") and said[-1].startswith("1000 of 1000 runs")
+    assert said[-1].endswith("FLOPs · 7 d gone")
+    assert sum(line.startswith("1000 of") for line in said) == 1
+    assert len(logged(capsys, *(replace(calm, elapsed_seconds=i) for i in range(600)))) < 25
 
 
 def test_the_end_says_how_busy_the_workers_were() -> None:

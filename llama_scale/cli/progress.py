@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,13 +15,18 @@ if TYPE_CHECKING:
 
     from llama_scale.launch import LaunchReport, Progress
 
-PLAIN_SECONDS = 20.0
+# Between two lines of a log: a fifth of the time that has gone, within these. Ten minutes take twenty lines,
+# a week seven hundred.
+SHORTEST_SECONDS, LONGEST_SECONDS = 20.0, 900.0
 BAR_WIDTH = 60
 
 
 @contextmanager
-def watch_sweep() -> Iterator[Callable[[Progress], None]]:
-    """Gives the function that a launcher calls with its progress, a few times a second."""
+def watch_sweep(reason: Callable[[str], str]) -> Iterator[Callable[[Progress], None]]:
+    """Gives the function that a launcher calls with its progress, a few times a second.
+
+    `reason` is asked why a run has failed.
+    """
     screen = console(stderr=True)
     if current_output().quiet:
         yield lambda progress: None
@@ -32,27 +36,43 @@ def watch_sweep() -> Iterator[Callable[[Progress], None]]:
         with Live(console=screen, refresh_per_second=4, transient=True) as live:
             yield lambda progress: live.update(_draw(progress, screen.height))
     else:
-        yield _PlainLines()
+        yield _PlainLines(reason)
 
 
 class _PlainLines:
-    """Says something when a run ends, and every PLAIN_SECONDS besides."""
+    """Says where a sweep is, the more rarely the longer it takes, and at once which run failed and why."""
 
-    def __init__(self) -> None:
-        self.said_at = 0.0
-        self.said: tuple[int, int] = (-1, 0)
+    def __init__(self, reason: Callable[[str], str]) -> None:
+        self.reason = reason
+        self.due_seconds = 0.0
+        self.left = -1
+        self.failed: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        state = (progress.done, len(progress.failed))
-        if state == self.said and now - self.said_at < PLAIN_SECONDS:
+        for run in progress.failed:
+            if run not in self.failed:
+                self.failed.add(run)
+                current_output().talk(f"run {run} failed: {self.reason(run)}")
+        left = _left(progress)
+        ended = not left and self.left > 0  # the last is said, whenever it comes
+        if progress.elapsed_seconds < self.due_seconds and not ended:
             return
-        self.said, self.said_at = state, now
-        members = "; ".join(
-            f"width {m.width} {m.kind} step {m.step:,} of {m.last_step:,}{_loss(m.loss_nats)}"
-            for m in progress.running
-        )
-        current_output().talk(f"{headline(progress)}{f' | {members}' if members else ''}")
+        pause = min(max(progress.elapsed_seconds / 5, SHORTEST_SECONDS), LONGEST_SECONDS)
+        self.left, self.due_seconds = left, progress.elapsed_seconds + pause
+        current_output().talk(" · ".join([headline(progress), *_at_work(progress)]))
+
+
+def _at_work(progress: Progress) -> Iterator[str]:
+    """How many runs train, and how fast all of them together."""
+    if progress.running:
+        rate = sum(member.tokens_per_second or 0.0 for member in progress.running)
+        speed = f" at {quantities.format_count(rate)} tokens/s" if rate else ""
+        yield f"{len(progress.running)} in training{speed}"
+
+
+def _left(progress: Progress) -> int:
+    """How many runs have not ended."""
+    return progress.total - progress.done - len(progress.failed)
 
 
 def headline(progress: Progress) -> str:
@@ -62,9 +82,10 @@ def headline(progress: Progress) -> str:
     parts = [
         f"{progress.done} of {progress.total} runs",
         f"{done.removesuffix(' FLOPs')} of {total}",
-        f"{_about(progress.elapsed_seconds)} gone",
-        f"about {_about(left)} left" if left is not None else "measuring the time left",
+        f"{_about(max(1.0, progress.elapsed_seconds))} gone",
     ]
+    if _left(progress):
+        parts.append(f"about {_about(left)} left" if left is not None else "measuring the time left")
     if progress.failed:
         parts.append(f"{len(progress.failed)} failed")
     return " · ".join(parts)
@@ -119,7 +140,3 @@ def _bar(progress: Progress) -> Text:
     return text.append("━" * (BAR_WIDTH - full), style="bright_black").append(
         f" {share:.0%}", style="default"
     )
-
-
-def _loss(loss: float | None) -> str:
-    return "" if loss is None else f" loss {loss:.3f}"

@@ -101,8 +101,9 @@ def _train(
     from llama_scale.cli.progress import watch_sweep
     from llama_scale.launch import run_sweep
 
+    tasks = {task.run: task for task in prepared.tasks}
     try:
-        with watch_sweep() as watch:
+        with watch_sweep(lambda run: _reason(tasks[run])) as watch:
             return run_sweep(
                 prepared,
                 store=store,
