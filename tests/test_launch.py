@@ -17,6 +17,7 @@ from recipes import write_recipe
 from llama_scale.cli.sweep import _reason
 from llama_scale.errors import StoreError
 from llama_scale.launch import LaunchReport, Progress, Task, local, prepare_sweep, run_sweep
+from llama_scale.launch.tasks import ATTEMPTS
 from llama_scale.runs import (
     CHECKPOINT_MANIFEST,
     EXIT_DONE,
@@ -268,8 +269,8 @@ def test_a_run_that_moves_forward_may_be_killed_often(recipe: Path, tmp_path: Pa
     for step in range(1, 6):
         publish_step(task.folder, step)
         pool._settle(worker, task, -9)
-    assert pool.attempts[task.run] == 1
-    for _ in range(local.ATTEMPTS - 1):
+    assert pool.attempts.counts[task.run] == 1
+    for _ in range(ATTEMPTS - 1):
         pool._settle(worker, task, -9)
     pool.look()
     assert task.run in pool.failed

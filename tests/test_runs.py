@@ -166,9 +166,9 @@ def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_many_runs_are_made_as_one_is(tmp_path: Path) -> None:
-    configs = [replace(CONFIG, seed=seed) for seed in range(100)]
+    configs = {run_id(config): config for config in (replace(CONFIG, seed=seed) for seed in range(100))}
     create_runs(tmp_path / "many", configs)
-    for config in configs:
+    for config in configs.values():
         one = create_run(tmp_path / "one", config)
         made = tmp_path / "many" / one.run / "spec.json"
         assert made.read_bytes() == (one.path / "spec.json").read_bytes()
@@ -180,7 +180,7 @@ def test_many_runs_are_made_as_one_is(tmp_path: Path) -> None:
 def test_runs_that_cannot_be_made_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(StoreError, match="cannot write"):
-        create_runs(tmp_path / "runs", [CONFIG, replace(CONFIG, seed=1)])
+        create_runs(tmp_path / "runs", {run_id(CONFIG): CONFIG})
 
 
 def test_branches_are_found_by_their_trunk_whatever_else_is_torn(tmp_path: Path) -> None:

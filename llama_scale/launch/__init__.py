@@ -147,7 +147,7 @@ def run_sweep(
     for context, sequences in {(run.model.context, run.sequences_per_step) for run in runs}:
         check_length(files, data, context, sequences)
     verify_tokens(files)
-    create_runs(store, runs)
+    create_runs(store, prepared.sweep.by_id)
     tasks, look = list(prepared.tasks), watch or (lambda _: None)
     if launcher == "slurm":
         return launch_on_slurm(store, tasks, options=launcher_options, device=device, watch=look)

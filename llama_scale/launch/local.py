@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,11 +22,11 @@ from pathlib import Path
 from llama_scale.launch.memory import memory_bytes
 from llama_scale.launch.places import Card, Place, places_for, rooms_of, threads_per_worker
 from llama_scale.launch.tasks import (
-    ATTEMPTS,
+    Attempts,
     LaunchReport,
     Progress,
     Task,
-    blocked,
+    finished_of,
     note_death,
     noting_interrupts,
     progress_of,
@@ -70,26 +69,18 @@ class _Pool:
     rooms: dict[str, float] = field(default_factory=dict)
     needs: dict[str, float] = field(default_factory=dict)
     workers: list[_Worker] = field(default_factory=list)
-    attempts: Counter[str] = field(default_factory=Counter)
+    attempts: Attempts = field(default_factory=Attempts)
     not_before: dict[str, float] = field(default_factory=dict)
-    reached: dict[str, int] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     failed: tuple[str, ...] = ()
 
     def look(self) -> None:
         """Bring `finished` and `failed` up to date with the store. Looking costs time, so only when idle."""
-        self.finished |= {
-            t.run for t in self.tasks.values() if t.run not in self.finished and t.is_finished()
-        }
-        self.failed = self._failed()
+        self.finished |= finished_of(t for t in self.tasks.values() if t.run not in self.finished)
+        self.failed = self.attempts.failed(list(self.tasks.values()), self.finished)
 
     def has_idle(self) -> bool:
         return any(worker.task is None for worker in self.workers)
-
-    def _failed(self) -> tuple[str, ...]:
-        """Runs that failed too often, and branches whose trunk ended without reaching their point."""
-        worn_out = {run for run, attempts in self.attempts.items() if attempts >= ATTEMPTS}
-        return tuple(sorted(worn_out | blocked(list(self.tasks.values()), self.finished | worn_out)))
 
     def start_worker(self, place: Place) -> _Worker:
         environment = {
@@ -162,12 +153,7 @@ class _Pool:
                 # Its branch point turned out to be harmed and was deleted: the trunk makes it again.
                 self.finished.discard(task.parent.run)
         else:
-            # Only failures without a step forward count: a long run may be killed often and still arrive.
-            reached = max(task.folder.checkpoint_steps(), default=0)
-            if reached > self.reached.get(task.run, 0):
-                self.reached[task.run] = reached
-                self.attempts[task.run] = 0
-            self.attempts[task.run] += 1
+            self.attempts.add(task)
             if code == -signal.SIGKILL:  # perhaps for want of memory: beside less it may get further
                 self.needs[task.run] = 2 * self.needs.get(task.run, 0.0)
 
@@ -175,13 +161,11 @@ class _Pool:
         """Give each idle worker the ready run with the longest way to go, of those that its memory holds."""
         now = time.monotonic()
         taken = {worker.task.run for worker in self.workers if worker.task}
+        taken |= self.finished | self.attempts.worn_out()
         ready = [
             task
             for task in self.tasks.values()
-            if task.run not in self.finished | taken
-            and self.attempts[task.run] < ATTEMPTS
-            and self.not_before.get(task.run, 0) <= now
-            and task.is_ready()
+            if task.run not in taken and self.not_before.get(task.run, 0) <= now and task.is_ready()
         ]
         ready.sort(key=lambda task: -task.path_seconds)
         for worker in self.workers:
@@ -265,7 +249,7 @@ def launch_locally(
     )
     began = time.monotonic()
     pool.look()
-    before = shares_done(tasks)
+    before = shares_done(tasks, pool.finished)
     if not pool.is_over():
         pool.workers = [pool.start_worker(place) for place in places]
     try:

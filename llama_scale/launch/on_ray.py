@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -19,11 +18,11 @@ from typing import Any
 
 from llama_scale.errors import InputError
 from llama_scale.launch.tasks import (
-    ATTEMPTS,
+    Attempts,
     LaunchReport,
     Progress,
     Task,
-    blocked,
+    finished_of,
     note_death,
     noting_interrupts,
     progress_of,
@@ -42,12 +41,11 @@ class _Flight:
     """Tasks that Ray has, and what became of those that it gave back."""
 
     running: dict[Any, Task] = field(default_factory=dict)
-    attempts: Counter[str] = field(default_factory=Counter)
+    attempts: Attempts = field(default_factory=Attempts)
     not_before: dict[str, float] = field(default_factory=dict)
-    reached: dict[str, int] = field(default_factory=dict)
 
     def settle(self, task: Task, code: int) -> None:
-        """Only failures without a step forward count: a long run may be killed often and still arrive."""
+        """What a worker's exit code means for its run."""
         if code == EXIT_DONE:
             return
         if code == EXIT_RETRY:
@@ -55,11 +53,7 @@ class _Flight:
             return
         if code < 0:
             note_death(task.folder, code)
-        steps = max(task.folder.checkpoint_steps(), default=0)
-        if steps > self.reached.get(task.run, 0):
-            self.reached[task.run] = steps
-            self.attempts[task.run] = 0
-        self.attempts[task.run] += 1
+        self.attempts.add(task)
 
 
 def launch_on_ray(
@@ -95,12 +89,11 @@ def _fly(
 ) -> LaunchReport:
     train = ray.remote(max_retries=NODE_DEATHS, **needs)(_train)
     flight, place = _Flight(), str(store.resolve())
-    began, before = time.monotonic(), shares_done(tasks)
+    began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
     with noting_interrupts() as interrupted:
         while True:
-            finished = {task.run for task in tasks if task.is_finished()}
-            worn_out = {run for run, count in flight.attempts.items() if count >= ATTEMPTS}
-            failed = tuple(sorted((worn_out | blocked(tasks, finished | worn_out)) - finished))
+            finished = finished_of(tasks)
+            failed = flight.attempts.failed(tasks, finished)
             running = list(flight.running.values())
             elapsed = time.monotonic() - began
             watch(

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,11 @@ from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import write_atomically
 from llama_scale.launch.tasks import (
-    ATTEMPTS,
+    Attempts,
     LaunchReport,
     Progress,
     Task,
-    blocked,
+    finished_of,
     noting_interrupts,
     progress_of,
     shares_done,
@@ -67,8 +66,7 @@ class _Queue:
     options: list[str]
     device: str
     jobs: dict[str, str] = field(default_factory=dict)
-    attempts: Counter[str] = field(default_factory=Counter)
-    reached: dict[str, int] = field(default_factory=dict)
+    attempts: Attempts = field(default_factory=Attempts)
 
     @property
     def folder(self) -> Path:
@@ -118,15 +116,6 @@ class _Queue:
         self.jobs |= {run: f"{job}_{index}" for index, run in enumerate(runs)}
         write_atomically(self.folder / "jobs.json", json.dumps(self.jobs, indent=1))
 
-    def count_attempts(self, tasks: Sequence[Task]) -> None:
-        """Only failures without a step forward count: a long run may be killed often and still arrive."""
-        for task in tasks:
-            steps = max(task.folder.checkpoint_steps(), default=0)
-            if steps > self.reached.get(task.run, 0):
-                self.reached[task.run] = steps
-                self.attempts[task.run] = 0
-            self.attempts[task.run] += 1
-
 
 def launch_on_slurm(
     store: Path,
@@ -149,13 +138,12 @@ def launch_on_slurm(
             )
     queue = _Queue(store=store, options=shlex.split(options), device=device)
     queue.read()
-    began, before = time.monotonic(), shares_done(tasks)
+    began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
     with noting_interrupts() as interrupted:
         while True:
             active = queue.active()
-            finished = {task.run for task in tasks if task.is_finished()}
-            worn_out = {run for run, count in queue.attempts.items() if count >= ATTEMPTS} - active
-            failed = tuple(sorted((worn_out | blocked(tasks, finished | worn_out - active)) - finished))
+            finished = finished_of(tasks)
+            failed = queue.attempts.failed(tasks, finished, active)
             elapsed = time.monotonic() - began
             watch(
                 progress_of(
@@ -184,7 +172,8 @@ def _queue_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
     ordered = sorted(tasks, key=lambda task: -task.path_seconds)
     ready = [task for task in ordered if task.is_ready()]
     if ready:
-        queue.count_attempts(ready)
+        for task in ready:
+            queue.attempts.add(task)
         queue.submit(ready)
     behind: dict[str, list[Task]] = {}
     for task in ordered:

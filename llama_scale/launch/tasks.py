@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llama_scale.errors import LlamaScaleError
@@ -46,10 +47,14 @@ class Task:
         return bool(self.branches) and saved.issuperset(unfinished)
 
     def is_ready(self) -> bool:
+        """Whether a worker can do something for it: train, or say that it diverged with its trunk."""
         if self.parent is None:
             return True
-        return self.config.first_step in self.parent.checkpoint_steps() or bool(
-            self.folder.checkpoint_steps()
+        point = self.config.first_step
+        return (
+            point in self.parent.checkpoint_steps()
+            or bool(self.folder.checkpoint_steps())
+            or self.parent.diverged_by(point)
         )
 
 
@@ -150,13 +155,48 @@ def progress_of(
     )
 
 
-def shares_done(tasks: Sequence[Task]) -> dict[str, float]:
+def finished_of(tasks: Iterable[Task]) -> set[str]:
+    """The runs that are finished, as their folders tell."""
+    return {task.run for task in tasks if task.is_finished()}
+
+
+def shares_done(tasks: Sequence[Task], finished: Collection[str]) -> dict[str, float]:
     """How much of each run is done; runs that were never begun are left out."""
-    shares = {task.run: 1.0 if task.is_finished() else running_now(task).share for task in tasks}
+    shares = {task.run: 1.0 if task.run in finished else running_now(task).share for task in tasks}
     return {run: share for run, share in shares.items() if share}
 
 
-def blocked(tasks: Sequence[Task], ended: Collection[str]) -> set[str]:
+@dataclass(slots=True)
+class Attempts:
+    """How often each run has failed since it last got further: ATTEMPTS times, and it is given up.
+
+    A long run may be killed often and still arrive.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    reached: dict[str, int] = field(default_factory=dict)
+
+    def add(self, task: Task) -> None:
+        """Count one more, the first again where the run has saved a later step since the last."""
+        step = max(task.folder.checkpoint_steps(), default=0)
+        if step > self.reached.get(task.run, 0):
+            self.reached[task.run] = step
+            self.counts[task.run] = 0
+        self.counts[task.run] += 1
+
+    def worn_out(self) -> set[str]:
+        """Runs that have failed too often."""
+        return {run for run, count in self.counts.items() if count >= ATTEMPTS}
+
+    def failed(
+        self, tasks: Sequence[Task], finished: Collection[str], active: Collection[str] = ()
+    ) -> tuple[str, ...]:
+        """Runs that are given up, `active` ones apart, and branches whose trunk never reached their point."""
+        given_up = self.worn_out().difference(active)
+        return tuple(sorted((given_up | _blocked(tasks, given_up.union(finished))).difference(finished)))
+
+
+def _blocked(tasks: Sequence[Task], ended: Collection[str]) -> set[str]:
     """Branches whose trunk ended without reaching their point."""
     return {
         task.run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run has ended, well or not; says nothing of whether its result can be read."""
-        return (self.path / "result.json").exists()
+        return os.path.exists(f"{self.path}/result.json")
 
     def result(self) -> dict[str, Any] | None:
         """What the run ended with, or None while it has not."""
@@ -123,6 +123,13 @@ class RunFolder:
                 f"result.json of run {self.run} cannot be read: {error}",
                 hint=f"delete {self.path / 'result.json'} and run the sweep again: it trains this run anew",
             ) from None
+
+    def diverged_by(self, step: int) -> bool:
+        """Whether the run ended as diverged at `step` or before; a result that cannot be read says no."""
+        with suppress(StoreError):
+            found = self.result() or {}
+            return found.get("status") == "diverged" and found.get("steps", 0) <= step
+        return False
 
     def write_result(self, result: dict[str, Any], *, check: Callable[[], None] | None = None) -> None:
         """Say how the run ended; `check` is asked last whether this process may still write."""
@@ -266,19 +273,19 @@ def _checked_event(line: bytes) -> dict[str, Any] | None:
     return event if whole and checksum == f"{zlib.crc32(canonical_json(event).encode()):08x}" else None
 
 
-def create_run(store: Path, config: RunConfig) -> RunFolder:
-    """The folder of `config` in `store`, made if it is new."""
-    folder = RunFolder(store / run_id(config))
+def create_run(store: Path, config: RunConfig, run: str | None = None) -> RunFolder:
+    """The folder of `config` in `store`, made if it is new; `run` is its id where that is known."""
+    folder = RunFolder(store / (run or run_id(config)))
     if not (folder.path / "spec.json").exists():
         spec = {"schema": 1, "run": folder.run, "config": json.loads(canonical_json(config))}
         write_atomically(folder.path / "spec.json", json.dumps(spec, indent=1))
     return folder
 
 
-def create_runs(store: Path, configs: Iterable[RunConfig]) -> None:
+def create_runs(store: Path, by_id: Mapping[str, RunConfig]) -> None:
     """Make the folders of many runs, waiting for the disk side by side: most of the time is that."""
     with ThreadPoolExecutor(WRITERS) as writers:
-        for _ in writers.map(lambda config: create_run(store, config), configs):
+        for _ in writers.map(lambda run: create_run(store, by_id[run], run), by_id):
             pass
 
 
