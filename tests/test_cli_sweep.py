@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from recipes import write_recipe
 
 from llama_scale.launch import prepare_sweep
 from llama_scale.laws import ScalingLaw
-from llama_scale.runs import create_run
+from llama_scale.runs import RunFolder, create_run, read_records
 from llama_scale.sweeps import load_recipe, recipe_names
 
 
@@ -109,6 +111,37 @@ def test_a_sweep_ends_with_a_law_its_test_a_figure_and_the_next_command(known: P
     assert "31 runs, 31 of them done before" in again.stderr
     planned = run("plan", "--law", answer["file"], "--budget", "1e15", "--serve-tokens", "1e6", cwd=known)
     assert planned.stdout.startswith("Train ")
+
+
+def test_a_run_that_diverged_is_left_out_of_the_law_and_named(known: Path, tmp_path: Path) -> None:
+    """The same law with it as without it, in numbers and in words."""
+    store = tmp_path / "runs"
+    run("data", "prepare", "wide.toml", cwd=known)
+    shutil.copytree(known / "runs", store)
+    words = (
+        "fit",
+        str(store),
+        "--form",
+        "chinchilla",
+        "--draws",
+        "0",
+        "--output",
+        str(tmp_path / "law.json"),
+    )
+    before = json.loads(run(*words, "--json", cwd=tmp_path).stdout)
+    done = next(r for r in read_records(store) if r.role == "train")
+    config = RunFolder(store / done.run).config
+    optimizer = replace(config.optimizer, learning_rate=1e12, clip_norm=1e30)
+    bad = create_run(store, replace(config, branch=None, optimizer=optimizer))
+    for _ in range(2):  # the second does nothing
+        run("worker", bad.run, "--store", str(store), "--device", "cpu", cwd=tmp_path)
+    assert sum(event["event"] == "start" for event in bad.events()) == 1
+    after = json.loads(run(*words, "--json", "--force", cwd=tmp_path).stdout)
+    assert after["parameters"] == before["parameters"] and after["n_observations"] == before["n_observations"]
+    reason = "it diverged: its loss or its gradient was no longer a number"
+    assert {"run": bad.run, "reason": reason} in after["exclusions"]
+    said = " ".join(run(*words, "--force", cwd=tmp_path).stdout.split())
+    assert f"left out {bad.run}: {reason}" in said
 
 
 def test_a_sweep_that_identifies_no_law_says_so_and_keeps_its_runs(

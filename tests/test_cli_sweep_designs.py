@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,26 @@ def test_an_overtraining_study_shows_what_more_tokens_bring(tmp_path: Path) -> N
     said = swept(tmp_path, OVERTRAIN)
     assert said.startswith("From 20 to 400 tokens per parameter")
     assert f"{20**-0.5 + 3:.2f}" in said and f"{400**-0.5 + 3:.2f}" in said
+
+
+def test_a_learning_rate_that_diverges_is_an_outcome(tmp_path: Path) -> None:
+    """Really trained: its trunk ends long before the branch would, and nothing waits for it or fails."""
+    recipe, store = write_recipe(tmp_path), tmp_path / "runs"
+    design = "design={kind='lr', widths=[8], durations=[5000], learning_rates=[1e-3, 1e-2, 1e12]}"
+    words = ["sweep", str(recipe), "--set", design, "--store", str(store), "--device", "cpu"]
+    result = CliRunner().invoke(main, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    *_, diverged = found["outcome"]
+    assert found["failed"] == [] and [run["status"] for run in found["outcome"]] == [
+        "done",
+        "done",
+        "diverged",
+    ]
+    assert diverged["loss_nats"] is None and diverged["tokens"] == found["outcome"][0]["tokens"]
+    said = CliRunner().invoke(main, words).stdout
+    assert "the best learning rate is 0.01." in said  # and not the last that was tried
+    assert re.search(r"1e12 +diverged", said)
 
 
 @pytest.mark.parametrize(("design", "count"), [(LR, 10), (BATCH, 6), (OVERTRAIN, 3)])

@@ -240,6 +240,23 @@ def test_a_diverged_run_says_so_and_is_not_tried_again(
     assert train(store, config, files) == "done"
 
 
+def test_a_branch_diverges_with_its_trunk(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:
+    """It never waits for a point that its trunk will not reach."""
+    store, files = store_with(tmp_path, world)
+    trunk, branch = world[1][:2]
+    assert branch.branch
+    trunk = replace(trunk, optimizer=replace(trunk.optimizer, learning_rate=1e12, clip_norm=1e30))
+    branch = replace(branch, branch=replace(branch.branch, parent=run_id(trunk)))
+    create_run(store, trunk)
+    create_run(store, branch)
+    assert train(store, branch, files) == "waiting"
+    assert train(store, trunk, files) == "diverged"
+    assert train(store, branch, files) == "diverged"
+    results = [RunFolder(store / run_id(config)).result() or {} for config in (trunk, branch)]
+    assert results[1]["status"] == "diverged" and results[1]["loss_nats"] is None
+    assert results[1]["steps"] == results[0]["steps"] <= branch.first_step
+
+
 def test_a_run_belongs_to_one_process_at_a_time(
     tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
 ) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_scale import quantities
@@ -15,11 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """One run that ended: what it was trained with, and the loss that it reached."""
+    """One run that ended: what it was trained with, and the loss that it reached, infinite if it diverged."""
 
     config: RunConfig
     record: RunRecord
     loss_nats: float
+
+    @property
+    def diverged(self) -> bool:
+        return not math.isfinite(self.loss_nats)
 
     @property
     def ratio(self) -> float:
@@ -35,17 +40,25 @@ class Tried:
             "learning_rate": self.config.optimizer.learning_rate,
             "batch_tokens": self.config.tokens_per_step,
             "seed": self.config.seed,
+            "status": self.record.status,
             "loss_nats": self.loss_nats,
         }
 
 
 def tried(configs: dict[str, RunConfig], records: Sequence[RunRecord]) -> list[Tried]:
-    """The runs that reached an end with a finite loss, by model, then tokens, then what was tried."""
-    found = [
-        Tried(config=configs[record.run], record=record, loss_nats=record.loss_nats)
-        for record in records
-        if record.schedule_complete and record.loss_nats is not None
-    ]
+    """The runs that reached an end or diverged on the way, by model, then tokens, then what was tried.
+
+    One that diverged has the tokens that it was to see.
+    """
+    found = []
+    for record in records:
+        config, diverged = configs[record.run], record.status == "diverged"
+        steps = config.schedule.total_steps
+        if steps and diverged:
+            planned = replace(record, tokens=steps * config.tokens_per_step)
+            found.append(Tried(config=config, record=planned, loss_nats=math.inf))
+        elif record.schedule_complete and record.loss_nats is not None:
+            found.append(Tried(config=config, record=record, loss_nats=record.loss_nats))
     return sorted(found, key=_order)
 
 
@@ -67,18 +80,20 @@ def search_in_words(runs: Sequence[Tried], varied: str) -> list[object]:
         best = min(group, key=lambda run: run.loss_nats)
         inside = group[0] is not best is not group[-1]
         beyond = "" if inside else "; it is the last that was tried: try beyond it"
-        said.append(
-            f"{quantities.format_count(parameters)} parameters on {tokens} tokens: the best {varied} is "
-            f"{_value(best, varied)}{beyond}."
-        )
+        found = f"the best {varied} is {_value(best, varied)}{beyond}"
+        if best.diverged:
+            found = "all diverged: try a lower learning rate"
+        said.append(f"{quantities.format_count(parameters)} parameters on {tokens} tokens: {found}.")
         rows += [_row(run, best) for run in group]
     return [*said, "", table(rows, ("", "params", "tokens", "batch", "LR", "nats", "over the best"))]
 
 
 def overtraining_in_words(runs: Sequence[Tried]) -> list[object]:
     """Loss by tokens per parameter, and what each step further brought."""
+    diverged = [f"{_at(run)} diverged." for run in runs if run.diverged]
+    runs = [run for run in runs if not run.diverged]
     if not runs:
-        return []
+        return [*diverged]
     first, last = runs[0], runs[-1]
     rows = [
         (
@@ -92,9 +107,14 @@ def overtraining_in_words(runs: Sequence[Tried]) -> list[object]:
     return [
         f"From {quantities.format_number(first.ratio)} to {quantities.format_number(last.ratio)} tokens per "
         f"parameter the loss went from {first.loss_nats:.4f} to {last.loss_nats:.4f} nats per token.",
+        *diverged,
         "",
         table(rows, ("tokens/parameter", "tokens", "nats", "change")),
     ]
+
+
+def _at(run: Tried) -> str:
+    return f"The run of {quantities.format_number(run.ratio)} tokens per parameter"
 
 
 def _value(run: Tried, varied: str) -> str:
@@ -110,6 +130,6 @@ def _row(run: Tried, best: Tried) -> tuple[str, ...]:
         quantities.format_count(run.record.tokens),
         quantities.format_count(run.config.tokens_per_step),
         quantities.format_number(run.config.optimizer.learning_rate),
-        f"{run.loss_nats:.4f}",
-        f"{run.loss_nats - best.loss_nats:+.4f}",
+        "diverged" if run.diverged else f"{run.loss_nats:.4f}",
+        "–" if run.diverged else f"{run.loss_nats - best.loss_nats:+.4f}",
     )

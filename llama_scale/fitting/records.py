@@ -90,6 +90,8 @@ def _why_not(record: RunRecord, where: Sequence[Filter], counted: ParameterConve
         return "a trunk at constant learning rate: its loss is not decayed"
     if record.role == "search":
         return "it tries a learning rate or batch size: its loss is not that of a tuned run"
+    if record.status == "diverged":
+        return "it diverged: its loss or its gradient was no longer a number"
     if record.status != "done":
         return f"its status is {record.status}"
     if not record.schedule_complete:

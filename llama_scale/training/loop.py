@@ -29,6 +29,7 @@ from llama_scale.training.weights import save_weights
 from llama_scale.training.world import ALONE, World
 
 Outcome = Literal["done", "stopped", "waiting", "diverged"]
+UNKNOWN_LOSS = {"loss_nats": None, "bits_per_byte": None}  # of a run that diverged
 LOG_STEPS = 50
 CHECKPOINT_SECONDS = 30.0
 LOOK_SECONDS = 1.0  # between two looks at what the steps were like and at whether to stop
@@ -140,9 +141,9 @@ def train_run(
 ) -> Outcome:
     """Bring one run to its end, from its newest checkpoint or its branch point; a finished one is left alone.
 
-    Returns "stopped" if `should_stop` said so (a checkpoint was saved first) and "waiting" if its trunk
-    has not reached the branch point yet. `watch` sees every step, about once a second. Raises StoreError
-    where the disk refuses.
+    Returns "stopped" if `should_stop` said so (a checkpoint was saved first), "waiting" if its trunk has
+    not reached the branch point yet, and "diverged" if its loss is no number any more, or its trunk's was.
+    `watch` sees every step, about once a second. Raises StoreError where the disk refuses.
     """
     with ExitStack() as stack:
         # Only the leader reads and writes the folder's log; were it refused, torchrun would end the others.
@@ -157,7 +158,7 @@ def train_run(
         log = stack.enter_context(closing(EventLog(folder, lease) if lease else SilentLog()))
         interval = _start(trainer, store, folder, log, goal)
         if interval is None:
-            return "waiting"
+            return _without_trunk(trainer, store, log)
         outcome = _train(trainer, folder, log, goal, interval, should_stop, watch)
         if outcome == "done" and folder.config.schedule.total_steps is not None:
             _finish(trainer, store, folder, log)
@@ -215,6 +216,18 @@ def _start(trainer: Trainer, store: Path, folder: RunFolder, log: Log, goal: Goa
     return interval
 
 
+def _without_trunk(trainer: Trainer, store: Path, log: Log) -> Outcome:
+    """A branch whose trunk is not there yet waits for it; where that diverged, it would have too."""
+    branch = trainer.config.branch
+    trunk = RunFolder(store / branch.parent) if branch else None
+    if trunk is None or not trainer.world.agree(trunk.diverged_by(trainer.config.first_step)):
+        return "waiting"
+    step = (trunk.result() or {})["steps"]
+    log.append("diverged", step=step, trunk=trunk.run)
+    _record(trainer, log, "diverged", step, UNKNOWN_LOSS)
+    return "diverged"
+
+
 def _train(
     trainer: Trainer,
     folder: RunFolder,
@@ -234,7 +247,7 @@ def _train(
             watch(glance)
         if bad := next((step for step in glance.steps if not step.is_finite), None):
             log.append("diverged", step=bad.step)
-            _record(trainer, log, "diverged", bad.step, {"loss_nats": None, "bits_per_byte": None})
+            _record(trainer, log, "diverged", bad.step, UNKNOWN_LOSS)
             return "diverged"
         if trainer.step in _ends(trainer.step - 1, goal):
             log.append("train", **interval.report(trainer.config.tokens_per_step))
