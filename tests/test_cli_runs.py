@@ -168,6 +168,20 @@ def test_diff_names_what_differs(store: Path) -> None:
     assert runs(store, "diff", first.run, first.run)[1]["differences"] == []
 
 
+def test_a_run_is_named_by_its_id_or_by_how_that_begins(store: Path) -> None:
+    first, second = ended(store)
+    start = first.run[:8]
+    assert runs(store, "show", start)[1]["record"]["run"] == first.run
+    assert runs(store, "diff", start, second.run)[1]["runs"] == [first.run, second.run]
+    shutil.copytree(first.path, store / f"{start}00000000")
+    code, said = runs(store, "show", start)
+    assert code == 2 and "2 runs" in said["error"] and first.run in said["hint"]
+    for word in ("", "..", "nosuch"):
+        code, said = runs(store, "prune", word)
+        assert code == 2 and "there is no run" in said["error"]
+    assert not (store.parent / "leases").exists()
+
+
 def test_a_store_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for words in (("verify",), ("prune",), ("ls",)):
         code, said = runs(tmp_path / "nowhere", *words)

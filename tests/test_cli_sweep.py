@@ -84,6 +84,8 @@ def test_a_dry_run_fits_80_columns(home: Path, tmp_path: Path) -> None:
     table = [line for line in shown.splitlines() if " to do " in line]
     assert len(table) > 30
     assert max(map(len, table)) <= 80
+    flat = " ".join(shown.split())
+    assert "less than without shared trunks" in flat and "Runs have 3 seeds" in flat
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).machine])

@@ -83,7 +83,7 @@ def show_run(run: str, store: Path, as_json: bool) -> None:
         "result": result,
         "curve": plain(curve),
     }
-    current_output().result(value, lambda: _description(record, value, run))
+    current_output().result(value, lambda: _description(record, value))
 
 
 @command.command(
@@ -104,14 +104,15 @@ def diff_runs(one: str, other: str, store: Path, as_json: bool) -> None:
 
     folders = [find_run(store, run) for run in (one, other)]
     ours, theirs = ({"config": folder.config, "result": folder.result()} for folder in folders)
+    names = [folder.run for folder in folders]
     found = list(differences(ours, theirs))
     value = {
-        "runs": [one, other],
-        "differences": [{"field": name, one: a, other: b} for name, a, b in found],
+        "runs": names,
+        "differences": [{"field": field, names[0]: a, names[1]: b} for field, a, b in found],
     }
-    rows = [(name, _short(a), _short(b)) for name, a, b in found]
+    rows = [(field, _short(a), _short(b)) for field, a, b in found]
     current_output().result(
-        value, lambda: table(rows, ("field", one, other)) if rows else "Nothing: they are the same run."
+        value, lambda: table(rows, ("field", *names)) if rows else "Nothing: they are the same run."
     )
 
 
@@ -196,7 +197,8 @@ def verify_runs(runs: tuple[str, ...], store: Path, as_json: bool) -> int:
     folders = _folders(store, runs)
     found = [harm for folder in folders for harm in harms(folder)]
     rows = [(harm.run, harm.what, harm.consequence) for harm in found]
-    summary = f"{len(folders)} runs checked: {f'{len(found)} harms' if found else 'all whole'}."
+    verdict = f"{len(found)} harm{'s' if len(found) > 1 else ''}" if found else "all whole"
+    summary = f"{len(folders)} runs checked: {verdict}."
     current_output().result(
         {"checked": len(folders), "harms": found},
         lambda: [summary, *(["", table(rows, ("run", "what", "so"))] if rows else [])],
@@ -253,9 +255,9 @@ def _short(value: Any) -> str:
     return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _description(record: RunRecord, value: dict[str, Any], run: str) -> list[object]:
+def _description(record: RunRecord, value: dict[str, Any]) -> list[object]:
     reached = f", {record.loss_nats:.4f} nats/token" if record.loss_nats is not None else ""
-    headline = f"Run {run} ({record.role}): {record.status}{reached}."
+    headline = f"Run {record.run} ({record.role}): {record.status}{reached}."
     result = dict(value["result"] or {})
     texts = result.pop("data", [])
     rows = list(_leaves({"config": value["config"], "result": result}))

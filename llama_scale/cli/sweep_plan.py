@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -191,19 +192,28 @@ def _models(prepared: PreparedSweep) -> object:
 def _notes(prepared: PreparedSweep, runs: list[PlannedRun]) -> list[str]:
     spec, sweep = prepared.sweep.spec, prepared.sweep
     own, unshared = sum(sweep.own_flops.values()), sweep.unshared_flops
+    saved = 1 - own / unshared
+    less = f", {saved:.0%} less than without shared trunks" if saved >= 0.005 else ""
     first = sweep.runs[0].model
     longest = max(run.tokens for run in runs)
     notes = [
         f"Models are layers x width; context {first.context:,}, vocabulary {spec.data.vocabulary:,} "
         f"({spec.data.tokenizer}). Budgets and tokens per parameter count matmul parameters.",
-        f"{quantities.format_flops(own)} in all, {1 - own / unshared:.0%} less than without shared trunks. A "
+        f"{quantities.format_flops(own)} in all{less}. A "
         "row's FLOPs and time are its own; a branch's tokens and epochs include its trunk's.",
+        *_seeds(sweep.runs),
         "Disk is the most that a run holds: "
         f"{quantities.format_bytes(sum(run.disk_bytes for run in runs))} if all did at once.",
         f"{prepared.text_in_words} The longest run sees {quantities.format_count(longest)} tokens.",
         *_stated(prepared),
     ]
     return [_wrapped(note) for note in notes]
+
+
+def _seeds(runs: Sequence[RunConfig]) -> list[str]:
+    """That rows may look alike, where they do."""
+    count = len({run.seed for run in runs})
+    return [f"Runs have {count} seeds: rows that look alike differ in theirs."] if count > 1 else []
 
 
 def _stated(prepared: PreparedSweep) -> list[str]:

@@ -290,13 +290,16 @@ def create_runs(store: Path, by_id: Mapping[str, RunConfig]) -> None:
 
 
 def find_run(store: Path, run: str) -> RunFolder:
-    """The folder of a run that is there; raises InputError otherwise."""
-    folder = RunFolder(store / run)
-    if not folder.path.is_dir():
-        raise InputError(
-            f"there is no run {run} in {store}", hint="run `llama-scale runs ls` for their names"
-        )
-    return folder
+    """The run of that id, or the only one whose id begins so; raises InputError where there is none."""
+    if run and os.path.exists(f"{store}/{run}/spec.json"):
+        return RunFolder(store / run)
+    found = [folder for folder in run_folders(store) if folder.run.startswith(run)] if run else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(folder.run for folder in found[:4]) + (", ..." if len(found) > 4 else "")
+        raise InputError(f"{len(found)} runs in {store} begin with {run}", hint=f"give more of it: {names}")
+    raise InputError(f"there is no run {run} in {store}", hint="run `llama-scale runs ls` for their names")
 
 
 def run_folders(store: Path) -> list[RunFolder]:

@@ -40,7 +40,7 @@ def work(
     """
     folder = RunFolder(store / run)
     try:
-        find_run(store, run)
+        folder = find_run(store, run)
         config = folder.config
         files = _open_tokens(data_folder(store, config.data, config.corpus))
         check_corpus(folder, files)
