@@ -83,6 +83,13 @@ def test_the_gradient_is_that_of_the_loss(law: RepeatedDataLaw, log_n: float, lo
         assert found == pytest.approx((ahead - behind) / (2 * step), rel=1e-3, abs=1e-9)
 
 
+def test_growth_is_the_slope_of_the_worth_of_data() -> None:
+    law = RepeatedDataLaw(law=LAW, unique_tokens=1e11)
+    tokens, step = np.array([1e10, 2e11, 1e12, 5e12]), 1e-5
+    ends = [np.log(law.effective_tokens(tokens * np.exp(sign * step))) for sign in (1, -1)]
+    np.testing.assert_allclose(law.growth(tokens), (ends[0] - ends[1]) / (2 * step), rtol=1e-5)
+
+
 @given(law=LAWS, log_c=st.floats(40, 62))
 def test_the_compute_optimum_is_that_of_a_fine_grid(law: RepeatedDataLaw, log_c: float) -> None:
     budget = np.exp(log_c)

@@ -7,7 +7,7 @@ import pytest
 
 from llama_scale.errors import InputError
 from llama_scale.laws import ScalingLaw, published
-from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.laws.repeated import RepeatedDataLaw, Repetition
 from llama_scale.planning.quantisation import Penalty, QuantisedLaw
 
 LAW = published().law
@@ -40,30 +40,36 @@ def test_beyond_the_runs_is_said() -> None:
     assert beyond == {"parameters": 2.0, "tokens": 2.0, "bits": 2.0}
 
 
-def test_the_fewest_tokens_reach_the_loss_and_brute_force_agrees() -> None:
-    law = QuantisedLaw(trained=LAW, penalty=Penalty(bits=4))
-    sizes = np.array([1e9, 7e9, 30e9, 70e9])
-    tokens = np.asarray(law.tokens_for_loss(2.2, sizes))
-    grid = np.logspace(9, 15, 60_001)
+TRAINED = [
+    LAW,
+    ScalingLaw(E=1.757, A=2305.0, B=9957.0, alpha=0.424, beta=0.431, k=0.774),
+    RepeatedDataLaw(law=LAW, unique_tokens=1e11),
+    RepeatedDataLaw(
+        law=LAW, unique_tokens=3e12, repetition=Repetition(tokens_decay=2.0, parameters_decay=1.0)
+    ),
+]
+
+
+@pytest.mark.parametrize("trained", TRAINED)
+@pytest.mark.parametrize("loss", [2.2, 2.4, 3.0])
+def test_the_fewest_tokens_reach_the_loss_and_brute_force_agrees(
+    trained: ScalingLaw | RepeatedDataLaw, loss: float
+) -> None:
+    law = QuantisedLaw(trained=trained, penalty=Penalty(bits=4))
+    sizes = np.array([1e8, 1e9, 7e9, 30e9, 70e9, 1e12])
+    tokens = np.asarray(law.tokens_for_loss(loss, sizes))
+    grid = np.logspace(8, 15, 60_001)
     for size, found in zip(sizes, tokens, strict=True):
-        reached = grid[law.loss(size, grid) <= 2.2]
+        reached = grid[law.loss(size, grid) <= loss]
         if reached.size:
             assert found == pytest.approx(reached[0], rel=3e-4)
-            assert law.loss(size, found) == pytest.approx(2.2, abs=1e-12)
+            assert law.loss(size, found) == pytest.approx(loss, abs=1e-12)
         else:
             assert np.isnan(found)
-    assert np.isnan(tokens[0])
-    assert np.isfinite(tokens[-1])
+    assert np.isnan(tokens[0]) == (loss < 3)
 
 
-@pytest.mark.parametrize(
-    "trained",
-    [
-        LAW,
-        ScalingLaw(E=1.757, A=2305.0, B=9957.0, alpha=0.424, beta=0.431, k=0.774),
-        RepeatedDataLaw(law=LAW, unique_tokens=1e11),
-    ],
-)
+@pytest.mark.parametrize("trained", TRAINED[:3])
 def test_more_data_hurt_beyond_the_best(trained: ScalingLaw | RepeatedDataLaw) -> None:
     law = QuantisedLaw(trained=trained, penalty=Penalty(bits=3))
     best = float(law.best_tokens(7e9))

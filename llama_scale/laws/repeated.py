@@ -65,6 +65,11 @@ class RepeatedDataLaw:
         """D': the number of unique tokens that would teach as much."""
         return _worth(np.asarray(tokens, float), self.unique_tokens, self.repetition.tokens_decay)
 
+    def growth(self, tokens: ArrayLike) -> Numbers:
+        """d log D' / d log D: by how many per cent D' grows with a per cent more tokens."""
+        d = np.asarray(tokens, float)
+        return _marginal(d, self.unique_tokens, self.repetition.tokens_decay) * d / self.effective_tokens(d)
+
     def effective_parameters(self, parameters: ArrayLike) -> Numbers:
         """N': the number of parameters that would do as well, were data no limit."""
         return _worth(

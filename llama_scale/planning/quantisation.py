@@ -30,6 +30,7 @@ SUPPORT = {"parameters": Range(160e6, 12e9), "tokens": Range(1e9, 206e9), "bits"
 UNQUANTISED_BITS = 16
 HALVINGS = 60  # of a bracket in log D: to rounding
 NEWTON_STEPS = 40  # about ten do
+ROUNDING = 1e-9  # of a loss
 WIDEST = 60.0  # in log D
 
 
@@ -86,36 +87,40 @@ class QuantisedLaw:
         return self.trained.loss(parameters, tokens) + self.penalty.loss(parameters, tokens)
 
     def tokens_for_loss(self, loss: ArrayLike, parameters: ArrayLike) -> Numbers:
-        """The fewest tokens that bring the quantised N parameters to `loss`; nan where none do."""
-        target = np.asarray(loss, float)
-        fewest = np.asarray(self.trained.tokens_for_loss(target, parameters), float)
-        best = self.best_tokens(parameters)
-        shape = np.broadcast(fewest, best, target).shape
-        low, high = (np.array(np.broadcast_to(np.log(part), shape)) for part in (fewest, best))
-        with np.errstate(invalid="ignore", over="ignore"):
-            reached = (low <= high) & (self.loss(parameters, np.exp(high)) <= target)
-            if isinstance(self.trained, ScalingLaw):
-                start = np.where(reached, low, np.nan)  # what has no root would keep the rest waiting
-                return np.exp(self._newton(self.trained, target, parameters, start))
-            for _ in range(HALVINGS):
-                middle = (low + high) / 2
-                over = self.loss(parameters, np.exp(middle)) > target
-                low, high = np.where(over, middle, low), np.where(over, high, middle)
-        return np.where(reached, np.exp(high), np.nan)
+        """The fewest tokens that bring the quantised N parameters to `loss`; nan where none do.
 
-    def _newton(self, law: ScalingLaw, loss: Numbers, parameters: ArrayLike, x: Numbers) -> Numbers:
-        """Root in x = log D of loss(x) = `loss`, from the left: loss is convex in x, so none is passed."""
-        by_size = law.A * np.asarray(parameters, float) ** -law.alpha
-        rising = self.penalty.loss(parameters, 1.0)
-        for _ in range(NEWTON_STEPS):
-            falling, added = law.B * np.exp(-law.beta * x), rising * np.exp(BY_TOKENS * x)
-            whole = (by_size + falling) ** law.k
-            slope = BY_TOKENS * added - law.k * law.beta * falling * whole / (by_size + falling)
-            change = (law.E + whole + added - loss) / np.where(slope < 0, slope, -np.inf)
-            x = x - change
-            if not np.any(np.abs(change) > 1e-8):
-                break
-        return x
+        The loss is convex in x = log D: from the tokens that would do without the penalty, which are too few,
+        Newton's steps stay short of the root, and pass the lowest loss only where there is none.
+        """
+        target = np.asarray(loss, float)
+        by_size, rising = self._by_size(parameters), self.penalty.loss(parameters, 1.0)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            x = np.log(np.asarray(self.trained.tokens_for_loss(target, parameters), float))
+            for _ in range(NEWTON_STEPS):
+                whole, falls = self._fall(by_size, x)
+                added = rising * np.exp(BY_TOKENS * x)
+                slope, excess = falls + BY_TOKENS * added, self.law.E + whole + added - target
+                change = np.where(slope < 0, excess / slope, 0.0)
+                x = x - change
+                if not np.any(np.abs(change) > 1e-8):
+                    break
+            return np.where(self.loss(parameters, np.exp(x)) <= target * (1 + ROUNDING), np.exp(x), np.nan)
+
+    def _by_size(self, parameters: ArrayLike) -> Numbers:
+        """What too small a model costs at any D: A N^-alpha, of N' where data are repeated."""
+        n, trained = np.asarray(parameters, float), self.trained
+        effective = n if isinstance(trained, ScalingLaw) else trained.effective_parameters(n)
+        return self.law.A * effective**-self.law.alpha
+
+    def _fall(self, by_size: Numbers, x: Numbers) -> tuple[Numbers, Numbers]:
+        """What the trained law says above its floor at x = log D, and its slope in x."""
+        law, log_effective, growth = self.law, x, np.ones(())
+        if not isinstance(self.trained, ScalingLaw):
+            log_effective = np.log(self.trained.effective_tokens(np.exp(x)))
+            growth = self.trained.growth(np.exp(x))
+        falling = law.B * np.exp(-law.beta * log_effective)
+        whole = (by_size + falling) ** law.k
+        return whole, -law.k * law.beta * falling * whole / (by_size + falling) * growth
 
     def best_tokens(self, parameters: ArrayLike) -> Numbers:
         """The tokens beyond which more data make the quantised model worse.
@@ -145,18 +150,13 @@ class QuantisedLaw:
     def _bisected(self, n: Numbers) -> Numbers:
         shape = np.broadcast(n, np.asarray(self.law.E)).shape
         low, high = np.zeros(shape), np.full(shape, WIDEST)
+        by_size, rising = self._by_size(n), BY_TOKENS * self.penalty.loss(n, 1.0)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            rising = self._slope(n, middle) > 0
-            low, high = np.where(rising, low, middle), np.where(rising, middle, high)
+            rises = self._fall(by_size, middle)[1] + rising * np.exp(BY_TOKENS * middle) > 0
+            low, high = np.where(rises, low, middle), np.where(rises, middle, high)
         return np.exp(low)
 
     def at(self, index: int | slice) -> Self:
         """The draw, or batch of draws, at `index`."""
         return type(self)(trained=self.trained.at(index), penalty=self.penalty)
-
-    def _slope(self, parameters: Numbers, log_tokens: Numbers, step: float = 1e-4) -> Numbers:
-        """How the loss changes over a small step in log D."""
-        ends = (np.exp(log_tokens + sign * step) for sign in (1, -1))
-        after, before = (self.loss(parameters, tokens) for tokens in ends)
-        return after - before

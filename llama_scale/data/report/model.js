@@ -120,19 +120,18 @@ const model = (() => {
     }
 
     // The loss is convex in log D: from the tokens that would do without the penalty, which are too few,
-    // Newton's steps stay short of the root, and pass the lowest loss only where there is no root.
+    // Newton's steps stay short of the root, and pass the lowest loss only where there is none.
     function tokensForLoss(target, n) {
       let x = Math.log(trained.tokensForLoss(target, n));
-      for (let i = 0; i < 60; i++) {
+      for (let i = 0; i < 40; i++) {
         const d = Math.exp(x);
-        const excess = loss(n, d) - target;
         const falls = slope(n, d);
-        if (!(falls < 0)) return excess <= 0 ? d : NaN;
-        const change = excess / falls;
+        const change = falls < 0 ? (loss(n, d) - target) / falls : 0;
         x -= change;
-        if (!(Math.abs(change) > 1e-10)) break;
+        if (!(Math.abs(change) > 1e-8)) break;
       }
-      return Math.exp(x);
+      const tokens = Math.exp(x);
+      return loss(n, tokens) <= target * (1 + 1e-9) ? tokens : NaN;
     }
 
     return { ...trained, kind: "quantised", fresh: trained.fresh ?? trained, loss, slope, bestTokens, tokensForLoss };
