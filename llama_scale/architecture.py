@@ -122,8 +122,16 @@ def llama_hidden(width: int, multiple: int = HIDDEN_MULTIPLE) -> int:
 
 
 def llama(layers: int, width: int, *, heads: int | None = None, **others: int | float | bool) -> ModelConfig:
-    """A LLaMA of the paper's proportions: head size 128 unless `heads` is given, no grouped queries."""
+    """A LLaMA of the paper's proportions: head size 128 unless `heads` is given, no grouped queries.
+
+    Raises InputError for heads that do not divide the width, and for what `ModelConfig` refuses.
+    """
     head_count = heads if heads is not None else max(1, width // 128)
+    if head_count < 1 or (width % head_count and "head_size" not in others):
+        raise InputError(
+            f"{head_count} heads do not divide a width of {width}",
+            hint=f"use a divisor of {width}, another width, or name head_size too",
+        )
     proportions = {"kv_heads": head_count, "head_size": width // head_count, "hidden": llama_hidden(width)}
     fields = proportions | others
     return ModelConfig(layers=layers, width=width, heads=head_count, **fields)  # pyright: ignore[reportArgumentType]
@@ -164,7 +172,9 @@ def nearest_shape(
                 f"no LLaMA of about {parameters:.3g} parameters has a multiple of {kv_heads} heads",
                 hint=f"ask for fewer KV heads: a power of two up to {1 << (most.bit_length() - 1)}",
             )
-    return min(shapes, key=lambda shape: _oddness(shape, parameters, convention))
+    near = [s for s in shapes if abs(s.parameters.by(convention) / parameters - 1) < 0.03]
+    kept = near if near and parameters >= 1e8 else shapes
+    return min(kept, key=lambda shape: _oddness(shape, parameters, convention))
 
 
 def with_kv_heads(shape: ModelConfig, kv_heads: int, *, widen: bool = True) -> ModelConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from llama_scale.architecture import (
@@ -14,6 +14,7 @@ from llama_scale.architecture import (
     llama_hidden,
     nearest_shape,
 )
+from llama_scale.config import raise_all
 from llama_scale.errors import InputError
 
 HEAD_SIZES = (128, 64, 32, 16, 8)
@@ -44,13 +45,8 @@ class ShapeSpec:
                 "shape.layers and shape.aspect_ratio both say how deep a model is",
                 hint="leave one of them out",
             )
-        for name in ("layers", "aspect_ratio", "head_size", "kv_heads", "hidden_ratio", "context"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(
-                    f"shape.{name} is {value:g}, but must be more than 0",
-                    hint=f"set shape.{name} higher, or leave it out",
-                )
+        names = ("layers", "aspect_ratio", "head_size", "kv_heads", "hidden_ratio", "context")
+        raise_all(_not_positive(self, "shape.", names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +58,20 @@ class ExplicitShape:
     heads: int | None = None
     kv_heads: int | None = None
     hidden: int | None = None
+
+    def __post_init__(self) -> None:
+        raise_all(_not_positive(self, "", ("layers", "width", "heads", "kv_heads", "hidden")))
+
+
+def _not_positive(value: object, table: str, names: Iterable[str]) -> Iterator[InputError]:
+    """A problem for each of the numbers that is given and is not more than 0."""
+    for name in names:
+        number = getattr(value, name)
+        if number is not None and number <= 0:
+            yield InputError(
+                f"{table}{name} is {number:g}, but must be more than 0",
+                hint=f"set {table}{name} higher, or leave it out",
+            )
 
 
 def model_of_width(width: int, shape: ShapeSpec, *, vocabulary: int) -> ModelConfig:
@@ -82,7 +92,7 @@ def model_of_width(width: int, shape: ShapeSpec, *, vocabulary: int) -> ModelCon
 
 def model_of_shape(wanted: ExplicitShape, shape: ShapeSpec, *, vocabulary: int) -> ModelConfig:
     """The model of these layers and this width; raises InputError where it cannot be built."""
-    if wanted.heads is not None and (wanted.heads < 1 or wanted.width % wanted.heads):
+    if wanted.heads is not None and wanted.width % wanted.heads:
         raise InputError(
             f"{wanted.heads} heads do not divide a width of {wanted.width}",
             hint="use a number of heads that divides the width",

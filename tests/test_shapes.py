@@ -58,6 +58,9 @@ def test_the_family_comes_back_from_its_widths_and_its_layers() -> None:
         (lambda: model_of_size(1e5, ShapeSpec(layers=300), vocabulary=256), "no model of about 100,000"),
         (lambda: ShapeSpec(layers=2, aspect_ratio=64), "both say how deep"),
         (lambda: ShapeSpec(context=0), "context is 0"),
+        (lambda: ExplicitShape(layers=0, width=64), "layers is 0"),
+        (lambda: ExplicitShape(layers=1, width=64, heads=0), "heads is 0"),
+        (lambda: ExplicitShape(layers=1, width=64, kv_heads=0, hidden=-3), "hidden is -3"),
         (
             lambda: model_of_shape(ExplicitShape(layers=1, width=10, heads=3), ShapeSpec(), vocabulary=256),
             "3 heads",
