@@ -245,23 +245,35 @@ def text_field(place: str, fields: list[str]) -> str:
 
 def _parquet_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
     """The column's text of every row, with the row's number from 0 up; empty cells are left out."""
+    with _parquet(file) as opened:
+        cells = enumerate(_cells(opened, _text_column(file, opened.schema_arrow, field)))
+        yield from ((row, text) for row, text in cells if text is not None)
+
+
+def _cells(opened: Any, column: str) -> Iterator[str | None]:
+    for batch in opened.iter_batches(batch_size=PARQUET_ROWS, columns=[column]):
+        yield from batch.column(0).to_pylist()
+
+
+def _text_column(file: Path, schema: Any, field: str) -> str:
+    """The column called `field`, or the one that holds the text; raises InputError where there is none."""
+    types = _arrow(file).types
+    columns = [c.name for c in schema if types.is_string(c.type) or types.is_large_string(c.type)]
+    if field and field not in columns:
+        raise InputError(
+            f"{file} has no column of text called {field!r}",
+            hint=f"its columns of text are {', '.join(columns) or 'none'}",
+        )
+    return field or text_field(str(file), columns)
+
+
+@contextmanager
+def _parquet(file: Path) -> Iterator[Any]:
+    """The opened file; what goes wrong while it is read is an InputError."""
     arrow = _arrow(file)
     try:
         with arrow.parquet.ParquetFile(file) as opened:
-            schema = opened.schema_arrow
-            kinds = (arrow.types.is_string, arrow.types.is_large_string)
-            columns = [c.name for c in schema if any(is_kind(c.type) for is_kind in kinds)]
-            if field and field not in columns:
-                raise InputError(
-                    f"{file} has no column of text called {field!r}",
-                    hint=f"its columns of text are {', '.join(columns) or 'none'}",
-                )
-            chosen, row = field or text_field(str(file), columns), 0
-            for batch in opened.iter_batches(batch_size=PARQUET_ROWS, columns=[chosen]):
-                for text in batch.column(0).to_pylist():
-                    if text is not None:
-                        yield row, text
-                    row += 1
+            yield opened
     except (OSError, arrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
             f"{file} is no Parquet file, or is damaged: {error}".splitlines()[0], hint="get that file again"
