@@ -9,15 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_runs import small_model, small_run
 
-from llama_scale.architecture import ModelConfig
 from llama_scale.errors import InputError, StoreError
 from llama_scale.runs import (
     Branch,
-    DataConfig,
     EventLog,
-    OptimizerConfig,
-    RunConfig,
     RunFolder,
     ScheduleConfig,
     branches_by_trunk,
@@ -31,17 +28,10 @@ from llama_scale.runs import (
     write_records,
 )
 
-CONFIG = RunConfig(
-    role="train",
-    model=ModelConfig(
-        layers=1, width=16, heads=2, kv_heads=2, head_size=8, hidden=32, vocabulary=300, context=32
-    ),
-    data=DataConfig(vocabulary=300),
-    corpus="0" * 64,
-    optimizer=OptimizerConfig(learning_rate=1e-3),
+CONFIG = small_run(
+    small_model(vocabulary=300),
     schedule=ScheduleConfig(kind="wsd", total_steps=100, warmup_steps=10, decay_steps=20),
     sequences_per_step=2,
-    seed=0,
 )
 
 
@@ -61,25 +51,12 @@ def test_a_spec_is_read_as_it_was_written(folder: RunFolder) -> None:
 
 def test_a_run_keeps_its_name_when_a_run_can_be_told_more(tmp_path: Path) -> None:
     """The id of a run planned before precision, Muon, muP and micro-batches could be chosen."""
-    run = RunConfig(
+    wider = {"layers": 2, "width": 32, "head_size": 16, "hidden": 96}
+    run = small_run(
+        small_model(**wider, vocabulary=1024, context=64, qk_norm=True),
+        learning_rate=4e-3,
         role="trunk",
-        model=ModelConfig(
-            layers=2,
-            width=32,
-            heads=2,
-            kv_heads=2,
-            head_size=16,
-            hidden=96,
-            vocabulary=1024,
-            context=64,
-            qk_norm=True,
-        ),
-        data=DataConfig(),
-        corpus="0" * 64,
-        optimizer=OptimizerConfig(learning_rate=4e-3),
         schedule=ScheduleConfig(kind="wsd", total_steps=None),
-        sequences_per_step=8,
-        seed=0,
     )
     assert run_id(run) == "356b24d26d108a1a"
     muon = replace(run, optimizer=replace(run.optimizer, kind="muon"), precision="bf16", micro_batch=2)

@@ -6,29 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_runs import small_run
 from torch import Tensor
 
-from llama_scale.architecture import ModelConfig
 from llama_scale.errors import InputError
-from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from llama_scale.training import micro_batch
 from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory, sequence_bytes
 from llama_scale.training.speed import random_tokens
 from llama_scale.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-CONFIG = RunConfig(
-    role="train",
-    model=ModelConfig(
-        layers=1, width=16, heads=2, kv_heads=2, head_size=8, hidden=32, vocabulary=64, context=32
-    ),
-    data=DataConfig(vocabulary=64),
-    corpus="0" * 64,
-    optimizer=OptimizerConfig(learning_rate=1e-3),
-    schedule=ScheduleConfig(kind="constant", total_steps=2),
-    sequences_per_step=8,
-    seed=0,
-)
+CONFIG = small_run()
 
 
 def with_room_for(sequences: int) -> Trainer:

@@ -7,34 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_runs import small_model, small_run
 from torch import Tensor
 
-from llama_scale.architecture import ModelConfig
-from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from llama_scale.runs import RunConfig
 from llama_scale.training.model import Llama
 from llama_scale.training.muon import Muon, orthogonal
 from llama_scale.training.optimizer import FlatOptimizer
 from llama_scale.training.scaling import initialise
 
-CONFIG = RunConfig(
-    role="train",
-    model=ModelConfig(
-        layers=2,
-        width=32,
-        heads=2,
-        kv_heads=1,
-        head_size=16,
-        hidden=96,
-        vocabulary=64,
-        context=32,
-        qk_norm=True,
-    ),
-    data=DataConfig(vocabulary=64),
-    corpus="0" * 64,
-    optimizer=OptimizerConfig(learning_rate=4e-3),
-    schedule=ScheduleConfig(kind="constant", total_steps=10),
-    sequences_per_step=8,
-    seed=0,
+CONFIG = small_run(
+    small_model(layers=2, width=32, kv_heads=1, head_size=16, hidden=96, qk_norm=True), learning_rate=4e-3
 )
 MUON = replace(CONFIG, optimizer=replace(CONFIG.optimizer, kind="muon"))
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_runs import small_run
 
-from llama_scale.architecture import ModelConfig
+from llama_scale.architecture import llama
 from llama_scale.errors import InputError
-from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from llama_scale.runs import RunConfig
 from llama_scale.training.model import Llama
 from llama_scale.training.optimizer import FlatOptimizer
 from llama_scale.training.scaling import initialise, treatments
@@ -20,28 +21,8 @@ WIDTHS = (32, 64, 128, 256)
 
 
 def config_of(width: int, base: int | None) -> RunConfig:
-    model = ModelConfig(
-        layers=2,
-        width=width,
-        heads=width // 16,
-        kv_heads=width // 16,
-        head_size=16,
-        hidden=3 * width,
-        vocabulary=64,
-        context=16,
-    )
-    return RunConfig(
-        role="train",
-        model=model,
-        data=DataConfig(vocabulary=64),
-        corpus="0" * 64,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        schedule=ScheduleConfig(kind="constant", total_steps=10),
-        sequences_per_step=8,
-        seed=0,
-        initial_gain=1.0,
-        mup_base_width=base,
-    )
+    model = llama(2, width, heads=width // 16, hidden=3 * width, vocabulary=64, context=16)
+    return small_run(model, learning_rate=1e-2, initial_gain=1.0, mup_base_width=base)
 
 
 def movement(width: int, base: int | None, seed: int) -> dict[str, float]:
