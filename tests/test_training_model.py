@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,26 +23,38 @@ SMALL = ModelConfig(
 def test_the_module_has_as_many_parameters_as_its_shape_says(
     config: ModelConfig, changes: dict[str, bool]
 ) -> None:
-    from dataclasses import replace
-
     config = replace(config, **changes)
     with torch.device("meta"):
         model = Llama(config)
     assert sum(p.numel() for p in model.parameters()) == config.parameters.total
 
 
-def test_flops_per_token_are_those_that_torch_counts() -> None:
-    config = ModelConfig(
-        layers=2, width=32, heads=4, kv_heads=4, head_size=8, hidden=80, vocabulary=96, context=24
-    )
-    model = Llama(config)
-    tokens = torch.randint(config.vocabulary, (3, config.context))
+def counted_flops(config: ModelConfig, *, backward: bool) -> tuple[int, int]:
+    """FLOPs of two sequences as torch counts them, and their tokens; nothing is computed."""
+    with torch.device("meta"):
+        model = Llama(config)
+        tokens = torch.zeros((2, config.context), dtype=torch.int64)
     with (
         FlopCounterMode(display=False) as counter,
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
-        model(tokens)
-    assert counter.get_total_flops() == config.forward_flops_per_token() * tokens.numel()
+        logits = model(tokens)
+        if backward:
+            logits.sum().backward()
+    return counter.get_total_flops(), tokens.numel()
+
+
+@pytest.mark.parametrize("config", [LLAMA_7B, LLAMA_13B, LLAMA_33B, LLAMA_65B, SMALL])
+def test_flops_per_token_are_those_that_torch_counts(config: ModelConfig) -> None:
+    flops, tokens = counted_flops(config, backward=False)
+    assert flops == config.forward_flops_per_token() * tokens
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied_head": True, "kv_heads": 1}, {"qk_norm": True}])
+def test_flops_of_training_are_those_that_torch_counts(changes: dict[str, Any]) -> None:
+    config = replace(SMALL, **changes)
+    flops, tokens = counted_flops(config, backward=True)
+    assert flops == config.train_flops_per_token() * tokens
 
 
 def test_a_token_does_not_see_the_ones_after_it() -> None:
@@ -65,8 +80,6 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
 
 
 def test_grouped_queries_equal_heads_with_shared_keys_and_values() -> None:
-    from dataclasses import replace
-
     grouped = Llama(SMALL)
     initialise(grouped, 1, 1.0)
     plain = Llama(replace(SMALL, kv_heads=SMALL.heads))
