@@ -1,10 +1,11 @@
 """Which peak learning rate, batch, beta2 and warm-up suit this trainer: real runs on the built-in corpus.
 
-    python benchmarks/learning_rates.py measure runs-tuning/results.jsonl   # about 15 CPU-minutes, one thread
+    python benchmarks/learning_rates.py measure runs-tuning/results.jsonl   # about 40 CPU-minutes, one thread
     python benchmarks/learning_rates.py fit runs-tuning/results.jsonl
 
 `measure` appends one line a run and leaves out what the file holds already. `fit` finds the best rate of
-every (width, tokens, batch) by a parabola in log rate, and the rule of `llama_scale/hyperparameters.py`.
+every (width, tokens, batch) by a parabola in log rate through the means over seeds, and the rule of
+`llama_scale/hyperparameters.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from llama_scale.architecture import ModelConfig
+from llama_scale.architecture import llama
 from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from llama_scale.training.data import TokenFiles
 from llama_scale.training.loop import Trainer
 from llama_scale.training.preparing import find_text, prepare
 
 DATA = DataConfig(vocabulary=1024)
-SHORT, LONG = 307_200, 1_228_800  # tokens
+SHORT, LONG, LONGEST = 307_200, 1_228_800, 2_457_600  # tokens
 Settings = dict[str, Any]
 
 
@@ -40,13 +41,22 @@ RATES = {  # tried at each (width, tokens, sequences a step)
     (32, LONG, 8): (2e-3, 4e-3, 8e-3),
     (16, LONG, 8): (4e-3, 8e-3, 16e-3),
 }
-DEARER = {(32, LONG, 32): (4e-3, 8e-3, 16e-3), (64, LONG, 8): (1e-3, 2e-3, 4e-3)}
+LENGTHS = {  # what the exponent of tokens comes from: each with every one of SEEDS
+    (width, tokens, 8): tuple(first * 2**step for step in range(4))
+    for tokens in (LONGEST, LONG, SHORT)
+    for width, first in ((16, 2e-3), (32, 2e-3), (64, 1e-3))
+}
+SEEDS = (0, 1)
+DEARER = {(32, LONG, 32): (4e-3, 8e-3, 16e-3)}
 BETAS = ((8, 8e-3, 0.95), (8, 8e-3, 0.98), (8, 8e-3, 0.999), (32, 16e-3, 0.95), (2, 4e-3, 0.999))
 BASE: Settings = {"width": 32, "tokens": SHORT, "sequences": 8, "beta2": 0.99, "warmup": 100, "seed": 0}
 
 
 def grid() -> Iterator[Settings]:
-    """The runs: rates by size, length and batch, beta2, warm-up, seeds for the noise, dearer rates."""
+    """The runs: rates by size and length, by size and batch, beta2, warm-up, noise of seeds, dearer rates."""
+    for seed in SEEDS:
+        for settings in _rates(LENGTHS):
+            yield settings | {"seed": seed}
     yield from _rates(RATES)
     for sequences, rate, beta2 in BETAS:
         yield BASE | {"sequences": sequences, "rate": rate, "beta2": beta2}
@@ -66,17 +76,8 @@ def _rates(rates: dict[tuple[int, int, int], tuple[float, ...]]) -> Iterator[Set
 def config_of(settings: Settings, corpus: str) -> RunConfig:
     """A member of the default sweep's family, trained by WSD from its own start."""
     width = settings["width"]
-    model = ModelConfig(
-        layers=2,
-        width=width,
-        heads=width // 16,
-        kv_heads=width // 16,
-        head_size=16,
-        hidden=3 * width,
-        vocabulary=DATA.vocabulary,
-        context=64,
-        qk_norm=True,
-    )
+    shape = {"hidden": 3 * width, "vocabulary": DATA.vocabulary, "context": 64, "qk_norm": True}
+    model = llama(2, width, heads=width // 16, **shape)
     steps = settings["tokens"] // (settings["sequences"] * model.context)
     return RunConfig(
         role="train",
@@ -102,6 +103,7 @@ def measure(path: Path) -> None:
     done = {json.dumps(row["settings"]) for row in _rows(path)}
     for settings in grid():
         if json.dumps(settings) not in done:
+            done.add(json.dumps(settings))
             row = {"settings": settings, **trained(settings, files)}
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")

@@ -1,9 +1,10 @@
-"""What the store and the heartbeat cost a run: seconds in them, of all the seconds that the run takes.
+"""What the store, the heartbeat and what one sees cost a run: seconds in them, of all that the run takes.
 
 A straight run at one width of the default recipe, trained by the loop that workers use, with every way from
-the loop to the store timed where it is called. The budget is 1 % of a run's time.
+the loop to the store, to the meter with its plain lines and to the mirrors timed where it is called. The
+budget is 1 % of a run's time.
 
-Run: python benchmarks/overhead.py [--steps 3000] [--width 48] [--repeats 3]
+Run: python benchmarks/overhead.py [--steps 3000] [--width 48] [--repeats 3] [--mirrors tensorboard wandb]
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from typing import Any
 
 import torch
 
+from llama_scale.cli.train_view import PlainLines
 from llama_scale.runs import EventLog, RunConfig, RunFolder, create_run, run_id
 from llama_scale.runs.leases import HEARTBEAT_SECONDS, Lease
 from llama_scale.sweeps import expand, load_recipe
 from llama_scale.training import loop
 from llama_scale.training.corpus import read_corpus
+from llama_scale.training.loop import Glance
+from llama_scale.training.meter import Meter
+from llama_scale.training.mirrors import MIRRORS, Mirror, MirrorName, mirrors
 from llama_scale.training.preparing import prepare
 
 BUDGET = 0.01
@@ -88,15 +93,34 @@ def heartbeat_cpu(folder: Path, seconds: float) -> float:
         return (time.thread_time() - began) / count
 
 
-def measure(config: RunConfig, corpus: Any, spent: Spent) -> tuple[float, float, float]:
+def showing(config: RunConfig, copies: list[Mirror]) -> Callable[[Glance], None]:
+    """What `train` does with a glance where there is no terminal."""
+    meter = Meter(config, last_step=config.schedule.total_steps or 0, peak_flops_per_second=1e12)
+    say = PlainLines(lambda line: None)
+
+    def watch(glance: Glance) -> None:
+        reading = meter.read(glance)
+        for look in (say, *copies):
+            look(reading)
+
+    return watch
+
+
+def measure(
+    config: RunConfig, corpus: Any, spent: Spent, shown: Spent, names: tuple[MirrorName, ...]
+) -> tuple[float, float, float]:
     """Seconds of a whole run: by the clock, of the process's CPU; and of one heartbeat's CPU."""
     with tempfile.TemporaryDirectory() as place:
         store = Path(place)
         files = prepare(corpus, config.data, store)
         folder = create_run(store, replace(config, corpus=files.corpus))
-        spent.wall = spent.cpu = 0.0
-        wall, cpu = time.perf_counter(), time.process_time()
-        loop.train_run(store, folder, files, device=torch.device("cpu"), should_stop=lambda: False)
+        with mirrors(names, folder, 0) as copies:
+            watch = shown.timed(showing(config, copies))
+            spent.wall = spent.cpu = shown.wall = shown.cpu = 0.0
+            wall, cpu = time.perf_counter(), time.process_time()
+            loop.train_run(
+                store, folder, files, device=torch.device("cpu"), should_stop=lambda: False, watch=watch
+            )
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         return wall, cpu, heartbeat_cpu(folder.path, 0.2)
 
@@ -106,19 +130,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--width", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--mirrors", nargs="*", choices=MIRRORS, default=())
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     config, corpus = straight_run(chosen.width, chosen.steps)
     print(f"run {run_id(config)}: width {chosen.width}, {chosen.steps:,} steps, one thread")
-    spent = Spent()
+    spent, shown = Spent(), Spent()
     for home, name in IN_THE_LOOP:
         setattr(home, name, spent.timed(getattr(home, name)))
     for _ in range(chosen.repeats):
-        wall, cpu, beat = measure(config, corpus, spent)
+        wall, cpu, beat = measure(config, corpus, spent, shown, tuple(chosen.mirrors))
         beats = beat / HEARTBEAT_SECONDS
         print(
             f"{wall:6.1f} s: store {spent.wall / wall:.2%} of it (CPU {spent.cpu / cpu:.2%}), "
-            f"heartbeat {beats:.4%} of a core; budget {BUDGET:.0%}"
+            f"heartbeat {beats:.4%} of a core, what one sees {shown.cpu / cpu:.2%}; budget {BUDGET:.0%}"
         )
 
 
