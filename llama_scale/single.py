@@ -35,6 +35,7 @@ FAMILY = {"llama-7b": LLAMA_7B, "llama-13b": LLAMA_13B, "llama-33b": LLAMA_33B, 
 LAYERS_BY_WIDTH = re.compile(r"(\d+)x(\d+)")
 TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022, table 3, of all but the input embedding
 CONTEXT = 256
+DEFAULT_MODEL = "1M"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +69,13 @@ class SingleSpec:
     """A recipe of one run.
 
     `model` is a name (llama-7b), a parameter count ("10M", counted in all) or layers by width ("4x256");
-    `tokens` or `steps` say how long it trains, 20 tokens a parameter where neither does.
+    `start_from` is a folder of transformers in its place, whose model is trained on. `tokens` or `steps` say
+    how long it trains, 20 tokens a parameter where neither does.
     """
 
     purpose: str = ""
-    model: str = "1M"
+    model: str | None = None
+    start_from: str | None = None
     tokens: float | None = None
     steps: int | None = None
     shape: ShapeSpec = field(default_factory=lambda: ShapeSpec(context=CONTEXT))
@@ -83,6 +86,13 @@ class SingleSpec:
     def __post_init__(self) -> None:
         if self.tokens is not None and self.steps is not None:
             raise InputError("tokens and steps both say how long to train", hint="leave one of them out")
+        if self.start_from is not None and (
+            self.model is not None or self.shape != ShapeSpec(context=self.shape.context)
+        ):
+            raise InputError(
+                "model or shape says which model to train, and so does start_from",
+                hint="leave out model and all of shape but shape.context, or leave out start_from",
+            )
         for name, least in (("tokens", 1), ("steps", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -94,26 +104,38 @@ class SingleSpec:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Trained weights that a run goes on from: their model, and the sha256 that they are known by."""
+
+    model: ModelConfig
+    sha256: str
+
+
 def with_family_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
     """`tables` of a recipe, with LLaMA's own vocabulary and context where it names one of LLaMA's models."""
     named = FAMILY.get(str(tables.get("model", "")).lower())
-    if named is None:
-        return dict(tables)
+    return with_defaults_of(named, tables) if named else dict(tables)
+
+
+def with_defaults_of(model: ModelConfig, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """`tables` of a recipe, with the vocabulary and context of `model` where they say none."""
     data, shape = dict(tables.get("data", {})), dict(tables.get("shape", {}))
-    data.setdefault("vocabulary", named.vocabulary)
-    shape.setdefault("context", named.context)
+    data.setdefault("vocabulary", model.vocabulary)
+    shape.setdefault("context", model.context)
     return {**tables, "data": data, "shape": shape}
 
 
-def single_run(spec: SingleSpec, corpus: str) -> RunConfig:
-    """The run that `spec` means on the corpus with this sha256.
+def single_run(spec: SingleSpec, corpus: str, start: Start | None = None) -> RunConfig:
+    """The run that `spec` means on the corpus with this sha256, from `start` where the spec names one.
 
     Raises InputError for a model that cannot be built and a run too short for its warm-up and decay.
     """
-    training, model = spec.training, model_of(spec)
+    training = spec.training
+    model = replace(start.model, context=spec.shape.context) if start else model_of(spec)
     chosen, steps = _chosen(spec, model)
     return RunConfig(
-        role="train",
+        role="continued" if start else "train",
         model=model,
         data=spec.data,
         corpus=corpus,
@@ -135,6 +157,7 @@ def single_run(spec: SingleSpec, corpus: str) -> RunConfig:
         mup_base_width=training.mup_base_width,
         recompute=training.recompute,
         micro_batch=training.micro_batch,
+        initial_weights=start.sha256 if start else None,
     )
 
 
@@ -179,7 +202,8 @@ def model_of(spec: SingleSpec) -> ModelConfig:
     >>> model_of(SingleSpec(model="llama-7b", data=DataConfig(vocabulary=32_000))).width
     4096
     """
-    name, vocabulary = spec.model.strip().lower(), spec.data.vocabulary
+    asked, vocabulary = spec.model or DEFAULT_MODEL, spec.data.vocabulary
+    name = asked.strip().lower()
     if family := FAMILY.get(name):
         shape = spec.shape
         kept = {"context": shape.context, "tied_head": shape.tied_head, "qk_norm": shape.qk_norm}
@@ -191,7 +215,7 @@ def model_of(spec: SingleSpec) -> ModelConfig:
         size = quantities.parse_count(name)
     except InputError:
         raise InputError(
-            f"no model is called {spec.model!r}",
+            f"no model is called {asked!r}",
             hint=f"use {', '.join(FAMILY)}, a parameter count such as 10M, or layers by width such as 4x256",
         ) from None
     return model_of_size(size, spec.shape, vocabulary=vocabulary)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     examples=(
         "llama-scale train --model 1M --tokens 5M",
         "llama-scale train --model 4x128 --data notes/ --schedule cosine --dry-run",
+        "llama-scale train --start-from exports/0123456789abcdef --tokens 5M",
         "llama-scale train recipe.toml --mirror tensorboard --set seed=1",
         "torchrun --nproc-per-node 8 -m llama_scale train --model llama-7b",
     )
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
     "--model",
     shell_complete=completing(lambda: FAMILY),
     help="A name (llama-7b), a parameter count (10M) or layers by width (4x256).  [default: 1M]",
+)
+@click.option(
+    "--start-from",
+    type=click.Path(file_okay=False),
+    help="A folder that transformers or `export` wrote: train its model on.  [default: drawn weights]",
 )
 @click.option("--tokens", type=COUNT, help="Tokens to train on.  [default: 20 a parameter]")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps to train for, in place of --tokens.")
@@ -102,6 +108,7 @@ def _overrides(options: dict[str, Any]) -> list[str]:
     """The options that are keys of the recipe, as `--set` writes them; --set has the last word."""
     keys = {
         "model": "model",
+        "start_from": "start_from",
         "tokens": "tokens",
         "steps": "steps",
         "source": "data.source",

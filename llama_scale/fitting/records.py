@@ -10,7 +10,7 @@ import numpy as np
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.fitting.filters import Filter, check_columns
-from llama_scale.fitting.rows import Exclusion, Row, Rows, TrainingCurve
+from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows, TrainingCurve
 from llama_scale.runs import RunFolder, RunRecord
 
 STORE_CONVENTION: ParameterConvention = "matmul"  # what a token is multiplied by, so 6N is nearly its FLOPs
@@ -86,10 +86,8 @@ def _why_not(record: RunRecord, where: Sequence[Filter], counted: ParameterConve
     failed = _failed(record, where, counted)
     if failed:
         return f"not {failed}"
-    if record.role == "trunk":
-        return "a trunk at constant learning rate: its loss is not decayed"
-    if record.role == "search":
-        return "it tries a learning rate or batch size: its loss is not that of a tuned run"
+    if record.role in NO_POINTS:
+        return NO_POINTS[record.role]
     if record.status == "diverged":
         return "it diverged: its loss or its gradient was no longer a number"
     if record.status != "done":

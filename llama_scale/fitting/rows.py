@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 from llama_scale.architecture import ParameterConvention
 
 Array = NDArray[np.float64]
+# Runs whose end is no point of a law, by their role.
+NO_POINTS = {
+    "trunk": "a trunk at constant learning rate: its loss is not decayed",
+    "search": "it tries a learning rate or batch size: its loss is not that of a tuned run",
+    "continued": "it started from trained weights, which have seen more than its tokens",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from llama_scale.fitting.cells import Cells, read_cells
 from llama_scale.fitting.columns import ALIASES, Columns, convention_of, find_columns
 from llama_scale.fitting.curves_of_tables import CurvePoint, curves_and_ends
 from llama_scale.fitting.filters import Filter, check_columns, plain_name
-from llama_scale.fitting.rows import Exclusion, Row, Rows
+from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows
 
 HELD_OUT = ("holdout", "held_out", "test")
 NO = ("0", "false", "no", "")
@@ -74,8 +74,8 @@ def _why_not(columns: Columns, cells: Sequence[str]) -> str | None:
     status = columns.text(cells, "status")
     if status not in ("done", ""):
         return f"its status is {status}"
-    if columns.text(cells, "role") == "trunk":
-        return "a trunk at constant learning rate: its loss is not decayed"
+    if (role := columns.text(cells, "role")) in NO_POINTS:
+        return NO_POINTS[role]
     if columns.text(cells, "schedule_complete").lower() in NO and "schedule_complete" in columns.at:
         return "its learning-rate schedule did not end"
     return None

@@ -92,7 +92,8 @@ def disk_bytes(config: RunConfig, steps: int, branch_points: int = 0) -> float:
     """Most bytes that a run's folder holds: a trunk keeps each branch point until its branch is done."""
     total = config.model.parameters.total
     kept = KEPT_CHECKPOINTS + branch_points
-    weights = 0 if config.schedule.total_steps is None else WEIGHT_BYTES * total
+    files = (config.schedule.total_steps is not None) + (config.initial_weights is not None)
+    weights = files * WEIGHT_BYTES * total
     return kept * STATE_BYTES * total + weights + LOG_BYTES_PER_STEP * steps
 
 

@@ -12,7 +12,7 @@ from llama_scale.config import apply_overrides, structure
 from llama_scale.launch.estimates import disk_bytes, step_time
 from llama_scale.launch.places import default_workers
 from llama_scale.runs import RunConfig, RunFolder, create_run, run_id
-from llama_scale.single import SingleSpec, single_run, with_family_defaults
+from llama_scale.single import SingleSpec, Start, single_run, with_defaults_of, with_family_defaults
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownRun:
-    """A run that is known whole, and its folder, which may hold nothing, a part or all of it."""
+    """A run that is known whole, and its folder, which may hold nothing, a part or all of it.
+
+    `start_from` is the folder of the model that it goes on from.
+    """
 
     config: RunConfig
     folder: RunFolder
+    start_from: Path | None = None
 
     @property
     def last_step(self) -> int:
@@ -53,7 +57,14 @@ class KnownRun:
 
 def read_single(tables: Mapping[str, Any], overrides: Sequence[str], *, source: str) -> SingleSpec:
     """The recipe of one run in `tables`, with `a.b=c` overrides; raises InputError for its mistakes."""
-    return structure(with_family_defaults(apply_overrides(tables, overrides)), SingleSpec, source=source)
+    told = apply_overrides(tables, overrides)
+    if "start_from" in told:
+        from llama_scale.training.exchange import read_shape
+
+        complete = with_defaults_of(read_shape(Path(str(told["start_from"]))), told)
+    else:
+        complete = with_family_defaults(told)
+    return structure(complete, SingleSpec, source=source)
 
 
 def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
@@ -61,8 +72,17 @@ def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
     from llama_scale.training.preparing import find_text
 
     text = find_text(spec.data, store)
-    config = single_run(spec, text.corpus)
-    return KnownRun(config=config, folder=RunFolder(store / run_id(config))), text
+    start_from = Path(spec.start_from) if spec.start_from is not None else None
+    config = single_run(spec, text.corpus, _start(start_from) if start_from else None)
+    return KnownRun(config=config, folder=RunFolder(store / run_id(config)), start_from=start_from), text
+
+
+def _start(folder: Path) -> Start:
+    from llama_scale.training.exchange import read_hf
+    from llama_scale.training.starts import identity
+
+    model = read_hf(folder)
+    return Start(model=model.config, sha256=identity(model))
 
 
 def expected_seconds(run: KnownRun, device: str) -> tuple[float, str]:
@@ -81,7 +101,10 @@ def expected_seconds(run: KnownRun, device: str) -> tuple[float, str]:
 
 
 def write_run(run: KnownRun, text: Text, *, store: Path) -> None:
-    """Tokenise the text once and write the run's spec; raises InputError for text that is too short."""
+    """Tokenise the text once, write the run's spec and what it starts from.
+
+    Raises InputError for text that is too short, or cut into other tokens than the model knows.
+    """
     from llama_scale.training.data import check_length, verify_tokens
     from llama_scale.training.preparing import prepare
 
@@ -89,7 +112,18 @@ def write_run(run: KnownRun, text: Text, *, store: Path) -> None:
     files = prepare(text, config.data, store, threads=default_workers())
     check_length(files, config.data, config.model.context, config.sequences_per_step)
     verify_tokens(files)
+    if run.start_from is not None:
+        _keep_start(run, run.start_from, files)
     create_run(store, config)
+
+
+def _keep_start(run: KnownRun, folder: Path, files: TokenFiles) -> None:
+    from llama_scale.training.exchange import check_tokenizer, read_hf
+    from llama_scale.training.starts import keep_start
+
+    check_tokenizer(folder, files.tokenizer)
+    if not run.folder.is_finished:
+        keep_start(run.folder, read_hf(folder))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from llama_scale.config import added, canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.runs.data import DataConfig
 
-RunRole = Literal["train", "holdout", "trunk", "search"]
+RunRole = Literal["train", "holdout", "trunk", "search", "continued"]
 OptimizerKind = Literal["adamw", "muon"]
 ScheduleKind = Literal["wsd", "cosine", "linear", "constant"]
 DecayShape = Literal["1-sqrt", "linear"]
@@ -62,7 +62,8 @@ class RunConfig:
     `z_loss` weighs the squared log of softmax's denominator (PaLM, arXiv 2204.02311, section 5). With
     `mup_base_width` starts and rates are those of muP (`training/scaling.py`). `recompute` says what the
     backward pass computes again rather than keeps. `micro_batch` are sequences that go through the model
-    at once; None finds what fits.
+    at once; None finds what fits. `initial_weights` is the sha256 of weights that a continued run starts
+    from (`training/starts.py`); None draws them.
     """
 
     role: RunRole
@@ -81,6 +82,7 @@ class RunConfig:
     mup_base_width: int | None = added(None)
     recompute: Recompute = added("none")
     micro_batch: int | None = added(None)
+    initial_weights: str | None = added(None)
 
     def __post_init__(self) -> None:
         for name in ("sequences_per_step", "micro_batch", "mup_base_width"):

@@ -20,7 +20,7 @@ from llama_scale.runs.configs import RunConfig, run_id
 from llama_scale.runs.leases import HELD, Lease, hold
 
 CHECKPOINT_MANIFEST = "manifest.json"
-WEIGHTS = "weights.safetensors"
+WEIGHTS, INITIAL_WEIGHTS = "weights.safetensors", "initial.safetensors"
 LEASES = "leases"
 WRITERS = 32  # specs on their way to the disk at once
 # How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).

@@ -14,6 +14,7 @@ from llama_scale.config import plain
 from llama_scale.errors import StoreError
 from llama_scale.runs.folders import (
     CHECKPOINT_MANIFEST,
+    INITIAL_WEIGHTS,
     WEIGHTS,
     RunFolder,
 )
@@ -116,6 +117,8 @@ def spares(
     kept = NEWEST if waiting else 1 if is_trunk else 0 if folder.is_finished else NEWEST
     old = [step for step in steps[: len(steps) - kept] if step not in needed]
     yield from (_spare(folder, folder.checkpoint_path(step), "checkpoint not needed again") for step in old)
+    if folder.is_finished and (folder.path / INITIAL_WEIGHTS).exists():
+        yield _spare(folder, folder.path / INITIAL_WEIGHTS, "weights at the start of the run")
     if weights and (folder.path / WEIGHTS).exists():
         yield _spare(folder, folder.path / WEIGHTS, "weights at the end of the run")
 

@@ -6,7 +6,6 @@ A LLaMA with QK-norm is what transformers calls Qwen3, name for name; one withou
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from llama_scale.files import publish_folder
 from llama_scale.training.model import Llama
 from llama_scale.training.tokenizer import END_OF_DOCUMENT, Tokenizer, to_library
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 # Names of ours and theirs, within a block and outside.
 BLOCK_NAMES = {
@@ -53,7 +53,7 @@ def write_hf(folder: Path, model: Llama, tokenizer: Tokenizer | None) -> None:
         (new / CONFIG).write_text(json.dumps(hf_config(model.config, tokenizer), indent=1) + "\n")
         (new / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
         if tokenizer is not None:
-            (new / "tokenizer.json").write_text(to_library(tokenizer).to_str(pretty=True))
+            (new / TOKENIZER).write_text(to_library(tokenizer).to_str(pretty=True))
             (new / "tokenizer_config.json").write_text(
                 json.dumps(
                     {
@@ -101,8 +101,7 @@ def read_hf(folder: str | Path) -> Llama:
     Raises InputError for another architecture, for biases or scaled rotations, and for missing tensors.
     """
     path = Path(folder)
-    content = _read_json(path / CONFIG)
-    config = _model_config(content, path)
+    config = read_shape(path)
     theirs = _read_tensors(path)
     model = Llama(config)
     with torch.no_grad():
@@ -118,13 +117,17 @@ def read_hf(folder: str | Path) -> Llama:
     return model
 
 
-def _model_config(content: Mapping[str, Any], path: Path) -> ModelConfig:
+def read_shape(path: Path) -> ModelConfig:
+    """The shape that the config.json of such a folder states; raises InputError for what is not ours."""
+    content = _read_json(path / CONFIG)
     kind = content.get("model_type")
     rotation = content.get("rope_parameters") or content.get("rope_scaling") or {}
     refused = {
         f"model_type {kind!r}": kind not in ARCHITECTURES,
         "biases": bool(content.get("attention_bias") or content.get("mlp_bias")),
-        "scaled rotary positions": rotation.get("rope_type", "default") != "default",
+        "scaled rotary positions": rotation.get("rope_type", rotation.get("type", "default")) != "default",
+        f"hidden_act {content.get('hidden_act')!r}": content.get("hidden_act", "silu") != "silu",
+        "a sliding window": bool(content.get("use_sliding_window")),
     }
     for what, is_there in refused.items():
         if is_there:
@@ -148,10 +151,21 @@ def _model_config(content: Mapping[str, Any], path: Path) -> ModelConfig:
             norm_epsilon=float(content["rms_norm_eps"]),
             rope_theta=float(content.get("rope_theta") or rotation["rope_theta"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"{path / CONFIG} lacks or garbles {error}", hint="export the model again with save_pretrained"
         ) from error
+
+
+def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Raises InputError unless the ids of the folder's model mean what those of `tokenizer` do."""
+    theirs, ours = _read_json(folder / TOKENIZER), json.loads(to_library(tokenizer).to_str())
+    if any(theirs.get(part) != ours[part] for part in ("model", "normalizer", "pre_tokenizer")):
+        raise InputError(
+            f"{folder / TOKENIZER} is not the tokenizer of this text ({tokenizer.kind}, "
+            f"{tokenizer.vocabulary:,} entries): ids would mean other tokens to the model",
+            hint="use the data.source, data.tokenizer and data.vocabulary that the model was trained with",
+        )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

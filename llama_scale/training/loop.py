@@ -24,6 +24,7 @@ from llama_scale.training.checkpoint import (
 )
 from llama_scale.training.data import TokenFiles, seen
 from llama_scale.training.environment import software, using_threads
+from llama_scale.training.starts import fill_start
 from llama_scale.training.trainer import Step, Trainer
 from llama_scale.training.weights import save_weights
 from llama_scale.training.world import ALONE, World
@@ -206,6 +207,9 @@ def _start(trainer: Trainer, store: Path, folder: RunFolder, log: Log, goal: Goa
             return None
     if restored is not None:
         trainer.resume(restored.step, micro_batch=restored.notes.get("micro_batch"))
+    elif trainer.config.initial_weights is not None:
+        fill_start(folder, state["weights"])
+        trainer.resume(0)
     log.append(
         "start",
         step=trainer.step,

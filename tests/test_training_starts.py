@@ -1,0 +1,186 @@
+"""Training on from a folder of transformers: the very weights, one curve in spite of a stop, refusals."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recipes import write_text
+from single_recipe import RECIPE, train
+
+from llama_scale.errors import InputError, StoreError
+from llama_scale.fitting.records import rows_of_records
+from llama_scale.launch.single import KnownRun, Seat, prepare_run, read_single, train_single, write_run
+from llama_scale.runs import INITIAL_WEIGHTS, read_record, run_folders
+from llama_scale.runs.upkeep import spares
+from llama_scale.training.data import evaluation_batches, open_tokens
+from llama_scale.training.exchange import read_hf, write_hf
+from llama_scale.training.model import Llama
+from llama_scale.training.starts import identity
+from llama_scale.training.weights import load_weights
+from llama_scale.training.world import ALONE
+
+transformers = pytest.importorskip("transformers", reason="the test extra is not installed")
+
+SEAT = Seat(device=torch.device("cpu"), world=ALONE, peak=None)
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with some text, and a model with shared keys and a tied head that transformers saved there."""
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("starts")
+    write_text(home / "text")
+    first = trained(home, home / "base", {"model": "1x16"})
+    [prepared] = (home / "base" / "data").iterdir()
+    write_hf(home / "ours", load_weights(first.folder)[0], open_tokens(prepared).tokenizer)
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=80,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
+            initializer_range=0.2,
+        )
+    )
+    theirs.save_pretrained(home / "theirs")
+    transformers.AutoTokenizer.from_pretrained(home / "ours").save_pretrained(home / "theirs")
+    return home
+
+
+def prepared_run(home: Path, store: Path, tables: dict[str, Any], *overrides: str) -> KnownRun:
+    """The run of a recipe, written down."""
+    common = {
+        "steps": STEPS,
+        "shape": {"context": 32},
+        "data": {"source": str(home / "text"), "vocabulary": 300, "evaluation_tokens": 2048},
+        "training": {"sequences_per_step": 4, "learning_rate": 1e-3, "warmup_steps": 5},
+    }
+    run, text = prepare_run(read_single({**common, **tables}, overrides, source="here"), store=store)
+    write_run(run, text, store=store)
+    return run
+
+
+def go_on(run: KnownRun, *, stop: bool = False) -> str:
+    store = run.folder.path.parent
+    return train_single(store, run.folder.run, SEAT, should_stop=lambda: stop, watch=lambda reading: None)
+
+
+def trained(home: Path, store: Path, tables: dict[str, Any], *overrides: str) -> KnownRun:
+    run = prepared_run(home, store, tables, *overrides)
+    assert go_on(run) == "done"
+    return run
+
+
+def from_theirs(home: Path) -> dict[str, Any]:
+    return {"start_from": str(home / "theirs")}
+
+
+def test_a_run_starts_from_the_weights_that_transformers_saved(home: Path, tmp_path: Path) -> None:
+    still = ("training.learning_rate=1e-30", "training.weight_decay=0.0")
+    run = trained(home, tmp_path, from_theirs(home), *still)
+    model = transformers.AutoModelForCausalLM.from_pretrained(home / "theirs", dtype=torch.float32)
+    [prepared] = (tmp_path / "data").iterdir()
+    total, count = 0.0, 0
+    for ids in evaluation_batches(open_tokens(prepared), tokens=2048, sequences=8, context=32):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(ids[:, :-1])).logits
+        targets = torch.from_numpy(ids[:, 1:]).flatten()
+        total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").item()
+        count += targets.numel()
+    result = run.folder.result() or {}
+    assert result["loss_nats"] == pytest.approx(total / count, rel=1e-5)
+    assert run.config.model.tied_head and run.config.model.kv_heads == 2 and run.config.model.context == 32
+    write_hf(tmp_path / "back", load_weights(run.folder)[0], None)
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back", dtype=torch.float32)
+    for (name, one), (_, other) in zip(model.named_parameters(), back.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_a_stopped_run_goes_on_without_the_folder_to_the_bit(
+    home: Path, tmp_path: Path, precision: str
+) -> None:
+    shutil.copytree(home / "theirs", tmp_path / "theirs")
+    start, how = {"start_from": str(tmp_path / "theirs")}, f'training.precision="{precision}"'
+    whole = trained(home, tmp_path / "whole", start, how)
+    broken = prepared_run(home, tmp_path / "broken", start, how)
+    shutil.rmtree(tmp_path / "theirs")
+    assert go_on(broken, stop=True) == "stopped" and 0 < broken.reached < STEPS
+    assert go_on(broken) == "done"
+    assert broken.folder.result() == whole.folder.result()
+    curves = [
+        [loss for e in run.folder.events() if e["event"] == "train" for loss in e["each_loss_nats"]]
+        for run in (whole, broken)
+    ]
+    assert curves[0] == curves[1] and len(curves[0]) == STEPS
+    assert curves[0][-1] < curves[0][0] - 0.1  # it learns
+    assert [spare.path.name for spare in spares(whole.folder)] == [INITIAL_WEIGHTS]
+
+
+def test_what_decides_the_curve_is_in_the_id_and_no_fit_takes_it(home: Path, tmp_path: Path) -> None:
+    ids = {prepared_run(home, tmp_path, from_theirs(home)).folder.run}
+    other = read_hf(home / "theirs")
+    with torch.no_grad():
+        other.norm.weight[3] += 1e-6
+    write_hf(tmp_path / "other", other, open_tokens(next((tmp_path / "data").iterdir())).tokenizer)
+    run = trained(home, tmp_path, {"start_from": str(tmp_path / "other")})
+    assert run.folder.run not in ids
+    rows = rows_of_records([read_record(run.folder)], source="here")
+    assert not rows.rows and "started from trained weights" in rows.exclusions[0].reason
+
+
+def test_identity_is_of_the_weights_not_of_the_file(home: Path, tmp_path: Path) -> None:
+    ours = read_hf(home / "theirs")
+    write_hf(tmp_path / "again", ours, None)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again", dtype=torch.float32)
+    theirs.save_pretrained(tmp_path / "parts", max_shard_size="20kB")
+    assert identity(read_hf(tmp_path / "parts")) == identity(ours)
+    assert identity(Llama(ours.config)) != identity(ours)
+
+
+def test_weights_that_changed_are_refused(home: Path, tmp_path: Path) -> None:
+    run = prepared_run(home, tmp_path, from_theirs(home))
+    file = run.folder.path / INITIAL_WEIGHTS
+    data = file.read_bytes()
+    for harmed in (data[:-9], data[:-1] + bytes([data[-1] ^ 1]), b""):
+        file.write_bytes(harmed)
+        with pytest.raises(StoreError, match="cannot be used"):
+            go_on(run)
+    file.unlink()
+    assert go_on(prepared_run(home, tmp_path, from_theirs(home))) == "done"
+
+
+def test_what_cannot_be_trained_on_is_refused(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="so does start_from"):
+        prepared_run(home, tmp_path, from_theirs(home) | {"model": "1M"})
+    with pytest.raises(InputError, match="so does start_from"):
+        prepared_run(home, tmp_path, from_theirs(home), "shape.qk_norm=true")
+    with pytest.raises(InputError, match="not the tokenizer of this text"):
+        prepared_run(home, tmp_path, from_theirs(home), "data.vocabulary=290")
+    with pytest.raises(InputError, match="fewer than data"):
+        prepared_run(home, tmp_path, from_theirs(home), "data.vocabulary=310")
+    shutil.copytree(home / "theirs", tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"tokenizer\.json cannot be read"):
+        prepared_run(home, tmp_path, {"start_from": str(tmp_path / "bare")})
+    assert not list(tmp_path.glob("*/spec.json"))
+
+
+def test_the_command_trains_on_what_export_wrote(home: Path) -> None:
+    (home / "one.toml").write_text(RECIPE.format(steps=20).replace('model = "2x16"', "seed = 5"))
+    more = train(home, "--store", "base", "--start-from", "ours")
+    assert more["parameters"] == asdict(read_hf(home / "ours").config.parameters)
+    (found,) = (run for run in run_folders(home / "base") if run.config.role == "continued")
+    assert found.run == more["run"] and found.config.seed == 5
+    assert found.config.initial_weights == identity(read_hf(home / "ours"))
