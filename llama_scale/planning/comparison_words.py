@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_scale.costs import CostUnit
 from llama_scale.planning.again import law_words, option, plain_word
-from llama_scale.planning.comparison import BuyOrTrain, ComparedModel, Comparison, Crossing
 from llama_scale.planning.described import Reason
 from llama_scale.planning.sentence import amount, format_cost
 from llama_scale.planning.words import UNIT_NAMES, assumed
 from llama_scale.quantities import format_count, format_fraction, format_number
+
+if TYPE_CHECKING:
+    from llama_scale.planning.comparison import BuyOrTrain, ComparedModel, Comparison, Crossing
 
 COLUMNS = ("", "model", "params", "tokens", "D/N", "loss", "train", "serve", "total")
 OPTIMAL_COLUMNS = ("model", "interval", "over-trained", "compute", "equal loss *", "cheaper than *")
@@ -146,7 +148,7 @@ def _seen_from(row: str, column: str, found: dict[tuple[str, str], Crossing]) ->
     if (row, column) in found:
         return found[row, column]
     other = found[column, row]
-    return Crossing(OPPOSITE[other.verdict], other.serve_tokens)
+    return other._replace(verdict=OPPOSITE[other.verdict])
 
 
 def pair_rows(comparison: Comparison) -> list[tuple[str, ...]]:

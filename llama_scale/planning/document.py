@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llama_scale.planning.again import command
 from llama_scale.planning.quantisation import CAVEAT
@@ -18,6 +18,14 @@ MEANING = (
     "the central share `level` over the law's draws: parameters, tokens, costs and saving of each law's own "
     "optimum; loss_nats of one new run of the recommended model"
 )
+
+
+class HasJson(Protocol):
+    """A part of a plan that says itself."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        ...
 
 
 def document(plan: Plan) -> dict[str, Any]:
@@ -35,9 +43,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
         },
         "optimum": plan.optimum.to_json(),
         "compute_optimal": {**plan.compute_optimal.to_json(), "basis": "same loss as recommended"},
-        "compute_optimal_on_budget": (
-            plan.compute_optimal_on_budget and plan.compute_optimal_on_budget.to_json()
-        ),
+        "compute_optimal_on_budget": _json(plan.compute_optimal_on_budget),
         "saving": plan.saving._asdict(),
         "flatness": [near._asdict() for near in plan.flatness],
         "intervals": _intervals(plan),
@@ -45,23 +51,32 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "best_on_average": plan.best_on_average and plan.best_on_average._asdict(),
         "objective": _objective(plan),
         "law": _law(plan),
-        "constraints": {
-            "binding": next((limit.name for limit in plan.limits if limit.binding), None),
-            "all": [_limit(limit) for limit in plan.limits],
-        },
+        "constraints": _constraints(plan),
         "extrapolation": dict(plan.extrapolation) or None,
         "other_laws": [other._asdict() for other in plan.other_laws],
         "sensitivity": [row.to_json() for row in plan.sensitivity],
         "family": [near.to_json() for near in plan.family],
-        "recipe": plan.recipe and plan.recipe.to_json(),
-        "kv_heads": plan.kv_choice and plan.kv_choice.to_json(),
-        "training": plan.training and plan.training.to_json(),
+        "recipe": _json(plan.recipe),
+        "kv_heads": _json(plan.kv_choice),
+        "training": _json(plan.training),
         "serving": _serving(plan),
-        "against": plan.offer and plan.offer.to_json(),
+        "against": _json(plan.offer),
         **_asked_for(plan),
         "warnings": list(plan.warnings),
         "assumptions": [asdict(assumption) for assumption in plan.assumptions],
         "command": command(plan),
+    }
+
+
+def _json(part: HasJson | None) -> dict[str, Any] | None:
+    """A part's own object; null where the plan lacks it."""
+    return None if part is None else part.to_json()
+
+
+def _constraints(plan: Plan) -> dict[str, Any]:
+    return {
+        "binding": next((limit.name for limit in plan.limits if limit.binding), None),
+        "all": [_limit(limit) for limit in plan.limits],
     }
 
 
