@@ -179,6 +179,12 @@ def test_a_budget_beside_a_target_is_a_limit() -> None:
     [
         ({"target_loss": 1.5}, "floor is 1.8172, 0.3172 more", "--target-loss 1.87"),
         ({"target_loss": 1.8173}, "above the law's floor", "--target-loss 1.87"),
+        ({"target_loss": 1.8173, "cost_in": "usd"}, "above the law's floor", "--target-loss 1.87"),
+        (
+            {"target_loss": 1.829, "cost_in": "usd", "serve_accelerator": "l4", "serve_accelerators": 1024},
+            "larger model than 1024 L4 can serve",
+            "--serve-precision, or --target-loss",
+        ),
         ({"budget": 1e12}, "too few for a law to hold", "serve fewer tokens"),
         ({"serve_tokens": 0, "target_loss": 9}, "nearest LLaMA with a vocabulary of 32,000", "--vocabulary"),
     ],

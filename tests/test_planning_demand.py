@@ -121,6 +121,7 @@ def test_the_plan_for_the_mean_has_the_least_expected_cost() -> None:
         ({"serve_tokens": 1e12, "months": 2.5}, "not whole", "write 2"),
         ({"serve_tokens": 1e12, "months": "36 TB"}, "is bytes", "write"),
         ({"serve_tokens": 1e12, "retrain_every": 12}, "without the length of the life", "--months"),
+        ({"serve_tokens": 1e12, "carbon": -1}, "--carbon -1 is out of all proportion", "from 0 to 10"),
         ({"serve_tokens": 1e12, "retrain_every": 48, "months": 36}, "longer than the life of 36", "fewer"),
         ({"serve_tokens": 1e12, "samples": 0}, "out of all proportion", "from 1"),
         ({"serve_tokens": 1e12, "input_share": 0.5, "input_tokens": 10}, "two ways", "one of them"),

@@ -103,6 +103,10 @@ def test_memory_binds_where_no_larger_model_can_be_served() -> None:
             "the time per output token",
         ),
         (
+            {"serve_accelerators": 1, "serve_accelerator": "l4", "target_loss": 1.95, "cost_in": "usd"},
+            "the number of L4 that hold a copy, 1,",
+        ),
+        (
             {"max_parameters": "7B", "match": "llama-65b", "accelerators": 64, "deadline": "9d"},
             "all would",
         ),

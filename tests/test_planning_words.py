@@ -185,6 +185,12 @@ def test_the_command_shown_asks_for_the_same_plan(words: str) -> None:
     assert again["command"] == first["command"]
 
 
+def test_a_bill_that_nobody_can_pay_is_called_impossible() -> None:
+    answer = plan(serve_tokens=1e12, accelerators=512, deadline="30d")
+    moved = next(reason.text for reason in reasons(answer) if reason.heading == "bill moves")
+    assert "training MFU 43% to 36%: $1.26M to impossible" in moved
+
+
 def test_sensitivity_is_shown_when_asked_for(in_dollars: Plan) -> None:
     rows = sensitivity_rows(in_dollars)
     assert len(rows) == 2 * len(in_dollars.sensitivity)

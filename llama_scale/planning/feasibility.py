@@ -10,6 +10,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
+from llama_scale.costs.serving import LARGEST_GROUP
 from llama_scale.errors import InfeasibleError
 from llama_scale.planning.families import LOG_SIZES, coordinate_of
 from llama_scale.planning.optimum import (
@@ -59,6 +60,9 @@ def refuse_unreachable(request: Request, problem: Problem, objective: Objective,
         raise _refused(request, objective, stretches)
     if on_budget:
         raise _badly_sized_budget(request, problem, parameters)
+    unserved = problem.serving.needs_shapes and best(problem.without_serving(), objective)
+    if math.isnan(parameters) and unserved and _is_model(unserved):
+        raise _too_large_to_serve(request, loss)
     raise _badly_sized_target(request, loss, floor, parameters)
 
 
@@ -87,7 +91,8 @@ def refuse_unbuildable(request: Request, wanted: float, is_buildable: Callable[[
     for condition in _conditions(request):
         for factor in LOOSER:
             if is_buildable(condition.moved(request, factor)):
-                ways.append(f"{condition.option} '{condition.form(condition.value * factor)}'")
+                moved = condition.rounded(condition.value * factor)
+                ways.append(f"{condition.option} '{condition.form(moved)}'")
                 break
     if (budget := request.budget) is not None and not request.has_target:
         for factor in LOOSER:
@@ -157,13 +162,17 @@ class Stretch(NamedTuple):
 
 
 class _Condition(NamedTuple):
-    """A condition as it stands, and how a request changes when it is moved by a factor."""
+    """A condition as it stands, and how a request changes when it is moved by a factor.
+
+    `rounded` takes a value up to one that can be asked for.
+    """
 
     name: str
     option: str
     value: float
     form: Callable[[float], str]
     moved: Callable[[Request, float], Request]
+    rounded: Callable[[float], float] = float
 
 
 def _stretches(request: Request) -> list[Stretch]:
@@ -189,8 +198,9 @@ def _stretches(request: Request) -> list[Stretch]:
 
 def _stretch(condition: _Condition, factor: float) -> Stretch:
     margin = ROOM_FOR_SHAPES if condition.moved is _larger else 1.01
-    now, needed = condition.form(condition.value), condition.form(condition.value * factor * margin)
-    return Stretch(condition.name, condition.option, now, needed, factor * margin)
+    needed = condition.rounded(condition.value * factor * margin)
+    now, then = condition.form(condition.value), condition.form(needed)
+    return Stretch(condition.name, condition.option, now, then, needed / condition.value)
 
 
 def _conditions(request: Request) -> Iterator[_Condition]:
@@ -198,13 +208,17 @@ def _conditions(request: Request) -> Iterator[_Condition]:
         name = f"the deadline with {deadline.accelerators:,} accelerators"
         yield _Condition(name, "--deadline", deadline.seconds, _duration, _later)
         yield _Condition(
-            "the number of accelerators", "--accelerators", deadline.accelerators, _whole, _wider
+            "the number of accelerators", "--accelerators", deadline.accelerators, _whole, _wider, math.ceil
         )
     if (largest := request.max_parameters) is not None:
         yield _Condition("the largest size", "--max-parameters", largest, format_count, _larger)
     if (unique := request.unique_tokens) is not None:
         yield _Condition("the unique data", "--unique-tokens", unique, format_count, _with_data)
     deployment = request.economics.deployment
+    if deployment is not None and request.unit != "flops":
+        chips = f"the number of {deployment.rental.accelerator.name} that hold a copy"
+        most = deployment.groups[-1]
+        yield _Condition(chips, "--serve-accelerators", most, _whole, _in_larger_groups, _group)
     for field, name in (
         ("time_per_output_token_seconds", "the time per output token"),
         ("time_to_first_token_seconds", "the time to the first token"),
@@ -225,6 +239,14 @@ def _wider(request: Request, factor: float) -> Request:
     assert deadline is not None, "only a deadline is moved"
     count = math.ceil(deadline.accelerators * factor)
     return limited(replace(request, deadline=deadline._replace(accelerators=count)))
+
+
+def _in_larger_groups(request: Request, factor: float) -> Request:
+    deployment = request.economics.deployment
+    assert deployment is not None, "only where something is served"
+    most = min(LARGEST_GROUP, _group(deployment.groups[-1] * factor))
+    deployment = replace(deployment, most_accelerators=most)
+    return limited(replace(request, economics=replace(request.economics, deployment=deployment)))
 
 
 def _larger(request: Request, factor: float) -> Request:
@@ -309,6 +331,19 @@ def _below_the_floor(request: Request, loss: float, floor: float) -> InfeasibleE
     )
 
 
+def _too_large_to_serve(request: Request, loss: float) -> InfeasibleError:
+    """A target whose every model is more than the accelerators that serve it can hold."""
+    deployment = request.economics.deployment
+    assert deployment is not None, "only where a roofline says what can be served"
+    chips = f"{deployment.groups[-1]} {deployment.rental.accelerator.name}"
+    ways = "another --serve-accelerator, or fewer bits with --serve-precision"
+    if (reached := _lowest_reachable(request)) is not None:
+        ways += f", or {_asking(request, reached + 1e-3)}"
+    return InfeasibleError(
+        f"{_goal(request, loss)} takes a larger model than {chips} can serve", hint=f"give {ways}"
+    )
+
+
 def _badly_sized_target(request: Request, loss: float, floor: float, parameters: float) -> InfeasibleError:
     if parameters < SMALLEST_MODEL:
         return InfeasibleError(
@@ -377,7 +412,12 @@ def _duration(seconds: float) -> str:
 
 
 def _whole(value: float) -> str:
-    return f"{math.ceil(value)}"
+    return f"{value:.0f}"
+
+
+def _group(value: float) -> int:
+    """Copies are spread over powers of two."""
+    return 1 << math.ceil(math.log2(value))
 
 
 def _round_up(value: float, decimals: int) -> float:

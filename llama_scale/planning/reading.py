@@ -37,7 +37,8 @@ class Words:
         """A count between `low` and `high`, or None."""
         if name not in self.given:
             return None
-        value = parse_count(self.given[name])
+        given = self.given[name]
+        value = parse_count(given) if isinstance(given, str) else float(given)
         if not low <= value <= high:
             raise InputError(
                 f"{option(name)} {format_count(value)} is out of all proportion",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -199,13 +200,17 @@ def _about_certainty(plan: Plan) -> Iterator[Reason]:
         yield Reason("other laws", _others(plan))
     if moved := plan.sensitivity[:MOST_MOVING]:
         inputs = [
-            f"{row.input} {row.low.label} to {row.high.label}: {amount(row.low.usd, 'usd')} to "
-            f"{amount(row.high.usd, 'usd')}"
+            f"{row.input} {row.low.label} to {row.high.label}: {_bill(row.low.usd)} to {_bill(row.high.usd)}"
             for row in moved
         ]
         yield Reason("bill moves", "; ".join(inputs))
     if plan.regret is not None:
         yield Reason("demand", _regret(plan))
+
+
+def _bill(usd: float) -> str:
+    """Dollars, unless the plan's quality cannot be had then."""
+    return "impossible" if math.isnan(usd) else amount(usd, "usd")
 
 
 def _others(plan: Plan) -> str:
