@@ -134,14 +134,12 @@ def test_an_existing_file_is_kept_unless_it_may_be_replaced(answer: Plan, tmp_pa
     assert write_report(answer, file, overwrite=True).read_text() == page(answer)
 
 
-@pytest.mark.parametrize("place", ["folder", "file/plan.html"])
-def test_what_cannot_be_written_is_said_with_a_way_out(answer: Plan, tmp_path: Path, place: str) -> None:
-    (tmp_path / "folder").mkdir()
+def test_what_cannot_be_written_is_said_with_a_way_out(answer: Plan, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write") as raised:
-        write_report(answer, tmp_path / place, overwrite=True)
+        write_report(answer, tmp_path / "file" / "plan.html", overwrite=True)
     assert "--store" not in raised.value.hint
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
 def test_a_law_without_draws_has_no_band_and_says_so() -> None:
@@ -201,6 +199,29 @@ def test_the_commands_write_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     forced = CliRunner().invoke(main, ["plan", "--serve-tokens", "1e12", "--html", "plan.html", "--force"])
     assert forced.exit_code == 0
     assert forced.stdout.startswith("Train ")
+
+
+@pytest.mark.parametrize("words", [["report", "-o"], ["plan", "--html"]])
+@pytest.mark.parametrize(
+    ("name", "what", "fix"),
+    [
+        ("here", "here is a folder", "here/plan.html"),
+        ("x.pdf", "is HTML, which 'x.pdf' does not say", "end its name with .html"),
+        ("x", "is HTML", ".html"),
+        ("file/x.html", "cannot write file/x.html", "a folder that you may write to"),
+    ],
+)
+def test_a_place_that_no_page_can_have_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], name: str, what: str, fix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").touch()
+    shown = CliRunner().invoke(main, [*words, name, "--serve-tokens", "1e12"])
+    assert shown.exit_code in (1, 2)
+    error, hint = shown.stderr.strip().splitlines()[-2:]
+    assert what in error
+    assert fix in hint
 
 
 def test_every_control_has_the_plan_within_its_reach(answer: Plan) -> None:

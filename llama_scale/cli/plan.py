@@ -72,9 +72,9 @@ def command(
     from llama_scale.planning import plan
 
     if html is not None:
-        from llama_scale.report import refuse_existing
+        from llama_scale.report import check_target
 
-        refuse_existing(html.expanduser(), overwrite=force)
+        check_target(html.expanduser(), overwrite=force)
     answer = plan(**words)
     if html is not None:
         from llama_scale.report import write_report

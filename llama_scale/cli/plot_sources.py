@@ -22,11 +22,22 @@ def runs_and_law(sources: Sequence[str], where: Sequence[str] = ()) -> tuple[Obs
     """
     from llama_scale.fitting import gather
     from llama_scale.fitting.kept import kept_fit, runs_of
+    from llama_scale.laws import published_names
 
+    if named := next((source for source in sources if source in published_names()), None):
+        raise InputError(
+            f"{named} is a published law, which comes without its runs",
+            hint=f"draw the law alone, `llama-scale plot optima {named}`, or name runs",
+        )
     paths = [Path(source) for source in sources] or [DEFAULT_STORE]
     fits, tables = _sorted(paths)
     fit = fits[0] if fits else None
     if fit is not None and not tables:
+        if where:
+            raise InputError(
+                f"--where keeps rows of tables and stores, and {sources[0]} holds just the runs of its law",
+                hint=f"name the runs beside it: RUNS {sources[0]} --where '{where[0]}'",
+            )
         return runs_of(fit), fit
     runs = gather(tables, where=where, convention=None if fit is None else fit.convention)
     return runs, fit or kept_fit(runs, _folders(tables))
@@ -38,7 +49,13 @@ def law_of(sources: Sequence[str], kind: str) -> Fit:
 
     if len(sources) == 1 and sources[0] in published_names():
         return published(sources[0])
-    fits, tables = _sorted([Path(source) for source in sources] or [DEFAULT_STORE])
+    paths = [Path(source) for source in sources] or [DEFAULT_STORE]
+    if missing := next((path for path in paths if not path.exists()), None):
+        raise InputError(
+            f"there is no fit, run store, CSV or published law called {str(missing)!r}",
+            hint=f"run `llama-scale sweep`, or name a published law: {', '.join(published_names())}",
+        )
+    fits, tables = _sorted(paths)
     if fits and not tables:
         return fits[0]
     return needed(runs_and_law(sources)[1], sources, kind)

@@ -42,9 +42,9 @@ def command(output: Path, force: bool, as_json: bool, quiet: bool, **words: Any)
     """
     from llama_scale.cli.output import current_output
     from llama_scale.planning import plan
-    from llama_scale.report import refuse_existing, write_report
+    from llama_scale.report import check_target, write_report
 
-    refuse_existing(output.expanduser(), overwrite=force)
+    check_target(output.expanduser(), overwrite=force)
     answer = plan(**words)
     written = write_report(answer, output, overwrite=force)
     size = written.stat().st_size

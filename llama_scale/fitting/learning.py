@@ -15,6 +15,7 @@ from llama_scale.fitting.columns import ALIASES
 from llama_scale.fitting.filters import plain_name
 from llama_scale.fitting.records import STORE_CONVENTION, curve_of
 from llama_scale.fitting.rows import TrainingCurve
+from llama_scale.laws import is_fit
 from llama_scale.quantities import parse_count
 from llama_scale.runs import RunFolder, read_records
 
@@ -33,6 +34,11 @@ def learning_curves(
         raise InputError(
             f"there is no run store or table at {str(path)!r}",
             hint="check the path, or run `llama-scale sweep` to fill ./runs",
+        )
+    if is_fit(path):
+        raise InputError(
+            f"{path} is a fit, which holds no loss curves",
+            hint="name the store of its runs, or the table that `llama-scale runs export --curves` writes",
         )
     found = _of_store(path, convention or STORE_CONVENTION) if path.is_dir() else _of_table(path)
     return tuple(curve for curve in found if len(curve.tokens) >= LEAST_POINTS)

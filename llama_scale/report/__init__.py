@@ -34,9 +34,10 @@ from llama_scale.report.sections import (
     warnings,
 )
 
-__all__ = ["page", "refuse_existing", "write_report"]
+__all__ = ["check_target", "page", "write_report"]
 
 DATA = Path(__file__).parents[1] / "data" / "report"
+ENDINGS = (".html", ".htm")
 SCRIPTS = ("words.js", "model.js", "answer.js", "elements.js", "charts.js", "page.js")
 
 
@@ -89,11 +90,10 @@ def _from_the_law(plan: Plan, plan_json: str) -> dict[str, str]:
 def write_report(plan: Plan, path: str | Path, *, overwrite: bool = False) -> Path:
     """Writes the page of a plan, whole or not at all.
 
-    Raises InputError for a file that is there already, unless it may be replaced, and StoreError where
-    nothing can be written.
+    Raises InputError for a name that `check_target` refuses, and StoreError where nothing can be written.
     """
     target = Path(path).expanduser()
-    refuse_existing(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite)
     try:
         write_atomically(target, page(plan))
     except StoreError as error:
@@ -101,8 +101,15 @@ def write_report(plan: Plan, path: str | Path, *, overwrite: bool = False) -> Pa
     return target
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raises InputError for a file that is there already and may not be replaced."""
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Raises InputError for a name that is no page's, a folder, or a file that may not be replaced."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", hint=f"name a file in it, such as {path / 'plan.html'}")
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(
+            f"the page of a plan is HTML, which {path.name!r} does not say",
+            hint=f"end its name with {' or '.join(ENDINGS)}; a browser prints the page as PDF",
+        )
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already", hint="pass --force to replace it, or another name")
 
