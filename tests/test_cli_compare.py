@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from llama_scale.cli.compare import command
 from llama_scale.cli.plan import command as plan_command
+from llama_scale.planning import ONLY_PLANNED, PlanOptions
 
 ISSUE = ["llama-65b", "chinchilla-70b", "gpt-3-175b", "palm-540b", "--serve-tokens", "1e12"]
 
@@ -104,6 +105,7 @@ def test_options_are_those_of_plan() -> None:
     for name in ("law", "flops", "accelerator", "price", "mfu", "utilisation", "cost_in", "level"):
         assert ours[name] is known[name]
     assert not ours.keys() & {"budget", "target_loss", "match", "explain"}
+    assert PlanOptions.__annotations__.keys() - ours.keys() == set(ONLY_PLANNED)
 
 
 def test_the_command_asks_for_the_same_comparison() -> None:

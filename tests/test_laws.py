@@ -246,6 +246,29 @@ def test_a_torn_fit_is_one_error_wherever_it_was_cut(tmp_path: Path) -> None:
         assert "llama-scale fit" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"other_forms": {"skaling": {"E": 1}}}, "its other form 'skaling' is no law: a law needs"),
+        ({"other_forms": {"tied": [1]}}, "its other form 'tied' is no law"),
+        ({"other_forms": [1]}, ""),
+        ({"diagnostics": {"at_bound": 3}}, "at_bound must be a list"),
+        ({"diagnostics": [1]}, ""),
+        ({"support": {"tokens": [5, 1]}}, "support of tokens runs from 5 to 1"),
+        ({"support": {"tokens": [0, float("inf")]}}, "support of tokens"),
+        ({"name": "mine\x1b[31m"}, "cannot be shown"),
+    ],
+)
+def test_a_fit_that_says_what_no_fit_says_is_one_error(
+    tmp_path: Path, changed: dict[str, object], problem: str
+) -> None:
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(fit_to_json(drawn_fit(count=20)) | changed))
+    with pytest.raises(InputError, match="not a fit that can be read") as caught:
+        read_fit(path)
+    assert problem in caught.value.message
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -315,6 +338,7 @@ def test_a_law_may_be_a_name_a_file_or_constants(tmp_path: Path) -> None:
         "E=1,A=1,B=1,alpha=-1,beta=1",
         "=",
         "E=1,A,B=1",
+        "E=1,E=2,A=1,B=1,alpha=1,beta=1",
         "E=nan,A=1,B=1,alpha=1,beta=1",
     ],
 )

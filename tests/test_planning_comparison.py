@@ -152,7 +152,8 @@ def test_every_problem_of_a_file_at_once(tmp_path: Path) -> None:
         ((), {}, "which models", "llama-65b"),
         (("llama-14b",), {}, "unknown model 'llama-14b'", "llama-13b"),
         (("missing.toml",), {}, "no file missing.toml", ""),
-        (("llama-7b",), {"budget": 1e24}, "not a budget", "plan"),
+        (("llama-7b",), {"budget": 1e24}, "no budget", "plan"),
+        (("llama-7b",), {"unique_tokens": 1e9}, "no unique tokens", "plan"),
         (("llama-7b",), {"serve_tokens": "$3"}, "dollars", ""),
     ],
 )

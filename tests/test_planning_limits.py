@@ -348,6 +348,12 @@ def test_data_too_few_for_any_model_are_refused() -> None:
         ask(unique_tokens=1e3)
 
 
+def test_a_law_that_guesses_better_than_it_predicts_is_only_an_example() -> None:
+    absurd = ask(law="E=1.69,A=406,B=410,alpha=.001,beta=.001")
+    assert absurd.warnings[0].startswith("an example, not a plan to act on: a loss of 796.2 is no better")
+    assert not any("guessing" in warning for warning in ask().warnings)
+
+
 def test_a_misspelt_word_is_named_before_one_that_is_missing() -> None:
     words: dict[str, Any] = {"serve_token": 1e12}
     with pytest.raises(InputError, match="no argument serve_token") as refused:

@@ -122,8 +122,11 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
     noise, factor = float(content.get("noise", 0.0)), float(content.get("interval_factor", 1.0))
     if not (0 <= noise < math.inf and 0 < factor < math.inf):
         raise ValueError("noise and interval_factor must be finite and positive")
+    name = str(content.get("name", default_name))
+    if not name.isprintable():
+        raise ValueError(f"its name, {name!r}, cannot be shown")
     return Fit(
-        name=str(content.get("name", default_name)),
+        name=name,
         law=law,
         convention=one_of("parameter_convention", content["parameter_convention"], CONVENTIONS),
         flops_accounting=one_of("flops_accounting", content.get("flops_accounting", "6nd"), ACCOUNTINGS),
@@ -137,8 +140,20 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         repetition=repetition,
         repetition_draws=repetition_draws_from_json(content.get("repetition_draws"), draws),
         downstream=downstream_from_json(content.get("downstream")),
-        evidence={key: value for key, value in content.items() if key not in known},
+        evidence=_evidence({key: value for key, value in content.items() if key not in known}),
     )
+
+
+def _evidence(found: dict[str, Any]) -> dict[str, Any]:
+    """What else a fit says; ValueError where it is not what plans ask of it."""
+    for name, constants in (found.get("other_forms") or {}).items():
+        try:
+            checked_law(constants)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"its other form {name!r} is no law: {error}") from None
+    if not isinstance((found.get("diagnostics") or {}).get("at_bound", []), list):
+        raise ValueError("diagnostics.at_bound must be a list")
+    return found
 
 
 def _law_from_json(content: Mapping[str, Any]) -> tuple[ScalingLaw, Repetition | None]:
@@ -197,4 +212,8 @@ def support_of(ranges: Mapping[str, Any]) -> Support:
     """A support from {name: [low, high]}; ranges that are missing or null stay unknown."""
     names = [f.name for f in fields(Support)]
     values = {name: ranges[name] for name in names if ranges.get(name) is not None}
-    return Support(**{name: Range(float(low), float(high)) for name, (low, high) in values.items()})
+    found = {name: Range(float(low), float(high)) for name, (low, high) in values.items()}
+    for name, near in found.items():
+        if not 0 < near.low <= near.high < math.inf:
+            raise ValueError(f"support of {name} runs from {near.low:g} to {near.high:g}")
+    return Support(**found)

@@ -59,7 +59,10 @@ def parse_law_line(text: str) -> Fit:
     otherwise.
     """
     try:
-        pairs = dict(part.split("=", 1) for part in text.replace(" ", "").split(",") if part)
+        parts = [part.split("=", 1) for part in text.replace(" ", "").split(",") if part]
+        pairs = dict(parts)
+        if len(pairs) < len(parts):
+            raise ValueError("a constant is given twice")
         convention: ParameterConvention = one_of("convention", pairs.pop("convention", "total"), CONVENTIONS)
         law = checked_law({name: float(value) for name, value in pairs.items()})
     except ValueError as error:
@@ -83,6 +86,8 @@ def resolve_law(text: str) -> Fit:
     """
     if text in _library():
         return published(text)
+    if not text.strip():
+        raise _unknown_law(text)
     path = Path(text).expanduser()
     if path.is_file():
         return read_fit(path)

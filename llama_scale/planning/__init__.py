@@ -20,6 +20,11 @@ from llama_scale.planning.values import Plan
 if TYPE_CHECKING:
     from llama_scale.planning.comparison import Comparison
 
+ONLY_PLANNED = (  # words that say what to train, not what it costs
+    *("budget", "target_loss", "target_score", "match", "against", "max_parameters", "accelerators"),
+    *("deadline", "unique_tokens", "retrain_every", "request_rate", "pue", "carbon", "vocabulary"),
+)
+
 __all__ = ["BestSizes", "Plan", "PlanOptions", "best_sizes", "compare", "plan"]
 
 
@@ -55,10 +60,10 @@ def compare(
     from llama_scale.planning.comparison import DEFAULT_DEMAND, compare_models
 
     named, bought = _names(models), _names((buy,))
-    for name in ("budget", "target_loss", "match"):
+    for name in ONLY_PLANNED:
         if options.get(name) is not None:
             raise InputError(
-                f"compare takes models, not a {name.replace('_', ' ')}",
+                f"compare takes models and prices, no {name.replace('_', ' ')}",
                 hint="ask llama-scale plan for the best model, or leave it out",
             )
     words: PlanOptions = {**options}

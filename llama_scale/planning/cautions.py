@@ -30,6 +30,7 @@ def warnings(
 ) -> tuple[str, ...]:
     """Every caution, what matters most first."""
     return (
+        *_guessing(request, model),
         *_extrapolations(request, extrapolation),
         *_more_than_written(request, model),
         *_repetition(request, model),
@@ -43,6 +44,16 @@ def far_beyond(extrapolation: Mapping[str, float]) -> float | None:
     """The factor beyond the largest run's FLOPs, where it is more than any law was shown to bear."""
     factor = extrapolation.get("train_flops", 1.0)
     return factor if factor > FARTHEST else None
+
+
+def _guessing(request: Request, model: PlannedModel) -> Iterator[str]:
+    guess = math.log(request.vocabulary)
+    if model.loss_nats >= guess:
+        yield (
+            f"an example, not a plan to act on: a loss of {model.loss_nats:.4g} is no better than guessing "
+            f"among {request.vocabulary:,} tokens ({guess:.3g}), so that the law says nothing here; check "
+            "its constants, or ask for a larger model"
+        )
 
 
 def _extrapolations(request: Request, extrapolation: Mapping[str, float]) -> Iterator[str]:
