@@ -47,8 +47,9 @@ def loss_curves(curves: Sequence[TrainingCurve]) -> Figure:
     figure = new_figure(height=4.2, width=8.2)
     by_tokens, by_flops = figure.subplots(1, 2, sharey=True)
     for curve in sorted(curves, key=lambda one: one.parameters):
-        _draw(by_tokens, curve.tokens, curve, colours[curve.parameters])
-        _draw(by_flops, curve.flops_per_token * curve.tokens, curve, colours[curve.parameters])
+        smoothed = _smoothed(curve)
+        for axes, per_token in ((by_tokens, 1.0), (by_flops, curve.flops_per_token)):
+            _draw(axes, per_token * curve.tokens, curve, smoothed, colours[curve.parameters])
     losses = np.concatenate([curve.loss for curve in curves])
     low, high = np.min(losses), np.quantile(losses, CLIPPED)
     by_tokens.set_ylim(low / 1.03, high * 1.03)
@@ -60,7 +61,6 @@ def loss_curves(curves: Sequence[TrainingCurve]) -> Figure:
     by_tokens.set_xlabel("tokens seen D")
     by_flops.set_xlabel("training compute C (FLOPs)")
     by_tokens.set_ylabel("training loss (nats per token)")
-    figure.align_xlabels()
     by_tokens.set_title("Loss by tokens")
     by_flops.set_title("… and by compute")
     note = "parameters at the ends; " if len(sizes) <= MOST_NAMED else "darker: smaller; "
@@ -74,15 +74,19 @@ def loss_curves(curves: Sequence[TrainingCurve]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, x: Any, curve: TrainingCurve, colour: Any) -> None:
+def _smoothed(curve: TrainingCurve) -> Any:
+    """Losses (n,) of which the noise of single steps is taken; the same by tokens and by FLOPs."""
+    return np.exp(smooth(np.log(curve.tokens), np.log(curve.loss)))
+
+
+def _draw(axes: Axes, x: Any, curve: TrainingCurve, smoothed: Any, colour: Any) -> None:
     thin = max(1, len(x) // MOST_POINTS)
     axes.plot(x[::thin], curve.loss[::thin], color=colour, alpha=0.25, linewidth=0.6)
-    axes.plot(x, np.exp(smooth(np.log(x), np.log(curve.loss))), color=colour, linewidth=1.5)
+    axes.plot(x, smoothed, color=colour, linewidth=1.5)
 
 
 def _end(curves: Sequence[TrainingCurve], size: float, colour: Any) -> tuple[float, float, str, Any]:
     """Where the name of a size stands: at the end of its longest run."""
     longest = max((one for one in curves if one.parameters == size), key=lambda one: one.tokens[-1])
-    flops = longest.flops_per_token * longest.tokens
-    loss = float(np.exp(smooth(np.log(flops), np.log(longest.loss))[-1]))
-    return float(flops[-1]), loss, format_count(size), colour
+    flops = longest.flops_per_token * longest.tokens[-1]
+    return float(flops), float(_smoothed(longest)[-1]), format_count(size), colour

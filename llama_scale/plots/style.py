@@ -82,8 +82,11 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
 def new_figure(height: float = 4.4, width: float = WIDTH) -> Figure:
     """An empty figure whose parts keep out of each other's way."""
-    # One pass over the texts, where the constrained layout takes two: a sixth of what a picture costs.
-    return Figure(figsize=(width, height), layout=TightLayoutEngine(pad=0.7, w_pad=1.6, h_pad=1.4))
+    # One pass over the texts, where the constrained layout takes two, and this one too around any `rect`.
+    unbounded: Any = None
+    return Figure(
+        figsize=(width, height), layout=TightLayoutEngine(pad=0.7, w_pad=1.6, h_pad=1.4, rect=unbounded)
+    )
 
 
 def by_rank(count: int) -> list[Any]:

@@ -111,7 +111,6 @@ def residuals(fit: Fit, observations: Observations) -> Figure:
     figure.set_layout_engine(
         TightLayoutEngine(pad=0.7, w_pad=1.6, rect=(0, 0.08, 1, 1))
     )  # under it the legend
-    figure.align_xlabels()
     return figure
 
 
