@@ -124,6 +124,13 @@ def test_what_cannot_be_had_together_names_the_nearest(question: dict[str, Any],
         assert ask(**{**question, **moved}).recommended.parameters > 0
 
 
+def test_what_no_option_takes_is_not_offered() -> None:
+    with pytest.raises(InfeasibleError, match="deadline with 1 accelerator, 1d, would") as refused:
+        ask(accelerators=1, deadline="1d", target_loss=1.85)
+    assert nearest(refused).keys() == {"target_loss"}
+    assert ask(accelerators=1, deadline="1d", **nearest(refused)).recommended.parameters > 0
+
+
 def test_too_dear_a_target_says_what_the_budget_buys() -> None:
     with pytest.raises(InfeasibleError, match="times the budget") as refused:
         ask(target_loss=1.95, budget="$1M")

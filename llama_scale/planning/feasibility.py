@@ -26,7 +26,14 @@ from llama_scale.planning.optimum import (
     tokens_for,
 )
 from llama_scale.planning.reading import option
-from llama_scale.planning.request import Request, limited
+from llama_scale.planning.request import (
+    LONGEST_TRAINING,
+    MOST_ACCELERATORS,
+    MOST_UNIQUE,
+    Request,
+    limited,
+)
+from llama_scale.planning.supply import SLOWEST_FIRST_TOKEN, SLOWEST_TOKEN
 from llama_scale.planning.values import PlannedModel
 from llama_scale.quantities import (
     Quantity,
@@ -151,20 +158,24 @@ def refuse_too_few_data(request: Request, loss: float) -> None:
 
 
 class Stretch(NamedTuple):
-    """A condition that, moved alone by `factor`, gives the question an answer with a little room."""
+    """A condition that, moved alone by `factor`, gives the question an answer with a little room.
+
+    It is not `askable` where its option would not take what is needed.
+    """
 
     name: str
     option: str
     now: str
     needed: str
     factor: float
+    askable: bool
     together: bool = False
 
 
 class _Condition(NamedTuple):
     """A condition as it stands, and how a request changes when it is moved by a factor.
 
-    `rounded` takes a value up to one that can be asked for.
+    `rounded` takes a value up to one that can be asked for, of which the largest is `most`.
     """
 
     name: str
@@ -172,6 +183,7 @@ class _Condition(NamedTuple):
     value: float
     form: Callable[[float], str]
     moved: Callable[[Request, float], Request]
+    most: float
     rounded: Callable[[float], float] = float
 
 
@@ -200,32 +212,35 @@ def _stretch(condition: _Condition, factor: float) -> Stretch:
     margin = ROOM_FOR_SHAPES if condition.moved is _larger else 1.01
     needed = condition.rounded(condition.value * factor * margin)
     now, then = condition.form(condition.value), condition.form(needed)
-    return Stretch(condition.name, condition.option, now, then, needed / condition.value)
+    factor = needed / condition.value
+    return Stretch(condition.name, condition.option, now, then, factor, needed <= condition.most)
 
 
 def _conditions(request: Request) -> Iterator[_Condition]:
     if (deadline := request.deadline) is not None:
-        name = f"the deadline with {deadline.accelerators:,} accelerators"
-        yield _Condition(name, "--deadline", deadline.seconds, _duration, _later)
-        yield _Condition(
-            "the number of accelerators", "--accelerators", deadline.accelerators, _whole, _wider, math.ceil
-        )
+        name, chips, count = f"the {deadline.name}", "the number of accelerators", deadline.accelerators
+        yield _Condition(name, "--deadline", deadline.seconds, _duration, _later, LONGEST_TRAINING)
+        yield _Condition(chips, "--accelerators", count, _whole, _wider, MOST_ACCELERATORS, math.ceil)
     if (largest := request.max_parameters) is not None:
-        yield _Condition("the largest size", "--max-parameters", largest, format_count, _larger)
+        yield _Condition(
+            "the largest size", "--max-parameters", largest, format_count, _larger, LARGEST_MODEL
+        )
     if (unique := request.unique_tokens) is not None:
-        yield _Condition("the unique data", "--unique-tokens", unique, format_count, _with_data)
+        yield _Condition("the unique data", "--unique-tokens", unique, format_count, _with_data, MOST_UNIQUE)
     deployment = request.economics.deployment
     if deployment is not None and request.unit != "flops":
         chips = f"the number of {deployment.rental.accelerator.name} that hold a copy"
         most = deployment.groups[-1]
-        yield _Condition(chips, "--serve-accelerators", most, _whole, _in_larger_groups, _group)
-    for field, name in (
-        ("time_per_output_token_seconds", "the time per output token"),
-        ("time_to_first_token_seconds", "the time to the first token"),
+        yield _Condition(
+            chips, "--serve-accelerators", most, _whole, _in_larger_groups, LARGEST_GROUP, _group
+        )
+    for field, name, slowest in (
+        ("time_per_output_token_seconds", "the time per output token", SLOWEST_TOKEN),
+        ("time_to_first_token_seconds", "the time to the first token", SLOWEST_FIRST_TOKEN),
     ):
         if deployment is not None and (seconds := getattr(deployment, field)) is not None:
             named = option(field.removesuffix("_seconds"))
-            yield _Condition(name, named, seconds, _duration, partial(_slower, field=field))
+            yield _Condition(name, named, seconds, _duration, partial(_slower, field=field), slowest)
 
 
 def _later(request: Request, factor: float) -> Request:
@@ -296,13 +311,14 @@ def _refused(request: Request, objective: Objective, stretches: list[Stretch]) -
     if together:
         named = (f"{stretch.name} ({stretch.now})" for stretch in stretches)
         what = f"moving one is not enough, all would have to move: {', '.join(named)}"
-    ways = [f"{way.option} '{way.needed}'" for way in stretches]
-    ways = [" ".join(ways)] if together else ways
+    ways = [f"{way.option} '{way.needed}'" for way in stretches if way.askable]
+    if together:
+        ways = [" ".join(ways)] if len(ways) == len(stretches) else []
     if objective.fixed == "loss" and (reached := _lowest_reachable(request)) is not None:
         ways.append(_asking(request, reached + 1e-3))
     return InfeasibleError(
         f"no model can {wish} under these conditions: {what}, {format_number(first.factor)} times as much",
-        hint=f"give {' or '.join(ways)}",
+        hint=f"give {' or '.join(ways)}" if ways else "ask for less: no option goes so far",
     )
 
 

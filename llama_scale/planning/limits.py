@@ -55,7 +55,7 @@ def _training(request: Request, recommended: PlannedModel, optimum: PlannedModel
     seconds = request.deadline.seconds
     share, ours = (model.lifetime.train_flops / trainings / most for model in (optimum, recommended))
     yield Limit(
-        f"deadline with {request.deadline.accelerators:,} accelerators",
+        request.deadline.name,
         Quantity(value=seconds, kind="seconds"),
         seconds * ours,
         _is_tight(share, 1.0),

@@ -42,6 +42,8 @@ PRICED_WORDS = (
     *("accelerator", "serve_accelerator", "price", "serve_price", "mfu", "serve_mfu", "goodput"),
     *("utilisation", "discount", "serve_precision", "serving_benchmarks"),
 )
+MOST_ACCELERATORS = 10_000_000
+LONGEST_TRAINING = 100 * 365 * 86_400.0  # seconds
 TARGETS = ("target_loss", "target_score", "match")
 BUDGET_LIMITS: dict[CostUnit, tuple[float, float]] = {
     "flops": (1e10, 1e32),
@@ -108,6 +110,11 @@ class Deadline(NamedTuple):
 
     accelerators: int
     seconds: float
+
+    @property
+    def name(self) -> str:
+        """What it is called where it binds, or is in the way."""
+        return f"deadline with {self.accelerators:,} accelerator{'' if self.accelerators == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,8 +311,8 @@ def train_flops_by(deadline: Deadline, economics: Economics) -> float:
 
 
 def _deadline(words: Words) -> tuple[Deadline | None, int | None]:
-    accelerators = words.whole("accelerators", low=1, high=10_000_000)
-    seconds = words.seconds("deadline", low=60, high=100 * 365 * 86_400, example="30d")
+    accelerators = words.whole("accelerators", low=1, high=MOST_ACCELERATORS)
+    seconds = words.seconds("deadline", low=60, high=LONGEST_TRAINING, example="30d")
     if seconds is None:
         return None, accelerators
     if accelerators is None:

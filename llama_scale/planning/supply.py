@@ -35,6 +35,7 @@ from llama_scale.quantities import format_count
 
 LARGEST_DEMAND = 1e21  # tokens: every person alive, reading ten thousand tokens a day for thirty years
 LARGEST_REQUEST = 1e7  # tokens
+SLOWEST_TOKEN, SLOWEST_FIRST_TOKEN = 10.0, 60.0  # seconds: who means more has left a unit out
 MOST_SERVING = 32  # accelerators that one copy of a model may be spread over: four nodes
 NOT_LOST = Default(1.0, "an MFU that you give counts every hour", "")
 
@@ -168,10 +169,10 @@ def _deployment(
     """
     limits = {
         "time_per_output_token_seconds": words.seconds(
-            "time_per_output_token", low=1e-5, high=10, example="30ms"
+            "time_per_output_token", low=1e-5, high=SLOWEST_TOKEN, example="30ms"
         ),
         "time_to_first_token_seconds": words.seconds(
-            "time_to_first_token", low=1e-4, high=60, example="500ms"
+            "time_to_first_token", low=1e-4, high=SLOWEST_FIRST_TOKEN, example="500ms"
         ),
     }
     if "serve_mfu" in words.given:
