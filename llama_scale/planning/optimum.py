@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -241,17 +242,19 @@ def cheap_ranges(
     least = float(best(problem, objective).sizes.parameters)
     centre = float(coordinate_of(problem.family, least))
     sizes = problem.sizes(centre + np.linspace(-5, 5, 4001))
-    parameters, found = np.asarray(sizes.parameters), []
-    lowest = np.inf
-    for excess in (0.0, *excesses):
-        flops = objective.limits.train_flops * (1 + excess + 1e-9)
-        eased = objective._replace(limits=objective.limits._replace(train_flops=flops))
+
+    @cache
+    def costs(train_flops: float) -> Array:
+        eased = objective._replace(limits=objective.limits._replace(train_flops=train_flops))
         cost = np.asarray(problem.cost(sizes, tokens_for(problem, eased, sizes)))
-        cost = np.where(np.isnan(cost), np.inf, cost)
-        lowest = min(lowest, float(cost.min())) if excess == 0 else lowest
-        near = np.flatnonzero(cost <= (1 + excess) * lowest)
+        return np.where(np.isnan(cost), np.inf, cost)
+
+    most, parameters, found = objective.limits.train_flops, np.asarray(sizes.parameters), []
+    lowest = float(costs(most * (1 + 1e-9)).min())
+    for excess in excesses:
+        near = np.flatnonzero(costs(most * (1 + excess + 1e-9)) <= (1 + excess) * lowest)
         found.append((float(parameters[near[0]]), float(parameters[near[-1]])))
-    return found[1:]
+    return found
 
 
 Valued = Callable[[Problem, Objective, Array], Numbers]
