@@ -46,15 +46,18 @@ const model = (() => {
     return beyond < 1 ? unique - unique * decay * Math.log1p(-beyond) : NaN;
   }
 
-  // ScalingLaw: L = E + (A N^-alpha + B D^-beta)^k. `slope` is dL / d log D, here and below.
+  // ScalingLaw: L = E + (A N^-alpha + B D^-beta)^k. Of one size, whose share A N^-alpha is
+  // `bySize`, `along` tells the loss above the floor at D and its slope in log D.
   function plainLaw({ E, A, B, alpha, beta, k }) {
     const room = (loss) => (loss > E ? Math.pow(loss - E, 1 / k) : NaN);
     return {
       E, A, B, alpha, beta, k, kind: "plain", room,
       loss: (n, d) => E + Math.pow(A * Math.pow(n, -alpha) + B * Math.pow(d, -beta), k),
-      slope(n, d) {
+      bySize: (n) => A * Math.pow(n, -alpha),
+      along(bySize, d) {
         const falling = B * Math.pow(d, -beta);
-        return -k * beta * falling * Math.pow(A * Math.pow(n, -alpha) + falling, k - 1);
+        const whole = Math.pow(bySize + falling, k);
+        return { whole, slope: (-k * beta * falling * whole) / (bySize + falling) };
       },
       tokensForLoss(loss, n) {
         const left = room(loss) - A * Math.pow(n, -alpha);
@@ -75,10 +78,12 @@ const model = (() => {
     return {
       ...fresh, kind: "repeated", fresh,
       loss: (n, d) => fresh.loss(worth(n, matched, parameters_decay), worth(d, unique, tokens_decay)),
-      slope(n, d) {
+      bySize: (n) => fresh.bySize(worth(n, matched, parameters_decay)),
+      along(bySize, d) {
         const effective = worth(d, unique, tokens_decay);
-        const growth = d > unique ? Math.exp((1 - d / unique) / tokens_decay) : 1; // of D's worth by D
-        return (fresh.slope(worth(n, matched, parameters_decay), effective) * growth * d) / effective;
+        const { whole, slope } = fresh.along(bySize, effective);
+        const marginal = d > unique ? Math.exp((1 - d / unique) / tokens_decay) : 1;
+        return { whole, slope: (slope * marginal * d) / effective };
       },
       tokensForLoss: (loss, n) =>
         needed(fresh.tokensForLoss(loss, worth(n, matched, parameters_decay)), unique, tokens_decay),
@@ -89,15 +94,15 @@ const model = (() => {
   function quantisedLaw(trained, { scale, by_tokens: b, by_parameters: a }) {
     const penalty = (n, d) => scale * Math.pow(d, b) * Math.pow(n, -a);
     const loss = (n, d) => trained.loss(n, d) + penalty(n, d);
-    const { A, B, alpha, beta, k } = trained;
-
-    const slope = (n, d) => trained.slope(n, d) + b * penalty(n, d);
+    const { A, B, E, alpha, beta, k } = trained;
 
     function bisected(n) {
+      const [bySize, rising] = [trained.bySize(n), penalty(n, 1)];
       let [low, high] = [0, WIDEST];
       for (let i = 0; i < 60; i++) {
         const middle = (low + high) / 2;
-        if (slope(n, Math.exp(middle)) > 0) high = middle;
+        const { slope } = trained.along(bySize, Math.exp(middle));
+        if (slope + b * rising * Math.exp(b * middle) > 0) high = middle;
         else low = middle;
       }
       return Math.exp(low);
@@ -122,11 +127,13 @@ const model = (() => {
     // The loss is convex in log D: from the tokens that would do without the penalty, which are too few,
     // Newton's steps stay short of the root, and pass the lowest loss only where there is none.
     function tokensForLoss(target, n) {
+      const [bySize, rising] = [trained.bySize(n), penalty(n, 1)];
       let x = Math.log(trained.tokensForLoss(target, n));
       for (let i = 0; i < 40; i++) {
-        const d = Math.exp(x);
-        const falls = slope(n, d);
-        const change = falls < 0 ? (loss(n, d) - target) / falls : 0;
+        const { whole, slope: falls } = trained.along(bySize, Math.exp(x));
+        const added = rising * Math.exp(b * x);
+        const slope = falls + b * added;
+        const change = slope < 0 ? (E + whole + added - target) / slope : 0;
         x -= change;
         if (!(Math.abs(change) > 1e-8)) break;
       }
@@ -134,7 +141,7 @@ const model = (() => {
       return loss(n, tokens) <= target * (1 + 1e-9) ? tokens : NaN;
     }
 
-    return { ...trained, kind: "quantised", fresh: trained.fresh ?? trained, loss, slope, bestTokens, tokensForLoss };
+    return { ...trained, kind: "quantised", fresh: trained.fresh ?? trained, loss, bestTokens, tokensForLoss };
   }
 
   function lawOf(constants, { repetition, penalty }) {
