@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from llama_scale.errors import StoreError
 
@@ -49,6 +51,14 @@ def write_atomically(path: Path, data: bytes | str, *, check: Callable[[], None]
         if isinstance(error, OSError):
             raise store_error(error, f"cannot write {path}") from error
         raise
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that JSON text holds; ValueError for any that cannot be read, nested too deep included."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise json.JSONDecodeError("it is nested too deep", "", 0) from error
 
 
 def sync_folder(folder: Path) -> None:

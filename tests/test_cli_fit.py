@@ -105,6 +105,7 @@ def test_filters_budgets_and_conventions_reach_the_fit(table: Path) -> None:
     [
         (["absent.csv"], "no run store or CSV at 'absent.csv'"),
         ([], "llama-scale sweep"),
+        (["circle"], "no run store or CSV at 'circle'"),
         (["sweep.csv", "--where", "nonsense"], "cannot read the filter"),
         (["sweep.csv", "--where", "famly = w16"], "no column 'famly'"),
         (["sweep.csv", "--where", "family = w16"], "1 size"),
@@ -113,6 +114,7 @@ def test_filters_budgets_and_conventions_reach_the_fit(table: Path) -> None:
     ],
 )
 def test_bad_input_is_an_error_with_a_hint(table: Path, words: list[str], said: str) -> None:
+    (table.parent / "circle").symlink_to("circle")
     result = invoke(*words)
     assert result.exit_code in (1, 2)
     assert said in result.output

@@ -54,9 +54,10 @@ def test_what_is_given_in_place_of_runs_is_recognised(tmp_path: Path) -> None:
     assert "plan --law" in caught.value.hint
     with pytest.raises(InputError, match=r"holds no runs, but law\.json"):
         gather(tmp_path)
-    (tmp_path / "other.json").write_text("[1, 2")
-    with pytest.raises(InputError, match="holds no run records"):
-        gather(tmp_path / "other.json")
+    for torn in ("[1, 2", '{"records": 5}', "[" * 200_000):
+        (tmp_path / "other.json").write_text(torn)
+        with pytest.raises(InputError, match="holds no run records"):
+            gather(tmp_path / "other.json")
     with pytest.raises(InputError, match="no run store or CSV at"):
         gather(tmp_path / "absent")
     with pytest.raises(InputError, match="no runs were given"):

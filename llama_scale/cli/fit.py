@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +200,7 @@ def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
             convention=words.pop("convention"),
             rules=words.pop("rules"),
             settings=Settings(**words),
-            name=first.stem if first.suffix else first.resolve().name,
+            name=first.stem if first.suffix else Path(os.path.abspath(first)).name,
         )
     except UnidentifiedFitError as error:
         output, found = current_output(), error.details

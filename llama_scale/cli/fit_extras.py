@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ def fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str
         **gathered,
         base_law=base_law,
         settings=Settings(**words),
-        name=first.stem if first.suffix else first.resolve().name,
+        name=first.stem if first.suffix else Path(os.path.abspath(first)).name,
     )
 
 

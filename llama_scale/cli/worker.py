@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from llama_scale.cli.options import command as make_command
-from llama_scale.cli.options import complete_run_ids, store_option
+from llama_scale.cli.options import complete_run_ids, json_option, store_option
 from llama_scale.cli.output import current_output
 from llama_scale.errors import InputError
 
@@ -27,7 +27,8 @@ from llama_scale.errors import InputError
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
 )
 @click.option("--listen", is_flag=True, help="Take run ids from stdin, one a line, and report each as JSON.")
-def command(run: str | None, store: Path, device: str, listen: bool) -> int:
+@json_option
+def command(run: str | None, store: Path, device: str, listen: bool, as_json: bool) -> int:
     """Can this run go further, and how did it end?
 
     Trains one run of the store from its newest checkpoint to its end; a finished run is left alone. A run
@@ -49,9 +50,12 @@ def command(run: str | None, store: Path, device: str, listen: bool) -> int:
     if run is not None:
         patience = LEASE_SECONDS + 2 * HEARTBEAT_SECONDS
         code = work(store, run, device=device, should_stop=should_stop, wait_seconds=patience)
+        outcome = {EXIT_DONE: "done", EXIT_RETRY: "retry"}.get(code, "failed")
         log = store / run / "worker.log"
-        if code not in (EXIT_DONE, EXIT_RETRY) and log.exists():
+        if outcome == "failed" and log.exists():
             current_output().warn(f"run {run} failed: see {log}")
+        if as_json:
+            current_output().result({"run": run, "outcome": outcome, "exit_code": code}, "")
         return code
     for line in sys.stdin:
         code = work(store, line.strip(), device=device, should_stop=should_stop)

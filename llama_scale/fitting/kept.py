@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
+from llama_scale.files import parse_json
 from llama_scale.fitting.observations import Observations, observe
 from llama_scale.fitting.rows import Row, Rows
 from llama_scale.laws import Fit, read_fit
@@ -29,10 +29,10 @@ def kept_fit(observations: Observations, folders: Iterable[Path]) -> Fit | None:
     files = [file for folder in folders for file in folder.glob("*.json")]
     for file in sorted(files, key=_age):
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = parse_json(file.read_text(encoding="utf-8"))
             if content["provenance"]["observations_hash"] == wanted:
                 return read_fit(file)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
+        except (OSError, ValueError, KeyError, TypeError, InputError):
             continue
     return None
 

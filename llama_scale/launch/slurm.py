@@ -21,7 +21,7 @@ from pathlib import Path
 
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import write_atomically
+from llama_scale.files import parse_json, write_atomically
 from llama_scale.launch.tasks import (
     Attempts,
     LaunchReport,
@@ -75,7 +75,7 @@ class _Queue:
     def read(self) -> None:
         """Find the jobs that an earlier launch left in the queue."""
         try:
-            found = json.loads((self.folder / "jobs.json").read_text())
+            found = parse_json((self.folder / "jobs.json").read_text())
         except (OSError, ValueError):
             return
         if isinstance(found, dict):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llama_scale.architecture import CONVENTIONS
 from llama_scale.errors import InputError
-from llama_scale.files import write_atomically
+from llama_scale.files import parse_json, write_atomically
 from llama_scale.laws.files_extras import (
     DECAYS,
     REPEATED,
@@ -83,12 +83,12 @@ def read_fit(path: Path | str) -> Fit:
     source = Path(path)
     hint = "name a file that `llama-scale fit SOURCE --output PATH` wrote, or fit the runs anew"
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
+        content = parse_json(source.read_text(encoding="utf-8"))
         return _fit_from_json(content, default_name=source.stem)
     except OSError as error:
         problem = (error.strerror or "cannot be read").lower()
         hint = "check the path; `llama-scale fit SOURCE --output PATH` writes a fit"
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         problem = f"not JSON, or cut short ({error})"
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         problem = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -99,8 +99,8 @@ def is_fit(path: Path) -> bool:
     """Whether a file looks like a fit, whole or refused, and not like runs."""
     if path.suffix.lower() != ".json":
         return False
-    with suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):
+        content = parse_json(path.read_text(encoding="utf-8"))
         return isinstance(content, dict) and "form" in content and "records" not in content
     return False
 

@@ -59,10 +59,7 @@ def parse_law_line(text: str) -> Fit:
     otherwise.
     """
     try:
-        parts = [part.split("=", 1) for part in text.replace(" ", "").split(",") if part]
-        pairs = dict(parts)
-        if len(pairs) < len(parts):
-            raise ValueError("a constant is given twice")
+        pairs = _constants(text)
         convention: ParameterConvention = one_of("convention", pairs.pop("convention", "total"), CONVENTIONS)
         law = checked_law({name: float(value) for name, value in pairs.items()})
     except ValueError as error:
@@ -77,6 +74,19 @@ def parse_law_line(text: str) -> Fit:
         source="constants on the command line",
         draws_note="constants alone carry no uncertainty: pass a fit's file for intervals",
     )
+
+
+def _constants(text: str) -> dict[str, str]:
+    """What each name is set to; ValueError for a part that sets nothing, and for a name set twice."""
+    found: dict[str, str] = {}
+    for part in filter(None, text.replace(" ", "").split(",")):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"{part!r} is no constant")
+        if name in found:
+            raise ValueError(f"{name} is given twice")
+        found[name] = value
+    return found
 
 
 def resolve_law(text: str) -> Fit:

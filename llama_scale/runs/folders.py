@@ -15,7 +15,7 @@ from typing import Any
 
 from llama_scale.config import canonical_hash, canonical_json, differences, structure
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import store_error, write_atomically
+from llama_scale.files import parse_json, store_error, write_atomically
 from llama_scale.runs.configs import RunConfig, run_id
 from llama_scale.runs.leases import HELD, Lease, hold
 
@@ -97,7 +97,7 @@ class RunFolder:
     def _read_json(self, name: str) -> Any:
         # By text: of the time to list a large store a fifth was spent on pathlib.
         with open(f"{self.path}/{name}", "rb") as file:
-            return json.loads(file.read())
+            return parse_json(file.read())
 
     def names(self, run: str) -> bool:
         """Whether this run's spec has the id of another in it, as that of a branch has its trunk's."""
@@ -175,7 +175,7 @@ class RunFolder:
             return None
         for line in reversed(lines):
             try:
-                event = json.loads(line)
+                event = parse_json(line)
             except ValueError:
                 continue
             if event.get("event") == "train":
@@ -265,7 +265,7 @@ class EventLog:
 def _checked_event(line: bytes) -> dict[str, Any] | None:
     """The record on `line` if it is whole and unharmed."""
     try:
-        event = json.loads(line)
+        event = parse_json(line)
         checksum = event.pop("crc32")
         whole = line.endswith(b"\n") and isinstance(event["seq"], int)
     except (ValueError, KeyError, TypeError, AttributeError):

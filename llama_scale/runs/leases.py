@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llama_scale.errors import StoreError
-from llama_scale.files import make_folder, store_error
+from llama_scale.files import make_folder, parse_json, store_error
 
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
@@ -140,7 +140,7 @@ def _forget_older(folder: Path, token: int) -> None:
 def _is_gone(path: Path) -> bool:
     """Whether the holder was a process of this machine, as we see its processes, that is no more."""
     try:
-        holder = json.loads(path.read_bytes()[COUNTER_DIGITS + 1 :])
+        holder = parse_json(path.read_bytes()[COUNTER_DIGITS + 1 :])
         pid, machine = int(holder["pid"]), holder["machine"]
     except FileNotFoundError:
         return True  # released meanwhile: the race for the next token decides

@@ -11,7 +11,7 @@ from typing import Literal
 from llama_scale.architecture import ParameterCounts
 from llama_scale.config import structure
 from llama_scale.errors import InputError
-from llama_scale.files import write_atomically
+from llama_scale.files import parse_json, write_atomically
 from llama_scale.runs.configs import RunConfig, RunRole
 from llama_scale.runs.folders import RunFolder
 
@@ -52,7 +52,7 @@ def write_records(path: Path, records: Iterable[RunRecord]) -> None:
 def load_records(path: Path | str) -> tuple[RunRecord, ...]:
     """Records that `write_records` wrote; raises InputError for a file that is not theirs."""
     try:
-        content = json.loads(Path(path).read_text())["records"]
+        content = list(parse_json(Path(path).read_text())["records"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{str(path)!r} holds no run records: {error}", hint="make one with `llama-scale runs export`"

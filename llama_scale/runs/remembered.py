@@ -18,7 +18,7 @@ from typing import Any
 
 from llama_scale.architecture import ParameterCounts
 from llama_scale.errors import StoreError
-from llama_scale.files import write_atomically
+from llama_scale.files import parse_json, write_atomically
 from llama_scale.runs.records import RunRecord
 
 FILE = ".records-cache.json"
@@ -57,8 +57,8 @@ def remembered(store: Path) -> dict[str, tuple[Marks, RunRecord]]:
     """What the store's cache holds by run, nothing where there is none that is whole and of this version."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         head, _, body = (store / FILE).read_bytes().partition(b"\n")
-        if json.loads(head) == _head(body):
-            return {row[0]: (tuple(row[1]), _record(row[2])) for row in json.loads(body)}
+        if parse_json(head) == _head(body):
+            return {row[0]: (tuple(row[1]), _record(row[2])) for row in parse_json(body)}
     return {}
 
 

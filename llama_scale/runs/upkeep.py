@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from llama_scale.config import plain
 from llama_scale.errors import StoreError
+from llama_scale.files import parse_json
 from llama_scale.runs.folders import (
     CHECKPOINT_MANIFEST,
     INITIAL_WEIGHTS,
@@ -74,7 +74,7 @@ def harms(folder: RunFolder) -> Iterator[Harm]:
 
 def _checkpoint_harm(path: Path) -> str | None:
     try:
-        stated = json.loads((path / CHECKPOINT_MANIFEST).read_text())["files"]
+        stated = parse_json((path / CHECKPOINT_MANIFEST).read_text())["files"]
         same = all(sha256_of(path / name) == file["sha256"] for name, file in stated.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"cannot be read ({error})"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from llama_scale.errors import StoreError
-from llama_scale.files import publish_folder, store_error
+from llama_scale.files import parse_json, publish_folder, store_error
 from llama_scale.runs import CHECKPOINT_MANIFEST, RunFolder
 from llama_scale.runs.upkeep import sha256_of
 from llama_scale.training.optimizer import Tensors
@@ -97,7 +97,7 @@ def restore_checkpoint(folder: RunFolder, step: int, state: Tensors, world: Worl
     """
     path = folder.checkpoint_path(step)
     try:
-        manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text())
+        manifest = parse_json((path / CHECKPOINT_MANIFEST).read_text())
         _raise_first(world, _harm(path, manifest, world))
         if STATE in manifest["files"]:
             _fill_from_file(path / STATE, manifest["files"][STATE]["sha256"], state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from llama_scale.config import plain
 from llama_scale.errors import InputError, StoreError
+from llama_scale.files import parse_json
 from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion
 from llama_scale.training.corpus import fingerprint
 from llama_scale.training.mixture import chunk_starts, chunks_drawn, draw
@@ -105,7 +105,7 @@ def what_is_read(config: DataConfig) -> dict[str, Any]:
 def _manifest(folder: Path) -> dict[str, Any]:
     """What a folder's manifest says, nothing where it cannot be read."""
     try:
-        return dict(json.loads((folder / MANIFEST).read_text()))
+        return dict(parse_json((folder / MANIFEST).read_text()))
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -113,7 +113,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def open_tokens(folder: Path) -> TokenFiles:
     """Map a prepared folder; raises StoreError where it is missing, torn or of another size than it says."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = parse_json((folder / MANIFEST).read_text())
         if manifest["schema"] != SCHEMA:
             raise ValueError(f"it is of schema {manifest['schema']}, not {SCHEMA}")
         _ = dict(manifest["reads"]), manifest["corpus"]["sha256"], manifest["tokenizer"]["sha256"]

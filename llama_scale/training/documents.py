@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llama_scale.errors import InputError
+from llama_scale.files import parse_json
 
 SEPARATOR = "<|endofdoc|>"
 PIECE_BYTES = 100_000
@@ -212,13 +213,13 @@ def _is_text(value: object) -> bool:
 
 def _json_record(file: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{file}:{number}: not UTF-8: byte {error.start} of the line cannot be decoded",
             hint="convert the file, for example with `iconv -f latin1 -t utf8`",
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(
             f"{file}:{number}: not JSON: {error}", hint="each line must be one JSON object: mend or drop it"
         ) from None

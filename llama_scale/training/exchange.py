@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.errors import InputError
-from llama_scale.files import publish_folder
+from llama_scale.files import parse_json, publish_folder
 from llama_scale.training.model import Llama
 from llama_scale.training.tokenizer import END_OF_DOCUMENT, Tokenizer, to_library
 
@@ -186,7 +186,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read: {error}", hint="name a folder that save_pretrained wrote"

@@ -16,7 +16,7 @@ import torch
 
 from llama_scale import quantities
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import write_atomically
+from llama_scale.files import parse_json, write_atomically
 from llama_scale.hardware import accelerator, accelerator_of_device
 
 SIZES = (512, 1024)  # of square matrices; which one a CPU multiplies fastest depends on its caches
@@ -83,7 +83,7 @@ def _matrix_product_rate(dtype: torch.dtype) -> float:
 def _read_cache() -> dict[str, dict[str, Any]]:
     """What was measured before; entries that are not ours are left out."""
     try:
-        content = json.loads(_cache_file().read_text())
+        content = parse_json(_cache_file().read_text())
         return {key: asdict(_checked(entry)) for key, entry in content.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

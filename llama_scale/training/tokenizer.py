@@ -19,6 +19,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from llama_scale.errors import InputError
+from llama_scale.files import parse_json
 from llama_scale.runs import TokenizerName
 from llama_scale.training.shards import token_type
 
@@ -79,7 +80,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
-        content = json.loads(text)
+        content = parse_json(text)
         return cls(kind=content["kind"], tokens=tuple(bytes.fromhex(token) for token in content["tokens"]))
 
 
