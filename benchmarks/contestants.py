@@ -67,6 +67,10 @@ class Running:
             raise RuntimeError(f"{self.contestant}: {answer}")
         return answer
 
+    def turn_to(self, model: ModelConfig, sequences: int) -> None:
+        """Train this one from now on, from its start."""
+        self._ours.send((model, sequences))
+
     def take(self, steps: int) -> Taken:
         self.begin(steps)
         return self.end()
@@ -92,13 +96,16 @@ def _serve(connection: Connection, contestant: Contestant, model: ModelConfig, s
     take: Take | None = None
     while True:
         try:
-            steps = connection.recv()
+            asked = connection.recv()
         except EOFError:
             return
+        if isinstance(asked, tuple):
+            (model, sequences), take = asked, None
+            continue
         try:
             take = take or _ready(contestant, model, sequences)
             cpu, wall = time.process_time(), time.perf_counter()
-            take(steps)
+            take(asked)
             if contestant.device == "cuda":
                 torch.cuda.synchronize()
             connection.send(Taken(time.process_time() - cpu, time.perf_counter() - wall))

@@ -9,8 +9,8 @@ Each contestant is a process of its own that sleeps between its turns; in every 
 and ratios are medians over rounds of the ratio within a round, so that what else the machine does cancels.
 On a CPU each has one thread, and rates are tokens per second of CPU time. On a GPU they are by the clock,
 with the share of the card's measured bf16 matrix-product rate that they use (MFU), and several members
-share the card. `--sweep` times the default sweep's members two at a time, one thread each, and one after
-another.
+share the card. `--sweep` tells what the default sweep takes with shared trunks, two runs at a time, and what
+its runs one after another do, each from its own start.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import operator
 import os
 import platform
 import statistics
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes of the contestants import it too
-from contestants import PEERS, Contestant, Running, Taken
+from contestants import PEERS, Contestant, Running
 
 from llama_scale.architecture import ModelConfig
 
@@ -222,45 +223,62 @@ def together(running: Sequence[Running], steps: Sequence[int]) -> float:
     return time.perf_counter() - began
 
 
-def sweep_throughput(rounds: int) -> dict[str, Any]:
-    """The default sweep's members two at a time against one after another, weighted by their steps.
+def sweep_throughput(rounds: int, peers: Sequence[str]) -> dict[str, Any]:
+    """The default sweep as `sweep` trains it, against its runs one after another: seconds on two cores.
 
-    One after another means with whichever is faster for the member: one thread, or two.
+    As `sweep` does: trunks shared, two runs at a time on one thread each, so half of the CPU time of one.
+    One after another: each run from its own start, by whichever is faster for its model: one thread, or half
+    of the CPU time of two, which is as fast as two could be. Peers lack QK-norm, which these models have.
     """
+    entrants = [Contestant(who=who, threads=threads) for who in ("llama-scale", *peers) for threads in (1, 2)]
+    steps, seconds, running = sweep_steps(), defaultdict[Contestant, list[float]](list), []
+    first, sequences = next(iter(steps))
+    for entrant in entrants:
+        say(f"  {entrant}")
+        running.append(Running(entrant, first, sequences))
+    for model, sequences in steps:
+        for runner in running:
+            runner.turn_to(model, sequences)
+        found = cpu_seconds_a_step(running, rounds)
+        for contestant, value in found.items():
+            seconds[contestant].append(value)
+        say(f"  width {model.width}: " + ", ".join(f"{c} {v * 1e3:.2f} ms" for c, v in found.items()))
+    for runner in running:
+        runner.close()
+    shared, alone = zip(*steps.values(), strict=True)
+    ours = sum(count * a_step / 2 for count, a_step in zip(shared, seconds[entrants[0]], strict=True))
+    found = {"ours": ours, "runs": len(alone)}
+    for one, two in zip(entrants[::2], entrants[1::2], strict=True):
+        fastest = map(min, seconds[one], (value / 2 for value in seconds[two]))
+        found[f"{one.who}, one after another"] = sum(map(operator.mul, alone, fastest))
+    return found | {f"over {name}": total / ours for name, total in found.items() if "after" in name}
+
+
+def sweep_steps() -> dict[tuple[ModelConfig, int], tuple[int, int]]:
+    """Steps of the default sweep by model and sequences: with trunks shared, and with none."""
     from llama_scale.sweeps import expand, load_recipe
 
     sweep = expand("default", load_recipe("default"), corpus="random")
-    steps_of: Counter[tuple[ModelConfig, int]] = Counter()
+    steps: dict[tuple[ModelConfig, int], tuple[int, int]] = {}
     for name, run in sweep.by_id.items():
-        steps_of[run.model, run.sequences_per_step] += sweep.own_steps[name]
-    seconds = {"two at a time": 0.0, "one after another, 1 thread": 0.0, "one after another, 2 threads": 0.0}
-    for (model, sequences), total in steps_of.items():
-        one = Contestant(who="llama-scale")
-        pair, wide = (
-            [Running(one, model, sequences) for _ in range(2)],
-            Running(replace(one, threads=2), model, sequences),
-        )
-        count = max(1, math.ceil(TURN_SECONDS / (_warm(pair[0]).wall / 5)))
-        for runner in (pair[1], wide):
-            _warm(runner)
-        turns = [
-            (together(pair, [count] * 2) / 2, pair[0].take(count).wall, wide.take(count).wall)
-            for _ in range(rounds)
-        ]
-        for name, values in zip(seconds, zip(*turns, strict=True), strict=True):
-            seconds[name] += statistics.median(values) / count * total
-        for runner in (*pair, wide):
-            runner.close()
-    fastest = min(value for name, value in seconds.items() if name != "two at a time")
-    return {
-        "seconds": seconds,
-        "two at a time over the best of the others": fastest / seconds["two at a time"],
-    }
+        shared, alone = steps.get((run.model, run.sequences_per_step), (0, 0))
+        ends = run.schedule.total_steps or 0
+        steps[run.model, run.sequences_per_step] = shared + sweep.own_steps[name], alone + ends
+    return steps
 
 
-def _warm(runner: Running) -> Taken:
-    runner.take(5)
-    return runner.take(5)
+def cpu_seconds_a_step(running: Sequence[Running], rounds: int) -> dict[Contestant, float]:
+    """Median over rounds of each one's CPU time of a step."""
+    counts = {}
+    for runner in running:
+        runner.take(3)
+        counts[runner.contestant] = max(1, math.ceil(TURN_SECONDS / 2 / (runner.take(3).cpu / 3)))
+    taken: dict[Contestant, list[float]] = {runner.contestant: [] for runner in running}
+    for _ in range(rounds):
+        for runner in running:
+            count = counts[runner.contestant]
+            taken[runner.contestant].append(runner.take(count).cpu / count)
+    return {contestant: statistics.median(values) for contestant, values in taken.items()}
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -341,7 +359,7 @@ def main() -> None:
     asked = arguments()
     found: dict[str, Any] = {"machine": machine(asked.device), "steps": []}
     if asked.sweep:
-        found["sweep"] = sweep_throughput(asked.rounds)
+        found["sweep"] = sweep_throughput(asked.rounds, ["transformers"] if asked.quick else list(PEERS))
         print(json.dumps(found, indent=2))
         return
     found["matrix_product_flops"] = {p: matrix_product_flops(asked.device, p) for p in asked.precisions}

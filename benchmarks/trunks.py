@@ -2,10 +2,10 @@
 
     python benchmarks/trunks.py runs-trunks      # about 8 CPU-minutes; prints the table of docs/training.md
 
-For each duration: branches of one trunk a seed, runs of the same schedule from their own start with other
-seeds, and cosine runs. The seeds of the second are others, because with the same seed a branch and a
-straight run are equal to the bit (tests/test_training_loop.py): what is compared is seeds, and how often
-dealing them out at random would set the two means as far apart is the last figure of each duration.
+For each duration: branches of a trunk, runs of the same schedule from their own start, cosine runs. The first
+seed has both a trunk and a run of its own, whose losses must be equal to the bit (as in
+tests/test_training_loop.py); the other seeds differ, so that what is compared is seeds. The last figure of a
+duration is how often dealing all of them out at random would set the two means as far apart.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from llama_scale.training.preparing import find_text, prepare
 DATA = DataConfig(vocabulary=1024, evaluation_tokens=65_536)
 MODEL = llama(2, 32, heads=2, hidden=96, vocabulary=1024, context=64, qk_norm=True)
 DURATIONS = (307_200, 614_400)
-SEEDS, COSINE_SEEDS = 6, 3
+TRUNK_SEEDS, OWN_SEEDS = range(3), range(3, 9)
 
 
 def trunk_of(corpus: str, seed: int) -> RunConfig:
@@ -94,27 +94,30 @@ def chance(first: Sequence[float], second: Sequence[float]) -> float:
 def main(store: Path) -> None:
     torch.set_num_threads(1)
     files = prepare(find_text(DATA, store), DATA, store)
-    columns: dict[tuple[str, int], list[float]] = {}
-    for seed in range(SEEDS):
-        trunk = trunk_of(files.corpus, seed)
-        other = replace(trunk, seed=seed + SEEDS)
-        grown = losses(store, files, [trunk, *(branch(trunk, tokens) for tokens in DURATIONS)])
-        own = losses(store, files, [straight(other, tokens, "wsd") for tokens in DURATIONS])
-        rows = {"trunk + branch": grown, "own run": own}
-        if seed < COSINE_SEEDS:
-            rows["cosine"] = losses(store, files, [straight(trunk, tokens, "cosine") for tokens in DURATIONS])
-        for name, row in rows.items():
-            for tokens, loss in zip(DURATIONS, row, strict=True):
-                columns.setdefault((name, tokens), []).append(loss)
-        for (name, tokens), values in columns.items():
+    trunks = [trunk_of(files.corpus, seed) for seed in TRUNK_SEEDS]
+    own = [trunk_of(files.corpus, seed) for seed in OWN_SEEDS]
+    grown = [
+        losses(store, files, [trunk, *(branch(trunk, tokens) for tokens in DURATIONS)]) for trunk in trunks
+    ]
+    same = losses(store, files, [straight(trunks[0], DURATIONS[0], "wsd")])
+    print(f"seed 0, {DURATIONS[0]:,} tokens: trunk + branch {grown[0][0]!r}, own run {same[0]!r}", flush=True)
+    for place, tokens in enumerate(DURATIONS):
+        columns = {
+            "trunk + branch": [row[place] for row in grown],
+            "own run": losses(store, files, [straight(run, tokens, "wsd") for run in own]),
+            "cosine": losses(store, files, [straight(run, tokens, "cosine") for run in trunks]),
+        }
+        for name, values in columns.items():
             shown = ", ".join(f"{value:.4f}" for value in values)
-            spread = f", sd {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            print(
-                f"{name}, {tokens:,} tokens: mean {statistics.mean(values):.4f}{spread} ({shown})", flush=True
-            )
-    for tokens in DURATIONS:
-        found = chance(columns["trunk + branch", tokens], columns["own run", tokens])
-        print(f"{tokens:,} tokens: seeds at random lie so far apart in {found:.0%} of all ways", flush=True)
+            told = f"mean {statistics.fmean(values):.4f}, sd {statistics.stdev(values):.4f} ({shown})"
+            print(f"{name}, {tokens:,} tokens: {told}", flush=True)
+        both = [*columns["trunk + branch"], *columns["own run"]]
+        found = chance(columns["trunk + branch"], columns["own run"])
+        print(
+            f"{tokens:,} tokens: {len(both)} seeds, sd {statistics.stdev(both):.4f}; "
+            f"as far apart at random in {found:.0%}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

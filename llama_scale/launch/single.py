@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +71,11 @@ def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
     """Find the text and work out the run. Writes nothing, but for a text that is fetched."""
     from llama_scale.training.preparing import find_text
 
-    text = find_text(spec.data, store)
     start_from = Path(spec.start_from) if spec.start_from is not None else None
-    config = single_run(spec, text.corpus, _start(start_from) if start_from else None)
+    # Before the text is read, which may take long: what makes no run is refused at once.
+    config = single_run(spec, "", _start(start_from) if start_from else None)
+    text = find_text(spec.data, store)
+    config = replace(config, corpus=text.corpus)
     return KnownRun(config=config, folder=RunFolder(store / run_id(config)), start_from=start_from), text
 
 
