@@ -227,10 +227,10 @@ def sweep_throughput(rounds: int, peers: Sequence[str]) -> dict[str, Any]:
     """The default sweep as `sweep` trains it, against its runs one after another: seconds on two cores.
 
     As `sweep` does: trunks shared, two runs at a time on one thread each, so half of the CPU time of one.
-    One after another: each run from its own start, by whichever is faster for its model: one thread, or half
-    of the CPU time of two, which is as fast as two could be. Peers lack QK-norm, which these models have.
+    One after another: each run from its own start, in half of the CPU time of one thread, as if a second
+    one halved every step, which none does. Peers lack QK-norm, which these models have.
     """
-    entrants = [Contestant(who=who, threads=threads) for who in ("llama-scale", *peers) for threads in (1, 2)]
+    entrants = [Contestant(who=who) for who in ("llama-scale", *peers)]
     steps, seconds, running = sweep_steps(), defaultdict[Contestant, list[float]](list), []
     first, sequences = next(iter(steps))
     for entrant in entrants:
@@ -246,12 +246,13 @@ def sweep_throughput(rounds: int, peers: Sequence[str]) -> dict[str, Any]:
     for runner in running:
         runner.close()
     shared, alone = zip(*steps.values(), strict=True)
-    ours = sum(count * a_step / 2 for count, a_step in zip(shared, seconds[entrants[0]], strict=True))
-    found = {"ours": ours, "runs": len(alone)}
-    for one, two in zip(entrants[::2], entrants[1::2], strict=True):
-        fastest = map(min, seconds[one], (value / 2 for value in seconds[two]))
-        found[f"{one.who}, one after another"] = sum(map(operator.mul, alone, fastest))
-    return found | {f"over {name}": total / ours for name, total in found.items() if "after" in name}
+    ours = sum(map(operator.mul, shared, seconds[entrants[0]])) / 2
+    apart = {c.who: sum(map(operator.mul, alone, seconds[c])) / 2 for c in entrants}
+    return {
+        "seconds": ours,
+        "seconds_one_after_another": apart,
+        "times_as_fast": {who: total / ours for who, total in apart.items()},
+    }
 
 
 def sweep_steps() -> dict[tuple[ModelConfig, int], tuple[int, int]]:

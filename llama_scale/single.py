@@ -140,9 +140,9 @@ def single_run(spec: SingleSpec, corpus: str, start: Start | None = None) -> Run
         data=spec.data,
         corpus=corpus,
         optimizer=OptimizerConfig(
-            learning_rate=training.learning_rate or chosen.learning_rate,
+            learning_rate=_or(training.learning_rate, chosen.learning_rate),
             beta1=training.beta1,
-            beta2=training.beta2 or chosen.beta2,
+            beta2=_or(training.beta2, chosen.beta2),
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,
             kind=training.optimizer,
@@ -159,6 +159,10 @@ def single_run(spec: SingleSpec, corpus: str, start: Start | None = None) -> Run
         micro_batch=training.micro_batch,
         initial_weights=start.sha256 if start else None,
     )
+
+
+def _or(given: float | None, by_rule: float) -> float:
+    return by_rule if given is None else given
 
 
 def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[HyperParameters, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,18 @@ def test_everything_that_decides_the_curve_is_in_the_id() -> None:
         ({"steps": 1}, "too few"),
         ({"training": SingleTraining(warmup_steps=95), "steps": 100}, "too few"),
         ({"model": "2x30"}, "head"),
+        ({"model": "0x64"}, "layers is 0"),
+        ({"data": DataConfig(vocabulary=0)}, "vocabulary is 0"),
+        ({"training": SingleTraining(learning_rate=0.0)}, "learning_rate is 0, but must be more than 0"),
+        ({"training": SingleTraining(learning_rate=math.nan)}, "learning_rate is nan"),
+        ({"training": SingleTraining(learning_rate=math.inf)}, "learning_rate is inf"),
+        ({"training": SingleTraining(beta2=1.5)}, "beta2 is 1.5, but must be at least 0 and less than 1"),
+        ({"training": SingleTraining(momentum=1.0)}, "momentum is 1"),
+        ({"training": SingleTraining(weight_decay=-0.1)}, "weight_decay is -0.1"),
+        ({"training": SingleTraining(clip_norm=0.0)}, "clip_norm is 0"),
+        ({"training": SingleTraining(final_fraction=2.0)}, "final_fraction is 2"),
+        ({"training": SingleTraining(z_loss=-1.0)}, "z_loss is -1"),
+        ({"training": SingleTraining(initial_gain=0.0)}, "initial_gain is 0"),
     ],
 )
 def test_what_makes_no_run_is_refused(fields: dict[str, object], message: str) -> None:

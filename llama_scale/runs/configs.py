@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,14 @@ class OptimizerConfig:
     kind: OptimizerKind = added("adamw")
     momentum: float = added(0.95)
 
+    def __post_init__(self) -> None:
+        _check("learning_rate", self.learning_rate, above=0.0)
+        _check("epsilon", self.epsilon, above=0.0)
+        _check("clip_norm", self.clip_norm, above=0.0)
+        _check("weight_decay", self.weight_decay, least=0.0)
+        for name in ("beta1", "beta2", "momentum"):
+            _check(name, getattr(self, name), least=0.0, below=1.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
@@ -45,6 +54,9 @@ class ScheduleConfig:
     decay_steps: int = 0
     decay_shape: DecayShape = "1-sqrt"
     final_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check("final_fraction", self.final_fraction, least=0.0, below=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +97,8 @@ class RunConfig:
     initial_weights: str | None = added(None)
 
     def __post_init__(self) -> None:
+        _check("z_loss", self.z_loss, least=0.0, below=1.0)
+        _check("initial_gain", self.initial_gain, above=0.0)
         for name in ("sequences_per_step", "micro_batch", "mup_base_width"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -127,6 +141,20 @@ class RunConfig:
     def train_flops(self, steps: int) -> float:
         """FLOPs of the model's history up to `steps`, a branch's trunk included."""
         return float(self.model.train_flops_per_token()) * steps * self.tokens_per_step
+
+
+def _check(
+    name: str, value: float, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+) -> None:
+    """Raises InputError unless `value` is a number within its limits."""
+    if least <= value < below and value > above:
+        return
+    limits = f"at least {least:g}" if above == -math.inf else f"more than {above:g}"
+    limits += f" and less than {below:g}" if below < math.inf else " and finite"
+    raise InputError(
+        f"training.{name} is {value:g}, but must be {limits}",
+        hint=f"correct training.{name}, or leave it out",
+    )
 
 
 def run_id(config: RunConfig) -> str:
