@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from llama_scale import plots
+from llama_scale.cli.plot import DEFAULT_MODELS
+from llama_scale.costs import CostUnit
 from llama_scale.errors import InputError, StoreError, UnidentifiedError
 from llama_scale.fitting.isoflop import isoflop
 from llama_scale.laws import published
@@ -255,6 +258,23 @@ def test_bets_cross_one_where_the_comparison_says() -> None:
     assert (marked[:, 1] == 1).all()
     ratios = np.asarray(axes.get_lines()[0].get_xydata())
     assert np.interp(np.log(marked[-1, 0]), np.log(ratios[:, 0]), ratios[:, 1]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("unit", ["flops", "usd"])
+def test_names_beside_points_keep_off_each_other(unit: CostUnit) -> None:
+    found = compare(*DEFAULT_MODELS, cost_in=unit)
+    for drawn, begins in ((plots.model_bets(found), "0123456789"), (plots.model_map(found), "lcpg")):
+        canvas = FigureCanvasAgg(drawn)
+        canvas.draw()
+        named = [text for text in drawn.axes[0].texts if text.get_text()[0] in begins]
+        boxes = [text.get_window_extent(canvas.get_renderer()) for text in named]
+        assert len(boxes) > 4
+        meeting = [
+            (one, other)
+            for one, other in combinations(range(len(boxes)), 2)
+            if boxes[one].overlaps(boxes[other])
+        ]
+        assert meeting == []
 
 
 @pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -261,11 +261,14 @@ def note(axes: Axes, x: float, y: float, text: str, **words: Any) -> None:
 
 
 SIDES = ((7, 7), (7, -7), (-7, 7), (-7, -7), (7, 19), (-7, 19), (7, -19), (-7, -19))
-LETTER, LINE = 0.6, 1.35  # width of a letter and height of a line, in font sizes
+LETTER, LINE = 0.66, 1.35  # width of a letter and height of a line, in font sizes
+APART = 2.0  # points, around each
 
 
 def notes(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:
     """Names (x, y, text) beside points, each on the first side where it meets neither a name nor a point."""
+    if engine := axes.figure.get_layout_engine():
+        engine.execute(axes.figure)  # where points lie on the page is known only then
     to_points = 72 / axes.figure.dpi
     places = [np.asarray(axes.transData.transform((x, y))) * to_points for x, y, _ in named]
     taken = [(place - 4, place + 4) for place in places]
@@ -281,7 +284,7 @@ def notes(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:
 def _box(place: Any, side: Any, size: Any) -> tuple[Any, Any]:
     """The corners of a text that begins, or ends, at an offset from a point."""
     start = place + side - np.where(side < 0, size, 0)
-    return start, start + size
+    return start - APART, start + size + APART
 
 
 def _meet(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
