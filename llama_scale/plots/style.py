@@ -267,7 +267,7 @@ APART = 2.0  # points, around each
 
 def notes(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:
     """Names (x, y, text) beside points, each on the first side where it meets neither a name nor a point."""
-    if engine := axes.figure.get_layout_engine():
+    if isinstance(axes.figure, Figure) and (engine := axes.figure.get_layout_engine()):
         engine.execute(axes.figure)  # where points lie on the page is known only then
     to_points = 72 / axes.figure.dpi
     places = [np.asarray(axes.transData.transform((x, y))) * to_points for x, y, _ in named]
