@@ -250,10 +250,10 @@ def launch_locally(
     began = time.monotonic()
     pool.look()
     before = shares_done(tasks, pool.finished)
-    if not pool.is_over():
-        pool.workers = [pool.start_worker(place) for place in places]
     try:
         with noting_interrupts() as interrupted:
+            if not pool.is_over():
+                pool.workers = [pool.start_worker(place) for place in places]
             while not pool.is_over():
                 pool.collect()
                 if pool.has_idle():
