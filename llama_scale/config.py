@@ -36,14 +36,21 @@ _PARSERS: dict[str, Callable[[str], float]] = {
 }
 
 
-def load_toml(path: Path, type_: type[T], *, overrides: Iterable[str] = ()) -> T:
+def load_toml(
+    path: Path,
+    type_: type[T],
+    *,
+    overrides: Iterable[str] = (),
+    read: Callable[[Path], dict[str, Any]] | None = None,
+) -> T:
     """The value of `type_` that a TOML file describes, with `a.b=c` overrides applied first.
 
-    Raises InputError that names every problem of the file at once: key path, value, nearest key.
+    `read` gives the file's tables where more than `read_toml` is wanted. Raises InputError that names every
+    problem of the file at once: key path, value, nearest key.
     """
     changes = tuple(overrides)
     source = f"{path} with {' '.join(f'--set {change}' for change in changes)}" if changes else str(path)
-    return structure(apply_overrides(read_toml(path), changes), type_, source=source)
+    return structure(apply_overrides((read or read_toml)(path), changes), type_, source=source)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

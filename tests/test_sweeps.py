@@ -16,6 +16,7 @@ from llama_scale.launch.tasks import plan_tasks
 from llama_scale.runs import RunConfig, run_id
 from llama_scale.step_law import step_law_rate
 from llama_scale.sweeps import (
+    Grid,
     IsoFlop,
     Sweep,
     SweepSpec,
@@ -45,7 +46,7 @@ def with_design(spec: SweepSpec, **changes: object) -> SweepSpec:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_that_ships_can_be_planned(name: str) -> None:
-    sweep = expand(name, load_toml(find_recipe(name), SweepSpec), CORPUS)
+    sweep = expand(name, load_recipe(name), CORPUS)
     assert len(sweep.runs) == len({run_id(run) for run in sweep.runs}) > 5
 
 
@@ -170,6 +171,29 @@ def test_every_error_of_a_recipe_is_told_at_once(tmp_path: Path) -> None:
         "gain holds -1",
     ):
         assert word in told
+
+
+def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    """Of recipes that ship, and of files beside it; a design of another kind takes the place of the whole."""
+    (tmp_path / "mine.toml").write_text('base = "default"\npurpose = "mine"\n[shape]\nlayers = 4\n')
+    wider = 'base = "mine"\n[design]\nkind = "grid"\nwidths = [96]\ndurations = ["1M"]\n'
+    (tmp_path / "wider.toml").write_text(wider)
+    default = load_recipe("default")
+    mine, wide = (load_recipe(str(tmp_path / name)) for name in ("mine.toml", "wider.toml"))
+    assert mine == replace(default, purpose="mine", shape=replace(default.shape, layers=4))
+    assert wide == replace(mine, design=Grid(widths=(96,), durations=(1e6,)))
+
+
+def test_a_base_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    for text, message in (
+        ('base = "mine"', "its own base"),
+        ('base = "nosuch"', "no recipe called 'nosuch'"),
+        ("base = 3", "base is not text"),
+    ):
+        recipe.write_text(text)
+        with pytest.raises(InputError, match=message):
+            load_recipe(str(recipe))
 
 
 def test_a_recipe_that_does_not_exist_names_those_that_do() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from llama_scale.config import load_toml, nearest
+from llama_scale.config import load_toml, nearest, read_toml
 from llama_scale.errors import InputError
 from llama_scale.sweeps.spec import SweepSpec
 
@@ -33,7 +34,35 @@ def find_recipe(name: str) -> Path:
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> SweepSpec:
     """What a recipe says; raises InputError that names all that is wrong with it at once."""
-    return load_toml(find_recipe(name), SweepSpec, overrides=overrides)
+    return load_toml(find_recipe(name), SweepSpec, overrides=overrides, read=_read)
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a recipe, laid over those of its `base`: one beside it, or one that ships."""
+    tables = read_toml(path)
+    if "base" not in tables:
+        return tables
+    base = tables.pop("base")
+    if not isinstance(base, str):
+        raise InputError(f"{path}: base is not text", hint='name a recipe, such as base = "default"')
+    beside = path.with_name(base if base.endswith(".toml") else f"{base}.toml")
+    found = beside if beside.is_file() else find_recipe(base)
+    if found in (path, *above):
+        raise InputError(f"{path} is, by way of its base, its own base", hint="leave one of these `base` out")
+    return _over(_read(found, (path, *above)), tables)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Tables of which `above` has the last word; one of another kind takes the place of the whole other."""
+    if above.get("kind", below.get("kind")) != below.get("kind"):
+        return above
+    both = below.keys() & above.keys()
+    merged = {k: _over(below[k], above[k]) for k in both if _are_tables(below[k], above[k])}
+    return {**below, **above, **merged}
+
+
+def _are_tables(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def _recipes() -> Iterator[Path]:
