@@ -227,6 +227,25 @@ def test_a_harmed_branch_point_is_made_again_by_its_trunk(
     assert train(store, branch, files) == "done"
 
 
+def test_a_trunk_that_goes_on_makes_its_harmed_branch_points_again(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    store, files = store_with(tmp_path, world)
+    trunk, first, second = world[1][:3]
+    parent = RunFolder(store / run_id(trunk))
+
+    def is_past_the_first() -> bool:
+        return first.first_step in parent.checkpoint_steps()
+
+    stopped = train_run(store, parent, files, device=CPU, should_stop=is_past_the_first)
+    assert stopped == "stopped" and second.first_step not in parent.checkpoint_steps()
+    for step in parent.checkpoint_steps():
+        (parent.checkpoint_path(step) / "state.pt").write_bytes(b"torn")
+    assert train(store, trunk, files) == "done"
+    assert {first.first_step, second.first_step} <= set(parent.checkpoint_steps())
+    assert train(store, first, files) == "done"
+
+
 def test_a_diverged_run_says_so_and_is_not_tried_again(
     tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
 ) -> None:

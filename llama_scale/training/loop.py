@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -75,6 +75,12 @@ def goal_of(folder: RunFolder, store: Path) -> Goal:
     needed = {b.config.first_step for b in branches_of(folder, run_folders(store)) if not b.is_finished}
     missing = needed - set(folder.checkpoint_steps())
     return Goal(last_step=max(missing, default=0), needed=frozenset(needed), missing=frozenset(missing))
+
+
+def _once_cleared(goal: Goal, folder: RunFolder) -> Goal:
+    """`goal` when checkpoints that cannot be used are gone: branch points among them are missing again."""
+    missing = goal.needed - set(folder.checkpoint_steps())
+    return replace(goal, missing=missing, last_step=max(missing)) if missing > goal.missing else goal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +166,7 @@ def train_run(
         interval = _start(trainer, store, folder, log, goal)
         if interval is None:
             return _without_trunk(trainer, store, log)
+        goal = world.agree(_once_cleared(goal, folder))
         outcome = _train(trainer, folder, log, goal, interval, should_stop, watch)
         if outcome == "done" and folder.config.schedule.total_steps is not None:
             _finish(trainer, store, folder, log)
