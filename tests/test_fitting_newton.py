@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llama_scale.fitting.descent import Batch
 from llama_scale.fitting.newton import (
-    Array,
-    Problem,
     expand,
-    newton,
     solve_positive,
     to_chart,
     to_constants,
@@ -18,10 +16,10 @@ from llama_scale.fitting.newton import (
 CONSTANTS = np.array([[1.8, 1.5], [0.4, 0.9], [0.5, 0.3], [0.35, 0.6], [0.37, 0.2]])
 
 
-def problem(delta: float = 0.05, count: int = 2) -> Problem:
+def problem(delta: float = 0.05, count: int = 2) -> Batch:
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(2, 40))
-    return Problem(
+    return Batch(
         x=x,
         y=y,
         z=1 + 0.2 * generator.standard_normal((count, 40)),
@@ -68,29 +66,3 @@ def test_solve_positive_solves_definite_systems_and_descends_on_others() -> None
     assert np.einsum("ijs,js->is", definite, solved) == pytest.approx(right)
     indefinite = definite - 8 * np.eye(5)[..., None]
     assert ((solve_positive(indefinite, right) * right).sum(axis=0) > 0).all()
-
-
-def perfect(delta: float) -> tuple[Problem, Array]:
-    generator = np.random.default_rng(1)
-    x, y = generator.normal(size=(2, 30))
-    e, a, b, alpha, beta = CONSTANTS[:, 0]
-    z = np.log(e + a * np.exp(-alpha * x) + b * np.exp(-beta * y))[None]
-    return Problem(x=x, y=y, z=z, weights=np.ones((1, 30)), delta=delta), CONSTANTS[:, :1]
-
-
-def test_newton_lands_on_the_law_that_made_the_data() -> None:
-    case, truth = perfect(delta=1.0)
-    start = to_chart(truth * np.array([[1.1], [0.7], [1.3], [1.3], [0.7]]), True)
-    chart, objective, converged = newton(case, start, is_open=True)
-    assert converged.all()
-    assert objective[0] < 1e-18
-    assert to_constants(chart, True) == pytest.approx(truth, rel=1e-5)
-
-
-def test_a_batch_moves_as_its_problems_do_alone() -> None:
-    case = problem(delta=0.05, count=6)
-    start = np.repeat(to_chart(CONSTANTS[:, :1], True), 6, axis=1)
-    together = newton(case, start, is_open=True)
-    for i in range(6):
-        alone = newton(case.take(np.array([i])), start[:, [i]], is_open=True)
-        assert alone[1][0] == pytest.approx(together[1][i], rel=1e-9)

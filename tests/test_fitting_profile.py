@@ -8,11 +8,13 @@ from scipy.stats import t as student_t
 from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting.candidates import points_of
+from llama_scale.fitting.descent import Problems, descend
 from llama_scale.fitting.forms import CHINCHILLA, FITTED
 from llama_scale.fitting.noise import jacobian
 from llama_scale.fitting.profile import QUANTITIES, Units, error_scale, measure, profile, student
-from llama_scale.fitting.skaling import descend
-from llama_scale.fitting.surface import Batch, centre_of, to_chart, to_constants
+from llama_scale.fitting.skaling import SixMoves
+from llama_scale.fitting.solver import ladder
+from llama_scale.fitting.surface import centre_of, to_chart, to_constants
 
 LEAST_SQUARES = 10.0
 
@@ -69,9 +71,8 @@ def test_the_ends_of_an_interval_cost_the_threshold(delta: float) -> None:
         assert end is not None
         chart = to_chart(np.append(solution.constants, 1.0)[:, None])
         chart[3] = np.log(end)
-        for stage in (3e-2, delta):
-            batch = Batch(points.x, points.y, points.z[None], points.weights[None], stage)
-            chart, value, _ = descend(batch, chart, held)
+        problem = Problems(points.x, points.y, points.z[None], points.weights[None], np.zeros(1, np.intp))
+        chart, value, _ = descend(problem, chart, SixMoves(layout=held), deltas=ladder((3e-2,), delta))
         assert to_constants(chart)[3, 0] == pytest.approx(end)
         assert value[0] - solution.objective == pytest.approx(found.threshold, rel=0.15)
 

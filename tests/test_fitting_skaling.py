@@ -18,7 +18,7 @@ from llama_scale.fitting.noise import jacobian, log_prediction
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.skaling import LIMITS as LOG_LIMITS
 from llama_scale.fitting.skaling import likes, minimise, refit, solve, starts_of
-from llama_scale.fitting.solver import Points
+from llama_scale.fitting.solver import Points, Resamples
 from llama_scale.fitting.solver import solve as solve_chinchilla
 from llama_scale.laws import ScalingLaw
 
@@ -105,7 +105,7 @@ def many_starts(points: Points, counts: Array, delta: float, start: Array) -> Ar
             points,
             np.tile(starts, len(counts)),
             delta=delta,
-            weights=np.repeat(counts, starts.shape[1], axis=0),
+            resamples=Resamples(weights=np.repeat(counts, starts.shape[1], axis=0)),
             stages=stages,
         )
         lowest.append(found.objective.reshape(len(counts), -1).min(axis=1))

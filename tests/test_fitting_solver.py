@@ -18,6 +18,7 @@ from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.solver import (
     COARSE_GRID,
     Points,
+    Resamples,
     grid_starts,
     minimise,
     nonnegative_least_squares,
@@ -131,7 +132,10 @@ def test_resamples_end_at_their_own_global_optimum() -> None:
         warm = refit(points, best.constants, delta=delta, weights=counts)
         starts = grid_starts(points)
         cold = minimise(
-            points, np.tile(starts, 12), delta=delta, weights=np.repeat(counts, starts.shape[1], axis=0)
+            points,
+            np.tile(starts, 12),
+            delta=delta,
+            resamples=Resamples(weights=np.repeat(counts, starts.shape[1], axis=0)),
         )
         reached = cold.objective.reshape(12, -1).min(axis=1)
         assert warm.converged.all()

@@ -7,9 +7,9 @@ import pytest
 from synthetic import sweep
 
 from llama_scale.fitting.candidates import points_of
-from llama_scale.fitting.newton import Array
+from llama_scale.fitting.descent import Array, Batch
 from llama_scale.fitting.skaling import starts_of
-from llama_scale.fitting.surface import Batch, centre_of, expand, to_chart, to_constants
+from llama_scale.fitting.surface import centre_of, expand, to_chart, to_constants
 
 CONSTANTS = np.array([[0.8, 0.0], [0.9, 1.1], [0.7, 0.9], [0.5, 0.4], [0.6, 0.7], [0.7, 0.3]])
 FLOOR = np.array([False, True])

@@ -19,18 +19,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from llama_scale.fitting.descent import Array, Batch, Mask, Surface
 
 NAMES = ("E", "A", "B", "alpha", "beta", "k")
 EXPONENT_BOUNDS = (0.01, 4.0)
 K_BOUNDS = (0.05, 2.0)  # of the outer power, where a form has one
-MAX_STEPS = 80
-TOLERANCE = 1e-13  # of the objective: a smaller promised fall ends a stage
+TOLERANCE = 1e-13  # of the objective: a smaller promised fall is rest
 LARGEST_TURN = 0.3  # of an exponent, in one step
-GIVE_UP = 1e8  # damping at which no step helps: the minimum to machine precision
+LOWER = np.tril_indices(5, -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,68 +73,60 @@ class Layout:
 FIVE = Layout.of("E", "A", "B", "alpha", "beta")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """What a batch minimises: centred logs x, y (n,), log losses z and weights (S, n), and Huber's delta."""
-
-    x: Array
-    y: Array
-    z: Array
-    weights: Array
-    delta: float
-
-    def take(self, rows: NDArray[np.intp] | Mask | slice) -> Problem:
-        """The problems at `rows` of the batch."""
-        return Problem(x=self.x, y=self.y, z=self.z[rows], weights=self.weights[rows], delta=self.delta)
-
-    def at_delta(self, delta: float) -> Problem:
-        """The same problems with another delta."""
-        return Problem(x=self.x, y=self.y, z=self.z, weights=self.weights, delta=delta)
-
-
-def expand(problem: Problem, constants: Array) -> tuple[Array, Array, Array]:
+def expand(batch: Batch, constants: Array) -> tuple[Array, Array, Array]:
     """Objective (S,), gradient (5, S) and Hessian (5, 5, S) in E, A, B, alpha, beta.
 
     With q = 1 / L_hat, u = q e^(-alpha x), v = q e^(-beta y), every entry is a sum over rows of a
     product of these and of powers of x and y, so the sums are matrix products.
     """
-    x, y = problem.x, problem.y
+    x, y = batch.x, batch.y
     _, big_a, big_b, alpha, beta = constants
-    u, v = np.exp(np.multiply.outer(alpha, -x)), np.exp(np.multiply.outer(beta, -y))
-    level = constants[0][:, None] + big_a[:, None] * u + big_b[:, None] * v
+    u, v = np.multiply.outer(alpha, -x), np.multiply.outer(beta, -y)
+    np.exp(u, out=u)
+    np.exp(v, out=v)
+    level = big_a[:, None] * u
+    level += big_b[:, None] * v
+    level += constants[0][:, None]
     np.maximum(level, 1e-3, out=level)  # a step to a negative loss is priced so high that it is refused
     residual = np.log(level)
-    residual -= problem.z
+    residual -= batch.z
     q = np.divide(1.0, level, out=level)
     u *= q
     v *= q
-    clipped = np.clip(residual, -problem.delta, problem.delta)
-    pull = problem.weights * clipped
-    value = (pull * (residual - 0.5 * clipped)).sum(axis=-1)
-    curve = problem.weights * (clipped == residual) - pull
-    powers_x = np.stack([np.ones_like(x), -x, x * x], axis=1)
-    powers_y = np.stack([np.ones_like(y), -y, y * y], axis=1)
-    mixed = np.stack([np.ones_like(x), -x, -y, x * y], axis=1)
+    clipped = np.minimum(np.maximum(residual, -batch.delta), batch.delta)
+    pull = batch.weights * clipped
+    curve = batch.weights * (clipped == residual)
+    curve -= pull
+    clipped *= -0.5
+    clipped += residual
+    value = np.einsum("sn,sn->s", pull, clipped)
+    ones = np.ones(len(x))
+    powers_x = np.array([ones, -x, x * x]).T
+    powers_y = np.array([ones, -y, y * y]).T
+    mixed = np.array([ones, -x, -y, x * y]).T
 
     g, h = np.empty((5, len(value))), np.empty((5, 5, len(value)))
-    g[0] = (pull * q).sum(axis=-1)
+    g[0] = np.einsum("sn,sn->s", pull, q)
     g[1], slope_a, bend_a = ((pull * u) @ powers_x).T
     g[2], slope_b, bend_b = ((pull * v) @ powers_y).T
     g[3], g[4] = big_a * slope_a, big_b * slope_b
-    curve_u, curve_v = curve * u, curve * v
-    h[0, 0] = (curve * q * q).sum(axis=-1)
-    h[0, 1], first = ((curve_u * q) @ powers_x[:, :2]).T
+    curve_q = curve * q
+    h[0, 0] = np.einsum("sn,sn->s", curve_q, q)
+    h[0, 1], first = ((curve_q * u) @ powers_x[:, :2]).T
     h[0, 3] = big_a * first
-    h[0, 2], first = ((curve_v * q) @ powers_y[:, :2]).T
+    h[0, 2], first = ((curve_q * v) @ powers_y[:, :2]).T
     h[0, 4] = big_b * first
-    h[1, 1], first, second = ((curve_u * u) @ powers_x).T
-    h[1, 3], h[3, 3] = big_a * first + slope_a, big_a * (big_a * second + bend_a)
-    h[2, 2], first, second = ((curve_v * v) @ powers_y).T
-    h[2, 4], h[4, 4] = big_b * first + slope_b, big_b * (big_b * second + bend_b)
+    curve_u = curve * u
     h[1, 2], first_a, first_b, second = ((curve_u * v) @ mixed).T
     h[2, 3], h[1, 4], h[3, 4] = big_a * first_a, big_b * first_b, big_a * big_b * second
-    for row, column in zip(*np.tril_indices(5, -1), strict=True):
-        h[row, column] = h[column, row]
+    curve_u *= u
+    h[1, 1], first, second = (curve_u @ powers_x).T
+    h[1, 3], h[3, 3] = big_a * first + slope_a, big_a * (big_a * second + bend_a)
+    curve *= v
+    curve *= v
+    h[2, 2], first, second = (curve @ powers_y).T
+    h[2, 4], h[4, 4] = big_b * first + slope_b, big_b * (big_b * second + bend_b)
+    h[LOWER] = h[LOWER[::-1]]
     return value, g, h
 
 
@@ -186,10 +175,10 @@ def _pull_back(chart: Array, is_open: bool, g: Array, h: Array) -> tuple[Array, 
     return gradient, hessian
 
 
-def _bounds(problem: Problem, is_open: bool) -> tuple[Array, Array]:
+def box_of(log_losses: Array, is_open: bool) -> tuple[Array, Array]:
     """Box (5, 1) of the coordinates: slopes are not negative, exponents stay within EXPONENT_BOUNDS."""
     low, high = EXPONENT_BOUNDS
-    least, most = float(np.exp(problem.z.min())), float(np.exp(problem.z.max()))
+    least, most = float(np.exp(log_losses.min())), float(np.exp(log_losses.max()))
     if is_open:
         floor, ceiling = [least / 4, 1e-9 * least, 1e-9 * least], [4 * most, 100 * most, 100 * most]
     else:
@@ -200,54 +189,41 @@ def _bounds(problem: Problem, is_open: bool) -> tuple[Array, Array]:
     return np.array([*floor, low, low])[:, None], np.array([*ceiling, high, high])[:, None]
 
 
-def newton(
-    problem: Problem, chart: Array, *, is_open: bool, layout: Layout = FIVE
-) -> tuple[Array, Array, Mask]:
-    """Minimise each problem from its coordinates (5, S), over those that are free.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FiveMoves:
+    """How problems without an outer power move (`descent.Moves`): in one chart, within its box."""
 
-    Returns where each ends (5, S), its objective (S,) and whether it converged (S,). Problems
-    that have converged leave the batch; the others go on, at most MAX_STEPS steps.
-    """
-    low, high = _bounds(problem, is_open)
-    chart = np.clip(chart, low, high)
-    converged = np.zeros(chart.shape[1], bool)
-    live = np.arange(chart.shape[1])
-    damping = np.full(chart.shape[1], 1e-3)
-    value, gradient, hessian = _evaluate(problem, chart, is_open)
-    objective = value.copy()
-    for _ in range(MAX_STEPS):
-        here = chart[:, live]
-        slope, matrix = layout.reduced(gradient, hessian)
-        at_low, at_high, still = (
-            layout.spread[:5].T @ mark > 0 for mark in (here <= low, here >= high, low == high)
-        )
+    is_open: bool
+    low: Array
+    high: Array
+    layout: Layout = FIVE
+    tolerance: float = TOLERANCE
+    releases: int = 0
+
+    @classmethod
+    def of(cls, log_losses: Array, *, is_open: bool, layout: Layout = FIVE) -> FiveMoves:
+        """The moves of problems with these log losses."""
+        low, high = box_of(log_losses, is_open)
+        return cls(is_open=is_open, low=low, high=high, layout=layout)
+
+    def inside(self, chart: Array) -> Array:
+        return np.clip(chart, self.low, self.high)
+
+    def expand(self, batch: Batch, chart: Array, floor: Mask) -> Surface:
+        value, slopes, bends = expand(batch, to_constants(chart, self.is_open))
+        return Surface(value, slopes[0], *_pull_back(chart, self.is_open, slopes, bends))
+
+    def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
+        slope, matrix = self.layout.reduced(here.gradient, here.hessian)
+        spread = self.layout.spread[:5]
+        at_low, at_high = (spread.T @ mark > 0 for mark in (chart <= self.low, chart >= self.high))
+        still = spread.T @ (self.low == self.high) > 0
         pinned = (at_low & (slope > 0)) | (at_high & (slope < 0)) | still
         step, fall = damped_step(slope, matrix, damping, pinned)
-        step = layout.spread[:5] @ step
+        step = spread @ step
         step *= np.minimum(1.0, LARGEST_TURN / np.maximum(np.abs(step[3:]).max(axis=0), 1e-300))
-        trial = np.clip(here + step, low, high)
-        at_trial = _evaluate(problem, trial, is_open)
-        better = at_trial[0] < value
-        chart[:, live[better]] = trial[:, better]
-        value, gradient, hessian = (
-            np.where(better, new, old) for new, old in zip(at_trial, (value, gradient, hessian), strict=True)
-        )
-        objective[live] = value
-        damping = np.where(better, damping * 0.2, damping * 8 + 1e-8)
-        ended = ((fall <= TOLERANCE * value) & (damping <= 1)) | (damping > GIVE_UP)
-        if ended.any():
-            converged[live[ended]] = True
-            keep = ~ended
-            if not keep.any():
-                break
-            live, value, damping, problem = live[keep], value[keep], damping[keep], problem.take(keep)
-            gradient, hessian = gradient[:, keep], hessian[:, :, keep]
-    return chart, objective, converged
-
-
-def _evaluate(problem: Problem, chart: Array, is_open: bool) -> tuple[Array, Array, Array]:
-    value, gradient, hessian = expand(problem, to_constants(chart, is_open))
-    return value, *_pull_back(chart, is_open, gradient, hessian)
+        step += chart
+        return np.clip(step, self.low, self.high, out=step), fall, floor
 
 
 def damped_step(gradient: Array, hessian: Array, damping: Array, pinned: Mask) -> tuple[Array, Array]:
@@ -264,22 +240,18 @@ def damped_step(gradient: Array, hessian: Array, damping: Array, pinned: Mask) -
 def solve_positive(matrix: Array, right: Array) -> Array:
     """Solve M s = r, (k, k, S) and (k, S), by LDL' factors with pivots made positive: every step descends.
 
-    Loops over the few unknowns, not over problems: twenty times faster than numpy's batched LAPACK at k = 5.
+    Loops over the few unknowns, not over problems: many times faster than numpy's batched LAPACK at k = 5.
     """
     size = len(right)
-    lower, pivots = np.zeros_like(matrix), np.empty_like(right)
+    # the right side is one more column, which elimination carries along
+    rest = np.concatenate([matrix, right[:, None]], axis=1)
+    tiny = 1e-12 * np.abs(matrix[range(size), range(size)]) + 1e-300
     for j in range(size):
-        pivot = matrix[j, j] - sum(lower[j, k] ** 2 * pivots[k] for k in range(j))
-        pivots[j] = np.maximum(np.abs(pivot), 1e-12 * np.abs(matrix[j, j]) + 1e-300)
-        for i in range(j + 1, size):
-            inner = sum(lower[i, k] * lower[j, k] * pivots[k] for k in range(j))
-            lower[i, j] = (matrix[i, j] - inner) / pivots[j]
-    solution = right.copy()
-    for j in range(size):
-        for k in range(j):
-            solution[j] -= lower[j, k] * solution[k]
-    solution /= pivots
-    for j in reversed(range(size)):
-        for k in range(j + 1, size):
-            solution[j] -= lower[k, j] * solution[k]
+        pivot = np.maximum(np.abs(rest[j, j]), tiny[j])
+        scaled = rest[j, j + 1 :] / pivot
+        rest[j + 1 :, j + 1 :] -= rest[j, j + 1 : size, None] * scaled
+        rest[j, j + 1 :] = scaled
+    solution = rest[:, size]
+    for j in reversed(range(size - 1)):
+        solution[j] -= (rest[j, j + 1 : size] * solution[j + 1 :]).sum(axis=0)
     return solution

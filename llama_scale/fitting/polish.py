@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llama_scale.fitting.descent import Array, Batch
 from llama_scale.fitting.forms import Form
-from llama_scale.fitting.newton import Array
 from llama_scale.fitting.skaling import LIMITS
 from llama_scale.fitting.solver import Points, Solution, float_law
-from llama_scale.fitting.surface import Batch, expand, to_chart, to_constants
+from llama_scale.fitting.surface import expand, to_chart, to_constants
 
 TIGHT = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000, "maxfun": 20_000}
 BETTER = 1e-6  # relative fall of the objective that another optimiser must find to be news

@@ -28,20 +28,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.fitting.descent import Array, Index, Mask, Problems, Surface, descend
 from llama_scale.fitting.forms import Form
 from llama_scale.fitting.informative import relative_design
-from llama_scale.fitting.newton import NAMES, Array, Mask
+from llama_scale.fitting.newton import NAMES
 from llama_scale.fitting.noise import log_prediction
-from llama_scale.fitting.skaling import descend
-from llama_scale.fitting.solver import Points, Solution
-from llama_scale.fitting.surface import (
-    ACROSS,
-    Batch,
-    Surface,
-    bend_of_level,
-    centre_of,
-    to_chart,
-)
+from llama_scale.fitting.skaling import SixMoves
+from llama_scale.fitting.solver import Points, Solution, ladder
+from llama_scale.fitting.surface import ACROSS, bend_of_level, centre_of, to_chart
 from llama_scale.laws import DEFAULT_LEVEL
 
 STEPS = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0)  # targets, in standard deviations
@@ -75,7 +69,7 @@ class Pull(NamedTuple):
     strengths: Array
     units: Units
 
-    def take(self, rows: Mask | slice) -> Pull:
+    def take(self, rows: Index) -> Pull:
         """Those of the problems at `rows`."""
         return self._replace(rows=self.rows[rows], targets=self.targets[rows], strengths=self.strengths[rows])
 
@@ -131,13 +125,12 @@ def profile(
 def _trace(points: Points, chart: Array, pull: Pull, delta: float, form: Form) -> tuple[Array, Array]:
     """Where each problem ends: its quantity, and the objective without the pull, (S,) each."""
     count = chart.shape[1]
-    z = np.broadcast_to(points.z, (count, len(points.x)))
-    batch = Batch(points.x, points.y, z, np.broadcast_to(points.weights, z.shape), delta, pull)
+    same = np.zeros(count, np.intp)
+    problems = Problems(points.x, points.y, points.z[None], points.weights[None], same, pull)
     best, lowest = chart, np.full(count, np.inf)
     for stages in STAGES:
-        there, value = chart, lowest
-        for stage in (*(stage for stage in stages if stage > delta), delta):
-            there, value, _ = descend(batch._replace(delta=stage), there, form.layout)
+        moves, deltas = SixMoves(layout=form.layout), ladder(stages, delta)
+        there, value, _ = descend(problems, chart, moves, deltas=deltas)
         best, lowest = np.where(value < lowest, there, best), np.minimum(value, lowest)
     ends = measure(pull.rows, best, pull.units)[0]
     return ends, lowest - 0.5 * pull.strengths * (ends - pull.targets) ** 2

@@ -14,34 +14,36 @@ Shapes: S problems, n rows; constants (E, A, B, alpha, beta, k) centred, and cha
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Array, Layout, Mask, damped_step
+from llama_scale.fitting.descent import Array, Batch, Mask, Surface, descend
+from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Layout, damped_step
 from llama_scale.fitting.solver import (
     COARSE_GRID,
     DEFAULT_DELTA,
     FEW_ROWS,
+    WHOLE,
     Minima,
     Points,
+    Resamples,
     Solution,
     best_of,
     better,
-    joined,
+    ladder,
+    resamples_of,
 )
 from llama_scale.fitting.solver import solve as solve_chinchilla
-from llama_scale.fitting.surface import Batch, Surface, centre_of, expand, to_chart, to_constants
+from llama_scale.fitting.surface import centre_of, expand, to_chart, to_constants
 
 AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
-MAX_STEPS = 80
 STAGES = (3e-2, 3e-3)
-TOLERANCE = 1e-12  # of the objective: a smaller promised fall ends a stage
-GIVE_UP = 1e8
+TOLERANCE = 1e-12  # of the objective: a smaller promised fall is rest
 MOST_RELEASES = 3
 LARGEST_STEP = 0.7  # of a logarithm
-CHUNK = 1 << 15
 STARTS_K = (0.12, 0.25, 0.5, 1.0)
 QUICK_K = (0.15, 0.5)
 STARTS_FLOOR = (0.0, 0.4, 0.7)  # E as a share of the loss at the centre
@@ -67,11 +69,9 @@ def solve(
     if not (quick or layout.pins("E") or layout.pins("beta") or layout.pins("k")):
         neighbour = solve_chinchilla(points, delta=delta, grid=COARSE_GRID).constants
         many = np.concatenate([many, np.append(neighbour, 1.0)[:, None]], axis=1)
-    found = joined(
-        minimise(points, many, delta=delta, stages=(), layout=layout),
-        minimise(points, few, delta=delta, layout=layout),
-    )
-    return best_of(points, found, layout)
+    straight = np.arange(many.shape[1] + few.shape[1]) < many.shape[1]
+    starts = np.concatenate([many, few], axis=1)
+    return best_of(points, minimise(points, starts, delta=delta, straight=straight, layout=layout), layout)
 
 
 def refit(
@@ -90,14 +90,13 @@ def refit(
     stages, and straight from its like with a high E, or from starts of low k where E is pinned; where they
     disagree, or one ends on a bound, further starts decide, by both ways.
     """
-    if (log_losses is None) == (weights is None):
-        raise ValueError("give either log_losses or weights")
-    resamples = Resamples(log_losses, weights)
+    resamples = resamples_of(log_losses, weights)
     further = starts_of(points, layout=layout)[:, :3] if layout.pins("E") else likes(start)
     others = np.concatenate([start[:, None], further], axis=1)
-    first = _follow(points, start[:, None], resamples, delta, STAGES, layout)
     last = further if layout.pins("E") and len(points.x) <= FEW_ROWS else others[:, -1:]
-    second = _follow(points, last, resamples, delta, (), layout)
+    ways = Ways(np.concatenate([start[:, None], last], axis=1), np.arange(1 + last.shape[1]) > 0)
+    first, *rest = _follow(points, ways, resamples, delta, layout)
+    second = _lowest(rest)
     best = better(first, second)
     doubtful = np.flatnonzero(
         (np.abs(first.objective - second.objective) > AGREEMENT * best.objective)
@@ -112,57 +111,44 @@ def refit(
 
 def _decide(points: Points, others: Array, resamples: Resamples, delta: float, layout: Layout) -> Minima:
     """The lowest minima of resamples in doubt: three more paths, and where those part, the grid of starts."""
-    ways = (((), others[:, :1]), (STAGES, others[:, 1:2]), ((), others[:, 2:3]))
-    ends = [_follow(points, start, resamples, delta, stages, layout) for stages, start in ways if start.size]
-    best = functools.reduce(better, ends)
+    some = others[:, :3]
+    ends = _follow(points, Ways(some, np.arange(some.shape[1]) != 1), resamples, delta, layout)
+    best = _lowest(ends)
     worst = np.max([end.objective for end in ends], axis=0)
     parted = np.flatnonzero((worst - best.objective > AGREEMENT * best.objective) | ~best.converged)
     if len(parted):
         starts = np.concatenate([others, starts_of(points, quick=True, layout=layout)], axis=1)
-        for stages in ((), STAGES):
-            found = _follow(points, starts, resamples.take(parted), delta, stages, layout)
-            best = best.replaced(parted, better(best.take(parted), found))
+        ways = Ways(np.tile(starts, 2), np.repeat([True, False], starts.shape[1]))
+        found = _lowest(_follow(points, ways, resamples.take(parted), delta, layout))
+        best = best.replaced(parted, better(best.take(parted), found))
     return best
 
 
-class Resamples(NamedTuple):
-    """What differs between the problems of a batch: log losses or weights, (S, n)."""
+class Ways(NamedTuple):
+    """Starts (6, T) that every resample descends from, and which of them go straight at its delta (T,)."""
 
-    log_losses: Array | None
-    weights: Array | None
-
-    def take(self, rows: NDArray[np.intp]) -> Resamples:
-        """Those at `rows`, which may repeat."""
-        return Resamples(*(None if part is None else part[rows] for part in self))
-
-    @property
-    def problems(self) -> int:
-        """How many problems they are."""
-        return len(next(part for part in self if part is not None))
+    starts: Array
+    straight: Mask
 
 
 def _follow(
-    points: Points,
-    starts: Array,
-    resamples: Resamples,
-    delta: float,
-    stages: tuple[float, ...],
-    layout: Layout,
-) -> Minima:
-    """The lowest minimum of each resample from every one of the starts (6, T)."""
-    count, each = resamples.problems, starts.shape[1]
-    log_losses, weights = resamples.take(np.repeat(np.arange(count), each))
+    points: Points, ways: Ways, resamples: Resamples, delta: float, layout: Layout
+) -> tuple[Minima, ...]:
+    """The minima that resamples reach by each way."""
+    count, each = resamples.count, ways.starts.shape[1]
     found = minimise(
         points,
-        np.tile(starts, count),
+        np.repeat(ways.starts, count, axis=1),
         delta=delta,
-        log_losses=log_losses,
-        weights=weights,
+        resamples=resamples.take(np.tile(np.arange(count), each)),
+        straight=np.repeat(ways.straight, count),
         layout=layout,
-        stages=stages,
     )
-    lowest = found.objective.reshape(count, each).argmin(axis=1)
-    return found.take(np.arange(count) * each + lowest)
+    return tuple(found.take(np.arange(way * count, (way + 1) * count)) for way in range(each))
+
+
+def _lowest(ends: Iterable[Minima]) -> Minima:
+    return functools.reduce(better, ends)
 
 
 def likes(constants: Array) -> Array:
@@ -206,97 +192,58 @@ def minimise(
     starts: Array,
     *,
     delta: float,
-    log_losses: Array | None = None,
-    weights: Array | None = None,
-    layout: Layout = SIX,
+    resamples: Resamples = WHOLE,
     stages: tuple[float, ...] = STAGES,
+    straight: Mask | None = None,
+    layout: Layout = SIX,
 ) -> Minima:
-    """Minimise each problem from its start (6, S)."""
-    count, rows = starts.shape[1], len(points.x)
-    scale = float(points.weights.mean())  # the steps are those of weights of mean 1, whatever their unit
-    shares = points.weights / scale
-    batch = Batch(
-        points.x,
-        points.y,
-        np.broadcast_to(points.z if log_losses is None else log_losses, (count, rows)),
-        np.broadcast_to(shares if weights is None else weights * shares, (count, rows)),
-        delta,
-    )
-    width = max(1, CHUNK // rows)
-    parts = []
-    for first in range(0, count, width):
-        problems = batch.take(slice(first, first + width))
-        chart, value, converged = to_chart(starts[:, first : first + width]), np.zeros(0), np.zeros(0, bool)
-        for stage in (*(d for d in stages if d > delta), delta):
-            chart, value, converged = descend(problems._replace(delta=stage), chart, layout)
-        parts.append((to_constants(chart), value * scale, converged))
-    constants, objective, converged = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-    return Minima(constants=constants, objective=objective, converged=converged)
+    """Minimise each problem from its start (6, S), delta shrinking in stages; `straight` ones skip them."""
+    problems, unit = resamples.problems(points, starts.shape[1])
+    deltas = ladder(stages, delta)
+    begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
+    moves = SixMoves(layout=layout)
+    chart, objective, converged = descend(problems, to_chart(starts), moves, deltas=deltas, begin=begin)
+    return Minima(constants=to_constants(chart), objective=objective * unit, converged=converged)
 
 
-def descend(batch: Batch, chart: Array, layout: Layout) -> tuple[Array, Array, Mask]:
-    """Where each problem ends (6, S), its objective (S,), and whether it converged (S,).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SixMoves:
+    """How problems with an outer power move (`descent.Moves`).
 
-    Problems that have converged leave the batch. E >= 0 is kept by an active set: a step that would
-    cross the floor is cut there, the problem goes on along the floor, and once it has come to rest
-    it is released where a larger E would still lower the objective, LARGEST_RELEASES times at most.
+    E >= 0 is kept by an active set: a step that would cross the floor is cut there, and the problem goes on
+    along the floor.
     """
-    chart = chart.copy()
-    chart[3:] = np.clip(chart[3:], LIMITS[:, :1], LIMITS[:, 1:])
-    count = chart.shape[1]
-    converged, live, damping = np.zeros(count, bool), np.arange(count), np.full(count, 1e-3)
-    releases = np.zeros(count, int) + (MOST_RELEASES if layout.pins("E") else 0)
-    floor = chart[0] <= 0
-    here = expand(batch, chart, floor)
-    objective = here.value.copy()
-    for _ in range(MAX_STEPS):
-        trial, fall, on_floor = _step(chart[:, live], here, damping, floor, layout)
-        there = expand(batch, trial, on_floor)
-        better = there.value < here.value
-        chart[:, live[better]] = trial[:, better]
-        landed = better & on_floor & ~floor
-        floor = np.where(better, on_floor, floor)
-        here = there.where(better, here)
-        objective[live] = here.value
-        damping = np.where(better, damping * 0.2, damping * 8 + 1e-8)
-        damping[landed] = 1e-3
-        ended = ((fall <= TOLERANCE * here.value) & (damping <= 1) & ~landed) | (damping > GIVE_UP)
-        ended |= here.value < batch.least
-        freed = ended & floor & (here.rise < 0) & (releases < MOST_RELEASES)
-        if freed.any():
-            releases[freed] += 1
-            ended, floor, damping = ended & ~freed, floor & ~freed, np.where(freed, 1e-3, damping)
-            here = expand(batch, chart[:, live], floor)
-        if ended.any():
-            converged[live[ended]] = True
-            keep = ~ended
-            if not keep.any():
-                break
-            live, damping, releases, floor = live[keep], damping[keep], releases[keep], floor[keep]
-            batch, here = batch.take(keep), here.take(keep)
-    return chart, objective, converged
 
+    layout: Layout
+    tolerance: float = TOLERANCE
 
-def _step(
-    chart: Array, here: Surface, damping: Array, floor: Mask, layout: Layout
-) -> tuple[Array, Array, Mask]:
-    """The next chart, the fall that the quadratic model promises (S,), and which are then on the floor."""
-    low, high = LIMITS[:, :1], LIMITS[:, 1:]
-    gradient, matrix = layout.reduced(here.gradient, here.hessian)
-    marks = np.zeros((3, *chart.shape))
-    marks[0, 3:], marks[1, 3:], marks[2, 0] = chart[3:] <= low, chart[3:] >= high, floor
-    at_low, at_high, still = layout.spread.T @ marks > 0
-    pinned = still | (at_low & (gradient > 0)) | (at_high & (gradient < 0))
-    step, fall = damped_step(gradient, matrix, damping, pinned)
-    step = layout.spread @ step
-    step *= np.minimum(1.0, LARGEST_STEP / np.maximum(np.abs(step[1:]).max(axis=0), 1e-300))
-    trial, rest = _moved(chart, step, floor)
-    crossing = ~floor & (rest < 0)
-    if crossing.any():
-        part = chart[0] / np.where(crossing, chart[0] - rest, 1.0)
-        trial = np.where(crossing, _moved(chart, step * part, floor)[0], trial)
-        trial[0] = np.where(crossing, 0.0, trial[0])
-    return trial, fall, floor | crossing
+    @property
+    def releases(self) -> int:
+        return 0 if self.layout.pins("E") else MOST_RELEASES
+
+    def inside(self, chart: Array) -> Array:
+        return np.concatenate([chart[:3], np.clip(chart[3:], LIMITS[:, :1], LIMITS[:, 1:])])
+
+    def expand(self, batch: Batch, chart: Array, floor: Mask) -> Surface:
+        return expand(batch, chart, floor)
+
+    def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
+        layout, low, high = self.layout, LIMITS[:, :1], LIMITS[:, 1:]
+        gradient, matrix = layout.reduced(here.gradient, here.hessian)
+        marks = np.zeros((3, *chart.shape))
+        marks[0, 3:], marks[1, 3:], marks[2, 0] = chart[3:] <= low, chart[3:] >= high, floor
+        at_low, at_high, still = layout.spread.T @ marks > 0
+        pinned = still | (at_low & (gradient > 0)) | (at_high & (gradient < 0))
+        step, fall = damped_step(gradient, matrix, damping, pinned)
+        step = layout.spread @ step
+        step *= np.minimum(1.0, LARGEST_STEP / np.maximum(np.abs(step[1:]).max(axis=0), 1e-300))
+        trial, rest = _moved(chart, step, floor)
+        crossing = ~floor & (rest < 0)
+        if crossing.any():
+            part = chart[0] / np.where(crossing, chart[0] - rest, 1.0)
+            trial = np.where(crossing, _moved(chart, step * part, floor)[0], trial)
+            trial[0] = np.where(crossing, 0.0, trial[0])
+        return trial, fall, floor | crossing
 
 
 def _moved(chart: Array, step: Array, floor: Mask) -> tuple[Array, Array]:

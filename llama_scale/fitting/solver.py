@@ -2,28 +2,26 @@
 
 With delta = 1e-3 and residuals of a per cent this is almost a sum of absolute values: kinks and
 flat-bottomed valleys, where general-purpose optimisers stop early. Hence starts from a grid of
-exponents with the linear constants solved exactly (variable projection), then Newton in stages
-of a shrinking delta (`newton`).
+exponents with the linear constants solved exactly (variable projection), then Newton down a
+ladder of shrinking deltas (`descent`, `newton`).
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.fitting.descent import Array, Index, Mask, Problems, descend
 from llama_scale.fitting.newton import (
     EXPONENT_BOUNDS,
     FIVE,
     K_BOUNDS,
     NAMES,
-    Array,
+    FiveMoves,
     Layout,
-    Mask,
-    Problem,
-    newton,
     to_chart,
     to_constants,
 )
@@ -34,10 +32,9 @@ STAGES = (1e-1, 3e-2, 1e-2, 3e-3)  # deltas on the way down to the one asked for
 GRID = np.geomspace(0.02, 1.6, 7)
 COARSE_GRID = np.geomspace(0.05, 1.0, 4)
 FEW_ROWS = 64  # fewer: a third path for each resample, as minima of a few rows are many
-FLATTER = np.array([1, 1, 1, 0.6, 0.6])[:, None]  # where that path begins: at lower exponents
+FLATTER = np.array([1, 1, 1, 0.6, 0.6])  # where that path begins: at lower exponents
 MANY_ROWS = 2000  # more: the coarse grid, for a fit within 2 s
 AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
-CHUNK = 1 << 15  # elements of an (S, n) array: a chunk's dozen arrays stay in the second-level cache
 LIMITS = np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS])
 
 
@@ -83,6 +80,49 @@ class Points:
         a, b = law.A * np.exp(-law.alpha * self.log_n), law.B * np.exp(-law.beta * self.log_d)
         outer = [law.k] if law.has_outer_power else []
         return np.array([law.E, a, b, law.alpha, law.beta, *outer], float)
+
+
+class Resamples(NamedTuple):
+    """What differs between problems: log losses or weights, (R, n), of row `of[s]` for problem s.
+
+    Without `of` each row is one problem; with neither all problems are of the data themselves.
+    """
+
+    log_losses: Array | None = None
+    weights: Array | None = None
+    of: Index | None = None
+
+    def take(self, rows: Index) -> Resamples:
+        """Those at `rows`, which may repeat."""
+        return self._replace(of=rows if self.of is None else self.of[rows])
+
+    @property
+    def count(self) -> int:
+        """How many problems they are."""
+        return len(next(part for part in (self.of, self.log_losses, self.weights) if part is not None))
+
+    def problems(self, points: Points, count: int) -> tuple[Problems, float]:
+        """So many problems, with weights of mean 1 so that steps are alike, and the unit of the weights."""
+        unit = float(points.weights.mean())
+        z, shares = points.z[None], points.weights[None] / unit
+        of = np.arange(count) if self.of is None else self.of
+        if self.log_losses is not None:
+            z, shares = self.log_losses, np.broadcast_to(shares, self.log_losses.shape)
+        elif self.weights is not None:
+            z, shares = np.broadcast_to(z, self.weights.shape), shares * self.weights
+        else:
+            of = np.zeros(count, np.intp)
+        return Problems(points.x, points.y, z, shares, of), unit
+
+
+WHOLE = Resamples()
+
+
+def resamples_of(log_losses: Array | None, weights: Array | None) -> Resamples:
+    """Resamples of one kind; ValueError for both or neither."""
+    if (log_losses is None) == (weights is None):
+        raise ValueError("give either log_losses or weights")
+    return Resamples(log_losses, weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,10 +190,8 @@ def solve(
     if grid is None:
         grid = GRID if len(points.x) <= MANY_ROWS else COARSE_GRID
     starts = grid_starts(points, grid, layout)
-    found = joined(
-        minimise(points, starts, delta=delta, stages=(), layout=layout),
-        minimise(points, starts, delta=delta, layout=layout),
-    )
+    straight = np.repeat([True, False], starts.shape[1])
+    found = minimise(points, np.tile(starts, 2), delta=delta, straight=straight, layout=layout)
     return best_of(points, found, layout)
 
 
@@ -189,42 +227,56 @@ def refit(
     Each resample descends from the full data's optimum (5,) along two or three paths of deltas; where they
     disagree, or end on a bound or unconverged, a coarse grid of starts decides.
     """
-    count = len(weights if weights is not None else log_losses if log_losses is not None else ())
-    starts = np.tile(start[:, None], count)
-    ways = [(starts, ()), (starts, STAGES[2:])]
+    resamples = resamples_of(log_losses, weights)
+    ways, straight = [start, start], [True, False]
     if len(points.x) <= FEW_ROWS:
-        ways.append((starts * FLATTER, ()))
-    ends = [
-        minimise(
-            points,
-            begin,
-            delta=delta,
-            stages=stages,
-            log_losses=log_losses,
-            weights=weights,
-            layout=layout,
-        )
-        for begin, stages in ways
-    ]
-    best = functools.reduce(better, ends)
-    highest = np.max([end.objective for end in ends], axis=0)
-    gap = highest - best.objective > AGREEMENT * best.objective
-    doubtful = np.flatnonzero(gap | ~best.converged | best.at_bound[layout.rows].any(axis=0))
+        ways, straight = [*ways, start * FLATTER], [*straight, True]
+    best, gap = lowest_of_ways(
+        points,
+        np.stack(ways, axis=1),
+        np.array(straight),
+        delta=delta,
+        resamples=resamples,
+        stages=STAGES[2:],
+        layout=layout,
+    )
+    doubtful = np.flatnonzero(
+        (gap > AGREEMENT * best.objective) | ~best.converged | best.at_bound[layout.rows].any(axis=0)
+    )
     if len(doubtful):
-        log_losses, weights = (None if a is None else a[doubtful] for a in (log_losses, weights))
         grid = grid_starts(points, COARSE_GRID, layout)
-        found = minimise(
-            points,
-            np.tile(grid, len(doubtful)),
-            delta=delta,
-            log_losses=None if log_losses is None else np.repeat(log_losses, grid.shape[1], axis=0),
-            weights=None if weights is None else np.repeat(weights, grid.shape[1], axis=0),
-            layout=layout,
+        straight = np.zeros(grid.shape[1], bool)
+        found, _ = lowest_of_ways(
+            points, grid, straight, delta=delta, resamples=resamples.take(doubtful), layout=layout
         )
-        rank = found.objective.reshape(len(doubtful), -1).argmin(axis=1)
-        found = found.take(np.arange(len(doubtful)) * grid.shape[1] + rank)
         best = best.replaced(doubtful, better(best.take(doubtful), found))
     return best
+
+
+def lowest_of_ways(
+    points: Points,
+    starts: Array,
+    straight: Mask,
+    *,
+    delta: float,
+    resamples: Resamples,
+    stages: tuple[float, ...] = STAGES,
+    layout: Layout = FIVE,
+) -> tuple[Minima, Array]:
+    """The lowest minimum of each resample from all of the starts (5, T), and how far the ways part (S,)."""
+    count, ways = resamples.count, starts.shape[1]
+    found = minimise(
+        points,
+        np.repeat(starts, count, axis=1),
+        delta=delta,
+        resamples=resamples.take(np.tile(np.arange(count), ways)),
+        stages=stages,
+        straight=np.repeat(straight, count),
+        layout=layout,
+    )
+    objectives = found.objective.reshape(ways, count)
+    lowest = found.take(objectives.argmin(axis=0) * count + np.arange(count))
+    return lowest, objectives.max(axis=0) - lowest.objective
 
 
 def minimise(
@@ -232,65 +284,38 @@ def minimise(
     starts: Array,
     *,
     delta: float,
+    resamples: Resamples = WHOLE,
     stages: tuple[float, ...] = STAGES,
-    log_losses: Array | None = None,
-    weights: Array | None = None,
+    straight: Mask | None = None,
     layout: Layout = FIVE,
 ) -> Minima:
-    """Minimise each problem from its start (5, S), delta shrinking in stages.
+    """Minimise each problem from its start (5, S), delta shrinking in stages; `straight` ones skip them.
 
     A problem whose minimum would have E < 0 is minimised again at E = 0.
     """
-    count, rows = starts.shape[1], len(points.x)
-    scale = float(points.weights.mean())  # steps are those of weights of mean 1, whatever their unit
-    shares = points.weights / scale
-    whole = Problem(
-        x=points.x,
-        y=points.y,
-        z=np.broadcast_to(points.z if log_losses is None else log_losses, (count, rows)),
-        weights=np.broadcast_to(shares if weights is None else weights * shares, (count, rows)),
-        delta=delta,
-    )
-    deltas = (*(stage for stage in stages if stage > delta), delta)
-    constants, objective, converged = np.empty((5, count)), np.empty(count), np.empty(count, bool)
-    width = max(1, CHUNK // rows)
-    for first in range(0, count, width):
-        part = slice(first, first + width)
-        problem = whole.take(part)
-        constants[:, part], objective[part], converged[part] = _descend(
-            problem, starts[:, part], deltas, True, layout
-        )
-        below = np.flatnonzero(constants[0, part] < 0)
-        if len(below):
-            floor = np.maximum(constants[:, part][:, below], [[0], [1e-3], [1e-3], [0], [0]])
-            redone = _descend(
-                problem.take(below), floor, (*(s for s in STAGES if s > delta), delta), False, layout
-            )
-            constants[:, first + below], objective[first + below], converged[first + below] = redone
-    return Minima(constants=constants, objective=objective * scale, converged=converged)
+    problems, unit = resamples.problems(points, starts.shape[1])
+    deltas = ladder(stages, delta)
+    begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
+    moves = FiveMoves.of(problems.z, is_open=True, layout=layout)
+    chart, objective, converged = descend(problems, to_chart(starts, True), moves, deltas=deltas, begin=begin)
+    constants = to_constants(chart, True)
+    below = np.flatnonzero(constants[0] < 0)
+    if len(below):
+        moves = FiveMoves.of(problems.z, is_open=False, layout=layout)
+        again = to_chart(np.maximum(constants[:, below], [[0], [1e-3], [1e-3], [0], [0]]), False)
+        some = problems._replace(of=problems.of[below])
+        chart, objective[below], converged[below] = descend(some, again, moves, deltas=ladder(STAGES, delta))
+        constants[:, below] = to_constants(chart, False)
+    return Minima(constants=constants, objective=objective * unit, converged=converged)
 
 
-def _descend(
-    problem: Problem, constants: Array, deltas: tuple[float, ...], is_open: bool, layout: Layout
-) -> tuple[Array, Array, Mask]:
-    chart = to_chart(constants, is_open)
-    objective, converged = np.empty(chart.shape[1]), np.zeros(chart.shape[1], bool)
-    for delta in deltas:
-        chart, objective, converged = newton(problem.at_delta(delta), chart, is_open=is_open, layout=layout)
-    return to_constants(chart, is_open), objective, converged
+def ladder(stages: tuple[float, ...], delta: float) -> tuple[float, ...]:
+    """The stages above `delta`, and that."""
+    return (*(stage for stage in stages if stage > delta), delta)
 
 
 def _arrays(minima: Minima) -> tuple[Array, Array, Mask]:
     return minima.constants, minima.objective, minima.converged
-
-
-def joined(one: Minima, other: Minima) -> Minima:
-    """Two batches as one."""
-    return Minima(
-        constants=np.concatenate([one.constants, other.constants], axis=1),
-        objective=np.concatenate([one.objective, other.objective]),
-        converged=np.concatenate([one.converged, other.converged]),
-    )
 
 
 def better(one: Minima, other: Minima) -> Minima:

@@ -19,63 +19,14 @@ Shapes: S problems, n rows; charts (E, log s, log t, log alpha, log beta, log k)
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from llama_scale.fitting.newton import Array, Mask
+from llama_scale.fitting.descent import Array, Batch, Mask, Surface
 
+UPPER = np.triu_indices(5, 1)
 ACROSS = np.array([1.0, -1.0, -1.0, 1.0])  # of a - b, by log s, log t, log alpha, log beta
-
-
-class Tilt(Protocol):
-    """A smooth term added to each problem's objective, as profiles need."""
-
-    def take(self, rows: Mask | slice) -> Tilt:
-        """That of the problems at `rows` of the batch."""
-        ...
-
-    def expand(self, chart: Array, floor: Mask) -> Surface:
-        """Its value and derivatives at a chart, as `expand` gives those of the objective."""
-        ...
-
-
-class Batch(NamedTuple):
-    """Problems of one data set: centred logs x, y (n,), log losses and weights (S, n), and Huber's delta."""
-
-    x: Array
-    y: Array
-    z: Array
-    weights: Array
-    delta: float
-    tilt: Tilt | None = None
-
-    @property
-    def least(self) -> float:
-        """An objective that is zero to rounding."""
-        return 1e-24 * len(self.x)
-
-    def take(self, rows: Mask | slice) -> Batch:
-        """The problems at `rows` of the batch."""
-        tilt = self.tilt.take(rows) if self.tilt is not None else None
-        return self._replace(z=self.z[rows], weights=self.weights[rows], tilt=tilt)
-
-
-class Surface(NamedTuple):
-    """Objective (S,), its derivative by E (S,), gradient (6, S) and Hessian (6, 6, S) in the chart."""
-
-    value: Array
-    rise: Array
-    gradient: Array
-    hessian: Array
-
-    def take(self, rows: Mask) -> Surface:
-        """The problems at `rows` of the batch."""
-        return Surface(*(part[..., rows] for part in self))
-
-    def where(self, chosen: Mask, other: Surface) -> Surface:
-        """This surface for the problems that are chosen, the other for the rest."""
-        return Surface(*(np.where(chosen, one, two) for one, two in zip(self, other, strict=True)))
 
 
 class Centre(NamedTuple):
@@ -204,6 +155,5 @@ def _bend_of_slopes(
     bend[:, 2, 3] -= ax + ay + axy
     bend[:, :4, 4] = sums[:, :4] - (centre.lean[:4] * total).T
     bend[:, 4, 4] = sums[:, 4] + total
-    upper = np.triu_indices(5, 1)
-    bend[:, upper[1], upper[0]] = bend[:, upper[0], upper[1]]
+    bend[:, UPPER[1], UPPER[0]] = bend[:, UPPER[0], UPPER[1]]
     return bend
