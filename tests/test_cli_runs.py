@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def test_records_go_out_and_come_back(store: Path, tmp_path: Path, ending: str) 
     file = tmp_path / f"out{ending}"
     assert runs(store, "export", str(file))[1]["runs"] == 4
     assert read_table(file) == read_records(store)
+    known = {r.unique_tokens for r in read_table(file) if r.schedule_complete}
+    assert known and all(isinstance(tokens, int) for tokens in known)
     assert runs(store, "export", str(file))[0] == 2  # nothing is overwritten
     other = tmp_path / "other"
     assert len(runs(other, "import", str(file))[1]["imported"]) == 4
@@ -84,6 +87,15 @@ def test_imported_records_are_fitted_like_our_own(tmp_path: Path) -> None:
         words = ["fit", str(source), "--form", "chinchilla", "--draws", "0", "--json", "--output", output]
         laws.append(json.loads(CliRunner().invoke(main, words).stdout)["parameters"])
     assert laws[0] == pytest.approx(laws[1], rel=1e-9)
+
+
+def test_a_table_from_before_unique_tokens_is_read(store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.csv"
+    runs(store, "export", str(file))
+    lines = [line.rpartition(",")[0] for line in file.read_text().splitlines()]
+    assert lines[0].endswith("schedule_complete")  # the column that is gone was the last
+    file.write_text("\n".join(lines) + "\n")
+    assert read_table(file) == tuple(replace(r, unique_tokens=None) for r in read_records(store))
 
 
 @pytest.mark.parametrize(

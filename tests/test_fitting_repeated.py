@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from llama_scale.architecture import ParameterCounts
 from llama_scale.cli import main
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting import Settings, fit_repeated
@@ -27,6 +28,8 @@ from llama_scale.laws import (
     published,
     read_fit,
 )
+from llama_scale.runs import RunRecord, import_records
+from llama_scale.runs.tables import read_table, write_table
 
 LAW = published("muennighoff-2023").law
 TRUE = Repetition(tokens_decay=12.0, parameters_decay=4.0)
@@ -85,6 +88,40 @@ def test_draws_know_which_minimum_is_nearest() -> None:
         tokens_decay=np.full(4, bottom.tokens_decay), parameters_decay=np.full(4, bottom.parameters_decay)
     )
     assert nearest_minimum(draws, minima)[0] == 1.0
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv"])
+def test_runs_of_our_own_that_repeat_their_text_are_fitted(tmp_path: Path, ending: str) -> None:
+    runs = made_up(noise=1e-4)
+    columns = zip(runs.parameters, runs.tokens, runs.unique_tokens, runs.loss, strict=True)
+    records = [
+        RunRecord(
+            run=f"r{number}",
+            role="train",
+            status="done",
+            parameters=ParameterCounts(total=round(n), non_embedding=round(n), matmul=round(n)),
+            tokens=round(tokens),
+            train_flops=6 * n * tokens,
+            budget_flops=None,
+            loss_nats=loss,
+            bits_per_byte=None,
+            seed=0,
+            family=f"r{number}",
+            corpus="c",
+            tokenizer="t",
+            schedule_complete=True,
+            unique_tokens=round(unique),
+        )
+        for number, (n, tokens, unique, loss) in enumerate(columns)
+    ]
+    file = tmp_path / f"runs{ending}"
+    write_table(file, records)
+    assert import_records(tmp_path / "runs", read_table(file)) == tuple(records)
+    for source in (file, tmp_path / "runs"):
+        fit = fit_repeated(source, settings=Settings(draws=0))
+        assert fit.repetition is not None
+        assert fit.repetition.tokens_decay == pytest.approx(12.0, rel=0.02)
+        assert fit.repetition.parameters_decay == pytest.approx(4.0, rel=0.02)
 
 
 # Muennighoff et al. 2023: in ../shared/data/README.md, item 5, with the minima that were found beyond it.

@@ -179,6 +179,9 @@ def test_a_record_says_what_was_trained(tmp_path: Path, world: tuple[TokenFiles,
     assert record.train_flops == config.model.train_flops_per_token() * record.tokens
     assert record.corpus == files.corpus and record.tokenizer == files.tokenizer_sha256
     assert record.loss_nats and record.bits_per_byte and 1 < record.bits_per_byte < record.loss_nats * 2
+    context = config.model.context
+    text = sum((len(source.train) - 1) // context * context for source in files.sources)
+    assert record.unique_tokens == min(record.tokens, text)
 
 
 @pytest.mark.parametrize("harm", ["truncate", "flip"])

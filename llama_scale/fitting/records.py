@@ -54,6 +54,7 @@ def rows_of_records(
             loss=record.loss_nats,
             train_flops=record.train_flops,
             budget=record.budget_flops,
+            unique_tokens=None if record.unique_tokens is None else float(record.unique_tokens),
             family=record.family,
             corpus=record.corpus,
             tokenizer=record.tokenizer,

@@ -46,7 +46,8 @@ def runs_of(observations: Observations) -> RepeatedRuns:
         raise InputError(
             f"{which} {'says' if len(unknown) == len(unique) else 'say'} how many unique tokens it was"
             " trained on, so nothing says which were repeated",
-            hint="add a column unique_tokens (or epochs) to the CSV, or use another --form",
+            hint="add a column unique_tokens (or epochs) to the CSV, or use another --form;"
+            " runs of our own say it once they have ended",
         )
     runs = RepeatedRuns(
         parameters=observations.parameters,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from llama_scale.architecture import ParameterCounts
-from llama_scale.config import structure
+from llama_scale.config import added, structure
 from llama_scale.errors import InputError
 from llama_scale.files import parse_json, write_atomically
 from llama_scale.runs.configs import RunConfig, RunRole
@@ -23,7 +23,8 @@ class RunRecord:
     """One run's outcome: what a law is fitted on, tested with (`holdout`) or never sees (`trunk`, `search`).
 
     `family` names the constant-rate trunk that a decay branch grew from: runs of one family share
-    its noise. `corpus` and `tokenizer` are hashes; losses compare only where both are equal.
+    its noise. `corpus` and `tokenizer` are hashes; losses compare only where both are equal. `unique_tokens`
+    are those of `tokens` that the run saw for the first time; None where nothing tells.
     """
 
     run: str
@@ -40,6 +41,7 @@ class RunRecord:
     corpus: str
     tokenizer: str
     schedule_complete: bool
+    unique_tokens: int | None = added(None)
 
 
 def write_records(path: Path, records: Iterable[RunRecord]) -> None:
@@ -86,7 +88,14 @@ def read_record(folder: RunFolder) -> RunRecord:
         corpus=config.corpus,
         tokenizer=found.get("tokenizer", ""),
         schedule_complete=status == "done" and _came_down(config, steps),
+        unique_tokens=_seen_first(found.get("data", ())),
     )
+
+
+def _seen_first(texts: Iterable[Mapping[str, int]]) -> int | None:
+    """Tokens that a run saw for the first time, over the texts it trained on; None where none are told."""
+    each = [min(text["tokens"], text["unique_tokens"]) for text in texts]
+    return sum(each) if each else None
 
 
 def _came_down(config: RunConfig, steps: int) -> bool:

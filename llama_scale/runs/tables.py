@@ -24,6 +24,8 @@ COLUMNS = (
     *(f"parameters_{count}" for count in COUNTS),
     *(field.name for field in fields(RunRecord) if field.name not in ("run", "parameters")),
 )
+MAY_BE_EMPTY = ("budget_flops", "loss_nats", "bits_per_byte", "unique_tokens")
+LATER = ("unique_tokens",)  # columns that tables of earlier versions lack
 FITTED_COUNT = "matmul"
 
 
@@ -66,6 +68,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
 
 
 def _record(row: dict[str, Any], place: str) -> RunRecord:
+    row = dict.fromkeys(LATER) | row
     missing = [name for name in COLUMNS if name not in row]
     if missing:
         raise InputError(
@@ -93,7 +96,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
 def _value(name: str, cell: str) -> Any:
     if name == "schedule_complete":
         return {"true": True, "false": False}.get(cell.lower(), cell)
-    return None if cell == "" and name in ("budget_flops", "loss_nats", "bits_per_byte") else cell
+    return None if cell == "" and name in MAY_BE_EMPTY else cell
 
 
 def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
