@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from llama_scale.errors import InputError
+from llama_scale.fitting import gather
 from llama_scale.fitting.filters import parse_filter
 from llama_scale.fitting.tables import read_table
 
@@ -76,6 +78,7 @@ def test_roles_and_statuses_of_our_own_tables_are_understood(tmp_path: Path) -> 
     [
         ("N,Dd,L\n1,1,1\n", "no column 'tokens'.*found: N, Dd, L", "tokens"),
         ("params,toks,loss\n1,1,1\n", "no column 'tokens'", "rename 'toks' to 'tokens'"),
+        ("N,D,Val PPL\n1,1,20\n", "no column 'loss'", "'loss', the natural logarithm of 'Val PPL'"),
         ("N,D,L\n7Q,1T,2\n", "line 2, column N: '7Q'", "7B"),
         ("N,D,L\n7B,$3,2\n", "line 2, column D:.*dollars", "1.4T"),
         ("N,D,L\n7B,1T,two\n", "line 2, column L: 'two' is not a number", "3.21"),
@@ -92,6 +95,19 @@ def test_bad_tables_are_one_error_that_names_the_place(
     with pytest.raises(InputError, match=said) as caught:
         read_table(table(tmp_path, text))
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "bad", ["1e8,1e9,nan", "1e8,1e9,", "1e8,1e9,0", "1e8,1e9,-2", "1e8,1e9,inf", "0,1e9,2"]
+)
+@pytest.mark.parametrize("header", ["N,D,L", "params,tokens,Val Loss"])
+def test_the_filter_that_an_error_names_leaves_the_row_out(tmp_path: Path, header: str, bad: str) -> None:
+    path = table(tmp_path, f"{header}\n1e7,1e9,3.5\n{bad}\n1e8,1e10,2.5\n")
+    with pytest.raises(InputError, match="line 3") as caught:
+        gather(path)
+    where = re.search(r"--where '(.*)'", caught.value.hint)
+    assert where
+    assert gather(path, where=[where[1]]).names == ("line 2", "line 4")
 
 
 def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:

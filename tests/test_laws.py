@@ -22,6 +22,7 @@ from llama_scale.laws import (
     Support,
     central_range,
     fit_to_json,
+    median,
     parse_law_line,
     published,
     published_names,
@@ -173,6 +174,12 @@ def test_optimum_intervals_come_from_the_draws() -> None:
 def test_a_fit_prints_as_one_line() -> None:
     assert repr(drawn_fit()).startswith("<Fit mine: E=1.8172, A=482.01")
     assert "\n" not in repr(drawn_fit())
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_the_median_is_numpys(count: int) -> None:
+    values = np.random.default_rng(count).standard_normal(count)
+    assert median(values) == pytest.approx(np.median(values))
 
 
 def test_central_range_is_numpys_quantile() -> None:

@@ -152,7 +152,6 @@ def command(
     from llama_scale.cli import fit_curves, fit_extras
     from llama_scale.cli.fit_report import report
     from llama_scale.cli.output import current_output
-    from llama_scale.fitting.downstream import with_scores
 
     given = sources or (Path("runs"),)
     fit_on, futures = words.pop("fit_on"), words.pop("futures")
@@ -180,7 +179,10 @@ def command(
         fit, report = fit_extras.fit_repeated(given, words, base_law), fit_extras.report_repeated
     else:
         fit = _fit(given, words)
-    fit = with_scores(fit, scores, task)
+    if scores is not None or task is not None:
+        from llama_scale.fitting.downstream import with_scores
+
+        fit = with_scores(fit, scores, task)
     file = _save(fit, given, output, force)
     current_output().result(
         _document(fit, file), lambda: fit_extras.with_scores_shown(list(report(fit, file)), fit)

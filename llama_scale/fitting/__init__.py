@@ -1,7 +1,7 @@
 """From runs to a law: `fit(source)` returns a Fit, which predicts, optimises and carries its uncertainty.
 
 `sources`, `records`, `tables` and `cells` read runs, `rules` and `doubts` say which of them count,
-`observations` hold those. `solver`, `newton` and `skaling` find laws, `forms` names them, `selection`
+`observations` hold those. `solver`, `newton`, `skaling` and `descent` find laws, `forms` names them, `selection`
 chooses. `noise` and `uncertainty` say how sure a law is, `diagnostics` what is wrong with it. `envelope` and
 `isoflop` are Approaches 1 and 2, `approaches` sets them beside it, and `estimate` puts the Fit together.
 """
@@ -15,7 +15,6 @@ from typing import Any
 from llama_scale.architecture import ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.diagnostics import UnidentifiedFitError
-from llama_scale.fitting.downstream import with_scores
 from llama_scale.fitting.estimate import Settings, estimate, settings_of
 from llama_scale.fitting.observations import EVERY_POINT, Observations
 from llama_scale.fitting.rules import Rules
@@ -66,6 +65,14 @@ def fit(
     else:
         observations = gather(source, where=where, convention=convention, rules=rules)
         found = estimate(observations, settings_of(settings, words), name=name)
+    return _with_scores(found, scores, task)
+
+
+def _with_scores(found: Fit, scores: str | Path | None, task: str | None) -> Fit:
+    if scores is None and task is None:
+        return found
+    from llama_scale.fitting.downstream import with_scores  # seldom asked for
+
     return with_scores(found, scores, task)
 
 

@@ -25,7 +25,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import Choice, nearest_of, score
 from llama_scale.fitting.uncertainty import Draws, Resampling, draw_mixture
-from llama_scale.laws import Fit, ScalingLaw
+from llama_scale.laws import Fit, ScalingLaw, median
 
 CUTS = (0.6, 0.8)
 DRAWS = 100
@@ -116,7 +116,7 @@ def as_fit(observations: Observations, law: ScalingLaw, draws: ScalingLaw, noise
         convention=observations.convention,
         source="",
         draws=draws,
-        noise=float(np.median(noise)),
+        noise=median(noise),
         noise_draws=noise,
     )
 
@@ -181,7 +181,7 @@ def calibrate(
         mean_error=float(np.abs(np.expm1(error)).mean()),
         coverage=float((least[0] <= 1).mean()),
         level=level,
-        half_width=float(np.median(least[1])),
+        half_width=median(least[1]),
         spread=chosen,
         covered=float((found[chosen][0] <= factor).mean()),
         factor=factor,

@@ -44,6 +44,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     ),
     "parameters_matmul": ("parameters_matmul", "params_matmul"),
 }
+PERPLEXITIES = ("perplexity", "ppl", "val_ppl", "val_perplexity", "eval_perplexity")
 TABLE_CONVENTION: ParameterConvention = "total"
 COUNTS = ("parameters", "tokens", "unique_tokens", *(f"parameters_{name}" for name in CONVENTIONS))
 FLOPS = ("train_flops", "budget")
@@ -70,7 +71,7 @@ class Columns:
         if not text:
             raise InputError(
                 f"{place}, column {column}: the cell is empty",
-                hint="fill it in, or leave the row out with --where",
+                hint=f"fill it in, or leave out such rows: --where '{column} > 0'",
             )
         try:
             return _number(text, ours, self.units.get(ours, ""))
@@ -142,7 +143,7 @@ def _missing(path: Path, missing: Sequence[str], header: Sequence[str]) -> Input
     wanted = [name for name in ("parameters", "tokens", "loss") if name in missing]
     near = {ours: found for ours in wanted if (found := _nearest(ours, header))}
     steps = [f"rename {found!r} to {ours!r}" for ours, found in near.items()]
-    steps += [f"add a column {ours!r}" for ours in wanted if ours not in near]
+    steps += [f"add a column {ours!r}{_made_of(ours, header)}" for ours in wanted if ours not in near]
     if len(header) == 1 and " " in header[0].strip():
         steps = ["separate the cells by commas"]
     shown = ", ".join(name or "''" for name in header[:20]) + (", ..." if len(header) > 20 else "")
@@ -153,9 +154,15 @@ def _missing(path: Path, missing: Sequence[str], header: Sequence[str]) -> Input
     )
 
 
+def _made_of(ours: str, header: Sequence[str]) -> str:
+    """How to make a column of ours from another that the table has."""
+    perplexity = next((name for name in header if plain_name(name) in PERPLEXITIES), None)
+    return f", the natural logarithm of {perplexity!r}" if ours == "loss" and perplexity else ""
+
+
 def _nearest(ours: str, header: Sequence[str]) -> str | None:
     """The column that was most likely meant: spelt alike, or with one of the words that name ours."""
-    plain = {plain_name(name): name for name in header}
+    plain = {text: name for name in header if (text := plain_name(name)) not in PERPLEXITIES}
     for alias in ALIASES[ours]:
         close = get_close_matches(alias, plain, n=1, cutoff=0.6)
         if close:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llama_scale.errors import InputError
 from llama_scale.fitting.rows import Array, Row
 from llama_scale.fitting.rules import groups_of
+from llama_scale.laws import median
 from llama_scale.quantities import format_fraction, format_number
 
 Mask = NDArray[np.bool_]
@@ -38,9 +39,10 @@ def check_values(row: Row) -> None:
     }
     for name, value in values.items():
         if value is not None and not (0 < value < np.inf):
+            sound = "< 1e30" if value > 0 else "> 0"
             raise InputError(
                 f"{row.place} has {name} {value:g}, but it must be finite and positive",
-                hint="correct that row, or leave it out with --where",
+                hint=f"correct that row, or leave it out: --where '{name} {sound}'",
             )
 
 
@@ -141,7 +143,7 @@ def _flops(rows: Sequence[Row]) -> list[str]:
     if not known:
         return []
     ratios = [(row.train_flops or 0) / (6 * row.parameters * row.tokens) for row in known]
-    middle = float(np.median(ratios))
+    middle = median(ratios)
     if 0.3 < middle < 3:
         return []
     return [

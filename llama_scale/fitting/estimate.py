@@ -22,12 +22,11 @@ from llama_scale.fitting.document import (
     spread_json,
 )
 from llama_scale.fitting.observations import Observations, check_design
-from llama_scale.fitting.protocol import run_protocol
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
 from llama_scale.fitting.settings import Settings, settings_of
 from llama_scale.fitting.solver import Solution
 from llama_scale.fitting.uncertainty import Draws, draw_laws, draw_mixture
-from llama_scale.laws import Fit
+from llama_scale.laws import Fit, median
 
 __all__ = ["Settings", "estimate", "settings_of"]
 
@@ -54,7 +53,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     tested = _calibrated(observations, choice, settings)
     draws = _carried(observations, choice, own, tested, settings)
     diagnostics = diagnose(points_of(observations, candidate), observations.names, solution, own, form)
-    fit = Fit(
+    found = Fit(
         name=name,
         law=solution.law,
         convention=observations.convention,
@@ -63,7 +62,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         support=observations.support,
         draws=draws.law if draws else None,
         draws_note=_note(draws, tested),
-        noise=float(np.median(draws.noise)) if draws else diagnostics.residual_rms,
+        noise=median(draws.noise) if draws else diagnostics.residual_rms,
         noise_draws=draws.noise if draws and np.ptp(draws.noise) > 0 else None,
         interval_factor=tested.factor if tested else 1.0,
         evidence={
@@ -85,6 +84,16 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "provenance": provenance_json(observations, settings),
         },
     )
+    found = _with_company(found, observations, candidate, settings)
+    if settings.profile:
+        profiled = _profile_json(observations, candidate, solution, settings)
+        found = _with(found, profile=profiled | {"scipy": checked})
+    check_identified(diagnostics, found, form)
+    return found
+
+
+def _with_company(fit: Fit, observations: Observations, candidate: Candidate, settings: Settings) -> Fit:
+    """The fit with the other approaches beside it, its optima, and what it makes of the runs held out."""
     beside = side_by_side(
         observations,
         fit,
@@ -95,12 +104,8 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     )
     fit = _with(fit, **beside)
     fit = _with(fit, optima=optima_json(fit, observations, settings))
-    if settings.profile:
-        profiled = _profile_json(observations, candidate, solution, settings)
-        fit = _with(fit, profile=profiled | {"scipy": checked})
     if observations.held_out:
         fit = _with(fit, held_out=held_out_json(fit, observations.held_out, settings.level))
-    check_identified(diagnostics, fit, form)
     return fit
 
 
@@ -156,6 +161,8 @@ def _backtest_json(
     found = plain(tested) if tested else None
     if not settings.protocol:
         return found
+
+    from llama_scale.fitting.protocol import run_protocol  # seldom asked for
 
     def fit_of(known: Observations, direction: Direction) -> Fit:
         return estimate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from llama_scale.fitting.doubts import (
 )
 from llama_scale.fitting.rows import Array, Exclusion, Row, Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules, count_rows
-from llama_scale.laws import FlopsAccounting, Range, Support
+from llama_scale.laws import FlopsAccounting, Range, Support, median
 
 __all__ = ["Exclusion", "Observations", "Row", "Rows", "check_design", "observe"]
 
@@ -90,7 +91,7 @@ class Observations:
     @property
     def flops_over_6nd(self) -> float:
         """Median of counted FLOPs over 6ND: 1 where FLOPs are 6ND, more where attention is counted."""
-        return float(np.median(self.train_flops / (6 * self.parameters * self.tokens)))
+        return median(self.train_flops / (6 * self.parameters * self.tokens))
 
     @property
     def family_codes(self) -> NDArray[np.intp]:
@@ -121,69 +122,75 @@ def observe(parts: Sequence[Rows], rules: Rules = EVERY_POINT) -> Observations:
     Raises InputError for values that no run can have, and for parameters, corpora or tokenizers of
     more than one kind; UnidentifiedError where nothing is left.
     """
+    _check_one_count(parts)
+    for row in chain.from_iterable(part.rows for part in parts):
+        check_values(row)
+    rows, left = count_rows(parts, rules)
+    check_one_kind(rows)
+    check_units(rows)
+    exclusions = (*chain.from_iterable(part.exclusions for part in parts), *left)
+    train, tests = ([row for row in rows if row.held_out == held_out] for held_out in (False, True))
+    if not train:
+        raise _nothing_left(parts, exclusions)
+    shared: dict[str, Any] = {
+        "convention": parts[0].convention,
+        "sources": tuple(part.source for part in parts),
+        "rules": rules,
+    }
+    return _arrays(
+        train,
+        **shared,
+        exclusions=exclusions,
+        warnings=(*chain.from_iterable(part.warnings for part in parts), *doubts_of(train)),
+        curves=tuple(chain.from_iterable(part.curves for part in parts)),
+        held_out=_arrays(tests, **shared) if tests else None,
+    )
+
+
+def _check_one_count(parts: Sequence[Rows]) -> None:
+    """Raises InputError for sources that count parameters differently."""
     conventions = {part.convention for part in parts}
     if len(conventions) > 1:
         raise InputError(
             f"the sources count parameters differently: {', '.join(sorted(conventions))}",
             hint="give them one convention with --convention total, non_embedding or matmul",
         )
-    for part in parts:
-        for row in part.rows:
-            check_values(row)
-    rows, left = count_rows(parts, rules)
-    check_one_kind(rows)
-    check_units(rows)
-    exclusions = (*(exclusion for part in parts for exclusion in part.exclusions), *left)
-    train = [row for row in rows if not row.held_out]
-    if not train:
-        raise _nothing_left(parts, exclusions)
-    tests = [row for row in rows if row.held_out]
-    shared: dict[str, Any] = {
-        "convention": conventions.pop(),
-        "sources": tuple(part.source for part in parts),
-        "rules": rules,
-    }
-    warnings = [warning for part in parts for warning in part.warnings] + doubts_of(train)
-    return _arrays(
-        train,
-        **shared,
-        exclusions=exclusions,
-        warnings=tuple(warnings),
-        curves=tuple(curve for part in parts for curve in part.curves),
-        held_out=_arrays(tests, **shared) if tests else None,
-    )
 
 
 def _arrays(
     rows: Sequence[Row], *, convention: ParameterConvention, rules: Rules, **others: Any
 ) -> Observations:
-    parameters, tokens = np.array([r.parameters for r in rows]), np.array([r.tokens for r in rows])
-    six_nd = 6 * parameters * tokens
-    source_flops = _known([row.train_flops for row in rows])
+    parameters, tokens = _column(rows, "parameters"), _column(rows, "tokens")
+    six_nd, source_flops = 6 * parameters * tokens, _column(rows, "train_flops")
     flops = six_nd if rules.flops == "6nd" else np.where(np.isnan(source_flops), six_nd, source_flops)
-    known = [name for name in CONVENTIONS if all(name in row.counts for row in rows)]
     return Observations(
         names=tuple(row.name for row in rows),
         parameters=parameters,
         tokens=tokens,
-        loss=np.array([row.loss for row in rows]),
+        loss=_column(rows, "loss"),
         train_flops=flops,
-        budgets=_known([row.budget for row in rows]),
+        budgets=_column(rows, "budget"),
         source_flops=source_flops,
-        unique_tokens=_known([row.unique_tokens for row in rows]),
-        flagged=np.array([row.flagged for row in rows], bool),
+        unique_tokens=_column(rows, "unique_tokens"),
+        flagged=_column(rows, "flagged") > 0,
         families=tuple(row.family or row.place for row in rows),
         flops_accounting="6nd" if np.all(np.abs(flops / six_nd - 1) < SAME_6ND) else "exact",
         convention=convention,
         rules=rules,
-        counts={name: np.array([row.counts[name] for row in rows]) for name in known}
-        | {convention: parameters},
+        counts=_counts(rows) | {convention: parameters},
         **others,
     )
 
 
-def _known(values: Sequence[float | None]) -> Array:
-    return np.array([np.nan if value is None else value for value in values], float)
+def _column(rows: Sequence[Row], name: str) -> Array:
+    """A field of all rows, (n,); None turns into nan."""
+    return np.array([getattr(row, name) for row in rows], float)
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, Array]:
+    """Parameters by every convention that all rows tell."""
+    known = [name for name in CONVENTIONS if all(name in row.counts for row in rows)]
+    return {name: np.array([row.counts[name] for row in rows]) for name in known}
 
 
 def _nothing_left(parts: Sequence[Rows], exclusions: Sequence[Exclusion]) -> UnidentifiedError:

@@ -22,6 +22,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.solver import COARSE_GRID, Points, solve
+from llama_scale.laws import median
 
 LEAST_DEGREES = 4  # of freedom: fewer measure no noise
 SAME_RUN = 1e-3  # relative: sizes and durations nearer than that are repeats
@@ -64,7 +65,7 @@ def seed_noise(observations: Observations) -> SeedNoise | None:
     """Noise from repeats: runs of one size and duration in different families, whose losses differ."""
     groups = repeat_groups(observations)
     log_loss, log_flops = np.log(observations.loss), np.log(observations.train_flops)
-    log_flops = log_flops - np.median(log_flops)
+    log_flops = log_flops - median(log_flops)
     sizes = np.bincount(groups)
     means = np.bincount(groups, log_loss) / sizes
     squares = np.asarray(np.bincount(groups, (log_loss - means[groups]) ** 2), float)

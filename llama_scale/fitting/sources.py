@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from llama_scale.architecture import ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.filters import Filter, parse_filter
 from llama_scale.fitting.observations import EVERY_POINT, Observations, observe
-from llama_scale.fitting.records import curves_of_store, passes, rows_of_records
 from llama_scale.fitting.rows import Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules
 from llama_scale.fitting.size_curves import has_ends
 from llama_scale.fitting.tables import read_table
 from llama_scale.laws import is_fit
-from llama_scale.runs import RunRecord, load_records, read_records
 
-Source = str | Path | Iterable[RunRecord] | Observations
+if TYPE_CHECKING:  # a table needn't wait for what stores need
+    from llama_scale.runs import RunRecord
+
+Source: TypeAlias = "str | Path | Iterable[RunRecord] | Observations"
 TABLES = ("*.csv", "*.tsv", "*.parquet", "*.json")
 
 
@@ -37,11 +39,13 @@ def gather(
         return source
     filters = [parse_filter(text) for text in where]
     items = [source] if isinstance(source, str | Path) else list(source)
-    records = [item for item in items if isinstance(item, RunRecord)]
+    records = [item for item in items if not isinstance(item, str | Path)]
     parts: list[Rows] = []
     if records:
+        from llama_scale.fitting.records import rows_of_records
+
         parts.append(rows_of_records(records, source="records", where=filters, convention=convention))
-    paths = [Path(item) for item in items if not isinstance(item, RunRecord)]
+    paths = [Path(item) for item in items if isinstance(item, str | Path)]
     parts += [_read(path, filters, convention) for path in paths]
     if not parts:
         raise InputError("no runs were given", hint="name a run store, a table, or records")
@@ -58,14 +62,17 @@ def _read(path: Path, filters: Sequence[Filter], convention: ParameterConvention
             f"there is no run store or CSV at {str(path)!r}",
             hint="check the path, or run `llama-scale sweep` to fill ./runs",
         )
+    if not (path.is_dir() or path.suffix.lower() == ".json"):
+        return read_table(path, where=filters, convention=convention)
+    from llama_scale.fitting.records import rows_of_records
+    from llama_scale.runs import load_records, read_records
+
     if path.is_dir():
         found = read_records(path)
         _check_folder(path, found)
-    elif path.suffix.lower() == ".json":
+    else:
         _check_export(path)
         found = load_records(path)
-    else:
-        return read_table(path, where=filters, convention=convention)
     return rows_of_records(found, source=str(path), where=filters, convention=convention)
 
 
@@ -89,5 +96,8 @@ def _check_export(path: Path) -> None:
 def _curves(
     store: Path, filters: Sequence[Filter], convention: ParameterConvention
 ) -> tuple[TrainingCurve, ...]:
+    from llama_scale.fitting.records import curves_of_store, passes
+    from llama_scale.runs import read_records
+
     found = [record for record in read_records(store) if passes(record, filters, convention)]
     return curves_of_store(store, found, convention)

@@ -31,7 +31,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations
 from llama_scale.fitting.solver import Points
-from llama_scale.laws import ScalingLaw
+from llama_scale.laws import ScalingLaw, median
 
 Resampling = Literal["rows", "runs", "budgets", "model"]
 LEAST_SQUARES = 10.0  # a delta that no residual reaches
@@ -100,8 +100,8 @@ def draw_laws(
     return Draws(
         law=points.law(found.constants),
         noise=noise.total,
-        trunk_noise=float(np.median(noise.trunk)),
-        own_noise=float(np.median(noise.own)),
+        trunk_noise=median(noise.trunk),
+        own_noise=median(noise.own),
         method=chosen,
         at_bound=float(found.at_bound[form.fixed_rows].any(axis=0).mean()),
     )
@@ -141,8 +141,8 @@ def draw_mixture(
     return Draws(
         law=_joined([part.law for _, part in parts], order),
         noise=noise,
-        trunk_noise=float(np.median([part.trunk_noise for _, part in parts])),
-        own_noise=float(np.median([part.own_noise for _, part in parts])),
+        trunk_noise=median([part.trunk_noise for _, part in parts]),
+        own_noise=median([part.own_noise for _, part in parts]),
         method=parts[0][1].method,
         at_bound=float(np.average([p.at_bound for _, p in parts], weights=[len(p.noise) for _, p in parts])),
         forms=tuple(f"{one.form} {one.delta:g} {one.weights}" for one, _ in parts),

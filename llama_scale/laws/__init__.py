@@ -26,7 +26,7 @@ from llama_scale.laws.library import (
 )
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
 from llama_scale.laws.shipped import published_decays
-from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range
+from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range, median
 
 __all__ = [
     "ACCOUNTINGS",
@@ -54,6 +54,7 @@ __all__ = [
     "central_range",
     "fit_to_json",
     "is_fit",
+    "median",
     "parse_law_line",
     "published",
     "published_allocation",

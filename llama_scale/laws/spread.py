@@ -32,6 +32,12 @@ def central_range(values: ArrayLike, level: float = DEFAULT_LEVEL) -> Range:
     return Range(float(low), float(high))
 
 
+def median(values: ArrayLike) -> float:
+    """The median of a sample, without numpy.ma, which np.median imports as np.quantile does."""
+    ordered = np.sort(np.ravel(np.asarray(values, float)))
+    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
 def tails(values: NDArray[np.float64], level: float) -> NDArray[np.float64]:
     """The two quantiles that cut equal tails off the last axis, interpolated linearly.
 
