@@ -40,6 +40,10 @@ class ScalingLaw:
     tied: k = 1 and alpha = beta, so that N and D grow alike. kaplan: [(Nc/N)^(aN/aD) + Dc/D]^aD
     (Kaplan et al. 2020, eq. 1.5), that is E = 0, beta = 1, k = aD, alpha = aN/aD, A = Nc^alpha, B = Dc.
     skaling: k free; with k < 1, more data bring less where the size is what limits.
+
+    data/laws.toml holds published instances of the first three. Of skaling with k free none is known: papers
+    that print constants fix k at 1 or E at 0, so its instances are fits of one's own runs, and our refits
+    of public ones (`other_forms` of besiroglu-2024).
     """
 
     E: Numbers
