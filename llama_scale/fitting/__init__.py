@@ -1,9 +1,10 @@
 """From runs to a law: `fit(source)` returns a Fit, which predicts, optimises and carries its uncertainty.
 
 `sources`, `records`, `tables` and `cells` read runs, `rules` and `doubts` say which of them count,
-`observations` hold those. `solver`, `newton`, `skaling` and `descent` find laws, `forms` names them, `selection`
-chooses. `noise` and `uncertainty` say how sure a law is, `diagnostics` what is wrong with it. `envelope` and
-`isoflop` are Approaches 1 and 2, `approaches` sets them beside it, and `estimate` puts the Fit together.
+`observations` hold those. `solver`, `newton`, `skaling` and `descent` find laws, `forms` names them,
+`selection` chooses. `noise` and `uncertainty` say how sure a law is, `diagnostics` what is wrong with it.
+`envelope` and `isoflop` are Approaches 1 and 2, `approaches` sets them beside it, and `estimate` puts the Fit
+together.
 """
 
 from __future__ import annotations
