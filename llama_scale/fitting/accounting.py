@@ -16,7 +16,7 @@ import numpy as np
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.fitting.observations import SAME_6ND, Observations
-from llama_scale.fitting.rows import Array
+from llama_scale.fitting.rows import Array, count_different
 from llama_scale.laws import FlopsAccounting, ScalingLaw
 
 GRID = 4001  # sizes among which the best is sought where FLOPs are exact
@@ -79,7 +79,7 @@ def _exact(law: ScalingLaw, runs: Observations, budget: float) -> dict[str, floa
     """The best N where a token costs what it cost in the runs: log FLOPs a token is a parabola in log N."""
     logs = np.log(runs.parameters)
     centre = float(logs.mean())
-    degree = min(2, len(np.unique(np.round(logs, 2))) - 1)
+    degree = min(2, count_different(np.round(logs, 2)) - 1)
     per_token = np.polyfit(logs - centre, np.log(runs.source_flops / runs.tokens), degree)
     grid = np.linspace(logs.min() - 1, logs.max() + 1, GRID)
     costs = np.polyval(per_token, grid - centre)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from llama_scale.fitting.lines import PowerLine, power_line
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import SAME_SIZE, Observations
-from llama_scale.fitting.rows import Array
+from llama_scale.fitting.rows import Array, count_different
 from llama_scale.fitting.size_curves import LEAST_SIZES, Ends, LossBySize, ends_of, has_ends, losses_along
 
 __all__ = ["Envelope", "envelope", "has_ends"]
@@ -84,7 +84,7 @@ def envelope(
     known = np.isfinite(best[0, 0])
     log_flops, (log_parameters, log_tokens, at) = grid[known], best[:, 0, known]
     lines = _lines(log_flops, best[:, 0, known], drawn_grid, _best(sizes, drawn_grid, drawn))
-    distinct = len(np.unique(at))
+    distinct = count_different(at)
     return Envelope(
         kind=kind,
         flops=np.exp(log_flops),
@@ -152,7 +152,7 @@ def _lines(
     log_flops: Array, optima: Array, drawn_grid: Array, drawn: Array
 ) -> tuple[PowerLine, PowerLine] | None:
     """Power laws of N and D through optima (3, m), with those of draws (3, S, G) of enough sizes."""
-    if len(np.unique(optima[2])) < LEAST_BEST or np.ptp(log_flops) < LEAST_SPAN:
+    if count_different(optima[2]) < LEAST_BEST or np.ptp(log_flops) < LEAST_SPAN:
         return None
     reached = np.isfinite(drawn[0])
     spans = np.where(reached, drawn_grid, -np.inf).max(axis=1) - np.where(reached, drawn_grid, np.inf).min(

@@ -18,7 +18,7 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.lines import PowerLine, power_line
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.rows import Array
+from llama_scale.fitting.rows import Array, count_different
 from llama_scale.laws import ScalingLaw, central_range
 from llama_scale.quantities import format_count, format_flops
 
@@ -126,7 +126,7 @@ def isoflop(
     budgets that share trunks err together.
     """
     sizes = observations.parameters
-    groups = {b: rows for b, rows in budgets_of(observations).items() if len(np.unique(sizes[rows])) >= 3}
+    groups = {b: rows for b, rows in budgets_of(observations).items() if count_different(sizes[rows]) >= 3}
     if len(groups) < 2:
         return None
     fits = {budget: _parabola(observations, rows) for budget, rows in groups.items()}
@@ -178,7 +178,7 @@ def budgets_of(observations: Observations) -> dict[float, Positions]:
     """Positions of the runs of each budget: as named by the source, else by gaps in FLOPs."""
     if np.isfinite(observations.budgets).any():
         known = observations.budgets
-        return {float(b): np.flatnonzero(known == b) for b in np.unique(known[np.isfinite(known)])}
+        return {float(b): np.flatnonzero(known == b) for b in sorted(set(known[np.isfinite(known)].tolist()))}
     order = np.argsort(observations.train_flops)
     logs = np.log(observations.train_flops[order])
     parts = np.split(order, np.flatnonzero(np.diff(logs) > GAP) + 1)
@@ -239,7 +239,7 @@ def _profile(
 
 
 def _verdict(offsets: Array, bend: float, shift: float) -> Verdict:
-    if len(np.unique(offsets)) < LEAST_SIZES:
+    if count_different(offsets) < LEAST_SIZES:
         return Verdict.TOO_FEW
     if bend <= 0:
         return Verdict.NOT_CONVEX

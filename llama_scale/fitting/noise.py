@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.newton import Array
+from llama_scale.fitting.rows import count_different
 from llama_scale.fitting.solver import Points
 
 ANGLES = np.linspace(0.0, np.radians(88.0), 120)
@@ -82,7 +83,7 @@ def estimate_noise(
     left = np.linalg.svd(design / np.linalg.norm(design, axis=0), full_matrices=True)[0]
     rest = left[:, design.shape[1] :]
     seen = rest.T @ residuals
-    if len(np.unique(families)) == len(families):
+    if count_different(families) == len(families):
         own = np.sqrt((seen**2).sum() / generator.chisquare(len(seen), draws))
         return Noise(trunk=np.zeros(draws), own=own)
     same = (families[:, None] == families).astype(float)

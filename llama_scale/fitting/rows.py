@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,3 +73,8 @@ class Rows:
     exclusions: tuple[Exclusion, ...] = ()
     warnings: tuple[str, ...] = ()
     curves: tuple[TrainingCurve, ...] = ()
+
+
+def count_different(values: NDArray[Any]) -> int:
+    """How many different values there are, without numpy.ma, which np.unique imports to count them."""
+    return len(set(values.tolist()))
