@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llama_scale.fitting.descent import CHUNK, Array, Mask, Problems, descend
+from llama_scale.fitting.descent import CHUNK, Array, Index, Mask, Problems, descend
 from llama_scale.fitting.newton import FiveMoves, to_chart, to_constants
 
 TRUTH = np.array([[1.8], [0.4], [0.5], [0.35], [0.37]])
@@ -22,7 +22,7 @@ def problems(count: int, noise: float = 0.02) -> Problems:
 
 
 def landed(
-    case: Problems, deltas: tuple[float, ...], begin: Array | int = 0, start: Array = TRUTH
+    case: Problems, deltas: tuple[float, ...], begin: Index | int = 0, start: Array = TRUTH
 ) -> tuple[Array, Array, Mask]:
     moves = FiveMoves.of(case.z, is_open=True)
     chart = np.repeat(to_chart(start, True), len(case.of), axis=1)

@@ -189,9 +189,13 @@ class Seats:
         kept = np.ones(len(self.problem), bool)
         kept[empty] = False
         return Seats(
-            *(getattr(self, name)[kept] for name in ("problem", "rung", "floor")),
-            self.here.take(kept),
-            *(getattr(self, name)[kept] for name in ("age", "releases", "damping")),
+            problem=self.problem[kept],
+            rung=self.rung[kept],
+            floor=self.floor[kept],
+            here=self.here.take(kept),
+            age=self.age[kept],
+            releases=self.releases[kept],
+            damping=self.damping[kept],
         )
 
 

@@ -135,7 +135,7 @@ def _follow(
     points: Points, ways: Ways, resamples: Resamples, delta: float, layout: Layout
 ) -> tuple[Minima, ...]:
     """The minima that resamples reach by each way."""
-    count, each = resamples.count, ways.starts.shape[1]
+    count, each = resamples.number, ways.starts.shape[1]
     found = minimise(
         points,
         np.repeat(ways.starts, count, axis=1),

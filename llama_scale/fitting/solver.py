@@ -97,7 +97,7 @@ class Resamples(NamedTuple):
         return self._replace(of=rows if self.of is None else self.of[rows])
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """How many problems they are."""
         return len(next(part for part in (self.of, self.log_losses, self.weights) if part is not None))
 
@@ -264,7 +264,7 @@ def lowest_of_ways(
     layout: Layout = FIVE,
 ) -> tuple[Minima, Array]:
     """The lowest minimum of each resample from all of the starts (5, T), and how far the ways part (S,)."""
-    count, ways = resamples.count, starts.shape[1]
+    count, ways = resamples.number, starts.shape[1]
     found = minimise(
         points,
         np.repeat(starts, count, axis=1),
