@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from synthetic import sweep
+from synthetic import independent_runs, sweep
 
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting import fit, gather
@@ -68,3 +70,16 @@ def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:
     with pytest.raises(UnidentifiedError) as caught:
         gather(tmp_path)
     assert "llama-scale sweep" in caught.value.hint
+
+
+def test_a_table_is_fitted_without_what_it_has_no_use_for(tmp_path: Path) -> None:
+    """A cold fit of a table takes a second: stores, SciPy and numpy.ma would add a tenth each, or more."""
+    path = tmp_path / "runs.csv"
+    rows = zip(
+        *(getattr(independent_runs(0), name) for name in ("parameters", "tokens", "loss")), strict=True
+    )
+    path.write_text("\n".join(["N,D,L", *(",".join(f"{value:.6g}" for value in row) for row in rows)]))
+    call = "llama_scale.fit(sys.argv[1], form='chinchilla', draws=20)"
+    code = f"import sys, llama_scale; {call}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert not {"scipy", "numpy.ma", "statistics", "torch", "llama_scale.runs"} & set(done.stdout.split())
