@@ -64,7 +64,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {reason}", hint="give the path of a readable file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text", hint="save it as UTF-8, which TOML asks for") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # too deep, or numbers too long, are no TOMLDecodeError
         raise InputError(f"{path} is not TOML: {error}", hint="correct that line") from error
 
 
@@ -210,7 +210,7 @@ def _other_files(path: Path) -> str:
 def _toml_value(text: str) -> Any:
     try:
         document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return document["value"] if len(document) == 1 else text
 

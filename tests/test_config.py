@@ -171,8 +171,12 @@ def test_one_error_is_one_line_and_one_hint(tmp_path: Path, line: str, message: 
 def test_files_that_are_no_toml(tmp_path: Path, recipe: Path) -> None:
     (tmp_path / "broken.toml").write_text("a = [1,")
     (tmp_path / "latin.toml").write_bytes(b'a = "\xe9"')
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 5_000)
+    (tmp_path / "long.toml").write_text("a = " + "9" * 5_000)
     cases = {
         "broken.toml": "is not TOML",
+        "deep.toml": "is not TOML",
+        "long.toml": "is not TOML",
         "latin.toml": "not UTF-8",
         "recipes.toml": "no file",
         ".": "cannot read",

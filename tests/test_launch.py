@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -108,6 +109,10 @@ def test_a_finished_sweep_trains_nothing_again(recipe: Path, tmp_path: Path) -> 
     before = {p: p.stat().st_mtime_ns for p in store.glob("*/events.jsonl")}
     report, _ = train(recipe, store)
     assert report.failed == ()
+    run = read_records(store)[0].run
+    words = [sys.executable, "-m", "llama_scale", "worker", run, "--store", str(store), "--json"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert json.loads(said.stdout) == {"schema": 1, "run": run, "outcome": "done", "exit_code": 0}
     assert before == {p: p.stat().st_mtime_ns for p in store.glob("*/events.jsonl")}
 
 
