@@ -108,7 +108,9 @@ class Moves(Protocol):
         ...
 
     @property
-    def releases(self) -> int: ...
+    def releases(self) -> int:
+        """How often a problem may be released from the floor, on a rung."""
+        ...
 
     def inside(self, chart: Array) -> Array:
         """A copy of the chart, within its bounds."""
@@ -119,7 +121,7 @@ class Moves(Protocol):
         ...
 
     def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
-        """The seats of problems that have not moved yet."""
+        """A trial chart, the fall (S,) that it promises, and which problems it has on the floor (S,)."""
         ...
 
 
