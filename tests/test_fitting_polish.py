@@ -27,6 +27,13 @@ def test_nothing_better_is_found(name: FormName, delta: float) -> None:
     assert found.constants is None
 
 
+def test_nothing_is_better_than_a_fit_to_rounding() -> None:
+    points, form = points_of(sweep(0, trunk_noise=0.0, own_noise=0.0)), FITTED["chinchilla"]
+    solution = form.solve(points, delta=1e-3)
+    assert solution.objective < 1e-20
+    assert cross_check(points, solution, form, delta=1e-3).constants is None
+
+
 def test_a_fit_that_stopped_early_is_found_out() -> None:
     points, form = points_of(sweep(0)), FITTED["chinchilla"]
     solution = form.solve(points, delta=1e-2)

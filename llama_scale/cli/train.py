@@ -35,7 +35,6 @@ if TYPE_CHECKING:
         "llama-scale train --model 1M --tokens 5M",
         "llama-scale train --model 4x128 --data notes/ --schedule cosine --dry-run",
         "llama-scale train --start-from exports/0123456789abcdef --tokens 5M",
-        "llama-scale train recipe.toml --mirror tensorboard --set seed=1",
         "torchrun --nproc-per-node 8 -m llama_scale train --model llama-7b",
     )
 )

@@ -14,7 +14,7 @@ import numpy as np
 from llama_scale.fitting.descent import Array, Batch
 from llama_scale.fitting.forms import Form
 from llama_scale.fitting.skaling import LIMITS
-from llama_scale.fitting.solver import Points, Solution, float_law
+from llama_scale.fitting.solver import ROUNDING, Points, Solution, float_law
 from llama_scale.fitting.surface import expand, to_chart, to_constants
 
 TIGHT = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000, "maxfun": 20_000}
@@ -45,7 +45,7 @@ def cross_check(
 
     size = len(solution.constants)
     here = to_chart(np.append(solution.constants, 1.0)[:6, None])[:, 0]
-    unit = max(solution.objective, 1e-30)
+    unit = max(solution.objective, ROUNDING)
     generator = np.random.default_rng(seed)
     spread = form.layout.spread
     box = [(0.0, None), (None, None), (None, None), *(tuple(limits) for limits in LIMITS.tolist())]

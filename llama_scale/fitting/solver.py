@@ -35,6 +35,7 @@ FEW_ROWS = 64  # fewer: a third path for each resample, as minima of a few rows 
 FLATTER = np.array([1, 1, 1, 0.6, 0.6])  # where that path begins: at lower exponents
 MANY_ROWS = 2000  # more: the coarse grid, for a fit within 2 s
 AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
+ROUNDING = 1e-15  # an objective of data without noise that are met to rounding: lower ones are no better
 LIMITS = np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS])
 
 
@@ -199,8 +200,7 @@ def best_of(points: Points, found: Minima, layout: Layout = FIVE) -> Solution:
     """The lowest of the minima that the starts of one data set reached, and how many reached it."""
     best = int(found.objective.argmin())
     lowest = float(found.objective[best])
-    # The last term is for data without noise, whose minimum is zero to rounding.
-    same = found.objective <= lowest * (1 + AGREEMENT) + 1e-15
+    same = found.objective <= lowest * (1 + AGREEMENT) + ROUNDING
     others = np.flatnonzero(found.converged & ~same)
     return Solution(
         law=float_law(points.law(found.constants[:, best])),
