@@ -200,3 +200,28 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "[]\n"
     )
+
+
+@pytest.mark.parametrize(("words", "given", "threads"), [
+    (["plan", "--serve-tokens", "0"], {}, "1"),
+    (["plan", "--serve-tokens", "0"], {"OPENBLAS_NUM_THREADS": "2"}, "2"),
+    (["runs", "ls"], {}, "None"),
+])  # fmt: skip
+def test_what_trains_nothing_loads_numpy_without_threads(
+    words: list[str], given: dict[str, str], threads: str, tmp_path: Path
+) -> None:
+    code = (
+        "import os, sys\nfrom llama_scale.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print(os.environ.get('OPENBLAS_NUM_THREADS'), file=sys.stderr)"
+    )
+    others = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words, "--json"],
+        cwd=tmp_path,
+        env=others | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stderr.splitlines()[-1] == threads
