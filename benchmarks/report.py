@@ -110,7 +110,8 @@ def move_all(browser: Any, moves: int) -> None:
         after = thread_seconds(browser)
         move, frame = (1e3 * (end - start) / moves for start, end in zip(before, after, strict=True))
         print(
-            f"  {name:22} least {times[0]:4.1f} ms  median {times[moves // 2]:4.1f} ms  of 16 ms; CPU "
+            f"  {name:22} least {times[0]:4.1f} ms  median {times[moves // 2]:4.1f} ms  95 % "
+            f"{times[int(0.95 * moves)]:4.1f} ms  of 16 ms; CPU "
             f"{move:4.1f} ms ({move / powers:3.1f} x the powers), whole frame {frame:4.1f} ms"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +189,7 @@ def command(
 
 
 def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
+    from llama_scale.cli.fit_extras import name_of
     from llama_scale.cli.fit_report import refused
     from llama_scale.cli.output import current_output
     from llama_scale.fitting import Settings, UnidentifiedFitError, fit
@@ -202,7 +202,7 @@ def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
             convention=words.pop("convention"),
             rules=words.pop("rules"),
             settings=Settings(**words),
-            name=first.stem if first.suffix else Path(os.path.abspath(first)).name,
+            name=name_of(first),
         )
     except UnidentifiedFitError as error:
         output, found = current_output(), error.details

@@ -44,6 +44,11 @@ def check_options(form: str, given: Mapping[str, Any]) -> None:
             raise InputError(f"--form {form} takes no --{option}", hint=f"leave --{option} out")
 
 
+def name_of(source: Path) -> str:
+    """What a fit of it is called: the file's name without its ending, or the folder's, links not followed."""
+    return source.stem if source.suffix else Path(os.path.abspath(source)).name
+
+
 def fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str | None) -> Fit:
     """The fit of `--form repeated`."""
     from llama_scale.fitting import Settings, fit_repeated
@@ -56,7 +61,7 @@ def fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str
         **gathered,
         base_law=base_law,
         settings=Settings(**words),
-        name=first.stem if first.suffix else Path(os.path.abspath(first)).name,
+        name=name_of(first),
     )
 
 
