@@ -7,18 +7,19 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
 from llama_scale.architecture import ModelConfig
+from llama_scale.frozen import frozen
 
 Take = Callable[[int], None]  # so many training steps
 LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Contestant:
     """Who trains, how: `who` is "llama-scale", "llama-scale, torch alone", "transformers" or "litgpt"."""
 
@@ -37,7 +38,7 @@ class Contestant:
         return f"{self.who}{', compiled' if self.compiled else ''}, {self.precision}{threads}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Taken:
     """Seconds that some steps took: of the whole process's CPU time, and by the clock."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Settings, fit
 from llama_scale.fitting.uncertainty import Resampling
+from llama_scale.frozen import frozen
 from llama_scale.laws import Range, ScalingLaw, central_range
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -56,7 +57,7 @@ def report_sweeps(seeds: int, draws: int) -> None:
             print(f"| {noise[0]:.2%}, {noise[1]:.2%} | {method} " + sweep_row(seeds, case))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Case:
     """A true law, the noise of its trunks and runs, and how its sweeps are fitted."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from llama_scale.fitting.backtests import split_at, try_all
 from llama_scale.fitting.candidates import Candidate, solve_all
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import CUTS, Asked, directions_of
+from llama_scale.frozen import frozen
 from llama_scale.laws import Fit
 
 SIX = ("chinchilla", "gadre rw", "gadre c4", "gadre rpj", "llama3", "marin")
@@ -53,7 +53,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Row:
     """One split: relative errors by rule, the intervals' coverage and median half-width."""
 

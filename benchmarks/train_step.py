@@ -26,7 +26,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # the processes of the contestan
 from contestants import PEERS, Contestant, Running
 
 from llama_scale.architecture import ModelConfig
+from llama_scale.frozen import frozen
 
 TURN_SECONDS = 0.5  # of a contestant in a round, about
 HOPELESS = 2.0  # who is this many times slower than the best peer in a first turn is measured no further
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Size:
     """A shape of about `name` non-embedding parameters, and the sequences of a step."""
 
@@ -81,7 +81,7 @@ SHARED = ("1M", "10M")  # sizes of which several members share a card
 MEMBERS = 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Race:
     """One shape: every contestant's turns, in the order of the rounds, in seconds a step."""
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, get_args
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 
 ParameterConvention = Literal["total", "non_embedding", "matmul"]
 CONVENTIONS: tuple[ParameterConvention, ...] = get_args(ParameterConvention)
@@ -24,7 +25,7 @@ LLAMA_CONTEXT = 2_048
 HIDDEN_MULTIPLE = 256  # LLaMA's released code rounds 2/3 x 4d up to a multiple of this
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ParameterCounts:
     """Parameters of one model under each convention.
 
@@ -40,7 +41,7 @@ class ParameterCounts:
         return {"total": self.total, "non_embedding": self.non_embedding, "matmul": self.matmul}[convention]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ModelConfig:
     """The shape of one LLaMA (Touvron et al. 2023, section 2.2): everything that fixes its weights' sizes.
 

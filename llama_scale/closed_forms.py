@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
 from llama_scale.architecture import ModelConfig, ParameterCounts
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.hardware import name_key, nearest_names_hint
 
 Form = Literal["llama", "gpt-3", "palm", "gopher"]
@@ -24,7 +24,7 @@ FORMS: tuple[Form, ...] = get_args(Form)
 _FILE = Path(__file__).parent / "data" / "shapes.toml"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ClosedForm:
     """A published shape and how to count it; `printed` is the count that its source prints.
 

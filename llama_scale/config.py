@@ -8,7 +8,7 @@ import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 
 from llama_scale import quantities
 from llama_scale.errors import InputError, LlamaScaleError
+from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -397,7 +398,7 @@ def _exactly(type_: type, words: str) -> _Hook:
 # From the errors of cattrs, a tree, to one line a problem.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Place:
     """Where in a document an error was raised: the keys that lead there, what stands there, what should."""
 
@@ -413,7 +414,7 @@ class _Place:
         return _Place(keys=(*self.keys, str(key)), value=value, type=type_)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Problem:
     what: str
     hint: str | None = None

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 
 Precision = Literal["bf16", "fp16", "fp8", "int8", "fp4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Price:
     """Dollars quoted for an hour of one accelerator on `date`; `reference` is None where none was found."""
 
@@ -25,7 +25,7 @@ class Price:
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Accelerator:
     """One accelerator: dense peaks in operations/s by precision, sizes in bytes, bandwidths in bytes/s."""
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from llama_scale import step_law
 from llama_scale.architecture import ModelConfig
+from llama_scale.frozen import frozen
 from llama_scale.step_law import step_law_batch, step_law_rate
 
 Rule = Literal["measured", "step law", "fixed"]
@@ -34,7 +34,7 @@ WARMUP_SHARE = 0.05  # of a run too short for that
 FIXED_BETA2, FIXED_WARMUP = 0.99, 100  # where rate and batch are given by hand
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class HyperParameters:
     """What a rule chose, for a peak `learning_rate` of AdamW and warm-up in steps.
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 
 QuantityKind = Literal[
     "count", "flops", "flops_per_second", "usd", "usd_per_hour", "gpu_hours", "bytes", "seconds", "fraction"
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Quantity:
     """A number in the base unit of its kind."""
 
@@ -27,7 +27,7 @@ class Quantity:
     kind: QuantityKind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Kind:
     """How one kind of quantity is written: its name, examples for hints, and units with their factors.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llama_scale.architecture import (
     HIDDEN_MULTIPLE,
@@ -16,12 +16,13 @@ from llama_scale.architecture import (
 )
 from llama_scale.config import raise_all
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 
 HEAD_SIZES = (128, 64, 32, 16, 8)
 MOST_HEADS = 1024  # of a width that is searched
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ShapeSpec:
     """What models of several sizes share; what is left out follows the LLaMA family.
 
@@ -49,7 +50,7 @@ class ShapeSpec:
         raise_all(_not_positive(self, "shape.", names))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ExplicitShape:
     """One model by its layers and width; what is left out comes from the `ShapeSpec`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal
 
 from llama_scale import quantities
@@ -18,6 +18,7 @@ from llama_scale.architecture import (
     Recompute,
 )
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import HyperParameters, hyperparameters
 from llama_scale.runs import (
     DataConfig,
@@ -38,7 +39,7 @@ CONTEXT = 256
 DEFAULT_MODEL = "1M"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SingleTraining:
     """How the run is trained; rate, batch, beta2 and warm-up that are left out are by the named `rule`."""
 
@@ -64,7 +65,7 @@ class SingleTraining:
     micro_batch: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SingleSpec:
     """A recipe of one run.
 
@@ -104,7 +105,7 @@ class SingleSpec:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Start:
     """Trained weights that a run goes on from: their model, and the sha256 that they are known by."""
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -27,26 +26,27 @@ from llama_scale.config import (
     structure,
 )
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Circle:
     kind: Literal["circle"] = "circle"
     radius: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Box:
     kind: Literal["box"] = "box"
     sides: tuple[float, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Drawing:
     figure: Circle | Box
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Optimiser:
     learning_rate: float
     kind: Literal["adamw", "muon"] = "adamw"
@@ -57,7 +57,7 @@ class Optimiser:
             raise InputError("optimiser.learning_rate must be positive", hint="set it to 3e-3")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Recipe:
     name: str
     optimiser: Optimiser
@@ -303,7 +303,7 @@ def test_nearest_names() -> None:
 
 
 def test_a_type_that_cannot_be_read_is_our_own_bug() -> None:
-    @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+    @frozen
     class Odd:
         value: complex
 
@@ -344,12 +344,12 @@ def test_several_errors_of_one_value_are_told_beside_those_of_others() -> None:
     raise_all([])
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class First:
     beta: float = 0.9
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Later:
     beta: float = 0.9
     kind: str = added("adamw")

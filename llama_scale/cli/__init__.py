@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -15,9 +15,10 @@ import click
 
 from llama_scale import __version__
 from llama_scale.cli.failures import check_command, exit_code_of
+from llama_scale.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Entry:
     """A command in the top help; its module `llama_scale.cli.<name>` has the click command as `command`."""
 
@@ -59,6 +60,7 @@ class Program(click.Group):
         if (entry := COMMANDS.get(args[0])) and entry.section != "Measure":
             # As numpy loads, OpenBLAS starts a thread a core: a quarter of a plan's time, for no use of them.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+            gc.disable()  # a short command ends before its garbage matters
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -80,7 +82,9 @@ class Program(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? and no traceback
         run = partial(super().main, words, *others, standalone_mode=False, **more)
-        sys.exit(exit_code_of(run, words))
+        code = exit_code_of(run, words)
+        gc.freeze()  # else Python looks at every object of every module once more on its way out
+        sys.exit(code)
 
 
 @click.group(

@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ import click
 from llama_scale.cli import settings
 from llama_scale.errors import LlamaScaleError, StoreError
 from llama_scale.files import write_atomically
+from llama_scale.frozen import frozen
 from llama_scale.quantities import format_bytes
 
 Status = Literal["pass", "warn", "fail"]
@@ -27,7 +27,7 @@ ROOM_AT_ALL = 200 * 2**20
 MEMORY_FOR_A_SWEEP = 3 * 2**30
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Check:
     """One thing that was looked at: what was found, and how to mend it where it did not pass."""
 

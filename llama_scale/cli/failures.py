@@ -21,8 +21,6 @@ def exit_code_of(run: Callable[[], Any], words: Sequence[str]) -> int:
 
     What the command returns, if it is a whole number, is the exit code. Bugs keep their traceback.
     """
-    from llama_scale.cli.output import print_error
-
     try:
         code = run()
         _flush()
@@ -34,6 +32,8 @@ def exit_code_of(run: Callable[[], Any], words: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except (LlamaScaleError, click.ClickException, OSError) as error:
+        from llama_scale.cli.output import print_error
+
         explained = explain(error)
         print_error(explained, as_json=_wants_json(words))
         return explained.exit_code

@@ -7,12 +7,12 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llama_scale.errors import LlamaScaleError
+from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,7 +25,7 @@ LONG_TABLE = 300  # rows
 PROSE = 24  # cells longer than this are prose, and fold first where a table is too wide
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Output:
     """How a command speaks: `json` turns its result into one object, `quiet` silences its talk."""
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llama_scale import quantities
 from llama_scale.cli.output import table
+from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
     from llama_scale.runs import RunConfig, RunRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Tried:
     """One run that ended: what it was trained with, and the loss that it reached, infinite if it diverged."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_scale import quantities
 from llama_scale.cli.output import table, width
+from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
     from llama_scale.architecture import ModelConfig
@@ -20,7 +20,7 @@ ROLES = {"trunk": "trunk", "train": "train", "holdout": "hold", "search": "try"}
 COLUMNS = ("run", "state", "role", "model", "tokens", "batch", "LR", "FLOPs", "epochs", "time", "disk")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PlannedRun:
     """One run as it is planned: what it sees with its trunk, and what it takes itself."""
 

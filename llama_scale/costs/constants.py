@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from llama_scale.frozen import frozen
 
 DATA = Path(__file__).parents[1] / "data" / "serving.toml"
 
@@ -51,7 +53,7 @@ class Accuracy(NamedTuple):
     within: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Calibration:
     """The constants that measurements fix, how sure they are, and how well they predict.
 

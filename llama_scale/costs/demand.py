@@ -8,8 +8,9 @@ the life's tokens over its months; discounting makes later dollars smaller, neve
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from llama_scale.frozen import frozen
 
 DEFAULT_INPUT_TOKENS, DEFAULT_OUTPUT_TOKENS = 1000.0, 250.0  # as Sardana & Frankle ask (arXiv 2401.00448)
 CENTRAL_SHARE = 0.9  # of a log-normal demand lies in the range that is given
@@ -51,7 +52,7 @@ class Generation(NamedTuple):
     serve_factor: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Demand:
     """What is served over a life, and how it comes.
 

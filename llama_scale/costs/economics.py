@@ -7,10 +7,10 @@ they are those hours x a price. Serving has one MFU for tokens read and one for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator, Precision, accelerator
 
 CostUnit = Literal["flops", "usd", "gpu_hours"]
@@ -43,7 +43,7 @@ DEFAULT_UTILISATION = Default(1.0, "a saturated fleet; real ones idle, and every
 DEFAULT_INPUT_SHARE = Default(0.80, "1,000 tokens read for 250 written, as Sardana & Frankle ask", "2024")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Assumption:
     """One input of a plan: its value in words, where it came from, and the option that changes it."""
 
@@ -55,7 +55,7 @@ class Assumption:
     is_default: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Rental:
     """An accelerator at a precision and a price; `price_usd_per_hour` is None where nobody named one."""
 
@@ -71,7 +71,7 @@ class Rental:
         return 3600 * self.accelerator.peak(self.precision)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Training:
     """How training runs: `mfu` is useful FLOPs over the peak while it runs, `goodput` how often it runs.
 
@@ -89,7 +89,7 @@ class Training:
         return (1 + self.recomputed) / (self.rental.peak_flops_per_hour * self.mfu * self.goodput)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Serving:
     """How serving runs: MFU of tokens read and of tokens written, and the share of paid hours in use."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from llama_scale.architecture import ModelConfig, Recompute
@@ -22,6 +21,7 @@ from llama_scale.costs.memory import (
     memory_per_accelerator,
     recompute_overhead,
 )
+from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
 
 NODE = 8  # accelerators with fast links among them; tensor parallelism stays within
@@ -33,7 +33,7 @@ TENSOR_TROUBLE, PIPELINE_TROUBLE = 0.05, 0.10  # shares of the useful time
 LARGEST_CLUSTER = 2**17
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Workload:
     """What is trained, on what, and how: `mfu` is useful FLOPs over the peak while training runs."""
 
@@ -57,7 +57,7 @@ class Workload:
         return ("selective", "full") if self.recompute is None else (self.recompute,)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Layout:
     """A feasible way to spread training: degrees, micro-batch, what is recomputed, memory and lost time.
 

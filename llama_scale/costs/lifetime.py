@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from llama_scale.costs.demand import Demand
 from llama_scale.costs.economics import CostUnit, Rental, Serving, Training, missing_price
 from llama_scale.costs.serving import Deployment, ServedShape, Throughput, serve
+from llama_scale.frozen import frozen
 
 
 class Rates(NamedTuple):
@@ -18,7 +18,7 @@ class Rates(NamedTuple):
     serve: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Lifetime:
     """What one model costs to train and to serve.
 
@@ -55,7 +55,7 @@ class Lifetime:
         return float("nan") if value is None else value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Economics:
     """Everything that turns FLOPs and shapes into hours and dollars.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llama_scale.costs.formats import compute_precision, weight_bits
 from llama_scale.costs.roofline import Array, Engine, ServedShape, Traffic
+from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
 
 
@@ -44,7 +45,7 @@ class Labels(NamedTuple):
     source: NDArray[np.str_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Measurements:
     """Rows as arrays; `engine.tensor` is nan where the row does not say how a copy was spread."""
 

@@ -8,10 +8,10 @@ Symbols: d width, q = heads x head size, k = KV heads x head size, f hidden, s c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
 
 StatePrecision = Literal["mixed", "8bit", "bf16"]
@@ -23,7 +23,7 @@ FRAGMENTATION = 0.08  # share of memory lost to the allocator: as for serving
 RESERVED_BYTES = 3e9  # context of the driver, communication buffers, workspaces: as for serving
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class StateBytes:
     """Bytes that one parameter holds in training: AdamW keeps two moments and, if mixed, a master copy."""
 
@@ -45,7 +45,7 @@ STATES: dict[StatePrecision, StateBytes] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Sharding:
     """How a model is spread: `data` replicas of `fsdp` shards, each shard over `tensor` x `pipeline`."""
 
@@ -65,7 +65,7 @@ class Sharding:
         return self.data * self.fsdp
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Memory:
     """Bytes on the fullest accelerator, by what holds them; `usable` is what training may take in all."""
 

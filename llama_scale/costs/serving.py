@@ -12,7 +12,7 @@ that the nodes are as fast as nodes apart from each other, less a tenth that we 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -33,6 +33,7 @@ from llama_scale.costs.roofline import (
     served_shape,
 )
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 
 __all__ = [
     "LIMITS",
@@ -54,7 +55,7 @@ Limit = Literal["memory", "largest batch", "time per output token", "time to fir
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Deployment:
     """How a model is served: on what, in how many bits, requests of what length, within what limits.
 

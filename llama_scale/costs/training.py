@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from llama_scale.costs.economics import Default, Rental
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts, why_none_fits
 from llama_scale.costs.memory import STATES, StatePrecision, recompute_overhead
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
 from llama_scale.quantities import (
     format_bytes,
@@ -33,7 +34,7 @@ DEFAULT_CARBON = Default(0.385, "kg CO2e a kWh, the US average that LLaMA assume
 DEFAULT_BATCH_TOKENS = 2**22  # LLaMA's 4M
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TrainingReport:
     """What one training run takes; days are None without a number of accelerators, dollars without a price.
 

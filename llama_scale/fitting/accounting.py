@@ -9,7 +9,7 @@ allow.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,14 @@ import numpy as np
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.fitting.observations import SAME_6ND, Observations
 from llama_scale.fitting.rows import Array, count_different
+from llama_scale.frozen import frozen
 from llama_scale.laws import FlopsAccounting, ScalingLaw
 
 GRID = 4001  # sizes among which the best is sought where FLOPs are exact
 STEP = 0.25  # of log C: the exponent there is that of the optimum from one step below to one above
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Counting:
     """The best N (by its own convention) and D at a budget, when N and C are counted in this way."""
 

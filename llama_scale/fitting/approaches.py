@@ -7,7 +7,7 @@ C^a and C^b are how the best N and D grow with the budget C. Approach 1 is the e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from llama_scale.fitting.lines import PowerLine
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.sensitivity import Variation, sensitivity
+from llama_scale.frozen import frozen
 from llama_scale.laws import Fit, Range, ScalingLaw
 from llama_scale.quantities import format_flops
 
@@ -28,7 +29,7 @@ DEFAULT_REACH = 10.0  # times the largest run: the budget that is shown where no
 NAMES = {1: "envelope of training curves", 2: "IsoFLOP parabolas", 3: "parametric law"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Split:
     """The best N and D at a budget by one approach; intervals are None without draws."""
 
@@ -39,7 +40,7 @@ class Split:
     tokens_interval: Range | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Approach:
     """What one approach says, or the `reason` why the data do not allow it; `notes` are its caveats here."""
 

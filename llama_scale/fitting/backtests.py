@@ -7,7 +7,6 @@ parameter. Runs of one named budget stay together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,13 +15,14 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.candidates import Candidate, solve_all
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations, check_design
+from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw
 
 Direction = Literal["compute", "overtraining"]
 SAME_PLACE = 1e-6  # relative: runs nearer than that along a direction stay together
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Split:
     """Runs that are fitted, and runs beyond them that are predicted."""
 
@@ -78,7 +78,7 @@ def identifies(observations: Observations, constants: int) -> bool:
     return len(observations) > constants
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Trial:
     """One split, and the laws of all candidates fitted to its known runs."""
 

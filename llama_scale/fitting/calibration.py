@@ -13,7 +13,7 @@ predictions of a direction and, to the nearest run, of each backtest: one full o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import Choice, nearest_of, score
 from llama_scale.fitting.uncertainty import Draws, Resampling, draw_mixture
+from llama_scale.frozen import frozen
 from llama_scale.laws import Fit, ScalingLaw, median
 
 CUTS = (0.6, 0.8)
@@ -36,7 +37,7 @@ LEAST_FALL = 0.2  # from end to end of the runs, over what is left above E: less
 POOR = 0.7  # of the level: lower coverage than that is told
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Backtest:
     """Forward backtests of the chosen fit with its intervals, by laws of the nearer runs.
 

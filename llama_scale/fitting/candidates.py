@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 
@@ -14,13 +13,14 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.seeds import seed_noise_weights
 from llama_scale.fitting.solver import DEFAULT_DELTA, Points, Solution
+from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw
 
 DELTAS = (DEFAULT_DELTA, 1e-2)
 POWERS = (0.0, 0.25, 0.5, 1.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@frozen
 class Candidate:
     """A way to fit: runs weigh (C / Cmax)^power, so power 0 is no weights at all.
 

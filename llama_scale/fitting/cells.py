@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 
 SEPARATORS = (",", ";", "\t", "|")
 PARQUET = b"PAR1"
@@ -25,7 +25,7 @@ _COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Cells:
     """A table as text: its header as written, and a place (`line 7`) and stripped cells for each row."""
 

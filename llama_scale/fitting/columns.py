@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, repeated_names
 from llama_scale.fitting.filters import plain_name
+from llama_scale.frozen import frozen
 from llama_scale.quantities import parse_count, parse_flops
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -52,7 +52,7 @@ _HEADER_UNIT = re.compile(r"\s*[(\[]\s*([^()\[\]]+?)\s*[)\]]\s*$")
 _BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Columns:
     """Where a table keeps what: positions by our names, headers as written, units that headers name."""
 

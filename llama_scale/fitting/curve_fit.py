@@ -7,7 +7,7 @@ points to Approach 3, each named as predicted. They are never mixed with measure
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from llama_scale.fitting.curve_sources import curves_of_store, curves_of_table, 
 from llama_scale.fitting.curves import DEFAULT_DELTA, Curve, CurveError, CurveFit, error_of, fit_curves
 from llama_scale.fitting.filters import parse_filter
 from llama_scale.fitting.rows import Exclusion, Row, Rows
+from llama_scale.frozen import frozen
 from llama_scale.laws.curves import MultiPowerLaw
 
 MOST_LEFT_OUT = 12  # curves of one model: with more, leaving each out in turn is not worth its time
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class FutureSchedule:
     """A schedule to predict: its kind, its length in steps, and the share of the peak that it ends at."""
 
@@ -33,7 +34,7 @@ class FutureSchedule:
     final_fraction: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class FuturePrediction:
     """The loss at the end of a schedule that nobody ran, and how far beyond the longest curve it lies."""
 
@@ -42,7 +43,7 @@ class FuturePrediction:
     beyond: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class ModelCurves:
     """One model: its law, the law's errors on the curves fitted and on those only tested, and predictions.
 
@@ -60,7 +61,7 @@ class ModelCurves:
     curves: tuple[Curve, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class CurveLaws:
     """Laws of loss curves by model, in order of size, with what was left out."""
 

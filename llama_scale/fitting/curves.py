@@ -8,7 +8,6 @@ which therefore need no starts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from scipy.optimize import OptimizeResult, least_squares
 
 from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.solver import nonnegative_least_squares
+from llama_scale.frozen import frozen
 from llama_scale.laws.curves import FLAT, Array, Changes, LearningRates, MultiPowerLaw, changes_of
 
 DEFAULT_DELTA = 1e-3
@@ -37,7 +37,7 @@ BOUND_MARGIN = 1e-5
 NAMES = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Curve:
     """One loss curve: its learning rates, the steps (n,) at which it was logged, and the losses there (n,).
 
@@ -58,7 +58,7 @@ class Curve:
         return bool(np.any(np.abs(np.diff(self.rates.rates)) > FLAT * self.rates.peak))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Prepared:
     """A curve as the fit sees it: changes of rate, which knots (n,) were logged, and log loss there (n,)."""
 
@@ -67,7 +67,7 @@ class Prepared:
     log_loss: Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CurveFit:
     """The law of one model's curves, its sum of Huber losses, how many starts agree, what is at a bound."""
 
@@ -79,7 +79,7 @@ class CurveFit:
     points: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CurveError:
     """How far a law lies from one curve: mean and worst relative error of the loss, and at the last step."""
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from llama_scale.errors import InputError
 from llama_scale.fitting.rows import Exclusion, Row, TrainingCurve
+from llama_scale.frozen import frozen
 
 EARLIER = "points of its loss curve before the last: the learning-rate schedule had not ended"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CurvePoint:
     """A row that names the optimiser step at which its loss was measured."""
 

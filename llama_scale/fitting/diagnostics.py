@@ -7,8 +7,6 @@ rest is said, with the direction that the data leave open and the run that would
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from llama_scale.errors import UnidentifiedError
@@ -18,6 +16,7 @@ from llama_scale.fitting.newton import K_BOUNDS, Array
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.solver import NAMES, Points, Solution
 from llama_scale.fitting.uncertainty import Draws
+from llama_scale.frozen import frozen
 from llama_scale.laws import Fit
 from llama_scale.quantities import format_count, format_flops
 
@@ -49,7 +48,7 @@ class UnidentifiedFitError(UnidentifiedError):
         self.details = {"approaches": without_law, **kept}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Diagnostics:
     """How well a law fits and how well the data pin it down. Residuals are relative (of log loss).
 

@@ -16,7 +16,6 @@ off the parabola through the best size and its two neighbours, so that few sizes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import SAME_SIZE, Observations
 from llama_scale.fitting.rows import Array, count_different
 from llama_scale.fitting.size_curves import LEAST_SIZES, Ends, LossBySize, ends_of, has_ends, losses_along
+from llama_scale.frozen import frozen
 
 __all__ = ["Envelope", "envelope", "has_ends"]
 
@@ -41,7 +41,7 @@ LEAST_KEPT = 0.8  # of the draws that have a line
 Kind = Literal["ends", "curves"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Envelope:
     """FLOPs (m,) at which a size between others is best, that size and its tokens (m,), and their power laws.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.quantities import parse_count
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -22,7 +22,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Filter:
     """Rows to keep: those whose `column` compares so with `value`, as numbers where both are."""
 

@@ -7,7 +7,6 @@ constants that move; those that it pins or ties are a linear map of its chart (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from llama_scale.fitting import skaling, solver
 from llama_scale.fitting.newton import NAMES, Array, Layout
 from llama_scale.fitting.noise import jacobian
 from llama_scale.fitting.solver import COARSE_GRID, Minima, Points, Solution
+from llama_scale.frozen import frozen
 from llama_scale.laws import FormName
 
 
@@ -38,7 +38,7 @@ class Refit(Protocol):
     ) -> Minima: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Form:
     """A form of law and how it is fitted.
 

@@ -12,14 +12,13 @@ and cost at most four times the dearest run's 6ND.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from llama_scale.fitting.forms import Form
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.solver import Points
+from llama_scale.frozen import frozen
 
 STEPS = 31  # candidate sizes, and durations
 BEYOND = 2.0  # times the largest, or the least, size and duration
@@ -27,7 +26,7 @@ DEARER = 4.0  # times the dearest run's FLOPs
 LEAST = 1e-10  # of the design's largest singular value: what no run moves has a variance all the same
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class NextRun:
     """A run worth making: N parameters, D tokens and 6ND, and why.
 

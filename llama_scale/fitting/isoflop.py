@@ -8,7 +8,7 @@ not instead of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
@@ -19,6 +19,7 @@ from llama_scale.fitting.lines import PowerLine, power_line
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.rows import Array, count_different
+from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw, central_range
 from llama_scale.quantities import format_count, format_flops
 
@@ -57,7 +58,7 @@ class NoInteriorMinimumError(UnidentifiedError):
         self.profile = profile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Profile:
     """The runs of one budget, their parabola a + b u + c u^2 in u = log N - centre, and its minimum.
 
@@ -85,7 +86,7 @@ class Profile:
         return self.parameters
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class IsoFlop:
     """Approach 2 of one data set: a profile a budget, and the lines of N and D where three are interior."""
 
@@ -95,7 +96,7 @@ class IsoFlop:
     level: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Parabola:
     """Least squares of one budget's losses: `solve` (3, n) gives coefficients, `root` their covariance."""
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from llama_scale.fitting.rows import Array
+from llama_scale.frozen import frozen
 from llama_scale.laws import Range, central_range
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class PowerLine:
     """An optimum that grows as G C^a. `draws` (2, S) are exponents and log coefficients; (2, 0) for none."""
 

@@ -16,11 +16,10 @@ Shapes: S problems, n rows; constants and coordinates are (5, S), arrays over ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from llama_scale.fitting.descent import Array, Batch, Mask, Surface
+from llama_scale.frozen import frozen
 
 NAMES = ("E", "A", "B", "alpha", "beta", "k")
 EXPONENT_BOUNDS = (0.01, 4.0)
@@ -30,7 +29,7 @@ LARGEST_TURN = 0.3  # of an exponent, in one step
 LOWER = np.tril_indices(5, -1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Layout:
     """Which constants of a form move, and which move as one: its minimum is sought over those alone.
 
@@ -189,7 +188,7 @@ def box_of(log_losses: Array, is_open: bool) -> tuple[Array, Array]:
     return np.array([*floor, low, low])[:, None], np.array([*ceiling, high, high])[:, None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class FiveMoves:
     """How problems without an outer power move (`descent.Moves`): in one chart, within its box."""
 

@@ -12,19 +12,18 @@ the flat one the loss too often (97 %); this one 90 % and 92 % (benchmarks/cover
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.rows import count_different
 from llama_scale.fitting.solver import Points
+from llama_scale.frozen import frozen
 
 ANGLES = np.linspace(0.0, np.radians(88.0), 120)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Noise:
     """Relative standard deviations, drawn from their posterior, (S,) each: of a trunk, and of a run alone."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import chain
 from typing import Any
 
@@ -22,6 +22,7 @@ from llama_scale.fitting.doubts import (
 )
 from llama_scale.fitting.rows import Array, Exclusion, Row, Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules, count_rows
+from llama_scale.frozen import frozen
 from llama_scale.laws import FlopsAccounting, Range, Support, median
 
 __all__ = ["Exclusion", "Observations", "Row", "Rows", "check_design", "observe"]
@@ -43,7 +44,7 @@ RISING = 0.5  # rank correlation of loss with compute above which there is nothi
 SAME_SIZE = 0.02  # sizes or durations nearer than 2 % count once
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Observations:
     """What a law is fitted on: arrays of one length, a row a run.
 

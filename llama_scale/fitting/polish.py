@@ -7,7 +7,7 @@ SciPy is imported when asked for (`--profile`) or where our own starts disagree:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from llama_scale.fitting.forms import Form
 from llama_scale.fitting.skaling import LIMITS
 from llama_scale.fitting.solver import ROUNDING, Points, Solution, float_law
 from llama_scale.fitting.surface import expand, to_chart, to_constants
+from llama_scale.frozen import frozen
 
 TIGHT = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000, "maxfun": 20_000}
 BETTER = 1e-6  # relative fall of the objective that another optimiser must find to be news
 SPREAD = 0.3  # of the starts, in logarithms of slopes, exponents and k
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CrossCheck:
     """What L-BFGS-B made of a fit: its lowest objective, how many starts it had, and constants if better.
 

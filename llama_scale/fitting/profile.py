@@ -21,7 +21,6 @@ Measured on 60 made-up data sets each of 36 to 240 independent runs, of three fo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -36,6 +35,7 @@ from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.skaling import SixMoves
 from llama_scale.fitting.solver import Points, Solution, ladder
 from llama_scale.fitting.surface import ACROSS, bend_of_level, centre_of, to_chart
+from llama_scale.frozen import frozen
 from llama_scale.laws import DEFAULT_LEVEL
 
 STEPS = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0)  # targets, in standard deviations
@@ -47,7 +47,7 @@ QUANTITIES = (*NAMES, "exponent_a")
 Bounds = tuple[float | None, float | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Profile:
     """Intervals of constants by profile: {name: (low, high)}, None on a side that the data leave open.
 

@@ -9,7 +9,6 @@ back into the fit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,14 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.backtests import Direction, Split, Trial, splits
 from llama_scale.fitting.candidates import Candidate, solve_all
 from llama_scale.fitting.observations import Observations
+from llama_scale.frozen import frozen
 from llama_scale.laws import Fit
 
 OUTER = 0.8
 DIRECTIONS: tuple[Direction, ...] = ("compute", "overtraining")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Verdict:
     """How one outer split ended. Errors are relative, half-widths the median in parts of the loss."""
 

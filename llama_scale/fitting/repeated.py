@@ -8,13 +8,14 @@ which nothing is fitted better, and every minimum is told.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.newton import Array, Mask
+from llama_scale.frozen import frozen
 from llama_scale.laws import RepeatedDataLaw, Repetition, ScalingLaw
 
 LIMITS = (0.1, 1e4)  # of both decays; beyond them nothing decays, or everything at once
@@ -31,7 +32,7 @@ LOOSE_SHARE = 0.02
 LIMIT_MARGIN = 1.05  # a decay so near a limit is at it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class RepeatedRuns:
     """Runs with the unique tokens that they were trained on; arrays (n,), a weight a run."""
 

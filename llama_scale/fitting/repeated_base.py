@@ -6,7 +6,6 @@ than their data call for, its constants already hold some of what R_N* would say
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from llama_scale.fitting.observations import Observations, check_design, observe
 from llama_scale.fitting.repeated import RepeatedRuns, decay_minima
 from llama_scale.fitting.rows import Row, Rows
 from llama_scale.fitting.solver import Points
+from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition, ScalingLaw, resolve_law
 
 PUBLISHED_BASE = "muennighoff-2023"
@@ -26,7 +26,7 @@ SAME_KIND = 0.25  # median error, on runs seen once, up to which the published l
 LEAST_REPEATED = 3  # runs for two decays
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Base:
     """The law of data seen once: its draws where it was fitted with each resample, and whose it is."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,11 @@ from llama_scale.fitting.repeated_base import (
     runs_of,
 )
 from llama_scale.fitting.solver import DEFAULT_DELTA
+from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Found:
     """What the search brought: all minima with their shares of the draws, the one shown, and its rivals.
 

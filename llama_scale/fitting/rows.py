@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.architecture import ParameterConvention
+from llama_scale.frozen import frozen
 
 Array = NDArray[np.float64]
 # Runs whose end is no point of a law, by their role.
@@ -20,7 +21,7 @@ NO_POINTS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Row:
     """One run as its source tells it: `place` names it in errors, `held_out` rows only test the law.
 
@@ -44,7 +45,7 @@ class Row:
     flagged: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class TrainingCurve:
     """Loss along one run: tokens seen (n,) and nats per token (n,); C = `flops_per_token` x tokens."""
 
@@ -55,7 +56,7 @@ class TrainingCurve:
     loss: Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Exclusion:
     """A run that was left out of the fit, and why."""
 
@@ -63,7 +64,7 @@ class Exclusion:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Rows:
     """Rows of one source with what was left out of them, and what a reader must know."""
 

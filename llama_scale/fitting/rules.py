@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from llama_scale.errors import InputError
 from llama_scale.fitting.rows import Exclusion, Row, Rows
+from llama_scale.frozen import frozen
 from llama_scale.laws.fits import ACCOUNTINGS, FlopsAccounting
 from llama_scale.quantities import format_count, format_number, parse_count
 
@@ -27,7 +28,7 @@ _PER_PARAMETER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class BurnIn:
     """The least that a run must have seen: tokens, and tokens per parameter."""
 
@@ -64,7 +65,7 @@ def parse_burn_in(text: str | None) -> BurnIn:
     return BurnIn(tokens_per_parameter=value) if per_parameter else BurnIn(tokens=value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Rules:
     """Which points count and how their FLOPs are counted.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, read_cells
 from llama_scale.fitting.filters import plain_name
 from llama_scale.fitting.newton import Array
+from llama_scale.frozen import frozen
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "loss": ("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss", "task_loss"),
@@ -23,7 +23,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class ScorePairs:
     """Losses (n,), nats per token, and scores (n,), fractions, of one task."""
 

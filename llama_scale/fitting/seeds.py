@@ -13,8 +13,6 @@ tau^2 is by moments: what the means of all groups vary about a least-squares fit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +20,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.solver import COARSE_GRID, Points, solve
+from llama_scale.frozen import frozen
 from llama_scale.laws import median
 
 LEAST_DEGREES = 4  # of freedom: fewer measure no noise
@@ -31,7 +30,7 @@ SLOPE_SD = 0.25
 LEAST_SQUARES = 10.0  # a delta that no residual reaches
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SeedNoise:
     """Noise of seeds: `sd` of log loss at the median compute, by repeats with `degrees` of freedom.
 

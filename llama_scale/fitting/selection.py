@@ -16,7 +16,7 @@ benchmarks/extrapolation.py compares both rules.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from llama_scale.fitting.backtests import Direction, Trial, place, split_at, try
 from llama_scale.fitting.candidates import Candidate, solve_all, weights_of
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
+from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw
 
 CUTS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of the runs along a direction: fit up to one, predict all beyond it
@@ -37,7 +38,7 @@ DIRECTIONS: tuple[Direction, ...] = ("compute", "overtraining")
 LEAST_SPAN, MOST_RUNS, SAME_RATIO = 9.0, 0.5, 0.002
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Scored:
     """A candidate, its mean relative error on backtests by direction, and its weight among all (sum 1).
 
@@ -51,7 +52,7 @@ class Scored:
     predicted_runs: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Choice:
     """The candidate to fit, all that were tried, along which direction, and why this one.
 

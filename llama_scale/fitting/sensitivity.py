@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from llama_scale.fitting.isoflop import IsoFlop, Profile, budgets_of, isoflop
 from llama_scale.fitting.lines import line_constants
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.rows import Array
+from llama_scale.frozen import frozen
 from llama_scale.quantities import format_flops
 
 HUBER = 1.345  # in standard deviations: 95 % efficient where noise is normal
 ROUNDS = 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Variation:
     """The exponent a of N_opt when data or method are changed a little; None where no line is left."""
 

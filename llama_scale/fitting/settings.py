@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import AUTO_FORMS, Asked
 from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.fitting.uncertainty import Resampling
+from llama_scale.frozen import frozen
 from llama_scale.laws import DEFAULT_LEVEL, FORMS, FormName
 
 AUTO = "auto"
@@ -23,7 +24,7 @@ DEFAULT_DRAWS = 1000
 MOST_POWER = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Settings:
     """How to fit.
 

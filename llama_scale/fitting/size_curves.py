@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from llama_scale.fitting.observations import SAME_SIZE, Observations
 from llama_scale.fitting.rows import Array, TrainingCurve
+from llama_scale.frozen import frozen
 
 LEAST_SIZES = 3  # that reach one FLOP count, to have a best one between others
 MANY_DURATIONS = 7
@@ -32,7 +32,7 @@ class LossBySize(Protocol):
     def at(self, log_flops: Array, drawn: Array | None = None) -> Array: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Ends:
     """One size by its finished runs (n,): positions among all runs, log FLOPs and log losses."""
 
@@ -60,7 +60,7 @@ class Ends:
         return np.where((log_flops >= low - 1e-9) & (log_flops <= high + 1e-9), found, np.inf)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Along:
     """One run by the losses along it, smoothed."""
 

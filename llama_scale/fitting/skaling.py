@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +37,7 @@ from llama_scale.fitting.solver import (
 )
 from llama_scale.fitting.solver import solve as solve_chinchilla
 from llama_scale.fitting.surface import centre_of, expand, to_chart, to_constants
+from llama_scale.frozen import frozen
 
 AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
 STAGES = (3e-2, 3e-3)
@@ -206,7 +206,7 @@ def minimise(
     return Minima(constants=to_constants(chart), objective=objective * unit, converged=converged)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SixMoves:
     """How problems with an outer power move (`descent.Moves`).
 

@@ -8,7 +8,7 @@ ladder of shrinking deltas (`descent`, `newton`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from llama_scale.fitting.newton import (
     to_chart,
     to_constants,
 )
+from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw
 
 DEFAULT_DELTA = 1e-3
@@ -39,7 +40,7 @@ ROUNDING = 1e-15  # an objective of data without noise that are met to rounding:
 LIMITS = np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Points:
     """Rows to fit, (n,) each: x = log N - log_n, y = log D - log_d, z = log loss, and weights."""
 
@@ -126,7 +127,7 @@ def resamples_of(log_losses: Array | None, weights: Array | None) -> Resamples:
     return Resamples(log_losses, weights)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Minima:
     """Where each problem of a batch ended: constants (5, S), objective and whether it converged (S,)."""
 
@@ -163,7 +164,7 @@ class Minima:
         return Minima(**parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Solution:
     """The best minimum of all starts, its sum of Huber losses, and how many starts agree on it.
 

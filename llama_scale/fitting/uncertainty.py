@@ -19,7 +19,6 @@ apart (`draw_mixture`), and their exponents waver as far as backtests show (`cal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations
 from llama_scale.fitting.solver import Points
+from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw, median
 
 Resampling = Literal["rows", "runs", "budgets", "model"]
@@ -42,7 +42,7 @@ NORMAL_REACH = 1.645  # what that quantile is of a normal, in sd
 NOISE_POWER = 0.25  # runs near the frontier say more of the next run's noise than tiny ones
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Draws:
     """Laws drawn for a fit (S,), and the relative sd of a new run under each (S,).
 

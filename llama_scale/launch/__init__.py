@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from llama_scale import quantities
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
 from llama_scale.launch.local import launch_locally
 from llama_scale.launch.memory import memory_bytes
@@ -41,7 +41,7 @@ Launcher = Literal["local", "slurm", "ray"]
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PreparedSweep:
     """A sweep with its tasks, what is done, and what each run is expected to take here.
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.costs.efficiency import training_mfu
+from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator, Precision, accelerator, accelerator_of_device
 from llama_scale.quantities import format_fraction
 from llama_scale.runs import DataConfig, RunConfig
@@ -35,7 +35,7 @@ _Key = tuple[ModelConfig, int]  # what the time of a step depends on: a model, a
 Measure = Callable[[RunConfig], float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class StepTimes:
     """Seconds of a step of each run by its id, where they come from, and on how many devices at once.
 

@@ -9,14 +9,14 @@ import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
+from llama_scale.frozen import frozen
 from llama_scale.launch.memory import PROCESS_BYTES, free_memory_bytes
 
 QUESTION = ("nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Card:
     """An accelerator by the name that CUDA_VISIBLE_DEVICES takes, and its free memory."""
 
@@ -24,7 +24,7 @@ class Card:
     memory_bytes: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Place:
     """Where one worker runs: the cores it is pinned to (none: wherever there is room), and its card."""
 

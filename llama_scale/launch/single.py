@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_scale.config import apply_overrides, structure
+from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import disk_bytes, step_time
 from llama_scale.launch.places import default_workers
 from llama_scale.runs import RunConfig, RunFolder, create_run, run_id
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     Text = Corpus | TokenFiles
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class KnownRun:
     """A run that is known whole, and its folder, which may hold nothing, a part or all of it.
 
@@ -128,7 +129,7 @@ def _keep_start(run: KnownRun, folder: Path, files: TokenFiles) -> None:
         keep_start(run.folder, read_hf(folder))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Seat:
     """Where a process trains: its device, its world, and the peak of one device."""
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from llama_scale.errors import LlamaScaleError
 from llama_scale.files import write_atomically
+from llama_scale.frozen import frozen
 from llama_scale.runs import RunConfig, RunFolder
 from llama_scale.sweeps import Sweep
 
 ATTEMPTS = 3  # of a run that fails without a step forward
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Task:
     """A run as a launcher sees it: its own steps, what they are expected to take, what comes after."""
 
@@ -58,7 +59,7 @@ class Task:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Running:
     """One member that trains now."""
 
@@ -73,7 +74,7 @@ class Running:
     remaining_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Progress:
     """The whole sweep at a moment."""
 
@@ -87,7 +88,7 @@ class Progress:
     remaining_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class LaunchReport:
     """How a launch ended: runs that failed, and the share of the workers' time that was spent on runs.
 

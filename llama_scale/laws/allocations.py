@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -12,12 +11,13 @@ from numpy.typing import ArrayLike
 
 from llama_scale.architecture import ParameterConvention
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.laws.forms import Allocation, Numbers
 
 SOURCE = Path(__file__).parents[1] / "data" / "allocations.toml"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PowerAllocation:
     """N = coefficient C^exponent_a and D = C / (6N), C in FLOPs; what Approaches 1 and 2 come to.
 

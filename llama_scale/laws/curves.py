@@ -9,11 +9,13 @@ not the square of its steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from llama_scale.frozen import frozen
 
 Array = NDArray[np.float64]
 PIECES = 200  # of a schedule: over longer stretches a change of rate is not taken at a few points
@@ -23,7 +25,7 @@ SHARP = 0.01  # of the peak: a turn of the rate by more is no gradual one
 LEAST_RATE = 1e-6  # of the peak: what a rate of zero is taken as, where it is raised to -gamma
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class LearningRates:
     """Learning rate by step, after the warm-up: knots (m,) in order, and the rate at each.
 
@@ -77,7 +79,7 @@ class LearningRates:
         return replace(self, rates=self.rates * factor, warmup_sum=self.warmup_sum * factor)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Changes:
     """Where a schedule's rate changes, as the law's sum sees it: (m,) knots by (K,) changes.
 
@@ -121,7 +123,7 @@ def _gauss(nodes: int) -> tuple[Array, Array]:
     return (points + 1) / 2, weights / 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class MultiPowerLaw:
     """L(t) = L0 + A S(t)^-alpha - B sum_k (rate before k - rate from k) G(rate_k^-gamma S_k(t)).
 

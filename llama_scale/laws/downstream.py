@@ -7,12 +7,13 @@ steepness and L0 the midpoint, so that all four are positive where scores rise a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llama_scale.frozen import frozen
 from llama_scale.laws.forms import Numbers
 from llama_scale.laws.spread import DEFAULT_LEVEL, normal_strata, tails
 
@@ -25,7 +26,7 @@ class ScorePrediction(NamedTuple):
     high: Numbers | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Sigmoid:
     """score = floor + (ceiling - floor) / (1 + exp(steepness (loss - midpoint))); numbers, or draws."""
 
@@ -54,7 +55,7 @@ class Sigmoid:
         return type(self)(floor=floor, ceiling=ceiling, steepness=steepness, midpoint=midpoint)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Downstream:
     """How a task's score follows from loss: a sigmoid, draws of it, and the scatter of models about it.
 

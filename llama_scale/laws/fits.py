@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llama_scale.architecture import ParameterConvention
+from llama_scale.frozen import frozen
 from llama_scale.laws.downstream import Downstream
 from llama_scale.laws.forms import Numbers, ScalingLaw
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
@@ -21,7 +22,7 @@ ACCOUNTINGS: tuple[FlopsAccounting, ...] = get_args(FlopsAccounting)
 AT_ONCE = 256  # predictions: of each, a thousand draws by the strata of their noise, 70 MB in all
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Support:
     """Where the runs behind a law lie, parameters in its convention; None where the source doesn't say."""
 
@@ -42,7 +43,7 @@ class Support:
         return {name: ranges[name].beyond(value) for name, value in values.items() if ranges[name]}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Prediction:
     """The loss of a run that has not been trained, and where one such run should land with chance `level`.
 
@@ -55,7 +56,7 @@ class Prediction:
     level: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Optimum:
     """The compute-optimal split of a budget; intervals are those of the law's draws, None without them."""
 
@@ -68,7 +69,7 @@ class Optimum:
     level: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@frozen(eq=False)
 class Fit:
     """A law, how sure we are of it, and what it was fitted on: what the fitting stage hands to the planner.
 

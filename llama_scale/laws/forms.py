@@ -6,11 +6,13 @@ method broadcasts over them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from llama_scale.frozen import frozen
 
 Numbers = float | NDArray[np.float64]
 FormName = Literal["chinchilla", "skaling", "tied", "kaplan"]
@@ -32,7 +34,7 @@ class Gradient(NamedTuple):
     tokens: Numbers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ScalingLaw:
     """L(N, D) = E + (A N^-alpha + B D^-beta)^k, in nats per token.
 

@@ -6,18 +6,18 @@ Constants may be numbers or arrays that broadcast, as in `forms`: then a law is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llama_scale.frozen import frozen
 from llama_scale.laws.forms import Allocation, Gradient, Numbers, ScalingLaw
 
 BISECTIONS = 60  # of a bracket in log N: 1e-17 of it is left
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Repetition:
     """How fast repetition loses its worth.
 
@@ -40,7 +40,7 @@ class Repetition:
 MUENNIGHOFF_REPETITION = Repetition(tokens_decay=15.387756, parameters_decay=5.309743)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RepeatedDataLaw:
     """L(N, D) = law.loss(N', D') where only `unique_tokens` U are there to be trained on.
 

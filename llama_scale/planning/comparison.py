@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from llama_scale.costs import Assumption, CostUnit, Lifetime
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers, Range, ScalingLaw
 from llama_scale.planning.cautions import FARTHEST, caveats
 from llama_scale.planning.families import LARGEST_MODEL, Sizes, coordinate_of
@@ -55,7 +56,7 @@ class Costs(NamedTuple):
         return self.train + self.token * serve_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ComparedModel:
     """One model under the law: `parameters` as the law counts them.
 
@@ -91,7 +92,7 @@ class ComparedModel:
         return math.inf if math.isnan(total) else total
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Rival:
     """The compute-optimal model of a given loss: least training FLOPs.
 
@@ -128,7 +129,7 @@ class BuyOrTrain(NamedTuple):
     break_even: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Comparison:
     """Models side by side at one demand, every pair's break-even, and what was taken for granted."""
 

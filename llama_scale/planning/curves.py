@@ -7,13 +7,13 @@ Every curve comes with the band of the law's draws, where the law has any: at ea
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from llama_scale.costs import CostUnit, Demand
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers, Range
 from llama_scale.laws.spread import tails
 from llama_scale.planning.answer import compute_optimal_of_cost
@@ -51,7 +51,7 @@ class Place(NamedTuple):
     value: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class CostBySize:
     """What every size costs over its life if it is to be as good as the chosen one.
 
@@ -78,7 +78,7 @@ class CostBySize:
         return self.train + self.serve
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class LossBySize:
     """The loss of every size for the total cost of the chosen one, arrays (n,); nan where it cannot be had.
 
@@ -96,7 +96,7 @@ class LossBySize:
     compute_optimal: Place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class BestByDemand:
     """The best size, and its tokens, for each demand (n,); `unserved` is the best for training alone."""
 
@@ -116,7 +116,7 @@ class BestByDemand:
         return self.tokens / self.parameters
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class CostOverTime:
     """What has been spent so far on the chosen model, and on the compute-optimal one of its loss.
 

@@ -7,7 +7,7 @@ token. Layers and width follow from the aspect ratio of the LLaMA family; they n
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from llama_scale.architecture import (
     aspect_ratio,
 )
 from llama_scale.costs.serving import ServedShape, served_shape
+from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers
 
 Array = NDArray[np.float64]
@@ -70,7 +71,7 @@ class Family(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Geometry:
     """How the layers of the continuum are made: the tables' vocabulary, and heads that share keys.
 
@@ -131,7 +132,7 @@ class Geometry:
 LLAMA_GEOMETRY = Geometry()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SixNDFamily:
     """FLOPs as the papers count them: 6N a token of training, 2N a token served, with the N of the law."""
 
@@ -154,7 +155,7 @@ class SixNDFamily:
         return replace(self, geometry=self.geometry.through(shape))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ExactFamily:
     """FLOPs of a LLaMA's own matrix products, its layers and width made continuous.
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from llama_scale.architecture import ModelConfig
+from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers, ScalingLaw
 from llama_scale.planning.batches import Law, count_of, floor_of, floors, part_of, stacked
 from llama_scale.planning.closed_form import tokens_of_lowest_cost, tokens_of_lowest_loss
@@ -69,7 +70,7 @@ IN_FLOPS = FlopServing()
 MOST_TOGETHER = 1000  # questions searched at once: their coarse grid fits in a cache
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Problem:
     """A law, a family of models, what a FLOP of training and a served token cost, and the tokens to serve.
 

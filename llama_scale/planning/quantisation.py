@@ -9,13 +9,13 @@ data make the quantised model worse from some D on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers, Range, ScalingLaw
 from llama_scale.laws.repeated import RepeatedDataLaw
 
@@ -34,7 +34,7 @@ ROUNDING = 1e-9  # of a loss
 WIDEST = 60.0  # in log D
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Penalty:
     """Nats that rounding weights to `bits` adds; none from 16 bits on.
 
@@ -66,7 +66,7 @@ class Penalty:
         return {name: SUPPORT[name].beyond(value) for name, value in values.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class QuantisedLaw:
     """The loss of the model that is served: the law's, with the penalty of its quantisation on top.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.quantities import (
     CountRange,
     format_count,
@@ -22,7 +22,7 @@ from llama_scale.quantities import (
 LARGEST_LOSS = 25.0  # nats: a uniform guess among 7e10 words
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Words:
     """The given words, read one by one with their limits; a word that is not given has its default."""
 

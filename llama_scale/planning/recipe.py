@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
 from llama_scale import step_law
 from llama_scale.architecture import ModelConfig
 from llama_scale.closed_forms import ClosedForm, nearest_llamas
+from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import BATCH_FORMULA, RATE_FORMULA, Regime, hyperparameters
 from llama_scale.quantities import format_count, format_number
 from llama_scale.step_law import step_law_batch
@@ -41,7 +42,7 @@ class Practice(NamedTuple):
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Recipe:
     """How to train one shape; `extrapolation` are factors beyond the range that the rule was found on.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from llama_scale.architecture import (
 )
 from llama_scale.costs.serving import ServedShape
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.hardware import name_key, nearest_names_hint
 from llama_scale.planning.families import HEAD_SIZE
 from llama_scale.quantities import format_count
@@ -24,7 +24,7 @@ FARTHEST_COUNT = 0.1  # how far a nominal number may be from the shape's own: GP
 _FILE = Path(__file__).parent.parent / "data" / "reference_models.toml"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ReferenceModel:
     """A model as its paper describes it: `parameters` is the nominal count, `total` the exact one.
 
@@ -101,7 +101,7 @@ class ReferenceModel:
         return 2.0 * self.active + 4.0 * self.layers * self.query_width * context
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ShapeFile:
     """The shape in a user's TOML; what is left out is what LLaMA would have."""
 
@@ -129,7 +129,7 @@ class ShapeFile:
         return llama(self.layers, self.width, heads=heads, **fields)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ModelFile:
     """A user's own model: tokens seen in training, and its parameters or its shape."""
 

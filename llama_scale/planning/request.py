@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
@@ -14,6 +14,7 @@ from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, Recomput
 from llama_scale.costs import CostUnit, Default, Economics
 from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
 from llama_scale.errors import InputError, UnidentifiedError
+from llama_scale.frozen import frozen
 from llama_scale.laws import (
     ACCOUNTINGS,
     DEFAULT_LAW,
@@ -117,7 +118,7 @@ class Deadline(NamedTuple):
         return f"deadline with {self.accelerators:,} accelerator{'' if self.accelerators == 1 else 's'}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Request:
     """A question with every default filled in; `given` names the words that the asker chose.
 

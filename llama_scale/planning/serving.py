@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.costs.serving import Deployment, serve
+from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers
 from llama_scale.planning.families import LARGEST_MODEL, SMALLEST_MODEL, Family, Sizes, coordinate_of
 
@@ -38,7 +38,7 @@ class ServingCost(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class FlopServing:
     """Every FLOP of serving costs `rate`: 1 in FLOPs, and as the papers count dollars at constant MFUs."""
 
@@ -59,7 +59,7 @@ class FlopServing:
         return self.rate * sizes.serve_flops_per_token
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RooflineServing:
     """A token takes the time that the roofline says; `rate` is what a second of an accelerator costs.
 

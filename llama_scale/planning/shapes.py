@@ -10,7 +10,7 @@ saves less than 1 % of the serving cost, the most KV heads stay.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from llama_scale.architecture import (
 from llama_scale.costs.memory import recompute_overhead
 from llama_scale.costs.serving import Deployment, ServedShape, serve, served_shape
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.planning.optimum import best
 from llama_scale.planning.request import Request, limited
 from llama_scale.quantities import format_bytes, format_fraction
@@ -34,7 +35,7 @@ INDIFFERENCE = 0.01  # share of the serving cost that is not worth a KV head
 SOURCE = "Ainslie et al. 2023, arXiv 2305.13245; Llama 2, arXiv 2307.09288, appendix A.2.1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class KvOption:
     """A shape with some number of KV heads: accelerator-seconds of a served token, nan if it cannot be."""
 
@@ -50,7 +51,7 @@ class KvOption:
         return self.shape.kv_heads
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class KvChoice:
     """The chosen shape, what else there was (most KV heads first), and why."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 from llama_scale.architecture import LLAMA_CONTEXT
@@ -28,6 +28,7 @@ from llama_scale.costs.efficiency import training_goodput, training_mfu
 from llama_scale.costs.formats import WEIGHT_FORMATS, serve_in
 from llama_scale.costs.serving import Deployment
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.hardware import PRECISIONS, Precision, accelerator
 from llama_scale.laws import FlopsAccounting
 from llama_scale.planning.reading import Words
@@ -40,7 +41,7 @@ MOST_SERVING = 32  # accelerators that one copy of a model may be spread over: f
 NOT_LOST = Default(1.0, "an MFU that you give counts every hour", "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Supply:
     """How a question is met: its economics, the defaults behind them, and the context that requests need."""
 

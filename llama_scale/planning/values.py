@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.costs import Assumption, Lifetime
+from llama_scale.frozen import frozen
 from llama_scale.laws import Range
 from llama_scale.planning.request import Request
 from llama_scale.planning.sentence import sentence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from llama_scale.planning.shapes import KvChoice
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PlannedModel:
     """One model that could be trained; `parameters` as the law counts them, dollars None without a price.
 
@@ -95,7 +96,7 @@ class Limit(NamedTuple):
     is_default: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Intervals:
     """Where the law's draws put the answer: the central `level` of each quantity over `draws` laws.
 
@@ -164,7 +165,7 @@ class OtherLaw(NamedTuple):
     loss_nats: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Plan:
     """The model to train, what it costs, what else was considered, how sure we are, and why.
 

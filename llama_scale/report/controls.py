@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
+from llama_scale.frozen import frozen
 from llama_scale.planning import Plan
 from llama_scale.planning.batches import floor_of
 
@@ -16,7 +17,7 @@ LOSS_STEP, LOSS_BELOW, LOSS_ABOVE = 0.001, 0.25, 0.5  # nats; no nearer to the l
 MOST_MFU, MOST_READ = 0.8, 0.99
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Control:
     """One setting: places on a logarithmic or linear scale, `step` apart, the planned value among them.
 

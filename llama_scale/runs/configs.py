@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.config import added, canonical_hash
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.runs.data import DataConfig
 
 RunRole = Literal["train", "holdout", "trunk", "search", "continued"]
@@ -18,7 +18,7 @@ DecayShape = Literal["1-sqrt", "linear"]
 Precision = Literal["f32", "bf16"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2019) with the whole gradient clipped to `clip_norm`.
 
@@ -44,7 +44,7 @@ class OptimizerConfig:
             _check(name, getattr(self, name), least=0.0, below=1.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ScheduleConfig:
     """Learning rate over steps; `total_steps` is None for a trunk, which is as long as its branches need."""
 
@@ -59,7 +59,7 @@ class ScheduleConfig:
         _check("final_fraction", self.final_fraction, least=0.0, below=1.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Branch:
     """Where a decay branch leaves its trunk."""
 
@@ -67,7 +67,7 @@ class Branch:
     step: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RunConfig:
     """Everything that decides a run's loss curve. Its hash is the run's id.
 

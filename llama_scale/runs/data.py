@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
 from llama_scale.config import added
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 
 TokenizerName = Literal["bpe", "bytes"]
 BUILTIN = "builtin"
@@ -20,7 +20,7 @@ MIXTURE_BLOCK = 1000
 LARGEST_VOCABULARY = 2**32  # token ids are kept as uint16 or uint32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SourceConfig:
     """One text: "builtin", the path of a file or folder, or "hub:" and the name of a Hugging Face dataset.
 
@@ -56,7 +56,7 @@ class SourceConfig:
         return self.name or PurePath(self.source.removeprefix(HUB)).name or self.source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class DataConfig:
     """Which text a run learns from and how it is cut into tokens.
 

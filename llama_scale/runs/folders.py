@@ -16,6 +16,7 @@ from typing import Any
 from llama_scale.config import canonical_hash, canonical_json, differences, structure
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json, store_error, write_atomically
+from llama_scale.frozen import frozen
 from llama_scale.runs.configs import RunConfig, run_id
 from llama_scale.runs.leases import HELD, Lease, hold
 
@@ -27,7 +28,7 @@ WRITERS = 32  # specs on their way to the disk at once
 EXIT_DONE, EXIT_FAILED, EXIT_RETRY = 0, 1, 75
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class LossCurve:
     """Mean training loss of each logging interval: the step it ends at, tokens seen, nats per token."""
 

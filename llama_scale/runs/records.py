@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +12,14 @@ from llama_scale.architecture import ParameterCounts
 from llama_scale.config import added, structure
 from llama_scale.errors import InputError
 from llama_scale.files import parse_json, write_atomically
+from llama_scale.frozen import frozen
 from llama_scale.runs.configs import RunConfig, RunRole
 from llama_scale.runs.folders import RunFolder
 
 RunStatus = Literal["planned", "running", "done", "diverged", "failed"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RunRecord:
     """One run's outcome: what a law is fitted on, tested with (`holdout`) or never sees (`trunk`, `search`).
 

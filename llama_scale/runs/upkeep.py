@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llama_scale.config import plain
 from llama_scale.errors import StoreError
 from llama_scale.files import parse_json
+from llama_scale.frozen import frozen
 from llama_scale.runs.folders import (
     CHECKPOINT_MANIFEST,
     INITIAL_WEIGHTS,
@@ -24,7 +24,7 @@ CHUNK = 1 << 20
 NEWEST = 2  # checkpoints that a run which has not ended keeps, as while it trains
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Harm:
     """Something in a run's folder that is not what was written: what, and what follows from it."""
 
@@ -90,7 +90,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Spare:
     """A file or folder that its run no longer needs, and the bytes that it takes."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.config import SeveralErrors, raise_all
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.runs import RunRole
 from llama_scale.shapes import ExplicitShape, model_of_shape, model_of_size, model_of_width
 from llama_scale.sweeps.sizes import models_around_optima
@@ -27,7 +28,7 @@ T = TypeVar("T")
 SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class End:
     """Where a run of a family ends: after a budget of 6ND, or after so many tokens."""
 
@@ -36,7 +37,7 @@ class End:
     budget_flops: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Family:
     """Runs that share one trunk: the same model, seed, learning rate and batch, ending at several lengths."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from llama_scale.architecture import Recompute
 from llama_scale.config import added, raise_all
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import Rule
 from llama_scale.runs import DataConfig, DecayShape, OptimizerKind, Precision, ScheduleKind
 from llama_scale.shapes import ExplicitShape, ShapeSpec
@@ -17,7 +18,7 @@ LARGEST_RATIO = 10_000  # tokens per parameter of an over-training study, as Sar
 SPREAD = 4.0  # sizes from the predicted optimum over this to this times it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TrainingSpec:
     """How every member is trained.
 
@@ -89,7 +90,7 @@ class TrainingSpec:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class HoldoutSpec:
     """A run kept out of the fit, to test what the fit predicts: a model, and how long it trains."""
 
@@ -110,7 +111,7 @@ class HoldoutSpec:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Members:
     """What all designs share: the models, by one of three names, and the seeds that they are trained with.
 
@@ -148,7 +149,7 @@ def _needs_models(design: Members) -> Iterator[InputError]:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class IsoFlop(Members):
     """Budgets x sizes: each budget meets small models trained long and large ones trained short.
 
@@ -171,7 +172,7 @@ class IsoFlop(Members):
         return not (self.widths or self.sizes or self.shapes)
 
     def _problems(self) -> Iterator[InputError]:
-        yield from super(IsoFlop, self)._problems()
+        yield from Members._problems(self)
         if not self.budgets_flops:
             yield InputError("design.budgets_flops is empty", hint='add budgets, such as "1e18 FLOPs"')
         if self.spread <= 1 or self.sizes_per_budget < 5:
@@ -187,7 +188,7 @@ class IsoFlop(Members):
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Lasting(Members):
     """Designs that say how long a model trains: tokens, or tokens per matmul parameter."""
 
@@ -195,7 +196,7 @@ class Lasting(Members):
     tokens_per_parameter: tuple[float, ...] = ()
 
     def _problems(self) -> Iterator[InputError]:
-        yield from super(Lasting, self)._problems()
+        yield from Members._problems(self)
         yield from _needs_models(self)
         if bool(self.durations) == bool(self.tokens_per_parameter):
             said = "says twice" if self.durations else "does not say"
@@ -205,21 +206,21 @@ class Lasting(Members):
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Grid(Lasting):
     """Sizes x durations: every model for every duration, all of a model from one trunk."""
 
     kind: Literal["grid"] = "grid"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Overtrain(Lasting):
     """One model, trained far beyond its compute optimum: how much does its loss still fall?"""
 
     kind: Literal["overtrain"] = "overtrain"
 
     def _problems(self) -> Iterator[InputError]:
-        yield from super(Overtrain, self)._problems()
+        yield from Lasting._problems(self)
         if (count := len(self.widths) + len(self.sizes) + len(self.shapes)) > 1:
             yield InputError(
                 f"an overtrain design has one model, but here are {count}",
@@ -233,7 +234,7 @@ class Overtrain(Lasting):
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class LearningRateSearch(Lasting):
     """Learning rates x sizes x durations: `learning_rates`, or `factors` of the one that [training] gives."""
 
@@ -242,7 +243,7 @@ class LearningRateSearch(Lasting):
     factors: tuple[float, ...] = ()
 
     def _problems(self) -> Iterator[InputError]:
-        yield from super(LearningRateSearch, self)._problems()
+        yield from Lasting._problems(self)
         if bool(self.learning_rates) == bool(self.factors):
             yield InputError(
                 "an lr design needs learning rates, said in one way",
@@ -250,7 +251,7 @@ class LearningRateSearch(Lasting):
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class BatchSearch(Lasting):
     """Batch sizes x sizes x durations.
 
@@ -263,7 +264,7 @@ class BatchSearch(Lasting):
     learning_rate_exponent: float = 0.5
 
     def _problems(self) -> Iterator[InputError]:
-        yield from super(BatchSearch, self)._problems()
+        yield from Lasting._problems(self)
         if not self.batches_tokens:
             yield InputError("design.batches_tokens is empty", hint='add batches, such as ["64k", "128k"]')
 
@@ -271,7 +272,7 @@ class BatchSearch(Lasting):
 DesignSpec = IsoFlop | Grid | Overtrain | LearningRateSearch | BatchSearch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class MachineSpec:
     """What a recipe is meant to run on: `accelerators` of one kind; a run takes one of them."""
 
@@ -279,7 +280,7 @@ class MachineSpec:
     accelerators: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ExpectedSpec:
     """What a recipe says that it takes: exact training FLOPs of all its runs, and the time on its machine."""
 
@@ -287,7 +288,7 @@ class ExpectedSpec:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SweepSpec:
     """A recipe: one TOML file under sweeps/."""
 

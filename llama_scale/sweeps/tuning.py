@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from llama_scale.architecture import ModelConfig
+from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import FIXED_BETA2, FIXED_WARMUP, hyperparameters
 from llama_scale.sweeps.spec import TrainingSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Tuning:
     """What depends on the size of a model and on how long it trains."""
 

@@ -10,7 +10,6 @@ import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 
 from llama_scale.errors import StoreError
 from llama_scale.files import parse_json, publish_folder, store_error
+from llama_scale.frozen import frozen
 from llama_scale.runs import CHECKPOINT_MANIFEST, RunFolder
 from llama_scale.runs.upkeep import sha256_of
 from llama_scale.training.optimizer import Tensors
@@ -26,7 +26,7 @@ from llama_scale.training.world import ALONE, World, fill
 STATE = "state.pt"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Restored:
     """The step whose state was read, and the notes that were saved with it."""
 

@@ -10,7 +10,6 @@ import hashlib
 import random
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from llama_scale.config import canonical_json
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.runs import BUILTIN, HUB, DataConfig, SourceConfig
 from llama_scale.training.builtin import builtin_documents, builtin_listing, builtin_versions, is_held_out
 from llama_scale.training.documents import PIECE_BYTES, Document, read_documents, text_files
@@ -28,7 +28,7 @@ Places = NDArray[np.int64]
 Read = Callable[[], Iterable[Document]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Catalogue:
     """One source, read through: sha256, bytes and characters of each document in the order of reading.
 
@@ -46,7 +46,7 @@ class Catalogue:
     held_out: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Text:
     """One source in two parts: places in the catalogue, shuffled; `sha256` names both and their order."""
 
@@ -78,7 +78,7 @@ class Text:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class Corpus:
     """All texts of a recipe; `corpus` is the sha256 of their parts, their order and how they are mixed."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from llama_scale.config import plain
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json
+from llama_scale.frozen import frozen
 from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion
 from llama_scale.training.corpus import fingerprint
 from llama_scale.training.mixture import chunk_starts, chunks_drawn, draw
@@ -24,7 +24,7 @@ SCHEMA = 2
 PARTS = ("train", "validation")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class TokenSource:
     """One source's tokens; `count` is its sequences in every MIXTURE_BLOCK of them."""
 
@@ -34,7 +34,7 @@ class TokenSource:
     validation: TokenShards
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class TokenFiles:
     """A tokenised corpus, memory-mapped: what every run of a sweep reads."""
 

@@ -13,12 +13,12 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from llama_scale.errors import InputError
 from llama_scale.files import parse_json
+from llama_scale.frozen import frozen
 
 SEPARATOR = "<|endofdoc|>"
 PIECE_BYTES = 100_000
@@ -31,7 +31,7 @@ BLOCK_CHARACTERS = 1_000_000
 _LINE_END = re.compile(r"\r?\n|\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Document:
     """One text, with the name it is known by and the sha256 of its bytes."""
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from llama_scale.errors import StoreError
+from llama_scale.frozen import frozen
 from llama_scale.runs import EventLog, RunFolder, RunStatus, branches_of, run_folders
 from llama_scale.training.checkpoint import (
     clear_leftovers,
@@ -56,7 +57,7 @@ class SilentLog:
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Goal:
     """Where a run has to get to now: the steps to stop at, of which a trunk saves each for its branches.
 
@@ -83,7 +84,7 @@ def _once_cleared(goal: Goal, folder: RunFolder) -> Goal:
     return replace(goal, missing=missing, last_step=max(missing)) if missing > goal.missing else goal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Glance:
     """The steps taken since the last glance, in order, and the seconds that they took together."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llama_scale.frozen import frozen
 from llama_scale.runs import RunConfig
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ MEMORY_SECONDS = 20.0  # a rate is the mean of about so long
 TREND = 0.02  # share of a step in the smoothed loss
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Reading:
     """The run at its last step: rates in tokens/s, MFU as a share of the peak (None without one)."""
 

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from llama_scale import quantities
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json, write_atomically
+from llama_scale.frozen import frozen
 from llama_scale.hardware import accelerator, accelerator_of_device
 
 SIZES = (512, 1024)  # of square matrices; which one a CPU multiplies fastest depends on its caches
@@ -24,7 +25,7 @@ TRIES = 6
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Peak:
     """Operations/s that nothing exceeds, and where the figure comes from, in words."""
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
+from llama_scale.frozen import frozen
 from llama_scale.runs import OptimizerKind, RunConfig
 from llama_scale.training.model import Llama
 from llama_scale.training.world import fill
@@ -53,7 +53,7 @@ def _unit_deviation(model: Llama, name: str, weight: nn.Parameter, base: int | N
     return 1 / math.sqrt(fan_in) / (math.sqrt(2 * model.config.layers) if into_the_stream else 1.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Treatment:
     """How the optimiser treats a weight: by which rule, at what share of the rate, with what decay."""
 

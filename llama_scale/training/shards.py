@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.errors import StoreError
+from llama_scale.frozen import frozen
 
 SHARD_TOKENS = 2**30  # 2 GiB of uint16: few files, none too large to copy or to hash side by side
 Tokens = NDArray[np.uint16 | np.uint32]
@@ -23,7 +24,7 @@ def token_type(vocabulary: int) -> str:
     return "uint16" if vocabulary <= 2**16 else "uint32"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@frozen(eq=False)
 class TokenShards:
     """The tokens of one part of one source: arrays that follow each other as if they were one."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
 from llama_scale.training.kernels import gradients_of
@@ -23,7 +23,7 @@ EVALUATION_TOKENS_PER_BATCH = 4_096
 LN2 = math.log(2)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Step:
     """What one step was like: its number counts from 1, its loss is in nats per token."""
 

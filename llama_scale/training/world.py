@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -13,13 +12,14 @@ import torch
 from torch import Tensor, distributed
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.training.environment import choose_device
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=4)  # the first process may tokenise a large text while the others wait
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class World:
     """Who this process is among those that share one run; `shards` says whether they share its model."""
 

@@ -12,7 +12,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from llama_scale.errors import LlamaScaleError
 from llama_scale.files import write_atomically
+from llama_scale.frozen import frozen
 
 SOURCE = Path(__file__).with_name("kernels.c")
 SWITCH = "LLAMA_SCALE_KERNELS"
@@ -37,7 +37,7 @@ class _Pointer(ctypes.c_void_p):
     tensor: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Library:
     """Kernels that can be called; `name` tells source, compiler and CPU apart in a run's record."""
 
@@ -52,7 +52,7 @@ class Library:
         return partial(getattr(self.functions, function), *map(_as_c, arguments))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Absent:
     """Why there are no kernels here, and what to do about it."""
 

@@ -6,13 +6,13 @@ Matrix products are torch's, all else is in `kernels.c`. Shapes as in `training/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llama_scale.frozen import frozen
 from llama_scale.training.kernels.library import Library
 from llama_scale.training.model import Block, Llama, RMSNorm
 
@@ -49,7 +49,7 @@ class KernelGradients:
         return self._steps[key]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class _Norm:
     """A place in the residual stream: x [M, D], its norm, 1 / rms [M]."""
 
