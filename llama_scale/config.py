@@ -15,11 +15,13 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llama_scale import quantities
+from llama_scale.checked import Checked, SeveralErrors, problems_of_rest
 from llama_scale.errors import InputError, LlamaScaleError
 from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
     from cattrs import Converter
+    from cattrs.errors import ClassValidationError
 
 T = TypeVar("T")
 _Hook = Callable[[Any, Any], Any]  # of a raw value and the type expected
@@ -84,27 +86,6 @@ def structure(tables: Mapping[str, Any], type_: type[T], *, source: str) -> T:
         if not problems:
             raise
         raise _all_at_once(source, problems) from error
-
-
-def raise_all(errors: Iterable[InputError]) -> None:
-    """Raises what was found amiss: nothing, the one error, or one that tells them all."""
-    found = list(errors)
-    if len(found) == 1:
-        raise found[0]
-    if found:
-        raise SeveralErrors(found)
-
-
-class SeveralErrors(InputError):
-    """Several things that are wrong with one input, told together."""
-
-    def __init__(self, errors: Iterable[InputError]) -> None:
-        self.errors = tuple(errors)
-        lines = [f"  {error.message} ({error.hint})" for error in self.errors]
-        super().__init__(
-            "\n".join([f"{len(lines)} problems", *lines]),
-            hint="correct them all, then run the same command again",
-        )
 
 
 def apply_overrides(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -269,6 +250,7 @@ def _is_dataclass_type(type_: Any) -> bool:
 
 
 def _dataclass_hook(converter: Converter, type_: type) -> _Hook:
+    from cattrs.errors import ClassValidationError
     from cattrs.gen import make_dict_structure_fn, override
 
     hints = get_type_hints(type_)
@@ -287,9 +269,30 @@ def _dataclass_hook(converter: Converter, type_: type) -> _Hook:
     def read_table(value: Any, expected: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError("expected a table")
-        return read(value, expected)
+        try:
+            return read(value, expected)
+        except ClassValidationError as error:
+            if not issubclass(type_, Checked):
+                raise
+            unread = _unread(error, hints)
+            right = {name: value[name] for name in hints if name in value and name not in unread}
+            rest = {name: (hooks[name] or converter.structure)(right[name], hints[name]) for name in right}
+            raise error.derive([*error.exceptions, *problems_of_rest(type_, rest, unread)]) from None
 
-    return _recalling(read_table)
+    holds_tables = any(_is_dataclass_type(_type_but_none(hint) or hint) for hint in hints.values())
+    return read_table if holds_tables else _recalling(read_table)
+
+
+def _unread(error: ClassValidationError, known: Iterable[str]) -> set[str]:
+    """The fields that could not be read, or that a key which nothing is called may have been meant for."""
+    from cattrs.errors import ForbiddenExtraKeysError
+
+    found: set[str] = set()
+    for inner in error.exceptions:
+        found.update(note.name for note in getattr(inner, "__notes__", ()) if hasattr(note, "name"))
+        if isinstance(inner, ForbiddenExtraKeysError):
+            found.update(name for key in inner.extra_fields for name in nearest(key, known))
+    return found
 
 
 def _recalling(read: _Hook) -> _Hook:

@@ -14,7 +14,7 @@ from llama_scale.architecture import (
     llama_hidden,
     nearest_shape,
 )
-from llama_scale.config import raise_all
+from llama_scale.checked import Checked
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 
@@ -23,7 +23,7 @@ MOST_HEADS = 1024  # of a width that is searched
 
 
 @frozen
-class ShapeSpec:
+class ShapeSpec(Checked):
     """What models of several sizes share; what is left out follows the LLaMA family.
 
     `aspect_ratio` is width over layers, `hidden_ratio` the SwiGLU hidden size over the width. Sizes are
@@ -40,18 +40,18 @@ class ShapeSpec:
     qk_norm: bool = False
     sizes_count: ParameterConvention = "total"
 
-    def __post_init__(self) -> None:
+    def problems(self) -> Iterator[InputError]:
         if self.layers is not None and self.aspect_ratio is not None:
-            raise InputError(
+            yield InputError(
                 "shape.layers and shape.aspect_ratio both say how deep a model is",
                 hint="leave one of them out",
             )
         names = ("layers", "aspect_ratio", "head_size", "kv_heads", "hidden_ratio", "context")
-        raise_all(_not_positive(self, "shape.", names))
+        yield from _not_positive(self, "shape.", names)
 
 
 @frozen
-class ExplicitShape:
+class ExplicitShape(Checked):
     """One model by its layers and width; what is left out comes from the `ShapeSpec`."""
 
     layers: int
@@ -60,8 +60,8 @@ class ExplicitShape:
     kv_heads: int | None = None
     hidden: int | None = None
 
-    def __post_init__(self) -> None:
-        raise_all(_not_positive(self, "", ("layers", "width", "heads", "kv_heads", "hidden")))
+    def problems(self) -> Iterator[InputError]:
+        return _not_positive(self, "", ("layers", "width", "heads", "kv_heads", "hidden"))
 
 
 def _not_positive(value: object, table: str, names: Iterable[str]) -> Iterator[InputError]:

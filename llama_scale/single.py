@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from llama_scale.architecture import (
     ModelConfig,
     Recompute,
 )
+from llama_scale.checked import Checked
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import HyperParameters, hyperparameters
@@ -66,7 +67,7 @@ class SingleTraining:
 
 
 @frozen
-class SingleSpec:
+class SingleSpec(Checked):
     """A recipe of one run.
 
     `model` is a name (llama-7b), a parameter count ("10M", counted in all) or layers by width ("4x256");
@@ -84,22 +85,22 @@ class SingleSpec:
     data: DataConfig = field(default_factory=DataConfig)
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def problems(self) -> Iterator[InputError]:
         if self.tokens is not None and self.steps is not None:
-            raise InputError("tokens and steps both say how long to train", hint="leave one of them out")
+            yield InputError("tokens and steps both say how long to train", hint="leave one of them out")
         if self.start_from is not None and (
             self.model is not None or self.shape != ShapeSpec(context=self.shape.context)
         ):
-            raise InputError(
+            yield InputError(
                 "model or shape says which model to train, and so does start_from",
                 hint="leave out model and all of shape but shape.context, or leave out start_from",
             )
         for name, least in (("tokens", 1), ("steps", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"{name} is {value:g}, fewer than {least}", hint=f"set {name} higher")
+                yield InputError(f"{name} is {value:g}, fewer than {least}", hint=f"set {name} higher")
         if not 0 < self.training.decay_fraction < 1:
-            raise InputError(
+            yield InputError(
                 f"training.decay_fraction is {self.training.decay_fraction:g}, not between 0 and 1",
                 hint="set training.decay_fraction to about 0.2",
             )

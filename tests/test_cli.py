@@ -205,9 +205,10 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(("words", "given", "threads"), [
     (["plan", "--serve-tokens", "0"], {}, "1"),
     (["plan", "--serve-tokens", "0"], {"OPENBLAS_NUM_THREADS": "2"}, "2"),
-    (["runs", "ls"], {}, "None"),
+    (["runs", "ls"], {}, "1"),
+    (["train", "no-such.toml"], {}, "None"),
 ])  # fmt: skip
-def test_what_trains_nothing_loads_numpy_without_threads(
+def test_what_is_soon_over_loads_numpy_without_threads(
     words: list[str], given: dict[str, str], threads: str, tmp_path: Path
 ) -> None:
     code = (

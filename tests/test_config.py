@@ -21,7 +21,6 @@ from llama_scale.config import (
     load_toml,
     nearest,
     plain,
-    raise_all,
     read_toml,
     structure,
 )
@@ -331,17 +330,6 @@ def test_what_a_kind_does_not_take_is_refused(figure: object, message: str) -> N
     with pytest.raises(InputError) as refusal:
         structure({"figure": figure}, Drawing, source="x")
     assert message in refusal.value.message
-
-
-def test_several_errors_of_one_value_are_told_beside_those_of_others() -> None:
-    def several() -> None:
-        raise_all([InputError("a", hint="b"), InputError("c", hint="d")])
-
-    with pytest.raises(InputError, match=r"2 problems\n  a \(b\)\n  c \(d\)"):
-        several()
-    with pytest.raises(InputError, match=r"^a$"):
-        raise_all([InputError("a", hint="b")])
-    raise_all([])
 
 
 @frozen

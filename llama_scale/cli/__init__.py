@@ -24,14 +24,15 @@ class Entry:
 
     section: str
     summary: str
+    lasts: bool = False  # minutes to weeks, not seconds
 
 
 COMMANDS = {
-    "sweep": Entry("Measure", "Train the runs of a sweep, fit a law, test it on held-out runs."),
-    "train": Entry("Measure", "Train one model, alone or shared out by torchrun."),
-    "worker": Entry("Measure", "Train one run of a store to its end (what launchers start)."),
+    "sweep": Entry("Measure", "Train the runs of a sweep, fit a law, test it on held-out runs.", lasts=True),
+    "train": Entry("Measure", "Train one model, alone or shared out by torchrun.", lasts=True),
+    "worker": Entry("Measure", "Train one run of a store to its end (what launchers start).", lasts=True),
     "runs": Entry("Measure", "What has been run, and how did it end?"),
-    "data": Entry("Measure", "Prepare, show and verify the text that runs train on."),
+    "data": Entry("Measure", "Prepare, show and verify the text that runs train on.", lasts=True),
     "export": Entry("Measure", "Write a trained model as a folder that transformers loads."),
     "fit": Entry("Fit", "Which law do these runs follow, and how surely?"),
     "plan": Entry("Plan", "Which model to train for what it will serve, at what cost?"),
@@ -57,7 +58,7 @@ class Program(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         check_command(self, ctx, args)
-        if (entry := COMMANDS.get(args[0])) and entry.section != "Measure":
+        if (entry := COMMANDS.get(args[0])) and not entry.lasts:
             # As numpy loads, OpenBLAS starts a thread a core: a quarter of a plan's time, for no use of them.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             gc.disable()  # a short command ends before its garbage matters

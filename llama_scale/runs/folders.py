@@ -15,7 +15,7 @@ from typing import Any
 
 from llama_scale.config import canonical_hash, canonical_json, differences, structure
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import parse_json, store_error, write_atomically
+from llama_scale.files import parse_json, read_whole, store_error, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.runs.configs import RunConfig, run_id
 from llama_scale.runs.leases import HELD, Lease, hold
@@ -97,14 +97,12 @@ class RunFolder:
 
     def _read_json(self, name: str) -> Any:
         # By text: of the time to list a large store a fifth was spent on pathlib.
-        with open(f"{self.path}/{name}", "rb") as file:
-            return parse_json(file.read())
+        return parse_json(read_whole(f"{self.path}/{name}"))
 
     def names(self, run: str) -> bool:
         """Whether this run's spec has the id of another in it, as that of a branch has its trunk's."""
         try:
-            with open(f"{self.path}/spec.json", "rb") as file:
-                return run.encode() in file.read()
+            return run.encode() in read_whole(f"{self.path}/spec.json")
         except OSError:
             return False
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from llama_scale.architecture import ModelConfig
-from llama_scale.config import SeveralErrors, raise_all
+from llama_scale.checked import SeveralErrors, raise_all
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.runs import RunRole

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from llama_scale.config import raise_all
+from llama_scale.checked import raise_all
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_count, format_flops
 from llama_scale.runs import Branch, OptimizerConfig, RunConfig, ScheduleConfig, run_id

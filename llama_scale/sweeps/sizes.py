@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from llama_scale.architecture import ModelConfig
-from llama_scale.config import raise_all
+from llama_scale.checked import raise_all
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_count, format_flops
 from llama_scale.shapes import ShapeSpec, model_of_size

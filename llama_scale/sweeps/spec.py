@@ -7,7 +7,8 @@ from dataclasses import field
 from typing import Any, Literal
 
 from llama_scale.architecture import Recompute
-from llama_scale.config import added, raise_all
+from llama_scale.checked import Checked
+from llama_scale.config import added
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import Rule
@@ -19,7 +20,7 @@ SPREAD = 4.0  # sizes from the predicted optimum over this to this times it
 
 
 @frozen
-class TrainingSpec:
+class TrainingSpec(Checked):
     """How every member is trained.
 
     The peak learning rate is `learning_rate`, or `learning_rate_times_width` / width. A batch is
@@ -56,9 +57,6 @@ class TrainingSpec:
     recompute: Recompute = added("none")
     micro_batch: int | None = added(None)
 
-    def __post_init__(self) -> None:
-        raise_all(self._problems())
-
     @property
     def named_rule(self) -> Rule:
         """The rule that holds."""
@@ -66,7 +64,7 @@ class TrainingSpec:
         by_hand = rate is not None and (self.sequences_per_step or self.batch_tokens) is not None
         return self.rule or ("fixed" if by_hand else "measured")
 
-    def _problems(self) -> Iterator[InputError]:
+    def problems(self) -> Iterator[InputError]:
         yield from _positive("training", self)
         for name, most in (("final_fraction", 1.0), ("z_loss", 1.0), ("momentum", 1.0)):
             if not 0 <= (value := getattr(self, name)) < most:
@@ -74,6 +72,11 @@ class TrainingSpec:
                     f"training.{name} is {value:g}, not from 0 to below {most:g}",
                     hint=f"correct training.{name}",
                 )
+        if not 0 < self.decay_fraction < 1:
+            yield InputError(
+                f"training.decay_fraction is {self.decay_fraction:g}, not between 0 and 1",
+                hint="set training.decay_fraction to about 0.2",
+            )
         for names in (("learning_rate", "learning_rate_times_width"), ("sequences_per_step", "batch_tokens")):
             if self.rule == "fixed" or all(getattr(self, name) is not None for name in names):
                 yield from _one_of("training", self, names)
@@ -83,15 +86,10 @@ class TrainingSpec:
                 "is given",
                 hint=f"set training.learning_rate to what suits a width of {self.mup_base_width}",
             )
-        if not 0 < self.decay_fraction < 1:
-            yield InputError(
-                f"training.decay_fraction is {self.decay_fraction:g}, not between 0 and 1",
-                hint="set training.decay_fraction to about 0.2",
-            )
 
 
 @frozen
-class HoldoutSpec:
+class HoldoutSpec(Checked):
     """A run kept out of the fit, to test what the fit predicts: a model, and how long it trains."""
 
     width: int | None = None
@@ -101,18 +99,14 @@ class HoldoutSpec:
     tokens: float | None = None
     tokens_per_parameter: float | None = None
 
-    def __post_init__(self) -> None:
-        raise_all(
-            [
-                *_positive("design.holdouts", self),
-                *_one_of("design.holdouts", self, ("width", "size", "shape")),
-                *_one_of("design.holdouts", self, ("budget_flops", "tokens", "tokens_per_parameter")),
-            ]
-        )
+    def problems(self) -> Iterator[InputError]:
+        yield from _positive("design.holdouts", self)
+        yield from _one_of("design.holdouts", self, ("width", "size", "shape"))
+        yield from _one_of("design.holdouts", self, ("budget_flops", "tokens", "tokens_per_parameter"))
 
 
 @frozen
-class Members:
+class Members(Checked):
     """What all designs share: the models, by one of three names, and the seeds that they are trained with.
 
     `sizes` are parameters, for which the nearest LLaMA-like shape is taken. `seeds` trains everything but
@@ -126,10 +120,7 @@ class Members:
     repeats: tuple[float, ...] = ()
     seeds: int = 1
 
-    def __post_init__(self) -> None:
-        raise_all(self._problems())
-
-    def _problems(self) -> Iterator[InputError]:
+    def problems(self) -> Iterator[InputError]:
         yield from _positive("design", self)
         if sum(map(bool, (self.widths, self.sizes, self.shapes))) > 1:
             yield InputError(
@@ -171,8 +162,8 @@ class IsoFlop(Members):
         """Whether the sizes come from a law."""
         return not (self.widths or self.sizes or self.shapes)
 
-    def _problems(self) -> Iterator[InputError]:
-        yield from Members._problems(self)
+    def problems(self) -> Iterator[InputError]:
+        yield from Members.problems(self)
         if not self.budgets_flops:
             yield InputError("design.budgets_flops is empty", hint='add budgets, such as "1e18 FLOPs"')
         if self.spread <= 1 or self.sizes_per_budget < 5:
@@ -195,8 +186,8 @@ class Lasting(Members):
     durations: tuple[float, ...] = ()
     tokens_per_parameter: tuple[float, ...] = ()
 
-    def _problems(self) -> Iterator[InputError]:
-        yield from Members._problems(self)
+    def problems(self) -> Iterator[InputError]:
+        yield from Members.problems(self)
         yield from _needs_models(self)
         if bool(self.durations) == bool(self.tokens_per_parameter):
             said = "says twice" if self.durations else "does not say"
@@ -219,8 +210,8 @@ class Overtrain(Lasting):
 
     kind: Literal["overtrain"] = "overtrain"
 
-    def _problems(self) -> Iterator[InputError]:
-        yield from Lasting._problems(self)
+    def problems(self) -> Iterator[InputError]:
+        yield from Lasting.problems(self)
         if (count := len(self.widths) + len(self.sizes) + len(self.shapes)) > 1:
             yield InputError(
                 f"an overtrain design has one model, but here are {count}",
@@ -242,8 +233,8 @@ class LearningRateSearch(Lasting):
     learning_rates: tuple[float, ...] = ()
     factors: tuple[float, ...] = ()
 
-    def _problems(self) -> Iterator[InputError]:
-        yield from Lasting._problems(self)
+    def problems(self) -> Iterator[InputError]:
+        yield from Lasting.problems(self)
         if bool(self.learning_rates) == bool(self.factors):
             yield InputError(
                 "an lr design needs learning rates, said in one way",
@@ -263,8 +254,8 @@ class BatchSearch(Lasting):
     batches_tokens: tuple[int, ...]
     learning_rate_exponent: float = 0.5
 
-    def _problems(self) -> Iterator[InputError]:
-        yield from Lasting._problems(self)
+    def problems(self) -> Iterator[InputError]:
+        yield from Lasting.problems(self)
         if not self.batches_tokens:
             yield InputError("design.batches_tokens is empty", hint='add batches, such as ["64k", "128k"]')
 
@@ -289,7 +280,7 @@ class ExpectedSpec:
 
 
 @frozen
-class SweepSpec:
+class SweepSpec(Checked):
     """A recipe: one TOML file under sweeps/."""
 
     purpose: str
@@ -301,9 +292,9 @@ class SweepSpec:
     expected: ExpectedSpec | None = None
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def problems(self) -> Iterator[InputError]:
         if self.seed < 0:
-            raise InputError(f"seed is {self.seed}, but seeds start at 0", hint="set seed to 0 or more")
+            yield InputError(f"seed is {self.seed}, but seeds start at 0", hint="set seed to 0 or more")
 
 
 def _one_of(table: str, value: Any, names: Iterable[str]) -> Iterator[InputError]:
@@ -323,7 +314,7 @@ def _positive(table: str, value: Any) -> Iterator[InputError]:
     free = {"warmup_steps", "weight_decay", "decay_fraction", "learning_rate_exponent"}
     free |= {"final_fraction", "z_loss", "momentum"}
     for name in (n for n in value.__dataclass_fields__ if n not in free):
-        found = getattr(value, name)
+        found = getattr(value, name, None)  # a field that could not be read is told elsewhere
         for number in found if isinstance(found, tuple) else (found,):
             allowed = name == "tokens_per_parameter" and isinstance(value, IsoFlop) and number == 0
             if isinstance(number, (int, float)) and number <= 0 and not allowed:

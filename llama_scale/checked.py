@@ -1,0 +1,65 @@
+"""Values that say all that is amiss with them at once, even where a part of them could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, fields
+from typing import Any
+
+from llama_scale.errors import InputError
+
+
+class Checked:
+    """A value that is checked when it is made: its `problems` are raised together."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        raise_all(self.problems())
+
+    def problems(self) -> Iterator[InputError]:
+        """What is amiss, in the order of reading; a check that cannot be made for want of a field ends it."""
+        yield from ()
+
+
+class SeveralErrors(InputError):
+    """Several things that are wrong with one input, told together."""
+
+    def __init__(self, errors: Iterable[InputError]) -> None:
+        self.errors = tuple(errors)
+        lines = [f"  {error.message} ({error.hint})" for error in self.errors]
+        super().__init__(
+            "\n".join([f"{len(lines)} problems", *lines]),
+            hint="correct them all, then run the same command again",
+        )
+
+
+def raise_all(errors: Iterable[InputError]) -> None:
+    """Raises what was found amiss: nothing, the one error, or one that tells them all."""
+    found = list(errors)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise SeveralErrors(found)
+
+
+def problems_of_rest(
+    type_: type[Checked], read: Mapping[str, Any], unread: Iterable[str]
+) -> list[InputError]:
+    """What is amiss with the fields in `read`, and with defaults, where those in `unread` are not known.
+
+    No check guesses at these: the first that needs one of them is the last.
+    """
+    part = object.__new__(type_)
+    for one in fields(type_):  # pyright: ignore[reportArgumentType]
+        if one.name in read:
+            object.__setattr__(part, one.name, read[one.name])
+        elif one.name not in unread and one.default is not MISSING:
+            object.__setattr__(part, one.name, one.default)
+        elif one.name not in unread and one.default_factory is not MISSING:
+            object.__setattr__(part, one.name, one.default_factory())
+    found = []
+    with suppress(AttributeError):
+        found.extend(part.problems())
+    return found
