@@ -324,6 +324,45 @@ def test_a_drag_is_drawn_once_a_frame_and_told_when_it_rests(browser: Any, pages
     assert rest["kept"]
 
 
+SCROLLED = """
+const done = arguments[0];
+const input = document.getElementById("control-serve_tokens");
+const drawn = () => ["cost", "demand"].map((name) => document.getElementById(`${name}-chart`).innerHTML);
+const frame = () => new Promise((then) => requestAnimationFrame(() => setTimeout(then)));
+const move = async () => {
+  input.value = Number(input.value) + 3;
+  input.dispatchEvent(new Event("input"));
+  await frame();
+};
+(async () => {
+  window.scrollTo(0, 0);
+  await frame();
+  await frame();
+  const before = drawn();
+  await move();
+  const moving = drawn();
+  document.getElementById("demand-chart").scrollIntoView();
+  for (let i = 0; i < 5; i++) await move(); // moves all the while, so that it is never at rest
+  const inSight = drawn();
+  window.scrollTo(0, 0);
+  setTimeout(() => done([before, moving, inSight, drawn()]), 600);
+})();
+"""
+
+
+def test_while_a_control_moves_what_is_in_sight_follows_and_at_rest_everything(
+    browser: Any, pages: dict[str, str]
+) -> None:
+    opened(browser, pages["roofline"])
+    before, moving, in_sight, rest = browser.execute_async_script(SCROLLED)
+    (cost, demand) = range(2)
+    assert moving[cost] != before[cost]
+    assert moving[demand] == before[demand]
+    assert in_sight[demand] != moving[demand]
+    assert in_sight[cost] != rest[cost]
+    assert rest[demand] != before[demand]
+
+
 @pytest.mark.parametrize("name", ["roofline", "few-data-int4"])
 def test_what_was_changed_in_place_is_what_would_be_drawn_anew(
     browser: Any, pages: dict[str, str], name: str

@@ -161,8 +161,11 @@
 
   const timing = { solve: 0, draw: 0, redraws: 0 };
   const AT_REST = 150; // milliseconds without a move: then come all draws of the bands, the address, the words
+  const SCRIPT = 5; // milliseconds of a moving frame's 16: style, layout and painting take the rest
+  const THINNEST = 24; // a twenty-fourth of a thousand draws still shows where a band lies
   let waiting = 0;
   let frame = 0;
+  let every = 3; // draw of the law shown while a control moves: as many as this browser has time for
 
   // The settings change at once; what they lead to is drawn at most once a frame while a control moves.
   function change(move, isMoving = false) {
@@ -179,7 +182,7 @@
     cancelAnimationFrame(frame);
     frame = 0;
     const before = performance.now();
-    found = { ...answers.solve(base, settings), isMoving };
+    found = { ...answers.solve(base, settings), isMoving, every: isMoving ? every : 1 };
     timing.solve = performance.now() - before;
     showControls();
     showCards();
@@ -191,6 +194,7 @@
     }
     timing.draw = performance.now() - before - timing.solve;
     timing.redraws += 1;
+    if (isMoving) every = Math.min(THINNEST, Math.max(3, Math.round((every * (timing.solve + timing.draw)) / SCRIPT)));
   }
 
   // ---- the answer in figures
@@ -256,13 +260,30 @@
     drawAnswer();
   }
 
+  const ANSWERS = { cost: drawCosts, even: drawBreakEven, demand: drawDemand };
+  const onScreen = new Set(Object.keys(ANSWERS));
+
+  // While a control moves only what is on the screen follows; the rest does as it comes into sight, or at rest.
   function drawAnswer() {
     const isKnown = found.rival !== null;
-    for (const name of ["cost", "even", "demand"]) $(`${name}-figure`).hidden = !isKnown;
-    if (!isKnown) return;
-    drawCosts();
-    drawBreakEven();
-    drawDemand();
+    for (const [name, draw] of Object.entries(ANSWERS)) {
+      $(`${name}-figure`).hidden = !isKnown;
+      if (isKnown && (!found.isMoving || onScreen.has(name))) draw();
+    }
+  }
+
+  function watchScreen() {
+    const watcher = new IntersectionObserver((seen) => {
+      for (const { target, isIntersecting } of seen) {
+        const name = target.id.replace("-chart", "");
+        if (!isIntersecting) onScreen.delete(name);
+        else if (!onScreen.has(name)) {
+          onScreen.add(name);
+          if (found.isMoving && found.rival) ANSWERS[name]();
+        }
+      }
+    });
+    for (const name of Object.keys(ANSWERS)) watcher.observe($(`${name}-chart`));
   }
 
   const sizeAxis = (domain, name = "parameters") => ({ domain, log: true, name, format: (value) => words.count(value, 2) });
@@ -474,6 +495,7 @@
   build();
   drawEvidence();
   change(() => (settings = fromAddress()));
+  watchScreen();
 
   // For tests and for whoever opens the console: what the page knows, and the same closed forms.
   window.llamaScale = {
