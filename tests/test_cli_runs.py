@@ -76,6 +76,25 @@ def test_records_go_out_and_come_back(store: Path, tmp_path: Path, ending: str) 
     )
 
 
+@pytest.mark.parametrize(("file", "content"), [
+    ("spec.json", '{"run": "0'),
+    ("spec.json", "[]"),
+    ("result.json", ""),
+    ("result.json", "[]"),
+    ("result.json", '{"status": "done"}'),
+])  # fmt: skip
+def test_a_run_that_cannot_be_read_hides_no_other(store: Path, file: str, content: str) -> None:
+    listed = runs(store, "ls")[1]
+    assert listed["unreadable"] == []
+    run = next(r["run"] for r in listed["runs"] if r["status"] == "done" and r["role"] == "train")
+    (store / run / file).write_text(content)
+    code, again = runs(store, "ls")
+    assert code == 0
+    assert [r["run"] for r in again["runs"]] == [r["run"] for r in listed["runs"] if r["run"] != run]
+    (told,) = again["unreadable"]
+    assert told.startswith(f"{file} of run {run} cannot be read")
+
+
 def test_imported_records_are_fitted_like_our_own(tmp_path: Path) -> None:
     store, file = tmp_path / "imports", tmp_path / "table.csv"
     assert runs(store, "import", str(RECORDS))[1]["known"] == 0

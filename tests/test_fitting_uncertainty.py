@@ -44,12 +44,18 @@ def test_besiroglus_standard_errors_and_intervals(shared_data: Path) -> None:
     assert high - low == pytest.approx(0.051, abs=1e-3)
 
 
-@pytest.mark.parametrize("form", ["chinchilla", pytest.param("auto", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("form", "seeds", "least"), [
+    ("chinchilla", 16, 0.78),
+    pytest.param("chinchilla", 200, 0.85, marks=pytest.mark.soak),
+    pytest.param("auto", 40, 0.78, marks=pytest.mark.soak),
+])  # fmt: skip
 @pytest.mark.parametrize(("trunk", "own"), [(0.003, 0.0015), (0.0, 0.004)])
-def test_intervals_cover_the_truth_about_as_often_as_they_say(trunk: float, own: float, form: str) -> None:
-    """Six trunks x six budgets, 90 % intervals at 4 times the largest (benchmarks/coverage.py: 200)."""
+def test_intervals_cover_the_truth_about_as_often_as_they_say(
+    trunk: float, own: float, form: str, seeds: int, least: float
+) -> None:
+    """Six trunks x six budgets, 90 % intervals at 4 times the largest: `least` of them hold the truth."""
     inside_law, inside_run, widths = [], [], []
-    for seed in range(40 if form == "auto" else 16):
+    for seed in range(seeds):
         runs = sweep(seed, trunk_noise=trunk, own_noise=own, held_out=True)
         found = fit(runs, settings=Settings(form=form, draws=200, seed=seed))
         test = runs.held_out
@@ -62,8 +68,8 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(trunk: float, own:
         held = found.evidence["held_out"]
         inside_run.append([row["inside"] for row in held])
         widths.append([(row["high"] - row["low"]) / 2 / row["predicted"] for row in held])
-    assert np.mean(inside_law) >= 0.78
-    assert np.mean(inside_run) >= 0.80
+    assert np.mean(inside_law) >= least
+    assert np.mean(inside_run) >= least + 0.02
     assert np.median(widths) < 0.03  # intervals that are too wide cover everything
 
 

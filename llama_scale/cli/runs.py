@@ -13,7 +13,7 @@ import click
 from llama_scale import quantities
 from llama_scale.cli.options import Group, complete_run_ids, json_option, store_option
 from llama_scale.cli.output import current_output, table
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, StoreError
 
 if TYPE_CHECKING:
     from llama_scale.runs import RunFolder, RunRecord
@@ -34,8 +34,13 @@ def list_runs(store: Path, as_json: bool) -> None:
     """Which runs are in the store, and how far is each?"""
     from llama_scale.runs import read_records
 
-    records = read_records(store)
-    current_output().result({"runs": records}, lambda: _listing(records))
+    torn: list[StoreError] = []
+    records = read_records(store, unreadable=torn.append)
+    output = current_output()
+    for error in torn:
+        output.warn(f"{error.message}; {error.hint}")
+    told = [error.message for error in torn]
+    output.result({"runs": records, "unreadable": told}, lambda: _listing(records))
 
 
 def _listing(records: tuple[RunRecord, ...]) -> list[object]:

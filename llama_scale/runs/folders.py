@@ -114,7 +114,10 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What the run ended with, or None while it has not."""
         try:
-            return self._read_json("result.json")
+            found = self._read_json("result.json")
+            if not (isinstance(found, dict) and {"status", "steps"} <= found.keys()):
+                raise ValueError("it tells no status and no steps")
+            return found
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from llama_scale.config import canonical_hash
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, StoreError
 from llama_scale.runs.folders import RunFolder
 from llama_scale.runs.records import RunRecord, load_records, read_record, write_records
 from llama_scale.runs.remembered import WORTH_WRITING, Marks, marks_of, remember, remembered
@@ -15,10 +15,17 @@ from llama_scale.runs.remembered import WORTH_WRITING, Marks, marks_of, remember
 IMPORTED = "imported"
 
 
-def read_records(store: Path, runs: Iterable[str] | None = None) -> tuple[RunRecord, ...]:
+def _refuse(error: StoreError) -> None:
+    raise error
+
+
+def read_records(
+    store: Path, runs: Iterable[str] | None = None, *, unreadable: Callable[[StoreError], None] = _refuse
+) -> tuple[RunRecord, ...]:
     """A record of every run of a store, or of those named, with the status that its folder shows.
 
-    Records that were imported come after the runs that have folders here.
+    Records that were imported come after the runs that have folders here. A run that cannot be read is told
+    to `unreadable`, which raises it, unless the caller goes on without such runs.
     """
     if not store.is_dir():
         raise InputError(
@@ -26,7 +33,7 @@ def read_records(store: Path, runs: Iterable[str] | None = None) -> tuple[RunRec
         )
     if runs is not None:
         return tuple(read_record(RunFolder(store / run)) for run in runs)
-    found = {run: record for run, _, record in _runs_of(store)}
+    found = {run: record for run, _, record in _runs_of(store, unreadable)}
     for file in sorted((store / IMPORTED).glob("*.json")):
         for record in load_records(file):
             found.setdefault(record.run, record)
@@ -45,16 +52,19 @@ def import_records(store: Path, records: Sequence[RunRecord]) -> tuple[RunRecord
     return new
 
 
-def _runs_of(store: Path) -> list[tuple[str, Marks, RunRecord]]:
+def _runs_of(store: Path, unreadable: Callable[[StoreError], None]) -> list[tuple[str, Marks, RunRecord]]:
     """Run, marks and record of every folder with a spec; only what changed since the last time is read."""
     known, found, read = remembered(store), list[tuple[str, Marks, RunRecord]](), 0
     for run, marks in _marked(store):
         before = known.get(run)
         if before is not None and before[0] == marks:
             found.append((run, *before))
-        else:
+            continue
+        try:
             found.append((run, marks, read_record(RunFolder(store / run))))
             read += 1
+        except StoreError as error:
+            unreadable(error)
     if read >= WORTH_WRITING:
         remember(store, found)
     return found
