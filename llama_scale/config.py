@@ -272,7 +272,7 @@ def _dataclass_hook(converter: Converter, type_: type) -> _Hook:
         try:
             return read(value, expected)
         except ClassValidationError as error:
-            if not issubclass(type_, Checked):
+            if _was_made(error) or not issubclass(type_, Checked):
                 raise
             unread = _unread(error, hints)
             right = {name: value[name] for name in hints if name in value and name not in unread}
@@ -283,13 +283,23 @@ def _dataclass_hook(converter: Converter, type_: type) -> _Hook:
     return read_table if holds_tables else _recalling(read_table)
 
 
+def _was_made(error: ClassValidationError) -> bool:
+    """Whether all of a table could be read, so that the value's own checks have spoken."""
+    return all(isinstance(inner, InputError) and not _fields_of(inner) for inner in error.exceptions)
+
+
+def _fields_of(error: BaseException) -> set[str]:
+    """The fields that cattrs noted on an error."""
+    return {note.name for note in getattr(error, "__notes__", ()) if hasattr(note, "name")}
+
+
 def _unread(error: ClassValidationError, known: Iterable[str]) -> set[str]:
     """The fields that could not be read, or that a key which nothing is called may have been meant for."""
     from cattrs.errors import ForbiddenExtraKeysError
 
     found: set[str] = set()
     for inner in error.exceptions:
-        found.update(note.name for note in getattr(inner, "__notes__", ()) if hasattr(note, "name"))
+        found |= _fields_of(inner)
         if isinstance(inner, ForbiddenExtraKeysError):
             found.update(name for key in inner.extra_fields for name in nearest(key, known))
     return found

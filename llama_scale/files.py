@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or a read-only folder never leaves half of one."""
+"""Files: written so that a crash, a full disk or a read-only folder never leaves half of one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_atomically(path: Path, data: bytes | str, *, check: Callable[[], None]
 
 def read_whole(path: str) -> bytes:
     """All bytes of a file; raises OSError. Half the time of `open`, which tells in a store of 10,000 runs."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         parts = []
         while part := os.read(descriptor, 1 << 20):
@@ -68,7 +68,7 @@ def read_whole(path: str) -> bytes:
 def parse_json(text: str | bytes) -> Any:
     """The value that JSON text holds; ValueError for any that cannot be read, nested too deep included."""
     try:
-        return json.loads(text.decode() if isinstance(text, bytes) else text)  # or json guesses at encodings
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError as error:
         raise json.JSONDecodeError("it is nested too deep", "", 0) from error
 

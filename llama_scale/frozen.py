@@ -6,6 +6,7 @@ of a plan were a sixth of its time. Here only `__init__` is compiled.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
 from operator import attrgetter
@@ -23,11 +24,11 @@ def frozen(cls: type | None = None, /, *, eq: bool = True, kw_only: bool = True)
     """The class as a dataclass whose fields are set once, by keyword: `@frozen`.
 
     Equal, hashed and shown by its fields; with `eq=False`, for arrays, equal to itself alone. What the
-    class defines of these itself stays.
+    class defines of these itself stays. Its children are `@frozen` too.
     """
 
     def decorate(cls: type) -> type:
-        own = set(vars(cls))
+        own = {name for name, value in vars(cls).items() if value is not None}  # __eq__ alone unsets __hash__
         made: Any = dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
         of_class = fields(made)
         methods = [_init(made, of_class), *_methods(of_class), *(_equality(of_class) if eq else ())]
@@ -63,11 +64,10 @@ def _methods(of_class: Sequence[Field[Any]]) -> list[Callable[..., Any]]:
 
 
 def _equality(of_class: Sequence[Field[Any]]) -> list[Callable[..., Any]]:
-    names = [one.name for one in of_class if one.compare]
-    compared = attrgetter(*names) if names else type  # without fields, all of one class are equal
+    compared = attrgetter("__class__", *(one.name for one in of_class if one.compare))
 
     def __eq__(self: Any, other: object) -> bool:
-        return compared(self) == compared(other) if type(other) is type(self) else NotImplemented
+        return compared(self) == compared(other) if other.__class__ is self.__class__ else NotImplemented
 
     def __hash__(self: Any) -> int:
         return hash(compared(self))
@@ -78,27 +78,36 @@ def _equality(of_class: Sequence[Field[Any]]) -> list[Callable[..., Any]]:
 def _init(cls: type, of_class: Sequence[Field[Any]]) -> Callable[..., None]:
     """`__init__`, which sets each field past `__setattr__` and then calls `__post_init__`, if there is one.
 
-    A field with `init=False` is left to `__post_init__`.
+    A field with `init=False` gets its default, or else waits for `__post_init__`.
     """
-    scope: dict[str, Any] = {"_missing": MISSING, "_set": object.__setattr__}
+    known: dict[str, Any] = {"_missing": MISSING, "_set": object.__setattr__}
     positional, by_keyword, body = [], [], []
     for one in of_class:
-        if not one.init:
-            continue
         name, parameter, value = one.name, one.name, one.name
         if one.default is not MISSING:
-            scope[f"_default_{name}"] = one.default
-            parameter = f"{name}=_default_{name}"
+            known[f"_default_{name}"] = one.default
+            parameter, value = f"{name}=_default_{name}", name if one.init else f"_default_{name}"
         elif one.default_factory is not MISSING:
-            scope[f"_new_{name}"] = one.default_factory
-            parameter, value = f"{name}=_missing", f"_new_{name}() if {name} is _missing else {name}"
-        (by_keyword if one.kw_only else positional).append(parameter)
+            known[f"_new_{name}"] = one.default_factory
+            parameter, new = f"{name}=_missing", f"_new_{name}()"
+            value = f"{new} if {name} is _missing else {name}" if one.init else new
+        elif not one.init:
+            continue
+        if one.init:
+            (by_keyword if one.kw_only else positional).append(parameter)
         body.append(f"_set(self, {name!r}, {value})")
     if hasattr(cls, "__post_init__"):
         body.append("self.__post_init__()")
     parameters = ", ".join(["self", *positional, *(["*", *by_keyword] if by_keyword else [])])
-    exec(f"def __init__({parameters}):\n " + "\n ".join(body or ["pass"]), scope)
-    init = scope["__init__"]
+    lines = [
+        f"def make({', '.join(known)}):",
+        f" def __init__({parameters}):",
+        *(f"  {line}" for line in body or ["pass"]),
+        " return __init__",
+    ]
+    made: dict[str, Any] = {}
+    exec("\n".join(lines), sys.modules[cls.__module__].__dict__, made)  # as annotations name what is there
+    init = made["make"](**known)
     init.__qualname__ = f"{cls.__qualname__}.__init__"
     init.__annotations__ = {one.name: one.type for one in of_class if one.init} | {"return": None}
     return init

@@ -41,13 +41,13 @@ class ShapeSpec(Checked):
     sizes_count: ParameterConvention = "total"
 
     def problems(self) -> Iterator[InputError]:
+        names = ("layers", "aspect_ratio", "head_size", "kv_heads", "hidden_ratio", "context")
+        yield from _not_positive(self, "shape.", names)
         if self.layers is not None and self.aspect_ratio is not None:
             yield InputError(
                 "shape.layers and shape.aspect_ratio both say how deep a model is",
                 hint="leave one of them out",
             )
-        names = ("layers", "aspect_ratio", "head_size", "kv_heads", "hidden_ratio", "context")
-        yield from _not_positive(self, "shape.", names)
 
 
 @frozen
@@ -67,7 +67,7 @@ class ExplicitShape(Checked):
 def _not_positive(value: object, table: str, names: Iterable[str]) -> Iterator[InputError]:
     """A problem for each of the numbers that is given and is not more than 0."""
     for name in names:
-        number = getattr(value, name)
+        number = getattr(value, name, None)  # a field that could not be read is told elsewhere
         if number is not None and number <= 0:
             yield InputError(
                 f"{table}{name} is {number:g}, but must be more than 0",

@@ -86,6 +86,10 @@ class SingleSpec(Checked):
     seed: int = 0
 
     def problems(self) -> Iterator[InputError]:
+        for name, least in (("tokens", 1), ("steps", 1), ("seed", 0)):
+            value = getattr(self, name, None)  # a field that could not be read is told elsewhere
+            if value is not None and value < least:
+                yield InputError(f"{name} is {value:g}, fewer than {least}", hint=f"set {name} higher")
         if self.tokens is not None and self.steps is not None:
             yield InputError("tokens and steps both say how long to train", hint="leave one of them out")
         if self.start_from is not None and (
@@ -95,10 +99,6 @@ class SingleSpec(Checked):
                 "model or shape says which model to train, and so does start_from",
                 hint="leave out model and all of shape but shape.context, or leave out start_from",
             )
-        for name, least in (("tokens", 1), ("steps", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                yield InputError(f"{name} is {value:g}, fewer than {least}", hint=f"set {name} higher")
         if not 0 < self.training.decay_fraction < 1:
             yield InputError(
                 f"training.decay_fraction is {self.training.decay_fraction:g}, not between 0 and 1",

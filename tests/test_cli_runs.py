@@ -82,6 +82,10 @@ def test_records_go_out_and_come_back(store: Path, tmp_path: Path, ending: str) 
     ("result.json", ""),
     ("result.json", "[]"),
     ("result.json", '{"status": "done"}'),
+    ("result.json", '{"status": [], "steps": 1}'),
+    ("result.json", '{"status": "done", "steps": "x"}'),
+    ("result.json", '{"status": "done", "steps": 1, "loss_nats": "x"}'),
+    ("result.json", '{"status": "done", "steps": 1, "data": [{}]}'),
 ])  # fmt: skip
 def test_a_run_that_cannot_be_read_hides_no_other(store: Path, file: str, content: str) -> None:
     listed = runs(store, "ls")[1]
@@ -93,6 +97,16 @@ def test_a_run_that_cannot_be_read_hides_no_other(store: Path, file: str, conten
     assert [r["run"] for r in again["runs"]] == [r["run"] for r in listed["runs"] if r["run"] != run]
     (told,) = again["unreadable"]
     assert told.startswith(f"{file} of run {run} cannot be read")
+
+
+def test_imported_records_that_are_torn_hide_no_run(store: Path) -> None:
+    runs(store, "import", str(RECORDS))
+    (imported,) = (store / "imported").glob("*.json")
+    imported.write_text("{")
+    listed = runs(store, "ls")[1]
+    assert len(listed["runs"]) == 4
+    assert len(listed["unreadable"]) == 1
+    assert str(imported) in listed["unreadable"][0]
 
 
 def test_imported_records_are_fitted_like_our_own(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 import copy
 import dataclasses
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 
+from llama_scale.checked import Checked
+from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 
 
@@ -60,6 +62,28 @@ class Arrays:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", float(self.values.sum()))
+
+
+@frozen
+class Lone(Checked):
+    """One field, compared by a rule of its own, with a check and a field that nobody gives."""
+
+    value: float
+    rest: int = field(default=3, init=False)
+
+    def problems(self) -> Iterator[InputError]:
+        if self.value > 1:
+            yield InputError("too much", hint="give less")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lone) and abs(self.value - other.value) < 1
+
+
+@frozen
+class Single:
+    """One field."""
+
+    value: float
 
 
 @frozen(kw_only=False)
@@ -127,6 +151,24 @@ def test_arrays_are_equal_to_themselves_alone_and_fields_may_be_left_to_the_chec
     one = Arrays(values=np.ones(3))
     assert one == one and one != Arrays(values=np.ones(3)) and len({one}) == 1
     assert one.total == 3
+
+
+def test_a_value_with_its_own_equality_can_still_be_hashed_and_checked():
+    assert Lone(value=0.5) == Lone(value=1.0)
+    assert hash(Lone(value=0.5)) != hash(Lone(value=1.0))
+    assert Lone(value=0.5).rest == 3
+    with pytest.raises(InputError, match="too much"):
+        Lone(value=2)
+
+
+def test_nan_is_equal_to_itself_as_in_tuples():
+    nan = float("nan")
+    assert Single(value=nan) == Single(value=nan)
+
+
+def test_init_is_of_the_class_s_own_module_and_types():
+    assert Point.__init__.__module__ == __name__
+    assert get_type_hints(Point.__init__)["tags"] == Sequence[str]
 
 
 def test_positions_and_an_own_method_are_kept():

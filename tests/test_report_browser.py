@@ -344,8 +344,10 @@ const move = async () => {
   document.getElementById("demand-chart").scrollIntoView();
   for (let i = 0; i < 5; i++) await move(); // moves all the while, so that it is never at rest
   const inSight = drawn();
+  await move();
+  const after = drawn();
   window.scrollTo(0, 0);
-  setTimeout(() => done([before, moving, inSight, drawn()]), 600);
+  setTimeout(() => done([before, moving, inSight, after, drawn()]), 600);
 })();
 """
 
@@ -354,13 +356,42 @@ def test_while_a_control_moves_what_is_in_sight_follows_and_at_rest_everything(
     browser: Any, pages: dict[str, str]
 ) -> None:
     opened(browser, pages["roofline"])
-    before, moving, in_sight, rest = browser.execute_async_script(SCROLLED)
+    before, moving, in_sight, after, rest = browser.execute_async_script(SCROLLED)
     (cost, demand) = range(2)
     assert moving[cost] != before[cost]
     assert moving[demand] == before[demand]
     assert in_sight[demand] != moving[demand]
-    assert in_sight[cost] != rest[cost]
-    assert rest[demand] != before[demand]
+    assert after[demand] != in_sight[demand]
+    assert after[cost] == in_sight[cost]
+    assert rest[cost] != after[cost]
+
+
+NOTHING_SERVED = """
+const done = arguments[0];
+llamaScale.set({ serve_tokens: 0 });
+const input = document.getElementById("control-price");
+const hidden = () => document.getElementById("even-figure").hidden;
+const seen = [hidden()];
+const frame = () => new Promise((then) => requestAnimationFrame(() => setTimeout(then)));
+(async () => {
+  await frame();
+  await frame();
+  for (let i = 0; i < 3; i++) {
+    input.value = Number(input.value) + 1;
+    input.dispatchEvent(new Event("input"));
+    await frame();
+    seen.push(hidden());
+  }
+  setTimeout(() => done([...seen, hidden()]), 600);
+})();
+"""
+
+
+def test_a_picture_that_has_nothing_to_show_stays_away_while_a_control_moves(
+    browser: Any, pages: dict[str, str]
+) -> None:
+    opened(browser, pages["roofline"])
+    assert browser.execute_async_script(NOTHING_SERVED) == [True] * 5
 
 
 @pytest.mark.parametrize("name", ["roofline", "few-data-int4"])

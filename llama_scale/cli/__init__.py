@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import os
@@ -62,6 +63,7 @@ class Program(click.Group):
             # As numpy loads, OpenBLAS starts a thread a core: a quarter of a plan's time, for no use of them.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             gc.disable()  # a short command ends before its garbage matters
+            ctx.call_on_close(gc.enable)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -84,7 +86,9 @@ class Program(click.Group):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? and no traceback
         run = partial(super().main, words, *others, standalone_mode=False, **more)
         code = exit_code_of(run, words)
-        gc.freeze()  # else Python looks at every object of every module once more on its way out
+        atexit.register(
+            gc.freeze
+        )  # else Python looks at every object of every module once more on its way out
         sys.exit(code)
 
 

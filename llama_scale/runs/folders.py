@@ -114,10 +114,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What the run ended with, or None while it has not."""
         try:
-            found = self._read_json("result.json")
-            if not (isinstance(found, dict) and {"status", "steps"} <= found.keys()):
-                raise ValueError("it tells no status and no steps")
-            return found
+            return _checked_result(self._read_json("result.json"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -282,6 +279,23 @@ def create_run(store: Path, config: RunConfig, run: str | None = None) -> RunFol
         spec = {"schema": 1, "run": folder.run, "config": json.loads(canonical_json(config))}
         write_atomically(folder.path / "spec.json", json.dumps(spec, indent=1))
     return folder
+
+
+def _checked_result(found: Any) -> dict[str, Any]:
+    """What a result holds; ValueError for JSON that is no run's."""
+    if not isinstance(found, dict) or found.get("status") not in ("done", "diverged", "failed"):
+        raise ValueError("it tells no status")
+    if type(found.get("steps")) is not int:
+        raise ValueError("it tells no steps")
+    for name in ("loss_nats", "bits_per_byte"):
+        if type(found.get(name, 0.0)) not in (float, int, type(None)):
+            raise ValueError(f"{name} is no number")
+    texts = found.get("data", [])
+    if not isinstance(texts, list) or not all(
+        isinstance(text, dict) and {"tokens", "unique_tokens"} <= text.keys() for text in texts
+    ):
+        raise ValueError("its data are not counted in tokens and unique_tokens")
+    return found
 
 
 def create_runs(store: Path, by_id: Mapping[str, RunConfig]) -> None:

@@ -32,11 +32,14 @@ def read_records(
             f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store"
         )
     if runs is not None:
-        return tuple(read_record(RunFolder(store / run)) for run in runs)
+        return tuple(record for run in runs if (record := _read(store, run, unreadable)))
     found = {run: record for run, _, record in _runs_of(store, unreadable)}
     for file in sorted((store / IMPORTED).glob("*.json")):
-        for record in load_records(file):
-            found.setdefault(record.run, record)
+        try:
+            for record in load_records(file):
+                found.setdefault(record.run, record)
+        except InputError as error:
+            unreadable(StoreError(error.message, hint=f"delete {file}, and import its runs again"))
     return tuple(found.values())
 
 
@@ -59,15 +62,20 @@ def _runs_of(store: Path, unreadable: Callable[[StoreError], None]) -> list[tupl
         before = known.get(run)
         if before is not None and before[0] == marks:
             found.append((run, *before))
-            continue
-        try:
-            found.append((run, marks, read_record(RunFolder(store / run))))
+        elif record := _read(store, run, unreadable):
+            found.append((run, marks, record))
             read += 1
-        except StoreError as error:
-            unreadable(error)
     if read >= WORTH_WRITING:
         remember(store, found)
     return found
+
+
+def _read(store: Path, run: str, unreadable: Callable[[StoreError], None]) -> RunRecord | None:
+    try:
+        return read_record(RunFolder(store / run))
+    except StoreError as error:
+        unreadable(error)
+        return None
 
 
 def _marked(store: Path) -> Iterator[tuple[str, Marks]]:

@@ -124,9 +124,9 @@ const answers = (() => {
     return { parameters: places.map((i) => base.family.grid[i].parameters), train, serve, total, band };
   }
 
-  // Every so many of the laws: of those that are slow to ask a quarter, and fewer while a control moves.
+  // Every so many of the laws: of those that are slow to ask a quarter, and while a control moves a third.
   function thinned(base, found, every = 1) {
-    const whole = every * found.every;
+    const whole = every * (found.isMoving ? 3 : 1);
     return base.drawnOnGrid.filter((law, i) => i % (law.isSlow ? 4 * whole : whole) === 0);
   }
 

@@ -161,11 +161,8 @@
 
   const timing = { solve: 0, draw: 0, redraws: 0 };
   const AT_REST = 150; // milliseconds without a move: then come all draws of the bands, the address, the words
-  const SCRIPT = 5; // milliseconds of a moving frame's 16: style, layout and painting take the rest
-  const THINNEST = 24; // a twenty-fourth of a thousand draws still shows where a band lies
   let waiting = 0;
   let frame = 0;
-  let every = 3; // draw of the law shown while a control moves: as many as this browser has time for
 
   // The settings change at once; what they lead to is drawn at most once a frame while a control moves.
   function change(move, isMoving = false) {
@@ -182,7 +179,7 @@
     cancelAnimationFrame(frame);
     frame = 0;
     const before = performance.now();
-    found = { ...answers.solve(base, settings), isMoving, every: isMoving ? every : 1 };
+    found = { ...answers.solve(base, settings), isMoving };
     timing.solve = performance.now() - before;
     showControls();
     showCards();
@@ -194,7 +191,6 @@
     }
     timing.draw = performance.now() - before - timing.solve;
     timing.redraws += 1;
-    if (isMoving) every = Math.min(THINNEST, Math.max(3, Math.round((every * (timing.solve + timing.draw)) / SCRIPT)));
   }
 
   // ---- the answer in figures
@@ -257,18 +253,21 @@
     charted.forEach((into) => (into.dataset.width = charts.measure(into, given)));
     if (charted.every((into, i) => into.dataset.width === before[i])) return;
     drawEvidence();
-    drawAnswer();
+    drawAnswer(true);
   }
 
   const ANSWERS = { cost: drawCosts, even: drawBreakEven, demand: drawDemand };
   const onScreen = new Set(Object.keys(ANSWERS));
 
   // While a control moves only what is on the screen follows; the rest does as it comes into sight, or at rest.
-  function drawAnswer() {
-    const isKnown = found.rival !== null;
+  function drawAnswer(isWhole = !found.isMoving) {
     for (const [name, draw] of Object.entries(ANSWERS)) {
-      $(`${name}-figure`).hidden = !isKnown;
-      if (isKnown && (!found.isMoving || onScreen.has(name))) draw();
+      const figure = $(`${name}-figure`);
+      if (!found.rival) figure.hidden = true;
+      else if (isWhole || figure.hidden || onScreen.has(name)) {
+        figure.hidden = false;
+        draw();
+      }
     }
   }
 
