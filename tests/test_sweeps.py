@@ -218,7 +218,7 @@ def test_what_a_recipe_states_is_what_it_takes(name: str) -> None:
 
 def test_recipes_of_every_scale_ship() -> None:
     here = {name for name in recipe_names() if load_recipe(name).machine is None}
-    assert here >= {"default", "default-seeds"}
+    assert here >= {"default", "twenty-minutes"}
     asked = {"one-gpu-night": 1, "eight-gpu-weekend": 8, "thousand-gpu-hours": 8, "overtraining": 1}
     for name, accelerators in asked.items():
         machine = load_recipe(name).machine
@@ -228,13 +228,14 @@ def test_recipes_of_every_scale_ship() -> None:
     assert node and 8 * node.seconds / 3600 == pytest.approx(1_000, rel=0.05)
 
 
-def test_more_seeds_go_on_from_the_default_sweep(sweep: Sweep) -> None:
-    more = expand("default-seeds", load_recipe("default-seeds"), CORPUS)
-    assert set(sweep.by_id) < set(more.by_id)
-    trunks = {width: 0 for width in (16, 32, 48, 64, 80)}
-    for run in more.runs:
-        trunks[run.model.width] += run.role == "trunk"
-    assert set(trunks.values()) == {5}
+def test_the_longer_recipe_is_the_default_at_twice_the_budgets() -> None:
+    longer, default = load_recipe("twenty-minutes"), load_recipe("default")
+    shared = ("training", "shape", "data", "machine", "seed")
+    assert all(getattr(longer, name) == getattr(default, name) for name in shared)
+    assert isinstance(longer.design, IsoFlop) and isinstance(default.design, IsoFlop)
+    budgets = longer.design.budgets_flops
+    assert budgets == pytest.approx([2 * budget for budget in default.design.budgets_flops])
+    assert [holdout.budget_flops for holdout in longer.design.holdouts] == [4 * max(budgets)] * 2
 
 
 def test_a_rule_sets_rate_and_batch_by_size_and_tokens() -> None:
