@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from llama_scale import __version__
 from llama_scale.cli import COMMANDS, main
@@ -200,6 +202,13 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "[]\n"
     )
+
+
+def test_who_calls_a_command_in_a_process_keeps_its_garbage_collected() -> None:
+    before = gc.get_freeze_count()
+    assert CliRunner().invoke(main, ["plan", "--serve-tokens", "0", "--json"]).exit_code == 0
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == before
 
 
 @pytest.mark.parametrize(("words", "given", "threads"), [

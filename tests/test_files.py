@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llama_scale.errors import StoreError
-from llama_scale.files import make_folder, write_atomically
+from llama_scale.files import make_folder, parse_json, write_atomically
 
 
 @pytest.fixture
@@ -107,3 +107,8 @@ def test_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
         content = path.read_text()
         assert len(content) == 100_000
         assert len(set(content)) == 1
+
+
+@pytest.mark.parametrize("text", [b'{"a": 1}', b'\xef\xbb\xbf{"a": 1}', '{"a": 1}'])
+def test_json_may_begin_with_a_byte_order_mark(text: str | bytes) -> None:
+    assert parse_json(text) == {"a": 1}
