@@ -86,9 +86,8 @@ class Program(click.Group):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? and no traceback
         run = partial(super().main, words, *others, standalone_mode=False, **more)
         code = exit_code_of(run, words)
-        atexit.register(
-            gc.freeze
-        )  # else Python looks at every object of every module once more on its way out
+        # Or Python would look at every object of every module once more on its way out.
+        atexit.register(gc.freeze)
         sys.exit(code)
 
 
