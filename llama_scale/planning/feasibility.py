@@ -138,10 +138,13 @@ def refuse_dear_target(request: Request, recommended: PlannedModel) -> None:
     problem = request.problem()
     affordable = float(problem.loss(lowest_loss(problem, budget.value, request.limits)))
     needed = format_quantity(Quantity(value=used * 1.01, kind=budget.kind))
+    # It may not even pay for the serving: then the loss is nan; and one worse than guessing is no offer.
+    buys_any = affordable < math.log(request.vocabulary)
+    instead = f", or {_asking(request, affordable)}, which it buys" if buys_any else ""
     raise InfeasibleError(
         f"{_goal(request, recommended.loss_nats)} costs {needed} to train and serve, "
         f"{format_number(used / budget.value)} times the budget of {format_quantity(budget)}",
-        hint=f"give --budget '{needed}' or more, or {_asking(request, affordable)}, which it buys",
+        hint=f"give --budget '{needed}' or more{instead}",
     )
 
 
