@@ -170,6 +170,8 @@ def test_a_budget_beside_a_target_is_a_limit() -> None:
         plan(serve_tokens=1e12, target_loss=1.95, law=SARDANA_LINE, budget="1e23")
     enough = refused.value.hint.split("'")[1]
     assert plan(serve_tokens=1e12, target_loss=1.95, law=SARDANA_LINE, budget=enough).limits[0].binding
+    affordable = float(refused.value.hint.split("--target-loss ")[1].split(",")[0])
+    assert plan(serve_tokens=1e12, target_loss=affordable, law=SARDANA_LINE, budget="1e23").gap.cost < 0.01
 
 
 @pytest.mark.parametrize("served", [1e12, 1e15])
@@ -179,8 +181,6 @@ def test_a_budget_that_buys_nothing_worth_asking_for_offers_no_other_loss(served
         plan(serve_tokens=served, target_loss=2.0, budget="$1")
     assert refused.value.hint.startswith("give --budget '$")
     assert "--target-loss" not in refused.value.hint
-    affordable = float(refused.value.hint.split("--target-loss ")[1].split(",")[0])
-    assert plan(serve_tokens=1e12, target_loss=affordable, law=SARDANA_LINE, budget="1e23").gap.cost < 0.01
 
 
 @pytest.mark.parametrize(
