@@ -23,8 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llama_scale.architecture import llama
-from llama_scale.config import canonical_json
-from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, run_id
+from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, create_runs, run_id
 from llama_scale.runs.remembered import FILE
 
 BASELINE = "import click, numpy"
@@ -142,12 +141,10 @@ def timed(command: list[str]) -> tuple[float, float]:
 
 def make_store(store: Path, runs: int) -> None:
     """Finished runs of ten models: what the trainer leaves, without its weights."""
-    for number in range(runs):
-        config = planned(number)
-        folder = store / run_id(config)
-        folder.mkdir(parents=True)
-        spec = {"schema": 1, "run": folder.name, "config": json.loads(canonical_json(config))}
-        (folder / "spec.json").write_text(json.dumps(spec, indent=1))
+    by_id = {run_id(config): config for config in map(planned, range(runs))}
+    create_runs(store, by_id)
+    for run, config in by_id.items():
+        folder = store / run
         result = {
             "status": "done",
             "steps": 1000,

@@ -170,7 +170,7 @@ def test_a_whole_store_is_whole_and_each_harm_is_found(store: Path) -> None:
     assert {harm["run"] for harm in said["harms"]} == {first.run, second.run, trunk.run}
     assert len(said["harms"]) == 3
     spec = first.path / "spec.json"
-    spec.write_text(spec.read_text().replace('"seed": 0', '"seed": 1'))
+    spec.write_text(spec.read_text().replace('"seed":0', '"seed":1'))
     code, said = runs(store, "verify", first.run)
     assert code == 1 and "was changed" in said["harms"][0]["what"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import closing
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from small_runs import small_model, small_run
 
+from llama_scale.config import canonical_json
 from llama_scale.errors import InputError, StoreError
 from llama_scale.runs import (
     Branch,
@@ -110,6 +112,38 @@ def test_a_spec_that_was_changed_is_refused(folder: RunFolder) -> None:
     spec["config"]["optimizer"]["learning_rate"] = 1.0
     (folder.path / "spec.json").write_text(json.dumps(spec))
     with pytest.raises(StoreError, match="was changed"):
+        _ = RunFolder(folder.path).config
+
+
+def test_a_spec_may_be_laid_out_in_another_way(folder: RunFolder) -> None:
+    path = folder.path / "spec.json"
+    written, config = path.read_bytes(), folder.config
+    for indent in (None, 1):
+        path.write_text(json.dumps(json.loads(written), indent=indent))
+        assert path.read_bytes() != written
+        assert RunFolder(folder.path).config == config
+
+
+def test_a_spec_that_is_written_is_its_canonical_text(folder: RunFolder) -> None:
+    lines = (folder.path / "spec.json").read_bytes().splitlines()
+    assert hashlib.sha256(lines[1]).hexdigest()[:16] == folder.run
+    assert lines[1].decode() == canonical_json(folder.config)
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "refusal"),
+    [
+        (b'"seed":', b'"seed":1', "was changed"),  # another run in the layout that is written
+        (b"\n}\n", b"\n", "cannot be read"),  # torn behind a config that is whole
+        (b'"config":', b'"Config":', "cannot be read"),
+    ],
+)
+def test_a_spec_that_is_harmed_where_its_hash_is_taken_is_refused(
+    folder: RunFolder, part: bytes, other: bytes, refusal: str
+) -> None:
+    path = folder.path / "spec.json"
+    path.write_bytes(path.read_bytes().replace(part, other))
+    with pytest.raises(StoreError, match=refusal):
         _ = RunFolder(folder.path).config
 
 

@@ -96,6 +96,6 @@ def test_files_that_just_changed_are_not_remembered(tmp_path: Path) -> None:
 
 def test_a_spec_that_was_changed_is_refused_cache_or_not(store: Path) -> None:
     spec = sorted(store.iterdir())[1] / "spec.json"
-    spec.write_text(spec.read_text().replace('"seed": ', '"seed": 1'))
+    spec.write_text(spec.read_text().replace('"seed":', '"seed":1'))
     with pytest.raises(StoreError, match="was changed"):
         read_records(store)
