@@ -163,14 +163,9 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 def canonical_hash(value: Any) -> str:
     """The first 16 hexadecimal digits of the sha256 of `canonical_json(value)`."""
-    return hash_of_text(canonical_json(value).encode("ascii"))
-
-
-def hash_of_text(canonical: bytes) -> str:
-    """The `canonical_hash` of the value that this canonical text holds."""
     from hashlib import sha256  # here: it loads OpenSSL, which a plan does without
 
-    return sha256(canonical).hexdigest()[:16]
+    return sha256(canonical_json(value).encode("ascii")).hexdigest()[:16]
 
 
 def _canonical(value: Any) -> Any:

@@ -138,9 +138,7 @@ def test_a_spec_that_is_written_is_its_canonical_text(folder: RunFolder) -> None
         (b'"config":', b'"Config":', "cannot be read"),
     ],
 )
-def test_a_spec_that_is_harmed_where_its_hash_is_taken_is_refused(
-    folder: RunFolder, part: bytes, other: bytes, refusal: str
-) -> None:
+def test_a_spec_that_is_harmed_is_refused(folder: RunFolder, part: bytes, other: bytes, refusal: str) -> None:
     path = folder.path / "spec.json"
     path.write_bytes(path.read_bytes().replace(part, other))
     with pytest.raises(StoreError, match=refusal):
