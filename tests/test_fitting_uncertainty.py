@@ -11,8 +11,10 @@ import pytest
 from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting import Settings, fit, gather
-from llama_scale.fitting.calibration import Ends, chosen_as_then, ends_of, waver
+from llama_scale.fitting.backtests import split_at
+from llama_scale.fitting.calibration import chosen_as_then
 from llama_scale.fitting.candidates import Candidate, points_of, solve_all
+from llama_scale.fitting.drift import MOST, Drift, Ends, drift_of, ends_of, likely_spreads, turns_of, waver
 from llama_scale.fitting.selection import choose
 from llama_scale.fitting.solver import refit, solve
 from llama_scale.fitting.uncertainty import Resampling, choose_resampling, draw_laws, draw_mixture
@@ -96,12 +98,12 @@ def test_a_backtest_widens_intervals_that_the_future_falls_out_of() -> None:
     settings = Settings(form="chinchilla", delta=1e-2, draws=100)
     calm = fit(sweep(0), settings=settings)
     assert calm.evidence["backtest"]["predicted_runs"] == 30
-    assert calm.evidence["backtest"]["spread"] < 0.1
+    assert all(abs(drift["turn"]) < 3 * drift["error"] for drift in calm.evidence["backtest"]["drifts"])
     broken = sweep(0)
     # from the fifth budget on another law rules: 6 % above what the cheaper runs promise
     broken.loss[broken.train_flops > 7e11] *= 1.06
     surprised = fit(broken, settings=settings)
-    assert surprised.evidence["backtest"]["spread"] > 0.1
+    assert surprised.evidence["backtest"]["spread"] > 1.4 * calm.evidence["backtest"]["spread"]
     assert surprised.evidence["backtest"]["coverage"] < 0.7
     assert surprised.evidence["backtest"]["covered"] > surprised.evidence["backtest"]["coverage"]
     assert "waver" in surprised.draws_note
@@ -136,7 +138,8 @@ def test_wavering_exponents_leave_both_ends_of_the_runs_as_they_were(k: float) -
     powers = {name: np.asarray(getattr(one, name)) ** (1 / k) for name in ("A", "B")}
     draws = replace(one, **powers, alpha=one.alpha / k, beta=one.beta / k, k=np.full(50, k))
     ends = ends_of(runs, "compute")
-    moved = waver(draws, ends, 0.2)
+    turns = 0.2 * np.random.default_rng(1).standard_normal(50)
+    moved = waver(draws, ends, turns)
     assert moved.loss(*ends.far) == pytest.approx(draws.loss(*ends.far), rel=1e-9)
     assert moved.exponent_a == pytest.approx(draws.exponent_a, rel=1e-9)
     free = np.flatnonzero(np.asarray(moved.E) > 0)
@@ -148,14 +151,52 @@ def test_wavering_exponents_leave_both_ends_of_the_runs_as_they_were(k: float) -
         there = (ends.far[0] * far, ends.far[1] * far)
         changes.append(float(np.std(np.log(moved.loss(*there) / draws.loss(*there)))))
     assert 0 < changes[0] < changes[1] < changes[2]
-    assert waver(draws, ends, 0.0) is draws
+    assert np.allclose(waver(draws, ends, np.zeros(50)).loss(1e6, 1e8), draws.loss(1e6, 1e8))
+
+
+def test_a_backtest_measures_the_turn_that_the_runs_ahead_follow() -> None:
+    for turn in (-0.2, 0.0, 0.2):
+        drifts = []
+        for seed in range(4):
+            split = split_at(sweep(seed), 0.6, "compute")
+            assert split is not None
+            known, ahead = split.known, split.ahead
+            solved = solve(points_of(known), delta=1e-2)
+            noise = np.random.default_rng(seed).normal(0, 0.002, len(ahead))
+            turned = waver(LAW, ends_of(known, "compute"), np.array(turn))
+            errors = np.log(
+                np.asarray(solved.law.loss(ahead.parameters, ahead.tokens))
+                / np.asarray(turned.loss(ahead.parameters, ahead.tokens))
+            )
+            drift = drift_of(split, errors - noise, draw_laws(known, TRUE_FORM, solved.constants, draws=60))
+            assert drift is not None
+            drifts.append((drift.turn, drift.error))
+        measured, error = np.mean(drifts, axis=0)
+        assert measured == pytest.approx(turn, abs=0.2 * abs(turn) + 2.5 * error / 4**0.5)
+        assert error < 0.1
+
+
+def test_turns_are_as_wide_as_drifts_make_likely() -> None:
+    def width(*turns: float, error: float = 0.02) -> float:
+        return float(
+            np.std(turns_of([Drift(direction="compute", turn=turn, error=error) for turn in turns], 4000))
+        )
+
+    assert width(0.0) < width(0.1) < width(0.3)
+    assert width(0.3, error=1.0) == pytest.approx(width(0.0, error=1.0), rel=0.05)  # noise tells nothing
+    assert width(0.1) == width(0.1, 0.1) == width(0.1, -0.1)  # backtests of one direction count as one
+    both = [Drift(direction=way, turn=0.01, error=0.02) for way in ("compute", "overtraining")]
+    assert np.std(turns_of(both, 4000)) < width(0.01)
+    spreads = likely_spreads([], 1000)
+    assert (np.diff(spreads) >= 0).all()
+    assert 0 < spreads[0] < spreads[-1] < MOST
 
 
 def test_ends_of_like_loss_hold_no_exponent_between_them() -> None:
     level = ScalingLaw(
         E=np.full(9, 1.0), A=np.ones(9), B=np.ones(9), alpha=np.full(9, 0.3), beta=np.full(9, 0.3)
     )
-    moved = waver(level, Ends(near=(1e6, 1e8), far=(1e6, 1.1e8)), 0.2)
+    moved = waver(level, Ends(near=(1e6, 1e8), far=(1e6, 1.1e8)), np.full(9, 0.2))
     assert np.all(moved.E == level.E)
     assert moved.loss(1e6, 1.1e8) == pytest.approx(level.loss(1e6, 1.1e8))
 

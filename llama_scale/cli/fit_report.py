@@ -235,12 +235,9 @@ def _certainty(fit: Fit) -> Iterator[str]:
     """What the intervals mean, and what backtests made of them."""
     tested = fit.evidence.get("backtest") or {}
     if "coverage" in tested:
-        widened = (
-            f"the laws' exponents are made to waver by {format_fraction(tested['spread'])}, so that"
-            f" {format_fraction(tested['covered'], 2)} do"
-            if tested["spread"]
-            else "nothing had to be widened"
-        )
+        widened = f"exponents are made to waver by {format_fraction(tested['spread'])}"
+        if tested["factor"] > 1:
+            widened += f" and predicted intervals widened by {format_fraction(tested['factor'] - 1)}"
         more = (
             "" if tested.get("protocol") else ". Add --backtest for a test on runs held out from all of this"
         )
@@ -249,7 +246,7 @@ def _certainty(fit: Fit) -> Iterator[str]:
             f"laws of the nearer runs erred {format_fraction(tested['mean_error'], 2)} on average over"
             f" {tested['predicted_runs']} predictions of farther ones, of which"
             f" {format_fraction(tested['coverage'], 2)} lay inside {format_fraction(tested['level'])}"
-            f" intervals; {widened}{more}",
+            f" intervals; {widened}, so that {format_fraction(tested['covered'], 2)} do{more}",
         )
     intervals = fit.evidence.get("intervals")
     if intervals:

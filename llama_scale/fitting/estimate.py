@@ -9,7 +9,7 @@ import numpy as np
 
 from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
-from llama_scale.fitting.calibration import Backtest, calibrate, ends_of, warnings_of_backtest, waver
+from llama_scale.fitting.calibration import Backtest, calibrate, warnings_of_backtest
 from llama_scale.fitting.candidates import Candidate, points_of, solve
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
@@ -21,6 +21,7 @@ from llama_scale.fitting.document import (
     selection_json,
     spread_json,
 )
+from llama_scale.fitting.drift import ends_of, turns_of, waver
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
 from llama_scale.fitting.settings import Settings, settings_of
@@ -217,16 +218,17 @@ def _carried(
             seed=settings.seed,
             method=settings.resampling,
         )
-    if tested is None or tested.spread == 0:
+    if tested is None:
         return drawn
     ends = ends_of(observations, choice.directions[-1])
-    return replace(drawn, law=waver(drawn.law, ends, tested.spread))
+    turns = turns_of(tested.drifts, np.size(drawn.law.E), settings.seed)
+    return replace(drawn, law=waver(drawn.law, ends, turns))
 
 
 def _note(draws: Draws | None, tested: Backtest | None) -> str:
     if draws is None:
         return "no draws were asked for, so nothing is known of the uncertainty"
-    if tested is None or tested.spread == 0:
+    if tested is None:
         return draws.note
     return f"{draws.note}; exponents waver by {tested.spread:.0%} beyond the runs, as backtests show"
 
