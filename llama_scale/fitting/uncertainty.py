@@ -200,8 +200,7 @@ def model_noise(
     did, weights by compute make the dearest runs of the default sweep a third quieter than their repeats are.
     """
     least = form.solve(points, delta=LEAST_SQUARES, quick=True).constants
-    residuals = points.z - log_prediction(points, least)
-    return estimate_noise(residuals, form.design(points, least), families, draws=draws, generator=generator)
+    return estimate_noise(points, least, form.layout, families, draws=draws, generator=generator)
 
 
 def _simulate(
