@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Rules, Settings, fit, gather
 from llama_scale.fitting.backtests import split_at, try_all
 from llama_scale.fitting.candidates import Candidate, solve_all
+from llama_scale.fitting.drift import Drift, log_likelihood, prior_spreads
+from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import CUTS, Asked, directions_of
 from llama_scale.frozen import frozen
@@ -51,18 +54,20 @@ COLUMNS = (
     "covered",
     "half-width",
 )
+SCALES = (0.01, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.4)
 
 
 @frozen
 class Row:
-    """One split: relative errors by rule, the intervals' coverage and median half-width."""
+    """One split: relative errors by rule, coverage and half-widths of intervals, drifts of its backtests."""
 
     name: str
     held_out: int
     errors: dict[str, float]
     what: str
     covered: float
-    half_width: float
+    half_widths: Array
+    drifts: list[dict[str, Any]]
 
 
 def main() -> None:
@@ -79,6 +84,7 @@ def main() -> None:
             rows += list(by_compute(name, read(words.data, name), share, words.draws))
         print(summary([row for row in rows if row.name in SIX], "the first six"))
         print(summary(rows, "all"))
+        print(f"\nlog likelihood of drifts by the scale of their prior: {likelihoods(rows)}")
     print(f"\n**sardana2024: few tokens per parameter predict many**\n\n{header()}")
     print(summary(list(by_ratio(words.data, words.draws)), "all"))
     print(f"\n{time.process_time() - start:.0f} CPU seconds")
@@ -125,10 +131,11 @@ def row_of(
         errors=errors_of(known, ahead, direction) | {"chosen": relative(guess.loss, ahead)},
         what=f"{selection['form']}, {selection['delta']:g}, {selection['weights']}",
         covered=float(np.mean((guess.low <= ahead.loss) & (ahead.loss <= guess.high))),
-        half_width=float(np.median((guess.high - np.asarray(guess.low)) / 2 / np.asarray(guess.loss))),
+        half_widths=(guess.high - np.asarray(guess.low)) / 2 / np.asarray(guess.loss),
+        drifts=(found.evidence["backtest"] or {}).get("drifts", []),
     )
     cells = [f"{error:.2%}" for error in row.errors.values()]
-    cells += [row.what, f"{row.covered:.0%}", f"{row.half_width:.2%}"]
+    cells += [row.what, f"{row.covered:.0%}", f"{np.median(row.half_widths):.2%}"]
     print(f"| {row.name} | {row.held_out} | {' | '.join(cells)} |", flush=True)
     yield row
 
@@ -155,13 +162,25 @@ def header() -> str:
 
 
 def summary(rows: list[Row], what: str) -> str:
-    """Geometric means of errors, coverage over all runs, the middle half-width."""
+    """Geometric means of errors; coverage and median half-width over runs, in brackets over sets."""
     means = {rule: np.exp(np.mean([np.log(row.errors[rule]) for row in rows])) for rule in rows[0].errors}
     count = sum(row.held_out for row in rows)
     covered = sum(row.covered * row.held_out for row in rows) / count
-    width = np.median([row.half_width for row in rows])
-    cells = [f"**{mean:.2%}**" for mean in means.values()]
-    return f"| **{what}** | {count} | {' | '.join(cells)} | | **{covered:.0%}** | **{width:.2%}** |"
+    width = np.median(np.concatenate([row.half_widths for row in rows]))
+    of_sets = np.median([np.median(row.half_widths) for row in rows])
+    cells = [*(f"**{mean:.2%}**" for mean in means.values()), ""]
+    cells += [f"**{covered:.0%}**", f"**{width:.2%}** ({of_sets:.2%})"]
+    return f"| **{what}** | {count} | {' | '.join(cells)} |"
+
+
+def likelihoods(rows: list[Row]) -> str:
+    """How likely the drifts of all backtests are, in nats, under half-Cauchy priors of several scales."""
+    found = {}
+    for scale in SCALES:
+        spreads = prior_spreads(scale)
+        each = [log_likelihood([Drift(**drift) for drift in row.drifts], spreads) for row in rows]
+        found[scale] = sum(np.log(np.exp(one).mean()) for one in each)
+    return ", ".join(f"{scale:g} {value - max(found.values()):.2f}" for scale, value in found.items())
 
 
 if __name__ == "__main__":

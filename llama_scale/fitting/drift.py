@@ -127,16 +127,26 @@ def turns_of(drifts: Sequence[Drift], draws: int, seed: int = 0) -> Array:
 
 
 def likely_spreads(drifts: Sequence[Drift], count: int) -> Array:
-    """Equally likely standard deviations of turns (count,), rising, given what was measured.
+    """Equally likely standard deviations of turns (count,), rising, given what was measured."""
+    spreads = prior_spreads()
+    fit = log_likelihood(drifts, spreads)
+    rising = np.cumsum(np.exp(fit - fit.max()))
+    return spreads[np.searchsorted(rising / rising[-1], (np.arange(count) + 0.5) / count)]
 
-    The prior is a half-Cauchy of scale USUAL, cut at MOST. Backtests of one direction share most of their
-    runs, so together they count as one.
+
+def prior_spreads(scale: float = USUAL) -> Array:
+    """Spreads (NODES,) that are equally likely beforehand: half-Cauchy of this scale, cut at MOST."""
+    return scale * np.tan((np.arange(NODES) + 0.5) / NODES * np.arctan(MOST / scale))
+
+
+def log_likelihood(drifts: Sequence[Drift], spreads: Array) -> Array:
+    """Of drifts under normal turns of these spreads (S,), in nats.
+
+    Backtests of one direction share most of their runs, so together they count as one.
     """
-    spreads = USUAL * np.tan((np.arange(NODES) + 0.5) / NODES * np.arctan(MOST / USUAL))
-    fit = np.zeros(NODES)
+    found = np.zeros(len(spreads))
     for direction in {drift.direction for drift in drifts}:
         turn, error = np.array([(d.turn, d.error) for d in drifts if d.direction == direction]).T
         variance = spreads[:, None] ** 2 + error**2
-        fit -= (np.log(variance) + turn**2 / variance).mean(axis=1) / 2
-    rising = np.cumsum(np.exp(fit - fit.max()))
-    return spreads[np.searchsorted(rising / rising[-1], (np.arange(count) + 0.5) / count)]
+        found -= (np.log(variance) + turn**2 / variance).mean(axis=1) / 2
+    return found

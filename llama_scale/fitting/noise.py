@@ -9,9 +9,9 @@ r = sd_trunk / sd_own, p(r) ~ (1 + r^2)^(-1/2): between the half-Cauchy and the 
 2006 weighs for few groups. On sweeps of 6 trunks the first covers the best N too seldom (83 % at 90 %),
 the flat one the loss too often (97 %); this one 90 % and 92 % (benchmarks/coverage.py).
 
-The noisier trunks are, the more the law may follow the branches of each and leave their levels. How closely it
-can is found with the law itself: a likelihood that was linear in the constants took E and exponents far below
-zero, and put 2.6 % of noise on trunks whose repeats differed by .4 %.
+The noisier trunks are, the more the law may follow the branches of each and leave their levels. How closely
+it can is found with the law itself: a likelihood that was linear in the constants took E and exponents far
+below zero, and put 2.6 % of noise on trunks whose repeats differed by .4 %.
 """
 
 from __future__ import annotations
