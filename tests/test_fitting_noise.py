@@ -94,6 +94,13 @@ def test_without_trunks_there_is_no_trunk_noise() -> None:
     assert np.std(noise.own) > 0.05 * expected
 
 
+def test_losses_of_a_law_itself_have_no_noise() -> None:
+    runs = sweep(0, trunk_noise=0.0, own_noise=0.0)
+    noise = model_noise(points_of(runs), runs.family_codes, draws=50, generator=np.random.default_rng(0))
+    assert np.isfinite(noise.total).all()
+    assert noise.total.max() < 1e-6
+
+
 def test_simulated_noise_is_shared_by_a_trunk() -> None:
     noise = Noise(trunk=np.full(4000, 0.02), own=np.full(4000, 0.01))
     families = np.array([0, 0, 1])

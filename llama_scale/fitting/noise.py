@@ -137,8 +137,9 @@ def _least_squares(points: Points, constants: Array, layout: Layout, shared: Sha
 
     def residuals(moves: Array) -> tuple[Array, Array, Array]:
         here = constants[:, None] * np.exp(spread @ moves.T)
-        left = (points.z - log_prediction(points, here))[..., None]
-        return here, left, shared.products(left, left)[:, 0, 0]
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # a step too far is not taken
+            left = (points.z - log_prediction(points, here))[..., None]
+            return here, left, shared.products(left, left)[:, 0, 0]
 
     moves = np.zeros((len(shared.ratios), spread.shape[1]))
     damping = np.full(len(moves), FIRST_DAMPING)
@@ -160,4 +161,4 @@ def _least_squares(points: Points, constants: Array, layout: Layout, shared: Sha
         )
         here = np.where(better, there, here)
         damping = np.where(better, damping / 5, damping * 3)
-    return squares
+    return np.maximum(squares, np.finfo(float).tiny)  # losses of a law itself leave nothing
