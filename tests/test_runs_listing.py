@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,3 +101,40 @@ def test_a_spec_that_was_changed_is_refused_cache_or_not(store: Path) -> None:
     spec.write_text(spec.read_text().replace('"seed":', '"seed":1'))
     with pytest.raises(StoreError, match="was changed"):
         read_records(store)
+
+
+IN_SEVERAL_PROCESSES = """
+import multiprocessing, sys
+from pathlib import Path
+from llama_scale.runs import read_records, side_by_side
+
+side_by_side.WORTH_FORKING, pools = 10, []
+make = type(multiprocessing.get_context("fork")).Pool
+type(multiprocessing.get_context("fork")).Pool = lambda *a, **k: pools.append(a) or make(*a, **k)
+harmed = []
+records = read_records(Path(sys.argv[1]), unreadable=harmed.append)
+print(len(pools), [[one.message, one.hint] for one in harmed] == [sys.argv[2:]])
+print(*(record.run for record in records))
+"""
+
+
+def test_several_processes_read_what_one_does(store: Path) -> None:
+    (store / FILE).unlink()
+    expected = from_the_runs(store)
+    spoiled = expected.pop(30).run
+    (store / spoiled / "spec.json").write_text("{")
+    with pytest.raises(StoreError) as told:
+        read_record(RunFolder(store / spoiled))
+    found = subprocess.run(
+        [sys.executable, "-c", IN_SEVERAL_PROCESSES, str(store), told.value.message, told.value.hint or ""],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    head, names = found.stdout.splitlines()
+    forks = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
+    assert head == f"{int(forks)} True"
+    assert names.split() == [record.run for record in expected]
+    assert found.stderr == ""
+    # what they sent is what was remembered
+    assert {record for _, record in remembered(store).values()} == set(expected)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError, StoreError
-from llama_scale.runs.folders import RunFolder
-from llama_scale.runs.records import RunRecord, load_records, read_record, write_records
+from llama_scale.runs.records import RunRecord, load_records, write_records
 from llama_scale.runs.remembered import WORTH_WRITING, Marks, marks_of, remember, remembered
+from llama_scale.runs.side_by_side import read_all
 
 IMPORTED = "imported"
 
@@ -32,7 +32,13 @@ def read_records(
             f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store"
         )
     if runs is not None:
-        return tuple(record for run in runs if (record := _read(store, run, unreadable)))
+        named = []
+        for record in read_all(store, list(runs)):
+            if isinstance(record, StoreError):
+                unreadable(record)
+            else:
+                named.append(record)
+        return tuple(named)
     found = {run: record for run, _, record in _runs_of(store, unreadable)}
     for file in sorted((store / IMPORTED).glob("*.json")):
         try:
@@ -57,25 +63,19 @@ def import_records(store: Path, records: Sequence[RunRecord]) -> tuple[RunRecord
 
 def _runs_of(store: Path, unreadable: Callable[[StoreError], None]) -> list[tuple[str, Marks, RunRecord]]:
     """Run, marks and record of every folder with a spec; only what changed since the last time is read."""
-    known, found, read = remembered(store), list[tuple[str, Marks, RunRecord]](), 0
-    for run, marks in _marked(store):
-        before = known.get(run)
-        if before is not None and before[0] == marks:
-            found.append((run, *before))
-        elif record := _read(store, run, unreadable):
+    known, marked = remembered(store), list(_marked(store))
+    changed = [run for run, marks in marked if run not in known or known[run][0] != marks]
+    read = dict(zip(changed, read_all(store, changed), strict=True))
+    found = []
+    for run, marks in marked:
+        record = read[run] if run in read else known[run][1]
+        if isinstance(record, StoreError):
+            unreadable(record)
+        else:
             found.append((run, marks, record))
-            read += 1
-    if read >= WORTH_WRITING:
+    if len(changed) >= WORTH_WRITING:
         remember(store, found)
     return found
-
-
-def _read(store: Path, run: str, unreadable: Callable[[StoreError], None]) -> RunRecord | None:
-    try:
-        return read_record(RunFolder(store / run))
-    except StoreError as error:
-        unreadable(error)
-        return None
 
 
 def _marked(store: Path) -> Iterator[tuple[str, Marks]]:

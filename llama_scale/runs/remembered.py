@@ -58,7 +58,7 @@ def remembered(store: Path) -> dict[str, tuple[Marks, RunRecord]]:
     with suppress(OSError, ValueError, KeyError, TypeError):
         head, _, body = (store / FILE).read_bytes().partition(b"\n")
         if parse_json(head) == _head(body):
-            return {row[0]: (tuple(row[1]), _record(row[2])) for row in parse_json(body)}
+            return {row[0]: (tuple(row[1]), record_of(row[2])) for row in parse_json(body)}
     return {}
 
 
@@ -66,7 +66,7 @@ def remember(store: Path, found: Iterable[tuple[str, Marks, RunRecord]]) -> None
     """Write the cache anew, less what has just changed; where that cannot be done nothing is lost."""
     rested = (time.time() - RESTING_SECONDS) * 1e9
     rows = [
-        [run, marks, _values(record)]
+        [run, marks, values_of(record)]
         for run, marks, record in found
         if max(marks[1], marks[3], marks[5]) < rested
     ]
@@ -75,7 +75,8 @@ def remember(store: Path, found: Iterable[tuple[str, Marks, RunRecord]]) -> None
         write_atomically(store / FILE, json.dumps(_head(body)).encode() + b"\n" + body)
 
 
-def _values(record: RunRecord) -> list[Any]:
+def values_of(record: RunRecord) -> list[Any]:
+    """A record as a list of plain values."""
     counts = [getattr(record.parameters, name) for name in _SHAPE[1]]
     return [counts if name == "parameters" else getattr(record, name) for name in _SHAPE[0]]
 
@@ -84,7 +85,8 @@ def _head(body: bytes) -> dict[str, Any]:
     return {"schema": 1, "fields": _SHAPE, "crc32": zlib.crc32(body)}
 
 
-def _record(values: list[Any]) -> RunRecord:
+def record_of(values: list[Any]) -> RunRecord:
+    """The record that `values_of` took apart; ValueError or TypeError for anything else."""
     named = dict(zip(_SHAPE[0], values, strict=True))
     named["parameters"] = ParameterCounts(**dict(zip(_SHAPE[1], named["parameters"], strict=True)))
     return RunRecord(**named)
