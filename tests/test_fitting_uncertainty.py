@@ -176,6 +176,22 @@ def test_a_backtest_measures_the_turn_that_the_runs_ahead_follow() -> None:
         assert error < 0.1
 
 
+@pytest.mark.parametrize(("trunk", "own"), [(0.003, 0.0015), (0.008, 0.002)])
+def test_a_drift_is_known_as_surely_as_it_says(trunk: float, own: float) -> None:
+    """Branches go on along trunks that the law has seen: their trunk's noise is no new one."""
+    scaled = []
+    for seed in range(12):
+        split = split_at(sweep(seed, trunk_noise=trunk, own_noise=own), 0.6, "compute")
+        assert split is not None
+        known, ahead = split.known, split.ahead
+        solved = solve(points_of(known), delta=1e-2)
+        errors = np.log(np.asarray(solved.law.loss(ahead.parameters, ahead.tokens)) / ahead.loss)
+        drift = drift_of(split, errors, draw_laws(known, TRUE_FORM, solved.constants, draws=60))
+        assert drift is not None
+        scaled.append(drift.turn / drift.error)
+    assert 0.6 < np.sqrt(np.mean(np.square(scaled))) < 1.6
+
+
 def test_turns_are_as_wide_as_drifts_make_likely() -> None:
     def width(*turns: float, error: float = 0.02) -> float:
         return float(

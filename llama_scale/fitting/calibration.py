@@ -3,8 +3,8 @@
 Draws of refits know what the noise of the runs leaves open, not how far the law itself drifts where no run
 has been. Backtests do: laws of the nearer runs, with draws of their own, predict the farther ones. What they
 measure of the drift (`drift.py`) is given to the draws, so that it grows with the distance and reaches every
-use of the law. Where even then fewer runs of the backtests are covered than the level says, a factor widens
-predictions until they are.
+use of the law. Where even then fewer runs of a direction's backtests are covered than the level says, a
+factor widens predictions until they are.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def calibrate(
 
     (alone, widths), (wavering, _) = parts(turned=False), parts(turned=True)
     error = np.concatenate([trial.errors(chosen) for trial, chosen, _ in tests])
-    factor = max(1.0, float(np.sort(wavering)[int(np.ceil(level * len(error))) - 1]))
+    ways = np.concatenate([[trial.split.direction] * len(trial.split.ahead) for trial in trials])
+    enough = [_quantile(wavering[ways == way], level) for way in choice.directions if (ways == way).any()]
+    factor = max(1.0, *enough)
     return Backtest(
         predicted_runs=len(error),
         mean_error=float(np.abs(np.expm1(error)).mean()),
@@ -123,6 +125,11 @@ def calibrate(
         factor=factor,
         drifts=drifts,
     )
+
+
+def _quantile(values: Array, level: float) -> float:
+    """The least of values that so many of them do not exceed."""
+    return float(np.sort(values)[int(np.ceil(level * len(values))) - 1])
 
 
 def _tested(

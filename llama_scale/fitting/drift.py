@@ -22,7 +22,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.uncertainty import Draws
 from llama_scale.frozen import frozen
-from llama_scale.laws import ScalingLaw, median
+from llama_scale.laws import ScalingLaw
 
 FARTHEST = 0.8
 LEAST_FALL = 0.2  # from end to end of the runs, over what is left above E: less holds no exponent
@@ -97,7 +97,8 @@ def drift_of(split: Split, errors: Array, draws: Draws) -> Drift | None:
     """The turn that brings a law of the known runs to the runs ahead, by generalised least squares.
 
     `errors` (m,) are logs of predicted over measured loss. Those of one law go together: their covariance is
-    that of the draws, and each run's own noise. None where turning moves no loss.
+    that of the draws, each run's own noise, and that of trunks which the law has not seen: what it knows of
+    the others' is in the draws. None where turning moves no loss.
     """
     ahead, ends = split.ahead, ends_of(split.known, split.direction)
 
@@ -106,9 +107,10 @@ def drift_of(split: Split, errors: Array, draws: Draws) -> Drift | None:
         return np.log(np.asarray(law.loss(ahead.parameters[:, None], ahead.tokens[:, None]), float))
 
     slopes = (losses(STEP) - losses(-STEP)).mean(axis=1) / (2 * STEP)
-    covariance = np.atleast_2d(np.cov(losses(0.0))) + max(median(draws.noise), 1e-6) ** 2 * np.eye(
-        len(errors)
-    )
+    families = np.array(ahead.families)
+    unseen = (families[:, None] == families) & ~np.isin(families, split.known.families)
+    covariance = np.atleast_2d(np.cov(losses(0.0))) + draws.trunk_noise**2 * unseen
+    covariance += max(draws.own_noise, 1e-6) ** 2 * np.eye(len(errors))
     weights = np.linalg.solve(covariance, slopes)
     information = float(slopes @ weights)
     if not information > 0:

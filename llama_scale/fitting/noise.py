@@ -7,11 +7,11 @@ variances are estimated from the residuals by restricted likelihood (which pays 
 fitted), with their own uncertainty: their posterior under p(sd_own) ~ 1 / sd_own and, for the ratio
 r = sd_trunk / sd_own, p(r) ~ (1 + r^2)^(-1/2): between the half-Cauchy and the flat prior that Gelman
 2006 weighs for few groups. On sweeps of 6 trunks the first covers the best N too seldom (83 % at 90 %),
-the flat one the loss too often (97 %); this one 90 % and 92 % (benchmarks/coverage.py).
+the flat one the loss too often (97 %); this one 90 % and 92 % (draws without a drift).
 
 The noisier trunks are, the more the law may follow the branches of each and leave their levels. How closely
 it can is found with the law itself: a likelihood that was linear in the constants took E and exponents far
-below zero, and put 2.6 % of noise on trunks whose repeats differed by .4 %.
+below zero, and put 2.7 % of noise on trunks whose repeats differed by .4 %.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llama_scale.fitting.solver import Points
 from llama_scale.frozen import frozen
 
 ANGLES = np.linspace(0.0, np.radians(88.0), 60)
-STEPS = 15  # of Levenberg-Marquardt: more change a log posterior by .1, by 1 where it is low
+STEPS = 40  # of Levenberg-Marquardt
 FIRST_DAMPING = 1e-2
 
 

@@ -13,7 +13,7 @@ On synthetic sweeps of 6 trunks x 6 budgets, 90 % intervals cover the best N at 
 86 % of the time by `rows` and 89 to 96 % by `model` (benchmarks/coverage.py).
 
 Where the candidate was chosen, the draws that a fit carries are of all candidates that backtests do not tell
-apart (`draw_mixture`), and their exponents waver as far as backtests show (`calibration`).
+apart (`draw_mixture`), and their exponents waver as far as backtests show (`drift`).
 """
 
 from __future__ import annotations

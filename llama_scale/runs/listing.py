@@ -73,7 +73,7 @@ def _runs_of(store: Path, unreadable: Callable[[StoreError], None]) -> list[tupl
             unreadable(record)
         else:
             found.append((run, marks, record))
-    if len(changed) >= WORTH_WRITING:
+    if sum(isinstance(record, RunRecord) for record in read.values()) >= WORTH_WRITING:
         remember(store, found)
     return found
 
