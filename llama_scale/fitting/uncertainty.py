@@ -9,8 +9,8 @@ Ways to draw laws of one candidate, each a refit of disturbed data:
              share trunks, else each run's own residual with a random sign and size (wild bootstrap, Wu 1986):
              for sweeps of a few trunks or runs, where one more or less is another design
 
-On synthetic sweeps of 6 trunks x 6 budgets, 90 % intervals cover the best N at the largest budget 58 to
-86 % of the time by `rows` and 89 to 96 % by `model` (benchmarks/coverage.py).
+On synthetic sweeps of 6 trunks x 6 budgets, 90 % intervals cover the best N at the largest budget 62 to
+92 % of the time by `rows` and 88 to 98 % by `model` (benchmarks/coverage.py).
 
 Where the candidate was chosen, the draws that a fit carries are of all candidates that backtests do not tell
 apart (`draw_mixture`), and their exponents waver as far as backtests show (`drift`).
