@@ -107,8 +107,8 @@ def drift_of(split: Split, errors: Array, draws: Draws) -> Drift | None:
         return np.log(np.asarray(law.loss(ahead.parameters[:, None], ahead.tokens[:, None]), float))
 
     slopes = (losses(STEP) - losses(-STEP)).mean(axis=1) / (2 * STEP)
-    families = np.array(ahead.families)
-    unseen = (families[:, None] == families) & ~np.isin(families, split.known.families)
+    families, seen = np.array(ahead.families), set(split.known.families)
+    unseen = (families[:, None] == families) & np.array([one not in seen for one in ahead.families])
     covariance = np.atleast_2d(np.cov(losses(0.0))) + draws.trunk_noise**2 * unseen
     covariance += max(draws.own_noise, 1e-6) ** 2 * np.eye(len(errors))
     weights = np.linalg.solve(covariance, slopes)
