@@ -394,23 +394,33 @@ def test_a_picture_that_has_nothing_to_show_stays_away_while_a_control_moves(
     assert browser.execute_async_script(NOTHING_SERVED) == [True] * 5
 
 
+# Charts are drawn anew, a frame later, where their place turns out to have another width.
+SETTLED = """
+const done = arguments[arguments.length - 1];
+const frame = () => new Promise((then) => requestAnimationFrame(() => setTimeout(then)));
+(async () => {
+  for (let i = 0; i < 4; i++) await frame();
+  done(document.querySelector(".bench").outerHTML);
+})();
+"""
+
+
 @pytest.mark.parametrize("name", ["roofline", "few-data-int4"])
 def test_what_was_changed_in_place_is_what_would_be_drawn_anew(
     browser: Any, pages: dict[str, str], name: str
 ) -> None:
-    shown = "return document.querySelector('.bench').outerHTML"
     opened(browser, pages[name])
-    fresh = browser.execute_script(shown)
+    fresh = browser.execute_async_script(SETTLED)
     moves = [{"serve_tokens": 3e13, "price": 1.5}, {"goal": "loss", "target_loss": 1.8}, {"mfu": 0.6}]
     for move in moves:
         browser.execute_script("llamaScale.set(arguments[0])", move)
-        assert browser.execute_script(shown) != fresh
+        assert browser.execute_async_script(SETTLED) != fresh
     browser.execute_script("document.getElementById('reset').click()")
-    assert browser.execute_script(shown) == fresh
+    assert browser.execute_async_script(SETTLED) == fresh
     browser.execute_script("llamaScale.set(arguments[0])", moves[0])
-    changed, address = browser.execute_script(shown), browser.execute_script("return location.href")
+    changed, address = browser.execute_async_script(SETTLED), browser.execute_script("return location.href")
     opened(browser, address)
-    assert browser.execute_script(shown) == changed
+    assert browser.execute_async_script(SETTLED) == changed
 
 
 def test_a_hostile_address_changes_nothing_but_what_it_may(browser: Any, pages: dict[str, str]) -> None:
