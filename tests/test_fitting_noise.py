@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import independent_runs, sweep
+from synthetic import sweep
 
 from llama_scale.fitting import gather
 from llama_scale.fitting.candidates import Candidate, points_of
@@ -81,16 +81,19 @@ def test_products_are_those_over_the_covariance() -> None:
         assert volume == pytest.approx(np.linalg.slogdet(covariance)[1])
 
 
-def test_without_trunks_there_is_no_trunk_noise() -> None:
-    runs, generator = independent_runs(0, count=40), np.random.default_rng(0)
+def test_constants_cost_degrees_of_freedom() -> None:
+    runs = sweep(0, trunk_noise=0.0, own_noise=0.003)
     points = points_of(runs)
     least = solve(points, delta=10.0).constants
-    noise = estimate_noise(points, least, CHINCHILLA.layout, np.arange(40), draws=4000, generator=generator)
-    assert (noise.trunk == 0).all()
-    # five constants were fitted: the sum of squares has 35 degrees of freedom, not 40
-    expected = np.sqrt(((points.z - log_prediction(points, least)) ** 2).sum() / 35)
-    assert np.median(noise.own) == pytest.approx(expected, rel=0.03)
-    assert np.std(noise.own) > 0.05 * expected
+    generator = np.random.default_rng(0)
+    noise = estimate_noise(
+        points, least, CHINCHILLA.layout, runs.family_codes, draws=4000, generator=generator
+    )
+    # five constants were fitted: without trunks' part the sum of squares has 31 degrees of freedom, not 36
+    calm = noise.own[noise.trunk == 0]
+    expected = np.sqrt(((points.z - log_prediction(points, least)) ** 2).sum() / 31)
+    assert np.median(calm) == pytest.approx(expected, rel=0.04)
+    assert np.std(calm) > 0.05 * expected
 
 
 def test_losses_of_a_law_itself_have_no_noise() -> None:

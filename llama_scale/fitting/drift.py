@@ -27,9 +27,7 @@ from llama_scale.laws import ScalingLaw
 FARTHEST = 0.8
 LEAST_FALL = 0.2  # from end to end of the runs, over what is left above E: less holds no exponent
 STEP = 0.1  # of a turn, for the slope of losses
-USUAL = (
-    0.1  # the likeliest scale, by backtests inside the nearer 80 % of ten public sets: benchmarks/README.md
-)
+USUAL = 0.1  # the likeliest scale in backtests inside ten public sets: benchmarks/README.md
 MOST = 0.4  # the widest spread that is thought of: beyond it a form does not hold at all
 NODES = 200
 

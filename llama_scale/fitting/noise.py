@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.newton import Array, Layout
-from llama_scale.fitting.rows import count_different
 from llama_scale.fitting.solver import Points
 from llama_scale.frozen import frozen
 
@@ -83,16 +82,11 @@ def estimate_noise(
 ) -> Noise:
     """Draw both standard deviations, given the constants (5,) or (6,) of a least-squares fit.
 
-    The fitted constants cost degrees of freedom. Where no two runs share a family the trunk's part is
-    zero: it cannot be told from a run's own.
+    The fitted constants cost degrees of freedom. Some runs must share a family: else nothing tells the two
+    apart.
     """
     design = jacobian(points, constants) @ layout.spread[: len(constants)]
     free = len(points.z) - design.shape[1]
-    if count_different(families) == len(families):
-        residuals = points.z - log_prediction(points, constants)
-        rest = np.linalg.qr(design, mode="complete")[0][:, design.shape[1] :]
-        own = np.sqrt(((rest.T @ residuals) ** 2).sum() / generator.chisquare(free, draws))
-        return Noise(trunk=np.zeros(draws), own=own)
     shared = Shared.of(families, np.tan(ANGLES) ** 2)
     squares = _least_squares(points, constants, layout, shared)
     lengths = np.linalg.norm(design, axis=0)
