@@ -23,9 +23,14 @@ typedef int64_t size;
 #define INLINE static inline __attribute__((always_inline))
 
 enum { ROWS = 16 }; /* queries at a time: a multiple of TILE, and half of it is wasted at the causal edge */
+enum { LINE = 16 }; /* floats of a cache line */
 enum { ALIGN = 2 * W > ROWS ? 2 * W : ROWS }; /* keys are padded to a multiple of this */
 
 INLINE size round_up(size n, size to) { return (n + to - 1) / to * to; }
+
+/* From row to row of n floats: an odd number of cache lines, for rows a power of two apart share few places of
+   the cache and drive each other out. */
+INLINE size row_of(size n) { return ((n + LINE - 1) / LINE | 1) * LINE; }
 
 INLINE vec splat(float x) { return x - (vec){0}; }
 
@@ -60,6 +65,13 @@ INLINE void store_part(float *p, vec v, size left) {
 
 INLINE vec choose(ivec which, vec yes, vec no) { return (vec)((which & (ivec)yes) | (~which & (ivec)no)); }
 
+/* The first `left` lanes of v, zero in the rest. */
+INLINE vec first_lanes(vec v, size left) {
+    ivec lane;
+    for (int i = 0; i < W; i++) lane[i] = i;
+    return (vec)((ivec)v & (lane < (int32_t)(left < W ? left : W)));
+}
+
 INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
 
 INLINE float sum(vec v) {
@@ -76,12 +88,12 @@ INLINE float largest(vec v) {
     return most;
 }
 
-/* e^x for x in [-87, 88], clamped to it, NaN kept: Cephes' expf, whose error is below 2 units in the last place. */
+/* e^x for x up to 88, no less than e^-87, NaN kept: Cephes' expf, whose error is below 2 units in the last place. */
 INLINE vec exponential(vec x) {
-    vec high = choose(x > 88.0f, splat(88.0f), x);
-    vec clamped = choose(high < -87.0f, splat(-87.0f), high);
-    vec turns = clamped * 1.44269504088896341f + 12582912.0f; /* 1.5 x 2^23: the sum rounds to a whole number */
-    vec whole = turns - 12582912.0f;
+    /* 1.5 x 2^23 rounds what is added to a whole number, whose last bits are the result's; 127 is e^0's exponent. */
+    const float shift = 12582912.0f + 127;
+    vec clamped = choose(x < -87.0f, splat(-87.0f), x);
+    vec turns = clamped * 1.44269504088896341f + shift, whole = turns - shift;
     vec r = clamped - whole * 0.693359375f;
     r = r + whole * 2.12194440e-4f;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -89,10 +101,11 @@ INLINE vec exponential(vec x) {
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
-    vec power = p * (r * r) + r + 1.0f;
-    ivec exponent = (__builtin_convertvector(whole, ivec) + 127) << 23;
-    return choose(x == x, power * (vec)exponent, x);
+    return (p * (r * r) + r + 1.0f) * (vec)((ivec)turns << 23);
 }
+
+/* 1 / (1 + e^-x). */
+INLINE vec sigmoid_of(vec x) { return 1.0f / (1.0f + exponential(choose(x < -88.0f, splat(88.0f), -x))); }
 
 /* ---- small matrix products, for attention ---- */
 
@@ -220,82 +233,100 @@ void rotary_backward(float *dqkv, const float *inverse, const float *qkv, const 
 
 /* ---- causal attention ---- */
 
-/* to [n, width] = from x scale, row by row; rows from n to `padded` and columns from S to `width` are zero. */
-INLINE void copy_rows(float *to, size width, const float *from, size row, size n, size padded, size S,
+/* Ask for n floats at p, which are read soon: rows of one head lie too far apart for the processor to guess. */
+INLINE void fetch(const float *p, size n) {
+    for (size s = 0; s < n; s += 16) __builtin_prefetch(p + s);
+}
+
+/* to [padded, S in whole vectors] = from [n, S] x scale, what is beyond zero. */
+INLINE void copy_rows(float *to, size to_row, const float *from, size from_row, size n, size padded, size S,
                       float scale) {
     for (size i = 0; i < n; i++) {
-        for (size s = 0; s < S; s++) to[i * width + s] = from[i * row + s] * scale;
-        for (size s = S; s < width; s++) to[i * width + s] = 0;
+        fetch(from + (i + ROWS) * from_row, S);
+        for (size s = 0; s < S; s += W)
+            store(to + i * to_row + s, load_part(from + i * from_row + s, S - s, 0) * scale);
     }
-    memset(to + n * width, 0, (padded - n) * width * sizeof(float));
+    memset(to + n * to_row, 0, (padded - n) * to_row * sizeof(float));
 }
 
 /* to [S, padded] = from^T, columns from n on are zero. */
-INLINE void transpose(float *to, const float *from, size row, size n, size padded, size S) {
-    for (size s = 0; s < S; s++) {
-        for (size i = 0; i < n; i++) to[s * padded + i] = from[i * row + s];
-        for (size i = n; i < padded; i++) to[s * padded + i] = 0;
+INLINE void transpose(float *to, size to_row, const float *from, size from_row, size n, size padded, size S) {
+    size first = 0;
+    for (; first + 8 <= n; first += 8) {
+        for (size i = first; i < first + 8; i++) fetch(from + (i + ROWS) * from_row, S);
+        for (size s = 0; s < S; s++)
+            for (size i = first; i < first + 8; i++) to[s * to_row + i] = from[i * from_row + s];
     }
+    for (; first < padded; first++)
+        for (size s = 0; s < S; s++) to[s * to_row + first] = first < n ? from[first * from_row + s] : 0;
+}
+
+INLINE void put_row(float *to, const float *from, size n, float scale) {
+    for (size s = 0; s < n; s += W) store_part(to + s, load(from + s) * scale, n - s);
+}
+
+INLINE float dot(const float *a, const float *b, size n) {
+    vec total = splat(0);
+    for (size s = 0; s < n; s += W) total += load_part(a + s, n - s, 0) * load_part(b + s, n - s, 0);
+    return sum(total);
 }
 
 /* Floats of scratch memory that attention needs. */
 size attention_scratch(size T, size S) {
-    size keys = round_up(T, ALIGN), wide = round_up(S, W);
-    return keys * (2 * ROWS + 2 * S + 3 * wide) + 3 * ROWS * wide;
+    size keys = round_up(T, ALIGN);
+    return 2 * (S + ROWS) * row_of(keys) + 3 * (keys + ROWS) * row_of(S);
 }
 
-/* e^(score - most) over the first n of a row, zero up to `padded`; the sum of what is left. */
-INLINE float exponentials(float *row, size n, size padded, float most) {
+/* The largest of the first n of a row. */
+INLINE float peak_of(const float *row, size n) {
+    vec most = splat(-INFINITY);
+    for (size j = 0; j < n; j += W) most = larger(load_part(row + j, n - j, -INFINITY), most);
+    return largest(most);
+}
+
+/* Scores become weights: e^(score - most) for the first `seen` of n, zero for the others; the sum of what is left.
+   With a gradient of weights, that of scores takes its place: weight x (it - mean). */
+INLINE float softmax_row(float *row, float *gradient, size seen, size n, float most, float mean) {
     vec total = splat(0);
     for (size j = 0; j < n; j += W) {
-        vec e = exponential(load_part(row + j, n - j, -INFINITY) - most);
-        if (n - j < W) {
-            float lanes[W];
-            memcpy(lanes, &e, sizeof e);
-            for (size i = n - j; i < W; i++) lanes[i] = 0;
-            memcpy(&e, lanes, sizeof e);
-        }
+        vec e = exponential(load(row + j) - most);
+        if (j + W > seen) e = first_lanes(e, seen - j);
         store(row + j, e);
+        if (gradient) store(gradient + j, e * (load(gradient + j) - mean));
         total += e;
     }
-    for (size j = round_up(n, W); j < padded; j++) row[j] = 0;
     return sum(total);
 }
 
 /* mixed [M, H S] and log_sum [M, H], the logarithm of softmax's denominator. */
 void attention(float *mixed, float *log_sum, const float *rotated, const float *qkv, float *scratch, size B,
                size T, size H, size K, size S) {
-    size keys = round_up(T, ALIGN), wide = round_up(S, W), qk_row = (H + K) * S, qkv_row = (H + 2 * K) * S;
-    float *k_t = scratch, *v = k_t + S * keys, *scores = v + keys * wide, *q = scores + ROWS * keys,
-          *o = q + ROWS * wide, scale = 1.0f / sqrtf((float)S);
+    size keys = round_up(T, ALIGN), keys_row = row_of(keys), wide = round_up(S, W), head_row = row_of(S);
+    size qk_row = (H + K) * S, qkv_row = (H + 2 * K) * S;
+    float *k_t = scratch, *v = k_t + S * keys_row, *scores = v + keys * head_row, *q = scores + ROWS * keys_row,
+          *o = q + ROWS * head_row, scale = 1.0f / sqrtf((float)S);
     for (size b = 0; b < B; b++)
         for (size h = 0; h < H; h++) {
             size group = h / (H / K);
             if (h % (H / K) == 0) {
-                transpose(k_t, rotated + b * T * qk_row + (H + group) * S, qk_row, T, keys, S);
-                copy_rows(v, wide, qkv + b * T * qkv_row + (H + K + group) * S, qkv_row, T, keys, S, 1);
+                transpose(k_t, keys_row, rotated + b * T * qk_row + (H + group) * S, qk_row, T, keys, S);
+                copy_rows(v, head_row, qkv + b * T * qkv_row + (H + K + group) * S, qkv_row, T, keys, S, 1);
             }
             for (size first = 0; first < T; first += ROWS) {
                 size rows = T - first < ROWS ? T - first : ROWS, n = round_up(first + ROWS, 2 * W);
-                n = n < keys ? n : keys;
-                copy_rows(q, wide, rotated + (b * T + first) * qk_row + h * S, qk_row, rows, ROWS, S, scale);
-                product(scores, keys, q, wide, 1, k_t, keys, ROWS, n, S, 0);
+                copy_rows(q, head_row, rotated + (b * T + first) * qk_row + h * S, qk_row, rows, ROWS, S, scale);
+                product(scores, keys_row, q, head_row, 1, k_t, keys_row, ROWS, n, S, 0);
                 float inverse[ROWS];
                 for (size r = 0; r < ROWS; r++) {
-                    float *row = scores + r * keys;
+                    float *row = scores + r * keys_row;
                     size seen = first + r + 1 < T ? first + r + 1 : T;
-                    vec most = splat(-INFINITY);
-                    for (size j = 0; j < seen; j += W)
-                        most = larger(load_part(row + j, seen - j, -INFINITY), most);
-                    float peak = largest(most), total = exponentials(row, seen, n, peak);
+                    float peak = peak_of(row, seen), total = softmax_row(row, 0, seen, n, peak, 0);
                     inverse[r] = 1.0f / total;
                     if (r < rows) log_sum[(b * T + first + r) * H + h] = peak + logf(total);
                 }
-                product(o, wide, scores, keys, 1, v, wide, ROWS, wide, first + ROWS < n ? first + ROWS : n, 0);
-                for (size r = 0; r < rows; r++) {
-                    float *to = mixed + ((b * T + first + r) * H + h) * S;
-                    for (size s = 0; s < S; s++) to[s] = o[r * wide + s] * inverse[r];
-                }
+                product(o, head_row, scores, keys_row, 1, v, head_row, ROWS, wide, first + ROWS, 0);
+                for (size r = 0; r < rows; r++)
+                    put_row(mixed + ((b * T + first + r) * H + h) * S, o + r * head_row, S, inverse[r]);
             }
         }
 }
@@ -304,10 +335,11 @@ void attention(float *mixed, float *log_sum, const float *rotated, const float *
 void attention_backward(float *dqkv, const float *dmixed, const float *mixed, const float *log_sum,
                         const float *rotated, const float *qkv, float *scratch, size B, size T, size H, size K,
                         size S) {
-    size keys = round_up(T, ALIGN), wide = round_up(S, W), qk_row = (H + K) * S, qkv_row = (H + 2 * K) * S;
-    float *k_t = scratch, *v_t = k_t + S * keys, *k = v_t + S * keys, *dk = k + keys * wide,
-          *dv = dk + keys * wide, *scores = dv + keys * wide, *slopes = scores + ROWS * keys,
-          *q = slopes + ROWS * keys, *out = q + ROWS * wide, *dq = out + ROWS * wide,
+    size keys = round_up(T, ALIGN), keys_row = row_of(keys), wide = round_up(S, W), head_row = row_of(S);
+    size qk_row = (H + K) * S, qkv_row = (H + 2 * K) * S;
+    float *k_t = scratch, *v_t = k_t + S * keys_row, *k = v_t + S * keys_row, *dk = k + keys * head_row,
+          *dv = dk + keys * head_row, *scores = dv + keys * head_row, *slopes = scores + ROWS * keys_row,
+          *q = slopes + ROWS * keys_row, *out = q + ROWS * head_row, *dq = out + ROWS * head_row,
           scale = 1.0f / sqrtf((float)S);
     for (size b = 0; b < B; b++)
         for (size h = 0; h < H; h++) {
@@ -315,44 +347,35 @@ void attention_backward(float *dqkv, const float *dmixed, const float *mixed, co
             const float *key = rotated + b * T * qk_row + (H + group) * S,
                         *value = qkv + b * T * qkv_row + (H + K + group) * S;
             if (h % (H / K) == 0) {
-                transpose(k_t, key, qk_row, T, keys, S);
-                transpose(v_t, value, qkv_row, T, keys, S);
-                copy_rows(k, wide, key, qk_row, T, keys, S, 1);
-                memset(dk, 0, 2 * keys * wide * sizeof(float));
+                transpose(k_t, keys_row, key, qk_row, T, keys, S);
+                transpose(v_t, keys_row, value, qkv_row, T, keys, S);
+                copy_rows(k, head_row, key, qk_row, T, keys, S, 1);
+                memset(dk, 0, 2 * keys * head_row * sizeof(float));
             }
             for (size first = 0; first < T; first += ROWS) {
                 size rows = T - first < ROWS ? T - first : ROWS, n = round_up(first + ROWS, 2 * W);
-                n = n < keys ? n : keys;
-                size used = first + ROWS < n ? first + ROWS : n, token = b * T + first;
-                copy_rows(q, wide, rotated + token * qk_row + h * S, qk_row, rows, ROWS, S, scale);
-                copy_rows(out, wide, dmixed + (token * H + h) * S, H * S, rows, ROWS, S, 1);
-                product(scores, keys, q, wide, 1, k_t, keys, ROWS, n, S, 0);
-                product(slopes, keys, out, wide, 1, v_t, keys, ROWS, n, S, 0);
+                size token = b * T + first;
+                copy_rows(q, head_row, rotated + token * qk_row + h * S, qk_row, rows, ROWS, S, scale);
+                copy_rows(out, head_row, dmixed + (token * H + h) * S, H * S, rows, ROWS, S, 1);
+                product(scores, keys_row, q, head_row, 1, k_t, keys_row, ROWS, n, S, 0);
+                product(slopes, keys_row, out, head_row, 1, v_t, keys_row, ROWS, n, S, 0);
                 for (size r = 0; r < ROWS; r++) {
-                    float *row = scores + r * keys, *slope = slopes + r * keys, delta = 0;
-                    size seen = r < rows ? first + r + 1 : 0;
-                    const float *made = mixed + ((token + r) * H + h) * S;
-                    vec dots = splat(0);
-                    for (size s = 0; r < rows && s < S; s += W)
-                        dots += load_part(made + s, S - s, 0) * load_part(out + r * wide + s, S - s, 0);
-                    delta = sum(dots);
-                    exponentials(row, seen, n, r < rows ? log_sum[(token + r) * H + h] : 0);
-                    for (size j = 0; j < n; j++) slope[j] = row[j] * (slope[j] - delta);
+                    size seen = r < rows ? first + r + 1 : 0, from = token + (seen ? r : 0);
+                    float mean = dot(mixed + (from * H + h) * S, out + r * head_row, S);
+                    softmax_row(scores + r * keys_row, slopes + r * keys_row, seen, n, log_sum[from * H + h], mean);
                 }
-                product(dq, wide, slopes, keys, 1, k, wide, ROWS, wide, used, 0);
-                product(dv, wide, scores, 1, keys, out, wide, used, wide, ROWS, 1);
-                product(dk, wide, slopes, 1, keys, q, wide, used, wide, ROWS, 1);
+                product(dq, head_row, slopes, keys_row, 1, k, head_row, ROWS, wide, first + ROWS, 0);
+                product(dv, head_row, scores, 1, keys_row, out, head_row, first + ROWS, wide, ROWS, 1);
+                product(dk, head_row, slopes, 1, keys_row, q, head_row, first + ROWS, wide, ROWS, 1);
                 for (size r = 0; r < rows; r++)
-                    for (size s = 0; s < S; s++)
-                        dqkv[(token + r) * qkv_row + h * S + s] = dq[r * wide + s] * scale;
+                    put_row(dqkv + (token + r) * qkv_row + h * S, dq + r * head_row, S, scale);
             }
             if ((h + 1) % (H / K) == 0)
-                for (size t = 0; t < T; t++)
-                    for (size s = 0; s < S; s++) {
-                        float *to = dqkv + (b * T + t) * qkv_row + (H + group) * S + s;
-                        to[0] = dk[t * wide + s];
-                        to[K * S] = dv[t * wide + s];
-                    }
+                for (size t = 0; t < T; t++) {
+                    float *to = dqkv + (b * T + t) * qkv_row + (H + group) * S;
+                    put_row(to, dk + t * head_row, S, 1);
+                    put_row(to + K * S, dv + t * head_row, S, 1);
+                }
         }
 }
 
@@ -364,7 +387,7 @@ void gated(float *y, const float *gate_up, size M, size F) {
         const float *gate = gate_up + 2 * m * F, *up = gate + F;
         for (size j = 0; j < F; j += W) {
             vec g = load_part(gate + j, F - j, 0), u = load_part(up + j, F - j, 0);
-            store_part(y + m * F + j, g / (1.0f + exponential(-g)) * u, F - j);
+            store_part(y + m * F + j, g * sigmoid_of(g) * u, F - j);
         }
     }
 }
@@ -375,7 +398,7 @@ void gated_backward(float *gate_up, const float *dy, size M, size F) {
         float *gate = gate_up + 2 * m * F, *up = gate + F;
         for (size j = 0; j < F; j += W) {
             vec g = load_part(gate + j, F - j, 0), u = load_part(up + j, F - j, 0);
-            vec d = load_part(dy + m * F + j, F - j, 0), sigmoid = 1.0f / (1.0f + exponential(-g));
+            vec d = load_part(dy + m * F + j, F - j, 0), sigmoid = sigmoid_of(g);
             store_part(gate + j, d * u * sigmoid * (1.0f + g * (1.0f - sigmoid)), F - j);
             store_part(up + j, d * g * sigmoid, F - j);
         }
@@ -407,8 +430,7 @@ void cross_entropy(double *loss, float *logits, const int64_t *targets, size M, 
         for (size j = 0; j < V; j += W) {
             vec e = exponential(load_part(row + j, V - j, -INFINITY) - peak);
             store_part(row + j, e, V - j);
-            if (V - j >= W) total += e;
-            else for (size i = 0; i < V - j; i++) total[i] += e[i];
+            total += first_lanes(e, V - j);
         }
         float denominator = sum(total), log_sum = peak + logf(denominator);
         float each = scale * (1.0f + 2.0f * z_loss * log_sum) / denominator;
