@@ -1,6 +1,7 @@
 """How well laws of the nearer runs predict the farther ones, and how often intervals hold them: public data.
 
     python benchmarks/extrapolation.py [--data ../shared/data] [--shares 0.8,0.7,0.6] [--draws 400]
+    python benchmarks/extrapolation.py --few 7,8,10    # so many of the nearer runs alone, drawn 12 times a set
 
 Each row fits the runs of least compute (or of least tokens per parameter) and predicts the rest, which have
 no part in anything. "least error" is the candidate of least error in the inner backtests, "chosen" what `fit`
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,8 @@ COLUMNS = (
     "covered",
     "half-width",
 )
+FEW_COLUMNS = ("runs", "refused", "by draws alone", "half-width", "as fitted", "half-width")
+SUBSETS = 12
 SCALES = (0.01, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.4)
 
 
@@ -75,8 +79,14 @@ def main() -> None:
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
     options.add_argument("--shares", default="0.8,0.7,0.6")
     options.add_argument("--draws", type=int, default=400)
+    options.add_argument("--few")
     words = options.parse_args()
     start = time.process_time()
+    if words.few:
+        print(f"| {' | '.join(FEW_COLUMNS)} |\n|{'---|' * len(FEW_COLUMNS)}")
+        for count in map(int, words.few.split(",")):
+            print(few(words.data, count, words.draws), flush=True)
+        return
     for share in map(float, words.shares.split(",")):
         print(f"\n**The cheaper {share:.0%} of runs predict the rest**\n\n{header()}")
         rows = []
@@ -102,6 +112,31 @@ def by_compute(name: str, runs: Observations, share: float, draws: int) -> Itera
         yield from row_of(name, split.known, split.ahead, "auto", draws)
 
 
+def few(data: Path, count: int, draws: int) -> str:
+    """Coverage and half-width, over ten sets, of fits of `count` of the cheaper four fifths, drawn SUBSETS times."""
+    refused, covered, widths = 0, defaultdict(list), defaultdict(list)
+    for name in FILES:
+        split = split_at(read(data, name), 0.8, "compute")
+        assert split is not None
+        for seed in range(SUBSETS):
+            known = split.known.take(np.random.default_rng(seed).permutation(len(split.known)) < count)
+            for backtest in (False, True):
+                settings = Settings(form="chinchilla", draws=draws, backtest=backtest)
+                try:
+                    found = fit(known, settings=settings)
+                except UnidentifiedError:
+                    refused += backtest
+                    continue
+                inside, half_widths = judged(found, split.ahead)
+                covered[backtest, name].append(inside)
+                widths[backtest].append(np.median(half_widths))
+    cells = [f"{count}", f"{refused} of {SUBSETS * len(FILES)}"]
+    for backtest in (False, True):
+        of_sets = [np.mean(inside) for (which, _), inside in covered.items() if which == backtest]
+        cells += [f"{np.mean(of_sets):.0%}", f"{np.median(widths[backtest]):.2%}"]
+    return f"| {' | '.join(cells)} |"
+
+
 def by_ratio(data: Path, draws: int) -> Iterator[Row]:
     runs = gather(data / "sardana2024_47runs.csv")
     ratios = runs.tokens / runs.parameters
@@ -121,23 +156,31 @@ def row_of(
             print(f"| {name} | {len(ahead)} | {error.message} |")
             return
         found, name = kept, f"{name} (refused)"
-    guess = found.predict(ahead.parameters, ahead.tokens)
-    assert guess.low is not None
-    assert guess.high is not None
+    covered, half_widths = judged(found, ahead)
     selection = found.evidence["selection"]
     row = Row(
         name=name,
         held_out=len(ahead),
-        errors=errors_of(known, ahead, direction) | {"chosen": relative(guess.loss, ahead)},
+        errors=errors_of(known, ahead, direction)
+        | {"chosen": relative(found.law.loss(ahead.parameters, ahead.tokens), ahead)},
         what=f"{selection['form']}, {selection['delta']:g}, {selection['weights']}",
-        covered=float(np.mean((guess.low <= ahead.loss) & (ahead.loss <= guess.high))),
-        half_widths=(guess.high - np.asarray(guess.low)) / 2 / np.asarray(guess.loss),
+        covered=covered,
+        half_widths=half_widths,
         drifts=(found.evidence["backtest"] or {}).get("drifts", []),
     )
     cells = [f"{error:.2%}" for error in row.errors.values()]
     cells += [row.what, f"{row.covered:.0%}", f"{np.median(row.half_widths):.2%}"]
     print(f"| {row.name} | {row.held_out} | {' | '.join(cells)} |", flush=True)
     yield row
+
+
+def judged(found: Fit, ahead: Observations) -> tuple[float, Array]:
+    """The share of runs that intervals hold, and the intervals' half-widths, in parts of the loss."""
+    guess = found.predict(ahead.parameters, ahead.tokens)
+    assert guess.low is not None
+    assert guess.high is not None
+    inside = (guess.low <= ahead.loss) & (ahead.loss <= guess.high)
+    return float(inside.mean()), (guess.high - np.asarray(guess.low)) / 2 / np.asarray(guess.loss)
 
 
 def errors_of(known: Observations, ahead: Observations, direction: Asked) -> dict[str, float]:

@@ -126,6 +126,11 @@ def turns_of(drifts: Sequence[Drift], draws: int, seed: int = 0) -> Array:
     return generator.permutation(likely_spreads(drifts, draws)) * generator.standard_normal(draws)
 
 
+def spread_of(drifts: Sequence[Drift]) -> float:
+    """The root mean square of the turns that these drifts make likely."""
+    return float(np.sqrt(np.mean(likely_spreads(drifts, NODES) ** 2)))
+
+
 def likely_spreads(drifts: Sequence[Drift], count: int) -> Array:
     """Equally likely standard deviations of turns (count,), rising, given what was measured."""
     spreads = prior_spreads()

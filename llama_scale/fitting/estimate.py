@@ -9,7 +9,7 @@ import numpy as np
 
 from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
-from llama_scale.fitting.calibration import Backtest, calibrate, warnings_of_backtest
+from llama_scale.fitting.calibration import Backtest, calibrate, reach_of_few, warnings_of_backtest
 from llama_scale.fitting.candidates import Candidate, points_of, solve
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
@@ -21,7 +21,7 @@ from llama_scale.fitting.document import (
     selection_json,
     spread_json,
 )
-from llama_scale.fitting.drift import ends_of, turns_of, waver
+from llama_scale.fitting.drift import ends_of, spread_of, turns_of, waver
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
 from llama_scale.fitting.settings import Settings, settings_of
@@ -62,10 +62,10 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         flops_accounting=observations.flops_accounting,
         support=observations.support,
         draws=draws.law if draws else None,
-        draws_note=_note(draws, tested),
+        draws_note=_note(draws, tested, settings),
         noise=median(draws.noise) if draws else diagnostics.residual_rms,
         noise_draws=draws.noise if draws and np.ptp(draws.noise) > 0 else None,
-        interval_factor=tested.factor if tested else 1.0,
+        interval_factor=_factor(observations, choice, tested, settings),
         evidence={
             "objective": solution.objective,
             "scipy": checked,
@@ -80,7 +80,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "warnings": [
                 *observations.warnings,
                 *warnings_of(diagnostics, form),
-                *warnings_of_backtest(tested, choice),
+                *(warnings_of_backtest(tested, choice) if _calibrates(settings) else ()),
             ],
             "provenance": provenance_json(observations, settings),
         },
@@ -190,8 +190,19 @@ def _own_draws(
     )
 
 
+def _calibrates(settings: Settings) -> bool:
+    return settings.draws > 0 and settings.backtest
+
+
+def _factor(observations: Observations, choice: Choice, tested: Backtest | None, settings: Settings) -> float:
+    if tested:
+        return tested.factor
+    constants = choice.candidate.fitted_form.constants
+    return reach_of_few(len(observations), constants, settings.level) if _calibrates(settings) else 1.0
+
+
 def _calibrated(observations: Observations, choice: Choice, settings: Settings) -> Backtest | None:
-    if not (settings.draws and settings.backtest):
+    if not _calibrates(settings):
         return None
     return calibrate(
         observations,
@@ -205,7 +216,7 @@ def _calibrated(observations: Observations, choice: Choice, settings: Settings) 
 def _carried(
     observations: Observations, choice: Choice, own: Draws | None, tested: Backtest | None, settings: Settings
 ) -> Draws | None:
-    """The draws that the fit carries: of all candidates that are heard, wavering as backtests show."""
+    """The draws that the fit carries: of all candidates that are heard, wavering as laws do beyond their runs."""
     if own is None:
         return None
     drawn = own
@@ -218,19 +229,20 @@ def _carried(
             seed=settings.seed,
             method=settings.resampling,
         )
-    if tested is None:
+    if not _calibrates(settings):
         return drawn
     ends = ends_of(observations, choice.directions[-1])
-    turns = turns_of(tested.drifts, np.size(drawn.law.E), settings.seed)
+    turns = turns_of(tested.drifts if tested else (), np.size(drawn.law.E), settings.seed)
     return replace(drawn, law=waver(drawn.law, ends, turns))
 
 
-def _note(draws: Draws | None, tested: Backtest | None) -> str:
+def _note(draws: Draws | None, tested: Backtest | None, settings: Settings) -> str:
     if draws is None:
         return "no draws were asked for, so nothing is known of the uncertainty"
-    if tested is None:
+    if not _calibrates(settings):
         return draws.note
-    return f"{draws.note}; exponents waver by {tested.spread:.0%} beyond the runs, as backtests show"
+    spread, why = (tested.spread, "as backtests show") if tested else (spread_of(()), "as in other sweeps")
+    return f"{draws.note}; exponents waver by {spread:.0%} beyond the runs, {why}"
 
 
 def _with(fit: Fit, **evidence: Any) -> Fit:
