@@ -27,6 +27,7 @@ K_BOUNDS = (0.05, 2.0)  # of the outer power, where a form has one
 TOLERANCE = 1e-13  # of the objective: a smaller promised fall is rest
 LARGEST_TURN = 0.3  # of an exponent, in one step
 LOWER = np.tril_indices(5, -1)
+SLOPES, EXPONENTS = np.array([1, 2]), np.array([3, 4])  # rows of the charts
 
 
 @frozen
@@ -98,19 +99,19 @@ def expand(batch: Batch, constants: Array) -> tuple[Array, Array, Array]:
     curve -= pull
     clipped *= -0.5
     clipped += residual
-    value = np.einsum("sn,sn->s", pull, clipped)
+    value = np.vecdot(pull, clipped)
     ones = np.ones(len(x))
     powers_x = np.array([ones, -x, x * x]).T
     powers_y = np.array([ones, -y, y * y]).T
     mixed = np.array([ones, -x, -y, x * y]).T
 
     g, h = np.empty((5, len(value))), np.empty((5, 5, len(value)))
-    g[0] = np.einsum("sn,sn->s", pull, q)
+    g[0] = np.vecdot(pull, q)
     g[1], slope_a, bend_a = ((pull * u) @ powers_x).T
     g[2], slope_b, bend_b = ((pull * v) @ powers_y).T
     g[3], g[4] = big_a * slope_a, big_b * slope_b
     curve_q = curve * q
-    h[0, 0] = np.einsum("sn,sn->s", curve_q, q)
+    h[0, 0] = np.vecdot(curve_q, q)
     h[0, 1], first = ((curve_q * u) @ powers_x[:, :2]).T
     h[0, 3] = big_a * first
     h[0, 2], first = ((curve_q * v) @ powers_y[:, :2]).T
@@ -148,30 +149,33 @@ def to_chart(constants: Array, is_open: bool) -> Array:
 
 def _pull_back(chart: Array, is_open: bool, g: Array, h: Array) -> tuple[Array, Array]:
     """Gradient and Hessian in the chart's coordinates, from those in the constants."""
-    _, s, t, alpha, beta = chart
-    jacobian = np.zeros_like(h)
-    jacobian[3, 3] = jacobian[4, 4] = 1.0
-    if is_open:
-        jacobian[0, 0] = 1.0
-        jacobian[1, 1], jacobian[1, 3] = 1 / alpha, -s / alpha**2
-        jacobian[2, 2], jacobian[2, 4] = 1 / beta, -t / beta**2
-        jacobian[0, 1:] = -jacobian[1, 1:] - jacobian[2, 1:]
-    else:
-        jacobian[1, 1], jacobian[2, 2] = np.exp(s), np.exp(t)
-    forward = np.ascontiguousarray(jacobian.transpose(2, 0, 1))
-    backward = forward.transpose(0, 2, 1)
-    gradient = (backward @ g.T[..., None])[..., 0].T
-    hessian = (backward @ h.transpose(2, 0, 1) @ forward).transpose(1, 2, 0).copy()
-    if is_open:
-        for at, exponent, slope in ((1, alpha, s), (2, beta, t)):
-            excess = (g[at] - g[0]) / exponent**2
-            hessian[at, at + 2] -= excess
-            hessian[at + 2, at] -= excess
-            hessian[at + 2, at + 2] += 2 * excess * slope / exponent
-    else:
-        hessian[1, 1] += gradient[1]
-        hessian[2, 2] += gradient[2]
+    gradient, hessian = g.copy(), h.copy()
+    slopes, exponents = chart[1:3], chart[3:]
+    if not is_open:
+        _scale_slopes(gradient, hessian, np.exp(slopes))
+        gradient[0] = hessian[0] = hessian[:, 0] = 0.0
+        hessian[SLOPES, SLOPES] += gradient[1:3]
+        return gradient, hessian
+    # E = T - A - B, A = s / alpha, B = t / beta: first by A and B at fixed T, then by exponents at fixed s, t
+    gradient[1:3] -= g[0]
+    hessian[1:3] -= hessian[0]
+    hessian[:, 1:3] -= hessian[:, :1]
+    shear, excess = slopes / exponents**2, gradient[1:3] / exponents**2
+    gradient[3:] -= shear * gradient[1:3]
+    hessian[3:] -= shear[:, None] * hessian[1:3]
+    hessian[:, 3:] -= shear * hessian[:, 1:3]
+    _scale_slopes(gradient, hessian, 1 / exponents)
+    hessian[SLOPES, EXPONENTS] -= excess
+    hessian[EXPONENTS, SLOPES] -= excess
+    hessian[EXPONENTS, EXPONENTS] += 2 * excess * slopes / exponents
     return gradient, hessian
+
+
+def _scale_slopes(gradient: Array, hessian: Array, scale: Array) -> None:
+    """Turn derivatives by A and B, in place, into those by what A and B are `scale` (2, S) times."""
+    gradient[1:3] *= scale
+    hessian[1:3] *= scale[:, None]
+    hessian[:, 1:3] *= scale
 
 
 def box_of(log_losses: Array, is_open: bool) -> tuple[Array, Array]:
@@ -215,9 +219,8 @@ class FiveMoves:
     def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
         slope, matrix = self.layout.reduced(here.gradient, here.hessian)
         spread = self.layout.spread[:5]
-        at_low, at_high = (spread.T @ mark > 0 for mark in (chart <= self.low, chart >= self.high))
-        still = spread.T @ (self.low == self.high) > 0
-        pinned = (at_low & (slope > 0)) | (at_high & (slope < 0)) | still
+        at_low, at_high = spread.T @ np.array([chart <= self.low, chart >= self.high], float) > 0
+        pinned = (at_low & ((slope > 0) | at_high)) | (at_high & (slope < 0))
         step, fall = damped_step(slope, matrix, damping, pinned)
         step = spread @ step
         step *= np.minimum(1.0, LARGEST_TURN / np.maximum(np.abs(step[3:]).max(axis=0), 1e-300))
@@ -227,13 +230,16 @@ class FiveMoves:
 
 def damped_step(gradient: Array, hessian: Array, damping: Array, pinned: Mask) -> tuple[Array, Array]:
     """Steps (f, S), with pinned coordinates at rest, and the fall that the quadratic model promises (S,)."""
-    gradient = np.where(pinned, 0.0, gradient)
-    matrix = np.where(pinned[:, None] | pinned[None], 0.0, hessian)
-    diagonal = np.arange(len(gradient))
-    matrix[diagonal, diagonal] += damping * (np.abs(hessian[diagonal, diagonal]) + 1e-12)
-    matrix[diagonal, diagonal] = np.where(pinned, 1.0, matrix[diagonal, diagonal])
+    if pinned.any():
+        gradient = np.where(pinned, 0.0, gradient)
+        matrix = np.where(pinned[:, None] | pinned[None], 0.0, hessian)
+    else:
+        matrix = hessian.copy()
+    diagonal = np.einsum("iis->is", matrix)  # a view
+    diagonal += damping * (np.abs(diagonal) + 1e-12)
+    diagonal[pinned] = 1.0
     step = solve_positive(matrix, -gradient)
-    return step, -0.5 * (gradient * step).sum(axis=0)
+    return step, -0.5 * np.einsum("is,is->s", gradient, step)
 
 
 def solve_positive(matrix: Array, right: Array) -> Array:
@@ -244,7 +250,7 @@ def solve_positive(matrix: Array, right: Array) -> Array:
     size = len(right)
     # the right side is one more column, which elimination carries along
     rest = np.concatenate([matrix, right[:, None]], axis=1)
-    tiny = 1e-12 * np.abs(matrix[range(size), range(size)]) + 1e-300
+    tiny = 1e-12 * np.abs(np.einsum("iis->is", matrix)) + 1e-300
     for j in range(size):
         pivot = np.maximum(np.abs(rest[j, j]), tiny[j])
         scaled = rest[j, j + 1 :] / pivot
@@ -252,5 +258,5 @@ def solve_positive(matrix: Array, right: Array) -> Array:
         rest[j, j + 1 :] = scaled
     solution = rest[:, size]
     for j in reversed(range(size - 1)):
-        solution[j] -= (rest[j, j + 1 : size] * solution[j + 1 :]).sum(axis=0)
+        solution[j] -= np.einsum("is,is->s", rest[j, j + 1 : size], solution[j + 1 :])
     return solution
