@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llama_scale.fitting.descent import CHUNK, Array, Index, Mask, Problems, descend
+from llama_scale.fitting.descent import SEATED, Array, Index, Mask, Problems, descend
 from llama_scale.fitting.newton import FiveMoves, to_chart, to_constants
 
 TRUTH = np.array([[1.8], [0.4], [0.5], [0.35], [0.37]])
@@ -38,12 +38,12 @@ def test_it_lands_on_the_law_that_made_the_data() -> None:
 
 
 def test_problems_end_where_they_would_alone_however_many_wait_for_a_seat() -> None:
-    count = 3 * CHUNK // ROWS + 7
+    count = 3 * SEATED // ROWS + 7
     case = problems(count)
     begin = np.arange(count) % 3
     chart, objective, converged = landed(case, (0.1, 0.03, 0.01), begin)
     assert converged.all()
-    for i in [0, 1, CHUNK // ROWS, count - 2, count - 1]:
+    for i in [0, 1, SEATED // ROWS, count - 2, count - 1]:
         one = case._replace(of=np.array([i]))
         alone = landed(one, (0.1, 0.03, 0.01)[begin[i] :])
         assert alone[1][0] == pytest.approx(objective[i], rel=1e-9)

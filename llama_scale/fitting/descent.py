@@ -3,12 +3,14 @@
 A problem comes down a ladder of Huber deltas, from a rung of its own to the last, where its minimum counts.
 As one rests another takes its seat, so that batches stay full: on some fifty problems numpy's calls cost as
 much as its arithmetic, and a batch that waits for its last few problems spends most of its time on calls.
+Steps are taken by all who are seated, looks at their rows block by block.
 
 Shapes: S problems, n rows, c coordinates; charts are (c, S), arrays over rows (S, n).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -23,7 +25,8 @@ MAX_STEPS = 80  # on one rung
 ON_THE_WAY = 1e-4  # of the objective: above the last rung a smaller promised fall is rest enough
 GIVE_UP = 1e8  # damping at which no step helps: the minimum to machine precision
 FIRST_DAMPING = 1e-3
-CHUNK = 1 << 15  # elements of an (S, n) array: a batch's dozen arrays stay in the second-level cache
+SEATED = 1 << 17  # rows of all problems under way at once
+CHUNK = 1 << 15  # rows looked at in one go: a dozen arrays of them stay in the second-level cache
 
 
 class Tilt(Protocol):
@@ -39,7 +42,7 @@ class Tilt(Protocol):
 
 
 class Batch(NamedTuple):
-    """Problems of one data set: centred logs x, y (n,), log losses and weights (S, n), deltas (S, 1)."""
+    """Problems of one data set: centred logs x, y (n,), log losses and weights (S or 1, n), deltas (S, 1)."""
 
     x: Array
     y: Array
@@ -50,7 +53,10 @@ class Batch(NamedTuple):
 
 
 class Problems(NamedTuple):
-    """All problems of one data set: problem s fits row `of[s]` of log losses z and weights, (R, n) each."""
+    """All problems of one data set: problem s fits row `of[s]` of log losses z and weights, (R, n) each.
+
+    Where all have the same log losses or weights, these are (1, n).
+    """
 
     x: Array
     y: Array
@@ -63,7 +69,8 @@ class Problems(NamedTuple):
         """Those at `index`, each with its delta."""
         rows = self.of[index]
         tilt = None if self.tilt is None else self.tilt.take(index)
-        return Batch(self.x, self.y, self.z[rows], self.weights[rows], deltas[:, None], tilt)
+        z, weights = (part if len(part) == 1 else part[rows] for part in (self.z, self.weights))
+        return Batch(self.x, self.y, z, weights, deltas[:, None], tilt)
 
 
 class Surface(NamedTuple):
@@ -201,6 +208,20 @@ class Seats:
         )
 
 
+def look(problems: Problems, moves: Moves, index: Index, deltas: Array, chart: Array, floor: Mask) -> Surface:
+    """Objective and derivatives of the problems at `index`, each with its delta, block by block."""
+    size = max(1, CHUNK // len(problems.x))
+    parts = []
+    for low in range(0, len(index), size):
+        some = slice(low, low + size)
+        parts.append(moves.expand(problems.at(index[some], deltas[some]), chart[:, some], floor[some]))
+    return parts[0] if len(parts) == 1 else Surface(*map(_joined, zip(*parts, strict=True)))
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return np.concatenate(parts, axis=-1)
+
+
 def descend(
     problems: Problems, chart: Array, moves: Moves, *, deltas: tuple[float, ...], begin: Index | int = 0
 ) -> tuple[Array, Array, Mask]:
@@ -219,16 +240,15 @@ def descend(
         some = np.arange(low, min(high, count))
         return Seats.of(some, first[some], on_floor[some], coordinates)
 
-    entered = max(1, CHUNK // len(problems.x))
+    entered = max(1, SEATED // len(problems.x))
     seats = seated(0, entered)
-    batch = problems.at(seats.problem, ladder[seats.rung])
     while len(seats.problem):
         here = chart[:, seats.problem]
         trial, fall, floor = moves.step(here, seats.here, seats.damping, seats.floor)
         unseen = np.isinf(seats.here.value)
         if unseen.any():  # a first look, at the place itself
             trial, floor = np.where(unseen, here, trial), np.where(unseen, seats.floor, floor)
-        there = moves.expand(batch, trial, floor)
+        there = look(problems, moves, seats.problem, ladder[seats.rung], trial, floor)
         better = there.value < seats.here.value
         chart[:, seats.problem[better]] = trial[:, better]
         tolerance = np.where(seats.rung < last, ON_THE_WAY, moves.tolerance)
@@ -242,5 +262,4 @@ def descend(
         seats.climb_down(over & (seats.rung < last))
         seats = seats.reseat(left, seated(entered, entered + len(left)))
         entered += len(left)
-        batch = problems.at(seats.problem, ladder[seats.rung])
     return chart, objective, converged

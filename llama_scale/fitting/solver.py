@@ -109,9 +109,9 @@ class Resamples(NamedTuple):
         z, shares = points.z[None], points.weights[None] / unit
         of = np.arange(count) if self.of is None else self.of
         if self.log_losses is not None:
-            z, shares = self.log_losses, np.broadcast_to(shares, self.log_losses.shape)
+            z = self.log_losses
         elif self.weights is not None:
-            z, shares = np.broadcast_to(z, self.weights.shape), shares * self.weights
+            shares = shares * self.weights
         else:
             of = np.zeros(count, np.intp)
         return Problems(points.x, points.y, z, shares, of), unit
