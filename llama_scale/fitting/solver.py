@@ -25,11 +25,13 @@ from llama_scale.fitting.newton import (
     to_chart,
     to_constants,
 )
+from llama_scale.fitting.tangent import tangent_minima
 from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw
 
 DEFAULT_DELTA = 1e-3
 STAGES = (1e-1, 3e-2, 1e-2, 3e-3)  # deltas on the way down to the one asked for
+STEPS = (1e-2, 3e-3)  # the same for resamples: at larger ones all ways lead to one minimum
 GRID = np.geomspace(0.02, 1.6, 7)
 COARSE_GRID = np.geomspace(0.05, 1.0, 4)
 FEW_ROWS = 64  # fewer: a third path for each resample, as minima of a few rows are many
@@ -225,30 +227,40 @@ def refit(
 ) -> Minima:
     """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data.
 
-    Each resample descends from the full data's optimum (5,) along two or three paths of deltas; where they
-    disagree, or end on a bound or unconverged, a coarse grid of starts decides.
+    Each resample descends straight at `delta` from the minimum of its tangent problem about the full data's
+    optimum (5,), and through STEPS from the like at the first of them, where `delta` is smaller. Where ways
+    disagree, or end on a bound or unconverged, further starts decide.
     """
     resamples = resamples_of(log_losses, weights)
-    ways, straight = [start, start], [True, False]
+    problems, _ = resamples.problems(points, resamples.number)
+    stages = tuple(stage for stage in STEPS if stage > delta)
+    ways = [tangent_minima(problems, start, delta=d, layout=layout) for d in (delta, *stages[:1])]
+    straight = [True, False][: len(ways)]
     if len(points.x) <= FEW_ROWS:
-        ways, straight = [*ways, start * FLATTER], [*straight, True]
+        flatter = np.repeat((start * FLATTER)[:, None], resamples.number, axis=1)
+        ways, straight = [*ways, flatter], [*straight, True]
     best, gap = lowest_of_ways(
         points,
         np.stack(ways, axis=1),
         np.array(straight),
         delta=delta,
         resamples=resamples,
-        stages=STAGES[2:],
+        stages=stages,
         layout=layout,
     )
     doubtful = np.flatnonzero(
         (gap > AGREEMENT * best.objective) | ~best.converged | best.at_bound[layout.rows].any(axis=0)
     )
     if len(doubtful):
-        grid = grid_starts(points, COARSE_GRID, layout)
-        straight = np.zeros(grid.shape[1], bool)
+        others = np.concatenate([start[:, None], grid_starts(points, COARSE_GRID[1:2], layout)], axis=1)
+        straight = np.array([True, False])
         found, _ = lowest_of_ways(
-            points, grid, straight, delta=delta, resamples=resamples.take(doubtful), layout=layout
+            points,
+            others[..., None],
+            straight,
+            delta=delta,
+            resamples=resamples.take(doubtful),
+            layout=layout,
         )
         best = best.replaced(doubtful, better(best.take(doubtful), found))
     return best
@@ -264,11 +276,11 @@ def lowest_of_ways(
     stages: tuple[float, ...] = STAGES,
     layout: Layout = FIVE,
 ) -> tuple[Minima, Array]:
-    """The lowest minimum of each resample from all of the starts (5, T), and how far the ways part (S,)."""
+    """The lowest minimum of each resample from its starts (5, T, S or 1), and how far the ways part (S,)."""
     count, ways = resamples.number, starts.shape[1]
     found = minimise(
         points,
-        np.repeat(starts, count, axis=1),
+        np.broadcast_to(starts, (*starts.shape[:2], count)).reshape(len(starts), -1),
         delta=delta,
         resamples=resamples.take(np.tile(np.arange(count), ways)),
         stages=stages,

@@ -1,0 +1,51 @@
+"""Tangent problems of resamples: their design is the law's slope, and their minima lie near the law's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic import independent_runs
+
+from llama_scale.fitting.candidates import points_of
+from llama_scale.fitting.newton import FIVE, Layout, to_chart, to_constants
+from llama_scale.fitting.noise import log_prediction
+from llama_scale.fitting.solver import Resamples, refit, solve
+from llama_scale.fitting.tangent import TangentMoves, tangent_minima
+
+TIED = Layout.of("E", "A", "B", "alpha=beta")
+
+
+@pytest.mark.parametrize("layout", [FIVE, TIED])
+def test_the_design_is_the_slope_of_log_predictions(layout: Layout) -> None:
+    points = points_of(independent_runs(0, count=30))
+    chart = to_chart(solve(points, layout=layout).constants[:, None], True)[:, 0]
+    moves = TangentMoves.at(chart, points.x, points.y, layout)
+
+    def predicted(move: np.ndarray) -> np.ndarray:
+        return log_prediction(points, to_constants((chart + layout.spread[:5] @ move)[:, None], True)[:, 0])
+
+    assert moves.base == pytest.approx(predicted(np.zeros(len(layout.free))))
+    for column, move in zip(moves.design.T, 1e-6 * np.eye(len(layout.free)), strict=True):
+        assert (predicted(move) - predicted(-move)) / 2e-6 == pytest.approx(column, rel=1e-5, abs=1e-8)
+
+
+def test_minima_of_tangent_problems_are_near_those_of_resamples() -> None:
+    points = points_of(independent_runs(1))
+    start = solve(points).constants
+    rows = len(points.x)
+    counts = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), size=40).astype(float)
+    problems, _ = Resamples(weights=counts).problems(points, 40)
+    near = tangent_minima(problems, start, delta=1e-3, layout=FIVE)
+    found = refit(points, start, weights=counts)
+    left, covered = (np.abs(one - found.constants) for one in (near, start[:, None]))
+    assert (np.median(left, axis=1) < 0.3 * np.median(covered, axis=1)).all()
+
+
+def test_a_far_minimum_is_only_approached() -> None:
+    points = points_of(independent_runs(0, count=30))
+    start = solve(points).constants
+    elsewhere = 1.2 - 0.9 * points.x[None]
+    problems, _ = Resamples(log_losses=elsewhere).problems(points, 1)
+    found = tangent_minima(problems, start, delta=1e-3, layout=FIVE)
+    assert np.isfinite(found).all()
+    assert (np.abs(found[3:, 0] - start[3:]) <= 0.3 + 1e-12).all()
