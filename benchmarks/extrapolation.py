@@ -1,7 +1,7 @@
 """How well laws of the nearer runs predict the farther ones, and how often intervals hold them: public data.
 
     python benchmarks/extrapolation.py [--data ../shared/data] [--shares 0.8,0.7,0.6] [--draws 400]
-    python benchmarks/extrapolation.py --few 7,8,10    # so many of the nearer runs alone, drawn 12 times a set
+    python benchmarks/extrapolation.py --few 7,8,9,10    # so many of the nearer runs alone
 
 Each row fits the runs of least compute (or of least tokens per parameter) and predicts the rest, which have
 no part in anything. "least error" is the candidate of least error in the inner backtests, "chosen" what `fit`
@@ -113,7 +113,7 @@ def by_compute(name: str, runs: Observations, share: float, draws: int) -> Itera
 
 
 def few(data: Path, count: int, draws: int) -> str:
-    """Coverage and half-width, over ten sets, of fits of `count` of the cheaper four fifths, drawn SUBSETS times."""
+    """Coverage and half-width over ten sets, by `count` of the cheaper four fifths, drawn SUBSETS times."""
     refused, covered, widths = 0, defaultdict(list), defaultdict(list)
     for name in FILES:
         split = split_at(read(data, name), 0.8, "compute")

@@ -6,10 +6,8 @@ measure of the drift (`drift.py`) is given to the draws, so that it grows with t
 use of the law. Where even then fewer runs of a direction's backtests are covered than the level says, a
 factor widens predictions until they are.
 
-Too few runs for a backtest say nothing of a drift, and little of their own noise: then exponents waver as those
-of other sweeps do, and predictions reach as far as Student's t. On 7, 8 and 10 runs of ten public sets 90 %
-intervals so hold 89, 83 and 92 % of the dearest fifth, and 65, 61 and 81 % by draws alone
-(`benchmarks/extrapolation.py --few 7,8,10`).
+Too few runs for a backtest say nothing of a drift, and little of their own noise: then exponents waver as
+those of other sweeps do, and predictions reach as far as Student's t (`benchmarks/extrapolation.py --few`).
 """
 
 from __future__ import annotations
@@ -195,8 +193,8 @@ def warnings_of_backtest(tested: Backtest | None, choice: Choice) -> list[str]:
     """What a reader must know of a law whose backtests went badly, or that has none."""
     if tested is None:
         return [
-            f"too few runs for a backtest: exponents waver by {spread_of(()):.0%}, as they do in other sweeps,"
-            " and predictions reach as far as Student's t does"
+            f"too few runs for a backtest: exponents waver by {spread_of(()):.0%}, as they do in other"
+            " sweeps, and predictions reach as far as Student's t does"
         ]
     if tested.coverage >= POOR * tested.level:
         return []

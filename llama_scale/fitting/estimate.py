@@ -216,7 +216,7 @@ def _calibrated(observations: Observations, choice: Choice, settings: Settings) 
 def _carried(
     observations: Observations, choice: Choice, own: Draws | None, tested: Backtest | None, settings: Settings
 ) -> Draws | None:
-    """The draws that the fit carries: of all candidates that are heard, wavering as laws do beyond their runs."""
+    """The draws that the fit carries: of all candidates that are heard, wavering as laws beyond runs do."""
     if own is None:
         return None
     drawn = own
