@@ -123,7 +123,7 @@ def judged(known: Observations, ahead: Observations, settings: Settings) -> tupl
 
 @pytest.mark.soak
 def test_the_dearest_fifth_of_public_runs_is_predicted_and_covered(shared_data: Path) -> None:
-    """The aims of the extrapolation protocol: .90 % over six sets; of all runs 80 to 98 % covered, within 2.5 %."""
+    """The aims of the protocol: .90 % over six sets; of their runs 80 to 98 % covered, within 2.5 %."""
     errors, covered, widths, counts = [], [], [], []
     for name, where, held_out in SETS:
         split = split_at(gather(shared_data / f"{name}.csv", where=[where]), 0.8, "compute")
