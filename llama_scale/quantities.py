@@ -340,6 +340,11 @@ def format_count(value: float, digits: int = 3) -> str:
     return _with_scale(value, digits, ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 run`, `1,200 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_flops(value: float, digits: int = 3) -> str:
     """A number of floating-point operations, in powers of ten: `5.88e23 FLOPs`."""
     return f"{format_number(value, digits)} FLOPs"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llama_scale.cli.fit_report import WIDTH, entry
 from llama_scale.cli.output import current_output, table
 from llama_scale.errors import InputError
-from llama_scale.quantities import format_count, format_fraction, format_number, parse_count
+from llama_scale.quantities import counted, format_count, format_fraction, format_number, parse_count
 
 if TYPE_CHECKING:
     from llama_scale.fitting.curve_fit import CurveLaws, FutureSchedule, ModelCurves
@@ -77,8 +77,8 @@ def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:
     points = sum(model.fit.points for model in laws.models)
     curves = sum(len(model.fitted) for model in laws.models)
     yield fill(
-        f"{len(laws.models)} model(s), {curves} loss curves, {points} points: each model's curves follow a"
-        f" multi-power law within {_mean([error for model in laws.models for error in model.fitted])} on"
+        f"{counted(len(laws.models), 'model')}, {curves} loss curves, {points} points: each model's curves"
+        f" follow a multi-power law within {_mean([error for model in laws.models for error in model.fitted])} on"
         " average.",
         WIDTH,
     )
@@ -169,7 +169,7 @@ def _reasons(laws: CurveLaws) -> Iterator[str]:
     yield from (entry("warning", text) for text in laws.warnings)
     if laws.exclusions:
         reasons = {exclusion.reason for exclusion in laws.exclusions}
-        yield entry("not used", f"{len(laws.exclusions)} run(s): {'; '.join(sorted(reasons)[:3])}")
+        yield entry("not used", f"{counted(len(laws.exclusions), 'run')}: {'; '.join(sorted(reasons)[:3])}")
 
 
 def _mean(errors: Sequence[Any]) -> str:

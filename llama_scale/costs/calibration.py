@@ -21,6 +21,7 @@ from llama_scale.costs.measurements import Measurements
 from llama_scale.costs.rate_tables import read_measurements
 from llama_scale.costs.roofline import Array, batch_in_memory, phases, seconds_per_answer
 from llama_scale.errors import UnidentifiedError
+from llama_scale.quantities import counted
 
 LEAST_ROWS = 6  # as many as there are constants
 TENSOR_DEGREES = (1.0, 2.0, 4.0, 8.0)  # tried where a row does not say; the fastest counts
@@ -60,17 +61,14 @@ def calibrate_from_csv(path: Path | str) -> Calibration:
         left = f" ({len(table.left_out)} left out: {table.left_out[0]})" if table.left_out else ""
         alike = "" if rows == table.setups else f", of which only {table.setups} differ in what was measured"
         raise UnidentifiedError(
-            f"{Path(path).name} holds {_counted(rows)}{left}{alike}, but six constants need {LEAST_ROWS}",
+            f"{Path(path).name} holds {counted(rows, 'usable row')}{left}{alike},"
+            f" but six constants need {LEAST_ROWS}",
             hint="measure more batch sizes, lengths and models, or leave --serving-benchmarks out",
         )
     found = calibrate(table.measurements, guess_from(shipped_calibration()))
     if found.accuracy[0].median_error > WORST_FIT:
         raise _bad_fit(found, table.measurements, Path(path).name)
     return replace(found, left_out=table.left_out, source=f"measurements of {Path(path).name}")
-
-
-def _counted(rows: int) -> str:
-    return f"{rows} usable row" + ("" if rows == 1 else "s")
 
 
 def _bad_fit(found: Calibration, measurements: Measurements, name: str) -> UnidentifiedError:

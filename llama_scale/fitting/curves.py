@@ -19,6 +19,7 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.solver import nonnegative_least_squares
 from llama_scale.frozen import frozen
 from llama_scale.laws.curves import FLAT, Array, Changes, LearningRates, MultiPowerLaw, changes_of
+from llama_scale.quantities import counted
 
 DEFAULT_DELTA = 1e-3
 MOST_POINTS = 200  # of one curve that are fitted; more are thinned evenly
@@ -120,13 +121,14 @@ def check_curves(curves: Sequence[Curve]) -> None:
     points = sum(len(curve.steps) for curve in curves)
     if points < 3 * LEAST_POINTS:
         raise UnidentifiedError(
-            f"{points} points on {len(curves)} curve(s) cannot identify a law of 7 constants",
+            f"{counted(points, 'point')} on {counted(len(curves), 'curve')} cannot identify a law of 7"
+            " constants",
             hint=f"log the loss more often: {3 * LEAST_POINTS} points are the least",
         )
     if not any(curve.changes_rate for curve in curves):
         raise UnidentifiedError(
-            f"the learning rate of all {len(curves)} curve(s) of {curves[0].model} is constant, so nothing"
-            " says what its decay brings",
+            f"the learning rate never changes in {counted(len(curves), 'curve')} of {curves[0].model}, so"
+            " nothing says what its decay brings",
             hint="add a curve whose learning rate falls: cosine, or a decay branch",
         )
 

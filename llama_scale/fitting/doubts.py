@@ -13,7 +13,7 @@ from llama_scale.errors import InputError
 from llama_scale.fitting.rows import Array, Row
 from llama_scale.fitting.rules import groups_of
 from llama_scale.laws import median
-from llama_scale.quantities import format_fraction, format_number
+from llama_scale.quantities import counted, format_fraction, format_number
 
 Mask = NDArray[np.bool_]
 
@@ -102,7 +102,7 @@ def doubts_of(rows: Sequence[Row]) -> list[str]:
             np.array(
                 [row.unique_tokens is not None and row.unique_tokens < 0.99 * row.tokens for row in rows]
             ),
-            "repeat their text, which a law of fresh data does not know: `--form repeated` does",
+            "trained on text seen before, which a law of fresh data does not know: `--form repeated` does",
         ),
     ]
     if loss.max() > LARGEST_LOSS:
@@ -117,7 +117,7 @@ def _listed(rows: Sequence[Row], doubtful: Mask, what: str) -> list[str]:
     """One sentence that counts the doubtful rows and names the first three."""
     names = [row.name for row, odd in zip(rows, doubtful, strict=True) if odd]
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return [f"{len(names)} run(s) {what} ({shown})"] if names else []
+    return [f"{counted(len(names), 'run')} {what} ({shown})"] if names else []
 
 
 def _repeats(rows: Sequence[Row]) -> list[str]:
@@ -126,7 +126,7 @@ def _repeats(rows: Sequence[Row]) -> list[str]:
     said = []
     if copies:
         example = next(row for row in rows if seen[row.parameters, row.tokens, row.loss] > 1)
-        said.append(f"{copies} row(s) repeat another exactly, such as {example.place}: each counts")
+        said.append(f"rows are there more than once, {copies} in all, such as {example.place}: each counts")
     spread = [max(r.loss for r in group) / min(r.loss for r in group) - 1 for group in groups_of(rows)]
     wide = [value for value in spread if value > REPEAT_SPREAD]
     if wide:

@@ -30,6 +30,7 @@ from llama_scale.fitting.sigmoids import (
     sigmoid_of,
 )
 from llama_scale.laws import DEFAULT_LEVEL, Downstream, Fit, Sigmoid
+from llama_scale.quantities import counted
 
 LEAST_PAIRS = 5
 DRAWS = 1000
@@ -128,8 +129,8 @@ def _check_pairs(pairs: ScorePairs) -> None:
     count = len(pairs.loss)
     if count < LEAST_PAIRS:
         raise UnidentifiedError(
-            f"{pairs.source} has {count} pair(s) of loss and score for {pairs.task}: {LEAST_PAIRS} are"
-            " the least",
+            f"{pairs.source} has {counted(count, 'pair')} of loss and score for {pairs.task}: {LEAST_PAIRS}"
+            " are the least",
             hint="evaluate more models, or more checkpoints of one",
         )
     if np.ptp(pairs.loss) < LEAST_SPREAD:

@@ -27,6 +27,7 @@ from llama_scale.fitting.observations import SAME_SIZE, Observations
 from llama_scale.fitting.rows import Array, count_different
 from llama_scale.fitting.size_curves import LEAST_SIZES, Ends, LossBySize, ends_of, has_ends, losses_along
 from llama_scale.frozen import frozen
+from llama_scale.quantities import counted
 
 __all__ = ["Envelope", "envelope", "has_ends"]
 
@@ -99,7 +100,7 @@ def envelope(
 
 def _why_not(log_flops: Array, distinct: int) -> str:
     if distinct < LEAST_BEST:
-        return f"{distinct} size(s) are ever best between others: {LEAST_BEST} are the least"
+        return f"best between others is ever {counted(distinct, 'size')}: {LEAST_BEST} are the least"
     span = float(np.exp(np.ptp(log_flops)))
     return f"sizes between others are best over a factor of {span:.2g} in FLOPs alone: 3 is the least"
 

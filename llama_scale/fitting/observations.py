@@ -24,6 +24,7 @@ from llama_scale.fitting.rows import Array, Exclusion, Row, Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules, count_rows
 from llama_scale.frozen import frozen
 from llama_scale.laws import FlopsAccounting, Range, Support, median
+from llama_scale.quantities import counted
 
 __all__ = ["Exclusion", "Observations", "Row", "Rows", "check_design", "observe"]
 
@@ -208,14 +209,14 @@ def check_design(observations: Observations, constants: int = LAW_CONSTANTS) -> 
     """Raises UnidentifiedError where the runs cannot tell the constants of a law apart, or follow none."""
     if len(observations) <= constants:
         raise UnidentifiedError(
-            f"{len(observations)} run(s) cannot identify a law of {constants} constants",
+            f"{counted(len(observations), 'run')} cannot identify a law of {constants} constants",
             hint="add runs: at least 3 sizes x 3 durations, better an IsoFLOP sweep (`llama-scale sweep`)",
         )
     for name, noun in (("parameters", "size"), ("tokens", "duration")):
         count = _distinct(getattr(observations, name))
         if count < 3:
             raise UnidentifiedError(
-                f"runs of {count} {noun}(s) cannot say how loss falls with {name}: 3 are the least",
+                f"runs of {counted(count, noun)} cannot say how loss falls with {name}: 3 are the least",
                 hint=f"add runs of other {noun}s, or fit more sources together",
             )
     flops = observations.parameters * observations.tokens

@@ -19,6 +19,7 @@ from llama_scale.fitting.rows import Row, Rows
 from llama_scale.fitting.solver import Points
 from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition, ScalingLaw, resolve_law
+from llama_scale.quantities import counted
 
 PUBLISHED_BASE = "muennighoff-2023"
 OWN = "own"
@@ -58,8 +59,8 @@ def runs_of(observations: Observations) -> RepeatedRuns:
     repeated = int((~runs.seen_once).sum())
     if repeated < LEAST_REPEATED:
         raise UnidentifiedError(
-            f"{repeated} run(s) of {len(runs)} repeat their data: {LEAST_REPEATED} are the least that can"
-            " say what repetition costs",
+            f"of {counted(len(runs), 'run')} {repeated} saw data again: {LEAST_REPEATED} are the least that"
+            " can say what repetition costs",
             hint="add runs of several epochs (tokens above unique_tokens), or use another --form",
         )
     return runs

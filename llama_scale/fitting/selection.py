@@ -27,6 +27,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw
+from llama_scale.quantities import counted
 
 CUTS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of the runs along a direction: fit up to one, predict all beyond it
 LEAST_ERROR = 1e-3  # added to errors: below a tenth of a per cent they are luck
@@ -100,7 +101,7 @@ def choose(
     best = nearest_of(tried)
     note = (
         f"of {len(tried)} candidates the one nearest to their consensus beyond the runs, each weighed by its"
-        f" errors in {len(found)} forward predictions {_along(directions)}"
+        f" errors in {counted(len(found), 'forward prediction')} {_along(directions)}"
     )
     return Choice(candidate=best.candidate, tried=tried, trials=found, laws=laws, note=note, **known)
 

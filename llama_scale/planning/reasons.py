@@ -14,6 +14,7 @@ from llama_scale.planning.sensitivity import FORM
 from llama_scale.planning.sentence import amount
 from llama_scale.quantities import (
     Quantity,
+    counted,
     format_count,
     format_fraction,
     format_number,
@@ -104,7 +105,7 @@ def _retraining(plan: Plan) -> str:
     each = plan.request.economics.demand.retrain_months
     served = [format_count(part.serve_tokens) for part in plan.generations]
     shown = served if len(served) <= 4 else [*served[:2], "...", served[-1]]
-    models = f"{len(served)} model{'' if len(served) == 1 else 's'} of this size"
+    models = f"{counted(len(served), 'model')} of this size"
     return f"every {each} months: {models}, serving {', '.join(shown)} tokens; costs above are of all of them"
 
 

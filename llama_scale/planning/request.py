@@ -31,7 +31,7 @@ from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty, Quantis
 from llama_scale.planning.reading import Words
 from llama_scale.planning.serving import RooflineServing, largest_servable
 from llama_scale.planning.supply import read_supply
-from llama_scale.quantities import Quantity, format_quantity, parse_budget
+from llama_scale.quantities import Quantity, counted, format_quantity, parse_budget
 
 if TYPE_CHECKING:
     from llama_scale.planning.references import ReferenceModel
@@ -115,7 +115,7 @@ class Deadline(NamedTuple):
     @property
     def name(self) -> str:
         """What it is called where it binds, or is in the way."""
-        return f"deadline with {self.accelerators:,} accelerator{'' if self.accelerators == 1 else 's'}"
+        return f"deadline with {counted(self.accelerators, 'accelerator')}"
 
 
 @frozen
