@@ -195,7 +195,7 @@ def test_decays_of_parameters_need_runs_with_parameters_in_excess() -> None:
     ("keep", "unique", "problem", "kind"),
     [
         ("all", "other", "unique tokens", InputError),
-        ("once", "unique_tokens", "0 run.* repeat", UnidentifiedError),
+        ("once", "unique_tokens", "runs 0 saw data again", UnidentifiedError),
     ],
 )
 def test_what_is_missing_is_said(

@@ -78,8 +78,8 @@ def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:
     curves = sum(len(model.fitted) for model in laws.models)
     yield fill(
         f"{counted(len(laws.models), 'model')}, {curves} loss curves, {points} points: each model's curves"
-        f" follow a multi-power law within {_mean([error for model in laws.models for error in model.fitted])} on"
-        " average.",
+        f" follow a multi-power law within"
+        f" {_mean([error for model in laws.models for error in model.fitted])} on average.",
         WIDTH,
     )
     yield from ("", table([_constants(model) for model in laws.models], ("model", *_names(), "starts agree")))

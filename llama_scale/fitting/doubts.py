@@ -126,7 +126,7 @@ def _repeats(rows: Sequence[Row]) -> list[str]:
     said = []
     if copies:
         example = next(row for row in rows if seen[row.parameters, row.tokens, row.loss] > 1)
-        said.append(f"rows are there more than once, {copies} in all, such as {example.place}: each counts")
+        said.append(f"rows repeat others exactly, {copies} in all, such as {example.place}: each counts")
     spread = [max(r.loss for r in group) / min(r.loss for r in group) - 1 for group in groups_of(rows)]
     wide = [value for value in spread if value > REPEAT_SPREAD]
     if wide:
