@@ -99,8 +99,12 @@ def test_runs_too_few_for_a_backtest_waver_as_others_do_and_reach_as_far_as_stud
     assert found.interval_factor == pytest.approx(2.353 / 1.645, rel=1e-3)  # three degrees of freedom, 90 %
     assert alone.interval_factor == 1
     far = few.parameters.max() * 10, few.tokens.max() * 10
-    spreads = [np.ptp(np.quantile(one.draws.loss(*far), (0.05, 0.95))) for one in (found, alone)]
-    assert spreads[0] > spreads[1]
+    assert found.draws is not None
+    assert alone.draws is not None
+    wide, narrow = (
+        np.ptp(np.quantile(draws.loss(*far), (0.05, 0.95))) for draws in (found.draws, alone.draws)
+    )
+    assert wide > narrow
     assert "as in other sweeps" in found.draws_note
     assert "waver" not in alone.draws_note
     assert [warning for warning in found.evidence["warnings"] if "too few runs for a backtest" in warning]
