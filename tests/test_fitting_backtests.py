@@ -89,25 +89,18 @@ def test_without_being_asked_for_there_is_no_protocol() -> None:
     assert "protocol" not in found.evidence["backtest"]
 
 
-def test_runs_too_few_for_a_backtest_waver_as_others_do_and_reach_as_far_as_students_t() -> None:
-    few = independent_runs(3, count=8)
-    found, alone = (
-        fit(few, settings=Settings(form="chinchilla", draws=200, backtest=backtest))
-        for backtest in (True, False)
-    )
+def test_runs_too_few_for_a_backtest_waver_as_is_likely_from_other_sweeps() -> None:
+    few, settings = independent_runs(3, count=8), Settings(form="chinchilla", draws=200)
+    found, alone = (fit(few, settings=replace(settings, backtest=backtest)) for backtest in (True, False))
     assert found.evidence["backtest"] is None
-    assert found.interval_factor == pytest.approx(2.353 / 1.645, rel=1e-3)  # three degrees of freedom, 90 %
-    assert alone.interval_factor == 1
-    far = few.parameters.max() * 10, few.tokens.max() * 10
     assert found.draws is not None
     assert alone.draws is not None
-    wide, narrow = (
-        np.ptp(np.quantile(draws.loss(*far), (0.05, 0.95))) for draws in (found.draws, alone.draws)
-    )
+    far = few.parameters.max() * 10, few.tokens.max() * 10
+    wide, narrow = (np.ptp(np.quantile(one.loss(*far), (0.05, 0.95))) for one in (found.draws, alone.draws))
     assert wide > narrow
-    assert "as in other sweeps" in found.draws_note
+    assert "likely from other sweeps" in found.draws_note
     assert "waver" not in alone.draws_note
-    assert [warning for warning in found.evidence["warnings"] if "too few runs for a backtest" in warning]
+    assert [warning for warning in found.evidence["warnings"] if "allow no backtest" in warning]
     assert not [warning for warning in alone.evidence["warnings"] if "backtest" in warning]
 
 

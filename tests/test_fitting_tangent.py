@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import independent_runs
@@ -46,6 +48,15 @@ def test_a_far_minimum_is_only_approached() -> None:
     start = solve(points).constants
     elsewhere = 1.2 - 0.9 * points.x[None]
     problems, _ = Resamples(log_losses=elsewhere).problems(points, 1)
-    found = tangent_minima(problems, start, delta=1e-3, layout=FIVE)
+    found = tangent_minima(problems, start, delta=10.0, layout=FIVE)  # so that every residual pulls
     assert np.isfinite(found).all()
-    assert (np.abs(found[3:, 0] - start[3:]) <= 0.3 + 1e-12).all()
+    assert np.abs(found[3:, 0] - start[3:]).max() == pytest.approx(0.3)
+
+
+def test_where_ways_of_a_resample_part_further_starts_decide() -> None:
+    """Twelve noisy rows: without the further starts 10 of these 60 end above their optimum."""
+    points = points_of(independent_runs(0, count=12, noise=0.05))
+    simulated = points.z + 0.05 * np.random.default_rng(0).standard_normal((60, 12))
+    found = refit(points, solve(points).constants, log_losses=simulated)
+    optima = np.array([solve(replace(points, z=row)).objective for row in simulated])
+    assert (found.objective > 1.001 * optima).sum() <= 5

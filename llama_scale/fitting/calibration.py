@@ -6,8 +6,8 @@ measure of the drift (`drift.py`) is given to the draws, so that it grows with t
 use of the law. Where even then fewer runs of a direction's backtests are covered than the level says, a
 factor widens predictions until they are.
 
-Too few runs for a backtest say nothing of a drift, and little of their own noise: then exponents waver as
-those of other sweeps do, and predictions reach as far as Student's t (`benchmarks/extrapolation.py --few`).
+Runs that allow no backtest say nothing of a drift: then exponents waver as is likely from other sweeps
+(`benchmarks/extrapolation.py --few`).
 """
 
 from __future__ import annotations
@@ -181,20 +181,12 @@ def _trials(observations: Observations, choice: Choice) -> tuple[Trial, ...]:
     )
 
 
-def reach_of_few(runs: int, constants: int, level: float) -> float:
-    """How many times as far as a normal's Student's t reaches, with the freedom that a fit leaves."""
-    from scipy.special import ndtri, stdtrit  # seldom asked for
-
-    edge = (1 + level) / 2
-    return float(stdtrit(max(runs - constants, 1), edge) / ndtri(edge))
-
-
 def warnings_of_backtest(tested: Backtest | None, choice: Choice) -> list[str]:
     """What a reader must know of a law whose backtests went badly, or that has none."""
     if tested is None:
         return [
-            f"too few runs for a backtest: exponents waver by {spread_of(()):.0%}, as they do in other"
-            " sweeps, and predictions reach as far as Student's t does"
+            "these runs allow no backtest of the intervals: exponents are made to waver by"
+            f" {spread_of(()):.0%}, as is likely from other sweeps"
         ]
     if tested.coverage >= POOR * tested.level:
         return []

@@ -9,7 +9,7 @@ import numpy as np
 
 from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
-from llama_scale.fitting.calibration import Backtest, calibrate, reach_of_few, warnings_of_backtest
+from llama_scale.fitting.calibration import Backtest, calibrate, warnings_of_backtest
 from llama_scale.fitting.candidates import Candidate, points_of, solve
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
@@ -65,7 +65,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         draws_note=_note(draws, tested, settings),
         noise=median(draws.noise) if draws else diagnostics.residual_rms,
         noise_draws=draws.noise if draws and np.ptp(draws.noise) > 0 else None,
-        interval_factor=_factor(observations, choice, tested, settings),
+        interval_factor=tested.factor if tested else 1.0,
         evidence={
             "objective": solution.objective,
             "scipy": checked,
@@ -194,13 +194,6 @@ def _calibrates(settings: Settings) -> bool:
     return settings.draws > 0 and settings.backtest
 
 
-def _factor(observations: Observations, choice: Choice, tested: Backtest | None, settings: Settings) -> float:
-    if tested:
-        return tested.factor
-    constants = choice.candidate.fitted_form.constants
-    return reach_of_few(len(observations), constants, settings.level) if _calibrates(settings) else 1.0
-
-
 def _calibrated(observations: Observations, choice: Choice, settings: Settings) -> Backtest | None:
     if not _calibrates(settings):
         return None
@@ -241,7 +234,9 @@ def _note(draws: Draws | None, tested: Backtest | None, settings: Settings) -> s
         return "no draws were asked for, so nothing is known of the uncertainty"
     if not _calibrates(settings):
         return draws.note
-    spread, why = (tested.spread, "as backtests show") if tested else (spread_of(()), "as in other sweeps")
+    spread, why = (
+        (tested.spread, "as backtests show") if tested else (spread_of(()), "as is likely from other sweeps")
+    )
     return f"{draws.note}; exponents waver by {spread:.0%} beyond the runs, {why}"
 
 

@@ -30,10 +30,14 @@ FIRST_DAMPING = 1e-2
 
 @frozen
 class Noise:
-    """Relative standard deviations, drawn from their posterior, (S,) each: of a trunk, and of a run alone."""
+    """Relative standard deviations, drawn from their posterior, (S,) each: of a trunk, and of a run alone.
+
+    `estimate` is what draws of `own` lie about, where runs share no trunks.
+    """
 
     trunk: Array
     own: Array
+    estimate: float = np.nan
 
     @property
     def total(self) -> Array:
@@ -69,6 +73,13 @@ def log_prediction(points: Points, constants: Array) -> Array:
     e, a, b, alpha, beta, *k = np.asarray(constants)[..., None]
     inner = a * np.exp(-alpha * points.x) + b * np.exp(-beta * points.y)
     return np.log(e + (inner ** k[0] if k else inner))
+
+
+def noise_about(estimate: float, freedom: int, draws: int, generator: np.random.Generator) -> Noise:
+    """Noise of runs without trunks: its posterior under p(sd) ~ 1 / sd, with the freedom that is left."""
+    freedom = max(freedom, 1)
+    own = estimate * np.sqrt(freedom / generator.chisquare(freedom, draws))
+    return Noise(trunk=np.zeros(draws), own=own, estimate=estimate)
 
 
 def estimate_noise(

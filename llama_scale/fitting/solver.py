@@ -31,10 +31,11 @@ from llama_scale.laws import ScalingLaw
 
 DEFAULT_DELTA = 1e-3
 STAGES = (1e-1, 3e-2, 1e-2, 3e-3)  # deltas on the way down to the one asked for
-STEPS = (1e-2, 3e-3)  # the same for resamples: at larger ones all ways lead to one minimum
+RESAMPLE_STAGES = STAGES[2:]  # the same for resamples, which start nearer
 GRID = np.geomspace(0.02, 1.6, 7)
 COARSE_GRID = np.geomspace(0.05, 1.0, 4)
-FEW_ROWS = 64  # fewer: a third path for each resample, as minima of a few rows are many
+FEW_ROWS = 64  # fewer: one way more for each resample, as minima of a few rows are many
+MIDDLE = COARSE_GRID[1:2]  # enough of the grid for resamples of more rows: the rest led to no other minimum
 FLATTER = np.array([1, 1, 1, 0.6, 0.6])  # where that path begins: at lower exponents
 MANY_ROWS = 2000  # more: the coarse grid, for a fit within 2 s
 AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
@@ -228,12 +229,13 @@ def refit(
     """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data.
 
     Each resample descends straight at `delta` from the minimum of its tangent problem about the full data's
-    optimum (5,), and through STEPS from the like at the first of them, where `delta` is smaller. Where ways
-    disagree, or end on a bound or unconverged, further starts decide.
+    optimum (5,), and through RESAMPLE_STAGES from the like at the first of them, where `delta` is smaller.
+    Where ways disagree, or end on a bound or unconverged, further starts decide. Many rows at a delta of 1e-2
+    or more have one way alone, so that bounds and rest are all that is doubted there.
     """
     resamples = resamples_of(log_losses, weights)
     problems, _ = resamples.problems(points, resamples.number)
-    stages = tuple(stage for stage in STEPS if stage > delta)
+    stages = tuple(stage for stage in RESAMPLE_STAGES if stage > delta)
     ways = [tangent_minima(problems, start, delta=d, layout=layout) for d in (delta, *stages[:1])]
     straight = [True, False][: len(ways)]
     if len(points.x) <= FEW_ROWS:
@@ -252,8 +254,9 @@ def refit(
         (gap > AGREEMENT * best.objective) | ~best.converged | best.at_bound[layout.rows].any(axis=0)
     )
     if len(doubtful):
-        others = np.concatenate([start[:, None], grid_starts(points, COARSE_GRID[1:2], layout)], axis=1)
-        straight = np.array([True, False])
+        grid = COARSE_GRID if len(points.x) <= FEW_ROWS else MIDDLE
+        others = np.concatenate([start[:, None], grid_starts(points, grid, layout)], axis=1)
+        straight = np.arange(others.shape[1]) == 0
         found, _ = lowest_of_ways(
             points,
             others[..., None],

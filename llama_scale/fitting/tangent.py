@@ -22,6 +22,7 @@ from llama_scale.fitting.newton import (
 )
 from llama_scale.frozen import frozen
 
+STAGES = (1e-1, 1e-2)  # deltas on the way: at small ones no residual near the start may be within reach
 TOLERANCE = 1e-4  # of the objective: what predictions bend makes nearer minima no nearer
 
 
@@ -77,7 +78,9 @@ def tangent_minima(problems: Problems, start: Array, *, delta: float, layout: La
     chart = to_chart(start[:, None], True)
     moves = TangentMoves.at(chart[:, 0], problems.x, problems.y, layout)
     still = np.zeros((len(layout.free), len(problems.of)))
-    found, _, _ = descend(problems, still, moves, deltas=(delta,))
+    found, _, _ = descend(
+        problems, still, moves, deltas=(*(stage for stage in STAGES if stage > delta), delta)
+    )
     step = layout.spread[:5] @ found
     step *= np.minimum(1.0, LARGEST_TURN / np.maximum(np.abs(step[3:]).max(axis=0), 1e-300))
     chart = chart + step

@@ -13,12 +13,13 @@ On synthetic sweeps of 6 trunks x 6 budgets, 90 % intervals cover the best N at 
 92 % of the time by `rows` and 88 to 98 % by `model` (benchmarks/coverage.py).
 
 Where the candidate was chosen, the draws that a fit carries are of all candidates that backtests do not tell
-apart (`draw_mixture`), and their exponents waver as far as backtests show (`drift`).
+apart (`draw_mixture`), and their exponents waver as far as is likely from backtests (`drift`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from llama_scale.fitting.candidates import Candidate, constants_of, points_of
 from llama_scale.fitting.forms import CHINCHILLA, Form
 from llama_scale.fitting.newton import Array
-from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction
+from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction, noise_about
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations
 from llama_scale.fitting.solver import Points
 from llama_scale.frozen import frozen
@@ -133,7 +134,7 @@ def draw_mixture(
                 draws=last - first,
                 seed=seed + first,
                 method=method,
-                noise=Noise(trunk=noise.trunk[first:last], own=noise.own[first:last]),
+                noise=replace(noise, trunk=noise.trunk[first:last], own=noise.own[first:last]),
             )
             parts.append((one, found))
     order = np.random.default_rng(seed).permutation(draws)
@@ -182,8 +183,9 @@ def noise_of(
     reached = np.cumsum(weights[order]) / weights.sum()
     quantile = residuals[order][np.searchsorted(reached, NOISE_QUANTILE)]
     count = len(residuals)
-    own = quantile / NORMAL_REACH * np.sqrt(count / (count - form.constants))
-    return Noise(trunk=np.zeros(draws), own=np.full(draws, own))
+    freedom = count - form.constants
+    estimate = float(quantile / NORMAL_REACH * np.sqrt(count / freedom))
+    return noise_about(estimate, freedom, draws, generator.spawn(1)[0])
 
 
 def model_noise(
@@ -217,7 +219,8 @@ def _simulate(
         return centre + noise.simulate(observations.family_codes, generator)
     count = len(points.x)
     residuals = (points.z - centre) * np.sqrt(count / (count - form.constants))
-    return centre + residuals * generator.standard_normal((len(noise.own), count))
+    doubt = noise.own[:, None] / noise.estimate
+    return centre + residuals * doubt * generator.standard_normal((len(noise.own), count))
 
 
 def _groups(observations: Observations, method: Resampling) -> NDArray[np.intp]:

@@ -88,7 +88,8 @@ INLINE float largest(vec v) {
     return most;
 }
 
-/* e^x for x up to 88, no less than e^-87, NaN kept: Cephes' expf, whose error is below 2 units in the last place. */
+/* e^x for x up to 88, beyond which it is anything, no less than e^-87, NaN kept: Cephes' expf, whose error is below
+   2 units in the last place. */
 INLINE vec exponential(vec x) {
     /* 1.5 x 2^23 rounds what is added to a whole number, whose last bits are the result's; 127 is e^0's exponent. */
     const float shift = 12582912.0f + 127;
@@ -235,7 +236,7 @@ void rotary_backward(float *dqkv, const float *inverse, const float *qkv, const 
 
 /* Ask for n floats at p, which are read soon: rows of one head lie too far apart for the processor to guess. */
 INLINE void fetch(const float *p, size n) {
-    for (size s = 0; s < n; s += 16) __builtin_prefetch(p + s);
+    for (size s = 0; s < n; s += LINE) __builtin_prefetch(p + s);
 }
 
 /* to [padded, S in whole vectors] = from [n, S] x scale, what is beyond zero. */
