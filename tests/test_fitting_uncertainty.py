@@ -234,3 +234,11 @@ def test_budgets_are_resampled_whole() -> None:
     drawn = draw_laws(runs, TRUE_FORM, constants, draws=40, method="budgets")
     assert drawn.method == "budgets"
     assert "budgets" in drawn.note
+
+
+@pytest.mark.parametrize("count", [8, 30])
+def test_runs_that_a_law_made_exactly_leave_no_doubt_of_it(count: int) -> None:
+    """Residuals may be zero to the last bit, and so is then what the noise is read from."""
+    found = fit(independent_runs(3, count=count, noise=0.0), form="chinchilla", draws=20, backtest=False)
+    assert found.draws is not None
+    assert np.asarray(found.draws.alpha) == pytest.approx(0.35, abs=1e-6)

@@ -219,7 +219,7 @@ def _simulate(
         return centre + noise.simulate(observations.family_codes, generator)
     count = len(points.x)
     residuals = (points.z - centre) * np.sqrt(count / (count - form.constants))
-    doubt = noise.own[:, None] / noise.estimate
+    doubt = noise.own[:, None] / max(noise.estimate, 1e-300)  # of runs without residuals it is none
     return centre + residuals * doubt * generator.standard_normal((len(noise.own), count))
 
 
