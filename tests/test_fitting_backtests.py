@@ -90,7 +90,7 @@ def test_without_being_asked_for_there_is_no_protocol() -> None:
 
 
 def test_runs_too_few_for_a_backtest_waver_as_is_likely_from_other_sweeps() -> None:
-    few, settings = independent_runs(3, count=8), Settings(form="chinchilla", draws=200)
+    few, settings = independent_runs(1, count=8), Settings(form="chinchilla", draws=200)
     found, alone = (fit(few, settings=replace(settings, backtest=backtest)) for backtest in (True, False))
     assert found.evidence["backtest"] is None
     assert found.draws is not None

@@ -71,7 +71,9 @@ def test_the_ends_of_an_interval_cost_the_threshold(delta: float) -> None:
         assert end is not None
         chart = to_chart(np.append(solution.constants, 1.0)[:, None])
         chart[3] = np.log(end)
-        problem = Problems(points.x, points.y, points.z[None], points.weights[None], np.zeros(1, np.intp))
+        problem = Problems(
+            points.x[None], points.y[None], points.z[None], points.weights[None], np.zeros(1, np.intp)
+        )
         chart, value, _ = descend(problem, chart, SixMoves(layout=held), deltas=ladder((3e-2,), delta))
         assert to_constants(chart)[3, 0] == pytest.approx(end)
         assert value[0] - solution.objective == pytest.approx(found.threshold, rel=0.15)

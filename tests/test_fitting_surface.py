@@ -19,7 +19,7 @@ def batch() -> Batch:
     points, generator = points_of(sweep(0)), np.random.default_rng(0)
     z = np.stack([points.z, points.z])
     # delta large: no row crosses the kink within the step of the difference
-    return Batch(points.x, points.y, z, generator.random(z.shape), 10.0)
+    return Batch(points.x[None], points.y[None], z, generator.random(z.shape), 10.0)
 
 
 def at_level(chart: Array) -> Array:

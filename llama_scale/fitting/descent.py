@@ -5,6 +5,11 @@ As one rests another takes its seat, so that batches stay full: on some fifty pr
 much as its arithmetic, and a batch that waits for its last few problems spends most of its time on calls.
 Steps are taken by all who are seated, looks at their rows block by block.
 
+A look costs most, so none is spent on a step that promises no fall, and none is lost: a step that ends no
+lower has mostly met a row whose residual came within its delta on the way, of whose curvature the Hessian
+says nothing, a wall. What gradients tell of walls is kept, and fades as a problem moves on; problems that
+forget their walls zigzag between them.
+
 Shapes: S problems, n rows, c coordinates; charts are (c, S), arrays over rows (S, n).
 """
 
@@ -25,6 +30,10 @@ MAX_STEPS = 80  # on one rung
 ON_THE_WAY = 1e-4  # of the objective: above the last rung a smaller promised fall is rest enough
 GIVE_UP = 1e8  # damping at which no step helps: the minimum to machine precision
 FIRST_DAMPING = 1e-3
+MORE_DAMPING = 64.0  # times, where a step was no lower and no wall tells why
+FADING = 0.25  # what a step leaves of walls, unless one before it has just met them
+LEAST_MISSED = 1e-3  # of the curvature that was expected along a step: less that was missed is no wall
+MOST_REFUSALS = 8  # in a row: then walls do not help, and steps are damped
 SEATED = 1 << 17  # rows of all problems under way at once
 CHUNK = 1 << 15  # rows looked at in one go: a dozen arrays of them stay in the second-level cache
 
@@ -42,7 +51,7 @@ class Tilt(Protocol):
 
 
 class Batch(NamedTuple):
-    """Problems of one data set: centred logs x, y (n,), log losses and weights (S or 1, n), deltas (S, 1)."""
+    """Problems at hand: centred logs x, y, log losses and weights, (S or 1, n) each, and deltas (S, 1)."""
 
     x: Array
     y: Array
@@ -53,9 +62,9 @@ class Batch(NamedTuple):
 
 
 class Problems(NamedTuple):
-    """All problems of one data set: problem s fits row `of[s]` of log losses z and weights, (R, n) each.
+    """Problem s fits data set `of[s]` of centred logs x, y, log losses z and weights, (R, n) each.
 
-    Where all have the same log losses or weights, these are (1, n).
+    What is the same in all data sets is (1, n).
     """
 
     x: Array
@@ -69,8 +78,24 @@ class Problems(NamedTuple):
         """Those at `index`, each with its delta."""
         rows = self.of[index]
         tilt = None if self.tilt is None else self.tilt.take(index)
-        z, weights = (part if len(part) == 1 else part[rows] for part in (self.z, self.weights))
-        return Batch(self.x, self.y, z, weights, deltas[:, None], tilt)
+        x, y, z, weights = (part if len(part) == 1 else part[rows] for part in self[:4])
+        return Batch(x, y, z, weights, deltas[:, None], tilt)
+
+    @property
+    def rows(self) -> int:
+        """How many rows each has."""
+        return self.z.shape[1]
+
+    def compact(self) -> Problems:
+        """The same without rows of no weight: as many as the data set with the fewest of them has."""
+        weighty = self.weights != 0
+        most = int(weighty.sum(axis=1).max())
+        if most == self.rows:
+            return self
+        order = np.argsort(~weighty, axis=1, kind="stable")[:, :most]
+        parts = (np.broadcast_to(part, (max(len(part), len(order)), self.rows)) for part in self[:4])
+        x, y, z, weights = (np.take_along_axis(part, order, axis=1) for part in parts)
+        return self._replace(x=x, y=y, z=z, weights=weights)
 
 
 class Surface(NamedTuple):
@@ -127,6 +152,10 @@ class Moves(Protocol):
         """Objective and derivatives at a chart."""
         ...
 
+    def between(self, here: Array, there: Array) -> Array:
+        """The steps, in coordinates, from charts to others."""
+        ...
+
     def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
         """A trial chart, the fall (S,) that it promises, and which problems it has on the floor (S,)."""
         ...
@@ -143,27 +172,64 @@ class Seats:
     age: Index
     releases: Index
     damping: Array
+    walls: Array
+    refusals: Index
 
     @classmethod
     def of(cls, problem: Index, rung: Index, floor: Mask, coordinates: int) -> Seats:
         """Seats of problems that have not moved yet."""
         count = len(problem)
-        none = np.zeros((2, count), np.intp)
+        age, releases, refusals = np.zeros((3, count), np.intp)
+        damping, walls = np.full(count, FIRST_DAMPING), np.zeros((coordinates, coordinates, count))
         unseen = Surface.unseen(coordinates, count)
-        return cls(problem, rung, floor, unseen, none[0], none[1], np.full(count, FIRST_DAMPING))
+        return cls(problem, rung, floor, unseen, age, releases, damping, walls, refusals)
 
-    def advance(self, there: Surface, fall: Array, floor: Mask, tolerance: Array, least: float) -> Mask:
-        """Move where that is lower; says which problems rest (S,)."""
-        here, unseen = self.here, np.isinf(self.here.value)
+    @property
+    def unseen(self) -> Mask:
+        """Which problems were not looked at yet where they are (S,)."""
+        return np.isinf(self.here.value)
+
+    def resting(self, fall: Array, tolerance: Array, least: float) -> Mask:
+        """Which problems no step would bring much lower, by the falls that steps promise (S,)."""
+        flat = (fall <= tolerance * self.here.value) & (self.damping <= 1)
+        return ~self.unseen & (flat | (self.damping > GIVE_UP) | (self.here.value < least))
+
+    @property
+    def model(self) -> Surface:
+        """What steps are taken by: what is known where the problems are, and the walls about there."""
+        return self.here._replace(hessian=self.here.hessian + self.walls)
+
+    def advance(self, there: Surface, floor: Mask, step: Array) -> Mask:
+        """Move where that is lower, and learn where it is not; says which moved (S,)."""
+        here, unseen = self.here, self.unseen
         better = there.value < here.value
-        landed = better & floor & ~self.floor
+        refused = np.flatnonzero(~better & ~unseen)
+        self.damping[better] *= 0.2
+        self.walls[..., better & (self.refusals == 0)] *= FADING
+        self.refusals[better] = 0
+        self.damping[better & (unseen | (floor & ~self.floor))] = FIRST_DAMPING
+        if len(refused):
+            self._learn(refused, there.gradient[:, refused], step[:, refused])
         here.update(better, there)
         np.copyto(self.floor, floor, where=better)
-        self.damping = np.where(better, self.damping * 0.2, self.damping * 8 + 1e-8)
-        self.damping[(better & unseen) | landed] = FIRST_DAMPING
         self.age += 1
-        flat = (fall <= tolerance * here.value) & (self.damping <= 1)
-        return (flat & ~landed & ~unseen) | (self.damping > GIVE_UP) | (here.value < least)
+        return better
+
+    def _learn(self, refused: Index, gradient: Array, step: Array) -> None:
+        """Raise walls by the curvature that refused steps met and the model lacked; damp if that is no help.
+
+        By the symmetric rank-one update: of one residual that came within its delta, the exact wall.
+        """
+        known = self.here.hessian[..., refused] + self.walls[..., refused]
+        expected = np.einsum("ijs,js->is", known, step)
+        missed = gradient - self.here.gradient[:, refused] - expected
+        rise, size = (missed * step).sum(axis=0), np.abs((expected * step).sum(axis=0))
+        told = (rise > LEAST_MISSED * size) & (self.refusals[refused] < MOST_REFUSALS)
+        wall = missed[:, None] * missed / np.where(told, rise, np.inf)
+        self.walls[..., refused[told]] += wall[..., told]
+        self.refusals[refused] += 1
+        damped = refused[~told]
+        self.damping[damped] = self.damping[damped] * MORE_DAMPING + 1e-8
 
     def release(self, resting: Mask, most: int) -> Mask:
         """Free those at rest on the floor that would rise from it; says which these are (S,)."""
@@ -184,20 +250,21 @@ class Seats:
         """Look anew, as at the start."""
         self.here.forget(seats)
         self.damping[seats] = FIRST_DAMPING
+        self.walls[..., seats] = self.refusals[seats] = 0
 
-    def reseat(self, left: Index, others: Seats) -> Seats:
-        """Others in the seats that were left, which may be more than they are: those are taken away."""
+    def reseat(self, left: Index, others: Seats) -> tuple[Seats, Mask]:
+        """Others in the seats that were left, which may be more than they are: which are kept, too (S,)."""
         count = len(others.problem)
         taken, empty = left[:count], left[count:]
-        for name in ("problem", "rung", "floor", "age", "releases", "damping"):
-            getattr(self, name)[taken] = getattr(others, name)
+        for name in ("problem", "rung", "floor", "age", "releases", "damping", "walls", "refusals"):
+            getattr(self, name)[..., taken] = getattr(others, name)
         for old, new in zip(self.here, others.here, strict=True):
             old[..., taken] = new
-        if not len(empty):
-            return self
         kept = np.ones(len(self.problem), bool)
+        if not len(empty):
+            return self, kept
         kept[empty] = False
-        return Seats(
+        seats = Seats(
             problem=self.problem[kept],
             rung=self.rung[kept],
             floor=self.floor[kept],
@@ -205,12 +272,15 @@ class Seats:
             age=self.age[kept],
             releases=self.releases[kept],
             damping=self.damping[kept],
+            walls=self.walls[..., kept],
+            refusals=self.refusals[kept],
         )
+        return seats, kept
 
 
 def look(problems: Problems, moves: Moves, index: Index, deltas: Array, chart: Array, floor: Mask) -> Surface:
     """Objective and derivatives of the problems at `index`, each with its delta, block by block."""
-    size = max(1, CHUNK // len(problems.x))
+    size = max(1, CHUNK // problems.rows)
     parts = []
     for low in range(0, len(index), size):
         some = slice(low, low + size)
@@ -240,26 +310,29 @@ def descend(
         some = np.arange(low, min(high, count))
         return Seats.of(some, first[some], on_floor[some], coordinates)
 
-    entered = max(1, SEATED // len(problems.x))
+    entered = max(1, SEATED // problems.rows)
     seats = seated(0, entered)
+    trial, floor = chart[:, seats.problem], seats.floor
     while len(seats.problem):
-        here = chart[:, seats.problem]
-        trial, fall, floor = moves.step(here, seats.here, seats.damping, seats.floor)
-        unseen = np.isinf(seats.here.value)
-        if unseen.any():  # a first look, at the place itself
-            trial, floor = np.where(unseen, here, trial), np.where(unseen, seats.floor, floor)
         there = look(problems, moves, seats.problem, ladder[seats.rung], trial, floor)
-        better = there.value < seats.here.value
-        chart[:, seats.problem[better]] = trial[:, better]
+        moved = seats.advance(there, floor, moves.between(chart[:, seats.problem], trial))
+        chart[:, seats.problem[moved]] = trial[:, moved]
+        trial, fall, floor = moves.step(chart[:, seats.problem], seats.model, seats.damping, seats.floor)
         tolerance = np.where(seats.rung < last, ON_THE_WAY, moves.tolerance)
-        resting = seats.advance(there, fall, floor, tolerance, 1e-24 * len(problems.x))
+        resting = seats.resting(fall, tolerance, 1e-24 * problems.rows)
         over = (resting & ~seats.release(resting, moves.releases)) | (seats.age > MAX_STEPS)
-        if not over.any():
-            continue
-        left = np.flatnonzero(over & (seats.rung == last))
-        gone = seats.problem[left]
-        objective[gone], converged[gone] = seats.here.value[left], resting[left]
-        seats.climb_down(over & (seats.rung < last))
-        seats = seats.reseat(left, seated(entered, entered + len(left)))
-        entered += len(left)
+        climbing = over & (seats.rung < last)
+        if climbing.any():
+            seats.climb_down(climbing)
+        left = np.flatnonzero(over & ~climbing)
+        if len(left):
+            gone = seats.problem[left]
+            objective[gone], converged[gone] = seats.here.value[left], resting[left]
+            seats, kept = seats.reseat(left, seated(entered, entered + len(left)))
+            trial, floor = trial[:, kept], floor[kept]
+            entered += len(left)
+        unseen = seats.unseen
+        if unseen.any():  # a first look, at the place itself
+            trial = np.where(unseen, chart[:, seats.problem], trial)
+            floor = np.where(unseen, seats.floor, floor)
     return chart, objective, converged

@@ -26,7 +26,6 @@ EXPONENT_BOUNDS = (0.01, 4.0)
 K_BOUNDS = (0.05, 2.0)  # of the outer power, where a form has one
 TOLERANCE = 1e-13  # of the objective: a smaller promised fall is rest
 LARGEST_TURN = 0.3  # of an exponent, in one step
-LOWER = np.tril_indices(5, -1)
 SLOPES, EXPONENTS = np.array([1, 2]), np.array([3, 4])  # rows of the charts
 
 
@@ -76,57 +75,47 @@ FIVE = Layout.of("E", "A", "B", "alpha", "beta")
 def expand(batch: Batch, constants: Array) -> tuple[Array, Array, Array]:
     """Objective (S,), gradient (5, S) and Hessian (5, 5, S) in E, A, B, alpha, beta.
 
-    With q = 1 / L_hat, u = q e^(-alpha x), v = q e^(-beta y), every entry is a sum over rows of a
-    product of these and of powers of x and y, so the sums are matrix products.
+    With q = 1 / L_hat, u = q e^(-alpha x), v = q e^(-beta y), every entry is a sum over rows of products of
+    q, u, v, x u and y v. Arrays over rows are used again, as fresh memory costs as much as arithmetic.
     """
-    x, y = batch.x, batch.y
-    _, big_a, big_b, alpha, beta = constants
-    u, v = np.multiply.outer(alpha, -x), np.multiply.outer(beta, -y)
+    x, y, dot = batch.x, batch.y, np.vecdot
+    big_e, big_a, big_b, alpha, beta = constants[..., None]
+    u, v = x * -alpha, y * -beta
     np.exp(u, out=u)
     np.exp(v, out=v)
-    level = big_a[:, None] * u
-    level += big_b[:, None] * v
-    level += constants[0][:, None]
+    level, spare = big_a * u, big_b * v
+    level += spare
+    level += big_e
     np.maximum(level, 1e-3, out=level)  # a step to a negative loss is priced so high that it is refused
-    residual = np.log(level)
+    residual = np.log(level, out=spare)
     residual -= batch.z
     q = np.divide(1.0, level, out=level)
     u *= q
     v *= q
-    clipped = np.minimum(np.maximum(residual, -batch.delta), batch.delta)
+    clipped = np.maximum(residual, -batch.delta)
+    np.minimum(clipped, batch.delta, out=clipped)
     pull = batch.weights * clipped
     curve = batch.weights * (clipped == residual)
     curve -= pull
     clipped *= -0.5
     clipped += residual
-    value = np.vecdot(pull, clipped)
-    ones = np.ones(len(x))
-    powers_x = np.array([ones, -x, x * x]).T
-    powers_y = np.array([ones, -y, y * y]).T
-    mixed = np.array([ones, -x, -y, x * y]).T
+    value = dot(pull, clipped)
+    slopes = q, u, v, np.multiply(u, x, out=residual), np.multiply(v, y, out=clipped)
 
-    g, h = np.empty((5, len(value))), np.empty((5, 5, len(value)))
-    g[0] = np.vecdot(pull, q)
-    g[1], slope_a, bend_a = ((pull * u) @ powers_x).T
-    g[2], slope_b, bend_b = ((pull * v) @ powers_y).T
-    g[3], g[4] = big_a * slope_a, big_b * slope_b
-    curve_q = curve * q
-    h[0, 0] = np.vecdot(curve_q, q)
-    h[0, 1], first = ((curve_q * u) @ powers_x[:, :2]).T
-    h[0, 3] = big_a * first
-    h[0, 2], first = ((curve_q * v) @ powers_y[:, :2]).T
-    h[0, 4] = big_b * first
-    curve_u = curve * u
-    h[1, 2], first_a, first_b, second = ((curve_u * v) @ mixed).T
-    h[2, 3], h[1, 4], h[3, 4] = big_a * first_a, big_b * first_b, big_a * big_b * second
-    curve_u *= u
-    h[1, 1], first, second = (curve_u @ powers_x).T
-    h[1, 3], h[3, 3] = big_a * first + slope_a, big_a * (big_a * second + bend_a)
-    curve *= v
-    curve *= v
-    h[2, 2], first, second = (curve @ powers_y).T
-    h[2, 4], h[4, 4] = big_b * first + slope_b, big_b * (big_b * second + bend_b)
-    h[LOWER] = h[LOWER[::-1]]
+    sizes = np.ones_like(constants)
+    np.negative(constants[1:3], out=sizes[3:])
+    g = np.stack([dot(pull, slope) for slope in slopes])
+    h, part = np.empty((5, 5, len(value))), np.empty_like(curve)
+    for i, slope in enumerate(slopes):
+        np.multiply(curve, slope, out=part)
+        for j in range(i, 5):
+            h[i, j] = h[j, i] = dot(part, slopes[j])
+    h *= sizes[:, None] * sizes
+    for i, logs in ((1, x), (2, y)):
+        h[i, i + 2] -= g[i + 2]
+        h[i + 2, i] -= g[i + 2]
+        h[i + 2, i + 2] += constants[i] * dot(pull, np.multiply(slopes[i + 2], logs, out=part))
+    g *= sizes
     return value, g, h
 
 
@@ -215,6 +204,9 @@ class FiveMoves:
     def expand(self, batch: Batch, chart: Array, floor: Mask) -> Surface:
         value, slopes, bends = expand(batch, to_constants(chart, self.is_open))
         return Surface(value, slopes[0], *_pull_back(chart, self.is_open, slopes, bends))
+
+    def between(self, here: Array, there: Array) -> Array:
+        return there - here
 
     def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
         slope, matrix = self.layout.reduced(here.gradient, here.hessian)

@@ -101,7 +101,7 @@ def _at(points: Points, chart: Array, delta: float) -> tuple[float, Array]:
 
     A line search may step to where losses vanish or overflow: infinity sends it back.
     """
-    batch = Batch(points.x, points.y, points.z[None], points.weights[None], delta)
+    batch = Batch(points.x[None], points.y[None], points.z[None], points.weights[None], delta)
     with np.errstate(all="ignore"):
         surface = expand(batch, chart[:, None], np.ones(1, bool))
     value, gradient = float(surface.value[0]), np.append(surface.rise, surface.gradient[1:, 0])

@@ -126,7 +126,7 @@ def _trace(points: Points, chart: Array, pull: Pull, delta: float, form: Form) -
     """Where each problem ends: its quantity, and the objective without the pull, (S,) each."""
     count = chart.shape[1]
     same = np.zeros(count, np.intp)
-    problems = Problems(points.x, points.y, points.z[None], points.weights[None], same, pull)
+    problems = Problems(points.x[None], points.y[None], points.z[None], points.weights[None], same, pull)
     best, lowest = chart, np.full(count, np.inf)
     for stages in STAGES:
         moves, deltas = SixMoves(layout=form.layout), ladder(stages, delta)

@@ -199,6 +199,7 @@ def minimise(
 ) -> Minima:
     """Minimise each problem from its start (6, S), delta shrinking in stages; `straight` ones skip them."""
     problems, unit = resamples.problems(points, starts.shape[1])
+    problems = problems.compact()
     deltas = ladder(stages, delta)
     begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
     moves = SixMoves(layout=layout)
@@ -226,6 +227,11 @@ class SixMoves:
 
     def expand(self, batch: Batch, chart: Array, floor: Mask) -> Surface:
         return expand(batch, chart, floor)
+
+    def between(self, here: Array, there: Array) -> Array:
+        step = there - here  # but for the first coordinate, where charts hold E and steps are of the level
+        step[0] += centre_of(there).excess - centre_of(here).excess
+        return step
 
     def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
         layout, low, high = self.layout, LIMITS[:, :1], LIMITS[:, 1:]

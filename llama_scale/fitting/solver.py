@@ -117,7 +117,8 @@ class Resamples(NamedTuple):
             shares = shares * self.weights
         else:
             of = np.zeros(count, np.intp)
-        return Problems(points.x, points.y, z, shares, of), unit
+        z, shares = map(np.ascontiguousarray, (z, shares))  # strided rows make every look twice as slow
+        return Problems(points.x[None], points.y[None], z, shares, of), unit
 
 
 WHOLE = Resamples()
@@ -236,8 +237,8 @@ def refit(
     resamples = resamples_of(log_losses, weights)
     problems, _ = resamples.problems(points, resamples.number)
     stages = tuple(stage for stage in RESAMPLE_STAGES if stage > delta)
-    ways = [tangent_minima(problems, start, delta=d, layout=layout) for d in (delta, *stages[:1])]
-    straight = [True, False][: len(ways)]
+    ways = tangent_minima(problems, start, deltas=(*stages[:1], delta), layout=layout)
+    straight = [False, True][-len(ways) :]
     if len(points.x) <= FEW_ROWS:
         flatter = np.repeat((start * FLATTER)[:, None], resamples.number, axis=1)
         ways, straight = [*ways, flatter], [*straight, True]
@@ -310,6 +311,7 @@ def minimise(
     A problem whose minimum would have E < 0 is minimised again at E = 0.
     """
     problems, unit = resamples.problems(points, starts.shape[1])
+    problems = problems.compact()
     deltas = ladder(stages, delta)
     begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
     moves = FiveMoves.of(problems.z, is_open=True, layout=layout)

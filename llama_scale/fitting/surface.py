@@ -67,10 +67,9 @@ def centre_of(chart: Array) -> Centre:
 
 def expand(batch: Batch, chart: Array, floor: Mask) -> Surface:
     """Objective and derivatives in the chart, T among its coordinates where a problem is not on the floor."""
-    x, y, delta = batch.x, batch.y, batch.delta
-    centre = centre_of(chart)
+    centre, delta = centre_of(chart), batch.delta
     p, k = centre.share[:, None], centre.k[:, None]
-    bend_x, bend_y = np.multiply.outer(np.exp(chart[3]), x), np.multiply.outer(np.exp(chart[4]), y)
+    bend_x, bend_y = np.exp(chart[3])[:, None] * batch.x, np.exp(chart[4])[:, None] * batch.y
     u, v = p * np.exp(-bend_x), (1 - p) * np.exp(-bend_y)
     inner = u + v
     ratio, share = np.log(inner), u / inner
@@ -81,7 +80,7 @@ def expand(batch: Batch, chart: Array, floor: Mask) -> Surface:
     pull = batch.weights * clipped
     value = (pull * (residual - 0.5 * clipped)).sum(axis=-1)
 
-    slopes = np.empty((len(value), 5, len(x)))  # of h
+    slopes = np.empty((len(value), 5, loss.shape[1]))  # of h
     slopes[:, 0] = (1 - k) * p + k * share
     slopes[:, 1] = 1 - slopes[:, 0]
     slopes[:, 2] = -slopes[:, 0] - k * share * bend_x
@@ -96,7 +95,7 @@ def expand(batch: Batch, chart: Array, floor: Mask) -> Surface:
     sums = slopes @ np.stack([lifted, curve * part * inverse], axis=-1)
     rise = (pull * inverse).sum(axis=-1)
     second = (slopes * bulk[:, None]) @ slopes.transpose(0, 2, 1) + _bend_of_slopes(
-        batch, chart, centre, lifted, share, sums[..., 0]
+        centre, bend_x, bend_y, lifted, share, sums[..., 0]
     )
     opened = _opening(centre, floor)
     gradient = np.concatenate([np.where(floor, 0.0, rise)[None], sums[..., 0].T + rise * opened])
@@ -133,15 +132,15 @@ def bend_of_level(centre: Centre) -> Array:
 
 
 def _bend_of_slopes(
-    batch: Batch, chart: Array, centre: Centre, lifted: Array, share: Array, sums: Array
+    centre: Centre, bend_x: Array, bend_y: Array, lifted: Array, share: Array, sums: Array
 ) -> Array:
     """Sums over rows of `lifted` times the second derivatives of h, (S, 5, 5)."""
-    x, y, alpha, beta, k = batch.x, batch.y, np.exp(chart[3]), np.exp(chart[4]), centre.k
-    total = lifted.sum(axis=-1)
-    spread = lifted * share * (1 - share)
-    ones, ax, ay, axx, axy, ayy = ((spread @ np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)).T) * k
-    ax, ay = ax * alpha, ay * beta
-    axx, axy, ayy = axx * alpha**2, axy * alpha * beta, ayy * beta**2
+    dot, k, total = np.vecdot, centre.k, lifted.sum(axis=-1)
+    part = lifted * share
+    spread = k[:, None] * part * (1 - share)
+    spread_x, spread_y = spread * bend_x, spread * bend_y
+    ones, ax, ay = spread.sum(axis=-1), spread_x.sum(axis=-1), spread_y.sum(axis=-1)
+    axx, axy, ayy = dot(spread_x, bend_x), dot(spread_x, bend_y), dot(spread_y, bend_y)
     bend = np.zeros((len(total), 5, 5))
     # d = (1, -1, -1 - alpha x, 1 + beta y): how log(u / v) changes
     bend[:, :4, :4] = (
@@ -150,8 +149,8 @@ def _bend_of_slopes(
     for row, sign in ((0, 1.0), (1, -1.0)):
         bend[:, row, 2] -= sign * ax
         bend[:, row, 3] += sign * ay
-    bend[:, 2, 2] += 2 * ax + axx - k * alpha * ((lifted * share) @ x)
-    bend[:, 3, 3] += 2 * ay + ayy - k * beta * ((lifted * (1 - share)) @ y)
+    bend[:, 2, 2] += 2 * ax + axx - k * dot(part, bend_x)
+    bend[:, 3, 3] += 2 * ay + ayy - k * dot(lifted - part, bend_y)
     bend[:, 2, 3] -= ax + ay + axy
     bend[:, :4, 4] = sums[:, :4] - (centre.lean[:4] * total).T
     bend[:, 4, 4] = sums[:, 4] + total

@@ -68,21 +68,35 @@ class TangentMoves:
         hessian[one, other] = hessian[other, one] = (curve @ self.products).T
         return Surface(value, np.zeros_like(value), (pull @ self.design).T, hessian)
 
+    def between(self, here: Array, there: Array) -> Array:
+        return there - here
+
     def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
         step, fall = damped_step(here.gradient, here.hessian, damping, np.zeros(chart.shape, bool))
         return chart + step, fall, floor
 
 
-def tangent_minima(problems: Problems, start: Array, *, delta: float, layout: Layout) -> Array:
-    """Constants (5, S) at the minima of tangent problems about a start (5,), or on the way to far ones."""
+def tangent_minima(
+    problems: Problems, start: Array, *, deltas: tuple[float, ...], layout: Layout
+) -> list[Array]:
+    """Constants (5, S) at the minima of tangent problems about a start (5,), or on the way to far ones.
+
+    For each of falling deltas, every one from the minima at that before it.
+    """
     chart = to_chart(start[:, None], True)
-    moves = TangentMoves.at(chart[:, 0], problems.x, problems.y, layout)
-    still = np.zeros((len(layout.free), len(problems.of)))
-    found, _, _ = descend(
-        problems, still, moves, deltas=(*(stage for stage in STAGES if stage > delta), delta)
-    )
-    step = layout.spread[:5] @ found
-    step *= np.minimum(1.0, LARGEST_TURN / np.maximum(np.abs(step[3:]).max(axis=0), 1e-300))
-    chart = chart + step
-    chart[3:] = np.clip(chart[3:], *EXPONENT_BOUNDS)
-    return to_constants(chart, True)
+    moves = TangentMoves.at(chart[:, 0], problems.x[0], problems.y[0], layout)
+    move = np.zeros((len(layout.free), len(problems.of)))
+    way = tuple(stage for stage in STAGES if stage > deltas[0])
+    minima = []
+    for delta in deltas:
+        move, _, _ = descend(problems, move, moves, deltas=(*way, delta))
+        minima.append(_moved(chart, layout.spread[:5] @ move))
+        way = ()
+    return minima
+
+
+def _moved(chart: Array, step: Array) -> Array:
+    """Constants (5, S) where steps (5, S) from one chart (5, 1) end, which turn no exponent too far."""
+    there = chart + step * np.minimum(1.0, LARGEST_TURN / np.maximum(np.abs(step[3:]).max(axis=0), 1e-300))
+    there[3:] = np.clip(there[3:], *EXPONENT_BOUNDS)
+    return to_constants(there, True)
