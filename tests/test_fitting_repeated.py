@@ -147,6 +147,19 @@ def test_the_published_decays_are_one_minimum_of_several(shared_data: Path) -> N
     assert 0.8 <= tested["coverage"] <= 0.98
 
 
+def test_where_too_few_cheap_runs_repeat_data_the_intervals_are_said_to_be_untested(tmp_path: Path) -> None:
+    runs = made_up()
+    flops = runs.parameters * runs.tokens
+    dear = flops >= np.quantile(flops, 0.97)
+    tested, untested = (
+        fit_repeated(write_csv(tmp_path / "runs.csv", some), settings=Settings(draws=20)).evidence
+        for some in (runs, runs.take(runs.seen_once | dear))
+    )
+    assert tested["backtest"] and not any("not known" in text for text in tested["warnings"])
+    assert untested["backtest"] is None
+    assert any("how often these intervals hold is not known" in text for text in untested["warnings"])
+
+
 def test_runs_of_their_own_law_are_fitted_about_it(tmp_path: Path) -> None:
     law = ScalingLaw(E=0.9, A=80.0, B=300.0, alpha=0.3, beta=0.31)  # of bytes, say: not the published one's
     # Runs seen once follow a plain law only where parameters in excess keep their worth.

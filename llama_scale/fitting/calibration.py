@@ -54,6 +54,46 @@ class Backtest:
     drifts: tuple[Drift, ...]
 
 
+@frozen
+class Calibration:
+    """What is made of a backtest of the intervals, or, where runs are too few for one, of other sweeps."""
+
+    backtest: Backtest | None
+
+    @property
+    def drifts(self) -> tuple[Drift, ...]:
+        """The turns of exponents that were measured."""
+        return self.backtest.drifts if self.backtest else ()
+
+    @property
+    def factor(self) -> float:
+        """By which predictions are widened."""
+        return self.backtest.factor if self.backtest else 1.0
+
+    @property
+    def note(self) -> str:
+        """What it does to draws, in words."""
+        why = "as backtests show" if self.backtest else "as is likely from other sweeps"
+        return f"exponents waver by {spread_of(self.drifts):.0%} beyond the runs, {why}"
+
+    def warnings(self, choice: Choice) -> list[str]:
+        """What a reader must know of a law whose backtests went badly, or that has none."""
+        tested = self.backtest
+        if tested is None:
+            return [
+                "these runs allow no backtest of the intervals: exponents are made to waver by"
+                f" {spread_of(()):.0%}, as is likely from other sweeps; 90% intervals of 7 to 10 public runs"
+                " then held four in five farther ones"
+            ]
+        if tested.coverage >= POOR * tested.level:
+            return []
+        other = "" if choice.tried else "; --form auto lets backtests choose another"
+        return [
+            f"laws of the nearer runs missed the farther ones: {tested.coverage:.0%} in {tested.level:.0%}"
+            f" intervals before these were widened, so this form may not hold beyond the runs{other}"
+        ]
+
+
 def as_fit(observations: Observations, law: ScalingLaw, draws: ScalingLaw, noise: Array) -> Fit:
     """A Fit that predicts, and no more."""
     return Fit(
@@ -89,11 +129,11 @@ def calibrate(
     level: float,
     seed: int = 0,
     method: Resampling | None = None,
-) -> Backtest | None:
-    """Backtest the intervals, and find how far the law drifts beyond the runs; None with too few runs."""
+) -> Calibration:
+    """Backtest the intervals, where runs are enough for it, and find how far the law drifts beyond them."""
     trials = _trials(observations, choice)
     if not trials:
-        return None
+        return Calibration(backtest=None)
     tests = [_tested(trial, choice, seed, method) for trial in trials]
     drifts = tuple(
         drift
@@ -117,7 +157,7 @@ def calibrate(
     ways = np.concatenate([[trial.split.direction] * len(trial.split.ahead) for trial in trials])
     enough = [_quantile(wavering[ways == way], level) for way in choice.directions if (ways == way).any()]
     factor = max(1.0, *enough)
-    return Backtest(
+    backtest = Backtest(
         predicted_runs=len(error),
         mean_error=float(np.abs(np.expm1(error)).mean()),
         coverage=float((alone <= 1).mean()),
@@ -128,6 +168,7 @@ def calibrate(
         factor=factor,
         drifts=drifts,
     )
+    return Calibration(backtest=backtest)
 
 
 def _quantile(values: Array, level: float) -> float:
@@ -179,20 +220,3 @@ def _trials(observations: Observations, choice: Choice) -> tuple[Trial, ...]:
         for trial in found
         if (trial.split.direction, len(trial.split.known)) in at and len(trial.split.known) >= least
     )
-
-
-def warnings_of_backtest(tested: Backtest | None, choice: Choice) -> list[str]:
-    """What a reader must know of a law whose backtests went badly, or that has none."""
-    if tested is None:
-        return [
-            "these runs allow no backtest of the intervals: exponents are made to waver by"
-            f" {spread_of(()):.0%}, as is likely from other sweeps; 90% intervals of 7 to 10 public runs then"
-            " held four in five farther ones"
-        ]
-    if tested.coverage >= POOR * tested.level:
-        return []
-    other = "" if choice.tried else "; --form auto lets backtests choose another"
-    return [
-        f"laws of the nearer runs missed the farther ones: {tested.coverage:.0%} in {tested.level:.0%}"
-        f" intervals before these were widened, so this form may not hold beyond the runs{other}"
-    ]

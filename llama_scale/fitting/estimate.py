@@ -9,7 +9,7 @@ import numpy as np
 
 from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
-from llama_scale.fitting.calibration import Backtest, calibrate, warnings_of_backtest
+from llama_scale.fitting.calibration import Calibration, calibrate
 from llama_scale.fitting.candidates import Candidate, points_of, solve
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
@@ -21,7 +21,7 @@ from llama_scale.fitting.document import (
     selection_json,
     spread_json,
 )
-from llama_scale.fitting.drift import ends_of, spread_of, turns_of, waver
+from llama_scale.fitting.drift import ends_of, turns_of, waver
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
 from llama_scale.fitting.settings import Settings, settings_of
@@ -51,8 +51,8 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     candidate, form = choice.candidate, choice.candidate.fitted_form
     solution, checked = _checked(observations, candidate, settings)
     own = _own_draws(observations, choice, solution, settings)
-    tested = _calibrated(observations, choice, settings)
-    draws = _carried(observations, choice, own, tested, settings)
+    calibration = _calibrated(observations, choice, settings)
+    draws = _carried(observations, choice, own, calibration, settings)
     diagnostics = diagnose(points_of(observations, candidate), observations.names, solution, own, form)
     found = Fit(
         name=name,
@@ -62,10 +62,10 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         flops_accounting=observations.flops_accounting,
         support=observations.support,
         draws=draws.law if draws else None,
-        draws_note=_note(draws, tested, settings),
+        draws_note=_note(draws, calibration),
         noise=median(draws.noise) if draws else diagnostics.residual_rms,
         noise_draws=draws.noise if draws and np.ptp(draws.noise) > 0 else None,
-        interval_factor=tested.factor if tested else 1.0,
+        interval_factor=calibration.factor if calibration else 1.0,
         evidence={
             "objective": solution.objective,
             "scipy": checked,
@@ -75,12 +75,12 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "diagnostics": plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
             "other_forms": _other_forms(observations, candidate),
             "selection": selection_json(settings, draws, choice, observations),
-            "backtest": _backtest_json(observations, tested, settings),
+            "backtest": _backtest_json(observations, calibration, settings),
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
             "warnings": [
                 *observations.warnings,
                 *warnings_of(diagnostics, form),
-                *(warnings_of_backtest(tested, choice) if _calibrates(settings) else ()),
+                *(calibration.warnings(choice) if calibration else ()),
             ],
             "provenance": provenance_json(observations, settings),
         },
@@ -156,10 +156,10 @@ def _profile_json(
 
 
 def _backtest_json(
-    observations: Observations, tested: Backtest | None, settings: Settings
+    observations: Observations, calibration: Calibration | None, settings: Settings
 ) -> dict[str, Any] | None:
     """The backtest that calibrated the intervals, and `protocol`, the outer test, where it was asked for."""
-    found = plain(tested) if tested else None
+    found = plain(calibration.backtest) if calibration and calibration.backtest else None
     if not settings.protocol:
         return found
 
@@ -190,12 +190,9 @@ def _own_draws(
     )
 
 
-def _calibrates(settings: Settings) -> bool:
-    return settings.draws > 0 and settings.backtest
-
-
-def _calibrated(observations: Observations, choice: Choice, settings: Settings) -> Backtest | None:
-    if not _calibrates(settings):
+def _calibrated(observations: Observations, choice: Choice, settings: Settings) -> Calibration | None:
+    """What backtests make of the draws; None where either is not asked for."""
+    if not (settings.draws and settings.backtest):
         return None
     return calibrate(
         observations,
@@ -207,7 +204,11 @@ def _calibrated(observations: Observations, choice: Choice, settings: Settings) 
 
 
 def _carried(
-    observations: Observations, choice: Choice, own: Draws | None, tested: Backtest | None, settings: Settings
+    observations: Observations,
+    choice: Choice,
+    own: Draws | None,
+    calibration: Calibration | None,
+    settings: Settings,
 ) -> Draws | None:
     """The draws that the fit carries: of all candidates that are heard, wavering as laws beyond runs do."""
     if own is None:
@@ -222,22 +223,17 @@ def _carried(
             seed=settings.seed,
             method=settings.resampling,
         )
-    if not _calibrates(settings):
+    if calibration is None:
         return drawn
     ends = ends_of(observations, choice.directions[-1])
-    turns = turns_of(tested.drifts if tested else (), np.size(drawn.law.E), settings.seed)
+    turns = turns_of(calibration.drifts, np.size(drawn.law.E), settings.seed)
     return replace(drawn, law=waver(drawn.law, ends, turns))
 
 
-def _note(draws: Draws | None, tested: Backtest | None, settings: Settings) -> str:
+def _note(draws: Draws | None, calibration: Calibration | None) -> str:
     if draws is None:
         return "no draws were asked for, so nothing is known of the uncertainty"
-    if not _calibrates(settings):
-        return draws.note
-    spread, why = (
-        (tested.spread, "as backtests show") if tested else (spread_of(()), "as is likely from other sweeps")
-    )
-    return f"{draws.note}; exponents waver by {spread:.0%} beyond the runs, {why}"
+    return f"{draws.note}; {calibration.note}" if calibration else draws.note
 
 
 def _with(fit: Fit, **evidence: Any) -> Fit:

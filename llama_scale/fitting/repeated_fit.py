@@ -37,6 +37,11 @@ from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
 
+UNTESTED = (
+    "too few of the cheaper runs repeat data for a backtest: how often these intervals hold is not known, and"
+    " they are the least that is uncertain"
+)
+
 
 @frozen
 class Found:
@@ -114,6 +119,7 @@ def estimate_repeated(
             "warnings": [
                 *(text for text in observations.warnings if "--form repeated" not in text),
                 *_warnings(found),
+                *([UNTESTED] if settings.draws and settings.backtest and tested is None else ()),
             ],
             "provenance": _provenance(observations, runs, settings),
         },
