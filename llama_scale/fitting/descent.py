@@ -209,22 +209,24 @@ class Seats:
         self.refusals[better] = 0
         self.damping[better & (unseen | (floor & ~self.floor))] = FIRST_DAMPING
         if len(refused):
-            self._learn(refused, there.gradient[:, refused], step[:, refused])
+            landing = (floor & ~self.floor)[refused]
+            self._learn(refused, there.gradient[:, refused], step[:, refused], landing)
         here.update(better, there)
         np.copyto(self.floor, floor, where=better)
         self.age += 1
         return better
 
-    def _learn(self, refused: Index, gradient: Array, step: Array) -> None:
+    def _learn(self, refused: Index, gradient: Array, step: Array, landing: Mask) -> None:
         """Raise walls by the curvature that refused steps met and the model lacked; damp if that is no help.
 
-        By the symmetric rank-one update: of one residual that came within its delta, the exact wall.
+        By the symmetric rank-one update: of one residual that came within its delta, the exact wall. Gradients
+        of places on and above the floor are not by the same coordinates, so steps that land there tell none.
         """
         known = self.here.hessian[..., refused] + self.walls[..., refused]
         expected = np.einsum("ijs,js->is", known, step)
         missed = gradient - self.here.gradient[:, refused] - expected
         rise, size = (missed * step).sum(axis=0), np.abs((expected * step).sum(axis=0))
-        told = (rise > LEAST_MISSED * size) & (self.refusals[refused] < MOST_REFUSALS)
+        told = ~landing & (rise > LEAST_MISSED * size) & (self.refusals[refused] < MOST_REFUSALS)
         wall = missed[:, None] * missed / np.where(told, rise, np.inf)
         self.walls[..., refused[told]] += wall[..., told]
         self.refusals[refused] += 1
