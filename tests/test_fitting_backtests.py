@@ -12,6 +12,7 @@ from synthetic import BUDGETS, independent_runs, sweep
 from llama_scale.fitting import Observations, Settings, fit, gather
 from llama_scale.fitting.backtests import place, split_at, splits, try_all
 from llama_scale.fitting.candidates import Candidate, solve_all, weights_of
+from llama_scale.fitting.drift import spread_of
 from llama_scale.fitting.newton import Array
 from llama_scale.laws import FORMS
 
@@ -90,14 +91,14 @@ def test_without_being_asked_for_there_is_no_protocol() -> None:
 
 
 def test_runs_too_few_for_a_backtest_waver_as_is_likely_from_other_sweeps() -> None:
-    few, settings = independent_runs(1, count=8), Settings(form="chinchilla", draws=200)
+    few, settings = independent_runs(3, count=8), Settings(form="chinchilla", draws=200)
     found, alone = (fit(few, settings=replace(settings, backtest=backtest)) for backtest in (True, False))
     assert found.evidence["backtest"] is None
     assert found.draws is not None
     assert alone.draws is not None
-    far = few.parameters.max() * 10, few.tokens.max() * 10
-    wide, narrow = (np.ptp(np.quantile(one.loss(*far), (0.05, 0.95))) for one in (found.draws, alone.draws))
-    assert wide > narrow
+    turns = np.log(found.draws.alpha / alone.draws.alpha)
+    assert turns == pytest.approx(np.log(found.draws.beta / alone.draws.beta))
+    assert np.std(turns) == pytest.approx(spread_of(()), rel=0.2)
     assert "likely from other sweeps" in found.draws_note
     assert "waver" not in alone.draws_note
     assert [warning for warning in found.evidence["warnings"] if "allow no backtest" in warning]

@@ -74,7 +74,9 @@ def test_rows_of_no_weight_are_left_out_and_change_nothing() -> None:
     assert compact.rows == (some.weights != 0).sum(axis=1).max() < ROWS
     assert compact.weights.sum(axis=1) == pytest.approx(some.weights.sum(axis=1))
     assert landed(compact, (0.03,))[1] == pytest.approx(landed(some, (0.03,))[1], rel=1e-12)
-    assert case.compact() is case
+    assert case.compact().rows == ROWS
+    one = some._replace(of=np.array([3, 3])).compact()
+    assert (len(one.z), one.rows, one.of.tolist()) == (1, (some.weights[3] != 0).sum(), [0, 0])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -28,7 +28,7 @@ Index = NDArray[np.intp]
 
 MAX_STEPS = 80  # on one rung
 ON_THE_WAY = 1e-4  # of the objective: above the last rung a smaller promised fall is rest enough
-GIVE_UP = 1e8  # damping at which no step helps: the minimum to machine precision
+GIVE_UP = 1e8  # damping at which no step helps: the minimum, to rounding
 FIRST_DAMPING = 1e-3
 MORE_DAMPING = 64.0  # times, where a step was no lower and no wall tells why
 FADING = 0.25  # what a step leaves of walls, unless one before it has just met them
@@ -87,15 +87,19 @@ class Problems(NamedTuple):
         return self.z.shape[1]
 
     def compact(self) -> Problems:
-        """The same without rows of no weight: as many as the data set with the fewest of them has."""
-        weighty = self.weights != 0
+        """The same without data sets that none of them fits, and without rows of no weight.
+
+        Data sets keep as many rows as the one with the most of some weight.
+        """
+        used, of = np.unique(self.of, return_inverse=True)
+        parts = [part if len(part) == 1 else part[used] for part in self[:4]]
+        weighty = parts[3] != 0
         most = int(weighty.sum(axis=1).max())
-        if most == self.rows:
-            return self
-        order = np.argsort(~weighty, axis=1, kind="stable")[:, :most]
-        parts = (np.broadcast_to(part, (max(len(part), len(order)), self.rows)) for part in self[:4])
-        x, y, z, weights = (np.take_along_axis(part, order, axis=1) for part in parts)
-        return self._replace(x=x, y=y, z=z, weights=weights)
+        if most < self.rows:
+            order = np.argsort(~weighty, axis=1, kind="stable")[:, :most]
+            parts = [np.take_along_axis(part, order, axis=1) for part in parts]
+        x, y, z, weights = parts
+        return self._replace(x=x, y=y, z=z, weights=weights, of=of)
 
 
 class Surface(NamedTuple):
@@ -161,6 +165,10 @@ class Moves(Protocol):
         ...
 
 
+# of Seats, an array each
+ALONE = ("problem", "rung", "floor", "age", "releases", "damping", "walls", "refusals")
+
+
 @dataclass(slots=True)
 class Seats:
     """Problems under way: which they are, on which rung, for how long, and what is known of them there."""
@@ -199,34 +207,35 @@ class Seats:
         """What steps are taken by: what is known where the problems are, and the walls about there."""
         return self.here._replace(hessian=self.here.hessian + self.walls)
 
-    def advance(self, there: Surface, floor: Mask, step: Array) -> Mask:
-        """Move where that is lower, and learn where it is not; says which moved (S,)."""
-        here, unseen = self.here, self.unseen
-        better = there.value < here.value
-        refused = np.flatnonzero(~better & ~unseen)
+    def advance(self, there: Surface, floor: Mask) -> Mask:
+        """Move where that is lower, or where it lands on the floor; says which moved (S,).
+
+        A problem that stands at E = 0 and would go below lands where it stands.
+        """
+        here, unseen, landing = self.here, self.unseen, floor & ~self.floor
+        better = (there.value < here.value) | (landing & (there.value == here.value))
         self.damping[better] *= 0.2
         self.walls[..., better & (self.refusals == 0)] *= FADING
+        self.walls[..., better & landing] = 0
+        self.damping[better & (unseen | landing)] = FIRST_DAMPING
         self.refusals[better] = 0
-        self.damping[better & (unseen | (floor & ~self.floor))] = FIRST_DAMPING
-        if len(refused):
-            landing = (floor & ~self.floor)[refused]
-            self._learn(refused, there.gradient[:, refused], step[:, refused], landing)
         here.update(better, there)
         np.copyto(self.floor, floor, where=better)
         self.age += 1
         return better
 
-    def _learn(self, refused: Index, gradient: Array, step: Array, landing: Mask) -> None:
+    def learn(self, refused: Index, gradient: Array, step: Array, floor: Mask) -> None:
         """Raise walls by the curvature that refused steps met and the model lacked; damp if that is no help.
 
-        By the symmetric rank-one update: of one residual that came within its delta, the exact wall. Gradients
-        of places on and above the floor are not by the same coordinates, so steps that land there tell none.
+        By the symmetric rank-one update: of one residual that came within its delta, the exact wall.
+        Gradients on the floor and above it are by other coordinates, so steps that would land tell of none.
         """
         known = self.here.hessian[..., refused] + self.walls[..., refused]
         expected = np.einsum("ijs,js->is", known, step)
         missed = gradient - self.here.gradient[:, refused] - expected
         rise, size = (missed * step).sum(axis=0), np.abs((expected * step).sum(axis=0))
-        told = ~landing & (rise > LEAST_MISSED * size) & (self.refusals[refused] < MOST_REFUSALS)
+        told = (rise > LEAST_MISSED * size) & (self.refusals[refused] < MOST_REFUSALS)
+        told &= floor == self.floor[refused]
         wall = missed[:, None] * missed / np.where(told, rise, np.inf)
         self.walls[..., refused[told]] += wall[..., told]
         self.refusals[refused] += 1
@@ -258,7 +267,7 @@ class Seats:
         """Others in the seats that were left, which may be more than they are: which are kept, too (S,)."""
         count = len(others.problem)
         taken, empty = left[:count], left[count:]
-        for name in ("problem", "rung", "floor", "age", "releases", "damping", "walls", "refusals"):
+        for name in ALONE:
             getattr(self, name)[..., taken] = getattr(others, name)
         for old, new in zip(self.here, others.here, strict=True):
             old[..., taken] = new
@@ -266,18 +275,8 @@ class Seats:
         if not len(empty):
             return self, kept
         kept[empty] = False
-        seats = Seats(
-            problem=self.problem[kept],
-            rung=self.rung[kept],
-            floor=self.floor[kept],
-            here=self.here.take(kept),
-            age=self.age[kept],
-            releases=self.releases[kept],
-            damping=self.damping[kept],
-            walls=self.walls[..., kept],
-            refusals=self.refusals[kept],
-        )
-        return seats, kept
+        alone = {name: getattr(self, name)[..., kept] for name in ALONE}
+        return Seats(here=self.here.take(kept), **alone), kept
 
 
 def look(problems: Problems, moves: Moves, index: Index, deltas: Array, chart: Array, floor: Mask) -> Surface:
@@ -317,12 +316,18 @@ def descend(
     trial, floor = chart[:, seats.problem], seats.floor
     while len(seats.problem):
         there = look(problems, moves, seats.problem, ladder[seats.rung], trial, floor)
-        moved = seats.advance(there, floor, moves.between(chart[:, seats.problem], trial))
+        moved = seats.advance(there, floor)
+        lost = seats.unseen | (seats.age > MAX_STEPS)
+        refused = np.flatnonzero(~moved & ~lost)
+        if len(refused):
+            step = moves.between(chart[:, seats.problem[refused]], trial[:, refused])
+            seats.learn(refused, there.gradient[:, refused], step, floor[refused])
         chart[:, seats.problem[moved]] = trial[:, moved]
         trial, fall, floor = moves.step(chart[:, seats.problem], seats.model, seats.damping, seats.floor)
         tolerance = np.where(seats.rung < last, ON_THE_WAY, moves.tolerance)
         resting = seats.resting(fall, tolerance, 1e-24 * problems.rows)
-        over = (resting & ~seats.release(resting, moves.releases)) | (seats.age > MAX_STEPS)
+        resting &= ~lost
+        over = (resting & ~seats.release(resting, moves.releases)) | lost
         climbing = over & (seats.rung < last)
         if climbing.any():
             seats.climb_down(climbing)

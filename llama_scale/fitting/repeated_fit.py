@@ -38,8 +38,8 @@ from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
 
 UNTESTED = (
-    "too few of the cheaper runs repeat data for a backtest: how often these intervals hold is not known, and"
-    " they are the least that is uncertain"
+    "the cheaper runs allow no backtest (too few repeat data, or they identify no law of data seen once): how"
+    " often these intervals hold is not known, and they are likely too narrow"
 )
 
 

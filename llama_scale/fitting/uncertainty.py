@@ -239,4 +239,4 @@ def _resample(groups: NDArray[np.intp], draws: int, generator: np.random.Generat
     """Counts (S, n) of whole groups drawn with replacement."""
     number = int(groups.max()) + 1
     counts = generator.multinomial(number, np.full(number, 1 / number), size=draws)
-    return np.take(counts, groups, axis=1).astype(float)
+    return counts[:, groups].astype(float)
