@@ -17,7 +17,13 @@ from llama_scale.fitting.candidates import Candidate, points_of, solve_all
 from llama_scale.fitting.drift import MOST, Drift, Ends, drift_of, ends_of, likely_spreads, turns_of, waver
 from llama_scale.fitting.selection import choose
 from llama_scale.fitting.solver import refit, solve
-from llama_scale.fitting.uncertainty import Resampling, choose_resampling, draw_laws, draw_mixture
+from llama_scale.fitting.uncertainty import (
+    Mixture,
+    Resampling,
+    choose_resampling,
+    draw_laws,
+    draw_mixtures,
+)
 from llama_scale.laws import ScalingLaw
 
 TRUE_FORM = Candidate(form="chinchilla", delta=1e-2)
@@ -221,7 +227,7 @@ def test_a_mixture_draws_each_candidate_as_often_as_it_weighs() -> None:
     runs = sweep(0)
     bent = Candidate(form="skaling", delta=1e-2)
     laws = solve_all(runs, [TRUE_FORM, bent])
-    mixed = draw_mixture(runs, {TRUE_FORM: 0.75, bent: 0.25}, laws, draws=80)
+    (mixed,) = draw_mixtures([Mixture(runs, {TRUE_FORM: 0.75, bent: 0.25}, laws)], draws=80)
     assert np.shape(mixed.law.k) == (80,)
     assert np.mean(np.asarray(mixed.law.k) == 1.0) == pytest.approx(0.75, abs=0.02)
     assert len(mixed.forms) == 2

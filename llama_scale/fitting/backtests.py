@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from llama_scale.errors import UnidentifiedError
-from llama_scale.fitting.candidates import Candidate, solve_all
+from llama_scale.fitting.candidates import Candidate, solve_everywhere
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.frozen import frozen
@@ -100,8 +100,10 @@ def try_all(
 ) -> tuple[Trial, ...]:
     """Fit every candidate to the known runs of every split along these directions."""
     constants = max(candidate.fitted_form.constants for candidate in candidates)
-    return tuple(
-        Trial(split=split, laws=solve_all(split.known, candidates))
+    found = [
+        split
         for direction in directions
         for split in splits(observations, shares, direction, constants=constants)
-    )
+    ]
+    laws = solve_everywhere([split.known for split in found], candidates)
+    return tuple(Trial(split=split, laws=own) for split, own in zip(found, laws, strict=True))

@@ -23,7 +23,7 @@ from llama_scale.fitting.drift import Drift, drift_of, ends_of, spread_of, turns
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import Choice, nearest_of, score
-from llama_scale.fitting.uncertainty import Draws, Resampling, draw_mixture
+from llama_scale.fitting.uncertainty import Mixture, Resampling, draw_mixtures
 from llama_scale.frozen import frozen
 from llama_scale.laws import Fit, ScalingLaw, median
 
@@ -134,7 +134,13 @@ def calibrate(
     trials = _trials(observations, choice)
     if not trials:
         return Calibration(backtest=None)
-    tests = [_tested(trial, choice, seed, method) for trial in trials]
+    then = [chosen_as_then(trial, choice) for trial in trials]
+    mixtures = [
+        Mixture(trial.split.known, weights, trial.laws)
+        for trial, (_, weights) in zip(trials, then, strict=True)
+    ]
+    drawn = draw_mixtures(mixtures, draws=DRAWS, seed=seed, method=method)
+    tests = [(trial, chosen, draws) for trial, (chosen, _), draws in zip(trials, then, drawn, strict=True)]
     drifts = tuple(
         drift
         for trial, chosen, draws in tests
@@ -174,15 +180,6 @@ def calibrate(
 def _quantile(values: Array, level: float) -> float:
     """The least of values that so many of them do not exceed."""
     return float(np.sort(values)[int(np.ceil(level * len(values))) - 1])
-
-
-def _tested(
-    trial: Trial, choice: Choice, seed: int, method: Resampling | None
-) -> tuple[Trial, Candidate, Draws]:
-    """A trial with what would have been chosen then, and its draws."""
-    chosen, weights = chosen_as_then(trial, choice)
-    draws = draw_mixture(trial.split.known, weights, trial.laws, draws=DRAWS, seed=seed, method=method)
-    return trial, chosen, draws
 
 
 def chosen_as_then(trial: Trial, choice: Choice) -> tuple[Candidate, Mapping[Candidate, float]]:

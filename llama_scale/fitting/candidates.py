@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 
@@ -12,7 +12,7 @@ from llama_scale.fitting.forms import FITTED, Form
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.seeds import seed_noise_weights
-from llama_scale.fitting.solver import DEFAULT_DELTA, Points, Solution
+from llama_scale.fitting.solver import DEFAULT_DELTA, Case, Points, Solution
 from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw
 
@@ -93,21 +93,35 @@ def solve(observations: Observations, candidate: Candidate, *, quick: bool = Fal
 
 
 def solve_all(observations: Observations, candidates: Iterable[Candidate]) -> Mapping[Candidate, ScalingLaw]:
-    """Quick fits of all candidates; those that differ in weights alone start from the first of them.
+    """Quick fits of all candidates to the same runs."""
+    return solve_everywhere([observations], candidates)[0]
 
-    Each weighted fit takes two paths of deltas and, where these disagree, a grid of starts (`refit`).
+
+def solve_everywhere(
+    sets: Sequence[Observations], candidates: Iterable[Candidate]
+) -> list[Mapping[Candidate, ScalingLaw]]:
+    """Quick fits of all candidates to each set of runs; of one form and delta all start from the first.
+
+    Each weighted fit takes two paths of deltas and, where these disagree, a grid of starts (`refit_each`).
     """
-    found: dict[Candidate, ScalingLaw] = {}
+    found: list[dict[Candidate, ScalingLaw]] = [{} for _ in sets]
     for _, group in groupby(candidates, key=lambda candidate: (candidate.form, candidate.delta)):
         first, *others = group
-        solution = solve(observations, first, quick=True)
-        found[first] = solution.law
+        form, delta = first.fitted_form, first.delta
+        solutions = form.solve_each([points_of(runs, first) for runs in sets], delta=delta, quick=True)
+        for laws, solution in zip(found, solutions, strict=True):
+            laws[first] = solution.law
         if not others:
             continue
-        points = points_of(observations)
-        weights = np.stack([weights_of(observations, other) for other in others])
-        minima = first.fitted_form.refit(points, solution.constants, delta=first.delta, weights=weights)
-        laws = points.law(minima.constants)
-        for index, other in enumerate(others):
-            found[other] = laws.at(index)
-    return found
+        cases = [
+            Case.of(
+                points_of(runs),
+                solution.constants,
+                weights=np.stack([weights_of(runs, other) for other in others]),
+            )
+            for runs, solution in zip(sets, solutions, strict=True)
+        ]
+        for laws, case, minima in zip(found, cases, form.refit_each(cases, delta=delta), strict=True):
+            fitted = case.points.law(minima.constants)
+            laws.update({other: fitted.at(index) for index, other in enumerate(others)})
+    return list(found)

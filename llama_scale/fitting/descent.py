@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 class Problems(NamedTuple):
     """Problem s fits data set `of[s]` of centred logs x, y, log losses z and weights, (R, n) each.
 
-    What is the same in all data sets is (1, n).
+    What is the same in all data sets is (1, n). Objectives are in `units` (R or 1,) of weight.
     """
 
     x: Array
@@ -73,6 +73,7 @@ class Problems(NamedTuple):
     weights: Array
     of: Index
     tilt: Tilt | None = None
+    units: Array = np.ones(1)
 
     def at(self, index: Index, deltas: Array) -> Batch:
         """Those at `index`, each with its delta."""
@@ -80,6 +81,11 @@ class Problems(NamedTuple):
         tilt = None if self.tilt is None else self.tilt.take(index)
         x, y, z, weights = (part if len(part) == 1 else part[rows] for part in self[:4])
         return Batch(x, y, z, weights, deltas[:, None], tilt)
+
+    @property
+    def scale(self) -> Array:
+        """What each problem's objective is multiplied by (S or 1,)."""
+        return self.units if len(self.units) == 1 else self.units[self.of]
 
     @property
     def rows(self) -> int:
@@ -99,7 +105,27 @@ class Problems(NamedTuple):
             order = np.argsort(~weighty, axis=1, kind="stable")[:, :most]
             parts = [np.take_along_axis(part, order, axis=1) for part in parts]
         x, y, z, weights = parts
-        return self._replace(x=x, y=y, z=z, weights=weights, of=of)
+        units = self.units if len(self.units) == 1 else self.units[used]
+        return self._replace(x=x, y=y, z=z, weights=weights, of=of, units=units)
+
+
+def joined(parts: Sequence[Problems]) -> Problems:
+    """All of these as one, data sets of fewer rows filled up with rows of no weight."""
+    if len(parts) == 1:
+        return parts[0]
+    compact = [part.compact() for part in parts]
+    most, number = max(part.rows for part in compact), 0
+    columns, of = [], []
+    for part in compact:
+        count, spare = max(len(column) for column in part[:4]), np.zeros(most - part.rows, np.intp)
+        filled = np.concatenate([np.arange(part.rows), spare])
+        x, y, z, weights = (np.broadcast_to(column, (count, part.rows))[:, filled] for column in part[:4])
+        weights[:, part.rows :] = 0
+        columns.append((x, y, z, weights, np.broadcast_to(part.units, count)))
+        of.append(part.of + number)
+        number += count
+    x, y, z, weights, units = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return Problems(x, y, z, weights, np.concatenate(of), units=units)
 
 
 class Surface(NamedTuple):

@@ -26,7 +26,7 @@ from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
 from llama_scale.fitting.settings import Settings, settings_of
 from llama_scale.fitting.solver import Solution
-from llama_scale.fitting.uncertainty import Draws, draw_laws, draw_mixture
+from llama_scale.fitting.uncertainty import Draws, Mixture, draw_laws, draw_mixtures
 from llama_scale.laws import Fit, median
 
 __all__ = ["Settings", "estimate", "settings_of"]
@@ -215,13 +215,9 @@ def _carried(
         return None
     drawn = own
     if choice.is_mixed:
-        drawn = draw_mixture(
-            observations,
-            choice.weights,
-            choice.laws,
-            draws=settings.draws,
-            seed=settings.seed,
-            method=settings.resampling,
+        mixture = Mixture(observations, choice.weights, choice.laws)
+        (drawn,) = draw_mixtures(
+            [mixture], draws=settings.draws, seed=settings.seed, method=settings.resampling
         )
     if calibration is None:
         return drawn

@@ -1,4 +1,4 @@
-"""The forms that can be fitted: each a name, a solver of one data set and one of resamples.
+"""The forms that can be fitted: each a name, a solver of data sets and one of their resamples.
 
 Constants are centred, in the order E, A, B, alpha, beta and, where the form has one, k; predictions,
 derivatives and laws follow from them alone (`noise`, `solver.Points`). A form is declared by the
@@ -7,35 +7,28 @@ constants that move; those that it pins or ties are a linear map of its chart (`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
 from llama_scale.fitting import skaling, solver
 from llama_scale.fitting.newton import NAMES, Array, Layout
 from llama_scale.fitting.noise import jacobian
-from llama_scale.fitting.solver import COARSE_GRID, Minima, Points, Solution
+from llama_scale.fitting.solver import COARSE_GRID, Case, Minima, Points, Solution
 from llama_scale.frozen import frozen
 from llama_scale.laws import FormName
 
 
-class Solve(Protocol):
-    """The global fit of one data set; `quick` from fewer starts."""
+class SolveEach(Protocol):
+    """The global fits of data sets, as one batch; `quick` from fewer starts."""
 
-    def __call__(self, points: Points, *, delta: float, quick: bool = False) -> Solution: ...
+    def __call__(self, sets: Sequence[Points], *, delta: float, quick: bool = False) -> list[Solution]: ...
 
 
-class Refit(Protocol):
-    """Fits of resamples, from the full data's optimum."""
+class RefitEach(Protocol):
+    """Fits of the resamples of data sets, as one batch."""
 
-    def __call__(
-        self,
-        points: Points,
-        start: Array,
-        *,
-        delta: float,
-        log_losses: Array | None = None,
-        weights: Array | None = None,
-    ) -> Minima: ...
+    def __call__(self, cases: Sequence[Case], *, delta: float) -> list[Minima]: ...
 
 
 @frozen
@@ -48,9 +41,26 @@ class Form:
 
     name: FormName
     layout: Layout
-    solve: Solve
-    refit: Refit
+    solve_each: SolveEach
+    refit_each: RefitEach
     may_rest: tuple[str, ...] = ()
+
+    def solve(self, points: Points, *, delta: float, quick: bool = False) -> Solution:
+        """The global fit of one data set; `quick` from fewer starts."""
+        return self.solve_each([points], delta=delta, quick=quick)[0]
+
+    def refit(
+        self,
+        points: Points,
+        start: Array,
+        *,
+        delta: float,
+        log_losses: Array | None = None,
+        weights: Array | None = None,
+    ) -> Minima:
+        """Fits of resamples of one data set, from its optimum."""
+        case = Case.of(points, start, log_losses=log_losses, weights=weights)
+        return self.refit_each([case], delta=delta)[0]
 
     @property
     def constants(self) -> int:
@@ -72,10 +82,11 @@ def _with_five_constants(name: FormName, *groups: str) -> Form:
     """A form without an outer power, solved by the faster Newton of `solver`."""
     layout = Layout.of(*groups)
 
-    def solve_it(points: Points, *, delta: float, quick: bool = False) -> Solution:
-        return solver.solve(points, delta=delta, grid=COARSE_GRID if quick else None, layout=layout)
+    def solve_each(sets: Sequence[Points], *, delta: float, quick: bool = False) -> list[Solution]:
+        return solver.solve_each(sets, delta=delta, grid=COARSE_GRID if quick else None, layout=layout)
 
-    return Form(name=name, layout=layout, solve=solve_it, refit=partial(solver.refit, layout=layout))
+    refit_each = partial(solver.refit_each, layout=layout)
+    return Form(name=name, layout=layout, solve_each=solve_each, refit_each=refit_each)
 
 
 def _with_outer_power(name: FormName, *groups: str, may_rest: tuple[str, ...]) -> Form:
@@ -83,8 +94,8 @@ def _with_outer_power(name: FormName, *groups: str, may_rest: tuple[str, ...]) -
     return Form(
         name=name,
         layout=layout,
-        solve=partial(skaling.solve, layout=layout),
-        refit=partial(skaling.refit, layout=layout),
+        solve_each=partial(skaling.solve_each, layout=layout),
+        refit_each=partial(skaling.refit_each, layout=layout),
         may_rest=may_rest,
     )
 

@@ -14,26 +14,28 @@ Shapes: S problems, n rows; constants (E, A, B, alpha, beta, k) centred, and cha
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from llama_scale.fitting.descent import Array, Batch, Mask, Surface, descend
+from llama_scale.fitting.descent import Array, Batch, Mask, Problems, Surface, descend
 from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Layout, damped_step
 from llama_scale.fitting.solver import (
     COARSE_GRID,
     DEFAULT_DELTA,
     FEW_ROWS,
     WHOLE,
+    Case,
     Minima,
     Points,
     Resamples,
     Solution,
+    Ways,
     best_of,
     better,
+    doubtful,
+    follow,
     ladder,
-    resamples_of,
 )
 from llama_scale.fitting.solver import solve as solve_chinchilla
 from llama_scale.fitting.surface import centre_of, expand, to_chart, to_constants
@@ -58,20 +60,31 @@ LIMITS = np.log(np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS]))
 def solve(
     points: Points, *, delta: float = DEFAULT_DELTA, quick: bool = False, layout: Layout = SIX
 ) -> Solution:
-    """The best minimum of many starts, which agree with the data's level and slopes at the centre.
+    """The best minimum of many starts, which agree with the data's level and slopes at the centre."""
+    return solve_each([points], delta=delta, quick=quick, layout=layout)[0]
+
+
+def solve_each(
+    sets: Sequence[Points], *, delta: float = DEFAULT_DELTA, quick: bool = False, layout: Layout = SIX
+) -> list[Solution]:
+    """The best minimum of many starts for each data set, all as one batch.
 
     Two ways lead down: straight at `delta`, where starts find minima of their own if there are several, and
     through the stages, where all soon meet and a few starts are enough. Where E, beta and k are free,
     the Chinchilla form's own optimum is among the starts, so that the fit is never worse than that.
     """
-    few = starts_of(points, quick=True, layout=layout)
-    many = few if quick or len(points.x) > MANY_ROWS else starts_of(points, layout=layout)
-    if not (quick or layout.pins("E") or layout.pins("beta") or layout.pins("k")):
-        neighbour = solve_chinchilla(points, delta=delta, grid=COARSE_GRID).constants
-        many = np.concatenate([many, np.append(neighbour, 1.0)[:, None]], axis=1)
-    straight = np.arange(many.shape[1] + few.shape[1]) < many.shape[1]
-    starts = np.concatenate([many, few], axis=1)
-    return best_of(points, minimise(points, starts, delta=delta, straight=straight, layout=layout), layout)
+    parts = []
+    for points in sets:
+        few = starts_of(points, quick=True, layout=layout)
+        many = few if quick or len(points.x) > MANY_ROWS else starts_of(points, layout=layout)
+        if not (quick or layout.pins("E") or layout.pins("beta") or layout.pins("k")):
+            neighbour = solve_chinchilla(points, delta=delta, grid=COARSE_GRID).constants
+            many = np.concatenate([many, np.append(neighbour, 1.0)[:, None]], axis=1)
+        starts = np.concatenate([many, few], axis=1)
+        straight = np.arange(starts.shape[1]) < many.shape[1]
+        parts.append((WHOLE.problems(points, 1), Ways(starts[..., None], straight)))
+    found = follow(parts, minimise_all, delta=delta, layout=layout)
+    return [best_of(points, minima, layout) for points, minima in zip(sets, found, strict=True)]
 
 
 def refit(
@@ -83,68 +96,79 @@ def refit(
     weights: Array | None = None,
     layout: Layout = SIX,
 ) -> Minima:
-    """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data.
+    """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data."""
+    case = Case.of(points, start, log_losses=log_losses, weights=weights)
+    return refit_each([case], delta=delta, layout=layout)[0]
+
+
+def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: Layout = SIX) -> list[Minima]:
+    """Fit the resamples of each data set, all as one batch.
 
     Minima at E = 0 and above it may both exist, and the way through larger deltas leads every start to the
     same one. So each resample descends along two paths, from the full data's optimum (6,) through the
     stages, and straight from its like with a high E, or from starts of low k where E is pinned; where they
     disagree, or one ends on a bound, further starts decide, by both ways.
     """
-    resamples = resamples_of(log_losses, weights)
-    further = starts_of(points, layout=layout)[:, :3] if layout.pins("E") else likes(start)
-    others = np.concatenate([start[:, None], further], axis=1)
-    last = further if layout.pins("E") and len(points.x) <= FEW_ROWS else others[:, -1:]
-    ways = Ways(np.concatenate([start[:, None], last], axis=1), np.arange(1 + last.shape[1]) > 0)
-    first, *rest = _follow(points, ways, resamples, delta, layout)
-    second = _lowest(rest)
-    best = better(first, second)
-    doubtful = np.flatnonzero(
-        (np.abs(first.objective - second.objective) > AGREEMENT * best.objective)
-        | ~best.converged
-        | best.at_bound[layout.rows].any(axis=0)
-    )
-    if len(doubtful):
-        found = _decide(points, others, resamples.take(doubtful), delta, layout)
-        best = best.replaced(doubtful, better(best.take(doubtful), found))
+    ways = [_first_ways(case, layout) for case in cases]
+    ends = _follow(cases, ways, delta, layout)
+    best, doubts = [], []
+    for first, *rest in ends:
+        second = _lowest(rest)
+        lowest = better(first, second)
+        best.append(lowest)
+        doubts.append(doubtful(lowest, np.abs(first.objective - second.objective), layout))
+    some = [number for number, doubt in enumerate(doubts) if len(doubt)]
+    decided = _decide([cases[i].take(doubts[i]) for i in some], delta, layout)
+    for i, found in zip(some, decided, strict=True):
+        best[i] = best[i].replaced(doubts[i], better(best[i].take(doubts[i]), found))
     return best
 
 
-def _decide(points: Points, others: Array, resamples: Resamples, delta: float, layout: Layout) -> Minima:
+def _decide(cases: Sequence[Case], delta: float, layout: Layout) -> list[Minima]:
     """The lowest minima of resamples in doubt: three more paths, and where those part, the grid of starts."""
-    some = others[:, :3]
-    ends = _follow(points, Ways(some, np.arange(some.shape[1]) != 1), resamples, delta, layout)
-    best = _lowest(ends)
-    worst = np.max([end.objective for end in ends], axis=0)
-    parted = np.flatnonzero((worst - best.objective > AGREEMENT * best.objective) | ~best.converged)
-    if len(parted):
-        starts = np.concatenate([others, starts_of(points, quick=True, layout=layout)], axis=1)
-        ways = Ways(np.tile(starts, 2), np.repeat([True, False], starts.shape[1]))
-        found = _lowest(_follow(points, ways, resamples.take(parted), delta, layout))
-        best = best.replaced(parted, better(best.take(parted), found))
+    others = [_others(case, layout) for case in cases]
+    ways = [Ways(starts[:, :3, None], np.arange(starts[:, :3].shape[1]) != 1) for starts in others]
+    best, parted = [], []
+    for ends in _follow(cases, ways, delta, layout):
+        lowest = _lowest(ends)
+        worst = np.max([end.objective for end in ends], axis=0)
+        apart = (worst - lowest.objective > AGREEMENT * lowest.objective) | ~lowest.converged
+        best.append(lowest)
+        parted.append(np.flatnonzero(apart))
+    some = [number for number, index in enumerate(parted) if len(index)]
+    ways = []
+    for i in some:
+        starts = np.concatenate([others[i], starts_of(cases[i].points, quick=True, layout=layout)], axis=1)
+        ways.append(Ways(np.tile(starts, 2)[..., None], np.repeat([True, False], starts.shape[1])))
+    again = _follow([cases[i].take(parted[i]) for i in some], ways, delta, layout)
+    for i, ends in zip(some, again, strict=True):
+        best[i] = best[i].replaced(parted[i], better(best[i].take(parted[i]), _lowest(ends)))
     return best
 
 
-class Ways(NamedTuple):
-    """Starts (6, T) that every resample descends from, and which of them go straight at its delta (T,)."""
+def _first_ways(case: Case, layout: Layout) -> Ways:
+    others = _others(case, layout)
+    few = layout.pins("E") and len(case.points.x) <= FEW_ROWS
+    starts = np.concatenate([case.start[:, None], others[:, 1:] if few else others[:, -1:]], axis=1)
+    return Ways(starts[..., None], np.arange(starts.shape[1]) > 0)
 
-    starts: Array
-    straight: Mask
+
+def _others(case: Case, layout: Layout) -> Array:
+    """Starts (6, T): the optimum of the whole data, and its likes or starts of low k."""
+    further = starts_of(case.points, layout=layout)[:, :3] if layout.pins("E") else likes(case.start)
+    return np.concatenate([case.start[:, None], further], axis=1)
 
 
-def _follow(
-    points: Points, ways: Ways, resamples: Resamples, delta: float, layout: Layout
-) -> tuple[Minima, ...]:
-    """The minima that resamples reach by each way."""
-    count, each = resamples.number, ways.starts.shape[1]
-    found = minimise(
-        points,
-        np.repeat(ways.starts, count, axis=1),
-        delta=delta,
-        resamples=resamples.take(np.tile(np.arange(count), each)),
-        straight=np.repeat(ways.straight, count),
-        layout=layout,
-    )
-    return tuple(found.take(np.arange(way * count, (way + 1) * count)) for way in range(each))
+def _follow(cases: Sequence[Case], ways: Sequence[Ways], delta: float, layout: Layout) -> list[list[Minima]]:
+    """The minima that the resamples of each case reach by each of its ways."""
+    parts = [(case.problems, way) for case, way in zip(cases, ways, strict=True)]
+    ends = []
+    for (problems, way), found in zip(
+        parts, follow(parts, minimise_all, delta=delta, layout=layout), strict=True
+    ):
+        each = np.arange(len(found.objective)).reshape(len(way.straight), len(problems.of))
+        ends.append([found.take(index) for index in each])
+    return ends
 
 
 def _lowest(ends: Iterable[Minima]) -> Minima:
@@ -197,14 +221,27 @@ def minimise(
     straight: Mask | None = None,
     layout: Layout = SIX,
 ) -> Minima:
+    """Minimise problems of one data set, each from its start (6, S)."""
+    problems = resamples.problems(points, starts.shape[1])
+    return minimise_all(problems, starts, delta=delta, stages=stages, straight=straight, layout=layout)
+
+
+def minimise_all(
+    problems: Problems,
+    starts: Array,
+    *,
+    delta: float,
+    stages: tuple[float, ...] = STAGES,
+    straight: Mask | None = None,
+    layout: Layout = SIX,
+) -> Minima:
     """Minimise each problem from its start (6, S), delta shrinking in stages; `straight` ones skip them."""
-    problems, unit = resamples.problems(points, starts.shape[1])
     problems = problems.compact()
     deltas = ladder(stages, delta)
     begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
     moves = SixMoves(layout=layout)
     chart, objective, converged = descend(problems, to_chart(starts), moves, deltas=deltas, begin=begin)
-    return Minima(constants=to_constants(chart), objective=objective * unit, converged=converged)
+    return Minima(constants=to_constants(chart), objective=objective * problems.scale, converged=converged)
 
 
 @frozen

@@ -8,13 +8,15 @@ ladder of shrinking deltas (`descent`, `newton`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_scale.fitting.descent import Array, Index, Mask, Problems, descend
+from llama_scale.fitting.descent import Array, Index, Mask, Problems, descend, joined
 from llama_scale.fitting.newton import (
     EXPONENT_BOUNDS,
     FIVE,
@@ -106,8 +108,8 @@ class Resamples(NamedTuple):
         """How many problems they are."""
         return len(next(part for part in (self.of, self.log_losses, self.weights) if part is not None))
 
-    def problems(self, points: Points, count: int) -> tuple[Problems, float]:
-        """So many problems, with weights of mean 1 so that steps are alike, and the unit of the weights."""
+    def problems(self, points: Points, count: int) -> Problems:
+        """So many problems, with weights of mean 1 so that steps are alike."""
         unit = float(points.weights.mean())
         z, shares = points.z[None], points.weights[None] / unit
         of = np.arange(count) if self.of is None else self.of
@@ -118,17 +120,39 @@ class Resamples(NamedTuple):
         else:
             of = np.zeros(count, np.intp)
         z, shares = map(np.ascontiguousarray, (z, shares))  # strided rows make every look twice as slow
-        return Problems(points.x[None], points.y[None], z, shares, of), unit
+        return Problems(points.x[None], points.y[None], z, shares, of, units=np.array([unit]))
 
 
 WHOLE = Resamples()
 
 
-def resamples_of(log_losses: Array | None, weights: Array | None) -> Resamples:
-    """Resamples of one kind; ValueError for both or neither."""
-    if (log_losses is None) == (weights is None):
-        raise ValueError("give either log_losses or weights")
-    return Resamples(log_losses, weights)
+class Case(NamedTuple):
+    """Resamples of one data set as problems, and its own optimum (5 or 6,), where they start."""
+
+    points: Points
+    start: Array
+    problems: Problems
+
+    @classmethod
+    def of(
+        cls, points: Points, start: Array, *, log_losses: Array | None = None, weights: Array | None = None
+    ) -> Case:
+        """Simulated data (S, n) or resample counts (S, n); ValueError for both or neither."""
+        if (log_losses is None) == (weights is None):
+            raise ValueError("give either log_losses or weights")
+        resamples = Resamples(log_losses, weights)
+        return cls(points, start, resamples.problems(points, resamples.number))
+
+    def take(self, index: Index) -> Case:
+        """Those at `index`."""
+        return self._replace(problems=self.problems._replace(of=self.problems.of[index]))
+
+
+class Ways(NamedTuple):
+    """Starts (5 or 6, T, S or 1) of the ways down of each problem, and which go straight at delta (T,)."""
+
+    starts: Array
+    straight: Mask
 
 
 @frozen
@@ -193,12 +217,21 @@ def solve(
     One path goes straight to `delta`, the other through the shrinking stages: minima that both reach
     from everywhere are not an accident of one path.
     """
-    if grid is None:
-        grid = GRID if len(points.x) <= MANY_ROWS else COARSE_GRID
-    starts = grid_starts(points, grid, layout)
-    straight = np.repeat([True, False], starts.shape[1])
-    found = minimise(points, np.tile(starts, 2), delta=delta, straight=straight, layout=layout)
-    return best_of(points, found, layout)
+    return solve_each([points], delta=delta, grid=grid, layout=layout)[0]
+
+
+def solve_each(
+    sets: Sequence[Points], *, delta: float = DEFAULT_DELTA, grid: Array | None = None, layout: Layout = FIVE
+) -> list[Solution]:
+    """The global fit of each data set: as one batch, so that many small ones cost little more than one."""
+    parts = []
+    for points in sets:
+        own = (GRID if len(points.x) <= MANY_ROWS else COARSE_GRID) if grid is None else grid
+        starts = np.tile(grid_starts(points, own, layout), 2)
+        straight = np.arange(starts.shape[1]) < starts.shape[1] // 2
+        parts.append((WHOLE.problems(points, 1), Ways(starts[..., None], straight)))
+    found = follow(parts, minimise_all, delta=delta, layout=layout)
+    return [best_of(points, minima, layout) for points, minima in zip(sets, found, strict=True)]
 
 
 def best_of(points: Points, found: Minima, layout: Layout = FIVE) -> Solution:
@@ -227,73 +260,107 @@ def refit(
     weights: Array | None = None,
     layout: Layout = FIVE,
 ) -> Minima:
-    """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data.
+    """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data."""
+    case = Case.of(points, start, log_losses=log_losses, weights=weights)
+    return refit_each([case], delta=delta, layout=layout)[0]
+
+
+def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: Layout = FIVE) -> list[Minima]:
+    """Fit the resamples of each data set, all as one batch.
 
     Each resample descends straight at `delta` from the minimum of its tangent problem about the full data's
     optimum (5,), and through RESAMPLE_STAGES from the like at the first of them, where `delta` is smaller.
     Where ways disagree, or end on a bound or unconverged, further starts decide. Many rows at a delta of 1e-2
     or more have one way alone, so that bounds and rest are all that is doubted there.
     """
-    resamples = resamples_of(log_losses, weights)
-    problems, _ = resamples.problems(points, resamples.number)
     stages = tuple(stage for stage in RESAMPLE_STAGES if stage > delta)
-    ways = tangent_minima(problems, start, deltas=(*stages[:1], delta), layout=layout)
-    straight = [False, True][-len(ways) :]
-    if len(points.x) <= FEW_ROWS:
-        flatter = np.repeat((start * FLATTER)[:, None], resamples.number, axis=1)
-        ways, straight = [*ways, flatter], [*straight, True]
-    best, gap = lowest_of_ways(
-        points,
-        np.stack(ways, axis=1),
-        np.array(straight),
-        delta=delta,
-        resamples=resamples,
-        stages=stages,
-        layout=layout,
-    )
-    doubtful = np.flatnonzero(
-        (gap > AGREEMENT * best.objective) | ~best.converged | best.at_bound[layout.rows].any(axis=0)
-    )
-    if len(doubtful):
-        grid = COARSE_GRID if len(points.x) <= FEW_ROWS else MIDDLE
-        others = np.concatenate([start[:, None], grid_starts(points, grid, layout)], axis=1)
-        straight = np.arange(others.shape[1]) == 0
-        found, _ = lowest_of_ways(
-            points,
-            others[..., None],
-            straight,
-            delta=delta,
-            resamples=resamples.take(doubtful),
-            layout=layout,
-        )
-        best = best.replaced(doubtful, better(best.take(doubtful), found))
+    parts = [(case.problems, _first_ways(case, stages, delta, layout)) for case in cases]
+    ends = follow(parts, minimise_all, delta=delta, stages=stages, layout=layout)
+    best, doubts = [], []
+    for case, found in zip(cases, ends, strict=True):
+        lowest, gap = lowest_of(found, len(case.problems.of))
+        best.append(lowest)
+        doubts.append(doubtful(lowest, gap, layout))
+    some = [number for number, doubt in enumerate(doubts) if len(doubt)]
+    parts = [(cases[i].take(doubts[i]).problems, _further_ways(cases[i], layout)) for i in some]
+    for i, found in zip(some, follow(parts, minimise_all, delta=delta, layout=layout), strict=True):
+        decided, _ = lowest_of(found, len(doubts[i]))
+        best[i] = best[i].replaced(doubts[i], better(best[i].take(doubts[i]), decided))
     return best
 
 
-def lowest_of_ways(
-    points: Points,
-    starts: Array,
-    straight: Mask,
-    *,
-    delta: float,
-    resamples: Resamples,
-    stages: tuple[float, ...] = STAGES,
-    layout: Layout = FIVE,
-) -> tuple[Minima, Array]:
-    """The lowest minimum of each resample from its starts (5, T, S or 1), and how far the ways part (S,)."""
-    count, ways = resamples.number, starts.shape[1]
-    found = minimise(
-        points,
-        np.broadcast_to(starts, (*starts.shape[:2], count)).reshape(len(starts), -1),
-        delta=delta,
-        resamples=resamples.take(np.tile(np.arange(count), ways)),
-        stages=stages,
-        straight=np.repeat(straight, count),
-        layout=layout,
-    )
-    objectives = found.objective.reshape(ways, count)
+def _first_ways(case: Case, stages: tuple[float, ...], delta: float, layout: Layout) -> Ways:
+    ways = tangent_minima(case.problems, case.start, deltas=(*stages[:1], delta), layout=layout)
+    straight = [False, True][-len(ways) :]
+    if len(case.points.x) <= FEW_ROWS:
+        ways = [*ways, np.repeat((case.start * FLATTER)[:, None], len(case.problems.of), axis=1)]
+        straight = [*straight, True]
+    return Ways(np.stack(ways, axis=1), np.array(straight))
+
+
+def _further_ways(case: Case, layout: Layout) -> Ways:
+    grid = COARSE_GRID if len(case.points.x) <= FEW_ROWS else MIDDLE
+    starts = np.concatenate([case.start[:, None], grid_starts(case.points, grid, layout)], axis=1)
+    return Ways(starts[..., None], np.arange(starts.shape[1]) == 0)
+
+
+def doubtful(best: Minima, gap: Array, layout: Layout) -> Index:
+    """Problems whose ways part, or whose best minimum is on a bound or not at rest."""
+    bound = best.at_bound[layout.rows].any(axis=0)
+    return np.flatnonzero((gap > AGREEMENT * best.objective) | ~best.converged | bound)
+
+
+def lowest_of(found: Minima, count: int) -> tuple[Minima, Array]:
+    """The lowest of the minima (T x S) of each problem's ways, and how far the ways part (S,)."""
+    objectives = found.objective.reshape(-1, count)
     lowest = found.take(objectives.argmin(axis=0) * count + np.arange(count))
     return lowest, objectives.max(axis=0) - lowest.objective
+
+
+def follow(
+    parts: Sequence[tuple[Problems, Ways]],
+    minimiser: Minimiser,
+    *,
+    delta: float,
+    stages: tuple[float, ...] | None = None,
+    layout: Layout,
+) -> list[Minima]:
+    """Where all problems end by each of their ways, one Minima (T x S) a part, as one batch."""
+    if not parts:
+        return []
+    problems, starts, straight = [], [], []
+    for some, ways in parts:
+        count, number = len(some.of), ways.starts.shape[1]
+        problems.append(some._replace(of=np.tile(some.of, number)))
+        spread = np.broadcast_to(ways.starts, (*ways.starts.shape[:2], count))
+        starts.append(spread.reshape(len(spread), -1))
+        straight.append(np.repeat(ways.straight, count))
+    words = {} if stages is None else {"stages": stages}
+    found = minimiser(
+        joined(problems),
+        np.concatenate(starts, axis=1),
+        delta=delta,
+        straight=np.concatenate(straight),
+        layout=layout,
+        **words,
+    )
+    ends = np.cumsum([0, *(some.shape[1] for some in starts)])
+    return [found.take(np.arange(low, high)) for low, high in pairwise(ends)]
+
+
+class Minimiser(Protocol):
+    """Minimises each problem from its start, delta shrinking in stages; `straight` ones skip them."""
+
+    def __call__(
+        self,
+        problems: Problems,
+        starts: Array,
+        *,
+        delta: float,
+        stages: tuple[float, ...] = ...,
+        straight: Mask | None = None,
+        layout: Layout = ...,
+    ) -> Minima: ...
 
 
 def minimise(
@@ -306,11 +373,24 @@ def minimise(
     straight: Mask | None = None,
     layout: Layout = FIVE,
 ) -> Minima:
+    """Minimise problems of one data set, each from its start (5, S)."""
+    problems = resamples.problems(points, starts.shape[1])
+    return minimise_all(problems, starts, delta=delta, stages=stages, straight=straight, layout=layout)
+
+
+def minimise_all(
+    problems: Problems,
+    starts: Array,
+    *,
+    delta: float,
+    stages: tuple[float, ...] = STAGES,
+    straight: Mask | None = None,
+    layout: Layout = FIVE,
+) -> Minima:
     """Minimise each problem from its start (5, S), delta shrinking in stages; `straight` ones skip them.
 
     A problem whose minimum would have E < 0 is minimised again at E = 0.
     """
-    problems, unit = resamples.problems(points, starts.shape[1])
     problems = problems.compact()
     deltas = ladder(stages, delta)
     begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
@@ -324,7 +404,7 @@ def minimise(
         some = problems._replace(of=problems.of[below])
         chart, objective[below], converged[below] = descend(some, again, moves, deltas=ladder(STAGES, delta))
         constants[:, below] = to_constants(chart, False)
-    return Minima(constants=constants, objective=objective * unit, converged=converged)
+    return Minima(constants=constants, objective=objective * problems.scale, converged=converged)
 
 
 def ladder(stages: tuple[float, ...], delta: float) -> tuple[float, ...]:

@@ -13,26 +13,27 @@ On synthetic sweeps of 6 trunks x 6 budgets, 90 % intervals cover the best N at 
 92 % of the time by `rows` and 88 to 98 % by `model` (benchmarks/coverage.py).
 
 Where the candidate was chosen, the draws that a fit carries are of all candidates that backtests do not tell
-apart (`draw_mixture`), and their exponents waver as far as is likely from backtests (`drift`).
+apart (`draw_mixtures`), and their exponents waver as far as is likely from backtests (`drift`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.candidates import Candidate, constants_of, points_of
-from llama_scale.fitting.forms import CHINCHILLA, Form
+from llama_scale.fitting.forms import CHINCHILLA, FITTED, Form
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction, noise_about
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations
-from llama_scale.fitting.solver import Points
+from llama_scale.fitting.solver import Case, Minima, Points
 from llama_scale.frozen import frozen
-from llama_scale.laws import ScalingLaw, median
+from llama_scale.laws import FormName, ScalingLaw, median
 
 Resampling = Literal["rows", "runs", "budgets", "model"]
 LEAST_SQUARES = 10.0  # a delta that no residual reaches
@@ -88,55 +89,109 @@ def draw_laws(
     noise: Noise | None = None,
 ) -> Draws:
     """Draw laws of one candidate about its optimum (5 or 6,), with `noise` as given or else as estimated."""
+    disturbed = _disturb(
+        observations, candidate, constants, draws=draws, seed=seed, method=method, noise=noise
+    )
+    return _refit([disturbed])[0]
+
+
+class Disturbed(NamedTuple):
+    """Runs disturbed many times over for one candidate: what is refitted, by which way, with which noise."""
+
+    candidate: Candidate
+    case: Case
+    method: Resampling
+    noise: Noise
+
+    def drawn(self, found: Minima) -> Draws:
+        """The draws, given the minima of the refits."""
+        return Draws(
+            law=self.case.points.law(found.constants),
+            noise=self.noise.total,
+            trunk_noise=median(self.noise.trunk),
+            own_noise=median(self.noise.own),
+            method=self.method,
+            at_bound=float(found.at_bound[self.candidate.fitted_form.fixed_rows].any(axis=0).mean()),
+        )
+
+
+def _disturb(
+    observations: Observations,
+    candidate: Candidate,
+    constants: Array,
+    *,
+    draws: int,
+    seed: int,
+    method: Resampling | None,
+    noise: Noise | None,
+) -> Disturbed:
     points, form = points_of(observations, candidate), candidate.fitted_form
     generator = np.random.default_rng(seed)
     chosen = method or choose_resampling(observations)
     noise = noise or noise_of(observations, candidate, constants, draws=draws, generator=generator)
     if chosen == "model":
         simulated = _simulate(observations, points, constants, noise, form, generator)
-        found = form.refit(points, constants, delta=candidate.delta, log_losses=simulated)
+        case = Case.of(points, constants, log_losses=simulated)
     else:
         counts = _resample(_groups(observations, chosen), draws, generator)
-        found = form.refit(points, constants, delta=candidate.delta, weights=counts)
-    return Draws(
-        law=points.law(found.constants),
-        noise=noise.total,
-        trunk_noise=median(noise.trunk),
-        own_noise=median(noise.own),
-        method=chosen,
-        at_bound=float(found.at_bound[form.fixed_rows].any(axis=0).mean()),
-    )
+        case = Case.of(points, constants, weights=counts)
+    return Disturbed(candidate, case, chosen, noise)
 
 
-def draw_mixture(
-    observations: Observations,
-    weights: Mapping[Candidate, float],
-    laws: Mapping[Candidate, ScalingLaw],
-    *,
-    draws: int,
-    seed: int = 0,
-    method: Resampling | None = None,
-) -> Draws:
-    """Draw laws of every candidate about its law, each as often as its weight says, in mixed order."""
-    heard = {one: weight for one, weight in weights.items() if weight > 0}
-    loudest = max(heard, key=lambda one: heard[one])
-    start = constants_of(points_of(observations, loudest), loudest, laws[loudest])
-    generator = np.random.default_rng(seed)
-    noise = noise_of(observations, loudest, start, draws=draws, generator=generator)
-    ends = np.round(np.cumsum(list(heard.values())) / sum(heard.values()) * draws).astype(int).tolist()
-    parts = []
-    for one, first, last in zip(heard, [0, *ends], ends, strict=False):
-        if first < last:
-            found = draw_laws(
-                observations,
+def _refit(disturbed: Sequence[Disturbed]) -> list[Draws]:
+    """The draws of each, those of one form and delta as one batch."""
+    found: dict[int, Draws] = {}
+    alike: dict[tuple[FormName, float], list[int]] = defaultdict(list)
+    for number, one in enumerate(disturbed):
+        alike[one.candidate.form, one.candidate.delta].append(number)
+    for (form, delta), numbers in alike.items():
+        minima = FITTED[form].refit_each([disturbed[number].case for number in numbers], delta=delta)
+        found.update({i: disturbed[i].drawn(one) for i, one in zip(numbers, minima, strict=True)})
+    return [found[number] for number in range(len(disturbed))]
+
+
+class Mixture(NamedTuple):
+    """Candidates that are heard of some runs, their weights, and their laws."""
+
+    observations: Observations
+    weights: Mapping[Candidate, float]
+    laws: Mapping[Candidate, ScalingLaw]
+
+    def disturbed(self, draws: int, seed: int, method: Resampling | None) -> list[Disturbed]:
+        """What is refitted: of each candidate as many draws as its weight says."""
+        heard = {one: weight for one, weight in self.weights.items() if weight > 0}
+        loudest = max(heard, key=lambda one: heard[one])
+        generator = np.random.default_rng(seed)
+        noise = noise_of(self.observations, loudest, self._start(loudest), draws=draws, generator=generator)
+        ends = np.round(np.cumsum(list(heard.values())) / sum(heard.values()) * draws).astype(int).tolist()
+        return [
+            _disturb(
+                self.observations,
                 one,
-                constants_of(points_of(observations, one), one, laws[one]),
+                self._start(one),
                 draws=last - first,
                 seed=seed + first,
                 method=method,
                 noise=replace(noise, trunk=noise.trunk[first:last], own=noise.own[first:last]),
             )
-            parts.append((one, found))
+            for one, first, last in zip(heard, [0, *ends], ends, strict=False)
+            if first < last
+        ]
+
+    def _start(self, candidate: Candidate) -> Array:
+        return constants_of(points_of(self.observations, candidate), candidate, self.laws[candidate])
+
+
+def draw_mixtures(
+    mixtures: Sequence[Mixture], *, draws: int, seed: int = 0, method: Resampling | None = None
+) -> list[Draws]:
+    """Draw laws of every candidate about its law, each as often as its weight says, in mixed order."""
+    disturbed = [mixture.disturbed(draws, seed, method) for mixture in mixtures]
+    found = iter(_refit([one for some in disturbed for one in some]))
+    return [_mixed([(one.candidate, next(found)) for one in some], draws, seed) for some in disturbed]
+
+
+def _mixed(parts: Sequence[tuple[Candidate, Draws]], draws: int, seed: int) -> Draws:
     order = np.random.default_rng(seed).permutation(draws)
     noise = np.concatenate([part.noise for _, part in parts])[order]
     return Draws(
