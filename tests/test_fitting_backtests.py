@@ -11,10 +11,10 @@ from synthetic import BUDGETS, independent_runs, sweep
 
 from llama_scale.fitting import Observations, Settings, fit, gather
 from llama_scale.fitting.backtests import place, split_at, splits, try_all
-from llama_scale.fitting.candidates import Candidate, solve_all, weights_of
+from llama_scale.fitting.candidates import Candidate, solve_all, solve_everywhere, weights_of
 from llama_scale.fitting.drift import spread_of
 from llama_scale.fitting.newton import Array
-from llama_scale.laws import FORMS
+from llama_scale.laws import FORMS, FormName
 
 SETS = (
     ("chinchilla", "excluded_by_besiroglu = 0", 48),
@@ -69,6 +69,15 @@ def test_quick_fits_of_all_candidates_are_each_at_its_optimum() -> None:
     heavy = weights_of(runs, candidates[2])
     assert heavy.max() == 1
     assert heavy == pytest.approx(runs.train_flops / runs.train_flops.max())
+
+
+@pytest.mark.parametrize("form", ["chinchilla", "skaling"])
+def test_sets_of_runs_fitted_together_get_the_laws_they_get_alone(form: FormName) -> None:
+    sets = [independent_runs(1, count=50), sweep(0), sweep(1).take(np.arange(30))]
+    candidates = [Candidate(form=form, delta=1e-2, power=power) for power in (0.0, 0.5)]
+    for runs, laws in zip(sets, solve_everywhere(sets, candidates), strict=True):
+        for one, law in solve_all(runs, candidates).items():
+            assert laws[one].loss(1e9, 1e11) == pytest.approx(float(law.loss(1e9, 1e11)), rel=1e-6)
 
 
 def test_the_protocol_judges_the_whole_procedure() -> None:

@@ -7,7 +7,7 @@ import pytest
 from synthetic import independent_runs
 
 from llama_scale.fitting.candidates import points_of
-from llama_scale.fitting.descent import SEATED, Array, Index, Mask, Problems, descend
+from llama_scale.fitting.descent import SEATED, Array, Index, Mask, Problems, descend, joined
 from llama_scale.fitting.newton import FiveMoves, to_chart, to_constants
 from llama_scale.fitting.solver import solve
 
@@ -84,3 +84,20 @@ def test_every_start_comes_to_rest_on_one_minimum(seed: int) -> None:
     """35 runs of 1 % noise, delta a tenth of that: 6 to 13 of 98 zigzag for ever if walls are forgotten."""
     solution = solve(points_of(independent_runs(seed, count=35, noise=0.01)), delta=1e-3)
     assert (solution.agreed, solution.starts) == (98, 98)
+
+
+def test_problems_of_several_data_sets_end_where_they_would_among_their_own() -> None:
+    case, other = problems(3), problems(5, noise=0.05)
+    some = other._replace(
+        x=other.x[:, :25],
+        y=other.y[:, :25],
+        z=other.z[:, :25],
+        weights=other.weights[:, :25],
+        of=np.array([4, 0]),
+        units=np.array([2.0]),
+    )
+    both = joined([case, some])
+    assert len(both.of) == 5
+    assert both.scale.tolist() == [1, 1, 1, 2, 2]
+    alone = np.concatenate([landed(one, (0.1, 0.03))[1] for one in (case, some)])
+    assert landed(both, (0.1, 0.03))[1] == pytest.approx(alone, rel=1e-9)

@@ -10,7 +10,7 @@ from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.forms import FITTED, Form
 from llama_scale.fitting.newton import NAMES
 from llama_scale.fitting.noise import log_prediction
-from llama_scale.fitting.solver import Points
+from llama_scale.fitting.points import Points
 from llama_scale.laws import FormName, ScalingLaw
 
 TRUTHS: dict[FormName, ScalingLaw] = {

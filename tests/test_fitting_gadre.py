@@ -13,7 +13,7 @@ import pytest
 
 from llama_scale.fitting import Observations, gather
 from llama_scale.fitting.forms import FITTED
-from llama_scale.fitting.solver import Points
+from llama_scale.fitting.points import Points
 from llama_scale.laws import ScalingLaw
 
 LEAST_SQUARES = 10.0  # a Huber delta that no residual reaches

@@ -10,7 +10,8 @@ from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.forms import CHINCHILLA, FITTED, Form
 from llama_scale.fitting.informative import candidates, most_informative, most_telling, relative_design
 from llama_scale.fitting.noise import log_prediction
-from llama_scale.fitting.solver import Points, solve
+from llama_scale.fitting.points import Points
+from llama_scale.fitting.solver import solve
 
 
 def sd_along(points: Points, constants: Array, form: Form, direction: Array, noise: float) -> float:

@@ -10,10 +10,10 @@ from synthetic import LAW, independent_runs, sweep
 from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.descent import Problems, descend
 from llama_scale.fitting.forms import CHINCHILLA, FITTED
+from llama_scale.fitting.minima import ladder
 from llama_scale.fitting.noise import jacobian
 from llama_scale.fitting.profile import QUANTITIES, Units, error_scale, measure, profile, student
 from llama_scale.fitting.skaling import SixMoves
-from llama_scale.fitting.solver import ladder
 from llama_scale.fitting.surface import centre_of, to_chart, to_constants
 
 LEAST_SQUARES = 10.0

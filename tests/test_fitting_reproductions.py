@@ -12,7 +12,8 @@ from synthetic import Array, independent_runs, lowest
 from llama_scale.fitting import gather
 from llama_scale.fitting.forms import CHINCHILLA, FITTED
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.solver import Points, nonnegative_least_squares
+from llama_scale.fitting.points import Points
+from llama_scale.fitting.solver import nonnegative_least_squares
 from llama_scale.fitting.uncertainty import points_of
 from llama_scale.laws import central_range
 

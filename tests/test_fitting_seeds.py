@@ -9,8 +9,9 @@ import pytest
 from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.points import Points
 from llama_scale.fitting.seeds import repeat_groups, seed_noise, seed_noise_weights
-from llama_scale.fitting.solver import Points, solve
+from llama_scale.fitting.solver import solve
 
 
 def repeated(seed: int, noise: np.ndarray, copies: int = 3, misfit: float = 0.0) -> Observations:

@@ -16,9 +16,9 @@ from llama_scale.fitting.forms import FITTED
 from llama_scale.fitting.newton import FIVE, Array
 from llama_scale.fitting.noise import jacobian, log_prediction
 from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.points import Points, Resamples
 from llama_scale.fitting.skaling import LIMITS as LOG_LIMITS
 from llama_scale.fitting.skaling import likes, minimise, refit, solve, starts_of
-from llama_scale.fitting.solver import Points, Resamples
 from llama_scale.fitting.solver import solve as solve_chinchilla
 from llama_scale.laws import ScalingLaw
 

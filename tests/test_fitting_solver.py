@@ -15,10 +15,9 @@ from llama_scale.fitting import gather
 from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.points import Points, Resamples
 from llama_scale.fitting.solver import (
     COARSE_GRID,
-    Points,
-    Resamples,
     grid_starts,
     minimise,
     nonnegative_least_squares,

@@ -11,7 +11,8 @@ from synthetic import independent_runs
 from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.newton import FIVE, Layout, to_chart, to_constants
 from llama_scale.fitting.noise import log_prediction
-from llama_scale.fitting.solver import Resamples, refit, solve
+from llama_scale.fitting.points import Resamples
+from llama_scale.fitting.solver import refit, solve
 from llama_scale.fitting.tangent import TangentMoves, tangent_minima
 
 TIED = Layout.of("E", "A", "B", "alpha=beta")

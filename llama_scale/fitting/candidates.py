@@ -9,10 +9,12 @@ from itertools import groupby
 import numpy as np
 
 from llama_scale.fitting.forms import FITTED, Form
+from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
+from llama_scale.fitting.points import Case, Points
 from llama_scale.fitting.seeds import seed_noise_weights
-from llama_scale.fitting.solver import DEFAULT_DELTA, Case, Points, Solution
+from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw
 

@@ -12,9 +12,10 @@ import numpy as np
 from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.forms import CHINCHILLA, Form
 from llama_scale.fitting.informative import NextRun, most_informative, most_telling, relative_design
-from llama_scale.fitting.newton import K_BOUNDS, Array
+from llama_scale.fitting.minima import Solution
+from llama_scale.fitting.newton import K_BOUNDS, NAMES, Array
 from llama_scale.fitting.noise import log_prediction
-from llama_scale.fitting.solver import NAMES, Points, Solution
+from llama_scale.fitting.points import Points
 from llama_scale.fitting.uncertainty import Draws
 from llama_scale.frozen import frozen
 from llama_scale.laws import Fit

@@ -22,10 +22,10 @@ from llama_scale.fitting.document import (
     spread_json,
 )
 from llama_scale.fitting.drift import ends_of, turns_of, waver
+from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
 from llama_scale.fitting.settings import Settings, settings_of
-from llama_scale.fitting.solver import Solution
 from llama_scale.fitting.uncertainty import Draws, Mixture, draw_laws, draw_mixtures
 from llama_scale.laws import Fit, median
 

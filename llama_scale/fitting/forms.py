@@ -12,9 +12,11 @@ from functools import partial
 from typing import Protocol
 
 from llama_scale.fitting import skaling, solver
+from llama_scale.fitting.minima import Minima, Solution
 from llama_scale.fitting.newton import NAMES, Array, Layout
 from llama_scale.fitting.noise import jacobian
-from llama_scale.fitting.solver import COARSE_GRID, Case, Minima, Points, Solution
+from llama_scale.fitting.points import Case, Points
+from llama_scale.fitting.solver import COARSE_GRID
 from llama_scale.frozen import frozen
 from llama_scale.laws import FormName
 

@@ -17,7 +17,7 @@ import numpy as np
 from llama_scale.fitting.forms import Form
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import log_prediction
-from llama_scale.fitting.solver import Points
+from llama_scale.fitting.points import Points
 from llama_scale.frozen import frozen
 
 STEPS = 31  # candidate sizes, and durations

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.newton import Array, Layout
-from llama_scale.fitting.solver import Points
+from llama_scale.fitting.points import Points
 from llama_scale.frozen import frozen
 
 ANGLES = np.linspace(0.0, np.radians(88.0), 60)

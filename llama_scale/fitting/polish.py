@@ -13,8 +13,9 @@ import numpy as np
 
 from llama_scale.fitting.descent import Array, Batch
 from llama_scale.fitting.forms import Form
+from llama_scale.fitting.minima import ROUNDING, Solution, float_law
+from llama_scale.fitting.points import Points
 from llama_scale.fitting.skaling import LIMITS
-from llama_scale.fitting.solver import ROUNDING, Points, Solution, float_law
 from llama_scale.fitting.surface import expand, to_chart, to_constants
 from llama_scale.frozen import frozen
 

@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from llama_scale.fitting.descent import Array, Index, Mask, Problems, Surface, descend
 from llama_scale.fitting.forms import Form
 from llama_scale.fitting.informative import relative_design
+from llama_scale.fitting.minima import Solution, ladder
 from llama_scale.fitting.newton import NAMES
 from llama_scale.fitting.noise import log_prediction
+from llama_scale.fitting.points import Points
 from llama_scale.fitting.skaling import SixMoves
-from llama_scale.fitting.solver import Points, Solution, ladder
 from llama_scale.fitting.surface import ACROSS, bend_of_level, centre_of, to_chart
 from llama_scale.frozen import frozen
 from llama_scale.laws import DEFAULT_LEVEL

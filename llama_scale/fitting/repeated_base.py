@@ -14,9 +14,9 @@ from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting.forms import FITTED
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations, check_design, observe
+from llama_scale.fitting.points import Points
 from llama_scale.fitting.repeated import RepeatedRuns, decay_minima
 from llama_scale.fitting.rows import Row, Rows
-from llama_scale.fitting.solver import Points
 from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition, ScalingLaw, resolve_law
 from llama_scale.quantities import counted

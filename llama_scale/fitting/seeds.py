@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.solver import COARSE_GRID, Points, solve
+from llama_scale.fitting.points import Points
+from llama_scale.fitting.solver import COARSE_GRID, solve
 from llama_scale.frozen import frozen
 from llama_scale.laws import median
 

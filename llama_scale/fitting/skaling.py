@@ -19,16 +19,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from llama_scale.fitting.descent import Array, Batch, Mask, Problems, Surface, descend
-from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Layout, damped_step
-from llama_scale.fitting.solver import (
-    COARSE_GRID,
-    DEFAULT_DELTA,
-    FEW_ROWS,
-    WHOLE,
-    Case,
+from llama_scale.fitting.minima import (
+    AGREEMENT,
     Minima,
-    Points,
-    Resamples,
     Solution,
     Ways,
     best_of,
@@ -37,11 +30,13 @@ from llama_scale.fitting.solver import (
     follow,
     ladder,
 )
+from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Layout, damped_step
+from llama_scale.fitting.points import WHOLE, Case, Points, Resamples
+from llama_scale.fitting.solver import COARSE_GRID, DEFAULT_DELTA, FEW_ROWS
 from llama_scale.fitting.solver import solve as solve_chinchilla
 from llama_scale.fitting.surface import centre_of, expand, to_chart, to_constants
 from llama_scale.frozen import frozen
 
-AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
 STAGES = (3e-2, 3e-3)
 TOLERANCE = 1e-12  # of the objective: a smaller promised fall is rest
 MOST_RELEASES = 3

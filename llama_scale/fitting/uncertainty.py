@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from llama_scale.fitting.candidates import Candidate, constants_of, points_of
 from llama_scale.fitting.forms import CHINCHILLA, FITTED, Form
+from llama_scale.fitting.minima import Minima
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction, noise_about
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations
-from llama_scale.fitting.solver import Case, Minima, Points
+from llama_scale.fitting.points import Case, Points
 from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw, median
 

@@ -1,0 +1,188 @@
+"""Where problems end by several ways down, which of these is lowest, and how far the ways part.
+
+Problems of many data sets go down as one batch: those of a few dozen runs cost little but numpy's calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from itertools import pairwise
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_scale.fitting.descent import Array, Index, Mask, Problems, joined
+from llama_scale.fitting.newton import EXPONENT_BOUNDS, FIVE, K_BOUNDS, NAMES, Layout
+from llama_scale.fitting.points import Points
+from llama_scale.frozen import frozen
+from llama_scale.laws import ScalingLaw
+
+AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
+ROUNDING = 1e-15  # an objective of data without noise that are met to rounding: lower ones are no better
+LIMITS = np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS])
+
+
+class Ways(NamedTuple):
+    """Starts (5 or 6, T, S or 1) of the ways down of each problem, and which go straight at delta (T,)."""
+
+    starts: Array
+    straight: Mask
+
+
+@frozen
+class Minima:
+    """Where each problem of a batch ended: constants (5, S), objective and whether it converged (S,)."""
+
+    constants: Array
+    objective: Array
+    converged: Mask
+
+    @property
+    def at_bound(self) -> Mask:
+        """Which constants (5 or 6, S) lie on a bound: E, A or B at zero, exponents and k at their limits."""
+        e, a, b, *powers = self.constants
+        k = powers[2] if len(powers) > 2 else 1.0
+        low, high = LIMITS[: len(powers), :, None].transpose(1, 0, 2)
+        return np.concatenate(
+            [
+                [e <= 1e-6 * (e + (a + b) ** k), a <= 1e-6 * (a + b), b <= 1e-6 * (a + b)],
+                (self.constants[3:] <= low * 1.001) | (self.constants[3:] >= high * 0.999),
+            ]
+        )
+
+    def take(self, index: NDArray[np.intp] | Mask) -> Minima:
+        """The minima at `index`."""
+        return Minima(
+            constants=self.constants[:, index],
+            objective=self.objective[index],
+            converged=self.converged[index],
+        )
+
+    def replaced(self, index: NDArray[np.intp], others: Minima) -> Minima:
+        """These minima with others in place of those at `index`."""
+        parts = {f.name: getattr(self, f.name).copy() for f in fields(self)}
+        for name, part in parts.items():
+            part[..., index] = getattr(others, name)
+        return Minima(**parts)
+
+
+@frozen
+class Solution:
+    """The best minimum of all starts, its sum of Huber losses, and how many starts agree on it.
+
+    `starts` are those that came to rest within the steps they were given, at whatever minimum; `rival` is
+    the next higher of these minima, None where all agree.
+    """
+
+    law: ScalingLaw
+    constants: Array
+    objective: float
+    starts: int
+    agreed: int
+    at_bound: tuple[str, ...]
+    rival: Array | None = None
+
+
+def best_of(points: Points, found: Minima, layout: Layout = FIVE) -> Solution:
+    """The lowest of the minima that the starts of one data set reached, and how many reached it."""
+    best = int(found.objective.argmin())
+    lowest = float(found.objective[best])
+    same = found.objective <= lowest * (1 + AGREEMENT) + ROUNDING
+    others = np.flatnonzero(found.converged & ~same)
+    return Solution(
+        law=float_law(points.law(found.constants[:, best])),
+        constants=found.constants[:, best],
+        objective=lowest,
+        starts=int(max(found.converged.sum(), 1)),
+        agreed=int((same & found.converged).sum()),
+        at_bound=tuple(name for name in names_at_bound(found.at_bound[:, best]) if name in layout.free),
+        rival=found.constants[:, others[found.objective[others].argmin()]] if len(others) else None,
+    )
+
+
+def doubtful(best: Minima, gap: Array, layout: Layout) -> Index:
+    """Problems whose ways part, or whose best minimum is on a bound or not at rest."""
+    bound = best.at_bound[layout.rows].any(axis=0)
+    return np.flatnonzero((gap > AGREEMENT * best.objective) | ~best.converged | bound)
+
+
+def lowest_of(found: Minima, count: int) -> tuple[Minima, Array]:
+    """The lowest of the minima (T x S) of each problem's ways, and how far the ways part (S,)."""
+    objectives = found.objective.reshape(-1, count)
+    lowest = found.take(objectives.argmin(axis=0) * count + np.arange(count))
+    return lowest, objectives.max(axis=0) - lowest.objective
+
+
+def follow(
+    parts: Sequence[tuple[Problems, Ways]],
+    minimiser: Minimiser,
+    *,
+    delta: float,
+    stages: tuple[float, ...] | None = None,
+    layout: Layout,
+) -> list[Minima]:
+    """Where all problems end by each of their ways, one Minima (T x S) a part, as one batch."""
+    if not parts:
+        return []
+    problems, starts, straight = [], [], []
+    for some, ways in parts:
+        count, number = len(some.of), ways.starts.shape[1]
+        problems.append(some._replace(of=np.tile(some.of, number)))
+        spread = np.broadcast_to(ways.starts, (*ways.starts.shape[:2], count))
+        starts.append(spread.reshape(len(spread), -1))
+        straight.append(np.repeat(ways.straight, count))
+    words = {} if stages is None else {"stages": stages}
+    found = minimiser(
+        joined(problems),
+        np.concatenate(starts, axis=1),
+        delta=delta,
+        straight=np.concatenate(straight),
+        layout=layout,
+        **words,
+    )
+    ends = np.cumsum([0, *(some.shape[1] for some in starts)])
+    return [found.take(np.arange(low, high)) for low, high in pairwise(ends)]
+
+
+class Minimiser(Protocol):
+    """Minimises each problem from its start, delta shrinking in stages; `straight` ones skip them."""
+
+    def __call__(
+        self,
+        problems: Problems,
+        starts: Array,
+        *,
+        delta: float,
+        stages: tuple[float, ...] = ...,
+        straight: Mask | None = None,
+        layout: Layout = ...,
+    ) -> Minima: ...
+
+
+def ladder(stages: tuple[float, ...], delta: float) -> tuple[float, ...]:
+    """The stages above `delta`, and that."""
+    return (*(stage for stage in stages if stage > delta), delta)
+
+
+def _arrays(minima: Minima) -> tuple[Array, Array, Mask]:
+    return minima.constants, minima.objective, minima.converged
+
+
+def better(one: Minima, other: Minima) -> Minima:
+    """Of two batches, the lower minimum of each problem."""
+    wins = one.objective <= other.objective
+    pairs = zip(_arrays(one), _arrays(other), strict=True)
+    constants, objective, converged = (np.where(wins, a, b) for a, b in pairs)
+    return Minima(constants=constants, objective=objective, converged=converged)
+
+
+def names_at_bound(marks: Mask) -> tuple[str, ...]:
+    """Names of the constants that are marked."""
+    return tuple(name for name, mark in zip(NAMES, marks, strict=False) if mark)
+
+
+def float_law(law: ScalingLaw) -> ScalingLaw:
+    """The law with plain floats for constants."""
+    return ScalingLaw(**{name: float(value) for name, value in law.constants.items()})
