@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llama_scale.errors import StoreError
+from llama_scale.errors import InputError, StoreError
 
 _HINTS = {
     errno.ENOSPC: "free some space, or choose another folder with --store",
@@ -25,6 +25,12 @@ _HINTS = {
 }
 
 _DISK_FAILS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def check_new(path: Path, *, overwrite: bool, other: str) -> None:
+    """Raises InputError where a file stands that may not be replaced; `other` is what to give instead."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already", hint=f"pass --force to replace it, or another {other}")
 
 
 def write_atomically(path: Path, data: bytes | str, *, check: Callable[[], None] | None = None) -> None:

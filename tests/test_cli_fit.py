@@ -73,7 +73,14 @@ def test_nothing_is_overwritten_without_force(table: Path) -> None:
     assert invoke(*words).exit_code == 0
     again = invoke(*words)
     assert again.exit_code != 0
+    assert "law.json exists already" in again.output
     assert invoke(*words, "--force").exit_code == 0
+
+
+def test_a_file_in_the_way_is_told_before_any_run_is_read(tmp_path: Path) -> None:
+    law = tmp_path / "law.json"
+    law.write_text("{}")
+    assert f"{law} exists already" in invoke("nowhere", "--output", str(law)).output
 
 
 def test_the_default_place_is_the_same_for_the_same_fit(table: Path) -> None:

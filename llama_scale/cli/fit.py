@@ -151,7 +151,10 @@ def command(
     from llama_scale.cli import fit_curves, fit_extras
     from llama_scale.cli.fit_report import report
     from llama_scale.cli.output import current_output
+    from llama_scale.files import check_new
 
+    if output is not None:
+        check_new(output, overwrite=force, other="--output")
     given = sources or (Path("runs"),)
     fit_on, futures = words.pop("fit_on"), words.pop("futures")
     scores, task = words.pop("scores"), words.pop("task")

@@ -65,10 +65,9 @@ def parse_future(text: str) -> FutureSchedule:
 def _keep(document: dict[str, Any], output: Path, force: bool) -> None:
     import json
 
-    from llama_scale.files import write_atomically
+    from llama_scale.files import check_new, write_atomically
 
-    if output.exists() and not force:
-        raise InputError(f"{output} exists already", hint="pass --force to replace it, or another --output")
+    check_new(output, overwrite=force, other="--output")
     write_atomically(output, json.dumps(document, allow_nan=False) + "\n")
 
 

@@ -62,12 +62,11 @@ def _kind(
 def _write(kind: str, output: Path, force: bool, draw: Callable[[], Drawn]) -> None:
     """Checks the file's name before any work, draws, and writes."""
     from llama_scale.cli.output import current_output
-    from llama_scale.errors import InputError
+    from llama_scale.files import check_new
     from llama_scale.plots.files import format_of, save
 
     form = format_of(output)
-    if output.exists() and not force:
-        raise InputError(f"{output} exists already", hint="pass --force to replace it, or another -o")
+    check_new(output, overwrite=force, other="-o")
     figure, facts = draw()
     save(figure, output)
     titles = [axes.get_title("left").replace(r"\$", "$") for axes in figure.axes]

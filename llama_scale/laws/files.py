@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llama_scale.architecture import CONVENTIONS
 from llama_scale.errors import InputError
-from llama_scale.files import parse_json, write_atomically
+from llama_scale.files import check_new, parse_json, write_atomically
 from llama_scale.laws.files_extras import (
     DECAYS,
     REPEATED,
@@ -71,8 +71,7 @@ def write_fit(path: Path | str, fit: Fit, *, overwrite: bool = False) -> Path:
     Raises InputError where the file exists, StoreError where it cannot be written.
     """
     target = Path(path)
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists already", hint="pass --force to replace it, or another --output")
+    check_new(target, overwrite=overwrite, other="--output")
     text = json.dumps(fit_to_json(fit), allow_nan=False, indent=None) + "\n"
     write_atomically(target, text)
     return target

@@ -15,7 +15,7 @@ from typing import Any
 
 from llama_scale import __version__
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import write_atomically
+from llama_scale.files import check_new, write_atomically
 from llama_scale.planning import Plan
 from llama_scale.planning.again import command, command_words
 from llama_scale.quantities import format_count
@@ -110,8 +110,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
             f"the page of a plan is HTML, which {path.name!r} does not say",
             hint=f"end its name with {' or '.join(ENDINGS)}; a browser prints the page as PDF",
         )
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already", hint="pass --force to replace it, or another name")
+    check_new(path, overwrite=overwrite, other="name")
 
 
 def _data(plan: Plan) -> dict[str, Any]:
