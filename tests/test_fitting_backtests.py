@@ -53,10 +53,24 @@ def test_splits_that_identify_no_law_are_left_out() -> None:
 def test_trials_see_nothing_of_the_runs_ahead() -> None:
     runs = sweep(0)
     spoiled = replace(runs, loss=np.where(runs.train_flops > 7e11, runs.loss * 1.3, runs.loss))
-    named = [Candidate(form="chinchilla")]
-    one, other = (try_all(r, named, (0.6,), ["compute"])[0] for r in (runs, spoiled))
-    assert one.laws[named[0]] == other.laws[named[0]]
-    assert np.abs(other.errors(named[0])).mean() > 10 * np.abs(one.errors(named[0])).mean()
+    named = [Candidate(form=form, power=power) for form in FORMS for power in (0.0, 0.5)]
+    one, other = (try_all(r, named, (0.6, 0.8), ["compute"])[0] for r in (runs, spoiled))
+    for candidate in named:
+        assert one.laws[candidate].constants == pytest.approx(other.laws[candidate].constants, rel=1e-7)
+        assert np.abs(other.errors(candidate)).mean() > 3 * np.abs(one.errors(candidate)).mean()
+
+
+def test_a_law_of_near_runs_does_not_hang_on_what_is_fitted_beside_it() -> None:
+    """Two minima are nearly as low: in a box by the losses of all, farther runs decide between them."""
+    runs = independent_runs(3, count=50)
+    named = [Candidate(form="tied", power=power) for power in (0.0, 0.25)]
+    far = np.argsort(runs.train_flops)[40:45]
+    laws = []
+    for scale in (1.0, 0.7, 1.3):
+        spoiled = replace(runs, loss=np.where(np.isin(np.arange(50), far), scale * runs.loss, runs.loss))
+        laws.append(try_all(spoiled, named, (0.7, 0.9), ["compute"])[0].laws[named[1]].constants)
+    assert laws[1] == pytest.approx(laws[0], rel=1e-7)
+    assert laws[2] == pytest.approx(laws[0], rel=1e-7)
 
 
 def test_quick_fits_of_all_candidates_are_each_at_its_optimum() -> None:

@@ -27,7 +27,7 @@ def problems(count: int, noise: float = 0.02) -> Problems:
 def landed(
     case: Problems, deltas: tuple[float, ...], begin: Index | int = 0, start: Array = TRUTH
 ) -> tuple[Array, Array, Mask]:
-    moves = FiveMoves.of(case.z, is_open=True)
+    moves = FiveMoves.of(case, is_open=True)
     chart = np.repeat(to_chart(start, True), len(case.of), axis=1)
     return descend(case, chart, moves, deltas=deltas, begin=np.asarray(begin, np.intp))
 

@@ -16,7 +16,7 @@ from llama_scale.fitting.forms import FITTED
 from llama_scale.fitting.newton import FIVE, Array
 from llama_scale.fitting.noise import jacobian, log_prediction
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.points import Points, Resamples
+from llama_scale.fitting.points import Points
 from llama_scale.fitting.skaling import LIMITS as LOG_LIMITS
 from llama_scale.fitting.skaling import likes, minimise, refit, solve, starts_of
 from llama_scale.fitting.solver import solve as solve_chinchilla
@@ -48,7 +48,7 @@ def test_with_k_held_at_one_it_is_the_chinchilla_fit() -> None:
     for delta in (1e-3, 1e-2):
         chinchilla = solve_chinchilla(points, delta=delta)
         start = np.append(chinchilla.constants * 1.1, 1.0)[:, None]
-        found = minimise(points, start, delta=delta, layout=FIVE)
+        found = minimise(points.problems(), start, delta=delta, layout=FIVE)
         assert found.objective[0] == pytest.approx(chinchilla.objective, rel=1e-5)
         assert found.constants[5, 0] == 1.0
         assert solve(points, delta=delta).objective <= chinchilla.objective * (1 + 1e-9)
@@ -101,13 +101,8 @@ def many_starts(points: Points, counts: Array, delta: float, start: Array) -> Ar
     starts = np.concatenate([starts_of(points), start[:, None], likes(start)], axis=1)
     lowest = []
     for stages in ((), (1e-2,), (3e-2, 3e-3)):
-        found = minimise(
-            points,
-            np.tile(starts, len(counts)),
-            delta=delta,
-            resamples=Resamples(weights=np.repeat(counts, starts.shape[1], axis=0)),
-            stages=stages,
-        )
+        problems = points.problems(weights=np.repeat(counts, starts.shape[1], axis=0))
+        found = minimise(problems, np.tile(starts, len(counts)), delta=delta, stages=stages)
         lowest.append(found.objective.reshape(len(counts), -1).min(axis=1))
     return np.min(lowest, axis=0)
 

@@ -15,7 +15,7 @@ from llama_scale.fitting import gather
 from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.points import Points, Resamples
+from llama_scale.fitting.points import Points
 from llama_scale.fitting.solver import (
     COARSE_GRID,
     grid_starts,
@@ -130,12 +130,8 @@ def test_resamples_end_at_their_own_global_optimum() -> None:
         best = solve(points, delta=delta)
         warm = refit(points, best.constants, delta=delta, weights=counts)
         starts = grid_starts(points)
-        cold = minimise(
-            points,
-            np.tile(starts, 12),
-            delta=delta,
-            resamples=Resamples(weights=np.repeat(counts, starts.shape[1], axis=0)),
-        )
+        problems = points.problems(weights=np.repeat(counts, starts.shape[1], axis=0))
+        cold = minimise(problems, np.tile(starts, 12), delta=delta)
         reached = cold.objective.reshape(12, -1).min(axis=1)
         assert warm.converged.all()
         assert (warm.objective <= reached * (1 + 1e-6) + 1e-15).all()
@@ -167,7 +163,8 @@ def test_data_that_want_a_negative_floor_end_on_the_bound() -> None:
     found = solve(points)
     assert found.law.E == 0
     assert "E" in found.at_bound
-    inside = minimise(points, grid_starts(points, COARSE_GRID), delta=1e-3)
+    starts = grid_starts(points, COARSE_GRID)
+    inside = minimise(points.problems(starts.shape[1]), starts, delta=1e-3)
     assert (inside.constants[0] >= 0).all()
 
 

@@ -11,7 +11,6 @@ from synthetic import independent_runs
 from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.newton import FIVE, Layout, to_chart, to_constants
 from llama_scale.fitting.noise import log_prediction
-from llama_scale.fitting.points import Resamples
 from llama_scale.fitting.solver import refit, solve
 from llama_scale.fitting.tangent import TangentMoves, tangent_minima
 
@@ -37,7 +36,7 @@ def test_minima_of_tangent_problems_are_near_those_of_resamples() -> None:
     start = solve(points).constants
     rows = len(points.x)
     counts = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), size=40).astype(float)
-    problems = Resamples(weights=counts).problems(points, 40)
+    problems = points.problems(weights=counts)
     _, near = tangent_minima(problems, start, deltas=(1e-2, 1e-3), layout=FIVE)
     found = refit(points, start, weights=counts)
     left, covered = (np.abs(one - found.constants) for one in (near, start[:, None]))
@@ -48,7 +47,7 @@ def test_a_far_minimum_is_only_approached() -> None:
     points = points_of(independent_runs(0, count=30))
     start = solve(points).constants
     elsewhere = 1.2 - 0.9 * points.x[None]
-    problems = Resamples(log_losses=elsewhere).problems(points, 1)
+    problems = points.problems(log_losses=elsewhere)
     (found,) = tangent_minima(problems, start, deltas=(10.0,), layout=FIVE)  # so that every residual pulls
     assert np.isfinite(found).all()
     assert np.abs(found[3:, 0] - start[3:]).max() == pytest.approx(0.3)

@@ -102,7 +102,7 @@ def solve_all(observations: Observations, candidates: Iterable[Candidate]) -> Ma
 def solve_everywhere(
     sets: Sequence[Observations], candidates: Iterable[Candidate]
 ) -> list[Mapping[Candidate, ScalingLaw]]:
-    """Quick fits of all candidates to each set of runs; of one form and delta all start from the first.
+    """Quick fits of all candidates to each set of runs; those of one form and delta start from the first.
 
     Each weighted fit takes two paths of deltas and, where these disagree, a grid of starts (`refit_each`).
     """

@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 class Problems(NamedTuple):
     """Problem s fits data set `of[s]` of centred logs x, y, log losses z and weights, (R, n) each.
 
-    What is the same in all data sets is (1, n). Objectives are in `units` (R or 1,) of weight.
+    What is the same in all data sets is (1, n). Objectives are in `units` (R or 1,) of weight, 1 unless told.
     """
 
     x: Array
@@ -73,7 +73,7 @@ class Problems(NamedTuple):
     weights: Array
     of: Index
     tilt: Tilt | None = None
-    units: Array = np.ones(1)
+    units: Array | None = None
 
     def at(self, index: Index, deltas: Array) -> Batch:
         """Those at `index`, each with its delta."""
@@ -85,7 +85,8 @@ class Problems(NamedTuple):
     @property
     def scale(self) -> Array:
         """What each problem's objective is multiplied by (S or 1,)."""
-        return self.units if len(self.units) == 1 else self.units[self.of]
+        units = np.ones(1) if self.units is None else self.units
+        return units if len(units) == 1 else units[self.of]
 
     @property
     def rows(self) -> int:
@@ -105,14 +106,19 @@ class Problems(NamedTuple):
             order = np.argsort(~weighty, axis=1, kind="stable")[:, :most]
             parts = [np.take_along_axis(part, order, axis=1) for part in parts]
         x, y, z, weights = parts
-        units = self.units if len(self.units) == 1 else self.units[used]
+        units = self.units if self.units is None or len(self.units) == 1 else self.units[used]
         return self._replace(x=x, y=y, z=z, weights=weights, of=of, units=units)
 
 
 def joined(parts: Sequence[Problems]) -> Problems:
-    """All of these as one, data sets of fewer rows filled up with rows of no weight."""
+    """All of these as one, compact, and data sets of fewer rows filled up with rows of no weight.
+
+    Problems that are tilted stay alone: ValueError.
+    """
     if len(parts) == 1:
         return parts[0]
+    if any(part.tilt is not None for part in parts):
+        raise ValueError("tilted problems are not joined")
     compact = [part.compact() for part in parts]
     most, number = max(part.rows for part in compact), 0
     columns, of = [], []
@@ -121,7 +127,8 @@ def joined(parts: Sequence[Problems]) -> Problems:
         filled = np.concatenate([np.arange(part.rows), spare])
         x, y, z, weights = (np.broadcast_to(column, (count, part.rows))[:, filled] for column in part[:4])
         weights[:, part.rows :] = 0
-        columns.append((x, y, z, weights, np.broadcast_to(part.units, count)))
+        units = np.ones(1) if part.units is None else part.units
+        columns.append((x, y, z, weights, np.broadcast_to(units, count)))
         of.append(part.of + number)
         number += count
     x, y, z, weights, units = (np.concatenate(column) for column in zip(*columns, strict=True))
@@ -186,7 +193,9 @@ class Moves(Protocol):
         """The steps, in coordinates, from charts to others."""
         ...
 
-    def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
+    def step(
+        self, problem: Index, chart: Array, here: Surface, damping: Array, floor: Mask
+    ) -> tuple[Array, Array, Mask]:
         """A trial chart, the fall (S,) that it promises, and which problems it has on the floor (S,)."""
         ...
 
@@ -349,7 +358,9 @@ def descend(
             step = moves.between(chart[:, seats.problem[refused]], trial[:, refused])
             seats.learn(refused, there.gradient[:, refused], step, floor[refused])
         chart[:, seats.problem[moved]] = trial[:, moved]
-        trial, fall, floor = moves.step(chart[:, seats.problem], seats.model, seats.damping, seats.floor)
+        trial, fall, floor = moves.step(
+            seats.problem, chart[:, seats.problem], seats.model, seats.damping, seats.floor
+        )
         tolerance = np.where(seats.rung < last, ON_THE_WAY, moves.tolerance)
         resting = seats.resting(fall, tolerance, 1e-24 * problems.rows)
         resting &= ~lost

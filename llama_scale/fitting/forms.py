@@ -1,7 +1,7 @@
 """The forms that can be fitted: each a name, a solver of data sets and one of their resamples.
 
 Constants are centred, in the order E, A, B, alpha, beta and, where the form has one, k; predictions,
-derivatives and laws follow from them alone (`noise`, `solver.Points`). A form is declared by the
+derivatives and laws follow from them alone (`noise`, `points.Points`). A form is declared by the
 constants that move; those that it pins or ties are a linear map of its chart (`newton.Layout`).
 """
 

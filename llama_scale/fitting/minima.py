@@ -1,6 +1,6 @@
 """Where problems end by several ways down, which of these is lowest, and how far the ways part.
 
-Problems of many data sets go down as one batch: those of a few dozen runs cost little but numpy's calls.
+Problems of small data sets go down as one batch: those of a few dozen runs cost little but numpy's calls.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from llama_scale.fitting.points import Points
 from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw
 
+SMALL = 300  # rows: data sets of more fill numpy's calls by themselves, and would cost memory together
 AGREEMENT = 1e-6  # relative gap of objectives at which two starts have found the same minimum
 ROUNDING = 1e-15  # an objective of data without noise that are met to rounding: lower ones are no better
 LIMITS = np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS])
@@ -33,7 +34,7 @@ class Ways(NamedTuple):
 
 @frozen
 class Minima:
-    """Where each problem of a batch ended: constants (5, S), objective and whether it converged (S,)."""
+    """Where each problem of a batch ended: constants (5 or 6, S), objective and whether it converged (S,)."""
 
     constants: Array
     objective: Array
@@ -120,30 +121,32 @@ def follow(
     minimiser: Minimiser,
     *,
     delta: float,
-    stages: tuple[float, ...] | None = None,
+    stages: tuple[float, ...],
     layout: Layout,
 ) -> list[Minima]:
-    """Where all problems end by each of their ways, one Minima (T x S) a part, as one batch."""
-    if not parts:
-        return []
-    problems, starts, straight = [], [], []
-    for some, ways in parts:
-        count, number = len(some.of), ways.starts.shape[1]
-        problems.append(some._replace(of=np.tile(some.of, number)))
-        spread = np.broadcast_to(ways.starts, (*ways.starts.shape[:2], count))
-        starts.append(spread.reshape(len(spread), -1))
-        straight.append(np.repeat(ways.straight, count))
-    words = {} if stages is None else {"stages": stages}
-    found = minimiser(
-        joined(problems),
-        np.concatenate(starts, axis=1),
-        delta=delta,
-        straight=np.concatenate(straight),
-        layout=layout,
-        **words,
-    )
-    ends = np.cumsum([0, *(some.shape[1] for some in starts)])
-    return [found.take(np.arange(low, high)) for low, high in pairwise(ends)]
+    """Where all problems end by each of their ways, one Minima (T x S) a part: small parts as one batch."""
+    small = [number for number, (problems, _) in enumerate(parts) if problems.rows <= SMALL]
+    large = [[number] for number, (problems, _) in enumerate(parts) if problems.rows > SMALL]
+    ends: dict[int, Minima] = {}
+    for batch in [small, *large] if small else large:
+        problems, starts, straight = [], [], []
+        for own, ways in (parts[number] for number in batch):
+            count, number_of_ways = len(own.of), ways.starts.shape[1]
+            problems.append(own._replace(of=np.tile(own.of, number_of_ways)))
+            each = np.broadcast_to(ways.starts, (*ways.starts.shape[:2], count))
+            starts.append(each.reshape(len(each), -1))
+            straight.append(np.repeat(ways.straight, count))
+        found = minimiser(
+            joined(problems),
+            np.concatenate(starts, axis=1),
+            delta=delta,
+            stages=stages,
+            straight=np.concatenate(straight),
+            layout=layout,
+        )
+        bounds = pairwise(np.cumsum([0, *(own.shape[1] for own in starts)]))
+        ends |= {n: found.take(np.arange(low, high)) for n, (low, high) in zip(batch, bounds, strict=True)}
+    return [ends[number] for number in range(len(parts))]
 
 
 class Minimiser(Protocol):

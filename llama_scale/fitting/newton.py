@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llama_scale.fitting.descent import Array, Batch, Mask, Surface
+from llama_scale.fitting.descent import Array, Batch, Index, Mask, Problems, Surface
 from llama_scale.frozen import frozen
 
 NAMES = ("E", "A", "B", "alpha", "beta", "k")
@@ -167,23 +167,29 @@ def _scale_slopes(gradient: Array, hessian: Array, scale: Array) -> None:
     hessian[:, 1:3] *= scale
 
 
-def box_of(log_losses: Array, is_open: bool) -> tuple[Array, Array]:
-    """Box (5, 1) of the coordinates: slopes are not negative, exponents stay within EXPONENT_BOUNDS."""
-    low, high = EXPONENT_BOUNDS
-    least, most = float(np.exp(log_losses.min())), float(np.exp(log_losses.max()))
+def box_of(problems: Problems, is_open: bool) -> tuple[Array, Array]:
+    """Box (5, S) of the coordinates: slopes are not negative, exponents stay within EXPONENT_BOUNDS.
+
+    Each problem's is by its own losses alone, so that it ends where it would without the others.
+    """
+    weighty = problems.weights > 0
+    least = np.where(weighty, problems.z, np.inf).min(axis=1)
+    most = np.where(weighty, problems.z, -np.inf).max(axis=1)
+    if len(least) > 1:
+        least, most = least[problems.of], most[problems.of]
+    low, high = (np.full(len(least), bound) for bound in EXPONENT_BOUNDS)
     if is_open:
+        least, most = np.exp(least), np.exp(most)
         floor, ceiling = [least / 4, 1e-9 * least, 1e-9 * least], [4 * most, 100 * most, 100 * most]
     else:
-        floor, ceiling = (
-            [0.0, np.log(least) - 20, np.log(least) - 20],
-            [0.0, np.log(most) + 5, np.log(most) + 5],
-        )
-    return np.array([*floor, low, low])[:, None], np.array([*ceiling, high, high])[:, None]
+        zero = np.zeros(len(least))
+        floor, ceiling = [zero, least - 20, least - 20], [zero, most + 5, most + 5]
+    return np.stack([*floor, low, low]), np.stack([*ceiling, high, high])
 
 
 @frozen
 class FiveMoves:
-    """How problems without an outer power move (`descent.Moves`): in one chart, within its box."""
+    """How problems without an outer power move (`descent.Moves`): in one chart, each within its box."""
 
     is_open: bool
     low: Array
@@ -193,9 +199,9 @@ class FiveMoves:
     releases: int = 0
 
     @classmethod
-    def of(cls, log_losses: Array, *, is_open: bool, layout: Layout = FIVE) -> FiveMoves:
-        """The moves of problems with these log losses."""
-        low, high = box_of(log_losses, is_open)
+    def of(cls, problems: Problems, *, is_open: bool, layout: Layout = FIVE) -> FiveMoves:
+        """The moves of these problems."""
+        low, high = box_of(problems, is_open)
         return cls(is_open=is_open, low=low, high=high, layout=layout)
 
     def inside(self, chart: Array) -> Array:
@@ -208,16 +214,19 @@ class FiveMoves:
     def between(self, here: Array, there: Array) -> Array:
         return there - here
 
-    def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
+    def step(
+        self, problem: Index, chart: Array, here: Surface, damping: Array, floor: Mask
+    ) -> tuple[Array, Array, Mask]:
+        low, high = (side if side.shape[1] == 1 else side[:, problem] for side in (self.low, self.high))
         slope, matrix = self.layout.reduced(here.gradient, here.hessian)
         spread = self.layout.spread[:5]
-        at_low, at_high = spread.T @ np.array([chart <= self.low, chart >= self.high], float) > 0
+        at_low, at_high = spread.T @ np.array([chart <= low, chart >= high], float) > 0
         pinned = (at_low & ((slope > 0) | at_high)) | (at_high & (slope < 0))
         step, fall = damped_step(slope, matrix, damping, pinned)
         step = spread @ step
         step *= np.minimum(1.0, LARGEST_TURN / np.maximum(np.abs(step[3:]).max(axis=0), 1e-300))
         step += chart
-        return np.clip(step, self.low, self.high, out=step), fall, floor
+        return np.clip(step, low, high, out=step), fall, floor
 
 
 def damped_step(gradient: Array, hessian: Array, damping: Array, pinned: Mask) -> tuple[Array, Array]:

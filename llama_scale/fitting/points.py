@@ -36,6 +36,21 @@ class Points:
             log_d=mean_d,
         )
 
+    def problems(
+        self, count: int = 1, *, log_losses: Array | None = None, weights: Array | None = None
+    ) -> Problems:
+        """So many problems of these rows, or one of each row of log losses or weights (R, n) in their place.
+
+        Weights have mean 1, so that steps are alike.
+        """
+        unit = float(self.weights.mean())
+        z = self.z[None] if log_losses is None else log_losses
+        shares = self.weights[None] / unit if weights is None else self.weights / unit * weights
+        sets = max(len(z), len(shares))
+        of = np.zeros(count, np.intp) if sets == 1 else np.arange(sets)
+        z, shares = map(np.ascontiguousarray, (z, shares))  # strided rows make every look twice as slow
+        return Problems(self.x[None], self.y[None], z, shares, of, units=np.array([unit]))
+
     def law(self, constants: Array) -> ScalingLaw:
         """The law, or batch of laws, of centred constants (5,) or (5, S); a sixth one is k."""
         e, a, b, alpha, beta, *k = constants
@@ -55,43 +70,6 @@ class Points:
         return np.array([law.E, a, b, law.alpha, law.beta, *outer], float)
 
 
-class Resamples(NamedTuple):
-    """What differs between problems: log losses or weights, (R, n), of row `of[s]` for problem s.
-
-    Without `of` each row is one problem; with neither all problems are of the data themselves.
-    """
-
-    log_losses: Array | None = None
-    weights: Array | None = None
-    of: Index | None = None
-
-    def take(self, rows: Index) -> Resamples:
-        """Those at `rows`, which may repeat."""
-        return self._replace(of=rows if self.of is None else self.of[rows])
-
-    @property
-    def number(self) -> int:
-        """How many problems they are."""
-        return len(next(part for part in (self.of, self.log_losses, self.weights) if part is not None))
-
-    def problems(self, points: Points, count: int) -> Problems:
-        """So many problems, with weights of mean 1 so that steps are alike."""
-        unit = float(points.weights.mean())
-        z, shares = points.z[None], points.weights[None] / unit
-        of = np.arange(count) if self.of is None else self.of
-        if self.log_losses is not None:
-            z = self.log_losses
-        elif self.weights is not None:
-            shares = shares * self.weights
-        else:
-            of = np.zeros(count, np.intp)
-        z, shares = map(np.ascontiguousarray, (z, shares))  # strided rows make every look twice as slow
-        return Problems(points.x[None], points.y[None], z, shares, of, units=np.array([unit]))
-
-
-WHOLE = Resamples()
-
-
 class Case(NamedTuple):
     """Resamples of one data set as problems, and its own optimum (5 or 6,), where they start."""
 
@@ -106,8 +84,7 @@ class Case(NamedTuple):
         """Simulated data (S, n) or resample counts (S, n); ValueError for both or neither."""
         if (log_losses is None) == (weights is None):
             raise ValueError("give either log_losses or weights")
-        resamples = Resamples(log_losses, weights)
-        return cls(points, start, resamples.problems(points, resamples.number))
+        return cls(points, start, points.problems(log_losses=log_losses, weights=weights))
 
     def take(self, index: Index) -> Case:
         """Those at `index`."""

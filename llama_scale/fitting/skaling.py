@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from llama_scale.fitting.descent import Array, Batch, Mask, Problems, Surface, descend
+from llama_scale.fitting.descent import Array, Batch, Index, Mask, Problems, Surface, descend
 from llama_scale.fitting.minima import (
     AGREEMENT,
     Minima,
@@ -31,9 +31,9 @@ from llama_scale.fitting.minima import (
     ladder,
 )
 from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Layout, damped_step
-from llama_scale.fitting.points import WHOLE, Case, Points, Resamples
+from llama_scale.fitting.points import Case, Points
 from llama_scale.fitting.solver import COARSE_GRID, DEFAULT_DELTA, FEW_ROWS
-from llama_scale.fitting.solver import solve as solve_chinchilla
+from llama_scale.fitting.solver import solve_each as solve_chinchilla
 from llama_scale.fitting.surface import centre_of, expand, to_chart, to_constants
 from llama_scale.frozen import frozen
 
@@ -68,17 +68,18 @@ def solve_each(
     through the stages, where all soon meet and a few starts are enough. Where E, beta and k are free,
     the Chinchilla form's own optimum is among the starts, so that the fit is never worse than that.
     """
+    bends = not (quick or layout.pins("E") or layout.pins("beta") or layout.pins("k"))
+    neighbours = solve_chinchilla(sets, delta=delta, grid=COARSE_GRID) if bends else [None] * len(sets)
     parts = []
-    for points in sets:
+    for points, neighbour in zip(sets, neighbours, strict=True):
         few = starts_of(points, quick=True, layout=layout)
         many = few if quick or len(points.x) > MANY_ROWS else starts_of(points, layout=layout)
-        if not (quick or layout.pins("E") or layout.pins("beta") or layout.pins("k")):
-            neighbour = solve_chinchilla(points, delta=delta, grid=COARSE_GRID).constants
-            many = np.concatenate([many, np.append(neighbour, 1.0)[:, None]], axis=1)
+        if neighbour is not None:
+            many = np.concatenate([many, np.append(neighbour.constants, 1.0)[:, None]], axis=1)
         starts = np.concatenate([many, few], axis=1)
         straight = np.arange(starts.shape[1]) < many.shape[1]
-        parts.append((WHOLE.problems(points, 1), Ways(starts[..., None], straight)))
-    found = follow(parts, minimise_all, delta=delta, layout=layout)
+        parts.append((points.problems(), Ways(starts[..., None], straight)))
+    found = follow(parts, minimise, delta=delta, stages=STAGES, layout=layout)
     return [best_of(points, minima, layout) for points, minima in zip(sets, found, strict=True)]
 
 
@@ -159,7 +160,7 @@ def _follow(cases: Sequence[Case], ways: Sequence[Ways], delta: float, layout: L
     parts = [(case.problems, way) for case, way in zip(cases, ways, strict=True)]
     ends = []
     for (problems, way), found in zip(
-        parts, follow(parts, minimise_all, delta=delta, layout=layout), strict=True
+        parts, follow(parts, minimise, delta=delta, stages=STAGES, layout=layout), strict=True
     ):
         each = np.arange(len(found.objective)).reshape(len(way.straight), len(problems.of))
         ends.append([found.take(index) for index in each])
@@ -207,21 +208,6 @@ def starts_of(points: Points, *, quick: bool = False, layout: Layout = SIX) -> A
 
 
 def minimise(
-    points: Points,
-    starts: Array,
-    *,
-    delta: float,
-    resamples: Resamples = WHOLE,
-    stages: tuple[float, ...] = STAGES,
-    straight: Mask | None = None,
-    layout: Layout = SIX,
-) -> Minima:
-    """Minimise problems of one data set, each from its start (6, S)."""
-    problems = resamples.problems(points, starts.shape[1])
-    return minimise_all(problems, starts, delta=delta, stages=stages, straight=straight, layout=layout)
-
-
-def minimise_all(
     problems: Problems,
     starts: Array,
     *,
@@ -265,7 +251,9 @@ class SixMoves:
         step[0] += centre_of(there).excess - centre_of(here).excess
         return step
 
-    def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
+    def step(
+        self, problem: Index, chart: Array, here: Surface, damping: Array, floor: Mask
+    ) -> tuple[Array, Array, Mask]:
         layout, low, high = self.layout, LIMITS[:, :1], LIMITS[:, 1:]
         gradient, matrix = layout.reduced(here.gradient, here.hessian)
         marks = np.zeros((3, *chart.shape))

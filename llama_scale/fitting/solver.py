@@ -25,7 +25,7 @@ from llama_scale.fitting.minima import (
     lowest_of,
 )
 from llama_scale.fitting.newton import FIVE, FiveMoves, Layout, to_chart, to_constants
-from llama_scale.fitting.points import WHOLE, Case, Points, Resamples
+from llama_scale.fitting.points import Case, Points
 from llama_scale.fitting.tangent import tangent_minima
 
 DEFAULT_DELTA = 1e-3
@@ -59,8 +59,8 @@ def solve_each(
         own = (GRID if len(points.x) <= MANY_ROWS else COARSE_GRID) if grid is None else grid
         starts = np.tile(grid_starts(points, own, layout), 2)
         straight = np.arange(starts.shape[1]) < starts.shape[1] // 2
-        parts.append((WHOLE.problems(points, 1), Ways(starts[..., None], straight)))
-    found = follow(parts, minimise_all, delta=delta, layout=layout)
+        parts.append((points.problems(), Ways(starts[..., None], straight)))
+    found = follow(parts, minimise, delta=delta, stages=STAGES, layout=layout)
     return [best_of(points, minima, layout) for points, minima in zip(sets, found, strict=True)]
 
 
@@ -79,7 +79,7 @@ def refit(
 
 
 def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: Layout = FIVE) -> list[Minima]:
-    """Fit the resamples of each data set, all as one batch.
+    """Fit the resamples of each data set, their descents as one batch.
 
     Each resample descends straight at `delta` from the minimum of its tangent problem about the full data's
     optimum (5,), and through RESAMPLE_STAGES from the like at the first of them, where `delta` is smaller.
@@ -88,7 +88,7 @@ def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: L
     """
     stages = tuple(stage for stage in RESAMPLE_STAGES if stage > delta)
     parts = [(case.problems, _first_ways(case, stages, delta, layout)) for case in cases]
-    ends = follow(parts, minimise_all, delta=delta, stages=stages, layout=layout)
+    ends = follow(parts, minimise, delta=delta, stages=stages, layout=layout)
     best, doubts = [], []
     for case, found in zip(cases, ends, strict=True):
         lowest, gap = lowest_of(found, len(case.problems.of))
@@ -96,7 +96,9 @@ def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: L
         doubts.append(doubtful(lowest, gap, layout))
     some = [number for number, doubt in enumerate(doubts) if len(doubt)]
     parts = [(cases[i].take(doubts[i]).problems, _further_ways(cases[i], layout)) for i in some]
-    for i, found in zip(some, follow(parts, minimise_all, delta=delta, layout=layout), strict=True):
+    for i, found in zip(
+        some, follow(parts, minimise, delta=delta, stages=STAGES, layout=layout), strict=True
+    ):
         decided, _ = lowest_of(found, len(doubts[i]))
         best[i] = best[i].replaced(doubts[i], better(best[i].take(doubts[i]), decided))
     return best
@@ -118,21 +120,6 @@ def _further_ways(case: Case, layout: Layout) -> Ways:
 
 
 def minimise(
-    points: Points,
-    starts: Array,
-    *,
-    delta: float,
-    resamples: Resamples = WHOLE,
-    stages: tuple[float, ...] = STAGES,
-    straight: Mask | None = None,
-    layout: Layout = FIVE,
-) -> Minima:
-    """Minimise problems of one data set, each from its start (5, S)."""
-    problems = resamples.problems(points, starts.shape[1])
-    return minimise_all(problems, starts, delta=delta, stages=stages, straight=straight, layout=layout)
-
-
-def minimise_all(
     problems: Problems,
     starts: Array,
     *,
@@ -148,14 +135,14 @@ def minimise_all(
     problems = problems.compact()
     deltas = ladder(stages, delta)
     begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
-    moves = FiveMoves.of(problems.z, is_open=True, layout=layout)
+    moves = FiveMoves.of(problems, is_open=True, layout=layout)
     chart, objective, converged = descend(problems, to_chart(starts, True), moves, deltas=deltas, begin=begin)
     constants = to_constants(chart, True)
     below = np.flatnonzero(constants[0] < 0)
     if len(below):
-        moves = FiveMoves.of(problems.z, is_open=False, layout=layout)
-        again = to_chart(np.maximum(constants[:, below], [[0], [1e-3], [1e-3], [0], [0]]), False)
         some = problems._replace(of=problems.of[below])
+        moves = FiveMoves.of(some, is_open=False, layout=layout)
+        again = to_chart(np.maximum(constants[:, below], [[0], [1e-3], [1e-3], [0], [0]]), False)
         chart, objective[below], converged[below] = descend(some, again, moves, deltas=ladder(STAGES, delta))
         constants[:, below] = to_constants(chart, False)
     return Minima(constants=constants, objective=objective * problems.scale, converged=converged)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llama_scale.fitting.descent import Array, Batch, Mask, Problems, Surface, descend
+from llama_scale.fitting.descent import Array, Batch, Index, Mask, Problems, Surface, descend
 from llama_scale.fitting.newton import (
     EXPONENT_BOUNDS,
     LARGEST_TURN,
@@ -71,7 +71,9 @@ class TangentMoves:
     def between(self, here: Array, there: Array) -> Array:
         return there - here
 
-    def step(self, chart: Array, here: Surface, damping: Array, floor: Mask) -> tuple[Array, Array, Mask]:
+    def step(
+        self, problem: Index, chart: Array, here: Surface, damping: Array, floor: Mask
+    ) -> tuple[Array, Array, Mask]:
         step, fall = damped_step(here.gradient, here.hessian, damping, np.zeros(chart.shape, bool))
         return chart + step, fall, floor
 

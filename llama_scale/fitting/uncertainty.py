@@ -97,7 +97,7 @@ def draw_laws(
 
 
 class Disturbed(NamedTuple):
-    """Runs disturbed many times over for one candidate: what is refitted, by which way, with which noise."""
+    """Runs disturbed many times over for one candidate: what is refitted, resampled in which way."""
 
     candidate: Candidate
     case: Case
@@ -152,7 +152,7 @@ def _refit(disturbed: Sequence[Disturbed]) -> list[Draws]:
 
 
 class Mixture(NamedTuple):
-    """Candidates that are heard of some runs, their weights, and their laws."""
+    """Candidates for the law of some runs, how much each is heard, and its law of them."""
 
     observations: Observations
     weights: Mapping[Candidate, float]
