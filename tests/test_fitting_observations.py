@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import BUDGETS, sweep, sweep_rows
+from synthetic import BUDGETS, independent_runs, sweep, sweep_rows
 
 from llama_scale.architecture import ParameterConvention, ParameterCounts
 from llama_scale.errors import InputError, UnidentifiedError
@@ -153,3 +153,9 @@ def test_a_subset_keeps_its_columns_together() -> None:
     assert part.names == (whole.names[3], whole.names[1])
     assert part.loss.tolist() == whole.loss[[3, 1]].tolist()
     assert len(sweep_rows(0, trunk_noise=0, own_noise=0)) == len(whole)
+
+
+def test_thousands_of_runs_of_any_length_are_of_many_durations() -> None:
+    """Their neighbours lie nearer than what counts once."""
+    runs = independent_runs(2, count=2000)
+    check_design(runs)

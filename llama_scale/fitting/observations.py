@@ -230,4 +230,12 @@ def check_design(observations: Observations, constants: int = LAW_CONSTANTS) -> 
 
 
 def _distinct(values: Array) -> int:
-    return 1 + int((np.diff(np.sort(np.log(values))) > SAME_SIZE).sum())
+    """How many values there are, those within SAME_SIZE of the least of them counted once.
+
+    By the least, not by neighbours: thousands of values of any size leave no gap between them.
+    """
+    logs, count, at = np.sort(np.log(values)), 0, 0
+    while at < len(logs):
+        count += 1
+        at = int(np.searchsorted(logs, logs[at] + SAME_SIZE, side="right"))
+    return count
