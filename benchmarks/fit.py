@@ -31,10 +31,10 @@ from scipy.optimize import minimize
 
 from llama_scale.fitting import gather
 from llama_scale.fitting.candidates import points_of
-from llama_scale.fitting.forms import FITTED
+from llama_scale.fitting.forms import CHINCHILLA, FITTED
 from llama_scale.fitting.observations import Observations, Row, Rows, observe
 from llama_scale.fitting.profile import profile
-from llama_scale.fitting.solver import refit, solve
+from llama_scale.fitting.solver import solve
 from llama_scale.laws import ScalingLaw, published
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -115,7 +115,7 @@ def report_ours(runs: Observations) -> None:
     generator = np.random.default_rng(0)
     counts = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=4000).astype(float)
     start = time.process_time()
-    draws = refit(points, found.constants, weights=counts)
+    draws = CHINCHILLA.refit(points, found.constants, delta=DELTA, weights=counts)
     elapsed = time.process_time() - start
     print(
         f"| llama-scale, 4,000 bootstrap refits | {elapsed:.2f} | | {draws.converged.mean():.2%} converged |"

@@ -12,13 +12,13 @@ from synthetic import lowest, sweep
 
 from llama_scale.fitting import gather
 from llama_scale.fitting.candidates import points_of
-from llama_scale.fitting.forms import FITTED
+from llama_scale.fitting.forms import FITTED, SKALING
 from llama_scale.fitting.newton import FIVE, Array
 from llama_scale.fitting.noise import jacobian, log_prediction
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
 from llama_scale.fitting.skaling import LIMITS as LOG_LIMITS
-from llama_scale.fitting.skaling import likes, minimise, refit, solve, starts_of
+from llama_scale.fitting.skaling import likes, minimise, starts_of
 from llama_scale.fitting.solver import solve as solve_chinchilla
 from llama_scale.laws import ScalingLaw
 
@@ -28,7 +28,7 @@ DELTA = 1e-2
 
 def test_a_law_without_noise_is_recovered() -> None:
     runs = sweep(0, law=TRUTH, trunk_noise=0.0, own_noise=0.0)
-    found = solve(points_of(runs), delta=DELTA)
+    found = SKALING.solve(points_of(runs), delta=DELTA)
     assert found.objective < 1e-9
     assert found.law.form == "skaling"
     assert found.law.k == pytest.approx(0.45, abs=0.02)
@@ -37,7 +37,7 @@ def test_a_law_without_noise_is_recovered() -> None:
 
 def test_a_noisy_sweep_predicts_four_times_its_compute() -> None:
     runs = sweep(1, law=TRUTH, held_out=True)
-    law, ahead = solve(points_of(runs), delta=DELTA).law, runs.held_out
+    law, ahead = SKALING.solve(points_of(runs), delta=DELTA).law, runs.held_out
     assert ahead is not None
     truth = np.asarray(TRUTH.loss(ahead.parameters, ahead.tokens))
     assert np.asarray(law.loss(ahead.parameters, ahead.tokens)) == pytest.approx(truth, rel=0.015)
@@ -51,7 +51,7 @@ def test_with_k_held_at_one_it_is_the_chinchilla_fit() -> None:
         found = minimise(points.problems(), start, delta=delta, layout=FIVE)
         assert found.objective[0] == pytest.approx(chinchilla.objective, rel=1e-5)
         assert found.constants[5, 0] == 1.0
-        assert solve(points, delta=delta).objective <= chinchilla.objective * (1 + 1e-9)
+        assert SKALING.solve(points, delta=delta).objective <= chinchilla.objective * (1 + 1e-9)
 
 
 def test_likes_share_the_level_and_the_slopes() -> None:
@@ -77,7 +77,7 @@ def test_the_design_has_a_column_for_k() -> None:
 
 def test_scipy_finds_nothing_better() -> None:
     points = points_of(sweep(3, law=TRUTH))
-    ours = solve(points, delta=DELTA)
+    ours = SKALING.solve(points, delta=DELTA)
 
     def objective(theta: Array) -> float:
         constants = np.append(theta[0] ** 2, np.exp(np.clip(theta[1:], -20, 20)))
@@ -109,9 +109,9 @@ def many_starts(points: Points, counts: Array, delta: float, start: Array) -> Ar
 
 def assert_resamples_are_global(runs: Observations, delta: float, count: int = 8) -> None:
     points, generator = points_of(runs), np.random.default_rng(0)
-    best = solve(points, delta=delta)
+    best = SKALING.solve(points, delta=delta)
     counts = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=count).astype(float)
-    found = refit(points, best.constants, delta=delta, weights=counts)
+    found = SKALING.refit(points, best.constants, delta=delta, weights=counts)
     assert found.converged.all()
     assert (found.objective <= many_starts(points, counts, delta, best.constants) * (1 + 1e-6)).all()
 
@@ -132,9 +132,9 @@ def test_resamples_of_public_data_end_at_their_own_global_optimum(shared_data: P
 def test_scipys_bounded_search_agrees_on_resamples() -> None:
     runs = sweep(0, law=BENT)
     points, generator = points_of(runs), np.random.default_rng(1)
-    best = solve(points, delta=DELTA)
+    best = SKALING.solve(points, delta=DELTA)
     counts = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=4).astype(float)
-    found = refit(points, best.constants, delta=DELTA, weights=counts)
+    found = SKALING.refit(points, best.constants, delta=DELTA, weights=counts)
     for i, weights in enumerate(counts):
         objective = huber_of(points, weights)
         ends = []
@@ -164,8 +164,8 @@ def huber_of(points: Points, weights: Array) -> Callable[[Array], float]:
 def test_the_unit_of_the_weights_does_not_matter() -> None:
     runs = sweep(2, law=TRUTH)
     for scale in (1e-9, 1e9):
-        one = solve(points_of(runs), delta=DELTA)
-        other = solve(
+        one = SKALING.solve(points_of(runs), delta=DELTA)
+        other = SKALING.solve(
             Points.of(runs.parameters, runs.tokens, runs.loss, np.full(len(runs), scale)), delta=DELTA
         )
         assert other.objective == pytest.approx(one.objective * scale, rel=1e-9)
@@ -182,7 +182,9 @@ def test_kaplans_form_is_recovered_and_keeps_what_it_pins() -> None:
     noisy = FITTED["kaplan"].solve(points, delta=1e-3)
     assert (noisy.law.form, noisy.law.E, noisy.law.beta) == ("kaplan", 0.0, 1.0)
     assert noisy.law.k == pytest.approx(0.2, rel=0.2)
-    assert noisy.objective >= solve(points, delta=1e-3).objective * (1 - 1e-9)  # its space lies in Skaling's
+    assert noisy.objective >= SKALING.solve(points, delta=1e-3).objective * (
+        1 - 1e-9
+    )  # its space lies in Skaling's
     counts = np.random.default_rng(0).multinomial(36, np.full(36, 1 / 36), size=8).astype(float)
     found = FITTED["kaplan"].refit(points, noisy.constants, delta=1e-3, weights=counts)
     assert found.converged.all()
@@ -193,7 +195,7 @@ def test_kaplans_form_is_recovered_and_keeps_what_it_pins() -> None:
 
 def test_losses_without_a_floor_end_at_zero() -> None:
     law = ScalingLaw(E=0.0, A=700 * 6e4**0.92, B=1000 * 2e6**0.93, alpha=0.92, beta=0.93, k=0.164)
-    found = solve(points_of(sweep(0, law=law)), delta=DELTA)
+    found = SKALING.solve(points_of(sweep(0, law=law)), delta=DELTA)
     assert found.law.E >= 0
     assert found.objective < 1e-3
     assert set(found.at_bound) <= {"E"}

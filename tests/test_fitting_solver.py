@@ -13,6 +13,7 @@ from synthetic import independent_runs, lowest, sweep
 
 from llama_scale.fitting import gather
 from llama_scale.fitting.candidates import points_of
+from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
@@ -21,7 +22,6 @@ from llama_scale.fitting.solver import (
     grid_starts,
     minimise,
     nonnegative_least_squares,
-    refit,
     solve,
 )
 from llama_scale.laws import ScalingLaw
@@ -128,7 +128,7 @@ def test_resamples_end_at_their_own_global_optimum() -> None:
         points, generator = points_of(runs), np.random.default_rng(0)
         counts = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=12).astype(float)
         best = solve(points, delta=delta)
-        warm = refit(points, best.constants, delta=delta, weights=counts)
+        warm = CHINCHILLA.refit(points, best.constants, delta=delta, weights=counts)
         starts = grid_starts(points)
         problems = points.problems(weights=np.repeat(counts, starts.shape[1], axis=0))
         cold = minimise(problems, np.tile(starts, 12), delta=delta)

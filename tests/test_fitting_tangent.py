@@ -9,9 +9,10 @@ import pytest
 from synthetic import independent_runs
 
 from llama_scale.fitting.candidates import points_of
+from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.newton import FIVE, Layout, to_chart, to_constants
 from llama_scale.fitting.noise import log_prediction
-from llama_scale.fitting.solver import refit, solve
+from llama_scale.fitting.solver import solve
 from llama_scale.fitting.tangent import TangentMoves, tangent_minima
 
 TIED = Layout.of("E", "A", "B", "alpha=beta")
@@ -38,7 +39,7 @@ def test_minima_of_tangent_problems_are_near_those_of_resamples() -> None:
     counts = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), size=40).astype(float)
     problems = points.problems(weights=counts)
     _, near = tangent_minima(problems, start, deltas=(1e-2, 1e-3), layout=FIVE)
-    found = refit(points, start, weights=counts)
+    found = CHINCHILLA.refit(points, start, delta=1e-3, weights=counts)
     left, covered = (np.abs(one - found.constants) for one in (near, start[:, None]))
     assert (np.median(left, axis=1) < 0.3 * np.median(covered, axis=1)).all()
 
@@ -57,6 +58,6 @@ def test_where_ways_of_a_resample_part_further_starts_decide() -> None:
     """Twelve noisy rows: without the further starts 10 of these 60 end above their optimum."""
     points = points_of(independent_runs(0, count=12, noise=0.05))
     simulated = points.z + 0.05 * np.random.default_rng(0).standard_normal((60, 12))
-    found = refit(points, solve(points).constants, log_losses=simulated)
+    found = CHINCHILLA.refit(points, solve(points).constants, delta=1e-3, log_losses=simulated)
     optima = np.array([solve(replace(points, z=row)).objective for row in simulated])
     assert (found.objective > 1.001 * optima).sum() <= 5

@@ -15,8 +15,9 @@ from llama_scale.fitting.backtests import split_at
 from llama_scale.fitting.calibration import chosen_as_then
 from llama_scale.fitting.candidates import Candidate, points_of, solve_all
 from llama_scale.fitting.drift import MOST, Drift, Ends, drift_of, ends_of, likely_spreads, turns_of, waver
+from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.selection import choose
-from llama_scale.fitting.solver import refit, solve
+from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import (
     Mixture,
     Resampling,
@@ -37,7 +38,7 @@ def test_besiroglus_standard_errors_and_intervals(shared_data: Path) -> None:
     counts = np.stack([np.bincount(generator.choice(240, 240), minlength=240) for _ in range(4000)]).astype(
         float
     )
-    found = refit(points, solve(points).constants, weights=counts)
+    found = CHINCHILLA.refit(points, solve(points).constants, delta=1e-3, weights=counts)
     law = points.law(found.constants)
     assert found.converged.all()
     errors = {"A": 124.49, "B": 1293.2, "E": 0.02566, "alpha": 0.01540, "beta": 0.02059}

@@ -52,13 +52,6 @@ SIX = Layout.of("E", "A", "B", "alpha", "beta", "k")
 LIMITS = np.log(np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS]))
 
 
-def solve(
-    points: Points, *, delta: float = DEFAULT_DELTA, quick: bool = False, layout: Layout = SIX
-) -> Solution:
-    """The best minimum of many starts, which agree with the data's level and slopes at the centre."""
-    return solve_each([points], delta=delta, quick=quick, layout=layout)[0]
-
-
 def solve_each(
     sets: Sequence[Points], *, delta: float = DEFAULT_DELTA, quick: bool = False, layout: Layout = SIX
 ) -> list[Solution]:
@@ -81,20 +74,6 @@ def solve_each(
         parts.append((points.problems(), Ways(starts[..., None], straight)))
     found = follow(parts, minimise, delta=delta, stages=STAGES, layout=layout)
     return [best_of(points, minima, layout) for points, minima in zip(sets, found, strict=True)]
-
-
-def refit(
-    points: Points,
-    start: Array,
-    *,
-    delta: float = DEFAULT_DELTA,
-    log_losses: Array | None = None,
-    weights: Array | None = None,
-    layout: Layout = SIX,
-) -> Minima:
-    """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data."""
-    case = Case.of(points, start, log_losses=log_losses, weights=weights)
-    return refit_each([case], delta=delta, layout=layout)[0]
 
 
 def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: Layout = SIX) -> list[Minima]:

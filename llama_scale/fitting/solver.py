@@ -64,20 +64,6 @@ def solve_each(
     return [best_of(points, minima, layout) for points, minima in zip(sets, found, strict=True)]
 
 
-def refit(
-    points: Points,
-    start: Array,
-    *,
-    delta: float = DEFAULT_DELTA,
-    log_losses: Array | None = None,
-    weights: Array | None = None,
-    layout: Layout = FIVE,
-) -> Minima:
-    """Fit resamples: `weights` (S, n) are resample counts, or `log_losses` (S, n) simulated data."""
-    case = Case.of(points, start, log_losses=log_losses, weights=weights)
-    return refit_each([case], delta=delta, layout=layout)[0]
-
-
 def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: Layout = FIVE) -> list[Minima]:
     """Fit the resamples of each data set, their descents as one batch.
 
