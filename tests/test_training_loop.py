@@ -35,6 +35,7 @@ from llama_scale.training.checkpoint import restore_newest, save_checkpoint
 from llama_scale.training.corpus import read_corpus
 from llama_scale.training.data import TokenFiles
 from llama_scale.training.environment import choose_device
+from llama_scale.training.kernels import Absent, library
 from llama_scale.training.loop import train_run
 from llama_scale.training.preparing import prepare
 from llama_scale.training.worker import work
@@ -114,6 +115,37 @@ def test_a_run_stopped_and_resumed_has_the_curve_of_one_that_was_not(
     assert folders[0].curve() == folders[1].curve()
     results = [folder.result() for folder in folders]
     assert results[0] == results[1]
+
+
+def test_a_run_of_16_bit_integers_goes_on_to_the_bit_whatever_threads_there_are(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    if isinstance(found := library(), Absent):
+        pytest.skip(found.reason)
+    files, runs = world
+    plain = straight(runs[-1])
+    wide = replace(plain.model, layers=1, width=64, heads=2, kv_heads=2, head_size=32, hidden=192)
+    calm = replace(plain.optimizer, learning_rate=1e-3)  # at 8e-3 a last bit changes the end by a percent
+    config = replace(plain, model=wide, optimizer=calm, precision="i16")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    create_run(whole, config)
+    create_run(broken, config)
+    assert train(whole, config, files) == "done"
+    torch.set_num_threads(2)
+    assert train(broken, config, files, stop_after=1) == "stopped"
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert train(broken, config, files) == "done"
+    folders = [RunFolder(store / run_id(config)) for store in (whole, broken)]
+    assert folders[0].curve() == folders[1].curve()
+    start = next(event for event in folders[1].events() if event["event"] == "start")
+    assert (start["threads"], start["kernels"]) == (1, found.name)
+    exact = replace(config, precision="f32")
+    create_run(whole, exact)
+    assert train(whole, exact, files) == "done"
+    losses = [RunFolder(whole / run_id(c)).result() for c in (config, exact)]
+    assert losses[0] and losses[1] and losses[0]["loss_nats"] != losses[1]["loss_nats"]
+    assert losses[0]["loss_nats"] == pytest.approx(losses[1]["loss_nats"], rel=2e-3)
 
 
 def test_a_slow_run_stops_within_an_interval_and_its_curve_stays_the_same(

@@ -15,7 +15,7 @@ RunRole = Literal["train", "holdout", "trunk", "search", "continued"]
 OptimizerKind = Literal["adamw", "muon"]
 ScheduleKind = Literal["wsd", "cosine", "linear", "constant"]
 DecayShape = Literal["1-sqrt", "linear"]
-Precision = Literal["f32", "bf16"]
+Precision = Literal["f32", "bf16", "i16"]  # of weights and activations, and of matrix products
 
 
 @frozen

@@ -24,7 +24,7 @@ from llama_scale.training.checkpoint import (
     save_checkpoint,
 )
 from llama_scale.training.data import TokenFiles, seen
-from llama_scale.training.environment import software, using_threads
+from llama_scale.training.environment import software, threads_for, using_threads
 from llama_scale.training.starts import fill_start
 from llama_scale.training.trainer import Step, Trainer
 from llama_scale.training.weights import save_weights
@@ -179,6 +179,8 @@ def _first_threads(folder: RunFolder, device: torch.device) -> int | None:
 
     So a sweep that goes on with more workers, and fewer threads each, changes no curve that it had begun.
     """
+    if only := threads_for(folder.config.precision):
+        return only
     first = next((event for event in folder.events() if event["event"] == "start"), None)
     return first.get("threads") if first and first.get("device") == device.type == "cpu" else None
 

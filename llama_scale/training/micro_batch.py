@@ -44,7 +44,7 @@ def sequence_bytes(config: RunConfig) -> float:
     model = config.model
     # fused attention keeps no scores, so nothing recomputed is `selective` in the costs' words
     kept = layer_activation_bytes(model, "full" if config.recompute == "full" else "selective")
-    wide = config.precision == "f32"
+    wide = config.precision != "bf16"
     layers = model.layers * kept * (4 / ACTIVATION_BYTES if wide else 1)
     return model.context * (layers + model.vocabulary * (F32_LOGIT_BYTES if wide else LOGIT_BYTES))
 

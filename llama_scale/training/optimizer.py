@@ -15,7 +15,7 @@ from llama_scale.training.scaling import Treatment, treatments
 Tensors = Mapping[str, Mapping[str, Tensor]]  # by what they are ("weights", "exp_avg", ...), then by weight
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MOMENTUM = "momentum"
-DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "i16": torch.float32}
 
 
 class Optimizer(Protocol):

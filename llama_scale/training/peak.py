@@ -7,8 +7,10 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.hardware import accelerator, accelerator_of_device
+from llama_scale.runs import Precision
+from llama_scale.training.environment import threads_for
+from llama_scale.training.kernels import Library, integer_product, integer_scratch, library
+from llama_scale.training.optimizer import DTYPES
 
 SIZES = (512, 1024)  # of square matrices; which one a CPU multiplies fastest depends on its caches
 TRIES = 6
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 @frozen
@@ -33,7 +38,7 @@ class Peak:
     source: str
 
 
-def peak_of(device: torch.device, *, precision: str = "f32", wanted: str | None = None) -> Peak | None:
+def peak_of(device: torch.device, *, precision: Precision = "f32", wanted: str | None = None) -> Peak | None:
     """The peak of one device; None for an accelerator that no table names.
 
     `wanted` is an accelerator's name or a rate ("990 TFLOP/s") and goes before everything. Raises InputError
@@ -56,12 +61,13 @@ def _stated(wanted: str) -> Peak:
     return Peak(flops_per_second=chip.peak("bf16"), source=f"{chip.name}, bf16 dense")
 
 
-def _measured_here(precision: str) -> Peak:
+def _measured_here(precision: Precision) -> Peak:
     """Measured once for a CPU, a number of threads and a torch, then read from the user's cache."""
-    key = f"{_cpu_name()}, {torch.get_num_threads()} threads, {precision}, torch {torch.__version__}"
+    threads = threads_for(precision) or torch.get_num_threads()
+    key = f"{_cpu_name()}, {threads} threads, {precision}, torch {torch.__version__}"
     cached = _read_cache()
     if key not in cached:
-        rate = _matrix_product_rate(DTYPES[precision])
+        rate = _matrix_product_rate(precision)
         found = {"flops_per_second": rate, "source": f"{key}, measured {datetime.date.today().isoformat()}"}
         with suppress(StoreError):  # a cache that cannot be written is measured again
             write_atomically(_cache_file(), json.dumps({**cached, key: found}, indent=1))
@@ -69,16 +75,25 @@ def _measured_here(precision: str) -> Peak:
     return Peak(**cached[key])
 
 
-def _matrix_product_rate(dtype: torch.dtype) -> float:
+def _matrix_product_rate(precision: Precision) -> float:
     """The best of a few square products, about a second in all; anything that disturbs makes it lower."""
     best = 0.0
     for size in SIZES:
-        left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+        multiply = _square_product(size, precision)
         for _ in range(TRIES):
             began = time.perf_counter()
-            torch.mm(left, right)
+            multiply()
             best = max(best, 2.0 * size**3 / (time.perf_counter() - began))
     return best
+
+
+def _square_product(size: int, precision: Precision) -> Callable[[], Any]:
+    left, right, into = (torch.randn(size, size).to(DTYPES[precision]) for _ in range(3))
+    kernels = library()
+    if precision == "i16" and isinstance(kernels, Library):
+        scratch = integer_scratch(kernels, [(size, size, size)])
+        return integer_product(kernels, into, left, right, scratch=scratch)
+    return partial(torch.mm, left, right, out=into)
 
 
 def _read_cache() -> dict[str, dict[str, Any]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import torch
 
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, files_in_memory
-from llama_scale.training.environment import choose_device
+from llama_scale.training.environment import choose_device, threads_for, using_threads
 from llama_scale.training.tokenizer import byte_tokenizer
 from llama_scale.training.trainer import Trainer
 
@@ -18,10 +17,8 @@ TIMED_STEPS = 8
 
 
 def seconds_per_step(config: RunConfig, device: str = "auto", threads: int = 1) -> float:
-    """Median seconds of one training step of `config` on `threads` threads, over random tokens."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    """Median seconds of one training step of `config` on up to `threads` threads, over random tokens."""
+    with using_threads(threads_for(config.precision) or threads):
         trainer = Trainer(config, random_tokens(config), choose_device(device))
         times = []
         for _ in range(WARM_STEPS + TIMED_STEPS):
@@ -29,9 +26,7 @@ def seconds_per_step(config: RunConfig, device: str = "auto", threads: int = 1) 
             trainer.advance()
             trainer.collect()  # waits for the device
             times.append(time.perf_counter() - began)
-        return sorted(times[WARM_STEPS:])[TIMED_STEPS // 2]
-    finally:
-        torch.set_num_threads(before)
+    return sorted(times[WARM_STEPS:])[TIMED_STEPS // 2]
 
 
 def random_tokens(config: RunConfig) -> TokenFiles:

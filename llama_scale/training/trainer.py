@@ -48,7 +48,7 @@ class Trainer:
     ) -> None:
         self.config, self.files, self.device, self.world = config, files, device, world
         self.model, self.optimizer = _build(config, device, world)
-        self.add_gradients = gradients_of(self.model, config.recompute)
+        self.add_gradients = gradients_of(self.model, config.recompute, config.precision)
         # The same in every process: a shared model goes through all of them together.
         self.micro_batch = min(world.gather(first_micro_batch(config, device, processes=world.size)))
         self.step = 0

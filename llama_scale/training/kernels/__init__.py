@@ -9,11 +9,24 @@ import torch
 from torch import Tensor
 
 from llama_scale.architecture import Recompute
+from llama_scale.errors import InputError
+from llama_scale.runs import Precision
 from llama_scale.training.kernels.library import Absent, Library, library
+from llama_scale.training.kernels.products import integer_product, integer_scratch
 from llama_scale.training.kernels.step import KernelGradients
 from llama_scale.training.model import Llama
 
-__all__ = ["Absent", "Gradients", "KernelGradients", "Library", "gradients_of", "library", "used_on"]
+__all__ = [
+    "Absent",
+    "Gradients",
+    "KernelGradients",
+    "Library",
+    "gradients_of",
+    "integer_product",
+    "integer_scratch",
+    "library",
+    "used_on",
+]
 
 
 class Gradients(Protocol):
@@ -22,14 +35,31 @@ class Gradients(Protocol):
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor: ...
 
 
-def gradients_of(model: Llama, recompute: Recompute) -> Gradients:
-    """By kernels where they compute this model on this machine, else by torch."""
-    weights = list(model.parameters())
-    plain = all(weight.dtype == torch.float32 and type(weight) is torch.nn.Parameter for weight in weights)
-    kernels = used_on(weights[0].device)
-    if isinstance(kernels, Library) and plain and recompute == "none":
-        return KernelGradients(model, kernels)
+def gradients_of(model: Llama, recompute: Recompute, precision: Precision = "f32") -> Gradients:
+    """By kernels where they compute this model on this machine, else by torch.
+
+    Raises InputError where `precision` is one that only kernels have, and they don't.
+    """
+    found = _kernels_for(model, recompute)
+    if isinstance(found, Library):
+        return KernelGradients(model, found, integers=precision == "i16")
+    if precision == "i16":
+        raise InputError(
+            f"training.precision is i16, for which there are C kernels alone, and not here: {found.reason}",
+            hint=f"{found.fix}, or set training.precision to f32",
+        )
     return partial(_by_torch, model)
+
+
+def _kernels_for(model: Llama, recompute: Recompute) -> Library | Absent:
+    weights = list(model.parameters())
+    if any(weight.dtype != torch.float32 for weight in weights):
+        return Absent("its weights are not of 32 bits", "hold them in 32 bits")
+    if any(type(weight) is not torch.nn.Parameter for weight in weights):
+        return Absent("its weights are spread over processes", "train it in one process")
+    if recompute != "none":
+        return Absent(f"they keep what recompute = {recompute} would compute again", "set recompute to none")
+    return used_on(weights[0].device)
 
 
 def _by_torch(model: Llama, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
@@ -41,7 +71,7 @@ def _by_torch(model: Llama, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float
 def used_on(device: torch.device) -> Library | Absent:
     """The kernels for f32 runs on `device` in this process, or why torch does everything."""
     if device.type != "cpu":
-        return Absent(f"{device.type} has kernels of its own", "")
+        return Absent(f"{device.type} has kernels of its own", "train on a CPU")
     if torch.get_num_threads() != 1:
         return Absent(
             f"{torch.get_num_threads()} threads share a run", "set threads to 1 and run two at a time"

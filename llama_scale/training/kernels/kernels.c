@@ -4,41 +4,16 @@
    H heads, K key-value heads, S head size. Everything is plain C with GCC's vector types, which GCC and Clang
    compile for any processor; sums run in an order that depends on sizes alone, so results repeat to the bit. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-enum { W = 16, TILE = 8 };
-#elif defined(__AVX2__) || defined(__AVX__)
-enum { W = 8, TILE = 4 }; /* 4 x 2 sums in 16 registers, 8 of them to hide the latency of fused multiply-add */
-#else
-enum { W = 4, TILE = 8 };
-#endif
-
-typedef float vec __attribute__((vector_size(4 * W)));
-typedef int32_t ivec __attribute__((vector_size(4 * W)));
-typedef int64_t size;
-
-#define INLINE static inline __attribute__((always_inline))
-
+enum { TILE = W == 8 ? 4 : 8 }; /* of 8 lanes: 4 x 2 sums in 16 registers, 8 to hide the latency of multiply-add */
 enum { ROWS = 16 }; /* queries at a time: a multiple of TILE, and half of it is wasted at the causal edge */
 enum { LINE = 16 }; /* floats of a cache line */
 enum { ALIGN = 2 * W > ROWS ? 2 * W : ROWS }; /* keys are padded to a multiple of this */
 
-INLINE size round_up(size n, size to) { return (n + to - 1) / to * to; }
-
 /* From row to row of n floats: an odd number of cache lines, for rows a power of two apart share few places of
    the cache and drive each other out. */
 INLINE size row_of(size n) { return ((n + LINE - 1) / LINE | 1) * LINE; }
-
-INLINE vec splat(float x) { return x - (vec){0}; }
-
-INLINE vec load(const float *p) {
-    vec v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
 
 /* GCC would read b from memory in each multiply-add, for which there are too few load units. */
 INLINE vec in_register(vec v) {
@@ -48,44 +23,16 @@ INLINE vec in_register(vec v) {
     return v;
 }
 
-INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
-
-/* The first `left` floats at p, the rest `otherwise`. */
-INLINE vec load_part(const float *p, size left, float otherwise) {
-    vec v = splat(otherwise);
-    if (left >= W) return load(p);
-    memcpy(&v, p, left * sizeof(float));
-    return v;
-}
-
 INLINE void store_part(float *p, vec v, size left) {
     if (left >= W) store(p, v);
     else memcpy(p, &v, left * sizeof(float));
 }
-
-INLINE vec choose(ivec which, vec yes, vec no) { return (vec)((which & (ivec)yes) | (~which & (ivec)no)); }
 
 /* The first `left` lanes of v, zero in the rest. */
 INLINE vec first_lanes(vec v, size left) {
     ivec lane;
     for (int i = 0; i < W; i++) lane[i] = i;
     return (vec)((ivec)v & (lane < (int32_t)(left < W ? left : W)));
-}
-
-INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
-
-INLINE float sum(vec v) {
-    float lanes[W], total = 0;
-    memcpy(lanes, &v, sizeof v);
-    for (int i = 0; i < W; i++) total += lanes[i];
-    return total;
-}
-
-INLINE float largest(vec v) {
-    float lanes[W], most = v[0];
-    memcpy(lanes, &v, sizeof v);
-    for (int i = 1; i < W; i++) most = lanes[i] > most ? lanes[i] : most;
-    return most;
 }
 
 /* e^x for x up to 88, beyond which it is anything, no less than e^-87, NaN kept: Cephes' expf, whose error is below

@@ -22,7 +22,8 @@ from llama_scale.errors import LlamaScaleError
 from llama_scale.files import write_atomically
 from llama_scale.frozen import frozen
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "products.c"))
+HEADER = Path(__file__).with_name("vectors.h")
 SWITCH = "LLAMA_SCALE_KERNELS"
 COMPILERS = ("cc", "gcc", "clang")
 # sqrtf need not set errno; nothing else of the language's floating point is loosened.
@@ -47,7 +48,7 @@ class Library:
     def call(self, function: str, *arguments: Tensor | int | float | None) -> partial[Any]:
         """A call of `function` to be made later, any number of times, on these tensors' memory as it then is.
 
-        The tensors must be contiguous; the call keeps them alive.
+        A tensor stands for its first number: what strides it has are arguments too. The call keeps it alive.
         """
         return partial(getattr(self.functions, function), *map(_as_c, arguments))
 
@@ -97,7 +98,8 @@ def _key(compiler: str) -> str:
     """Short hash of everything that decides the machine code."""
     real = Path(compiler).resolve()
     state = real.stat()
-    parts = (SOURCE.read_text(), FLAGS, str(real), state.st_size, state.st_mtime_ns, _cpu())
+    sources = [source.read_text() for source in (HEADER, *SOURCES)]
+    parts = (sources, FLAGS, str(real), state.st_size, state.st_mtime_ns, _cpu())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
@@ -119,7 +121,7 @@ def _compile(compiler: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "kernels.so"
         for attempt, cpu in enumerate(FOR_THIS_CPU, 1):
-            command = [compiler, *FLAGS, *cpu, "-o", str(target), str(SOURCE), "-lm"]
+            command = [compiler, *FLAGS, *cpu, "-o", str(target), *map(str, SOURCES), "-lm"]
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=COMPILE_SECONDS
             )
@@ -150,8 +152,8 @@ def _said(error: subprocess.SubprocessError) -> str:
 
 def _load(path: Path) -> ctypes.CDLL:
     functions = ctypes.CDLL(str(path))
-    functions.attention_scratch.restype = ctypes.c_int64
-    functions.attention_scratch.argtypes = (ctypes.c_int64, ctypes.c_int64)
+    for scratch, sizes in ((functions.attention_scratch, 2), (functions.integer_product_scratch, 3)):
+        scratch.restype, scratch.argtypes = ctypes.c_int64, (ctypes.c_int64,) * sizes
     return functions
 
 

@@ -1,11 +1,12 @@
 """Loss and gradients of a LLaMA as a fixed list of calls over memory that is allocated once.
 
-Matrix products are torch's, all else is in `kernels.c`. Shapes as in `training/model.py`; M = B T rows.
+Matrix products are torch's, or of 16-bit integers (`products.py`); all else is in `kernels.c`. Shapes as in
+`training/model.py`; M = B T rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,16 +15,21 @@ from torch import Tensor
 
 from llama_scale.frozen import frozen
 from llama_scale.training.kernels.library import Library
+from llama_scale.training.kernels.products import Sizes, integer_product, integer_scratch
 from llama_scale.training.model import Block, Llama, RMSNorm
 
 Call = Callable[[], Any]
+LEAST_SIDE = 64  # of a product that integers make faster: below it copying takes what multiplying saves
 
 
 class KernelGradients:
-    """Loss and gradients of one model, over memory that is kept from call to call."""
+    """Loss and gradients of one model, over memory that is kept from call to call.
 
-    def __init__(self, model: Llama, library: Library) -> None:
-        self.model, self.library = model, library
+    With `integers` matrix products with all sides of LEAST_SIDE or more are of 16-bit integers.
+    """
+
+    def __init__(self, model: Llama, library: Library, *, integers: bool = False) -> None:
+        self.model, self.library, self.integers = model, library, integers
         self._weights = tuple(model.parameters())
         self._steps: dict[tuple[int, ...], Step] = {}
 
@@ -45,7 +51,7 @@ class KernelGradients:
         if key not in self._steps:
             if len(self._steps) > 1:
                 self._steps.clear()
-            self._steps[key] = Step(self.model, self.library, *shape)
+            self._steps[key] = Step(self.model, self.library, *shape, integers=self.integers)
         return self._steps[key]
 
 
@@ -62,7 +68,9 @@ class _Norm:
 class Step:
     """Every buffer and call of one training step on [batch, length] tokens."""
 
-    def __init__(self, model: Llama, library: Library, batch: int, length: int) -> None:
+    def __init__(
+        self, model: Llama, library: Library, batch: int, length: int, *, integers: bool = False
+    ) -> None:
         self.config, self.library = model.config, library
         self.batch, self.length, self.rows = batch, length, batch * length
         width, vocabulary = self.config.width, self.config.vocabulary
@@ -78,6 +86,7 @@ class Step:
         self._dhidden = torch.empty(self.rows, self.config.hidden)
         scratch = library.functions.attention_scratch(length, self.config.head_size)
         self._scratch = torch.empty(scratch)
+        self._integers = integer_scratch(library, self._products()) if integers else None
         self._cosine, self._sine = model.get_buffer("cosine"), model.get_buffer("sine")
         self._forward: list[Call] = []
         self._backward: list[list[Call]] = []  # in the order of the forward pass: each part is run backwards
@@ -181,12 +190,24 @@ class Step:
         for weight, gradient in _joined(weights):
             columns = slice(start, start + weight.shape[0])
             part = dy[:, columns]
-            self._forward.append(partial(torch.mm, x, weight.t(), out=y[:, columns]))
-            backward.append(partial(torch.addmm, gradient, part.t(), x, out=gradient))
-            into_x = partial(torch.mm, part, weight, out=dx)
-            backward.append(partial(torch.addmm, dx, part, weight, out=dx) if start else into_x)
+            self._forward.append(self._product(y[:, columns], x, weight.t()))
+            backward.append(self._product(gradient, part.t(), x, add=True))
+            backward.append(self._product(dx, part, weight, add=start > 0))
             start = columns.stop
         self._backward.append(backward)
+
+    def _product(self, c: Tensor, a: Tensor, b: Tensor, *, add: bool = False) -> Call:
+        """c = a b, or c += a b."""
+        if self._integers is not None and min(*a.shape, b.shape[1]) >= LEAST_SIDE:
+            return integer_product(self.library, c, a, b, scratch=self._integers, add=add)
+        return partial(torch.addmm, c, a, b, out=c) if add else partial(torch.mm, a, b, out=c)
+
+    def _products(self) -> Iterator[Sizes]:
+        """Sizes of the largest products of a step, forward and backward."""
+        width, hidden, mixed = self.config.width, self.config.hidden, self._dmixed.shape[1]
+        from_stream = (self._qkv_columns, 2 * hidden, self.config.vocabulary)
+        for out, into in [(out, width) for out in from_stream] + [(width, mixed), (width, hidden)]:
+            yield from ((self.rows, out, into), (self.rows, into, out), (out, into, self.rows))
 
 
 def _blocks(model: Llama) -> list[Block]:

@@ -1,0 +1,235 @@
+/* Products of whole matrices by 16-bit integers: twice as many multiply-adds an instruction as in 32-bit floats.
+
+   The sum over k is cut into blocks of up to DEPTH terms. In a block each row of a and each column of b has a unit of
+   its own, of which its numbers are rounded to multiples whose norm stays below 2^15.5: by Cauchy and Schwarz no sum
+   of their products leaves 32 bits, so sums are exact in any order. The unit follows the norm, so that rounding errs
+   by some 1.4e-4 of it (sqrt(512 / 12) / 46,300) whatever the numbers are, a twelfth of what bf16 does. Das et al.
+   2018 (arXiv 1802.00930) train by 16-bit integers with one unit a tensor.
+
+   Operands are copied first: a in panels of HIGH rows, whose numbers are broadcast, b in panels of WIDE columns. A
+   32-bit lane holds a pair of terms, W apart: terms may come in any order that a and b share, and this one needs
+   no shuffling. */
+
+#include "vectors.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { HIGH = W == 16 ? 12 : W == 8 ? 6 : 4, WIDE = 2 * W }; /* a tile, whose sums fill most registers; HIGH <= W */
+enum { DEPTH = 512, PAIRS = DEPTH / 2 };
+enum { STRIP = W == 16 ? 512 : 256 }; /* columns of b at a time: they stay in the second cache */
+enum { TOGETHER = 4 };                /* vectors side by side when columns are copied */
+enum { PANEL = HIGH * PAIRS + W };    /* lanes of a panel of a, and room for what the last vector spills */
+
+INLINE size least(size a, size b) { return a < b ? a : b; }
+
+INLINE ivec integers(int32_t x) { return x - (ivec){0}; }
+
+INLINE ivec load_integers(const int32_t *p) {
+    ivec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void store_integers(int32_t *p, ivec v) { memcpy(p, &v, sizeof v); }
+
+INLINE vec absolute(vec v) { return (vec)((ivec)v & 0x7fffffff); }
+
+/* ---- from floats to integers ---- */
+
+/* What one integer is worth, from the largest magnitude and the sum of squares of n numbers; NaN if one is, and
+   not finite if one is not. 46,300 leaves room below 2^15.5 for rounding. Squares of extreme numbers overflow or
+   vanish: there the norm is bounded by the largest. */
+INLINE float unit_of(float most, float squares, size n) {
+    float bound = most > 1e-16f && most < 1e16f ? sqrtf(squares) : most * sqrtf((float)n);
+    float by_norm = bound / 46300.0f, by_most = most / 32767.0f;
+    if (squares != squares) return squares;
+    return by_norm > by_most ? by_norm : by_most;
+}
+
+INLINE float inverse_of(float unit) {
+    float inverse = 1.0f / unit;
+    return isinf(inverse) ? 0 : inverse;
+}
+
+/* The last 16 bits are those of round(x inverse): 1.5 x 2^23 leaves no bits for a fraction. */
+INLINE ivec rounded(vec x, vec inverse) { return (ivec)(x * inverse + 12582912.0f); }
+
+INLINE ivec pair(ivec low, ivec high) { return (low & 0xffff) | (high << 16); }
+
+/* n <= DEPTH numbers of each row of x [rows, n]: pair p of row r goes to to[r to_row + p to_pair]. */
+INLINE void copy_rows(int32_t *to, size to_row, size to_pair, float *units, const float *x, size x_row, size rows,
+                      size n) {
+    for (size r = 0; r < rows; r++) {
+        const float *from = x + r * x_row;
+        vec most = splat(0), squares = splat(0);
+        for (size i = 0; i < n; i += W) {
+            vec v = load_part(from + i, n - i, 0);
+            most = larger(absolute(v), most);
+            squares += v * v;
+        }
+        units[r] = unit_of(largest(most), sum(squares), n);
+        vec inverse = splat(inverse_of(units[r]));
+        int32_t line[PAIRS], *out = to_pair == 1 ? to + r * to_row : line;
+        for (size i = 0; i < n; i += 2 * W) {
+            vec low = load_part(from + i, n - i, 0);
+            vec high = i + W < n ? load_part(from + i + W, n - i - W, 0) : splat(0);
+            store_integers(out + i / 2, pair(rounded(low, inverse), rounded(high, inverse)));
+        }
+        if (to_pair == 1) continue;
+        for (size p = 0; p < round_up(n, 2 * W) / 2; p++) to[r * to_row + p * to_pair] = line[p];
+    }
+}
+
+/* n <= DEPTH numbers of TOGETHER x `lanes` columns of x [n, columns], to panels of `wide` columns, `panel` numbers
+   apart. Whole vectors are read and written: lanes beyond `lanes` are written over by the next. */
+INLINE void copy_vectors(int32_t *to, size panel, size wide, size lanes, float *units, const float *x, size x_row,
+                         size n) {
+    vec most[TOGETHER], squares[TOGETHER], inverse[TOGETHER];
+    for (int v = 0; v < TOGETHER; v++) most[v] = squares[v] = splat(0);
+    for (size i = 0; i < n; i++)
+        for (int v = 0; v < TOGETHER; v++) {
+            vec numbers = load(x + i * x_row + v * lanes);
+            most[v] = larger(absolute(numbers), most[v]);
+            squares[v] += numbers * numbers;
+        }
+    for (int v = 0; v < TOGETHER; v++)
+        for (int i = 0; i < W; i++) {
+            float unit = unit_of(most[v][i], squares[v][i], n);
+            inverse[v][i] = inverse_of(unit);
+            if (i < lanes) units[v * lanes + i] = unit;
+        }
+    for (size first = 0; first < n; first += 2 * W)
+        for (size i = first; i < first + W; i++)
+            for (int v = 0; v < TOGETHER; v++) {
+                size column = v * lanes;
+                ivec low = integers(0), high = low;
+                if (i < n) low = rounded(load(x + i * x_row + column), inverse[v]);
+                if (i + W < n) high = rounded(load(x + (i + W) * x_row + column), inverse[v]);
+                int32_t *out = to + column / wide * panel + (first / 2 + i - first) * wide + column % wide;
+                store_integers(out, pair(low, high));
+            }
+}
+
+/* n <= DEPTH numbers of each column of x [n, columns], to panels of `wide` columns, by vectors of `lanes` columns. */
+INLINE void copy_columns(int32_t *to, size panel, size wide, size lanes, float *units, const float *x, size x_row,
+                         size columns, size n) {
+    enum { ROW = TOGETHER * W };
+    for (size at = 0; at < columns; at += TOGETHER * lanes) {
+        int32_t *out = to + at / wide * panel;
+        if (at + (TOGETHER - 1) * lanes + W <= columns) {
+            copy_vectors(out, panel, wide, lanes, units + at, x + at, x_row, n);
+            continue;
+        }
+        float padded[DEPTH * ROW];
+        memset(padded, 0, n * ROW * sizeof(float));
+        for (size i = 0; i < n; i++)
+            memcpy(padded + i * ROW, x + i * x_row + at, least(columns - at, ROW) * sizeof(float));
+        copy_vectors(out, panel, wide, lanes, units + at, padded, ROW, n);
+    }
+}
+
+/* ---- products ---- */
+
+/* sums += the products of both 16-bit numbers of each lane */
+INLINE ivec add_products(ivec sums, ivec a, ivec b) {
+#if defined(__AVX512VNNI__)
+    return (ivec)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512BW__)
+    return sums + (ivec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    return sums + (ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__) && !defined(__AVX__)
+    return sums + (ivec)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+    return sums + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+/* c [HIGH, WIDE] = a b, or c += a b: a panel of each; a's rows lie a_row apart, its pairs a_pair. */
+INLINE void tile(float *c, size c_row, const int32_t *a, size a_row, size a_pair, const int32_t *b, size pairs,
+                 const float *a_units, const float *b_units, int add) {
+    ivec sums[HIGH][2];
+    for (int r = 0; r < HIGH; r++) {
+        for (size j = 0; j < WIDE; j += 16) __builtin_prefetch(c + r * c_row + j, 1);
+        sums[r][0] = sums[r][1] = integers(0);
+    }
+    for (size p = 0; p < pairs; p++) {
+        ivec left = load_integers(b + p * WIDE), right = load_integers(b + p * WIDE + W);
+        for (int r = 0; r < HIGH; r++) {
+            ivec factor = integers(a[r * a_row + p * a_pair]);
+            sums[r][0] = add_products(sums[r][0], factor, left);
+            sums[r][1] = add_products(sums[r][1], factor, right);
+        }
+    }
+    /* Unrolled, or sums are kept in memory to be indexed. */
+#pragma GCC unroll 16
+    for (int r = 0; r < HIGH; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            float *to = c + r * c_row + v * W;
+            vec value = __builtin_convertvector(sums[r][v], vec) * load(b_units + v * W) * a_units[r];
+            store(to, add ? value + load(to) : value);
+        }
+}
+
+/* The copy of an operand's block, and what one of its integers is worth. */
+typedef struct {
+    int32_t *numbers;
+    float *units;
+} operand;
+
+/* c [m, n] += a block of a times one of b, or c = it. By rows, a lies as it did; by columns its pairs lie together. */
+INLINE void multiply(float *c, size c_row, operand a, int by_rows, operand b, size m, size n, size pairs, int add) {
+    for (size i = 0; i < m; i += HIGH)
+        for (size j = 0; j < n; j += WIDE) {
+            const int32_t *left = a.numbers + i / HIGH * PANEL, *right = b.numbers + j * PAIRS;
+            float edge[HIGH * WIDE], *to = c + i * c_row + j;
+            int whole = i + HIGH <= m && j + WIDE <= n, into = whole && add;
+            float *out = whole ? to : edge;
+            size row = whole ? c_row : WIDE;
+            if (by_rows) tile(out, row, left, PAIRS, 1, right, pairs, a.units + i, b.units + j, into);
+            else tile(out, row, left, 1, HIGH, right, pairs, a.units + i, b.units + j, into);
+            if (whole) continue;
+            for (size r = 0; r < least(HIGH, m - i); r++)
+                for (size k = 0; k < least(WIDE, n - j); k++)
+                    to[r * c_row + k] = edge[r * WIDE + k] + (add ? to[r * c_row + k] : 0);
+        }
+}
+
+INLINE size blocks_of(size k) { return (k + DEPTH - 1) / DEPTH; }
+
+INLINE size panels_of(size m) { return round_up(m, TOGETHER * HIGH) / HIGH; }
+
+/* Numbers of scratch memory that a product needs. */
+size integer_product_scratch(size m, size n, size k) {
+    size of_a = panels_of(m) * (PANEL + HIGH) * blocks_of(k);
+    return of_a + round_up(least(n, STRIP), TOGETHER * W) * (PAIRS + 1) + W;
+}
+
+/* c [m, n] = a [m, k] b [k, n], or c += a b. Of each operand either rows or columns are contiguous: one of its two
+   steps is 1. What is in a row of a or a column of b that is not finite makes that row or column of c not finite. */
+void integer_product(float *c, size c_row, const float *a, size a_row, size a_column, const float *b, size b_row,
+                     size b_column, size m, size n, size k, size add, int32_t *scratch) {
+    size depth = round_up((k + blocks_of(k) - 1) / blocks_of(k), 2 * W), blocks = (k + depth - 1) / depth;
+    size numbers = panels_of(m) * PANEL, units = panels_of(m) * HIGH, columns = round_up(least(n, STRIP), TOGETHER * W);
+    float *a_units = (float *)(scratch + numbers * blocks), *b_units = a_units + units * blocks;
+    operand right = {(int32_t *)(b_units + columns), b_units};
+    for (size j = 0; j < n; j += STRIP)
+        for (size block = 0; block < blocks; block++) {
+            size first = block * depth, terms = least(depth, k - first), some = least(STRIP, n - j);
+            operand left = {scratch + block * numbers, a_units + block * units};
+            const float *from = a + first * a_column, *with = b + first * b_row + j * b_column;
+            if (j == 0 && a_column == 1)
+                for (size i = 0; i < m; i += HIGH)
+                    copy_rows(left.numbers + i / HIGH * PANEL, PAIRS, 1, left.units + i, from + i * a_row, a_row,
+                              least(HIGH, m - i), terms);
+            else if (j == 0) copy_columns(left.numbers, PANEL, HIGH, HIGH, left.units, from, a_column, m, terms);
+            if (b_row == 1)
+                for (size i = 0; i < some; i += WIDE)
+                    copy_rows(right.numbers + i * PAIRS, 1, WIDE, right.units + i, with + i * b_column, b_column,
+                              least(WIDE, some - i), terms);
+            else copy_columns(right.numbers, WIDE * PAIRS, WIDE, W, right.units, with, b_row, some, terms);
+            multiply(c + j, c_row, left, a_column == 1, right, m, some, round_up(terms, 2 * W) / 2, add || block);
+        }
+}

@@ -1,0 +1,295 @@
+"""Matrix products of 16-bit integers: how far from the exact ones, at any size, scale and instruction set."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llama_scale.architecture import ModelConfig
+from llama_scale.cli import main
+from llama_scale.errors import InputError
+from llama_scale.training.kernels import (
+    Absent,
+    KernelGradients,
+    Library,
+    gradients_of,
+    integer_product,
+    integer_scratch,
+    library,
+)
+from llama_scale.training.kernels.library import FLAGS, SOURCES
+from llama_scale.training.model import Llama
+from llama_scale.training.peak import peak_of
+from llama_scale.training.scaling import initialise
+
+ROUNDING = (
+    4e-4  # of a row's norm, at most: half a unit for each of 512 numbers, and units are norm / 32,767 or less
+)
+PRODUCTS = next(source for source in SOURCES if source.name == "products.c")
+BETWEEN = 1e30
+SHAPE = ModelConfig(
+    layers=2, width=128, heads=4, kv_heads=2, head_size=32, hidden=352, vocabulary=300, context=64
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Library:
+    found = library()
+    if isinstance(found, Absent):
+        pytest.skip(found.reason)
+    return found
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    library.cache_clear()
+    yield
+    library.cache_clear()
+
+
+def product(kernels: Library, a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
+    """a b, or `into` with it added."""
+    sizes = (a.shape[0], b.shape[1], a.shape[1])
+    c = torch.full(sizes[:2], torch.nan) if into is None else into
+    integer_product(kernels, c, a, b, scratch=integer_scratch(kernels, [sizes]), add=into is not None)()
+    return c
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(found: Tensor, a: Tensor, b: Tensor, before: Tensor | float = 0.0) -> None:
+    """No sum errs by more than rounding of its row and its column allows."""
+    a, b = a.double(), b.double()
+    allowed = (2 * ROUNDING + ROUNDING**2 + 1e-5) * a.norm(dim=1)[:, None] * b.norm(dim=0)
+    kept = torch.as_tensor(before).double()
+    assert ((found.double() - kept - a @ b).abs() <= allowed + 1e-6 * kept.abs()).all()
+
+
+def laid(x: Tensor, how: str, room: int) -> Tensor:
+    """The same matrix with its rows or its columns contiguous, and something between them."""
+    rows = x if how == "rows" else x.t()
+    held = torch.full((rows.shape[0], rows.shape[1] + room), BETWEEN)
+    held[:, : rows.shape[1]] = rows
+    view = held[:, : rows.shape[1]]
+    return view if how == "rows" else view.t()
+
+
+side = st.integers(1, 150) | st.sampled_from([12, 16, 32, 48, 64, 256, 384])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.tuples(side, side, side | st.integers(500, 1100)),
+    lays=st.tuples(*[st.sampled_from(["rows", "columns"])] * 2),
+    room=st.integers(0, 5),
+    powers=st.tuples(st.integers(-15, 12), st.integers(-15, 12)),
+    add=st.booleans(),
+)
+def test_any_product_is_as_exact_as_rounding_allows(
+    kernels: Library,
+    sizes: tuple[int, int, int],
+    lays: tuple[str, str],
+    room: int,
+    powers: tuple[int, int],
+    add: bool,
+) -> None:
+    m, n, k = sizes
+    # Rows and columns of most different scales, with what stands out here and there.
+    a, b = normal(k, m, k) * 10 ** normal(1, m, 1), normal(n, k, n) * 10 ** normal(2, 1, n)
+    a[m // 2, k // 2] *= 1e4
+    b[k // 3, n // 3] *= 1e4
+    a, b = a * 10.0 ** powers[0], b * 10.0 ** powers[1]
+    before = (a @ b).abs().amax() * normal(3, m, n) if add else torch.zeros(m, n)
+    c = laid(before, "rows", room)
+    scratch = integer_scratch(kernels, [sizes])
+    left, right = laid(a, lays[0], room), laid(b, lays[1], room)
+    integer_product(kernels, c, left, right, scratch=scratch, add=add)()
+    assert_close(c, a, b, before)
+    assert room == 0 or (c.as_strided((m, room), c.stride(), n) == BETWEEN).all()
+
+
+def test_errors_are_a_tenth_of_those_of_bf16(kernels: Library) -> None:
+    a, b = normal(0, 256, 2048), normal(1, 2048, 256)
+    exact = a.double() @ b.double()
+    ours = (product(kernels, a, b) - exact).norm() / exact.norm()
+    theirs = ((a.bfloat16() @ b.bfloat16()) - exact).norm() / exact.norm()
+    assert ours < 2.2e-4
+    assert theirs > 10 * ours
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 31, 32, 64, 511, 512, 513, 1024, 4096])
+def test_no_sum_overflows_where_all_products_have_one_sign(k: int, kernels: Library) -> None:
+    """The sums of Cauchy and Schwarz's equality, which come closest to 2^31, of either sign."""
+    for few in {1, 2, 3, min(k, 100), k}:
+        row = torch.zeros(k)
+        row[torch.randperm(k, generator=torch.Generator().manual_seed(few))[:few]] = 1.0
+        a, b = torch.stack([row, -row, row * 1e-3]), torch.stack([row, row * 7, -row], dim=1)
+        torch.testing.assert_close(product(kernels, a, b), a @ b, rtol=5e-4, atol=0)
+
+
+def test_what_is_not_finite_is_seen_in_its_row_and_column_and_nowhere_else(kernels: Library) -> None:
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        a, b = normal(0, 70, 600), normal(1, 600, 90)
+        a[33, 599], b[0, 7] = bad, bad
+        for left, right in ((a, b), (a.t().contiguous().t(), b.t().contiguous().t())):
+            finite = product(kernels, left, right).isfinite()
+            expected = torch.ones(70, 90, dtype=torch.bool)
+            expected[33], expected[:, 7] = False, False
+            assert torch.equal(finite, expected)
+
+
+def test_zeros_and_the_smallest_numbers(kernels: Library) -> None:
+    a, b = normal(0, 40, 64), normal(1, 64, 40)
+    a[3], b[:, 5] = 0.0, 0.0
+    found = product(kernels, a, b)
+    assert (found[3] == 0).all() and (found[:, 5] == 0).all()
+    a[4] = 1e-40  # below the least normal number
+    a[5] = 1e-25
+    found = product(kernels, a, b * 1e20)
+    assert found.isfinite().all()
+    assert_close(found[5:6], a[5:6], b * 1e20)
+
+
+def test_the_same_bits_every_time(kernels: Library) -> None:
+    a, b = normal(0, 200, 700), normal(1, 700, 130)
+    first = product(kernels, a, b)
+    assert all(torch.equal(first, product(kernels, a, b)) for _ in range(3))
+
+
+def at_the_end_of_memory(x: Tensor) -> Tensor:
+    """A copy after whose last number no page can be read: to read on is to be killed."""
+    page, size = mmap.PAGESIZE, x.numel() * x.element_size()
+    pages = -(-size // page)
+    held = mmap.mmap(-1, (pages + 1) * page)
+    whole = torch.frombuffer(held, dtype=torch.uint8)
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    assert protect(whole.data_ptr() + pages * page, page, 0) == 0
+    view = whole[pages * page - size : pages * page].view(torch.float32).view(x.shape)
+    view.copy_(x)
+    return view
+
+
+@pytest.mark.parametrize("sizes", [(5, 7, 3), (64, 64, 64), (67, 75, 130), (100, 33, 515)])
+def test_nothing_is_read_beyond_the_operands(sizes: tuple[int, int, int], kernels: Library) -> None:
+    m, n, k = sizes
+    a, b = normal(0, m, k), normal(1, k, n)
+    lefts = (at_the_end_of_memory(a), at_the_end_of_memory(a.t()).t())
+    rights = (at_the_end_of_memory(b), at_the_end_of_memory(b.t()).t())
+    for left, right in itertools.product(lefts, rights):
+        into = at_the_end_of_memory(torch.zeros(m, n))
+        assert_close(product(kernels, left, right, into), a, b)
+
+
+@cache
+def flags_of_this_cpu() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+@pytest.mark.parametrize(
+    ("needs", "how"),
+    [
+        ("avx512_vnni", "-march=x86-64 -mavx512f -mavx512bw -mavx512vnni"),
+        ("avx512bw", "-march=x86-64 -mavx512f -mavx512bw"),
+        ("avx512f", "-march=x86-64 -mavx512f"),  # no integers of 16 bits: plain C
+        ("avx2", "-march=x86-64 -mavx2 -mfma"),
+        ("avx", "-march=x86-64 -mavx"),  # plain C
+        ("sse2", "-march=x86-64"),
+    ],
+)
+def test_other_processors_are_as_exact(needs: str, how: str, tmp_path: Path) -> None:
+    if needs not in flags_of_this_cpu():
+        pytest.skip(f"this CPU has no {needs}")
+    built = tmp_path / "products.so"
+    subprocess.run(["cc", *FLAGS, *how.split(), "-o", built, PRODUCTS, "-lm"], check=True)
+    functions = ctypes.CDLL(str(built))
+    functions.integer_product_scratch.restype = ctypes.c_int64
+    functions.integer_product_scratch.argtypes = (ctypes.c_int64,) * 3
+    other = Library(functions, how)
+    for m, n, k in ((100, 70, 130), (64, 64, 64), (31, 260, 1100)):
+        a, b = normal(0, m, k), normal(1, k, n)
+        for left, right in ((a, b), (a.t().contiguous().t(), b.t().contiguous().t())):
+            assert_close(product(other, left, right), a, b)
+
+
+def made(config: ModelConfig) -> Llama:
+    model = Llama(config)
+    initialise(model, 0, 0.7)
+    return model
+
+
+def gradients(model: Llama, *, integers: bool, kernels: Library) -> tuple[float, list[Tensor]]:
+    ids = torch.randint(model.config.vocabulary, (3, 65), generator=torch.Generator().manual_seed(0))
+    model.zero_grad()
+    loss = KernelGradients(model, kernels, integers=integers)(ids[:, :-1], ids[:, 1:])
+    return loss.item(), [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+
+@pytest.mark.parametrize(
+    "config", [SHAPE, replace(SHAPE, width=130, hidden=350, vocabulary=301, qk_norm=True, tied_head=True)]
+)
+def test_gradients_are_close_to_those_of_32_bits(config: ModelConfig, kernels: Library) -> None:
+    model = made(config)
+    loss, exact = gradients(model, integers=False, kernels=kernels)
+    found, rounded = gradients(model, integers=True, kernels=kernels)
+    assert not any(torch.equal(one, other) for one, other in zip(rounded, exact, strict=True))
+    assert found == pytest.approx(loss, rel=1e-5)
+    for one, other in zip(rounded, exact, strict=True):
+        assert (one - other).norm() < 2e-3 * other.norm()
+
+
+def test_what_kernels_do_not_train_is_refused_with_the_way_out(kernels: Library) -> None:
+    model = made(SHAPE)
+    assert isinstance(gradients_of(model, "none", "i16"), KernelGradients)
+    with pytest.raises(InputError, match="keep what recompute = full would compute again") as refused:
+        gradients_of(model, "full", "i16")
+    assert "or set training.precision to f32" in str(refused.value.hint)
+    torch.set_num_threads(2)
+    with pytest.raises(InputError, match="2 threads share a run"):
+        gradients_of(model, "none", "i16")
+
+
+def test_without_kernels_a_run_of_integers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLAMA_SCALE_KERNELS", "off")
+    (tmp_path / "text.txt").write_text("\n\n".join(f"Line {i} of {i * i}." for i in range(20_000)))
+    recipe = ["train", "--model", "1x64", "--data", str(tmp_path / "text.txt"), "--steps", "5"]
+    command = [*recipe, "--store", str(tmp_path / "runs"), "--set", 'training.precision="i16"']
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert "training.precision is i16" in said and "unset LLAMA_SCALE_KERNELS" in said
+
+
+def test_the_peak_of_integers_is_that_of_their_own_product(
+    kernels: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = peak_of(torch.device("cpu"), precision="i16")
+    assert found is not None and ", i16, " in found.source
+    assert found.flops_per_second > 1e8
