@@ -37,6 +37,7 @@ from llama_scale.architecture import ModelConfig
 from llama_scale.frozen import frozen
 
 TURN_SECONDS = 0.5  # of a contestant in a round, about
+TORCH_TYPES = {"f32": "float32", "bf16": "bfloat16"}
 HOPELESS = 2.0  # who is this many times slower than the best peer in a first turn is measured no further
 
 
@@ -109,13 +110,14 @@ class Race:
 
 def contestants(asked: argparse.Namespace) -> list[Contestant]:
     ours = [Contestant(who="llama-scale", precision=p, device=asked.device) for p in asked.precisions]
+    others = [precision for precision in asked.precisions if precision != "i16"]  # ours alone
     if asked.device == "cpu":
         ours.append(Contestant(who="llama-scale, torch alone"))
     peers = [
         Contestant(who=who, compiled=compiled, precision=precision, device=asked.device)
         for who in PEERS
         for compiled in ((False,) if asked.quick or asked.eager else (False, True))
-        for precision in asked.precisions
+        for precision in others
     ]
     return ours + peers
 
@@ -180,7 +182,7 @@ def matrix_product_flops(device: str, precision: str) -> float:
 
     torch.set_num_threads(1)
     n = 8192 if device == "cuda" else 512
-    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
+    kind = getattr(torch, TORCH_TYPES[precision])
     a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
     clock = time.thread_time if device == "cpu" else time.perf_counter
     best = math.inf
@@ -338,7 +340,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+")
     parser.add_argument("--vocabularies", nargs="+", type=int)
     parser.add_argument("--contexts", nargs="+", type=int)
-    parser.add_argument("--precisions", nargs="+", choices=("f32", "bf16"))
+    parser.add_argument("--precisions", nargs="+", choices=("f32", "bf16", "i16"))
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--quick", action="store_true", help="two sizes, one vocabulary, nothing compiled")
     parser.add_argument("--eager", action="store_true", help="nothing compiled")
@@ -347,7 +349,7 @@ def arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     on_gpu = asked.device == "cuda"
     asked.rounds = asked.rounds or (3 if asked.quick else 7)
-    asked.precisions = asked.precisions or (["bf16"] if on_gpu else ["f32", "bf16"])
+    asked.precisions = asked.precisions or (["bf16"] if on_gpu else ["f32", "bf16", "i16"])
     asked.contexts = asked.contexts or ([1024, 2048] if on_gpu else [256])
     asked.vocabularies = asked.vocabularies or ([8192] if on_gpu else [256] if asked.quick else [256, 4096])
     known = GPU_SIZES if on_gpu else CPU_SIZES
@@ -363,7 +365,9 @@ def main() -> None:
         found["sweep"] = sweep_throughput(asked.rounds, ["transformers"] if asked.quick else list(PEERS))
         print(json.dumps(found, indent=2))
         return
-    found["matrix_product_flops"] = {p: matrix_product_flops(asked.device, p) for p in asked.precisions}
+    found["matrix_product_flops"] = {
+        p: matrix_product_flops(asked.device, p) for p in asked.precisions if p in TORCH_TYPES
+    }
     say(f"matrix products: {found['matrix_product_flops']}")
     peak = max(found["matrix_product_flops"].values())
     for size in asked.sizes:

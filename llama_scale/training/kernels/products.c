@@ -1,10 +1,10 @@
 /* Products of whole matrices by 16-bit integers: twice as many multiply-adds an instruction as in 32-bit floats.
 
-   The sum over k is cut into blocks of up to DEPTH terms. In a block each row of a and each column of b has a unit of
-   its own, of which its numbers are rounded to multiples whose norm stays below 2^15.5: by Cauchy and Schwarz no sum
-   of their products leaves 32 bits, so sums are exact in any order. The unit follows the norm, so that rounding errs
-   by some 1.4e-4 of it (sqrt(512 / 12) / 46,300) whatever the numbers are, a twelfth of what bf16 does. Das et al.
-   2018 (arXiv 1802.00930) train by 16-bit integers with one unit a tensor.
+   The sum over k is cut into blocks of up to DEPTH terms. In a block each row of a and each column of b is rounded to
+   whole multiples of a unit of its own, NORM of which are its norm: so no number leaves 16 bits and, by Cauchy and
+   Schwarz, no sum of products 32 bits; sums are exact in any order. Rounding errs by some 2e-4 of the norm whatever
+   the numbers are (sqrt(512 / 12) / 32,766), a ninth of what bf16 does. Das et al. 2018 (arXiv 1802.00930) train by
+   16-bit integers with one unit a tensor.
 
    Operands are copied first: a in panels of HIGH rows, whose numbers are broadcast, b in panels of WIDE columns. A
    32-bit lane holds a pair of terms, W apart: terms may come in any order that a and b share, and this one needs
@@ -19,6 +19,7 @@ enum { HIGH = W == 16 ? 12 : W == 8 ? 6 : 4, WIDE = 2 * W }; /* a tile, whose su
 enum { DEPTH = 512, PAIRS = DEPTH / 2 };
 enum { STRIP = W == 16 ? 512 : 256 }; /* columns of b at a time: they stay in the second cache */
 enum { TOGETHER = 4 };                /* vectors side by side when columns are copied */
+enum { AHEAD = 16 };                  /* rows asked for before they are read: they lie too far apart to be guessed */
 enum { PANEL = HIGH * PAIRS + W };    /* lanes of a panel of a, and room for what the last vector spills */
 
 INLINE size least(size a, size b) { return a < b ? a : b; }
@@ -33,18 +34,16 @@ INLINE ivec load_integers(const int32_t *p) {
 
 INLINE void store_integers(int32_t *p, ivec v) { memcpy(p, &v, sizeof v); }
 
-INLINE vec absolute(vec v) { return (vec)((ivec)v & 0x7fffffff); }
-
 /* ---- from floats to integers ---- */
 
-/* What one integer is worth, from the largest magnitude and the sum of squares of n numbers; NaN if one is, and
-   not finite if one is not. 46,300 leaves room below 2^15.5 for rounding. Squares of extreme numbers overflow or
-   vanish: there the norm is bounded by the largest. */
-INLINE float unit_of(float most, float squares, size n) {
-    float bound = most > 1e-16f && most < 1e16f ? sqrtf(squares) : most * sqrtf((float)n);
-    float by_norm = bound / 46300.0f, by_most = most / 32767.0f;
-    if (squares != squares) return squares;
-    return by_norm > by_most ? by_norm : by_most;
+static const float NORM = 32766.0f; /* in units; one less than 16 bits hold, for rounding */
+
+/* The unit of n numbers `step` apart whose squares add up to `squares`; NaN if one is, not finite if one is not. */
+INLINE float unit_of(float squares, const float *x, size step, size n) {
+    if ((squares > 1e-30f && squares < 1e37f) || squares != squares) return sqrtf(squares) / NORM;
+    float most = 0; /* squares of such numbers vanish or overflow: bound the norm */
+    for (size i = 0; i < n; i++) most = fabsf(x[i * step]) > most ? fabsf(x[i * step]) : most;
+    return most * sqrtf((float)n) / NORM;
 }
 
 INLINE float inverse_of(float unit) {
@@ -57,47 +56,69 @@ INLINE ivec rounded(vec x, vec inverse) { return (ivec)(x * inverse + 12582912.0
 
 INLINE ivec pair(ivec low, ivec high) { return (low & 0xffff) | (high << 16); }
 
-/* n <= DEPTH numbers of each row of x [rows, n]: pair p of row r goes to to[r to_row + p to_pair]. */
-INLINE void copy_rows(int32_t *to, size to_row, size to_pair, float *units, const float *x, size x_row, size rows,
-                      size n) {
-    for (size r = 0; r < rows; r++) {
-        const float *from = x + r * x_row;
-        vec most = splat(0), squares = splat(0);
-        for (size i = 0; i < n; i += W) {
-            vec v = load_part(from + i, n - i, 0);
-            most = larger(absolute(v), most);
-            squares += v * v;
-        }
-        units[r] = unit_of(largest(most), sum(squares), n);
+/* Pairs of the first `left` of 2 W numbers, zeros after them. */
+INLINE ivec pair_at(const float *x, size left, vec inverse) {
+    vec low = load_part(x, left, 0), high = left > W ? load_part(x + W, left - W, 0) : splat(0);
+    return pair(rounded(low, inverse), rounded(high, inverse));
+}
+
+INLINE float unit_of_row(const float *x, size x_row, size n) {
+    vec squares = splat(0);
+    for (size i = 0; i < n; i += W) {
+        vec numbers = load_part(x + i, n - i, 0);
+        __builtin_prefetch(x + x_row + i);
+        squares += numbers * numbers;
+    }
+    return unit_of(sum(squares), x, 1, n);
+}
+
+/* n <= DEPTH numbers of each row of x [rows, n], to rows of PAIRS. */
+INLINE void copy_rows(int32_t *to, float *units, const float *x, size x_row, size rows, size n) {
+    for (size r = 0; r < rows; r++, x += x_row) {
+        units[r] = unit_of_row(x, x_row, n);
         vec inverse = splat(inverse_of(units[r]));
-        int32_t line[PAIRS], *out = to_pair == 1 ? to + r * to_row : line;
-        for (size i = 0; i < n; i += 2 * W) {
-            vec low = load_part(from + i, n - i, 0);
-            vec high = i + W < n ? load_part(from + i + W, n - i - W, 0) : splat(0);
-            store_integers(out + i / 2, pair(rounded(low, inverse), rounded(high, inverse)));
-        }
-        if (to_pair == 1) continue;
-        for (size p = 0; p < round_up(n, 2 * W) / 2; p++) to[r * to_row + p * to_pair] = line[p];
+        for (size i = 0; i < n; i += 2 * W) store_integers(to + r * PAIRS + i / 2, pair_at(x + i, n - i, inverse));
     }
 }
 
-/* n <= DEPTH numbers of TOGETHER x `lanes` columns of x [n, columns], to panels of `wide` columns, `panel` numbers
-   apart. Whole vectors are read and written: lanes beyond `lanes` are written over by the next. */
+/* n <= DEPTH numbers of each of up to WIDE rows of x [rows, n], to columns of a panel. */
+INLINE void turn_rows(int32_t *to, float *units, const float *x, size x_row, size rows, size n) {
+    for (size first = 0; first < rows; first += W, x += W * x_row) {
+        size some = least(W, rows - first);
+        float inverse[W];
+        for (size r = 0; r < some; r++) {
+            units[first + r] = unit_of_row(x + r * x_row, x_row, n);
+            inverse[r] = inverse_of(units[first + r]);
+        }
+        for (size i = 0; i < n; i += 2 * W) {
+            int32_t square[W][W];
+            for (size r = 0; r < some; r++)
+                store_integers(square[r], pair_at(x + r * x_row + i, n - i, splat(inverse[r])));
+            for (size p = 0; p < W; p++)
+                for (size r = 0; r < W; r++) to[(i / 2 + p) * WIDE + first + r] = square[r][p];
+        }
+    }
+}
+
+/* n <= DEPTH numbers of up to TOGETHER x `lanes` columns of x [n, columns], to panels of `wide` columns, `panel`
+   lanes apart. Whole vectors are read and written: lanes beyond `lanes` are written over by the next. */
 INLINE void copy_vectors(int32_t *to, size panel, size wide, size lanes, float *units, const float *x, size x_row,
-                         size n) {
-    vec most[TOGETHER], squares[TOGETHER], inverse[TOGETHER];
-    for (int v = 0; v < TOGETHER; v++) most[v] = squares[v] = splat(0);
+                         size columns, size n) {
+    vec squares[TOGETHER], inverse[TOGETHER];
+    for (int v = 0; v < TOGETHER; v++) squares[v] = splat(0);
     for (size i = 0; i < n; i++)
         for (int v = 0; v < TOGETHER; v++) {
-            vec numbers = load(x + i * x_row + v * lanes);
-            most[v] = larger(absolute(numbers), most[v]);
-            squares[v] += numbers * numbers;
+            const float *numbers = x + i * x_row + v * lanes;
+            __builtin_prefetch(numbers + AHEAD * x_row);
+            squares[v] += load(numbers) * load(numbers);
         }
     for (int v = 0; v < TOGETHER; v++)
-        for (int i = 0; i < W; i++) {
-            float unit = unit_of(most[v][i], squares[v][i], n);
+        for (size i = 0; i < W; i++) {
+            size column = v * lanes + i;
+            int is_own = i < lanes && column < columns;
+            float unit = is_own ? unit_of(squares[v][i], x + column, x_row, n) : 0;
             inverse[v][i] = inverse_of(unit);
-            if (i < lanes) units[v * lanes + i] = unit;
+            if (is_own) units[column] = unit;
         }
     for (size first = 0; first < n; first += 2 * W)
         for (size i = first; i < first + W; i++)
@@ -118,14 +139,14 @@ INLINE void copy_columns(int32_t *to, size panel, size wide, size lanes, float *
     for (size at = 0; at < columns; at += TOGETHER * lanes) {
         int32_t *out = to + at / wide * panel;
         if (at + (TOGETHER - 1) * lanes + W <= columns) {
-            copy_vectors(out, panel, wide, lanes, units + at, x + at, x_row, n);
+            copy_vectors(out, panel, wide, lanes, units + at, x + at, x_row, columns - at, n);
             continue;
         }
         float padded[DEPTH * ROW];
         memset(padded, 0, n * ROW * sizeof(float));
         for (size i = 0; i < n; i++)
             memcpy(padded + i * ROW, x + i * x_row + at, least(columns - at, ROW) * sizeof(float));
-        copy_vectors(out, panel, wide, lanes, units + at, padded, ROW, n);
+        copy_vectors(out, panel, wide, lanes, units + at, padded, ROW, columns - at, n);
     }
 }
 
@@ -222,12 +243,12 @@ void integer_product(float *c, size c_row, const float *a, size a_row, size a_co
             const float *from = a + first * a_column, *with = b + first * b_row + j * b_column;
             if (j == 0 && a_column == 1)
                 for (size i = 0; i < m; i += HIGH)
-                    copy_rows(left.numbers + i / HIGH * PANEL, PAIRS, 1, left.units + i, from + i * a_row, a_row,
+                    copy_rows(left.numbers + i / HIGH * PANEL, left.units + i, from + i * a_row, a_row,
                               least(HIGH, m - i), terms);
             else if (j == 0) copy_columns(left.numbers, PANEL, HIGH, HIGH, left.units, from, a_column, m, terms);
             if (b_row == 1)
                 for (size i = 0; i < some; i += WIDE)
-                    copy_rows(right.numbers + i * PAIRS, 1, WIDE, right.units + i, with + i * b_column, b_column,
+                    turn_rows(right.numbers + i * PAIRS, right.units + i, with + i * b_column, b_column,
                               least(WIDE, some - i), terms);
             else copy_columns(right.numbers, WIDE * PAIRS, WIDE, W, right.units, with, b_row, some, terms);
             multiply(c + j, c_row, left, a_column == 1, right, m, some, round_up(terms, 2 * W) / 2, add || block);
