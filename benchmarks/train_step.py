@@ -369,7 +369,7 @@ def main() -> None:
         p: matrix_product_flops(asked.device, p) for p in asked.precisions if p in TORCH_TYPES
     }
     say(f"matrix products: {found['matrix_product_flops']}")
-    peak = max(found["matrix_product_flops"].values())
+    peak = max(found["matrix_product_flops"].values(), default=None)
     for size in asked.sizes:
         for vocabulary in asked.vocabularies:
             for context in asked.contexts:

@@ -53,8 +53,10 @@ def test_the_recipes_ship_as_real_files(name: str, request: pytest.FixtureReques
             assert archive.read(f"llama_scale/data/sweeps/{recipe.name}") == recipe.read_bytes()
         for file in (REPOSITORY / "llama_scale" / "data").rglob("*.toml"):
             assert str(file.relative_to(REPOSITORY)) in names
-        kernels = "llama_scale/training/kernels/kernels.c"
-        assert archive.read(kernels) == (REPOSITORY / kernels).read_bytes()
+        sources = [*(REPOSITORY / "llama_scale" / "training" / "kernels").glob("*.[ch]")]
+        assert len(sources) == 3
+        for source in sources:
+            assert archive.read(str(source.relative_to(REPOSITORY))) == source.read_bytes()
         assert not [name for name in names if "sweeps/results" in name or name.startswith(("tests", "docs"))]
         assert f"llama_scale-{__version__}.dist-info/licenses/LICENSE" in names
         assert sum(file.file_size for file in archive.filelist) < 4e6

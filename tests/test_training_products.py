@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 import mmap
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import small_run
 from torch import Tensor
 
 from llama_scale.architecture import ModelConfig
@@ -28,9 +30,11 @@ from llama_scale.training.kernels import (
     integer_product,
     integer_scratch,
     library,
+    step,
 )
 from llama_scale.training.kernels.library import FLAGS, SOURCES
 from llama_scale.training.model import Llama
+from llama_scale.training.optimizer import FlatOptimizer
 from llama_scale.training.peak import peak_of
 from llama_scale.training.scaling import initialise
 
@@ -64,11 +68,26 @@ def forgotten() -> Iterator[None]:
     library.cache_clear()
 
 
+def at_the_end_of_memory(x: Tensor) -> Tensor:
+    """A copy after whose last number no page can be read: to read on is to be killed."""
+    page, size = mmap.PAGESIZE, x.numel() * x.element_size()
+    pages = -(-size // page)
+    held = mmap.mmap(-1, (pages + 1) * page)
+    whole = torch.frombuffer(held, dtype=torch.uint8)
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    assert protect(whole.data_ptr() + pages * page, page, 0) == 0
+    view = whole[pages * page - size : pages * page].view(x.dtype).view(x.shape)
+    view.copy_(x)
+    return view
+
+
 def product(kernels: Library, a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
-    """a b, or `into` with it added."""
+    """a b, or `into` with it added; scratch memory ends where no page can be written."""
     sizes = (a.shape[0], b.shape[1], a.shape[1])
     c = torch.full(sizes[:2], torch.nan) if into is None else into
-    integer_product(kernels, c, a, b, scratch=integer_scratch(kernels, [sizes]), add=into is not None)()
+    scratch = at_the_end_of_memory(integer_scratch(kernels, [sizes]))
+    integer_product(kernels, c, a, b, scratch=scratch, add=into is not None)()
     return c
 
 
@@ -175,21 +194,7 @@ def test_the_same_bits_every_time(kernels: Library) -> None:
     assert all(torch.equal(first, product(kernels, a, b)) for _ in range(3))
 
 
-def at_the_end_of_memory(x: Tensor) -> Tensor:
-    """A copy after whose last number no page can be read: to read on is to be killed."""
-    page, size = mmap.PAGESIZE, x.numel() * x.element_size()
-    pages = -(-size // page)
-    held = mmap.mmap(-1, (pages + 1) * page)
-    whole = torch.frombuffer(held, dtype=torch.uint8)
-    protect = ctypes.CDLL(None, use_errno=True).mprotect
-    protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    assert protect(whole.data_ptr() + pages * page, page, 0) == 0
-    view = whole[pages * page - size : pages * page].view(torch.float32).view(x.shape)
-    view.copy_(x)
-    return view
-
-
-@pytest.mark.parametrize("sizes", [(5, 7, 3), (64, 64, 64), (67, 75, 130), (100, 33, 515)])
+@pytest.mark.parametrize("sizes", [(5, 7, 3), (64, 64, 64), (67, 75, 130), (100, 600, 515)])
 def test_nothing_is_read_beyond_the_operands(sizes: tuple[int, int, int], kernels: Library) -> None:
     m, n, k = sizes
     a, b = normal(0, m, k), normal(1, k, n)
@@ -229,10 +234,12 @@ def test_other_processors_are_as_exact(needs: str, how: str, tmp_path: Path) -> 
     functions.integer_product_scratch.restype = ctypes.c_int64
     functions.integer_product_scratch.argtypes = (ctypes.c_int64,) * 3
     other = Library(functions, how)
-    for m, n, k in ((100, 70, 130), (64, 64, 64), (31, 260, 1100)):
-        a, b = normal(0, m, k), normal(1, k, n)
-        for left, right in ((a, b), (a.t().contiguous().t(), b.t().contiguous().t())):
-            assert_close(product(other, left, right), a, b)
+    for m, n, k in ((100, 70, 130), (64, 64, 64), (31, 600, 1024), (50, 37, 1539)):
+        a, b, before = normal(0, m, k), normal(1, k, n), normal(2, m, n)
+        for left, right in itertools.product(("rows", "columns"), repeat=2):
+            into = before.clone()
+            product(other, laid(a, left, 3), laid(b, right, 1), into)
+            assert_close(into, a, b, before)
 
 
 def made(config: ModelConfig) -> Llama:
@@ -241,41 +248,67 @@ def made(config: ModelConfig) -> Llama:
     return model
 
 
-def gradients(model: Llama, *, integers: bool, kernels: Library) -> tuple[float, list[Tensor]]:
+def gradients(compute: KernelGradients) -> tuple[float, list[Tensor]]:
+    model = compute.model
     ids = torch.randint(model.config.vocabulary, (3, 65), generator=torch.Generator().manual_seed(0))
-    model.zero_grad()
-    loss = KernelGradients(model, kernels, integers=integers)(ids[:, :-1], ids[:, 1:])
+    model.zero_grad(set_to_none=False)
+    loss = compute(ids[:, :-1], ids[:, 1:])
     return loss.item(), [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
 
+@pytest.mark.parametrize("flat", [False, True], ids=["apart", "joined"])
 @pytest.mark.parametrize(
-    "config", [SHAPE, replace(SHAPE, width=130, hidden=350, vocabulary=301, qk_norm=True, tied_head=True)]
+    "config",
+    [
+        SHAPE,
+        replace(SHAPE, width=130, hidden=350, vocabulary=301, qk_norm=True, tied_head=True),
+        replace(SHAPE, vocabulary=1500),
+        replace(SHAPE, heads=16, kv_heads=16, hidden=64),
+    ],
+    ids=["hidden", "nothing a multiple", "vocabulary", "queries"],
 )
-def test_gradients_are_close_to_those_of_32_bits(config: ModelConfig, kernels: Library) -> None:
+def test_gradients_are_close_to_those_of_32_bits(
+    config: ModelConfig, flat: bool, kernels: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever matrix is the largest: scratch memory is made for that, and none lies beyond it."""
+    monkeypatch.setattr(step, "integer_scratch", lambda *asked: at_the_end_of_memory(integer_scratch(*asked)))
     model = made(config)
-    loss, exact = gradients(model, integers=False, kernels=kernels)
-    found, rounded = gradients(model, integers=True, kernels=kernels)
+    if flat:
+        FlatOptimizer(model, small_run(config, learning_rate=1e-3))
+    loss, exact = gradients(KernelGradients(model, kernels))
+    found, rounded = gradients(KernelGradients(model, kernels, integers=True))
     assert not any(torch.equal(one, other) for one, other in zip(rounded, exact, strict=True))
     assert found == pytest.approx(loss, rel=1e-5)
     for one, other in zip(rounded, exact, strict=True):
         assert (one - other).norm() < 2e-3 * other.norm()
 
 
+def test_a_weight_that_is_not_a_number_is_seen_in_the_loss(kernels: Library) -> None:
+    for name in ("head.weight", "blocks.0.attention.key.weight", "blocks.1.feed_forward.up.weight"):
+        model = made(SHAPE)
+        with torch.no_grad():
+            model.get_parameter(name).view(-1)[7] = torch.nan
+        assert math.isnan(gradients(KernelGradients(model, kernels, integers=True))[0])
+
+
 def test_what_kernels_do_not_train_is_refused_with_the_way_out(kernels: Library) -> None:
-    model = made(SHAPE)
+    model, run = made(SHAPE), small_run(SHAPE, learning_rate=1e-3)
     assert isinstance(gradients_of(model, "none", "i16"), KernelGradients)
-    with pytest.raises(InputError, match="keep what recompute = full would compute again") as refused:
-        gradients_of(model, "full", "i16")
-    assert "or set training.precision to f32" in str(refused.value.hint)
+    with pytest.raises(InputError, match="recompute = full would compute again") as refused:
+        replace(run, precision="i16", recompute="full")
+    assert 'training.precision = "f32"' in str(refused.value.hint)
     torch.set_num_threads(2)
     with pytest.raises(InputError, match="2 threads share a run"):
         gradients_of(model, "none", "i16")
+    with pytest.raises(InputError, match="meta has kernels of its own"):
+        gradients_of(model.to("meta"), "none", "i16")
 
 
 def test_without_kernels_a_run_of_integers_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LLAMA_SCALE_KERNELS", "off")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("\n\n".join(f"Line {i} of {i * i}." for i in range(20_000)))
     recipe = ["train", "--model", "1x64", "--data", str(tmp_path / "text.txt"), "--steps", "5"]
     command = [*recipe, "--store", str(tmp_path / "runs"), "--set", 'training.precision="i16"']
@@ -284,6 +317,7 @@ def test_without_kernels_a_run_of_integers_is_refused(
     said = capsys.readouterr().err
     assert ended.value.code == 2, said
     assert "training.precision is i16" in said and "unset LLAMA_SCALE_KERNELS" in said
+    assert not (tmp_path / "cache").exists()  # nothing was measured in the kernels' name
 
 
 def test_the_peak_of_integers_is_that_of_their_own_product(

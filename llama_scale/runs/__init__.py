@@ -15,6 +15,7 @@ from llama_scale.runs.configs import (
     ScheduleConfig,
     ScheduleKind,
     run_id,
+    threads_for,
 )
 from llama_scale.runs.data import (
     BUILTIN,
@@ -86,5 +87,6 @@ __all__ = [
     "read_records",
     "run_folders",
     "run_id",
+    "threads_for",
     "write_records",
 ]

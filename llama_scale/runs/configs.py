@@ -15,7 +15,12 @@ RunRole = Literal["train", "holdout", "trunk", "search", "continued"]
 OptimizerKind = Literal["adamw", "muon"]
 ScheduleKind = Literal["wsd", "cosine", "linear", "constant"]
 DecayShape = Literal["1-sqrt", "linear"]
-Precision = Literal["f32", "bf16", "i16"]  # of weights and activations, and of matrix products
+Precision = Literal["f32", "bf16", "i16"]  # i16: of matrix products alone, all else as in f32
+
+
+def threads_for(precision: Precision) -> int | None:
+    """Threads of a run on a CPU: one in i16, whose kernels share out no work; None is any number."""
+    return 1 if precision == "i16" else None
 
 
 @frozen
@@ -111,6 +116,12 @@ class RunConfig:
                 f"model.vocabulary is {self.model.vocabulary}, fewer than data.vocabulary: "
                 f"{self.data.vocabulary} tokens",
                 hint=f"set model.vocabulary to {self.data.vocabulary} or more",
+            )
+        if self.precision == "i16" and self.recompute != "none":
+            raise InputError(
+                f"training.precision is i16, whose kernels keep what training.recompute = {self.recompute} "
+                "would compute again",
+                hint='set training.recompute = "none", or training.precision = "f32"',
             )
         if self.mup_base_width is not None:
             self._check_mup()

@@ -11,12 +11,11 @@ import torch
 
 from llama_scale import __version__
 from llama_scale.errors import InputError
-from llama_scale.runs import Precision
 from llama_scale.training.kernels import Library, used_on
 
 
 def software(device: torch.device) -> dict[str, str | int]:
-    """Versions, device, threads, and what computes a training step besides matrix products."""
+    """Versions, device, threads, and what computes an f32 training step besides matrix products."""
     kernels = used_on(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
@@ -34,11 +33,6 @@ def software(device: torch.device) -> dict[str, str | int]:
 def threads_here() -> int:
     """Threads that torch uses in this process."""
     return torch.get_num_threads()
-
-
-def threads_for(precision: Precision) -> int | None:
-    """One for 16-bit integers, whose kernels share out no work; None where any number will do."""
-    return 1 if precision == "i16" else None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 
 from llama_scale.errors import StoreError
 from llama_scale.frozen import frozen
-from llama_scale.runs import EventLog, RunFolder, RunStatus, branches_of, run_folders
+from llama_scale.runs import EventLog, RunFolder, RunStatus, branches_of, run_folders, threads_for
 from llama_scale.training.checkpoint import (
     clear_leftovers,
     delete_checkpoint,
@@ -24,7 +24,7 @@ from llama_scale.training.checkpoint import (
     save_checkpoint,
 )
 from llama_scale.training.data import TokenFiles, seen
-from llama_scale.training.environment import software, threads_for, using_threads
+from llama_scale.training.environment import software, using_threads
 from llama_scale.training.starts import fill_start
 from llama_scale.training.trainer import Step, Trainer
 from llama_scale.training.weights import save_weights

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llama_scale import quantities
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.hardware import accelerator, accelerator_of_device
-from llama_scale.runs import Precision
-from llama_scale.training.environment import threads_for
-from llama_scale.training.kernels import Library, integer_product, integer_scratch, library
+from llama_scale.runs import Precision, threads_for
+from llama_scale.training.kernels import Absent, Library, integer_product, integer_scratch, library
 from llama_scale.training.optimizer import DTYPES
 
 SIZES = (512, 1024)  # of square matrices; which one a CPU multiplies fastest depends on its caches
@@ -39,7 +39,7 @@ class Peak:
 
 
 def peak_of(device: torch.device, *, precision: Precision = "f32", wanted: str | None = None) -> Peak | None:
-    """The peak of one device; None for an accelerator that no table names.
+    """The peak of one device; None for an accelerator that no table names and for what it cannot compute.
 
     `wanted` is an accelerator's name or a rate ("990 TFLOP/s") and goes before everything. Raises InputError
     where it is neither.
@@ -61,13 +61,22 @@ def _stated(wanted: str) -> Peak:
     return Peak(flops_per_second=chip.peak("bf16"), source=f"{chip.name}, bf16 dense")
 
 
-def _measured_here(precision: Precision) -> Peak:
-    """Measured once for a CPU, a number of threads and a torch, then read from the user's cache."""
-    threads = threads_for(precision) or torch.get_num_threads()
-    key = f"{_cpu_name()}, {threads} threads, {precision}, torch {torch.__version__}"
+def _measured_here(precision: Precision) -> Peak | None:
+    """Measured once for a CPU, its threads and what multiplies there, then read from the user's cache.
+
+    None in i16 without its kernels.
+    """
+    multiplier, product = f"torch {torch.__version__}", _torch_product
+    if precision == "i16":
+        kernels = library()
+        if isinstance(kernels, Absent):
+            return None
+        multiplier, product = f"kernels {kernels.name}", partial(_integer_product, kernels)
+    threads = quantities.counted(threads_for(precision) or torch.get_num_threads(), "thread")
+    key = f"{_cpu_name()}, {threads}, {precision}, {multiplier}"
     cached = _read_cache()
     if key not in cached:
-        rate = _matrix_product_rate(precision)
+        rate = _matrix_product_rate(product, DTYPES[precision])
         found = {"flops_per_second": rate, "source": f"{key}, measured {datetime.date.today().isoformat()}"}
         with suppress(StoreError):  # a cache that cannot be written is measured again
             write_atomically(_cache_file(), json.dumps({**cached, key: found}, indent=1))
@@ -75,11 +84,11 @@ def _measured_here(precision: Precision) -> Peak:
     return Peak(**cached[key])
 
 
-def _matrix_product_rate(precision: Precision) -> float:
+def _matrix_product_rate(product: Callable[[Tensor, Tensor], Callable[[], Any]], dtype: torch.dtype) -> float:
     """The best of a few square products, about a second in all; anything that disturbs makes it lower."""
     best = 0.0
     for size in SIZES:
-        multiply = _square_product(size, precision)
+        multiply = product(*(torch.randn(size, size).to(dtype) for _ in range(2)))
         for _ in range(TRIES):
             began = time.perf_counter()
             multiply()
@@ -87,13 +96,13 @@ def _matrix_product_rate(precision: Precision) -> float:
     return best
 
 
-def _square_product(size: int, precision: Precision) -> Callable[[], Any]:
-    left, right, into = (torch.randn(size, size).to(DTYPES[precision]) for _ in range(3))
-    kernels = library()
-    if precision == "i16" and isinstance(kernels, Library):
-        scratch = integer_scratch(kernels, [(size, size, size)])
-        return integer_product(kernels, into, left, right, scratch=scratch)
-    return partial(torch.mm, left, right, out=into)
+def _torch_product(left: Tensor, right: Tensor) -> Callable[[], Any]:
+    return partial(torch.mm, left, right)
+
+
+def _integer_product(kernels: Library, left: Tensor, right: Tensor) -> Callable[[], Any]:
+    scratch = integer_scratch(kernels, [(*left.shape, right.shape[1])])
+    return integer_product(kernels, torch.empty_like(left), left, right, scratch=scratch)
 
 
 def _read_cache() -> dict[str, dict[str, Any]]:

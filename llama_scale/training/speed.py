@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 
-from llama_scale.runs import RunConfig
+from llama_scale.runs import RunConfig, threads_for
 from llama_scale.training.data import TokenFiles, files_in_memory
-from llama_scale.training.environment import choose_device, threads_for, using_threads
+from llama_scale.training.environment import choose_device, using_threads
 from llama_scale.training.tokenizer import byte_tokenizer
 from llama_scale.training.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""Kernels in C for what a training step does between matrix products, and where they apply."""
+"""Kernels in C for what a training step does, and where they apply."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _kernels_for(model: Llama, recompute: Recompute) -> Library | Absent:
     if any(type(weight) is not torch.nn.Parameter for weight in weights):
         return Absent("its weights are spread over processes", "train it in one process")
     if recompute != "none":
-        return Absent(f"they keep what recompute = {recompute} would compute again", "set recompute to none")
+        return Absent(f"they keep what recompute = {recompute} would compute again", "recompute nothing")
     return used_on(weights[0].device)
 
 
@@ -69,9 +69,9 @@ def _by_torch(model: Llama, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float
 
 
 def used_on(device: torch.device) -> Library | Absent:
-    """The kernels for f32 runs on `device` in this process, or why torch does everything."""
+    """The kernels for f32 and i16 runs on `device` in this process, or why torch does everything."""
     if device.type != "cpu":
-        return Absent(f"{device.type} has kernels of its own", "train on a CPU")
+        return Absent(f"{device.type} has kernels of its own", "train on a CPU (--device cpu)")
     if torch.get_num_threads() != 1:
         return Absent(
             f"{torch.get_num_threads()} threads share a run", "set threads to 1 and run two at a time"

@@ -4,14 +4,14 @@
    whole multiples of a unit of its own, NORM of which are its norm: so no number leaves 16 bits and, by Cauchy and
    Schwarz, no sum of products 32 bits; sums are exact in any order. Rounding errs by some 2e-4 of the norm whatever
    the numbers are (sqrt(512 / 12) / 32,766), a ninth of what bf16 does. Das et al. 2018 (arXiv 1802.00930) train by
-   16-bit integers with one unit a tensor.
+   16-bit integers with one unit a tensor. Norms are to lie between 1e-34 and 1e34: lesser ones count as zero.
 
    Operands are copied first: a in panels of HIGH rows, whose numbers are broadcast, b in panels of WIDE columns. A
    32-bit lane holds a pair of terms, W apart: terms may come in any order that a and b share, and this one needs
    no shuffling. */
 
 #include "vectors.h"
-#if defined(__x86_64__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -21,6 +21,8 @@ enum { STRIP = W == 16 ? 512 : 256 }; /* columns of b at a time: they stay in th
 enum { TOGETHER = 4 };                /* vectors side by side when columns are copied */
 enum { AHEAD = 16 };                  /* rows asked for before they are read: they lie too far apart to be guessed */
 enum { PANEL = HIGH * PAIRS + W };    /* lanes of a panel of a, and room for what the last vector spills */
+
+typedef uint32_t uvec __attribute__((vector_size(4 * W)));
 
 INLINE size least(size a, size b) { return a < b ? a : b; }
 
@@ -41,9 +43,9 @@ static const float NORM = 32766.0f; /* in units; one less than 16 bits hold, for
 /* The unit of n numbers `step` apart whose squares add up to `squares`; NaN if one is, not finite if one is not. */
 INLINE float unit_of(float squares, const float *x, size step, size n) {
     if ((squares > 1e-30f && squares < 1e37f) || squares != squares) return sqrtf(squares) / NORM;
-    float most = 0; /* squares of such numbers vanish or overflow: bound the norm */
+    float most = 0; /* squares of such numbers vanish or overflow: bound the norm, if less closely */
     for (size i = 0; i < n; i++) most = fabsf(x[i * step]) > most ? fabsf(x[i * step]) : most;
-    return most * sqrtf((float)n) / NORM;
+    return most / NORM * sqrtf((float)n);
 }
 
 INLINE float inverse_of(float unit) {
@@ -91,7 +93,7 @@ INLINE void turn_rows(int32_t *to, float *units, const float *x, size x_row, siz
             inverse[r] = inverse_of(units[first + r]);
         }
         for (size i = 0; i < n; i += 2 * W) {
-            int32_t square[W][W];
+            int32_t square[W][W]; /* beyond `some` is what happens to lie there, for columns that nobody reads */
             for (size r = 0; r < some; r++)
                 store_integers(square[r], pair_at(x + r * x_row + i, n - i, splat(inverse[r])));
             for (size p = 0; p < W; p++)
@@ -152,18 +154,21 @@ INLINE void copy_columns(int32_t *to, size panel, size wide, size lanes, float *
 
 /* ---- products ---- */
 
-/* sums += the products of both 16-bit numbers of each lane */
+/* sums += the products of both 16-bit numbers of each lane; what NaN was rounded to may wrap around. */
 INLINE ivec add_products(ivec sums, ivec a, ivec b) {
 #if defined(__AVX512VNNI__)
     return (ivec)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
 #elif defined(__AVX512BW__)
-    return sums + (ivec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+    uvec products = (uvec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 #elif defined(__AVX2__) && !defined(__AVX512F__)
-    return sums + (ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+    uvec products = (uvec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__) && !defined(__AVX__)
-    return sums + (ivec)_mm_madd_epi16((__m128i)a, (__m128i)b);
+    uvec products = (uvec)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
-    return sums + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+    uvec products = (uvec)(a << 16 >> 16) * (uvec)(b << 16 >> 16) + (uvec)(a >> 16) * (uvec)(b >> 16);
+#endif
+#if !defined(__AVX512VNNI__)
+    return (ivec)((uvec)sums + products);
 #endif
 }
 
@@ -225,7 +230,7 @@ INLINE size panels_of(size m) { return round_up(m, TOGETHER * HIGH) / HIGH; }
 /* Numbers of scratch memory that a product needs. */
 size integer_product_scratch(size m, size n, size k) {
     size of_a = panels_of(m) * (PANEL + HIGH) * blocks_of(k);
-    return of_a + round_up(least(n, STRIP), TOGETHER * W) * (PAIRS + 1) + W;
+    return of_a + round_up(least(n, STRIP), TOGETHER * W) * (PAIRS + 1);
 }
 
 /* c [m, n] = a [m, k] b [k, n], or c += a b. Of each operand either rows or columns are contiguous: one of its two

@@ -23,7 +23,10 @@ def integer_scratch(library: Library, products: Iterable[Sizes]) -> Tensor:
 def integer_product(
     library: Library, c: Tensor, a: Tensor, b: Tensor, *, scratch: Tensor, add: bool = False
 ) -> partial[Any]:
-    """c [m, n] = a [m, k] b [k, n], or c += a b, of 32-bit floats; rows or columns of each are contiguous."""
+    """c [m, n] = a [m, k] b [k, n], or c += a b, of 32-bit floats; rows of c and rows or columns of a and b
+    are contiguous.
+    """
+    assert 1 in a.stride() and 1 in b.stride() and 1 in (c.stride(1), c.shape[1])
     m, k, n = *a.shape, b.shape[1]
     into, steps = (c, c.stride(0)), (a, *a.stride(), b, *b.stride())
     return library.call("integer_product", *into, *steps, m, n, k, int(add), scratch)
