@@ -101,7 +101,7 @@ def _torch_product(left: Tensor, right: Tensor) -> Callable[[], Any]:
 
 
 def _integer_product(kernels: Library, left: Tensor, right: Tensor) -> Callable[[], Any]:
-    scratch = integer_scratch(kernels, [(*left.shape, right.shape[1])])
+    scratch = integer_scratch(kernels, [(len(left), len(left), len(left))])
     return integer_product(kernels, torch.empty_like(left), left, right, scratch=scratch)
 
 
