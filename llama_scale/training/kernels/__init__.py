@@ -45,7 +45,7 @@ def gradients_of(model: Llama, recompute: Recompute, precision: Precision = "f32
         return KernelGradients(model, found, integers=precision == "i16")
     if precision == "i16":
         raise InputError(
-            f"training.precision is i16, for which there are C kernels alone, and not here: {found.reason}",
+            f"training.precision is i16, which only C kernels compute, and here they don't: {found.reason}",
             hint=f"{found.fix}, or set training.precision to f32",
         )
     return partial(_by_torch, model)
