@@ -7,9 +7,9 @@
 #include "vectors.h"
 
 enum { TILE = W == 8 ? 4 : 8 }; /* of 8 lanes: 4 x 2 sums in 16 registers, 8 to hide the latency of multiply-add */
-enum { ROWS = 16 }; /* queries at a time: a multiple of TILE, and half of it is wasted at the causal edge */
+enum { ROWS = 8 };  /* queries at a time: a multiple of TILE, and half of it is wasted at the causal edge */
 enum { LINE = 16 }; /* floats of a cache line */
-enum { ALIGN = 2 * W > ROWS ? 2 * W : ROWS }; /* keys are padded to a multiple of this */
+enum { ALIGN = 2 * W }; /* keys are padded to a multiple of this, which is one of ROWS */
 
 /* From row to row of n floats: an odd number of cache lines, for rows a power of two apart share few places of
    the cache and drive each other out. */
@@ -261,7 +261,7 @@ void attention(float *mixed, float *log_sum, const float *rotated, const float *
                 copy_rows(v, head_row, qkv + b * T * qkv_row + (H + K + group) * S, qkv_row, T, keys, S, 1);
             }
             for (size first = 0; first < T; first += ROWS) {
-                size rows = T - first < ROWS ? T - first : ROWS, n = round_up(first + ROWS, 2 * W);
+                size rows = T - first < ROWS ? T - first : ROWS, n = round_up(first + ROWS, W);
                 copy_rows(q, head_row, rotated + (b * T + first) * qk_row + h * S, qk_row, rows, ROWS, S, scale);
                 product(scores, keys_row, q, head_row, 1, k_t, keys_row, ROWS, n, S, 0);
                 float inverse[ROWS];
@@ -301,7 +301,7 @@ void attention_backward(float *dqkv, const float *dmixed, const float *mixed, co
                 memset(dk, 0, 2 * keys * head_row * sizeof(float));
             }
             for (size first = 0; first < T; first += ROWS) {
-                size rows = T - first < ROWS ? T - first : ROWS, n = round_up(first + ROWS, 2 * W);
+                size rows = T - first < ROWS ? T - first : ROWS, n = round_up(first + ROWS, W);
                 size token = b * T + first;
                 copy_rows(q, head_row, rotated + token * qk_row + h * S, qk_row, rows, ROWS, S, scale);
                 copy_rows(out, head_row, dmixed + (token * H + h) * S, H * S, rows, ROWS, S, 1);
