@@ -16,12 +16,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipes import write_recipe
 from small_runs import small_run
 from torch import Tensor
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.cli import main
 from llama_scale.errors import InputError
+from llama_scale.launch import sweep
+from llama_scale.launch.estimates import step_time
 from llama_scale.training.kernels import (
     Absent,
     KernelGradients,
@@ -37,6 +40,7 @@ from llama_scale.training.model import Llama
 from llama_scale.training.optimizer import FlatOptimizer
 from llama_scale.training.peak import peak_of
 from llama_scale.training.scaling import initialise
+from llama_scale.training.speed import seconds_per_step
 
 ROUNDING = (
     4e-4  # of a row's norm, at most: half a unit for each of 512 numbers, and units are norm / 32,767 or less
@@ -146,7 +150,7 @@ def test_any_product_is_as_exact_as_rounding_allows(
     assert room == 0 or (c.as_strided((m, room), c.stride(), n) == BETWEEN).all()
 
 
-def test_errors_are_a_ninth_of_those_of_bf16(kernels: Library) -> None:
+def test_errors_are_about_a_tenth_of_those_of_bf16(kernels: Library) -> None:
     a, b = normal(0, 256, 2048), normal(1, 2048, 256)
     exact = a.double() @ b.double()
     ours = (product(kernels, a, b) - exact).norm() / exact.norm()
@@ -283,6 +287,33 @@ def test_gradients_are_close_to_those_of_32_bits(
         assert (one - other).norm() < 2e-3 * other.norm()
 
 
+@pytest.mark.parametrize(("width", "same"), [(48, True), (64, False)])
+def test_small_products_stay_in_32_bits(width: int, same: bool, kernels: Library) -> None:
+    narrow = replace(SHAPE, width=width, heads=1, kv_heads=1, head_size=width, hidden=128)
+    loss, exact = gradients(KernelGradients(made(narrow), kernels))
+    found, rounded = gradients(KernelGradients(made(narrow), kernels, integers=True))
+    assert (found == loss) is same
+    assert all(map(torch.equal, rounded, exact)) is same
+
+
+def test_operands_that_lie_otherwise_are_refused(kernels: Library) -> None:
+    a, b = normal(0, 64, 64), normal(1, 64, 64)
+    with pytest.raises(AssertionError):
+        product(kernels, normal(0, 64, 128)[:, ::2], b)
+    with pytest.raises(AssertionError):
+        product(kernels, a, b, torch.zeros(64, 64).t())
+
+
+def test_a_step_is_timed_and_guessed_on_the_one_thread_that_it_has(kernels: Library) -> None:
+    run = replace(small_run(SHAPE, learning_rate=1e-3), precision="i16")
+    assert seconds_per_step(run, "cpu", threads=2) > 0
+    large = replace(run, model=replace(SHAPE, width=4096, heads=32, kv_heads=32, head_size=128, hidden=8192))
+    one, two = (step_time(large, device="cpu", threads=n, measure=lambda _: math.nan)[0] for n in (1, 2))
+    assert one == two
+    plain = replace(large, precision="f32")
+    assert step_time(plain, device="cpu", threads=2, measure=lambda _: math.nan)[0] < one
+
+
 def test_a_weight_that_is_not_a_number_is_seen_in_the_loss(kernels: Library) -> None:
     for name in ("head.weight", "blocks.0.attention.key.weight", "blocks.1.feed_forward.up.weight"):
         model = made(SHAPE)
@@ -317,13 +348,19 @@ def test_without_kernels_a_run_of_integers_is_refused(
     said = capsys.readouterr().err
     assert ended.value.code == 2, said
     assert "training.precision is i16" in said and "unset LLAMA_SCALE_KERNELS" in said
-    assert not (tmp_path / "cache").exists()  # nothing was measured in the kernels' name
+    assert peak_of(torch.device("cpu"), precision="i16") is None
+    assert [*tmp_path.iterdir()] == [tmp_path / "text.txt"]  # nothing was tokenised, written down or measured
+    with pytest.raises(InputError, match="switches them off"):
+        sweep(write_recipe(tmp_path), store=tmp_path / "runs", overrides=['training.precision="i16"'])
+    assert not [*(tmp_path / "runs").glob("*/spec.json")]
 
 
 def test_the_peak_of_integers_is_that_of_their_own_product(
     kernels: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch, "mm", None)
+    torch.set_num_threads(2)
     found = peak_of(torch.device("cpu"), precision="i16")
-    assert found is not None and ", i16, " in found.source
+    assert found is not None and f", 1 thread, i16, kernels {kernels.name}, measured " in found.source
     assert found.flops_per_second > 1e8

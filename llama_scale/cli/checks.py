@@ -112,7 +112,8 @@ def _kernels() -> Check:
 
     found = library()
     if isinstance(found, Absent):
-        return Check("kernels", "warn", f"none, torch alone trains, more slowly: {found.reason}", found.fix)
+        said = f"none, torch alone trains, more slowly and not in i16: {found.reason}"
+        return Check("kernels", "warn", said, found.fix)
     return Check("kernels", "pass", f"{found.name}, compiled for this CPU")
 
 

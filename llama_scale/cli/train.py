@@ -88,6 +88,7 @@ def command(recipe: Path | None, dry_run: bool, device: str, store: Path, **opti
     out among the processes (FSDP2), as one that does not fit into one of them needs.
     """
     from llama_scale.launch.single import prepare_run, read_single
+    from llama_scale.training.kernels import check_precision
     from llama_scale.training.mirrors import check_mirrors
     from llama_scale.training.world import joined_world
 
@@ -99,6 +100,7 @@ def command(recipe: Path | None, dry_run: bool, device: str, store: Path, **opti
     if dry_run:
         return _show(prepare_run(spec, store=store)[0], device)
     with joined_world(device) as (world, chosen):
+        check_precision(spec.training.precision, chosen, processes=world.size)
         run = _written(spec, store, world)
         return _train(run, store, parent, world=world, device=chosen, options=options)
 

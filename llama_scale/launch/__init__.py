@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -17,7 +17,7 @@ from llama_scale.launch.on_ray import launch_on_ray
 from llama_scale.launch.places import Card, cards_here, default_workers, threads_per_worker
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
-from llama_scale.runs import RunConfig, RunRecord, create_runs, read_records
+from llama_scale.runs import Precision, RunConfig, RunRecord, create_runs, read_records
 from llama_scale.sweeps import Sweep, expand, find_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def run_sweep(
     """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
     `launcher_options` are sbatch's own for SLURM, and `address`, `num_cpus`, `num_gpus` of a task for Ray.
-    Raises InputError for text that is too short,
+    Raises InputError for text that is too short and a precision that this machine lacks,
     StoreError for tokens that changed since they were made.
     """
     from llama_scale.training.data import check_length, verify_tokens
@@ -143,6 +143,8 @@ def run_sweep(
     data, runs = prepared.sweep.spec.data, prepared.sweep.runs
     if prepared.text is None:
         raise InputError("a dry run has no text to train on", hint="prepare the sweep without dry_run")
+    if launcher == "local":
+        _check_precisions({run.precision for run in runs}, device)
     files = prepare(prepared.text, data, store, threads=prepared.workers)
     for context, sequences in {(run.model.context, run.sequences_per_step) for run in runs}:
         check_length(files, data, context, sequences)
@@ -157,6 +159,15 @@ def run_sweep(
     return launch_locally(
         store, tasks, workers=prepared.workers, device=device, cards=prepared.cards, watch=look
     )
+
+
+def _check_precisions(precisions: Set[Precision], device: str) -> None:
+    """Raises InputError, once for all workers, for what none of them could compute."""
+    if "i16" in precisions:
+        from llama_scale.training.environment import choose_device  # torch, which most starts do without
+        from llama_scale.training.kernels import check_precision
+
+        check_precision("i16", choose_device(device))
 
 
 def sweep(

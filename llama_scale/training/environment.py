@@ -15,7 +15,7 @@ from llama_scale.training.kernels import Library, used_on
 
 
 def software(device: torch.device) -> dict[str, str | int]:
-    """Versions, device, threads, and what computes an f32 training step besides matrix products."""
+    """Versions, device, threads, and what computes a training step, but for f32's and bf16's products."""
     kernels = used_on(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

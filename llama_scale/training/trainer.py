@@ -97,7 +97,7 @@ class Trainer:
     def _too_large(self) -> InputError:
         which = 'training.recompute = "full", training.precision = "bf16" or a shorter context'
         if self.config.precision == "i16":
-            which = "a shorter context"
+            which = 'training.precision = "f32" with training.recompute = "full", or a shorter context'
         if self.micro_batch > 1:
             which = f"training.micro_batch below {self.micro_batch}, {which}"
         return InputError(

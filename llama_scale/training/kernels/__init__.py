@@ -21,12 +21,16 @@ __all__ = [
     "Gradients",
     "KernelGradients",
     "Library",
+    "check_precision",
     "gradients_of",
     "integer_product",
     "integer_scratch",
     "library",
     "used_on",
 ]
+
+
+SPREAD = Absent("its weights are spread over processes", "train it in one process")
 
 
 class Gradients(Protocol):
@@ -44,11 +48,24 @@ def gradients_of(model: Llama, recompute: Recompute, precision: Precision = "f32
     if isinstance(found, Library):
         return KernelGradients(model, found, integers=precision == "i16")
     if precision == "i16":
-        raise InputError(
-            f"training.precision is i16, which only C kernels compute, and here they don't: {found.reason}",
-            hint=f"{found.fix}, or set training.precision to f32",
-        )
+        raise _without_kernels(found)
     return partial(_by_torch, model)
+
+
+def check_precision(precision: Precision, device: torch.device, *, processes: int = 1) -> None:
+    """Raises InputError for a precision that a run of `processes` cannot have on `device` here."""
+    if precision != "i16":
+        return
+    found = SPREAD if processes > 1 else _kernels_on(device)
+    if isinstance(found, Absent):
+        raise _without_kernels(found)
+
+
+def _without_kernels(why: Absent) -> InputError:
+    return InputError(
+        f"training.precision is i16, which only C kernels compute, and here they don't: {why.reason}",
+        hint=f"{why.fix}, or set training.precision to f32",
+    )
 
 
 def _kernels_for(model: Llama, recompute: Recompute) -> Library | Absent:
@@ -56,7 +73,7 @@ def _kernels_for(model: Llama, recompute: Recompute) -> Library | Absent:
     if any(weight.dtype != torch.float32 for weight in weights):
         return Absent("its weights are not of 32 bits", "hold them in 32 bits")
     if any(type(weight) is not torch.nn.Parameter for weight in weights):
-        return Absent("its weights are spread over processes", "train it in one process")
+        return SPREAD
     if recompute != "none":
         return Absent(f"they keep what recompute = {recompute} would compute again", "recompute nothing")
     return used_on(weights[0].device)
@@ -70,10 +87,14 @@ def _by_torch(model: Llama, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float
 
 def used_on(device: torch.device) -> Library | Absent:
     """The kernels for f32 and i16 runs on `device` in this process, or why torch does everything."""
-    if device.type != "cpu":
-        return Absent(f"{device.type} has kernels of its own", "train on a CPU (--device cpu)")
-    if torch.get_num_threads() != 1:
+    if device.type == "cpu" and torch.get_num_threads() != 1:
         return Absent(
             f"{torch.get_num_threads()} threads share a run", "set threads to 1 and run two at a time"
         )
+    return _kernels_on(device)
+
+
+def _kernels_on(device: torch.device) -> Library | Absent:
+    if device.type != "cpu":
+        return Absent(f"{device.type} has kernels of its own", "train on a CPU (--device cpu)")
     return library()

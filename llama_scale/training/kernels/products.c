@@ -2,9 +2,9 @@
 
    The sum over k is cut into blocks of up to DEPTH terms. In a block each row of a and each column of b is rounded to
    whole multiples of a unit of its own, NORM of which are its norm: so no number leaves 16 bits and, by Cauchy and
-   Schwarz, no sum of products 32 bits; sums are exact in any order. Rounding errs by some 2e-4 of the norm whatever
-   the numbers are (sqrt(512 / 12) / 32,766), a ninth of what bf16 does. Das et al. 2018 (arXiv 1802.00930) train by
-   16-bit integers with one unit a tensor. Norms are to lie between 1e-34 and 1e34: lesser ones count as zero.
+   Schwarz, no sum of products 32 bits; sums are exact in any order. Rounding errs by up to
+   2e-4 of the norm (sqrt(512 / 12) / 32,766) whatever the numbers are, an eighth of what bf16 does. Das et al. 2018
+   (arXiv 1802.00930) train by 16-bit integers with one unit a tensor. Norms are to lie between 1e-34 and 1e34: lesser ones count as zero.
 
    Operands are copied first: a in panels of HIGH rows, whose numbers are broadcast, b in panels of WIDE columns. A
    32-bit lane holds a pair of terms, W apart: terms may come in any order that a and b share, and this one needs
