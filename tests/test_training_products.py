@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from llama_scale.cli import main
 from llama_scale.errors import InputError
 from llama_scale.launch import sweep
 from llama_scale.launch.estimates import step_time
+from llama_scale.runs import load_records
 from llama_scale.training.kernels import (
     Absent,
     KernelGradients,
@@ -353,6 +355,25 @@ def test_without_kernels_a_run_of_integers_is_refused(
     with pytest.raises(InputError, match="switches them off"):
         sweep(write_recipe(tmp_path), store=tmp_path / "runs", overrides=['training.precision="i16"'])
     assert not [*(tmp_path / "runs").glob("*/spec.json")]
+
+
+def test_a_sweep_by_integers_ends_where_one_in_32_bits_did() -> None:
+    """The committed records of the default sweep; docs/training.md tells these figures."""
+    results = Path(__file__).parents[1] / "sweeps" / "results"
+    theirs, ours = (
+        {
+            (record.parameters.total, record.seed, record.role, record.tokens): record.loss_nats
+            for record in load_records(results / name)
+            if record.loss_nats is not None
+        }
+        for name in ("default-seed0.json", "default-i16-seed0.json")
+    )
+    assert ours.keys() == theirs.keys()
+    errors = np.array([ours[run] / theirs[run] - 1 for run in ours])
+    assert len(errors) == 38
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(0.00036, abs=5e-6)
+    assert np.mean(errors) == pytest.approx(0.00011, abs=1e-5)
+    assert np.abs(errors).max() == pytest.approx(0.0019, abs=5e-5)
 
 
 def test_the_peak_of_integers_is_that_of_their_own_product(
