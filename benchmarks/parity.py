@@ -3,9 +3,9 @@
     llama-scale train --model 2x64 --steps 800    # prepares the text, and is what all runs are made from
     python benchmarks/parity.py runs [--seeds 6] [--push 1e-4]
 
-For each seed: the run in f32, in i16, and in f32 from weights that were pushed, each times 1 + PUSH x a normal
-number. Training amplifies any difference; so it is the pushed runs that say how far apart equals end. Prints
-the held-out losses, and how far from that in f32 they are.
+For each seed: the run in f32, in i16, and in f32 from weights that were pushed, each times 1 + PUSH x a
+normal number. Training amplifies any difference; so it is the pushed runs that say how far apart equals end.
+Prints the held-out losses, and how far from that in f32 they are.
 """
 
 from __future__ import annotations
