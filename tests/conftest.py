@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from llama_scale.training.kernels import Library
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -27,3 +32,24 @@ def plain_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Library:
+    """The C kernels; tests that need them are skipped where there is no compiler."""
+    from llama_scale.training.kernels import Absent, library
+
+    found = library()
+    if isinstance(found, Absent):
+        pytest.skip(found.reason)
+    return found
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """The kernels are looked for anew in the test, and again after it."""
+    from llama_scale.training.kernels import library
+
+    library.cache_clear()
+    yield
+    library.cache_clear()

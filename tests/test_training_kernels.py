@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,22 +45,6 @@ LENGTHS = (1, 16, 37, 96)
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def kernels() -> Library:
-    found = library()
-    if isinstance(found, Absent):
-        pytest.skip(found.reason)
-    return found
-
-
-@pytest.fixture
-def forgotten() -> Iterator[None]:
-    """The library is looked for anew in the test, and again after it."""
-    library.cache_clear()
-    yield
-    library.cache_clear()
 
 
 def made(config: ModelConfig, seed: int = 0) -> Llama:

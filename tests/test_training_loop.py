@@ -35,7 +35,7 @@ from llama_scale.training.checkpoint import restore_newest, save_checkpoint
 from llama_scale.training.corpus import read_corpus
 from llama_scale.training.data import TokenFiles
 from llama_scale.training.environment import choose_device
-from llama_scale.training.kernels import Absent, library
+from llama_scale.training.kernels import Library
 from llama_scale.training.loop import train_run
 from llama_scale.training.preparing import prepare
 from llama_scale.training.worker import work
@@ -118,10 +118,8 @@ def test_a_run_stopped_and_resumed_has_the_curve_of_one_that_was_not(
 
 
 def test_a_run_of_16_bit_integers_goes_on_to_the_bit_whatever_threads_there_are(
-    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], kernels: Library
 ) -> None:
-    if isinstance(found := library(), Absent):
-        pytest.skip(found.reason)
     files, runs = world
     plain = straight(runs[-1])
     wide = replace(plain.model, layers=1, width=64, heads=2, kv_heads=2, head_size=32, hidden=192)
@@ -139,7 +137,7 @@ def test_a_run_of_16_bit_integers_goes_on_to_the_bit_whatever_threads_there_are(
     folders = [RunFolder(store / run_id(config)) for store in (whole, broken)]
     assert folders[0].curve() == folders[1].curve()
     start = next(event for event in folders[1].events() if event["event"] == "start")
-    assert (start["threads"], start["kernels"]) == (1, found.name)
+    assert (start["threads"], start["kernels"]) == (1, kernels.name)
     exact = replace(config, precision="f32")
     create_run(whole, exact)
     assert train(whole, exact, files) == "done"

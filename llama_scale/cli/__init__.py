@@ -87,7 +87,8 @@ class Program(click.Group):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? and no traceback
         run = partial(super().main, words, *others, standalone_mode=False, **more)
         code = exit_code_of(run, words)
-        if "TORCHELASTIC_RUN_ID" in os.environ:
+        world = sys.modules.get("llama_scale.training.world")  # of a command that may have joined others
+        if world and world.is_launched():
             _leave_torchrun(code)
         # Or Python would look at every object of every module once more on its way out.
         atexit.register(gc.freeze)
