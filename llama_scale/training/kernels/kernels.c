@@ -28,19 +28,21 @@ INLINE void store_part(float *p, vec v, size left) {
     else memcpy(p, &v, left * sizeof(float));
 }
 
-/* The first `left` lanes of v, zero in the rest. */
-INLINE vec first_lanes(vec v, size left) {
+/* Which lanes are among the first `left`. */
+INLINE ivec among_first(size left) {
     ivec lane;
     for (int i = 0; i < W; i++) lane[i] = i;
-    return (vec)((ivec)v & (lane < (int32_t)(left < W ? left : W)));
+    return lane < (int32_t)(left < W ? left : W);
 }
+
+INLINE vec first_lanes(vec v, size left) { return (vec)((ivec)v & among_first(left)); }
 
 /* e^x for x up to 88, beyond which it is anything, no less than e^-87, NaN kept: Cephes' expf, whose error is below
    2 units in the last place. */
 INLINE vec exponential(vec x) {
     /* 1.5 x 2^23 rounds what is added to a whole number, whose last bits are the result's; 127 is e^0's exponent. */
     const float shift = 12582912.0f + 127;
-    vec clamped = choose(x < -87.0f, splat(-87.0f), x);
+    vec clamped = larger(splat(-87.0f), x);
     vec turns = clamped * 1.44269504088896341f + shift, whole = turns - shift;
     vec r = clamped - whole * 0.693359375f;
     r = r + whole * 2.12194440e-4f;
@@ -53,7 +55,7 @@ INLINE vec exponential(vec x) {
 }
 
 /* 1 / (1 + e^-x). */
-INLINE vec sigmoid_of(vec x) { return 1.0f / (1.0f + exponential(choose(x < -88.0f, splat(88.0f), -x))); }
+INLINE vec sigmoid_of(vec x) { return 1.0f / (1.0f + exponential(-larger(splat(-88.0f), x))); }
 
 /* ---- small matrix products, for attention ---- */
 
@@ -225,10 +227,12 @@ size attention_scratch(size T, size S) {
     return 2 * (S + ROWS) * row_of(keys) + 3 * (keys + ROWS) * row_of(S);
 }
 
-/* The largest of the first n of a row. */
+/* The largest of the first n of a row of whole vectors. */
 INLINE float peak_of(const float *row, size n) {
     vec most = splat(-INFINITY);
-    for (size j = 0; j < n; j += W) most = larger(load_part(row + j, n - j, -INFINITY), most);
+    size j = 0;
+    for (; j + W <= n; j += W) most = larger(load(row + j), most);
+    if (j < n) most = larger(choose(among_first(n - j), load(row + j), most), most);
     return largest(most);
 }
 
@@ -245,6 +249,9 @@ INLINE float softmax_row(float *row, float *gradient, size seen, size n, float m
     }
     return sum(total);
 }
+
+/* How many keys a query sees; one of the padding sees all. */
+INLINE size seen_by(size query, size T) { return query < T ? query + 1 : T; }
 
 /* mixed [M, H S] and log_sum [M, H], the logarithm of softmax's denominator. */
 void attention(float *mixed, float *log_sum, const float *rotated, const float *qkv, float *scratch, size B,
@@ -264,17 +271,15 @@ void attention(float *mixed, float *log_sum, const float *rotated, const float *
                 size rows = T - first < ROWS ? T - first : ROWS, n = round_up(first + ROWS, W);
                 copy_rows(q, head_row, rotated + (b * T + first) * qk_row + h * S, qk_row, rows, ROWS, S, scale);
                 product(scores, keys_row, q, head_row, 1, k_t, keys_row, ROWS, n, S, 0);
-                float inverse[ROWS];
-                for (size r = 0; r < ROWS; r++) {
-                    float *row = scores + r * keys_row;
-                    size seen = first + r + 1 < T ? first + r + 1 : T;
-                    float peak = peak_of(row, seen), total = softmax_row(row, 0, seen, n, peak, 0);
-                    inverse[r] = 1.0f / total;
-                    if (r < rows) log_sum[(b * T + first + r) * H + h] = peak + logf(total);
-                }
+                float peaks[ROWS], totals[ROWS]; /* row upon row each, for one waits long for its last sum */
+                for (size r = 0; r < ROWS; r++) peaks[r] = peak_of(scores + r * keys_row, seen_by(first + r, T));
+                for (size r = 0; r < ROWS; r++)
+                    totals[r] = softmax_row(scores + r * keys_row, 0, seen_by(first + r, T), n, peaks[r], 0);
+                for (size r = 0; r < rows; r++)
+                    log_sum[(b * T + first + r) * H + h] = peaks[r] + logf(totals[r]);
                 product(o, head_row, scores, keys_row, 1, v, head_row, ROWS, wide, first + ROWS, 0);
                 for (size r = 0; r < rows; r++)
-                    put_row(mixed + ((b * T + first + r) * H + h) * S, o + r * head_row, S, inverse[r]);
+                    put_row(mixed + ((b * T + first + r) * H + h) * S, o + r * head_row, S, 1.0f / totals[r]);
             }
         }
 }

@@ -11,9 +11,6 @@
    no shuffling. */
 
 #include "vectors.h"
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 enum { HIGH = W == 16 ? 12 : W == 8 ? 6 : 4, WIDE = 2 * W }; /* a tile, whose sums fill most registers; HIGH <= W */
 enum { DEPTH = 512, PAIRS = DEPTH / 2 };

@@ -6,6 +6,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 enum { W = 16 };
@@ -43,20 +46,36 @@ INLINE vec load_part(const float *p, size left, float otherwise) {
 
 INLINE vec choose(ivec which, vec yes, vec no) { return (vec)((which & (ivec)yes) | (~which & (ivec)no)); }
 
-INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
+/* The larger in each lane, b's where one is not a number: an instruction that GCC does not find by itself. */
+INLINE vec larger(vec a, vec b) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (vec)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+/* Lanes that lie `apart` exchanged. */
+INLINE vec crossed(vec v, int apart) {
+    vec out;
+    /* Unrolled, or GCC does not see that this is a shuffle; so too below. */
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) out[i] = v[i ^ apart];
+    return out;
+}
 
 INLINE float sum(vec v) {
-    float lanes[W];
-    memcpy(lanes, &v, sizeof v);
-    for (int half = W / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-    return lanes[0];
+#pragma GCC unroll 4
+    for (int apart = W / 2; apart; apart /= 2) v += crossed(v, apart);
+    return v[0];
 }
 
 INLINE float largest(vec v) {
-    float lanes[W];
-    memcpy(lanes, &v, sizeof v);
-    for (int half = W / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-    return lanes[0];
+#pragma GCC unroll 4
+    for (int apart = W / 2; apart; apart /= 2) v = larger(v, crossed(v, apart));
+    return v[0];
 }
