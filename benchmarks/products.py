@@ -1,9 +1,9 @@
-"""Rates of the matrix products of a training step: torch in 32 bits and in bf16, ours of 16-bit integers.
+"""Rates of the matrix products of a training step: by torch and ours, of floats, bf16 and 16-bit integers.
 
     python benchmarks/products.py [--repeats 12]
 
-One thread; every product of a size of `train_step.py` (forward, both gradients) is multiplied in turn by all
-three, and the least of its times counts. Errors are against 64 bits, over the norm of the exact product.
+One thread; every product of a size of `train_step.py` (forward, both gradients) is multiplied in turn each
+way, and the least of its times counts. Errors are against 64 bits, over the norm of the exact product.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from train_step import CPU_SIZES, Size
 
-from llama_scale.training.kernels import Absent, Library, integer_product, integer_scratch, library
+from llama_scale.training.kernels import Absent, Library, library, product, product_scratch
 
 VOCABULARY, CONTEXT = 256, 256
 Operands = tuple[Tensor, Tensor]
@@ -41,12 +41,16 @@ def products(size: Size) -> Iterator[Operands]:
 def ways(kernels: Library, a: Tensor, b: Tensor) -> dict[str, tuple[Callable[[], Any], Tensor]]:
     """Calls that multiply, and where each leaves its result."""
     sizes = (a.shape[0], b.shape[1], a.shape[1])
-    wide, narrow, ours = (torch.empty(sizes[:2], dtype=d) for d in (a.dtype, torch.bfloat16, a.dtype))
-    scratch = integer_scratch(kernels, [sizes])
+    wide, narrow, floats, integers = (
+        torch.empty(sizes[:2], dtype=d) for d in (a.dtype, torch.bfloat16, a.dtype, a.dtype)
+    )
+    scratch = product_scratch(kernels, [sizes], "f32", "i16")
+    ours = partial(product, kernels, scratch=scratch)
     return {
         "torch, f32": (partial(torch.mm, a, b, out=wide), wide),
+        "ours, f32": (ours(floats, a, b, numbers="f32"), floats),
         "torch, bf16": (partial(torch.mm, a.bfloat16(), b.bfloat16(), out=narrow), narrow),
-        "ours, i16": (integer_product(kernels, ours, a, b, scratch=scratch), ours),
+        "ours, i16": (ours(integers, a, b, numbers="i16"), integers),
     }
 
 

@@ -1,4 +1,4 @@
-"""Matrix products of 16-bit integers: how far from the exact ones, at any size, scale and instruction set."""
+"""Matrix products of floats and of 16-bit integers: how exact, at any size, scale and instruction set."""
 
 from __future__ import annotations
 
@@ -30,19 +30,22 @@ from llama_scale.training.kernels import (
     KernelGradients,
     Library,
     gradients_of,
-    integer_product,
-    integer_scratch,
+    product,
+    product_scratch,
+    products,
     step,
 )
-from llama_scale.training.kernels.library import FLAGS, SOURCES
+from llama_scale.training.kernels.library import FLAGS, SOURCES, load
+from llama_scale.training.kernels.products import Numbers
 from llama_scale.training.model import Llama
 from llama_scale.training.optimizer import FlatOptimizer
 from llama_scale.training.peak import peak_of
 from llama_scale.training.scaling import initialise
 from llama_scale.training.speed import seconds_per_step
 
-ROUNDING = 3.5e-4  # of a row's norm, at most: half a unit, 32,766 of which are the norm, for each of 512
-PRODUCTS = next(source for source in SOURCES if source.name == "products.c")
+# Of a row's norm, at most: half a unit, 32,766 of which are the norm, for each of 512 integers.
+ROUNDING: dict[Numbers, float] = {"i16": 3.5e-4, "f32": 0.0}
+BOTH: tuple[Numbers, ...] = ("f32", "i16")
 BETWEEN = 1e30
 SHAPE = ModelConfig(
     layers=2, width=128, heads=4, kv_heads=2, head_size=32, hidden=352, vocabulary=300, context=64
@@ -68,23 +71,30 @@ def at_the_end_of_memory(x: Tensor) -> Tensor:
     return view
 
 
-def product(kernels: Library, a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
+def multiplied(
+    kernels: Library, numbers: Numbers, a: Tensor, b: Tensor, into: Tensor | None = None
+) -> Tensor:
     """a b, or `into` with it added; scratch memory ends where no page can be written."""
     sizes = (a.shape[0], b.shape[1], a.shape[1])
     c = torch.full(sizes[:2], torch.nan) if into is None else into
-    scratch = at_the_end_of_memory(integer_scratch(kernels, [sizes]))
-    integer_product(kernels, c, a, b, scratch=scratch, add=into is not None)()
+    scratch = at_the_end_of_memory(product_scratch(kernels, [sizes], numbers))
+    product(kernels, c, a, b, numbers=numbers, scratch=scratch, add=into is not None)()
     return c
+
+
+@pytest.fixture(params=BOTH)
+def numbers(request: pytest.FixtureRequest) -> Numbers:
+    return request.param
 
 
 def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_close(found: Tensor, a: Tensor, b: Tensor, before: Tensor | float = 0.0) -> None:
+def assert_close(found: Tensor, numbers: Numbers, a: Tensor, b: Tensor, before: Tensor | float = 0.0) -> None:
     """No sum errs by more than rounding of its row and its column allows."""
-    a, b = a.double(), b.double()
-    allowed = (2 * ROUNDING + ROUNDING**2 + 1e-5) * a.norm(dim=1)[:, None] * b.norm(dim=0)
+    a, b, rounding = a.double(), b.double(), ROUNDING[numbers]
+    allowed = (2 * rounding + rounding**2 + 1e-5) * a.norm(dim=1)[:, None] * b.norm(dim=0)
     kept = torch.as_tensor(before).double()
     assert ((found.double() - kept - a @ b).abs() <= allowed + 1e-6 * kept.abs()).all()
 
@@ -101,13 +111,14 @@ def laid(x: Tensor, how: str, room: int) -> Tensor:
 side = st.integers(1, 150) | st.sampled_from([12, 16, 32, 48, 64, 256, 384])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     sizes=st.tuples(side, side, side | st.integers(500, 1100)),
     lays=st.tuples(*[st.sampled_from(["rows", "columns"])] * 2),
     room=st.integers(0, 5),
     powers=st.tuples(st.integers(-15, 12), st.integers(-15, 12)),
     add=st.booleans(),
+    numbers=st.sampled_from(BOTH),
 )
 def test_any_product_is_as_exact_as_rounding_allows(
     kernels: Library,
@@ -116,6 +127,7 @@ def test_any_product_is_as_exact_as_rounding_allows(
     room: int,
     powers: tuple[int, int],
     add: bool,
+    numbers: Numbers,
 ) -> None:
     m, n, k = sizes
     # Rows and columns of most different scales, with what stands out here and there.
@@ -125,17 +137,17 @@ def test_any_product_is_as_exact_as_rounding_allows(
     a, b = a * 10.0 ** powers[0], b * 10.0 ** powers[1]
     before = (a @ b).abs().amax() * normal(3, m, n) if add else torch.zeros(m, n)
     c = laid(before, "rows", room)
-    scratch = integer_scratch(kernels, [sizes])
+    scratch = product_scratch(kernels, [sizes], numbers)
     left, right = laid(a, lays[0], room), laid(b, lays[1], room)
-    integer_product(kernels, c, left, right, scratch=scratch, add=add)()
-    assert_close(c, a, b, before)
+    product(kernels, c, left, right, numbers=numbers, scratch=scratch, add=add)()
+    assert_close(c, numbers, a, b, before)
     assert room == 0 or (c.as_strided((m, room), c.stride(), n) == BETWEEN).all()
 
 
 def test_errors_are_about_a_tenth_of_those_of_bf16(kernels: Library) -> None:
     a, b = normal(0, 256, 2048), normal(1, 2048, 256)
     exact = a.double() @ b.double()
-    ours = (product(kernels, a, b) - exact).norm() / exact.norm()
+    ours = (multiplied(kernels, "i16", a, b) - exact).norm() / exact.norm()
     theirs = ((a.bfloat16() @ b.bfloat16()) - exact).norm() / exact.norm()
     assert ours < 3e-4
     assert theirs > 9 * ours
@@ -148,47 +160,51 @@ def test_no_sum_overflows_where_all_products_have_one_sign(k: int, kernels: Libr
         row = torch.zeros(k)
         row[torch.randperm(k, generator=torch.Generator().manual_seed(few))[:few]] = 1.0
         a, b = torch.stack([row, -row, row * 1e-3]), torch.stack([row, row * 7, -row], dim=1)
-        torch.testing.assert_close(product(kernels, a, b), a @ b, rtol=1e-3, atol=0)
+        torch.testing.assert_close(multiplied(kernels, "i16", a, b), a @ b, rtol=1e-3, atol=0)
 
 
-def test_what_is_not_finite_is_seen_in_its_row_and_column_and_nowhere_else(kernels: Library) -> None:
+def test_what_is_not_finite_is_seen_in_its_row_and_column_and_nowhere_else(
+    kernels: Library, numbers: Numbers
+) -> None:
     for bad in (torch.nan, torch.inf, -torch.inf):
         a, b = normal(0, 70, 600), normal(1, 600, 90)
         a[33, 599], b[0, 7] = bad, bad
         for left, right in ((a, b), (a.t().contiguous().t(), b.t().contiguous().t())):
-            finite = product(kernels, left, right).isfinite()
+            finite = multiplied(kernels, numbers, left, right).isfinite()
             expected = torch.ones(70, 90, dtype=torch.bool)
             expected[33], expected[:, 7] = False, False
             assert torch.equal(finite, expected)
 
 
-def test_zeros_and_the_smallest_numbers(kernels: Library) -> None:
+def test_zeros_and_the_smallest_numbers(kernels: Library, numbers: Numbers) -> None:
     a, b = normal(0, 40, 64), normal(1, 64, 40)
     a[3], b[:, 5] = 0.0, 0.0
-    found = product(kernels, a, b)
+    found = multiplied(kernels, numbers, a, b)
     assert (found[3] == 0).all() and (found[:, 5] == 0).all()
     a[4] = 1e-40  # below the least normal number
     a[5] = 1e-25
-    found = product(kernels, a, b * 1e20)
+    found = multiplied(kernels, numbers, a, b * 1e20)
     assert found.isfinite().all()
-    assert_close(found[5:6], a[5:6], b * 1e20)
+    assert_close(found[5:6], numbers, a[5:6], b * 1e20)
 
 
-def test_the_same_bits_every_time(kernels: Library) -> None:
+def test_the_same_bits_every_time(kernels: Library, numbers: Numbers) -> None:
     a, b = normal(0, 200, 700), normal(1, 700, 130)
-    first = product(kernels, a, b)
-    assert all(torch.equal(first, product(kernels, a, b)) for _ in range(3))
+    first = multiplied(kernels, numbers, a, b)
+    assert all(torch.equal(first, multiplied(kernels, numbers, a, b)) for _ in range(3))
 
 
 @pytest.mark.parametrize("sizes", [(5, 7, 3), (64, 64, 64), (67, 75, 130), (100, 600, 515)])
-def test_nothing_is_read_beyond_the_operands(sizes: tuple[int, int, int], kernels: Library) -> None:
+def test_nothing_is_read_beyond_the_operands(
+    sizes: tuple[int, int, int], kernels: Library, numbers: Numbers
+) -> None:
     m, n, k = sizes
     a, b = normal(0, m, k), normal(1, k, n)
     lefts = (at_the_end_of_memory(a), at_the_end_of_memory(a.t()).t())
     rights = (at_the_end_of_memory(b), at_the_end_of_memory(b.t()).t())
     for left, right in itertools.product(lefts, rights):
         into = at_the_end_of_memory(torch.zeros(m, n))
-        assert_close(product(kernels, left, right, into), a, b)
+        assert_close(multiplied(kernels, numbers, left, right, into), numbers, a, b)
 
 
 @cache
@@ -211,21 +227,30 @@ def flags_of_this_cpu() -> set[str]:
         ("sse2", "-march=x86-64"),
     ],
 )
-def test_other_processors_are_as_exact(needs: str, how: str, tmp_path: Path) -> None:
+def test_other_processors_are_as_exact(
+    needs: str, how: str, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if needs not in flags_of_this_cpu():
         pytest.skip(f"this CPU has no {needs}")
+    monkeypatch.setattr(products, "LEAST_LANES", 1)  # or torch would multiply where vectors are short
     built = tmp_path / "products.so"
-    subprocess.run(["cc", *FLAGS, *how.split(), "-o", built, PRODUCTS, "-lm"], check=True)
-    functions = ctypes.CDLL(str(built))
-    functions.integer_product_scratch.restype = ctypes.c_int64
-    functions.integer_product_scratch.argtypes = (ctypes.c_int64,) * 3
-    other = Library(functions, how)
+    subprocess.run(["cc", *FLAGS, *how.split(), "-o", built, *SOURCES, "-lm"], check=True)
+    other = Library(load(built), how)
     for m, n, k in ((100, 70, 130), (64, 64, 64), (31, 600, 1024), (50, 37, 1539)):
         a, b, before = normal(0, m, k), normal(1, k, n), normal(2, m, n)
         for left, right in itertools.product(("rows", "columns"), repeat=2):
             into = before.clone()
-            product(other, laid(a, left, 3), laid(b, right, 1), into)
-            assert_close(into, a, b, before)
+            multiplied(other, numbers, laid(a, left, 3), laid(b, right, 1), into)
+            assert_close(into, numbers, a, b, before)
+
+
+def test_where_vectors_are_short_torch_multiplies(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = normal(0, 40, 300), normal(1, 300, 70)
+    monkeypatch.setattr(products, "LEAST_LANES", kernels.lanes + 1)
+    assert torch.equal(multiplied(kernels, "f32", a, b), a @ b)
+    assert torch.equal(
+        multiplied(kernels, "f32", a, b, torch.ones(40, 70)), torch.addmm(torch.ones(40, 70), a, b)
+    )
 
 
 def made(config: ModelConfig) -> Llama:
@@ -257,7 +282,7 @@ def test_gradients_are_close_to_those_of_32_bits(
     config: ModelConfig, flat: bool, kernels: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever matrix is the largest: scratch memory is made for that, and none lies beyond it."""
-    monkeypatch.setattr(step, "integer_scratch", lambda *asked: at_the_end_of_memory(integer_scratch(*asked)))
+    monkeypatch.setattr(step, "product_scratch", lambda *asked: at_the_end_of_memory(product_scratch(*asked)))
     model = made(config)
     if flat:
         FlatOptimizer(model, small_run(config, learning_rate=1e-3))
@@ -278,12 +303,12 @@ def test_small_products_stay_in_32_bits(width: int, same: bool, kernels: Library
     assert all(map(torch.equal, rounded, exact)) is same
 
 
-def test_operands_that_lie_otherwise_are_refused(kernels: Library) -> None:
+def test_operands_that_lie_otherwise_are_refused(kernels: Library, numbers: Numbers) -> None:
     a, b = normal(0, 64, 64), normal(1, 64, 64)
     with pytest.raises(AssertionError):
-        product(kernels, normal(0, 64, 128)[:, ::2], b)
+        multiplied(kernels, numbers, normal(0, 64, 128)[:, ::2], b)
     with pytest.raises(AssertionError):
-        product(kernels, a, b, torch.zeros(64, 64).t())
+        multiplied(kernels, numbers, a, b, torch.zeros(64, 64).t())
 
 
 def test_a_step_is_timed_and_guessed_on_the_one_thread_that_it_has(kernels: Library) -> None:

@@ -23,7 +23,8 @@ from llama_scale.files import parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.hardware import accelerator, accelerator_of_device
 from llama_scale.runs import Precision, threads_for
-from llama_scale.training.kernels import Absent, Library, integer_product, integer_scratch, library
+from llama_scale.training.kernels import Library, library, product, product_scratch, used_on
+from llama_scale.training.kernels.products import Numbers
 from llama_scale.training.optimizer import DTYPES
 
 SIZES = (512, 1024)  # of square matrices; which one a CPU multiplies fastest depends on its caches
@@ -66,17 +67,17 @@ def _measured_here(precision: Precision) -> Peak | None:
 
     None in i16 without its kernels.
     """
-    multiplier, product = f"torch {torch.__version__}", _torch_product
-    if precision == "i16":
-        kernels = library()
-        if isinstance(kernels, Absent):
-            return None
-        multiplier, product = f"kernels {kernels.name}", partial(_integer_product, kernels)
+    kernels = library() if precision == "i16" else used_on(torch.device("cpu"))
+    multiplier, multiply = f"torch {torch.__version__}", _by_torch
+    if precision != "bf16" and isinstance(kernels, Library):
+        multiplier, multiply = f"kernels {kernels.name}", partial(_by_kernels, kernels, precision)
+    elif precision == "i16":
+        return None
     threads = quantities.counted(threads_for(precision) or torch.get_num_threads(), "thread")
     key = f"{_cpu_name()}, {threads}, {precision}, {multiplier}"
     cached = _read_cache()
     if key not in cached:
-        rate = _matrix_product_rate(product, DTYPES[precision])
+        rate = _matrix_product_rate(multiply, DTYPES[precision])
         found = {"flops_per_second": rate, "source": f"{key}, measured {datetime.date.today().isoformat()}"}
         with suppress(StoreError):  # a cache that cannot be written is measured again
             write_atomically(_cache_file(), json.dumps({**cached, key: found}, indent=1))
@@ -84,11 +85,13 @@ def _measured_here(precision: Precision) -> Peak | None:
     return Peak(**cached[key])
 
 
-def _matrix_product_rate(product: Callable[[Tensor, Tensor], Callable[[], Any]], dtype: torch.dtype) -> float:
+def _matrix_product_rate(
+    product_of: Callable[[Tensor, Tensor], Callable[[], Any]], dtype: torch.dtype
+) -> float:
     """The best of a few square products, about a second in all; anything that disturbs makes it lower."""
     best = 0.0
     for size in SIZES:
-        multiply = product(*(torch.randn(size, size).to(dtype) for _ in range(2)))
+        multiply = product_of(*(torch.randn(size, size).to(dtype) for _ in range(2)))
         for _ in range(TRIES):
             began = time.perf_counter()
             multiply()
@@ -96,13 +99,13 @@ def _matrix_product_rate(product: Callable[[Tensor, Tensor], Callable[[], Any]],
     return best
 
 
-def _torch_product(left: Tensor, right: Tensor) -> Callable[[], Any]:
+def _by_torch(left: Tensor, right: Tensor) -> Callable[[], Any]:
     return partial(torch.mm, left, right)
 
 
-def _integer_product(kernels: Library, left: Tensor, right: Tensor) -> Callable[[], Any]:
-    scratch = integer_scratch(kernels, [(len(left), len(left), len(left))])
-    return integer_product(kernels, torch.empty_like(left), left, right, scratch=scratch)
+def _by_kernels(kernels: Library, numbers: Numbers, left: Tensor, right: Tensor) -> Callable[[], Any]:
+    scratch = product_scratch(kernels, [(len(left), len(left), len(left))], numbers)
+    return product(kernels, torch.empty_like(left), left, right, numbers=numbers, scratch=scratch)
 
 
 def _read_cache() -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from llama_scale.architecture import Recompute
 from llama_scale.errors import InputError
 from llama_scale.runs import Precision
 from llama_scale.training.kernels.library import Absent, Library, library
-from llama_scale.training.kernels.products import integer_product, integer_scratch
+from llama_scale.training.kernels.products import product, product_scratch
 from llama_scale.training.kernels.step import KernelGradients
 from llama_scale.training.model import Llama
 
@@ -23,9 +23,9 @@ __all__ = [
     "Library",
     "check_precision",
     "gradients_of",
-    "integer_product",
-    "integer_scratch",
     "library",
+    "product",
+    "product_scratch",
     "used_on",
 ]
 

@@ -4,7 +4,7 @@
    H heads, K key-value heads, S head size. Everything is plain C with GCC's vector types, which GCC and Clang
    compile for any processor; sums run in an order that depends on sizes alone, so results repeat to the bit. */
 
-#include "vectors.h"
+#include "products.h"
 
 enum { TILE = W == 8 ? 4 : 8 }; /* of 8 lanes: 4 x 2 sums in 16 registers, 8 to hide the latency of multiply-add */
 enum { ROWS = 8 };  /* queries at a time: a multiple of TILE, and half of it is wasted at the causal edge */
@@ -15,13 +15,7 @@ enum { ALIGN = 2 * W }; /* keys are padded to a multiple of this, which is one o
    the cache and drive each other out. */
 INLINE size row_of(size n) { return ((n + LINE - 1) / LINE | 1) * LINE; }
 
-/* GCC would read b from memory in each multiply-add, for which there are too few load units. */
-INLINE vec in_register(vec v) {
-#if defined(__x86_64__)
-    __asm__("" : "+x"(v));
-#endif
-    return v;
-}
+size lanes(void) { return W; }
 
 INLINE void store_part(float *p, vec v, size left) {
     if (left >= W) store(p, v);
@@ -59,33 +53,16 @@ INLINE vec sigmoid_of(vec x) { return 1.0f / (1.0f + exponential(-larger(splat(-
 
 /* ---- small matrix products, for attention ---- */
 
-INLINE void tile(float *c, size c_row, const float *a, size a_row, size a_step, const float *b, size b_row,
-                 size depth, int vectors, int add) {
-    vec total[TILE][2];
-    for (int r = 0; r < TILE; r++)
-        for (int v = 0; v < vectors; v++) total[r][v] = add ? load(c + r * c_row + v * W) : splat(0);
-    for (size i = 0; i < depth; i++) {
-        vec right[2];
-        for (int v = 0; v < vectors; v++) right[v] = in_register(load(b + i * b_row + v * W));
-        for (int r = 0; r < TILE; r++) {
-            vec left = splat(a[r * a_row + i * a_step]);
-            for (int v = 0; v < vectors; v++) total[r][v] += left * right[v];
-        }
-    }
-    for (int r = 0; r < TILE; r++)
-        for (int v = 0; v < vectors; v++) store(c + r * c_row + v * W, total[r][v]);
-}
-
 /* c = a b, or c += a b: m a multiple of TILE, n of W; a's rows lie a_row apart, its columns a_step. */
 INLINE void product(float *c, size c_row, const float *a, size a_row, size a_step, const float *b, size b_row,
                     size m, size n, size depth, int add) {
     size j = 0;
     for (; j + 2 * W <= n; j += 2 * W)
         for (size i = 0; i < m; i += TILE)
-            tile(c + i * c_row + j, c_row, a + i * a_row, a_row, a_step, b + j, b_row, depth, 2, add);
+            tile(c + i * c_row + j, c_row, a + i * a_row, a_row, a_step, b + j, b_row, depth, TILE, 2, add);
     for (; j < n; j += W)
         for (size i = 0; i < m; i += TILE)
-            tile(c + i * c_row + j, c_row, a + i * a_row, a_row, a_step, b + j, b_row, depth, 1, add);
+            tile(c + i * c_row + j, c_row, a + i * a_row, a_row, a_step, b + j, b_row, depth, TILE, 1, add);
 }
 
 /* ---- root mean square norm, with the residual stream ---- */

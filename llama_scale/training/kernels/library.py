@@ -22,14 +22,16 @@ from llama_scale.errors import LlamaScaleError
 from llama_scale.files import write_atomically
 from llama_scale.frozen import frozen
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "products.c"))
-HEADER = Path(__file__).with_name("vectors.h")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "products_f32.c", "products_i16.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "products.h"))
 SWITCH = "LLAMA_SCALE_KERNELS"
 COMPILERS = ("cc", "gcc", "clang")
 # sqrtf need not set errno; nothing else of the language's floating point is loosened.
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
 FOR_THIS_CPU = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows
 COMPILE_SECONDS = 120
+# Functions that give a size, and how many sizes they take.
+SIZES_OF = {"lanes": 0, "attention_scratch": 2, "f32_product_scratch": 3, "i16_product_scratch": 3}
 
 
 class _Pointer(ctypes.c_void_p):
@@ -44,6 +46,11 @@ class Library:
 
     functions: ctypes.CDLL
     name: str
+
+    @property
+    def lanes(self) -> int:
+        """32-bit numbers of a vector."""
+        return self.functions.lanes()
 
     def call(self, function: str, *arguments: Tensor | int | float | None) -> partial[Any]:
         """A call of `function` to be made later, any number of times, on these tensors' memory as it then is.
@@ -72,7 +79,7 @@ def library() -> Library | Absent:
     key = _key(compiler)
     built = cache_folder() / f"{key}.so"
     try:
-        return Library(_loaded(built) or _load(_build(compiler, built)), f"c-{key}")
+        return Library(_loaded(built) or load(_build(compiler, built)), f"c-{key}")
     except subprocess.SubprocessError as error:
         return Absent(f"{compiler} failed: {_said(error)}", "set CC to a newer gcc or clang")
     except (OSError, LlamaScaleError) as error:
@@ -98,7 +105,7 @@ def _key(compiler: str) -> str:
     """Short hash of everything that decides the machine code."""
     real = Path(compiler).resolve()
     state = real.stat()
-    sources = [source.read_text() for source in (HEADER, *SOURCES)]
+    sources = [source.read_text() for source in (*HEADERS, *SOURCES)]
     parts = (sources, FLAGS, str(real), state.st_size, state.st_mtime_ns, _cpu())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -140,7 +147,7 @@ def _build(compiler: str, target: Path) -> Path:
 def _loaded(path: Path) -> ctypes.CDLL | None:
     """The library that an earlier process built; None if there is none, or a torn one."""
     try:
-        return _load(path)
+        return load(path)
     except OSError:
         return None
 
@@ -150,10 +157,12 @@ def _said(error: subprocess.SubprocessError) -> str:
     return words[0] if words else "it said nothing"
 
 
-def _load(path: Path) -> ctypes.CDLL:
+def load(path: Path) -> ctypes.CDLL:
+    """The functions of a compiled library. Raises OSError where it cannot be loaded."""
     functions = ctypes.CDLL(str(path))
-    for scratch, sizes in ((functions.attention_scratch, 2), (functions.integer_product_scratch, 3)):
-        scratch.restype, scratch.argtypes = ctypes.c_int64, (ctypes.c_int64,) * sizes
+    for name, sizes in SIZES_OF.items():
+        function = getattr(functions, name)
+        function.restype, function.argtypes = ctypes.c_int64, (ctypes.c_int64,) * sizes
     return functions
 
 

@@ -1,13 +1,12 @@
 """Loss and gradients of a LLaMA as a fixed list of calls over memory that is allocated once.
 
-Matrix products are torch's, or of 16-bit integers (`products.py`); all else is in `kernels.c`. Shapes as in
-`training/model.py`; M = B T rows.
+Matrix products are of 32-bit floats or of 16-bit integers (`products.py`); all else is in `kernels.c`. Shapes
+as in `training/model.py`; M = B T rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from llama_scale.frozen import frozen
 from llama_scale.training.kernels.library import Library
-from llama_scale.training.kernels.products import Sizes, integer_product, integer_scratch
+from llama_scale.training.kernels.products import Numbers, Sizes, product, product_scratch
 from llama_scale.training.model import Block, Llama, RMSNorm
 
 Call = Callable[[], Any]
@@ -71,7 +70,7 @@ class Step:
     def __init__(
         self, model: Llama, library: Library, batch: int, length: int, *, integers: bool = False
     ) -> None:
-        self.config, self.library = model.config, library
+        self.config, self.library, self.integers = model.config, library, integers
         self.batch, self.length, self.rows = batch, length, batch * length
         width, vocabulary = self.config.width, self.config.vocabulary
         self._tokens, self._targets = (torch.zeros(self.rows, dtype=torch.int64) for _ in range(2))
@@ -84,9 +83,11 @@ class Step:
         self._dqkv = torch.empty(self.rows, self._qkv_columns)
         self._dmixed = torch.empty(self.rows, mixed)
         self._dhidden = torch.empty(self.rows, self.config.hidden)
-        scratch = library.functions.attention_scratch(length, self.config.head_size)
-        self._scratch = torch.empty(scratch)
-        self._integers = integer_scratch(library, self._products()) if integers else None
+        self._attention_scratch = torch.empty(
+            library.functions.attention_scratch(length, self.config.head_size)
+        )
+        numbers: tuple[Numbers, ...] = ("f32", "i16") if integers else ("f32",)
+        self._product_scratch = product_scratch(library, self._products(), *numbers)
         self._cosine, self._sine = model.get_buffer("cosine"), model.get_buffer("sine")
         self._forward: list[Call] = []
         self._backward: list[list[Call]] = []  # in the order of the forward pass: each part is run backwards
@@ -163,9 +164,11 @@ class Step:
         table, sizes = (self._cosine, self._sine), (self.rows, self.length, *heads)
         self._forward += [
             library.call("rotary", rotated, inverse, qkv, *table, *weights, *sizes, config.norm_epsilon),
-            library.call("attention", mixed, log_sum, rotated, qkv, self._scratch, self.batch, *sizes[1:]),
+            library.call(
+                "attention", mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes[1:]
+            ),
         ]
-        dmixed = (self._dmixed, mixed, log_sum, rotated, qkv, self._scratch, self.batch, *sizes[1:])
+        dmixed = (self._dmixed, mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes[1:])
         self._backward.append(
             [
                 library.call("attention_backward", self._dqkv, *dmixed),
@@ -198,9 +201,9 @@ class Step:
 
     def _product(self, c: Tensor, a: Tensor, b: Tensor, *, add: bool = False) -> Call:
         """c = a b, or c += a b."""
-        if self._integers is not None and min(*a.shape, b.shape[1]) >= LEAST_SIDE:
-            return integer_product(self.library, c, a, b, scratch=self._integers, add=add)
-        return partial(torch.addmm, c, a, b, out=c) if add else partial(torch.mm, a, b, out=c)
+        is_large = min(*a.shape, b.shape[1]) >= LEAST_SIDE
+        numbers = "i16" if self.integers and is_large else "f32"
+        return product(self.library, c, a, b, numbers=numbers, scratch=self._product_scratch, add=add)
 
     def _products(self) -> Iterator[Sizes]:
         """Sizes of the largest products of a step, forward and backward."""

@@ -10,18 +10,14 @@
    32-bit lane holds a pair of terms, W apart: terms may come in any order that a and b share, and this one needs
    no shuffling. */
 
-#include "vectors.h"
+#include "products.h"
 
-enum { HIGH = W == 16 ? 12 : W == 8 ? 6 : 4, WIDE = 2 * W }; /* a tile, whose sums fill most registers; HIGH <= W */
 enum { DEPTH = 512, PAIRS = DEPTH / 2 };
-enum { STRIP = W == 16 ? 512 : 256 }; /* columns of b at a time: they stay in the second cache */
 enum { TOGETHER = 4 };                /* vectors side by side when columns are copied */
 enum { AHEAD = 16 };                  /* rows asked for before they are read: they lie too far apart to be guessed */
 enum { PANEL = HIGH * PAIRS + W };    /* lanes of a panel of a, and room for what the last vector spills */
 
 typedef uint32_t uvec __attribute__((vector_size(4 * W)));
-
-INLINE size least(size a, size b) { return a < b ? a : b; }
 
 INLINE ivec integers(int32_t x) { return x - (ivec){0}; }
 
@@ -170,7 +166,7 @@ INLINE ivec add_products(ivec sums, ivec a, ivec b) {
 }
 
 /* c [HIGH, WIDE] = a b, or c += a b: a panel of each; a's rows lie a_row apart, its pairs a_pair. */
-INLINE void tile(float *c, size c_row, const int32_t *a, size a_row, size a_pair, const int32_t *b, size pairs,
+INLINE void tile_of_pairs(float *c, size c_row, const int32_t *a, size a_row, size a_pair, const int32_t *b, size pairs,
                  const float *a_units, const float *b_units, int add) {
     ivec sums[HIGH][2];
     for (int r = 0; r < HIGH; r++) {
@@ -211,30 +207,25 @@ INLINE void multiply(float *c, size c_row, operand a, int by_rows, operand b, si
             int whole = i + HIGH <= m && j + WIDE <= n, into = whole && add;
             float *out = whole ? to : edge;
             size row = whole ? c_row : WIDE;
-            if (by_rows) tile(out, row, left, PAIRS, 1, right, pairs, a.units + i, b.units + j, into);
-            else tile(out, row, left, 1, HIGH, right, pairs, a.units + i, b.units + j, into);
-            if (whole) continue;
-            for (size r = 0; r < least(HIGH, m - i); r++)
-                for (size k = 0; k < least(WIDE, n - j); k++)
-                    to[r * c_row + k] = edge[r * WIDE + k] + (add ? to[r * c_row + k] : 0);
+            if (by_rows) tile_of_pairs(out, row, left, PAIRS, 1, right, pairs, a.units + i, b.units + j, into);
+            else tile_of_pairs(out, row, left, 1, HIGH, right, pairs, a.units + i, b.units + j, into);
+            if (!whole) copy_part(to, c_row, edge, least(HIGH, m - i), least(WIDE, n - j), add);
         }
 }
-
-INLINE size blocks_of(size k) { return (k + DEPTH - 1) / DEPTH; }
 
 INLINE size panels_of(size m) { return round_up(m, TOGETHER * HIGH) / HIGH; }
 
 /* Numbers of scratch memory that a product needs. */
-size integer_product_scratch(size m, size n, size k) {
-    size of_a = panels_of(m) * (PANEL + HIGH) * blocks_of(k);
+size i16_product_scratch(size m, size n, size k) {
+    size of_a = panels_of(m) * (PANEL + HIGH) * blocks_of(k, DEPTH);
     return of_a + round_up(least(n, STRIP), TOGETHER * W) * (PAIRS + 1);
 }
 
 /* c [m, n] = a [m, k] b [k, n], or c += a b. Of each operand either rows or columns are contiguous: one of its two
    steps is 1. What is in a row of a or a column of b that is not finite makes that row or column of c not finite. */
-void integer_product(float *c, size c_row, const float *a, size a_row, size a_column, const float *b, size b_row,
+void i16_product(float *c, size c_row, const float *a, size a_row, size a_column, const float *b, size b_row,
                      size b_column, size m, size n, size k, size add, int32_t *scratch) {
-    size depth = round_up((k + blocks_of(k) - 1) / blocks_of(k), 2 * W), blocks = (k + depth - 1) / depth;
+    size depth = round_up((k + blocks_of(k, DEPTH) - 1) / blocks_of(k, DEPTH), 2 * W), blocks = (k + depth - 1) / depth;
     size numbers = panels_of(m) * PANEL, units = panels_of(m) * HIGH, columns = round_up(least(n, STRIP), TOGETHER * W);
     float *a_units = (float *)(scratch + numbers * blocks), *b_units = a_units + units * blocks;
     operand right = {(int32_t *)(b_units + columns), b_units};
