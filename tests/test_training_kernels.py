@@ -12,7 +12,15 @@ from torch import Tensor
 
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.training.environment import software
-from llama_scale.training.kernels import Absent, KernelGradients, Library, gradients_of, library, used_on
+from llama_scale.training.kernels import (
+    Absent,
+    KernelGradients,
+    Library,
+    TorchGradients,
+    gradients_of,
+    library,
+    used_on,
+)
 from llama_scale.training.kernels.library import cache_folder
 from llama_scale.training.model import Llama
 from llama_scale.training.scaling import initialise
@@ -88,6 +96,29 @@ def test_loss_and_gradients_are_the_exact_ones(name: str, length: int, kernels: 
     whole = torch.stack([gradient.norm() for gradient in exact]).norm()
     for ours, theirs in zip(gradients(model), exact, strict=True):
         assert (ours - theirs).norm() <= 3e-6 * theirs.norm() + 1e-7 * whole
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_sum_of_losses_is_the_exact_one_and_leaves_gradients_alone(name: str, kernels: Library) -> None:
+    model = made(SHAPES[name])
+    tokens, targets = batch(model.config, 3, 37)
+    loss, _ = in_64_bits(model, tokens, targets, z_loss=0.0)
+    compute = KernelGradients(model, kernels)
+    compute(tokens, targets)
+    before = gradients(model)
+    assert compute.loss(tokens, targets).item() / tokens.numel() == pytest.approx(loss, rel=2e-6)
+    assert all(map(torch.equal, gradients(model), before))
+    by_torch = TorchGradients(model).loss(tokens, targets).item()
+    assert by_torch / tokens.numel() == pytest.approx(loss, rel=2e-6)
+
+
+def test_the_loss_of_a_sequence_is_the_same_in_any_batch(kernels: Library) -> None:
+    """Evaluation goes by batches of training's size, which memory decides."""
+    tokens, targets = batch(SHAPE, 5, 64)
+    for integers in (False, True):
+        compute = KernelGradients(made(SHAPE), kernels, integers=integers)
+        alone = [compute.loss(tokens[i : i + 1], targets[i : i + 1]) for i in range(5)]
+        assert compute.loss(tokens, targets).item() == pytest.approx(torch.stack(alone).sum().item(), rel=1e-14)
 
 
 def test_gradients_of_parts_add_up_to_that_of_the_whole(kernels: Library) -> None:

@@ -10,7 +10,9 @@ from small_runs import small_run
 from torch import Tensor
 
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.training import micro_batch
+from llama_scale.training.kernels import Gradients
 from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory, sequence_bytes
 from llama_scale.training.speed import random_tokens
 from llama_scale.training.trainer import Trainer
@@ -19,18 +21,26 @@ CPU = torch.device("cpu")
 CONFIG = small_run()
 
 
-def with_room_for(sequences: int) -> Trainer:
-    """A trainer on whose device more sequences at once do not fit: the allocator itself refuses."""
-    trainer = Trainer(CONFIG, random_tokens(CONFIG), CPU)
-    whole = trainer.add_gradients
+@frozen(kw_only=False)
+class Cramped:
+    """Gradients where more sequences at once do not fit: the allocator itself refuses."""
 
-    def add_gradients(tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
-        loss = whole(tokens_BT, targets_BT, z_loss, share)
-        if len(tokens_BT) > sequences:  # the gradients that are there already must be forgotten
+    whole: Gradients
+    sequences: int
+
+    def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
+        loss = self.whole(tokens_BT, targets_BT, z_loss, share)
+        if len(tokens_BT) > self.sequences:  # the gradients that are there already must be forgotten
             torch.empty(2**50)
         return loss
 
-    trainer.add_gradients = add_gradients
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        return self.whole.loss(tokens_BT, targets_BT)
+
+
+def with_room_for(sequences: int) -> Trainer:
+    trainer = Trainer(CONFIG, random_tokens(CONFIG), CPU)
+    trainer.gradients = Cramped(trainer.gradients, sequences)
     return trainer
 
 

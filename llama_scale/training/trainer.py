@@ -19,7 +19,6 @@ from llama_scale.training.scaling import initialise
 from llama_scale.training.schedule import learning_rate_factor
 from llama_scale.training.world import ALONE, World
 
-EVALUATION_TOKENS_PER_BATCH = 4_096
 LN2 = math.log(2)
 
 
@@ -48,7 +47,7 @@ class Trainer:
     ) -> None:
         self.config, self.files, self.device, self.world = config, files, device, world
         self.model, self.optimizer = _build(config, device, world)
-        self.add_gradients = gradients_of(self.model, config.recompute, config.precision)
+        self.gradients = gradients_of(self.model, config.recompute, config.precision)
         # The same in every process: a shared model goes through all of them together.
         self.micro_batch = min(world.gather(first_micro_batch(config, device, processes=world.size)))
         self.step = 0
@@ -82,7 +81,7 @@ class Trainer:
         try:
             for part in batch.split(self.micro_batch):
                 share = len(part) / self.config.sequences_per_step
-                loss = self.add_gradients(part[:, :-1], part[:, 1:], self.config.z_loss, share)
+                loss = self.gradients(part[:, :-1], part[:, 1:], self.config.z_loss, share)
                 self.optimizer.gather()
                 total += loss * share
         except (RuntimeError, MemoryError) as error:
@@ -122,16 +121,18 @@ class Trainer:
             for step, (loss, norm) in enumerate(rows, start=first)
         ]
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float | int]:
-        """Loss on the fixed validation text, in nats per token and in bits per byte."""
+        """Loss on the fixed validation text, in nats per token and in bits per byte.
+
+        In batches as large as in training, so it fits where that does.
+        """
         context = self.config.model.context
         lengths = torch.from_numpy(self.files.tokenizer.token_bytes)
         nats, tokens, size = torch.zeros((), dtype=torch.float64), 0, 0
         for ids in evaluation_batches(
             self.files,
             tokens=self.config.data.evaluation_tokens,
-            sequences=max(self.world.size, EVALUATION_TOKENS_PER_BATCH // context),
+            sequences=self.world.size * self.micro_batch,
             context=context,
         ):
             targets = torch.from_numpy(ids)[:, 1:]
@@ -140,7 +141,7 @@ class Trainer:
             own = ids[self.world.rows(len(ids))]
             # All processes run the model, for it is shared: one without rows of its own counts for nothing.
             batch = torch.from_numpy(own if len(own) else ids[:1]).to(self.device)
-            loss = self.model.loss(batch[:, :-1], batch[:, 1:], reduction="sum").item()
+            loss = self.gradients.loss(batch[:, :-1], batch[:, 1:]).item()
             nats += loss if len(own) else 0.0
         total = self.world.sum(nats).item()
         return {"loss_nats": total / tokens, "bits_per_byte": total / size / LN2, "evaluation_tokens": tokens}

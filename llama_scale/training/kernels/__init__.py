@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from llama_scale.architecture import Recompute
 from llama_scale.errors import InputError
+from llama_scale.frozen import frozen
 from llama_scale.runs import Precision
 from llama_scale.training.kernels.library import Absent, Library, library
 from llama_scale.training.kernels.products import product, product_scratch
@@ -21,6 +21,7 @@ __all__ = [
     "Gradients",
     "KernelGradients",
     "Library",
+    "TorchGradients",
     "check_precision",
     "gradients_of",
     "library",
@@ -34,9 +35,31 @@ SPREAD = Absent("its weights are spread over processes", "train it in one proces
 
 
 class Gradients(Protocol):
-    """Adds `share` times the gradients of a model's objective to its weights' `grad`; gives the loss."""
+    """Adds `share` times the gradients of a model's objective to its weights' `grad`; gives the mean loss."""
 
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor: ...
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The sum of losses in nats."""
+        ...
+
+
+@frozen(kw_only=False)
+class TorchGradients:
+    """By torch, on any device."""
+
+    model: Llama
+
+    def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
+        """Add gradients; gives the mean loss."""
+        objective, loss = self.model.objective(tokens_BT, targets_BT, z_loss)
+        (objective * share).backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The sum of losses in nats."""
+        return self.model.loss(tokens_BT, targets_BT, reduction="sum")
 
 
 def gradients_of(model: Llama, recompute: Recompute, precision: Precision = "f32") -> Gradients:
@@ -49,7 +72,7 @@ def gradients_of(model: Llama, recompute: Recompute, precision: Precision = "f32
         return KernelGradients(model, found, integers=precision == "i16")
     if precision == "i16":
         raise _without_kernels(found)
-    return partial(_by_torch, model)
+    return TorchGradients(model)
 
 
 def check_precision(precision: Precision, device: torch.device, *, processes: int = 1) -> None:
@@ -77,12 +100,6 @@ def _kernels_for(model: Llama, recompute: Recompute) -> Library | Absent:
     if recompute != "none":
         return Absent(f"they keep what recompute = {recompute} would compute again", "recompute nothing")
     return used_on(weights[0].device)
-
-
-def _by_torch(model: Llama, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
-    objective, loss = model.objective(tokens_BT, targets_BT, z_loss)
-    (objective * share).backward()
-    return loss.detach()
 
 
 def used_on(device: torch.device) -> Library | Absent:

@@ -40,6 +40,12 @@ class KernelGradients:
         step.read(tokens_BT, targets_BT)
         return step.run(z_loss, share)
 
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The sum of losses in nats, by the same products."""
+        step = self._step(tokens_BT.shape)
+        step.read(tokens_BT, targets_BT)
+        return step.forward()
+
     def _step(self, shape: torch.Size) -> Step:
         """The calls for this shape, made anew where weights or gradients have moved in memory."""
         for weight in self._weights:
@@ -101,18 +107,22 @@ class Step:
             if least < 0 or most >= self.config.vocabulary:
                 raise IndexError(f"{name} {most} is outside a vocabulary of {self.config.vocabulary}")
 
-    @torch.no_grad()
-    def run(self, z_loss: float, share: float) -> Tensor:
-        """Mean loss in nats; `share` times the objective's gradients join the weights'."""
+    def forward(self, z_loss: float = 0.0, scale: float = 0.0) -> Tensor:
+        """The sum of losses in nats; logits become `scale` times the gradient of the objective's sum."""
         for call in self._forward:
             call()
         logits = (self._logits, self._targets, *self._logits.shape)
-        self.library.call("cross_entropy", self._loss, *logits, float(z_loss), share / self.rows)()
+        self.library.call("cross_entropy", self._loss, *logits, float(z_loss), float(scale))()
+        return self._loss.clone()
+
+    def run(self, z_loss: float, share: float) -> Tensor:
+        """Mean loss in nats; `share` times the objective's gradients join the weights'."""
+        loss = self.forward(z_loss, share / self.rows)
         self._dx.zero_()
         for part in reversed(self._backward):
             for call in part:
                 call()
-        return (self._loss / self.rows).float()
+        return (loss / self.rows).float()
 
     def _record(self, model: Llama) -> None:
         """The model once through, in order."""
