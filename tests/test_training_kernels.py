@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,6 @@ import torch
 from torch import Tensor
 
 from llama_scale.architecture import ModelConfig, Recompute
-from llama_scale.training.environment import software
 from llama_scale.training.kernels import (
     Absent,
     KernelGradients,
@@ -19,7 +21,6 @@ from llama_scale.training.kernels import (
     TorchGradients,
     gradients_of,
     library,
-    used_on,
 )
 from llama_scale.training.kernels.library import cache_folder
 from llama_scale.training.model import Llama
@@ -118,7 +119,9 @@ def test_the_loss_of_a_sequence_is_the_same_in_any_batch(kernels: Library) -> No
     for integers in (False, True):
         compute = KernelGradients(made(SHAPE), kernels, integers=integers)
         alone = [compute.loss(tokens[i : i + 1], targets[i : i + 1]) for i in range(5)]
-        assert compute.loss(tokens, targets).item() == pytest.approx(torch.stack(alone).sum().item(), rel=1e-14)
+        assert compute.loss(tokens, targets).item() == pytest.approx(
+            torch.stack(alone).sum().item(), rel=1e-14
+        )
 
 
 def test_gradients_of_parts_add_up_to_that_of_the_whole(kernels: Library) -> None:
@@ -220,11 +223,60 @@ def test_kernels_are_for_what_they_compute(kernels: Library) -> None:
     assert not is_torch(made(SHAPE))
     assert is_torch(made(SHAPE), "full")
     assert is_torch(made(SHAPE).bfloat16())
-    assert software(torch.device("cpu"))["kernels"] == kernels.name
+    assert gradients_of(made(SHAPE), "none").name == kernels.name
     torch.set_num_threads(2)
-    assert is_torch(made(SHAPE))
-    assert isinstance(used_on(torch.device("cpu")), Absent)
-    assert software(torch.device("cpu"))["kernels"] == "torch"
+    assert not is_torch(made(SHAPE))
+    assert gradients_of(made(SHAPE), "none", sequences=2).name == kernels.name
+    assert gradients_of(made(SHAPE), "none", sequences=1).name == "torch"  # one thread would be idle
+    assert gradients_of(made(SHAPE), "none", "i16", sequences=1).name == kernels.name
+
+
+@pytest.mark.parametrize("name", ["as LLaMA", "grouped, QK-norm", "multi-query, tied, wide heads"])
+@pytest.mark.parametrize(("sequences", "threads"), [(4, 2), (5, 3), (2, 8)])
+def test_threads_share_the_sequences(name: str, sequences: int, threads: int, kernels: Library) -> None:
+    model = made(SHAPES[name])
+    tokens, targets = batch(model.config, sequences, 96)
+    loss, exact = in_64_bits(model, tokens, targets, z_loss=0.01)
+    compute = KernelGradients(model, kernels, threads=threads)
+    whole = torch.stack([gradient.norm() for gradient in exact]).norm()
+    found = []
+    for _ in range(20):  # whoever is first, sums are in the order of shares
+        model.zero_grad(set_to_none=False)
+        assert compute(tokens, targets, 0.01).item() == pytest.approx(loss, rel=2e-6)
+        found.append(gradients(model))
+    for ours, theirs in zip(found[0], exact, strict=True):
+        assert (ours - theirs).norm() <= 3e-6 * theirs.norm() + 1e-7 * whole
+    for other in found[1:]:
+        assert all(map(torch.equal, other, found[0]))
+    alone = KernelGradients(model, kernels)
+    assert compute.loss(tokens, targets).item() == pytest.approx(
+        alone.loss(tokens, targets).item(), rel=1e-12
+    )
+
+
+def test_threads_end_with_a_process_that_is_interrupted(kernels: Library) -> None:
+    script = """
+import torch
+from llama_scale.architecture import ModelConfig
+from llama_scale.training.kernels import KernelGradients, library
+from llama_scale.training.model import Llama
+shape = dict(layers=4, width=128, heads=4, kv_heads=4, head_size=32, hidden=384, vocabulary=256, context=128)
+model = Llama(ModelConfig(**shape))
+compute, ids = KernelGradients(model, library(), threads=3), torch.randint(256, (6, 129))
+compute(ids[:, :-1], ids[:, 1:])
+print("ready", flush=True)
+while True:
+    compute(ids[:, :-1], ids[:, 1:])
+"""
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert said.strip().endswith("KeyboardInterrupt")
 
 
 @pytest.mark.parametrize("said", ["off", "0"])

@@ -27,6 +27,7 @@ class Cramped:
 
     whole: Gradients
     sequences: int
+    name: str = "cramped"
 
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
         loss = self.whole(tokens_BT, targets_BT, z_loss, share)

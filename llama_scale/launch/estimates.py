@@ -15,7 +15,7 @@ from llama_scale.costs.efficiency import training_mfu
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator, Precision, accelerator, accelerator_of_device
 from llama_scale.quantities import format_fraction
-from llama_scale.runs import DataConfig, RunConfig, threads_for
+from llama_scale.runs import DataConfig, RunConfig
 from llama_scale.sweeps import MachineSpec, Sweep
 
 MEASURED = 6  # models, from the cheapest step to the dearest affordable one; others are interpolated
@@ -138,7 +138,6 @@ def _guess(config: RunConfig, here: str | None, threads: int) -> float:
     """Seconds of a step by its FLOPs: right to a factor of two or three, and in the right order."""
     flops = config.train_flops(1)
     if here is None:
-        threads = threads_for(config.precision) or threads
         return CPU_SECONDS_PER_LAYER * config.model.layers + flops / (CPU_FLOPS_PER_SECOND * threads)
     chip = accelerator_of_device(here) or accelerator(STAND_IN)
     mfu = training_mfu(chip, config.model.parameters.total, accounting="exact").value

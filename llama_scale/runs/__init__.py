@@ -15,7 +15,6 @@ from llama_scale.runs.configs import (
     ScheduleConfig,
     ScheduleKind,
     run_id,
-    threads_for,
 )
 from llama_scale.runs.data import (
     BUILTIN,
@@ -87,6 +86,5 @@ __all__ = [
     "read_records",
     "run_folders",
     "run_id",
-    "threads_for",
     "write_records",
 ]

@@ -18,11 +18,6 @@ DecayShape = Literal["1-sqrt", "linear"]
 Precision = Literal["f32", "bf16", "i16"]  # i16: of matrix products alone, all else as in f32
 
 
-def threads_for(precision: Precision) -> int | None:
-    """Threads of a run on a CPU: one in i16, whose kernels share out no work; None is any number."""
-    return 1 if precision == "i16" else None
-
-
 @frozen
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2019) with the whole gradient clipped to `clip_norm`.

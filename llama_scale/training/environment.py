@@ -11,12 +11,10 @@ import torch
 
 from llama_scale import __version__
 from llama_scale.errors import InputError
-from llama_scale.training.kernels import Library, used_on
 
 
-def software(device: torch.device) -> dict[str, str | int]:
-    """Versions, device, threads, and what computes a training step, but for f32's and bf16's products."""
-    kernels = used_on(device)
+def software(device: torch.device, kernels: str) -> dict[str, str | int]:
+    """Versions, device, threads, and which kernels compute a training step."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "llama_scale": __version__,
@@ -26,7 +24,7 @@ def software(device: torch.device) -> dict[str, str | int]:
         "device": device.type,
         "device_name": name,
         "threads": torch.get_num_threads(),
-        "kernels": kernels.name if isinstance(kernels, Library) else "torch",
+        "kernels": kernels,
     }
 
 

@@ -14,7 +14,7 @@ import torch
 
 from llama_scale.errors import StoreError
 from llama_scale.frozen import frozen
-from llama_scale.runs import EventLog, RunFolder, RunStatus, branches_of, run_folders, threads_for
+from llama_scale.runs import EventLog, RunFolder, RunStatus, branches_of, run_folders
 from llama_scale.training.checkpoint import (
     clear_leftovers,
     delete_checkpoint,
@@ -179,8 +179,6 @@ def _first_threads(folder: RunFolder, device: torch.device) -> int | None:
 
     So a sweep that goes on with more workers, and fewer threads each, changes no curve that it had begun.
     """
-    if only := threads_for(folder.config.precision):
-        return only
     first = next((event for event in folder.events() if event["event"] == "start"), None)
     return first.get("threads") if first and first.get("device") == device.type == "cpu" else None
 
@@ -225,7 +223,7 @@ def _start(trainer: Trainer, store: Path, folder: RunFolder, log: Log, goal: Goa
         step=trainer.step,
         micro_batch=trainer.micro_batch,
         config=trainer.config,
-        **software(trainer.device),
+        **software(trainer.device, trainer.gradients.name),
     )
     return interval
 
@@ -356,7 +354,7 @@ def _record(trainer: Trainer, log: Log, status: RunStatus, steps: int, measured:
                 sequences=trainer.step * config.sequences_per_step,
                 context=config.model.context,
             ),
-            **software(trainer.device),
+            **software(trainer.device, trainer.gradients.name),
             "processes": trainer.world.size,
         }
     )

@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -22,8 +23,8 @@ from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.hardware import accelerator, accelerator_of_device
-from llama_scale.runs import Precision, threads_for
-from llama_scale.training.kernels import Library, library, product, product_scratch, used_on
+from llama_scale.runs import Precision
+from llama_scale.training.kernels import Library, product, product_scratch, used_on
 from llama_scale.training.kernels.products import Numbers
 from llama_scale.training.optimizer import DTYPES
 
@@ -67,17 +68,17 @@ def _measured_here(precision: Precision) -> Peak | None:
 
     None in i16 without its kernels.
     """
-    kernels = library() if precision == "i16" else used_on(torch.device("cpu"))
-    multiplier, multiply = f"torch {torch.__version__}", _by_torch
+    kernels, count = used_on(torch.device("cpu")), torch.get_num_threads()
+    multiplier, products_of = f"torch {torch.__version__}", _by_torch
     if precision != "bf16" and isinstance(kernels, Library):
-        multiplier, multiply = f"kernels {kernels.name}", partial(_by_kernels, kernels, precision)
+        multiplier, products_of = f"kernels {kernels.name}", partial(_by_kernels, kernels, precision, count)
     elif precision == "i16":
         return None
-    threads = quantities.counted(threads_for(precision) or torch.get_num_threads(), "thread")
+    threads = quantities.counted(count, "thread")
     key = f"{_cpu_name()}, {threads}, {precision}, {multiplier}"
     cached = _read_cache()
     if key not in cached:
-        rate = _matrix_product_rate(multiply, DTYPES[precision])
+        rate = _matrix_product_rate(products_of, DTYPES[precision])
         found = {"flops_per_second": rate, "source": f"{key}, measured {datetime.date.today().isoformat()}"}
         with suppress(StoreError):  # a cache that cannot be written is measured again
             write_atomically(_cache_file(), json.dumps({**cached, key: found}, indent=1))
@@ -85,27 +86,45 @@ def _measured_here(precision: Precision) -> Peak | None:
     return Peak(**cached[key])
 
 
-def _matrix_product_rate(
-    product_of: Callable[[Tensor, Tensor], Callable[[], Any]], dtype: torch.dtype
-) -> float:
+@frozen
+class Products:
+    """A call that computes `count` products at once."""
+
+    multiply: Callable[[], Any]
+    count: int = 1
+
+
+def _matrix_product_rate(products_of: Callable[[Tensor, Tensor], Products], dtype: torch.dtype) -> float:
     """The best of a few square products, about a second in all; anything that disturbs makes it lower."""
     best = 0.0
     for size in SIZES:
-        multiply = product_of(*(torch.randn(size, size).to(dtype) for _ in range(2)))
+        products = products_of(*(torch.randn(size, size).to(dtype) for _ in range(2)))
         for _ in range(TRIES):
             began = time.perf_counter()
-            multiply()
-            best = max(best, 2.0 * size**3 / (time.perf_counter() - began))
+            products.multiply()
+            best = max(best, 2.0 * size**3 * products.count / (time.perf_counter() - began))
     return best
 
 
-def _by_torch(left: Tensor, right: Tensor) -> Callable[[], Any]:
-    return partial(torch.mm, left, right)
+def _by_torch(left: Tensor, right: Tensor) -> Products:
+    return Products(multiply=partial(torch.mm, left, right))
 
 
-def _by_kernels(kernels: Library, numbers: Numbers, left: Tensor, right: Tensor) -> Callable[[], Any]:
-    scratch = product_scratch(kernels, [(len(left), len(left), len(left))], numbers)
-    return product(kernels, torch.empty_like(left), left, right, numbers=numbers, scratch=scratch)
+def _by_kernels(kernels: Library, numbers: Numbers, threads: int, left: Tensor, right: Tensor) -> Products:
+    """One on each thread, as a step has them."""
+    sizes, pool = (len(left), len(left), len(left)), ThreadPoolExecutor(threads)
+    calls = [
+        product(
+            kernels,
+            torch.empty_like(left),
+            left,
+            right,
+            numbers=numbers,
+            scratch=product_scratch(kernels, [sizes], numbers),
+        )
+        for _ in range(threads)
+    ]
+    return Products(multiply=lambda: wait([pool.submit(call) for call in calls]), count=threads)
 
 
 def _read_cache() -> dict[str, dict[str, Any]]:

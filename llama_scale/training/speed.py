@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from llama_scale.runs import RunConfig, threads_for
+from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, files_in_memory
 from llama_scale.training.environment import choose_device, using_threads
 from llama_scale.training.tokenizer import byte_tokenizer
@@ -17,8 +17,8 @@ TIMED_STEPS = 8
 
 
 def seconds_per_step(config: RunConfig, device: str = "auto", threads: int = 1) -> float:
-    """Median seconds of one training step of `config` on up to `threads` threads, over random tokens."""
-    with using_threads(threads_for(config.precision) or threads):
+    """Median seconds of one training step of `config` on `threads` threads, over random tokens."""
+    with using_threads(threads):
         trainer = Trainer(config, random_tokens(config), choose_device(device))
         times = []
         for _ in range(WARM_STEPS + TIMED_STEPS):

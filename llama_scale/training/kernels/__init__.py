@@ -37,6 +37,11 @@ SPREAD = Absent("its weights are spread over processes", "train it in one proces
 class Gradients(Protocol):
     """Adds `share` times the gradients of a model's objective to its weights' `grad`; gives the mean loss."""
 
+    @property
+    def name(self) -> str:
+        """What computes, for a run's record."""
+        ...
+
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor: ...
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -49,6 +54,7 @@ class TorchGradients:
     """By torch, on any device."""
 
     model: Llama
+    name: str = "torch"
 
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
         """Add gradients; gives the mean loss."""
@@ -62,24 +68,28 @@ class TorchGradients:
         return self.model.loss(tokens_BT, targets_BT, reduction="sum")
 
 
-def gradients_of(model: Llama, recompute: Recompute, precision: Precision = "f32") -> Gradients:
+def gradients_of(
+    model: Llama, recompute: Recompute, precision: Precision = "f32", *, sequences: int | None = None
+) -> Gradients:
     """By kernels where they compute this model on this machine, else by torch.
 
-    Raises InputError where `precision` is one that only kernels have, and they don't.
+    `sequences` are those of a step, which torch's threads share. Raises InputError where `precision` is one
+    that only kernels have, and they don't.
     """
-    found = _kernels_for(model, recompute)
-    if isinstance(found, Library):
-        return KernelGradients(model, found, integers=precision == "i16")
-    if precision == "i16":
+    found, threads = _kernels_for(model, recompute), torch.get_num_threads()
+    if precision == "i16" and isinstance(found, Absent):
         raise _without_kernels(found)
-    return TorchGradients(model)
+    idle = sequences is not None and threads > sequences  # torch's products keep all threads busy
+    if isinstance(found, Absent) or (idle and precision != "i16"):
+        return TorchGradients(model)
+    return KernelGradients(model, found, integers=precision == "i16", threads=threads)
 
 
 def check_precision(precision: Precision, device: torch.device, *, processes: int = 1) -> None:
     """Raises InputError for a precision that a run of `processes` cannot have on `device` here."""
     if precision != "i16":
         return
-    found = SPREAD if processes > 1 else _kernels_on(device)
+    found = SPREAD if processes > 1 else used_on(device)
     if isinstance(found, Absent):
         raise _without_kernels(found)
 
@@ -103,15 +113,7 @@ def _kernels_for(model: Llama, recompute: Recompute) -> Library | Absent:
 
 
 def used_on(device: torch.device) -> Library | Absent:
-    """The kernels for f32 and i16 runs on `device` in this process, or why torch does everything."""
-    if device.type == "cpu" and torch.get_num_threads() != 1:
-        return Absent(
-            f"{torch.get_num_threads()} threads share a run", "set threads to 1 and run two at a time"
-        )
-    return _kernels_on(device)
-
-
-def _kernels_on(device: torch.device) -> Library | Absent:
+    """The kernels for f32 and i16 runs on `device`, or why torch does everything."""
     if device.type != "cpu":
         return Absent(f"{device.type} has kernels of its own", "train on a CPU (--device cpu)")
     return library()

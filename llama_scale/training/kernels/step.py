@@ -7,6 +7,9 @@ as in `training/model.py`; M = B T rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -24,40 +27,93 @@ LEAST_SIDE = 64  # of a product that integers make faster: below it copying take
 class KernelGradients:
     """Loss and gradients of one model, over memory that is kept from call to call.
 
-    With `integers` matrix products with all sides of LEAST_SIDE or more are of 16-bit integers.
+    With `integers` matrix products with all sides of LEAST_SIDE or more are of 16-bit integers. Each of up to
+    `threads` threads takes a share of the sequences; a result depends on how many do, to its last bits.
     """
 
-    def __init__(self, model: Llama, library: Library, *, integers: bool = False) -> None:
-        self.model, self.library, self.integers = model, library, integers
+    def __init__(self, model: Llama, library: Library, *, integers: bool = False, threads: int = 1) -> None:
+        self.model, self.library, self.integers, self.threads = model, library, integers, threads
         self._weights = tuple(model.parameters())
-        self._steps: dict[tuple[int, ...], Step] = {}
+        self._shares: dict[tuple[int, ...], tuple[Step, ...]] = {}
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    @property
+    def name(self) -> str:
+        """What computes, for a run's record."""
+        return self.library.name
 
     def __call__(
         self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float = 0.0, share: float = 1.0
     ) -> Tensor:
-        """Add `share` times the gradients of `Llama.objective` to the weights' `grad`; gives the loss."""
-        step = self._step(tokens_BT.shape)
-        step.read(tokens_BT, targets_BT)
-        return step.run(z_loss, share)
+        """Add `share` times the gradient of `Llama.objective` to the weights' `grad`; gives the mean loss."""
+        steps, scale = self._read(tokens_BT, targets_BT), share / tokens_BT.numel()
+        total = self._sum(steps, lambda step: step.run(z_loss, scale))
+        for step in steps:  # when all are done: a tied head adds to the same gradient
+            step.embed_backward()
+        return (total / tokens_BT.numel()).float()
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """The sum of losses in nats, by the same products."""
-        step = self._step(tokens_BT.shape)
-        step.read(tokens_BT, targets_BT)
-        return step.forward()
+        return self._sum(self._read(tokens_BT, targets_BT), Step.forward)
 
-    def _step(self, shape: torch.Size) -> Step:
-        """The calls for this shape, made anew where weights or gradients have moved in memory."""
+    def _read(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Step, ...]:
+        """A step for each share of a batch, which they have read."""
+        steps = self._steps(tokens_BT.shape)
+        parts = (ids.tensor_split(len(steps)) for ids in (tokens_BT, targets_BT))
+        for step, tokens, targets in zip(steps, *parts, strict=True):
+            step.read(tokens, targets)
+        return steps
+
+    def _sum(self, steps: Sequence[Step], do: Callable[[Step], Tensor]) -> Tensor:
+        """What `do` gives for each share, added up."""
+        if self._pool is None or len(steps) == 1:
+            return do(steps[0])
+        futures = [self._pool.submit(do, step) for step in steps]
+        try:
+            return torch.stack([future.result() for future in futures]).sum()
+        finally:
+            wait(futures)  # after Ctrl-C too: nobody leaves while weights are read and gradients written
+
+    def _steps(self, shape: torch.Size) -> tuple[Step, ...]:
+        """A step for each share of this shape, made anew where weights or gradients have moved in memory."""
         for weight in self._weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         where = hash(tuple((weight.data_ptr(), _gradient(weight).data_ptr()) for weight in self._weights))
         key = (*shape, where)
-        if key not in self._steps:
-            if len(self._steps) > 1:
-                self._steps.clear()
-            self._steps[key] = Step(self.model, self.library, *shape, integers=self.integers)
-        return self._steps[key]
+        if key not in self._shares:
+            if len(self._shares) > 1:
+                self._shares.clear()
+            batch, length = shape
+            sizes = [len(part) for part in torch.empty(batch).tensor_split(min(self.threads, batch))]
+            self._shares[key] = tuple(
+                Step(self.model, self.library, size, length, integers=self.integers, turn=turn)
+                for size, turn in zip(sizes, _turns(len(sizes)), strict=True)
+            )
+        return self._shares[key]
+
+
+@frozen(kw_only=False)
+class Turn:
+    """When a share adds to gradients that all share: after the one before it, so that sums are the same
+    every time. Whoever has added, puts; whoever is to add, gets.
+    """
+
+    before: SimpleQueue[None] | None = None
+    after: SimpleQueue[None] | None = None
+
+    def taken(self, call: Call) -> list[Call]:
+        """`call` in its turn; each share must take as many turns as the others, and in the same order."""
+        waits = [self.before.get] if self.before else []
+        return [*waits, call, *([partial(self.after.put, None)] if self.after else [])]
+
+
+def _turns(shares: int) -> Iterator[Turn]:
+    before = None
+    for left in reversed(range(shares)):
+        after: SimpleQueue[None] | None = SimpleQueue() if left else None
+        yield Turn(before, after)
+        before = after
 
 
 @frozen(kw_only=False)
@@ -74,9 +130,17 @@ class Step:
     """Every buffer and call of one training step on [batch, length] tokens."""
 
     def __init__(
-        self, model: Llama, library: Library, batch: int, length: int, *, integers: bool = False
+        self,
+        model: Llama,
+        library: Library,
+        batch: int,
+        length: int,
+        *,
+        integers: bool,
+        turn: Turn,
     ) -> None:
         self.config, self.library, self.integers = model.config, library, integers
+        self._turn = turn
         self.batch, self.length, self.rows = batch, length, batch * length
         width, vocabulary = self.config.width, self.config.vocabulary
         self._tokens, self._targets = (torch.zeros(self.rows, dtype=torch.int64) for _ in range(2))
@@ -107,22 +171,26 @@ class Step:
             if least < 0 or most >= self.config.vocabulary:
                 raise IndexError(f"{name} {most} is outside a vocabulary of {self.config.vocabulary}")
 
+    @torch.no_grad()
     def forward(self, z_loss: float = 0.0, scale: float = 0.0) -> Tensor:
-        """The sum of losses in nats; logits become `scale` times the gradient of the objective's sum."""
+        """The sum of losses in nats; logits become `scale` times the gradient of the sum of objectives."""
         for call in self._forward:
             call()
         logits = (self._logits, self._targets, *self._logits.shape)
         self.library.call("cross_entropy", self._loss, *logits, float(z_loss), float(scale))()
         return self._loss.clone()
 
-    def run(self, z_loss: float, share: float) -> Tensor:
-        """Mean loss in nats; `share` times the objective's gradients join the weights'."""
-        loss = self.forward(z_loss, share / self.rows)
+    @torch.no_grad()
+    def run(self, z_loss: float, scale: float) -> Tensor:
+        """The sum of losses in nats; `scale` times the gradient of that of objectives joins the weights', but
+        for what comes through the embedding.
+        """
+        loss = self.forward(z_loss, scale)
         self._dx.zero_()
         for part in reversed(self._backward):
             for call in part:
                 call()
-        return (loss / self.rows).float()
+        return loss
 
     def _record(self, model: Llama) -> None:
         """The model once through, in order."""
@@ -130,7 +198,7 @@ class Step:
         embedding = _gradient(model.embedding.weight)
         size = (self.rows, self.config.width)
         self._forward.append(self.library.call("embed", first.x, model.embedding.weight, self._tokens, *size))
-        self._backward.append([self.library.call("embed_backward", embedding, self._dx, self._tokens, *size)])
+        self.embed_backward = self.library.call("embed_backward", embedding, self._dx, self._tokens, *size)
         self._start(first, first.x, None)
         place = first
         following = [block.attention_norm for block in _blocks(model)[1:]] + [model.norm]
@@ -156,7 +224,7 @@ class Step:
         forward = (place.x, place.y, place.inverse, before, change, weight, *size, place.module.epsilon)
         self._forward.append(self.library.call("add_norm", *forward))
         backward = (self._dx, self._dy, place.x, place.inverse, weight, _gradient(weight), *size)
-        self._backward.append([self.library.call("norm_backward", *backward)])
+        self._backward.append(self._turn.taken(self.library.call("norm_backward", *backward)))
 
     def _attention(self, block: Block, place: _Norm) -> None:
         attention, config, library = block.attention, self.config, self.library
@@ -179,12 +247,13 @@ class Step:
             ),
         ]
         dmixed = (self._dmixed, mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes[1:])
+        unrotated = library.call(
+            "rotary_backward", self._dqkv, inverse, qkv, *table, *weights, *dweights, *sizes
+        )
         self._backward.append(
             [
                 library.call("attention_backward", self._dqkv, *dmixed),
-                library.call(
-                    "rotary_backward", self._dqkv, inverse, qkv, *table, *weights, *dweights, *sizes
-                ),
+                *(self._turn.taken(unrotated) if norms else [unrotated]),
             ]
         )
         self._linear([attention.output.weight], mixed, self._change, self._dmixed, self._dx)
@@ -199,12 +268,12 @@ class Step:
 
     def _linear(self, weights: Sequence[Tensor], x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> None:
         """y = x weights^T, outputs side by side; weights that lie together in memory in one product."""
-        start, backward = 0, []
+        start, backward = 0, list[Call]()
         for weight, gradient in _joined(weights):
             columns = slice(start, start + weight.shape[0])
             part = dy[:, columns]
             self._forward.append(self._product(y[:, columns], x, weight.t()))
-            backward.append(self._product(gradient, part.t(), x, add=True))
+            backward += self._turn.taken(self._product(gradient, part.t(), x, add=True))
             backward.append(self._product(dx, part, weight, add=start > 0))
             start = columns.stop
         self._backward.append(backward)
