@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,8 @@ from llama_scale.training.kernels import (
     gradients_of,
     library,
 )
-from llama_scale.training.kernels.library import cache_folder
+from llama_scale.training.kernels.library import FLAGS, SOURCES, cache_folder, load
+from llama_scale.training.kernels.step import Step
 from llama_scale.training.model import Llama
 from llama_scale.training.scaling import initialise
 
@@ -113,9 +116,10 @@ def test_the_sum_of_losses_is_the_exact_one_and_leaves_gradients_alone(name: str
     assert by_torch / tokens.numel() == pytest.approx(loss, rel=2e-6)
 
 
-def test_the_loss_of_a_sequence_is_the_same_in_any_batch(kernels: Library) -> None:
+@pytest.mark.parametrize("length", [20, 64])
+def test_the_loss_of_a_sequence_is_the_same_in_any_batch(length: int, kernels: Library) -> None:
     """Evaluation goes by batches of training's size, which memory decides."""
-    tokens, targets = batch(SHAPE, 5, 64)
+    tokens, targets = batch(SHAPE, 5, length)
     for integers in (False, True):
         compute = KernelGradients(made(SHAPE), kernels, integers=integers)
         alone = [compute.loss(tokens[i : i + 1], targets[i : i + 1]) for i in range(5)]
@@ -252,6 +256,60 @@ def test_threads_share_the_sequences(name: str, sequences: int, threads: int, ke
     assert compute.loss(tokens, targets).item() == pytest.approx(
         alone.loss(tokens, targets).item(), rel=1e-12
     )
+
+
+def test_a_share_that_fails_ends_the_step_and_the_next_one_is_right(
+    kernels: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = made(SHAPE)
+    compute, (tokens, targets) = KernelGradients(model, kernels, threads=3), batch(SHAPE, 3, 32)
+    compute(tokens, targets)
+    right = gradients(model)
+    forward = Step.forward
+
+    def fails(step: Step, *how: float) -> Tensor:
+        if step is failing:
+            raise MemoryError("no room for this share")
+        return forward(step, *how)
+
+    for share in range(3):
+        failing = compute._shares[next(iter(compute._shares))][share]
+        with monkeypatch.context() as patch:
+            patch.setattr(Step, "forward", fails)
+            with pytest.raises(MemoryError, match="no room"):
+                compute(tokens, targets)
+        model.zero_grad(set_to_none=False)
+        compute(tokens, targets)
+        assert all(map(torch.equal, gradients(model), right))
+
+
+def test_evaluation_keeps_no_buffers_of_another_shape(kernels: Library) -> None:
+    compute, (tokens, targets) = KernelGradients(made(SHAPE), kernels), batch(SHAPE, 4, 64)
+    compute(tokens, targets)
+    training = weakref.ref(next(iter(compute._shares.values()))[0])
+    compute.loss(tokens, targets)
+    assert training() is not None
+    compute.loss(tokens[:3], targets[:3])
+    gc.collect()
+    assert training() is None
+
+
+@pytest.mark.parametrize("how", ["-mavx2 -mfma", "-mavx", "", "-mavx512f"])
+def test_other_processors_compute_the_exact_gradients(how: str, kernels: Library, tmp_path: Path) -> None:
+    needs = how.split()[0].removeprefix("-m") if how else "sse2"
+    if needs not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip(f"this CPU has no {needs}")
+    built = tmp_path / "kernels.so"
+    subprocess.run(["cc", *FLAGS, "-march=x86-64", *how.split(), "-o", built, *SOURCES, "-lm"], check=True)
+    other = Library(load(built), how)
+    for name, length in itertools.product(SHAPES, (1, 37, 96)):
+        model = made(SHAPES[name])
+        tokens, targets = batch(model.config, 3, length)
+        loss, exact = in_64_bits(model, tokens, targets, z_loss=0.01)
+        assert KernelGradients(model, other)(tokens, targets, 0.01).item() == pytest.approx(loss, rel=2e-6)
+        whole = torch.stack([gradient.norm() for gradient in exact]).norm()
+        for ours, theirs in zip(gradients(model), exact, strict=True):
+            assert (ours - theirs).norm() <= 3e-6 * theirs.norm() + 1e-7 * whole
 
 
 def test_threads_end_with_a_process_that_is_interrupted(kernels: Library) -> None:

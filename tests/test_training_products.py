@@ -31,7 +31,6 @@ from llama_scale.training.kernels import (
     gradients_of,
     product,
     product_scratch,
-    products,
     step,
 )
 from llama_scale.training.kernels.library import FLAGS, SOURCES, load
@@ -230,7 +229,7 @@ def test_other_processors_are_as_exact(
 ) -> None:
     if needs not in flags_of_this_cpu():
         pytest.skip(f"this CPU has no {needs}")
-    monkeypatch.setattr(products, "LEAST_LANES", 1)  # or torch would multiply where vectors are short
+    monkeypatch.setattr(Library, "multiplies", True)  # or torch would multiply where vectors are short
     built = tmp_path / "products.so"
     subprocess.run(["cc", *FLAGS, *how.split(), "-o", built, *SOURCES, "-lm"], check=True)
     other = Library(load(built), how)
@@ -244,7 +243,7 @@ def test_other_processors_are_as_exact(
 
 def test_where_vectors_are_short_torch_multiplies(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = normal(0, 40, 300), normal(1, 300, 70)
-    monkeypatch.setattr(products, "LEAST_LANES", kernels.lanes + 1)
+    monkeypatch.setattr(Library, "multiplies", False)
     assert torch.equal(multiplied(kernels, "f32", a, b), a @ b)
     assert torch.equal(
         multiplied(kernels, "f32", a, b, torch.ones(40, 70)), torch.addmm(torch.ones(40, 70), a, b)

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -68,10 +68,12 @@ def _measured_here(precision: Precision) -> Peak | None:
 
     None in i16 without its kernels.
     """
-    kernels, count = used_on(torch.device("cpu")), torch.get_num_threads()
+    kernels = used_on(torch.device("cpu")) if precision != "bf16" else None
+    count = torch.get_num_threads()
     multiplier, products_of = f"torch {torch.__version__}", _by_torch
-    if precision != "bf16" and isinstance(kernels, Library):
-        multiplier, products_of = f"kernels {kernels.name}", partial(_by_kernels, kernels, precision, count)
+    numbers: Numbers = "i16" if precision == "i16" else "f32"
+    if isinstance(kernels, Library) and (numbers == "i16" or kernels.multiplies):
+        multiplier, products_of = f"kernels {kernels.name}", partial(_by_kernels, kernels, numbers, count)
     elif precision == "i16":
         return None
     threads = quantities.counted(count, "thread")
@@ -124,7 +126,7 @@ def _by_kernels(kernels: Library, numbers: Numbers, threads: int, left: Tensor, 
         )
         for _ in range(threads)
     ]
-    return Products(multiply=lambda: wait([pool.submit(call) for call in calls]), count=threads)
+    return Products(multiply=lambda: list(pool.map(lambda call: call(), calls)), count=threads)
 
 
 def _read_cache() -> dict[str, dict[str, Any]]:

@@ -48,7 +48,8 @@ class Trainer:
         self.config, self.files, self.device, self.world = config, files, device, world
         self.model, self.optimizer = _build(config, device, world)
         own = config.sequences_per_step // world.size
-        self.gradients = gradients_of(self.model, config.recompute, config.precision, sequences=own)
+        at_once = min(own, config.micro_batch or own)
+        self.gradients = gradients_of(self.model, config.recompute, config.precision, sequences=at_once)
         # The same in every process: a shared model goes through all of them together.
         self.micro_batch = min(world.gather(first_micro_batch(config, device, processes=world.size)))
         self.step = 0

@@ -73,16 +73,18 @@ def gradients_of(
 ) -> Gradients:
     """By kernels where they compute this model on this machine, else by torch.
 
-    `sequences` are those of a step, which torch's threads share. Raises InputError where `precision` is one
-    that only kernels have, and they don't.
+    `sequences` are those that go through the model at once. Raises InputError where `precision` is one that
+    only kernels have, and they don't.
     """
     found, threads = _kernels_for(model, recompute), torch.get_num_threads()
-    if precision == "i16" and isinstance(found, Absent):
-        raise _without_kernels(found)
-    idle = sequences is not None and threads > sequences  # torch's products keep all threads busy
-    if isinstance(found, Absent) or (idle and precision != "i16"):
+    if isinstance(found, Absent):
+        if precision == "i16":
+            raise _without_kernels(found)
         return TorchGradients(model)
-    return KernelGradients(model, found, integers=precision == "i16", threads=threads)
+    busy = min(threads, sequences or threads) if found.multiplies else 1
+    if precision != "i16" and busy < threads:  # torch's products keep all of them busy
+        return TorchGradients(model)
+    return KernelGradients(model, found, integers=precision == "i16", threads=busy)
 
 
 def check_precision(precision: Precision, device: torch.device, *, processes: int = 1) -> None:

@@ -1,4 +1,4 @@
-/* What a LLaMA's training step does besides matrix products of whole batches, in 32-bit floats on one thread.
+/* What a LLaMA's training step does besides matrix products of whole batches, in 32-bit floats.
 
    Matrices are row-major. M rows (tokens), D width, F hidden size, V vocabulary, B sequences of T tokens,
    H heads, K key-value heads, S head size. Everything is plain C with GCC's vector types, which GCC and Clang
@@ -6,7 +6,8 @@
 
 #include "products.h"
 
-enum { TILE = W == 8 ? 4 : 8 }; /* of 8 lanes: 4 x 2 sums in 16 registers, 8 to hide the latency of multiply-add */
+enum { TILE = W == 16 ? 8 : 4 }; /* of 8 lanes: 4 x 2 sums in 16 registers, 8 to hide the latency of multiply-add */
+_Static_assert((int)TILE <= (int)HIGH, "a tile has sums for HIGH rows");
 enum { ROWS = 8 };  /* queries at a time: a multiple of TILE, and half of it is wasted at the causal edge */
 enum { LINE = 16 }; /* floats of a cache line */
 enum { ALIGN = 2 * W }; /* keys are padded to a multiple of this, which is one of ROWS */
@@ -102,11 +103,11 @@ INLINE void norm_row_backward(float *dx, const float *dy, const float *x, float 
     }
 }
 
-/* Adds to dx what reaches the residual stream through the norm. */
+/* dx gets what reaches the residual stream through the norm, added or written. */
 void norm_backward(float *dx, const float *dy, const float *x, const float *inverse, const float *weight,
-                   float *dweight, size M, size D) {
+                   float *dweight, size M, size D, size add) {
     for (size m = 0; m < M; m++)
-        norm_row_backward(dx + m * D, dy + m * D, x + m * D, inverse[m], weight, dweight, D, 1);
+        norm_row_backward(dx + m * D, dy + m * D, x + m * D, inverse[m], weight, dweight, D, add);
 }
 
 /* ---- rotary positions, with the norm of queries and keys ---- */

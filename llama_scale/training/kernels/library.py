@@ -30,6 +30,7 @@ COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
 FOR_THIS_CPU = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows
 COMPILE_SECONDS = 120
+LEAST_LANES = 8  # AVX's: other processors have libraries that know them better, and torch calls those
 # Functions that give a size, and how many sizes they take.
 SIZES_OF = {"lanes": 0, "attention_scratch": 2, "f32_product_scratch": 3, "i16_product_scratch": 3}
 
@@ -48,9 +49,9 @@ class Library:
     name: str
 
     @property
-    def lanes(self) -> int:
-        """32-bit numbers of a vector."""
-        return self.functions.lanes()
+    def multiplies(self) -> bool:
+        """Whether products of floats are ours here, too: else torch's, which share out threads themselves."""
+        return self.functions.lanes() >= LEAST_LANES
 
     def call(self, function: str, *arguments: Tensor | int | float | None) -> partial[Any]:
         """A call of `function` to be made later, any number of times, on these tensors' memory as it then is.

@@ -13,7 +13,6 @@ from llama_scale.training.kernels.library import Library
 
 Sizes = tuple[int, int, int]  # m, n and k of a product [m, n] = [m, k] [k, n]
 Numbers = Literal["f32", "i16"]  # what is multiplied; operands and results are of 32-bit floats
-LEAST_LANES = 8  # AVX's: other processors have libraries that know them better, and torch calls those
 
 
 def product_scratch(library: Library, products: Iterable[Sizes], *numbers: Numbers) -> Tensor:
@@ -36,7 +35,7 @@ def product(
     are contiguous.
     """
     assert 1 in a.stride() and 1 in b.stride() and 1 in (c.stride(1), c.shape[1])
-    if numbers == "f32" and library.lanes < LEAST_LANES:
+    if numbers == "f32" and not library.multiplies:
         return partial(torch.addmm, c, a, b, out=c) if add else partial(torch.mm, a, b, out=c)
     m, k, n = *a.shape, b.shape[1]
     into, steps = (c, c.stride(0)), (a, *a.stride(), b, *b.stride())

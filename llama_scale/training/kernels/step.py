@@ -7,7 +7,7 @@ as in `training/model.py`; M = B T rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -21,14 +21,16 @@ from llama_scale.training.kernels.products import Numbers, Sizes, product, produ
 from llama_scale.training.model import Block, Llama, RMSNorm
 
 Call = Callable[[], Any]
-LEAST_SIDE = 64  # of a product that integers make faster: below it copying takes what multiplying saves
+LEAST_SIDE = (
+    64  # of a weight matrix whose products integers make faster: below it copying takes what is saved
+)
 
 
 class KernelGradients:
     """Loss and gradients of one model, over memory that is kept from call to call.
 
-    With `integers` matrix products with all sides of LEAST_SIDE or more are of 16-bit integers. Each of up to
-    `threads` threads takes a share of the sequences; a result depends on how many do, to its last bits.
+    With `integers` products of weight matrices with both sides of LEAST_SIDE or more are of 16-bit integers.
+    Each of up to `threads` threads takes a share of the sequences; last bits depend on how many do.
     """
 
     def __init__(self, model: Llama, library: Library, *, integers: bool = False, threads: int = 1) -> None:
@@ -53,7 +55,9 @@ class KernelGradients:
         return (total / tokens_BT.numel()).float()
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The sum of losses in nats, by the same products."""
+        """The sum of losses in nats, by the same products; keeps buffers of no other shape beside its own."""
+        if not any(shape[:2] == tokens_BT.shape for shape in self._shares):
+            self._shares.clear()
         return self._sum(self._read(tokens_BT, targets_BT), Step.forward)
 
     def _read(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Step, ...]:
@@ -68,9 +72,13 @@ class KernelGradients:
         """What `do` gives for each share, added up."""
         if self._pool is None or len(steps) == 1:
             return do(steps[0])
-        futures = [self._pool.submit(do, step) for step in steps]
+        futures = list[Future[Tensor]]()
         try:
+            futures.extend(self._pool.submit(step.turn.kept, partial(do, step)) for step in steps)
             return torch.stack([future.result() for future in futures]).sum()
+        except BaseException:
+            self._shares.clear()  # with turns that somebody did not take
+            raise
         finally:
             wait(futures)  # after Ctrl-C too: nobody leaves while weights are read and gradients written
 
@@ -93,25 +101,43 @@ class KernelGradients:
         return self._shares[key]
 
 
+class _Broken(RuntimeError):
+    """A share before this one ended without taking its turns."""
+
+
 @frozen(kw_only=False)
 class Turn:
     """When a share adds to gradients that all share: after the one before it, so that sums are the same
     every time. Whoever has added, puts; whoever is to add, gets.
     """
 
-    before: SimpleQueue[None] | None = None
-    after: SimpleQueue[None] | None = None
+    before: SimpleQueue[bool] | None = None
+    after: SimpleQueue[bool] | None = None
 
     def taken(self, call: Call) -> list[Call]:
         """`call` in its turn; each share must take as many turns as the others, and in the same order."""
-        waits = [self.before.get] if self.before else []
-        return [*waits, call, *([partial(self.after.put, None)] if self.after else [])]
+        waits = [self._wait] if self.before else []
+        return [*waits, call, *([partial(self.after.put, True)] if self.after else [])]
+
+    def kept(self, do: Callable[[], Tensor]) -> Tensor:
+        """What `do` gives; if it fails, those after this share fail too, rather than wait for ever."""
+        try:
+            return do()
+        except BaseException:
+            if self.after:
+                self.after.put(False)
+            raise
+
+    def _wait(self) -> None:
+        assert self.before is not None
+        if not self.before.get():
+            raise _Broken
 
 
 def _turns(shares: int) -> Iterator[Turn]:
     before = None
     for left in reversed(range(shares)):
-        after: SimpleQueue[None] | None = SimpleQueue() if left else None
+        after: SimpleQueue[bool] | None = SimpleQueue() if left else None
         yield Turn(before, after)
         before = after
 
@@ -140,7 +166,7 @@ class Step:
         turn: Turn,
     ) -> None:
         self.config, self.library, self.integers = model.config, library, integers
-        self._turn = turn
+        self.turn = turn
         self.batch, self.length, self.rows = batch, length, batch * length
         width, vocabulary = self.config.width, self.config.vocabulary
         self._tokens, self._targets = (torch.zeros(self.rows, dtype=torch.int64) for _ in range(2))
@@ -186,7 +212,6 @@ class Step:
         for what comes through the embedding.
         """
         loss = self.forward(z_loss, scale)
-        self._dx.zero_()
         for part in reversed(self._backward):
             for call in part:
                 call()
@@ -194,6 +219,7 @@ class Step:
 
     def _record(self, model: Llama) -> None:
         """The model once through, in order."""
+        self._last_norm = model.norm
         first = self._norm(model.norm if not model.blocks else _blocks(model)[0].attention_norm)
         embedding = _gradient(model.embedding.weight)
         size = (self.rows, self.config.width)
@@ -223,8 +249,9 @@ class Step:
         weight, size = place.module.weight, (self.rows, self.config.width)
         forward = (place.x, place.y, place.inverse, before, change, weight, *size, place.module.epsilon)
         self._forward.append(self.library.call("add_norm", *forward))
-        backward = (self._dx, self._dy, place.x, place.inverse, weight, _gradient(weight), *size)
-        self._backward.append(self._turn.taken(self.library.call("norm_backward", *backward)))
+        add = int(place.module is not self._last_norm)  # with which the backward pass begins
+        backward = (self._dx, self._dy, place.x, place.inverse, weight, _gradient(weight), *size, add)
+        self._backward.append(self.turn.taken(self.library.call("norm_backward", *backward)))
 
     def _attention(self, block: Block, place: _Norm) -> None:
         attention, config, library = block.attention, self.config, self.library
@@ -253,7 +280,7 @@ class Step:
         self._backward.append(
             [
                 library.call("attention_backward", self._dqkv, *dmixed),
-                *(self._turn.taken(unrotated) if norms else [unrotated]),
+                *(self.turn.taken(unrotated) if norms else [unrotated]),
             ]
         )
         self._linear([attention.output.weight], mixed, self._change, self._dmixed, self._dx)
@@ -272,16 +299,15 @@ class Step:
         for weight, gradient in _joined(weights):
             columns = slice(start, start + weight.shape[0])
             part = dy[:, columns]
-            self._forward.append(self._product(y[:, columns], x, weight.t()))
-            backward += self._turn.taken(self._product(gradient, part.t(), x, add=True))
-            backward.append(self._product(dx, part, weight, add=start > 0))
+            is_large = min(weight.shape) >= LEAST_SIDE
+            multiply = partial(self._product, "i16" if self.integers and is_large else "f32")
+            self._forward.append(multiply(y[:, columns], x, weight.t()))
+            backward += self.turn.taken(multiply(gradient, part.t(), x, add=True))
+            backward.append(multiply(dx, part, weight, add=start > 0))
             start = columns.stop
         self._backward.append(backward)
 
-    def _product(self, c: Tensor, a: Tensor, b: Tensor, *, add: bool = False) -> Call:
-        """c = a b, or c += a b."""
-        is_large = min(*a.shape, b.shape[1]) >= LEAST_SIDE
-        numbers = "i16" if self.integers and is_large else "f32"
+    def _product(self, numbers: Numbers, c: Tensor, a: Tensor, b: Tensor, *, add: bool = False) -> Call:
         return product(self.library, c, a, b, numbers=numbers, scratch=self._product_scratch, add=add)
 
     def _products(self) -> Iterator[Sizes]:
