@@ -11,6 +11,8 @@ from small_runs import small_model, small_run
 from torch import Tensor
 
 from llama_scale.runs import RunConfig
+from llama_scale.training.kernels import FlatAdamW, Library, library
+from llama_scale.training.kernels.adamw import PIECE
 from llama_scale.training.model import Llama
 from llama_scale.training.muon import Muon, orthogonal
 from llama_scale.training.optimizer import FlatOptimizer
@@ -65,6 +67,64 @@ def test_flat_is_torchs_adamw() -> None:
         train(model, optimizer, range(step, step + 1))
     for one, other in zip(model.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_without_kernels_the_update_is_the_same(
+    kernels: Library, monkeypatch: pytest.MonkeyPatch, forgotten: None
+) -> None:
+    ours = started(CONFIG)
+    losses = train(*ours, range(10))
+    monkeypatch.setenv("LLAMA_SCALE_KERNELS", "off")
+    library.cache_clear()
+    theirs = started(CONFIG)
+    assert train(*theirs, range(10)) == pytest.approx(losses, rel=1e-5)
+    assert ours[1].step(1e-3).item() == theirs[1].step(1e-3).item() == 0  # cleared
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 33, 1_000, 3 * PIECE + 7, 5 * PIECE + 1])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_flat_update_is_that_of_64_bits(size: int, threads: int, kernels: Library) -> None:
+    random = torch.Generator().manual_seed(size)
+    weight, mean = (torch.randn(size, generator=random) for _ in range(2))
+    square, update = torch.rand(size, generator=random), FlatAdamW(kernels, threads)
+    exact = torch.nn.Parameter(weight.double())
+    adamw = torch.optim.AdamW([exact], lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
+    moments = {"exp_avg": mean.double(), "exp_avg_sq": square.double()}
+    adamw.state[exact] = {"step": torch.tensor(4.0), **moments}
+    for step in (5, 6):
+        gradient = 1e-3 * torch.randn(size, generator=random)
+        exact.grad = 0.25 * gradient.double()
+        adamw.step()
+        norm = update.norm([gradient[: size // 2], gradient[size // 2 :]])
+        assert norm.item() == pytest.approx(gradient.double().norm().item(), rel=2e-7)
+        update.step(
+            (weight, gradient, mean, square),
+            scale=0.25,
+            rate=3e-3,
+            decay=0.1,
+            betas=(0.9, 0.95),
+            epsilon=1e-8,
+            steps=step,
+        )
+        assert not gradient.any()
+    for ours, theirs in (
+        (weight, exact.detach()),
+        (mean, moments["exp_avg"]),
+        (square, moments["exp_avg_sq"]),
+    ):
+        torch.testing.assert_close(ours.double(), theirs, rtol=2e-6, atol=1e-6)
+
+
+def test_an_update_is_the_same_on_any_number_of_threads(kernels: Library) -> None:
+    found = []
+    for threads in (1, 2, 5):
+        buffers = [torch.rand(9 * PIECE + 3, generator=torch.Generator().manual_seed(n)) for n in range(4)]
+        update, how = FlatAdamW(kernels, threads), {"scale": 0.5, "rate": 1e-3, "decay": 0.1, "epsilon": 1e-8}
+        norm = update.norm([buffers[1]])
+        update.step(buffers, betas=(0.9, 0.95), steps=3, **how)
+        found.append([norm, *buffers])
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
 
 
 def test_bf16_holds_a_rounded_copy_of_masters_that_small_steps_move() -> None:

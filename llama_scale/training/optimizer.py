@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from llama_scale.runs import Precision, RunConfig
+from llama_scale.training.kernels import FlatAdamW, Library, used_on
 from llama_scale.training.muon import Muon
 from llama_scale.training.scaling import Treatment, treatments
 
@@ -46,8 +47,8 @@ class FlatOptimizer:
     """AdamW, or Muon and AdamW, over a module whose weights and gradients become views of flat buffers.
 
     On a CPU a small model spends as long in per-tensor optimiser calls as in its matrix products;
-    flat, the whole update is one fused call. In bf16 the module holds a copy of 32-bit master weights, made
-    anew after every step, and its gradients are added up in 32 bits.
+    flat, the whole update is one call, fused by torch or by our kernels. In bf16 the module holds a copy of
+    32-bit master weights, made anew after every step, and its gradients are added up in 32 bits.
     """
 
     def __init__(self, module: nn.Module, config: RunConfig) -> None:
@@ -68,6 +69,8 @@ class FlatOptimizer:
             fused=True,
         )
         start_moments(self._adamw)
+        found = used_on(next(module.parameters()).device)
+        self._kernels = FlatAdamW(found, torch.get_num_threads()) if isinstance(found, Library) else None
 
     def gather(self) -> None:
         """Add what a backward pass left to the 32-bit gradients."""
@@ -82,20 +85,42 @@ class FlatOptimizer:
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update, clear; returns the gradient's norm before clipping."""
         gradients = [group.gradient for group in self._groups]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        norm = self._kernels.norm(gradients) if self._kernels else _norm(gradients)
         scale = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(scale)
-        for settings, group in zip(self._adamw.param_groups, self._by_adamw, strict=True):
-            settings["lr"] = learning_rate * group.how.rate_factor
-        self._adamw.step()
         for group, muon in self._by_muon:
             decay = group.how.weight_decay
-            muon.step(group.master.data, group.gradient, rate=learning_rate, weight_decay=decay)
+            gradient = group.gradient.mul_(scale)
+            muon.step(group.master.data, gradient, rate=learning_rate, weight_decay=decay)
+            gradient.zero_()
+        if self._kernels:
+            self._step_by_kernels(self._kernels, learning_rate, scale.item())
+        else:
+            self._step_by_torch(learning_rate, scale)
         for group in self._groups:
             group.publish()
-            group.gradient.zero_()
         return norm
+
+    def _step_by_torch(self, learning_rate: float, scale: Tensor) -> None:
+        for settings, group in zip(self._adamw.param_groups, self._by_adamw, strict=True):
+            settings["lr"] = learning_rate * group.how.rate_factor
+            group.gradient.mul_(scale)
+        self._adamw.step()
+        for group in self._by_adamw:
+            group.gradient.zero_()
+
+    def _step_by_kernels(self, kernels: FlatAdamW, learning_rate: float, scale: float) -> None:
+        for group in self._by_adamw:
+            state = self._adamw.state[group.master]
+            state["step"] += 1
+            kernels.step(
+                (group.master.detach(), group.gradient, *(state[moment] for moment in MOMENTS)),
+                scale=scale,
+                rate=learning_rate * group.how.rate_factor,
+                decay=group.how.weight_decay,
+                betas=(self.config.beta1, self.config.beta2),
+                epsilon=self.config.epsilon,
+                steps=int(state["step"]),
+            )
 
     def tensors(self) -> Tensors:
         """Weights and moments by weight, as views of the flat buffers."""
@@ -152,6 +177,10 @@ class _Group:
         """Give the module the master's weights."""
         if not self._own:
             self._work.copy_(self.master.data)
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
 
 
 def start_moments(adamw: torch.optim.AdamW) -> None:

@@ -11,6 +11,7 @@ from llama_scale.architecture import Recompute
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.runs import Precision
+from llama_scale.training.kernels.adamw import FlatAdamW
 from llama_scale.training.kernels.library import Absent, Library, library
 from llama_scale.training.kernels.products import product, product_scratch
 from llama_scale.training.kernels.step import KernelGradients
@@ -18,6 +19,7 @@ from llama_scale.training.model import Llama
 
 __all__ = [
     "Absent",
+    "FlatAdamW",
     "Gradients",
     "KernelGradients",
     "Library",

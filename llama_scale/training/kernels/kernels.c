@@ -370,3 +370,31 @@ void cross_entropy(double *loss, float *logits, const int64_t *targets, size M, 
         *loss += log_sum - target;
     }
 }
+
+/* ---- AdamW over flat buffers ---- */
+
+void sum_of_squares(double *total, const float *x, size n) {
+    enum { BLOCK = 1024 }; /* numbers whose squares are added up in 32 bits */
+    *total = 0;
+    for (size first = 0; first < n; first += BLOCK) {
+        vec squares[2] = {splat(0), splat(0)};
+        for (size i = first; i < first + BLOCK && i < n; i += 2 * W)
+            for (int v = 0; v < 2 && i + v * W < n; v++) {
+                vec numbers = load_part(x + i + v * W, n - i - v * W, 0);
+                squares[v] += numbers * numbers;
+            }
+        *total += sum(squares[0] + squares[1]);
+    }
+}
+
+/* `keep` is what decay leaves of a weight; bias is corrected in `rate` and in `inverse`, which roots are times. */
+void adamw(float *restrict weight, float *restrict gradient, float *restrict mean, float *restrict square, size n,
+           float scale, float keep, float rate, float beta1, float beta2, float inverse, float epsilon) {
+    for (size i = 0; i < n; i++) {
+        float g = gradient[i] * scale;
+        mean[i] += (1.0f - beta1) * (g - mean[i]);
+        square[i] = beta2 * square[i] + (1.0f - beta2) * g * g;
+        weight[i] = weight[i] * keep - rate * mean[i] / (sqrtf(square[i]) * inverse + epsilon);
+        gradient[i] = 0;
+    }
+}
