@@ -49,6 +49,45 @@ class HyperParameters:
     extrapolation: Mapping[str, float]
 
 
+@frozen
+class Tuning:
+    """What depends on the size of a model and on how long it trains; warm-up in steps."""
+
+    learning_rate: float
+    sequences_per_step: int
+    beta2: float
+    warmup_steps: int
+
+
+def tuning(
+    rule: Rule,
+    shape: ModelConfig,
+    tokens: float,
+    *,
+    learning_rate: float | None = None,
+    sequences_per_step: int | None = None,
+    beta2: float | None = None,
+    warmup_steps: int | None = None,
+) -> Tuning:
+    """What is given by hand, and what `rule` says of the rest; the fixed one needs a rate and a batch."""
+    if rule == "fixed":
+        assert learning_rate is not None and sequences_per_step is not None  # recipes check it
+        found = Tuning(
+            learning_rate=learning_rate,
+            sequences_per_step=sequences_per_step,
+            beta2=FIXED_BETA2,
+            warmup_steps=FIXED_WARMUP,
+        )
+    else:
+        found = hyperparameters(rule, shape, tokens, sequences_per_step=sequences_per_step)
+    return Tuning(
+        learning_rate=found.learning_rate if learning_rate is None else learning_rate,
+        sequences_per_step=found.sequences_per_step,
+        beta2=found.beta2 if beta2 is None else beta2,
+        warmup_steps=found.warmup_steps if warmup_steps is None else warmup_steps,
+    )
+
+
 def hyperparameters(
     rule: Literal["measured", "step law"],
     shape: ModelConfig,

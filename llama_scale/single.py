@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
-from typing import Any, Literal
+from typing import Any
 
 from llama_scale import quantities
 from llama_scale.architecture import (
@@ -20,7 +20,7 @@ from llama_scale.architecture import (
 from llama_scale.checked import Checked
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
-from llama_scale.hyperparameters import HyperParameters, hyperparameters
+from llama_scale.hyperparameters import Rule, Tuning, tuning
 from llama_scale.runs import (
     DataConfig,
     DecayShape,
@@ -44,7 +44,7 @@ DEFAULT_MODEL = "1M"
 class SingleTraining:
     """How the run is trained; rate, batch, beta2 and warm-up that are left out are by the named `rule`."""
 
-    rule: Literal["measured", "step law"] = "measured"
+    rule: Rule = "measured"
     learning_rate: float | None = None
     sequences_per_step: int | None = None
     schedule: ScheduleKind = "wsd"
@@ -99,6 +99,12 @@ class SingleSpec(Checked):
                 "model or shape says which model to train, and so does start_from",
                 hint="leave out model and all of shape but shape.context, or leave out start_from",
             )
+        for name in ("learning_rate", "sequences_per_step"):
+            if self.training.rule == "fixed" and getattr(self.training, name) is None:
+                yield InputError(
+                    f"training.rule is fixed, but no training.{name} is given",
+                    hint=f"set training.{name}, or another training.rule",
+                )
         if not 0 < self.training.decay_fraction < 1:
             yield InputError(
                 f"training.decay_fraction is {self.training.decay_fraction:g}, not between 0 and 1",
@@ -142,9 +148,9 @@ def single_run(spec: SingleSpec, corpus: str, start: Start | None = None) -> Run
         data=spec.data,
         corpus=corpus,
         optimizer=OptimizerConfig(
-            learning_rate=_or(training.learning_rate, chosen.learning_rate),
+            learning_rate=chosen.learning_rate,
             beta1=training.beta1,
-            beta2=_or(training.beta2, chosen.beta2),
+            beta2=chosen.beta2,
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,
             kind=training.optimizer,
@@ -163,29 +169,35 @@ def single_run(spec: SingleSpec, corpus: str, start: Start | None = None) -> Run
     )
 
 
-def _or(given: float | None, by_rule: float) -> float:
-    return by_rule if given is None else given
-
-
-def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[HyperParameters, int]:
-    """What the rule says of the model on its tokens, and the steps that those are."""
-    rule, sequences = spec.training.rule, spec.training.sequences_per_step
+def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[Tuning, int]:
+    """What is given by hand and what the rule says of the rest, and the steps of the run."""
+    training, sequences = spec.training, spec.training.sequences_per_step
     if sequences is not None and sequences < 1:
         raise InputError(
             f"training.sequences_per_step is {sequences}, but must be at least 1",
             hint="set training.sequences_per_step to 1 or more, or leave it out",
         )
+
+    def chosen(tokens: float, sequences: int | None) -> Tuning:
+        return tuning(
+            training.rule,
+            model,
+            tokens,
+            learning_rate=training.learning_rate,
+            sequences_per_step=sequences,
+            beta2=training.beta2,
+            warmup_steps=training.warmup_steps,
+        )
+
     tokens = spec.tokens or TOKENS_PER_PARAMETER * model.parameters.matmul
-    chosen = hyperparameters(rule, model, tokens, sequences_per_step=sequences)
-    a_step = chosen.sequences_per_step * model.context
+    found = chosen(tokens, sequences)
+    a_step = found.sequences_per_step * model.context
     if spec.steps is None:
-        return chosen, math.ceil(tokens / a_step)
-    kept = chosen.sequences_per_step
-    return hyperparameters(rule, model, float(spec.steps * a_step), sequences_per_step=kept), spec.steps
+        return found, math.ceil(tokens / a_step)
+    return chosen(float(spec.steps * a_step), found.sequences_per_step), spec.steps
 
 
-def _schedule(training: SingleTraining, steps: int, by_rule: int) -> ScheduleConfig:
-    warmup = by_rule if training.warmup_steps is None else training.warmup_steps
+def _schedule(training: SingleTraining, steps: int, warmup: int) -> ScheduleConfig:
     decay = round(steps * training.decay_fraction) if training.schedule == "wsd" else 0
     if warmup < 0 or warmup + decay > steps or (training.schedule == "wsd" and decay < 1):
         raise InputError(

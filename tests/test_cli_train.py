@@ -58,6 +58,27 @@ def test_an_interrupted_run_goes_on_by_the_same_command_to_the_bit(home: Path) -
     assert repeated["loss_nats"] == whole["loss_nats"]
 
 
+def test_a_harmed_checkpoint_is_passed_over_and_it_says_so(home: Path) -> None:
+    process = start(home, "--store", "harmed")
+    folder = wait_for_start(home / "harmed", process, 1)
+    process.send_signal(signal.SIGINT)
+    finish(process, code=130)
+    (step,) = folder.checkpoint_steps()
+    state = folder.checkpoint_path(step) / "state.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    _, said = finish(start(home, "--store", "harmed"), code=0)
+    (warning,) = re.findall(r"^warning: (.*)$", said, re.MULTILINE)
+    assert f"checkpoint {step} of run" in warning and warning.endswith("the run goes on from step 0")
+    assert (folder.result() or {})["status"] == "done"
+
+
+def test_a_dry_run_names_the_text(home: Path) -> None:
+    out, _ = finish(start(home, "--store", "dry", "--dry-run"), code=0)
+    assert re.search(r"^ *text +\S+", out, re.MULTILINE)
+
+
 def test_mirrors_hold_what_the_log_holds(home: Path) -> None:
     train(home, "--store", "mirrored", "--mirror", "tensorboard", "--mirror", "wandb")
     folder = only_run(home / "mirrored")

@@ -41,6 +41,16 @@ def test_a_run_trains_for_its_tokens_and_decays_at_its_end() -> None:
     assert tokens == pytest.approx(20 * by_default.model.parameters.matmul, rel=0.01)
 
 
+def test_the_fixed_rule_takes_rate_and_batch_by_hand() -> None:
+    training = SingleTraining(rule="fixed", learning_rate=3e-3, sequences_per_step=4)
+    config = single_run(SingleSpec(model="2x64", steps=400, training=training), "corpus")
+    assert (config.optimizer.learning_rate, config.sequences_per_step) == (3e-3, 4)
+    assert (config.optimizer.beta2, config.schedule.warmup_steps) == (0.99, 100)
+    told = {"model": "2x64", "training": {"rule": "fixed", "learning_rate": 3e-3}}
+    with pytest.raises(InputError, match="rule is fixed, but no training.sequences_per_step is given"):
+        structure(told, SingleSpec, source="here")
+
+
 def test_everything_that_decides_the_curve_is_in_the_id() -> None:
     plain = SingleSpec(model="2x64", steps=100)
     others = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -286,8 +287,30 @@ def test_a_diverged_run_says_so_and_is_not_tried_again(
     config = replace(config, optimizer=replace(config.optimizer, learning_rate=1e12, clip_norm=1e30))
     create_run(store, config)
     assert train(store, config, files) == "diverged"
-    result = RunFolder(store / run_id(config)).result()
+    folder = RunFolder(store / run_id(config))
+    result = folder.result()
     assert result and result["status"] == "diverged" and result["loss_nats"] is None and result["steps"] > 0
+    assert result["data"][0]["tokens"] == result["tokens"] == result["steps"] * config.tokens_per_step
+    losses = [loss for e in folder.events() if e["event"] == "train" for loss in e["each_loss_nats"]]
+    assert len(losses) == result["steps"] - 1 and all(map(math.isfinite, losses))
+    assert train(store, config, files) == "done"
+
+
+def test_a_run_whose_last_update_was_too_much_has_diverged(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    """Only the evaluation sees it: all losses in training precede that update."""
+    store, files = store_with(tmp_path, world)
+    config = straight(world[1][1])
+    schedule = replace(config.schedule, kind="constant", total_steps=2, decay_steps=0, warmup_steps=0)
+    config = replace(config, schedule=schedule, optimizer=replace(config.optimizer, learning_rate=1e7))
+    create_run(store, config)
+    assert train(store, config, files) == "diverged"
+    folder = RunFolder(store / run_id(config))
+    result = folder.result()
+    assert result and result["status"] == "diverged" and result["loss_nats"] is None and result["steps"] == 2
+    losses = [loss for e in folder.events() if e["event"] == "train" for loss in e["each_loss_nats"]]
+    assert len(losses) == 2 and all(map(math.isfinite, losses))
     assert train(store, config, files) == "done"
 
 

@@ -34,6 +34,19 @@ def test_cosine_falls_to_its_floor_from_the_end_of_the_warm_up() -> None:
     assert learning_rate_factor(schedule, 99) == pytest.approx(0.1)
 
 
+def test_linear_falls_to_its_floor_from_the_end_of_the_warm_up() -> None:
+    schedule = wsd(kind="linear", final_fraction=0.2)
+    assert learning_rate_factor(schedule, 4) == pytest.approx(0.5)
+    assert learning_rate_factor(schedule, 54) == pytest.approx(0.6)
+    assert learning_rate_factor(schedule, 99) == pytest.approx(0.2)
+
+
+def test_constant_stays_after_its_warm_up() -> None:
+    schedule = wsd(kind="constant")
+    assert learning_rate_factor(schedule, 4) == pytest.approx(0.5)
+    assert {learning_rate_factor(schedule, step) for step in range(9, 100)} == {1.0}
+
+
 def test_a_trunk_never_decays() -> None:
     trunk = wsd(total_steps=None)
     assert learning_rate_factor(trunk, 10**9) == 1.0

@@ -192,6 +192,7 @@ def _until_stopped(
             seat,
             should_stop=should_stop,
             watch=watch,
+            tell=current_output().warn,
             mirror_names=mirror_names,
         )
     return outcome, time.monotonic() - began

@@ -65,7 +65,7 @@ def dry_run_words(run: KnownRun, seconds: float, source: str) -> list[object]:
             "schedule",
             ", ".join(filter(None, (schedule.kind, f"{schedule.warmup_steps:,} steps of warm-up", falls))),
         ),
-        ("text", ", ".join(source.name for source in config.data.mixture)),
+        ("text", ", ".join(source.label for source in config.data.mixture)),
         ("tokenizer", f"{config.data.tokenizer}, {config.data.vocabulary:,} entries"),
         ("FLOPs", quantities.format_flops(config.train_flops(run.last_step))),
         ("disk", quantities.format_bytes(run.disk_bytes)),

@@ -145,11 +145,13 @@ def train_single(
     *,
     should_stop: Callable[[], bool],
     watch: Callable[[Reading], None],
+    tell: Callable[[str], None] | None = None,
     mirror_names: Sequence[MirrorName] = (),
 ) -> Outcome:
     """Train a run that `write_run` wrote down from wherever it stands; every process of a world calls this.
 
-    `watch` and the mirrors see it in the leading process alone. Raises BusyError while another process
+    `watch` and the mirrors see it in the leading process alone; `tell` hears there what the user should know.
+    Raises BusyError while another process
     trains it.
     """
     from llama_scale.training.data import data_folder, open_tokens
@@ -167,6 +169,7 @@ def train_single(
             device=seat.device,
             should_stop=should_stop,
             watch=look,
+            tell=tell,
             world=seat.world,
         )
 

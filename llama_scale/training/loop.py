@@ -93,6 +93,7 @@ class Glance:
 
 
 Watch = Callable[[Glance], None]
+Tell = Callable[[str], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,6 +108,11 @@ class _Interval:
         self.steps.extend(glance.steps)
         self.timed += len(glance.steps)
         self.seconds += glance.seconds
+
+    def until(self, step: int) -> _Interval | None:
+        """The part before `step`; None if there is none."""
+        steps = [known for known in self.steps if known.step < step]
+        return replace(self, steps=steps) if steps else None
 
     def report(self, tokens_per_step: int) -> dict[str, Any]:
         """What to log: the means, the learning rate of the first step, and each step's own numbers."""
@@ -145,13 +151,15 @@ def train_run(
     device: torch.device,
     should_stop: Callable[[], bool],
     watch: Watch | None = None,
+    tell: Tell | None = None,
     world: World = ALONE,
 ) -> Outcome:
     """Bring one run to its end, from its newest checkpoint or its branch point; a finished one is left alone.
 
     Returns "stopped" if `should_stop` said so (a checkpoint was saved first), "waiting" if its trunk has
     not reached the branch point yet, and "diverged" if its loss is no number any more, or its trunk's was.
-    `watch` sees every step, about once a second. Raises StoreError where the disk refuses.
+    `watch` sees every step, about once a second; `tell` hears of checkpoints that could not be used. Raises
+    StoreError where the disk refuses.
     """
     with ExitStack() as stack:
         # Only the leader reads and writes the folder's log; were it refused, torchrun would end the others.
@@ -164,13 +172,13 @@ def train_run(
         stack.enter_context(using_threads(world.agree(_first_threads(folder, device))))
         trainer = Trainer(folder.config, files, device, world)
         log = stack.enter_context(closing(EventLog(folder, lease) if lease else SilentLog()))
-        interval = _start(trainer, store, folder, log, goal)
+        interval = _start(trainer, store, folder, log, goal, tell)
         if interval is None:
             return _without_trunk(trainer, store, log)
         goal = world.agree(_once_cleared(goal, folder))
         outcome = _train(trainer, folder, log, goal, interval, should_stop, watch)
         if outcome == "done" and folder.config.schedule.total_steps is not None:
-            _finish(trainer, store, folder, log)
+            return _finish(trainer, store, folder, log)
         return outcome
 
 
@@ -183,7 +191,9 @@ def _first_threads(folder: RunFolder, device: torch.device) -> int | None:
     return first.get("threads") if first and first.get("device") == device.type == "cpu" else None
 
 
-def _start(trainer: Trainer, store: Path, folder: RunFolder, log: Log, goal: Goal) -> _Interval | None:
+def _start(
+    trainer: Trainer, store: Path, folder: RunFolder, log: Log, goal: Goal, tell: Tell | None
+) -> _Interval | None:
     """Load the newest usable state; None if this is a branch whose trunk is not there yet.
 
     A checkpoint counts only if the log reaches it (else the loss curve would have a gap) and if no
@@ -218,6 +228,9 @@ def _start(trainer: Trainer, store: Path, folder: RunFolder, log: Log, goal: Goa
     elif trainer.config.initial_weights is not None:
         fill_start(folder, state["weights"])
         trainer.resume(0)
+    if passed_over and tell is not None and world.leads:
+        reasons = "; ".join(error.message for _, error in passed_over)
+        tell(f"{reasons}: the run goes on from step {trainer.step:,}")
     log.append(
         "start",
         step=trainer.step,
@@ -235,7 +248,12 @@ def _without_trunk(trainer: Trainer, store: Path, log: Log) -> Outcome:
     if trunk is None or not trainer.world.agree(trunk.diverged_by(trainer.config.first_step)):
         return "waiting"
     step = (trunk.result() or {})["steps"]
-    log.append("diverged", step=step, trunk=trunk.run)
+    return _diverged(trainer, log, step, trunk=trunk.run)
+
+
+def _diverged(trainer: Trainer, log: Log, step: int, **why: str) -> Outcome:
+    """The run ends here, for ever: what it would do again is known."""
+    log.append("diverged", step=step, **why)
     _record(trainer, log, "diverged", step, UNKNOWN_LOSS)
     return "diverged"
 
@@ -258,9 +276,9 @@ def _train(
         if watch is not None:
             watch(glance)
         if bad := next((step for step in glance.steps if not step.is_finite), None):
-            log.append("diverged", step=bad.step)
-            _record(trainer, log, "diverged", bad.step, UNKNOWN_LOSS)
-            return "diverged"
+            if finite := interval.until(bad.step):
+                log.append("train", **finite.report(trainer.config.tokens_per_step))
+            return _diverged(trainer, log, bad.step)
         if trainer.step in _ends(trainer.step - 1, goal):
             log.append("train", **interval.report(trainer.config.tokens_per_step))
             interval = _Interval()
@@ -322,18 +340,20 @@ def _save(trainer: Trainer, folder: RunFolder, log: Log, goal: Goal, interval: _
         prune_checkpoints(folder, keep=goal.needed, up_to=trainer.step)
 
 
-def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: Log) -> None:
+def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: Log) -> Outcome:
     measured = trainer.evaluate()
+    if not math.isfinite(measured["loss_nats"]):  # the last update was too much
+        return _diverged(trainer, log, trainer.step)
     log.append("evaluation", step=trainer.step, **measured)
     log.sync()
     sha256 = save_weights(folder, trainer.model, trainer.world)
     _record(trainer, log, "done", trainer.step, {**measured, "weights_sha256": sha256})
-    if not trainer.world.leads:
-        return
-    prune_checkpoints(folder, keep=frozenset(), newest=0)
-    if trainer.config.branch is not None:
-        parent = RunFolder(store / trainer.config.branch.parent)
-        prune_checkpoints(parent, keep=goal_of(parent, store).needed)
+    if trainer.world.leads:
+        prune_checkpoints(folder, keep=frozenset(), newest=0)
+        if trainer.config.branch is not None:
+            parent = RunFolder(store / trainer.config.branch.parent)
+            prune_checkpoints(parent, keep=goal_of(parent, store).needed)
+    return "done"
 
 
 def _record(trainer: Trainer, log: Log, status: RunStatus, steps: int, measured: dict[str, Any]) -> None:
@@ -351,7 +371,7 @@ def _record(trainer: Trainer, log: Log, status: RunStatus, steps: int, measured:
             "data": seen(
                 trainer.files,
                 seed=config.seed,
-                sequences=trainer.step * config.sequences_per_step,
+                sequences=steps * config.sequences_per_step,
                 context=config.model.context,
             ),
             **software(trainer.device, trainer.gradients.name),

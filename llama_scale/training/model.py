@@ -120,6 +120,10 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 def attend(q_BTHS: Tensor, k_BTKS: Tensor, v_BTKS: Tensor) -> Tensor:
     """Causal attention, [B, T, H, S]; each key-value head serves H / K heads in a row."""
+    shared = q_BTHS.shape[2] // k_BTKS.shape[2]
+    if shared > 1 and q_BTHS.is_cuda and q_BTHS.dtype == torch.float32:
+        # Of the kernels that share heads none but the one that keeps all T x T weights takes 32 bits.
+        k_BTKS, v_BTKS = (x.repeat_interleave(shared, 2) for x in (k_BTKS, v_BTKS))
     mixed_BHTS = F.scaled_dot_product_attention(
         q_BTHS.transpose(1, 2),
         k_BTKS.transpose(1, 2),
