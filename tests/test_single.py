@@ -47,7 +47,7 @@ def test_the_fixed_rule_takes_rate_and_batch_by_hand() -> None:
     assert (config.optimizer.learning_rate, config.sequences_per_step) == (3e-3, 4)
     assert (config.optimizer.beta2, config.schedule.warmup_steps) == (0.99, 100)
     told = {"model": "2x64", "training": {"rule": "fixed", "learning_rate": 3e-3}}
-    with pytest.raises(InputError, match="rule is fixed, but no training.sequences_per_step is given"):
+    with pytest.raises(InputError, match=r"rule is fixed, but no training\.sequences_per_step is given"):
         structure(told, SingleSpec, source="here")
 
 
