@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -18,12 +17,11 @@ from torch import Tensor
 from llama_scale.frozen import frozen
 from llama_scale.training.kernels.library import Library
 from llama_scale.training.kernels.products import Numbers, Sizes, product, product_scratch
+from llama_scale.training.kernels.turns import Turn, turns
 from llama_scale.training.model import Block, Llama, RMSNorm
 
 Call = Callable[[], Any]
-LEAST_SIDE = (
-    64  # of a weight matrix whose products integers make faster: below it copying takes what is saved
-)
+LEAST_SIDE = 64  # of a weight matrix in integers: with less copying takes what multiplying saves
 
 
 class KernelGradients:
@@ -96,50 +94,9 @@ class KernelGradients:
             sizes = [len(part) for part in torch.empty(batch).tensor_split(min(self.threads, batch))]
             self._shares[key] = tuple(
                 Step(self.model, self.library, size, length, integers=self.integers, turn=turn)
-                for size, turn in zip(sizes, _turns(len(sizes)), strict=True)
+                for size, turn in zip(sizes, turns(len(sizes)), strict=True)
             )
         return self._shares[key]
-
-
-class _Broken(RuntimeError):
-    """A share before this one ended without taking its turns."""
-
-
-@frozen(kw_only=False)
-class Turn:
-    """When a share adds to gradients that all share: after the one before it, so that sums are the same
-    every time. Whoever has added, puts; whoever is to add, gets.
-    """
-
-    before: SimpleQueue[bool] | None = None
-    after: SimpleQueue[bool] | None = None
-
-    def taken(self, call: Call) -> list[Call]:
-        """`call` in its turn; each share must take as many turns as the others, and in the same order."""
-        waits = [self._wait] if self.before else []
-        return [*waits, call, *([partial(self.after.put, True)] if self.after else [])]
-
-    def kept(self, do: Callable[[], Tensor]) -> Tensor:
-        """What `do` gives; if it fails, those after this share fail too, rather than wait for ever."""
-        try:
-            return do()
-        except BaseException:
-            if self.after:
-                self.after.put(False)
-            raise
-
-    def _wait(self) -> None:
-        assert self.before is not None
-        if not self.before.get():
-            raise _Broken
-
-
-def _turns(shares: int) -> Iterator[Turn]:
-    before = None
-    for left in reversed(range(shares)):
-        after: SimpleQueue[bool] | None = SimpleQueue() if left else None
-        yield Turn(before, after)
-        before = after
 
 
 @frozen(kw_only=False)
