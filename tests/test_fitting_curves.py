@@ -30,6 +30,7 @@ from llama_scale.runs import (
     EventLog,
     OptimizerConfig,
     RunConfig,
+    RunFolder,
     ScheduleConfig,
     create_run,
 )
@@ -204,7 +205,14 @@ def test_a_store_gives_the_curves_of_a_trunk_and_its_branches(tmp_path: Path) ->
             kind="wsd", total_steps=step + decay, warmup_steps=50, decay_steps=decay, final_fraction=0.02
         )
         write_run(tmp_path, schedule, Branch(parent=trunk, step=step), step + decay)
-    model = fit_curve_laws([tmp_path]).models[0]
+    schedule = ScheduleConfig(
+        kind="wsd", total_steps=2400, warmup_steps=50, decay_steps=400, final_fraction=0.02
+    )
+    ruined = write_run(tmp_path, schedule, Branch(parent=trunk, step=2000), 2200)
+    RunFolder(tmp_path / ruined).write_result({"status": "diverged", "steps": 2200, "loss_nats": None})
+    found = fit_curve_laws([tmp_path])
+    assert [(e.run, e.reason) for e in found.exclusions] == [(ruined, "it diverged")]
+    model = found.models[0]
     assert model.model == trunk
     assert len(model.fitted) == 3
     assert max(error.mean for error in model.fitted) < 1e-3

@@ -18,6 +18,7 @@ from llama_scale.runs import (
     EventLog,
     OptimizerConfig,
     RunConfig,
+    RunFolder,
     RunRole,
     ScheduleConfig,
     create_run,
@@ -78,6 +79,13 @@ def test_curves_are_those_of_trunks_after_their_warm_up(store: Path) -> None:
         assert curve.tokens.min() > WARM_UPS * WARM_UP * 8 * 64
         assert (np.diff(curve.loss) < 0).all()
         assert curve.flops_per_token > 6 * 0.8 * curve.parameters
+
+
+def test_a_trunk_that_diverged_gives_no_curve(store: Path) -> None:
+    trunk = run_id(config(64, "trunk"))
+    RunFolder(store / trunk).write_result({"status": "diverged", "steps": STEPS, "loss_nats": None})
+    curves = curves_of_store(store, read_records(store), "matmul")
+    assert len(curves) == 3 and trunk not in {curve.run for curve in curves}
 
 
 def test_gathering_a_store_of_one_duration_a_size_brings_curves_along(store: Path) -> None:

@@ -79,6 +79,7 @@ def test_without_kernels_the_update_is_the_same(
     theirs = started(CONFIG)
     assert train(*theirs, range(10)) == pytest.approx(losses, rel=1e-5)
     assert ours[1].step(1e-3).item() == theirs[1].step(1e-3).item() == 0  # cleared
+    assert (ours[1].name, theirs[1].name) == (kernels.name, "torch")
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 33, 1_000, 3 * PIECE + 7, 5 * PIECE + 1])

@@ -196,6 +196,8 @@ def curves_of_store(
 
 
 def _curve_of_run(folder: RunFolder, convention: ParameterConvention) -> Curve | str:
+    if (folder.result() or {}).get("status") == "diverged":
+        return "it diverged"
     config, logged = folder.config, folder.curve()
     ends = np.array([config.first_step, *logged.steps], float)
     steps, loss = np.floor((ends[1:] + ends[:-1] + 1) / 2), np.array(logged.loss_nats)

@@ -106,9 +106,9 @@ def curves_of_store(
     """Loss along the runs of a store, after their warm-up.
 
     Where there are trunks at constant learning rate, theirs alone: all sizes are then undecayed alike. Else
-    those of the runs that ended their schedule, hold-outs left out.
+    those of the runs that ended their schedule, hold-outs left out. None diverged.
     """
-    trunks = [record for record in records if record.role == "trunk"]
+    trunks = [record for record in records if record.role == "trunk" and record.status != "diverged"]
     ended = [record for record in records if record.role == "train" and record.schedule_complete]
     found = (curve_of(RunFolder(store / record.run), record, convention) for record in trunks or ended)
     return tuple(curve for curve in found if len(curve.tokens) > 2)

@@ -151,8 +151,7 @@ def train_single(
     """Train a run that `write_run` wrote down from wherever it stands; every process of a world calls this.
 
     `watch` and the mirrors see it in the leading process alone; `tell` hears there what the user should know.
-    Raises BusyError while another process
-    trains it.
+    Raises BusyError while another process trains it.
     """
     from llama_scale.training.data import data_folder, open_tokens
     from llama_scale.training.loop import check_corpus, train_run

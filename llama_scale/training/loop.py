@@ -236,7 +236,7 @@ def _start(
         step=trainer.step,
         micro_batch=trainer.micro_batch,
         config=trainer.config,
-        **software(trainer.device, trainer.gradients.name),
+        **software(trainer.device, trainer.computed_by),
     )
     return interval
 
@@ -374,7 +374,7 @@ def _record(trainer: Trainer, log: Log, status: RunStatus, steps: int, measured:
                 sequences=steps * config.sequences_per_step,
                 context=config.model.context,
             ),
-            **software(trainer.device, trainer.gradients.name),
+            **software(trainer.device, trainer.computed_by),
             "processes": trainer.world.size,
         }
     )

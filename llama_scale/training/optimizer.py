@@ -22,6 +22,11 @@ DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bflo
 class Optimizer(Protocol):
     """What the training loop needs of an optimiser, however its weights are laid out or spread."""
 
+    @property
+    def name(self) -> str:
+        """What computes its step, for a run's record."""
+        ...
+
     def gather(self) -> None:
         """Keep the gradients of a backward pass, that of one micro-batch, for the step."""
         ...
@@ -71,6 +76,11 @@ class FlatOptimizer:
         start_moments(self._adamw)
         found = used_on(next(module.parameters()).device)
         self._kernels = FlatAdamW(found, torch.get_num_threads()) if isinstance(found, Library) else None
+
+    @property
+    def name(self) -> str:
+        """What computes its step, for a run's record."""
+        return self._kernels.name if self._kernels else "torch"
 
     def gather(self) -> None:
         """Add what a backward pass left to the 32-bit gradients."""

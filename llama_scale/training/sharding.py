@@ -55,6 +55,8 @@ class ShardedOptimizer:
     Weights are 32-bit; in bf16 FSDP2 hands the model a copy of them and adds gradients up in 32 bits.
     """
 
+    name = "torch"
+
     def __init__(self, module: nn.Module, config: RunConfig, world: World) -> None:
         self.config, self.world = config.optimizer, world
         self._named = dict(module.named_parameters())

@@ -55,6 +55,11 @@ class Trainer:
         self.step = 0
         self._uncollected: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def computed_by(self) -> str:
+        """What computes gradients and updates, for the run's record."""
+        return " and ".join(dict.fromkeys((self.gradients.name, self.optimizer.name)))
+
     def advance(self) -> None:
         """Take one step; its loss and gradient norm stay on the device until they are collected."""
         config = self.config

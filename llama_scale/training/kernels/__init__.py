@@ -83,7 +83,7 @@ def gradients_of(
         if precision == "i16":
             raise _without_kernels(found)
         return TorchGradients(model)
-    busy = min(threads, sequences or threads) if found.multiplies else 1
+    busy = min(threads, sequences or threads) if found.multiplies or precision == "i16" else 1
     if precision != "i16" and busy < threads:  # torch's products keep all of them busy
         return TorchGradients(model)
     return KernelGradients(model, found, integers=precision == "i16", threads=busy)

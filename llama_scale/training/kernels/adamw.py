@@ -19,7 +19,7 @@ class FlatAdamW:
     """Loshchilov & Hutter 2019 on `threads` threads, for the flat 32-bit buffers of a CPU."""
 
     def __init__(self, library: Library, threads: int) -> None:
-        self._library = library
+        self._library, self.name = library, library.name
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -60,7 +60,12 @@ class FlatAdamW:
 
     def _all(self, calls: Sequence[Callable[[], Any]]) -> None:
         if self._pool is not None and len(calls) >= FEW:
-            wait([self._pool.submit(call) for call in calls])
+            futures = [self._pool.submit(call) for call in calls]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                wait(futures)
             return
         for call in calls:
             call()
