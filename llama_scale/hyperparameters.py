@@ -15,6 +15,7 @@ from typing import Literal
 
 from llama_scale import step_law
 from llama_scale.architecture import ModelConfig
+from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.step_law import step_law_batch, step_law_rate
 
@@ -69,9 +70,17 @@ def tuning(
     beta2: float | None = None,
     warmup_steps: int | None = None,
 ) -> Tuning:
-    """What is given by hand, and what `rule` says of the rest; the fixed one needs a rate and a batch."""
+    """What is given by hand, and what `rule` says of the rest.
+
+    Raises InputError where the fixed rule has no rate or no batch.
+    """
     if rule == "fixed":
-        assert learning_rate is not None and sequences_per_step is not None  # recipes check it
+        if learning_rate is None or sequences_per_step is None:
+            missing = "learning_rate" if learning_rate is None else "sequences_per_step"
+            raise InputError(
+                f"training.rule is fixed, but no training.{missing} is given",
+                hint=f"set training.{missing}, or another training.rule",
+            )
         found = Tuning(
             learning_rate=learning_rate,
             sequences_per_step=sequences_per_step,

@@ -99,12 +99,6 @@ class SingleSpec(Checked):
                 "model or shape says which model to train, and so does start_from",
                 hint="leave out model and all of shape but shape.context, or leave out start_from",
             )
-        for name in ("learning_rate", "sequences_per_step"):
-            if self.training.rule == "fixed" and getattr(self.training, name) is None:
-                yield InputError(
-                    f"training.rule is fixed, but no training.{name} is given",
-                    hint=f"set training.{name}, or another training.rule",
-                )
         if not 0 < self.training.decay_fraction < 1:
             yield InputError(
                 f"training.decay_fraction is {self.training.decay_fraction:g}, not between 0 and 1",

@@ -46,9 +46,10 @@ def test_the_fixed_rule_takes_rate_and_batch_by_hand() -> None:
     config = single_run(SingleSpec(model="2x64", steps=400, training=training), "corpus")
     assert (config.optimizer.learning_rate, config.sequences_per_step) == (3e-3, 4)
     assert (config.optimizer.beta2, config.schedule.warmup_steps) == (0.99, 100)
-    told = {"model": "2x64", "training": {"rule": "fixed", "learning_rate": 3e-3}}
-    with pytest.raises(InputError, match=r"rule is fixed, but no training\.sequences_per_step is given"):
-        structure(told, SingleSpec, source="here")
+    for name in ("learning_rate", "sequences_per_step"):
+        spec = SingleSpec(model="2x64", steps=400, training=replace(training, **{name: None}))
+        with pytest.raises(InputError, match=rf"rule is fixed, but no training\.{name} is given"):
+            single_run(spec, "corpus")
 
 
 def test_everything_that_decides_the_curve_is_in_the_id() -> None:

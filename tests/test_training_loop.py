@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -279,6 +280,18 @@ def test_a_trunk_that_goes_on_makes_its_harmed_branch_points_again(
     assert train(store, first, files) == "done"
 
 
+def diverged(store: Path, config: RunConfig, files: TokenFiles) -> tuple[dict[str, Any], list[float]]:
+    """The record and the logged losses, all finite, of a run that diverges and is not tried again."""
+    assert train(store, config, files) == "diverged"
+    folder = RunFolder(store / run_id(config))
+    result = folder.result()
+    assert result and result["status"] == "diverged" and result["loss_nats"] is None and result["steps"] > 0
+    losses = [loss for e in folder.events() if e["event"] == "train" for loss in e["each_loss_nats"]]
+    assert all(map(math.isfinite, losses))
+    assert train(store, config, files) == "done"
+    return result, losses
+
+
 def test_a_diverged_run_says_so_and_is_not_tried_again(
     tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
 ) -> None:
@@ -286,14 +299,9 @@ def test_a_diverged_run_says_so_and_is_not_tried_again(
     config = straight(world[1][1])
     config = replace(config, optimizer=replace(config.optimizer, learning_rate=1e12, clip_norm=1e30))
     create_run(store, config)
-    assert train(store, config, files) == "diverged"
-    folder = RunFolder(store / run_id(config))
-    result = folder.result()
-    assert result and result["status"] == "diverged" and result["loss_nats"] is None and result["steps"] > 0
+    result, losses = diverged(store, config, files)
     assert result["data"][0]["tokens"] == result["tokens"] == result["steps"] * config.tokens_per_step
-    losses = [loss for e in folder.events() if e["event"] == "train" for loss in e["each_loss_nats"]]
-    assert len(losses) == result["steps"] - 1 and all(map(math.isfinite, losses))
-    assert train(store, config, files) == "done"
+    assert len(losses) == result["steps"] - 1
 
 
 def test_a_run_whose_last_update_was_too_much_has_diverged(
@@ -305,13 +313,8 @@ def test_a_run_whose_last_update_was_too_much_has_diverged(
     schedule = replace(config.schedule, kind="constant", total_steps=2, decay_steps=0, warmup_steps=0)
     config = replace(config, schedule=schedule, optimizer=replace(config.optimizer, learning_rate=1e7))
     create_run(store, config)
-    assert train(store, config, files) == "diverged"
-    folder = RunFolder(store / run_id(config))
-    result = folder.result()
-    assert result and result["status"] == "diverged" and result["loss_nats"] is None and result["steps"] == 2
-    losses = [loss for e in folder.events() if e["event"] == "train" for loss in e["each_loss_nats"]]
-    assert len(losses) == 2 and all(map(math.isfinite, losses))
-    assert train(store, config, files) == "done"
+    result, losses = diverged(store, config, files)
+    assert len(losses) == result["steps"] == 2
 
 
 def test_a_branch_diverges_with_its_trunk(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:

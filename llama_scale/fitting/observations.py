@@ -199,10 +199,10 @@ def _nothing_left(parts: Sequence[Rows], exclusions: Sequence[Exclusion]) -> Uni
     sources = ", ".join(part.source for part in parts)
     reasons = Counter(exclusion.reason for exclusion in exclusions)
     why = "; ".join(f"{count} left out: {reason}" for reason, count in reasons.most_common(3))
-    hint = "finish the sweep with `llama-scale sweep`, or check --where"
-    if reasons and all("diverged" in reason for reason in reasons):
-        hint = "train again with a lower learning rate"
-    return UnidentifiedError(f"no run of {sources} can be fitted{': ' + why if why else ''}", hint=hint)
+    return UnidentifiedError(
+        f"no run of {sources} can be fitted{': ' + why if why else ''}",
+        hint="finish the sweep with `llama-scale sweep`, lower the rate of what diverged, or check --where",
+    )
 
 
 def check_design(observations: Observations, constants: int = LAW_CONSTANTS) -> None:

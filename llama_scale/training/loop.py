@@ -16,6 +16,7 @@ from llama_scale.errors import StoreError
 from llama_scale.frozen import frozen
 from llama_scale.runs import EventLog, RunFolder, RunStatus, branches_of, run_folders
 from llama_scale.training.checkpoint import (
+    Restored,
     clear_leftovers,
     delete_checkpoint,
     prune_checkpoints,
@@ -212,16 +213,8 @@ def _start(
     if restored is not None:
         interval = _Interval.noted(restored.notes)
     elif branch is not None:
-        parent = RunFolder(store / branch.parent)
-        if not world.agree(branch.step in parent.checkpoint_steps()):
-            return None
-        try:
-            restored = restore_checkpoint(parent, branch.step, state, world)
-        except StoreError as error:
-            # The trunk will make it again from an older one.
-            log.append("checkpoint_passed_over", reason=error.message)
-            if world.leads:
-                delete_checkpoint(parent, branch.step)
+        restored = _branch_point(trainer, RunFolder(store / branch.parent), branch.step, log)
+        if restored is None:
             return None
     if restored is not None:
         trainer.resume(restored.step, micro_batch=restored.notes.get("micro_batch"))
@@ -239,6 +232,20 @@ def _start(
         **software(trainer.device, trainer.computed_by),
     )
     return interval
+
+
+def _branch_point(trainer: Trainer, trunk: RunFolder, step: int, log: Log) -> Restored | None:
+    """The trunk's state at `step`; None if it is not there yet, or harmed: the trunk will make it again."""
+    world = trainer.world
+    if not world.agree(step in trunk.checkpoint_steps()):
+        return None
+    try:
+        return restore_checkpoint(trunk, step, trainer.optimizer.tensors(), world)
+    except StoreError as error:
+        log.append("checkpoint_passed_over", reason=error.message)
+        if world.leads:
+            delete_checkpoint(trunk, step)
+        return None
 
 
 def _without_trunk(trainer: Trainer, store: Path, log: Log) -> Outcome:

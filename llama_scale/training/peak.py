@@ -26,6 +26,7 @@ from llama_scale.hardware import accelerator, accelerator_of_device
 from llama_scale.runs import Precision
 from llama_scale.training.kernels import Library, product, product_scratch, used_on
 from llama_scale.training.kernels.products import Numbers
+from llama_scale.training.kernels.turns import together
 from llama_scale.training.optimizer import DTYPES
 
 SIZES = (512, 1024)  # of square matrices; which one a CPU multiplies fastest depends on its caches
@@ -126,7 +127,7 @@ def _by_kernels(kernels: Library, numbers: Numbers, threads: int, left: Tensor, 
         )
         for _ in range(threads)
     ]
-    return Products(multiply=lambda: list(pool.map(lambda call: call(), calls)), count=threads)
+    return Products(multiply=partial(together, pool, calls), count=threads)
 
 
 def _read_cache() -> dict[str, dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llama_scale.training.kernels.library import Library
+from llama_scale.training.kernels.turns import together
 
 PIECE = 1 << 20  # numbers that a thread takes at a time; sums are by pieces however many threads there are
 FEW = 4  # pieces: sharing out fewer takes what it saves
@@ -60,12 +61,7 @@ class FlatAdamW:
 
     def _all(self, calls: Sequence[Callable[[], Any]]) -> None:
         if self._pool is not None and len(calls) >= FEW:
-            futures = [self._pool.submit(call) for call in calls]
-            try:
-                for future in futures:
-                    future.result()
-            finally:
-                wait(futures)
+            together(self._pool, calls)
             return
         for call in calls:
             call()

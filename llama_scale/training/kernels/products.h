@@ -11,6 +11,9 @@ INLINE size least(size a, size b) { return a < b ? a : b; }
 
 INLINE size blocks_of(size k, size depth) { return (k + depth - 1) / depth; }
 
+/* Terms of a block where k is cut evenly into blocks of up to `most`: a multiple of `step`. */
+INLINE size depth_of(size k, size most, size step) { return round_up(blocks_of(k, blocks_of(k, most)), step); }
+
 /* GCC would read b from memory in each multiply-add, for which there are too few load units. */
 INLINE vec in_register(vec v) {
 #if defined(__x86_64__)

@@ -72,7 +72,7 @@ size f32_product_scratch(size m, size n, size k) {
    steps is 1. */
 void f32_product(float *c, size c_row, const float *a, size a_row, size a_column, const float *b, size b_row,
                  size b_column, size m, size n, size k, size add, float *scratch) {
-    size blocks = blocks_of(k, DEPTH), depth = round_up((k + blocks - 1) / blocks, W);
+    size depth = depth_of(k, DEPTH, W);
     float *panels = scratch, *copy = scratch + round_up(least(n, STRIP), WIDE) * DEPTH;
     for (size j = 0; j < n; j += STRIP)
         for (size first = 0; first < k; first += depth) {

@@ -166,8 +166,8 @@ INLINE ivec add_products(ivec sums, ivec a, ivec b) {
 }
 
 /* c [HIGH, WIDE] = a b, or c += a b: a panel of each; a's rows lie a_row apart, its pairs a_pair. */
-INLINE void tile_of_pairs(float *c, size c_row, const int32_t *a, size a_row, size a_pair, const int32_t *b, size pairs,
-                 const float *a_units, const float *b_units, int add) {
+INLINE void tile_of_pairs(float *c, size c_row, const int32_t *a, size a_row, size a_pair, const int32_t *b,
+                          size pairs, const float *a_units, const float *b_units, int add) {
     ivec sums[HIGH][2];
     for (int r = 0; r < HIGH; r++) {
         for (size j = 0; j < WIDE; j += 16) __builtin_prefetch(c + r * c_row + j, 1);
@@ -224,8 +224,8 @@ size i16_product_scratch(size m, size n, size k) {
 /* c [m, n] = a [m, k] b [k, n], or c += a b. Of each operand either rows or columns are contiguous: one of its two
    steps is 1. What is in a row of a or a column of b that is not finite makes that row or column of c not finite. */
 void i16_product(float *c, size c_row, const float *a, size a_row, size a_column, const float *b, size b_row,
-                     size b_column, size m, size n, size k, size add, int32_t *scratch) {
-    size depth = round_up((k + blocks_of(k, DEPTH) - 1) / blocks_of(k, DEPTH), 2 * W), blocks = (k + depth - 1) / depth;
+                 size b_column, size m, size n, size k, size add, int32_t *scratch) {
+    size depth = depth_of(k, DEPTH, 2 * W), blocks = blocks_of(k, depth);
     size numbers = panels_of(m) * PANEL, units = panels_of(m) * HIGH, columns = round_up(least(n, STRIP), TOGETHER * W);
     float *a_units = (float *)(scratch + numbers * blocks), *b_units = a_units + units * blocks;
     operand right = {(int32_t *)(b_units + columns), b_units};

@@ -7,7 +7,7 @@ as in `training/model.py`; M = B T rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from llama_scale.frozen import frozen
 from llama_scale.training.kernels.library import Library
 from llama_scale.training.kernels.products import Numbers, Sizes, product, product_scratch
-from llama_scale.training.kernels.turns import Turn, turns
+from llama_scale.training.kernels.turns import Turn, together, turns
 from llama_scale.training.model import Block, Llama, RMSNorm
 
 Call = Callable[[], Any]
@@ -70,15 +70,12 @@ class KernelGradients:
         """What `do` gives for each share, added up."""
         if self._pool is None or len(steps) == 1:
             return do(steps[0])
-        futures = list[Future[Tensor]]()
+        calls = [partial(step.turn.kept, partial(do, step)) for step in steps]
         try:
-            futures.extend(self._pool.submit(step.turn.kept, partial(do, step)) for step in steps)
-            return torch.stack([future.result() for future in futures]).sum()
+            return torch.stack(together(self._pool, calls)).sum()
         except BaseException:
             self._shares.clear()  # with turns that somebody did not take
             raise
-        finally:
-            wait(futures)  # after Ctrl-C too: nobody leaves while weights are read and gradients written
 
     def _steps(self, shape: torch.Size) -> tuple[Step, ...]:
         """A step for each share of this shape, made anew where weights or gradients have moved in memory."""

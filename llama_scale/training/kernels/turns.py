@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ class Turn:
 
     def taken(self, call: Callable[[], Any]) -> list[Callable[[], Any]]:
         """`call` in its turn; each share must take as many turns as the others, and in the same order."""
-        waits = [self._wait] if self.before else []
+        waits = [partial(_wait, self.before)] if self.before else []
         return [*waits, call, *([partial(self.after.put, True)] if self.after else [])]
 
     def kept(self, do: Callable[[], T]) -> T:
@@ -39,10 +40,10 @@ class Turn:
                 self.after.put(False)
             raise
 
-    def _wait(self) -> None:
-        assert self.before is not None
-        if not self.before.get():
-            raise Broken
+
+def _wait(before: SimpleQueue[bool]) -> None:
+    if not before.get():
+        raise Broken
 
 
 def turns(shares: int) -> Iterator[Turn]:
@@ -52,3 +53,13 @@ def turns(shares: int) -> Iterator[Turn]:
         after: SimpleQueue[bool] | None = SimpleQueue() if left else None
         yield Turn(before, after)
         before = after
+
+
+def together(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], T]]) -> list[T]:
+    """What calls that run at once give; leaves when all have ended, after an error or Ctrl-C too."""
+    futures = list[Future[T]]()
+    try:
+        futures.extend(map(pool.submit, calls))
+        return [future.result() for future in futures]
+    finally:
+        wait(futures)
