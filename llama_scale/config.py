@@ -36,6 +36,8 @@ _PARSERS: dict[str, Callable[[str], float]] = {
     "bytes": quantities.parse_bytes,
     "seconds": quantities.parse_seconds,
     "fraction": quantities.parse_fraction,
+    "tokens": quantities.parse_count,
+    "parameters": quantities.parse_count,
 }
 
 
@@ -232,7 +234,7 @@ def _converter(*, detailed: bool) -> Converter:
     converter = Converter(forbid_extra_keys=True, detailed_validation=detailed)
     for kind in (int, float):
         converter.register_structure_hook(
-            kind, lambda value, type_: _number(value, type_, quantities.parse_count)
+            kind, lambda value, type_: _number(value, type_, quantities.parse_number)
         )
     for kind, words in ((str, "text in quotes"), (bool, "true or false")):
         converter.register_structure_hook(kind, _exactly(kind, words))
@@ -334,7 +336,7 @@ def _field_hook(converter: Converter, name: str, type_: Any) -> _Hook | None:
         return inner and (lambda value, expected: None if value is None else inner(value, expected))
     if (kinds := _tables_by_kind(type_)) is not None:
         return _kind_hook(converter, name, kinds)
-    parse = next((_PARSERS[unit] for unit in _PARSERS if name.endswith(unit)), quantities.parse_count)
+    parse = next((_PARSERS[unit] for unit in _PARSERS if name.endswith(unit)), quantities.parse_number)
     if type_ in (int, float):
         return lambda value, _: _number(value, type_, parse)
     return _list_hook(converter, type_, parse) if get_origin(type_) in (tuple, list) else None

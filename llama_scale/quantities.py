@@ -143,6 +143,11 @@ def parse_count(text: str | float) -> float:
     return _parse(text, "count")
 
 
+def parse_number(text: str | float) -> float:
+    """What may be a count, written like one, or any other number: `1.4T`, `0.003`, `1e-3`."""
+    return _parse_any(text, ("count",), "a number", "0.003, 1e12 or 7B").value
+
+
 def parse_flops(text: str | float) -> float:
     """A number of floating-point operations: `1e24`, `5.88e23 FLOPs`, `100 EFLOPs`, `3640 PF-days`."""
     return _parse(text, "flops")
@@ -263,6 +268,8 @@ def _parse_any(text: str | float, kinds: tuple[QuantityKind, ...], name: str, ex
     for kind in kinds:
         if (value := _read(text, kind)) is not None:
             return Quantity(value=_checked(value, text, name, hint), kind=kind)
+    if text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
+        raise InputError(f"expected {name}, but {text} is not a finite number", hint=hint)
     found = next((_KINDS[kind].name for kind in _KINDS if _read(text, kind) is not None), None)
     if found is None:
         raise InputError(f"{text!r} is not {name}", hint=hint)

@@ -16,7 +16,7 @@ from recipes import write_recipe
 
 from llama_scale.launch import prepare_sweep
 from llama_scale.laws import ScalingLaw
-from llama_scale.runs import RunFolder, create_run, read_records
+from llama_scale.runs import RunFolder, create_run, read_records, run_folders
 from llama_scale.sweeps import load_recipe, recipe_names
 
 
@@ -113,6 +113,30 @@ def test_a_sweep_ends_with_a_law_its_test_a_figure_and_the_next_command(known: P
     assert "31 runs, 31 of them done before" in again.stderr
     planned = run("plan", "--law", answer["file"], "--budget", "1e15", "--serve-tokens", "1e6", cwd=known)
     assert planned.stdout.startswith("Train ")
+
+
+def test_a_harmed_branch_point_is_trained_again_and_it_says_so(
+    home: Path, trained: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    store = tmp_path / "runs"
+    shutil.copytree(home / "runs", store)
+    folders = {folder.run: folder for folder in run_folders(store)}
+    branch, trunk = next(
+        (folder, trunk)
+        for folder in folders.values()
+        if folder.config.branch and (trunk := folders[folder.config.branch.parent]).checkpoint_steps()
+        if folder.config.first_step in trunk.checkpoint_steps()
+    )
+    first = (branch.result() or {})["loss_nats"]
+    for name in ("result.json", "events.jsonl"):
+        (branch.path / name).unlink()
+    state = trunk.checkpoint_path(branch.config.first_step) / "state.pt"
+    state.write_bytes(state.read_bytes()[:-1] + b"?")
+    said = run("sweep", "tiny.toml", "--store", str(store), cwd=home, code=1).stderr
+    assert f"checkpoint {branch.config.first_step} of run {trunk.run} cannot be used" in said
+    assert (branch.result() or {})["loss_nats"] == first
+    assert "harmed checkpoints" not in trained.stderr
+    assert "harmed checkpoints" not in run("sweep", "tiny.toml", "--store", str(store), cwd=home, code=1).stderr
 
 
 def test_a_run_that_diverged_is_left_out_of_the_law_and_named(known: Path, tmp_path: Path) -> None:

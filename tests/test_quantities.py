@@ -131,14 +131,14 @@ def test_a_wrong_dimension_says_what_was_expected_and_what_was_found(parse, text
 
 
 @pytest.mark.parametrize(
-    "text", ["", "abc", "7Q", "1,5", "1,0000", "nan", "inf", "--5", "7 B B", "1 2", "e9", "$"]
+    "text", ["", "abc", "7Q", "1,5", "1,0000", "--5", "7 B B", "1 2", "e9", "$"]
 )
 def test_what_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is not a count"):
         parse_count(text)
 
 
-@pytest.mark.parametrize("text", ["-5", "1e999", float("nan"), float("inf"), -1])
+@pytest.mark.parametrize("text", ["-5", "1e999", "nan", "-Infinity", float("nan"), float("inf"), -1])
 def test_negative_and_infinite_numbers_are_refused(text: str | float) -> None:
     with pytest.raises(InputError, match=r"negative|not a finite"):
         parse_count(text)

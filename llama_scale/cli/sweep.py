@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,8 @@ def _train(
     from llama_scale.launch import run_sweep
 
     tasks = {task.run: task for task in prepared.tasks}
+    unfinished = [task.folder for task in prepared.tasks if not task.is_finished()]
+    before = {folder.run: len(folder.setbacks()) for folder in unfinished}
     try:
         with watch_sweep(lambda run: _reason(tasks[run])) as watch:
             return run_sweep(
@@ -118,6 +121,14 @@ def _train(
             f"{state}. To go on: {click.get_current_context().command_path} {_same_arguments()}".rstrip()
         )
         raise
+    finally:
+        _list_setbacks([reason for one in unfinished for reason in one.setbacks()[before[one.run] :]])
+
+
+def _list_setbacks(reasons: Sequence[str]) -> None:
+    if reasons:
+        lines = "".join(f"\n  {reason}" for reason in reasons)
+        current_output().warn(f"what harmed checkpoints held was trained again:{lines}")
 
 
 def _same_arguments() -> str:

@@ -23,6 +23,7 @@ from llama_scale.runs.leases import HELD, Lease, hold
 CHECKPOINT_MANIFEST = "manifest.json"
 WEIGHTS, INITIAL_WEIGHTS = "weights.safetensors", "initial.safetensors"
 LEASES = "leases"
+PASSED_OVER = "checkpoint_passed_over"  # an event
 WRITERS = 32  # specs on their way to the disk at once
 # How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).
 EXIT_DONE, EXIT_FAILED, EXIT_RETRY = 0, 1, 75
@@ -155,6 +156,15 @@ class RunFolder:
             if event["seq"] == expected:  # a lower one is a second copy, or the late word of a fenced holder
                 expected += 1
                 yield event, end
+
+    def setbacks(self) -> list[str]:
+        """Why checkpoints were passed over from which the run was to go on, or to branch off."""
+        try:
+            if PASSED_OVER.encode() not in (self.path / "events.jsonl").read_bytes():
+                return []  # as nearly always: a log is searched far faster than it is checked
+        except OSError:
+            return []
+        return [str(event.get("reason")) for event in self.events() if event["event"] == PASSED_OVER]
 
     def unread_log_bytes(self) -> int:
         """Bytes at the end of events.jsonl that are no whole, checked records."""

@@ -14,7 +14,7 @@ import torch
 
 from llama_scale.errors import StoreError
 from llama_scale.frozen import frozen
-from llama_scale.runs import EventLog, RunFolder, RunStatus, branches_of, run_folders
+from llama_scale.runs import PASSED_OVER, EventLog, RunFolder, RunStatus, branches_of, run_folders
 from llama_scale.training.checkpoint import (
     Restored,
     clear_leftovers,
@@ -206,7 +206,7 @@ def _start(
     restored, passed_over = restore_newest(folder, state, up_to=up_to, world=world)
     for step, error in passed_over:
         # Deleted, or it would stand in the way of the one that is made again at its step.
-        log.append("checkpoint_passed_over", reason=error.message)
+        log.append(PASSED_OVER, reason=error.message)
         if world.leads:
             delete_checkpoint(folder, step)
     branch, interval = trainer.config.branch, _Interval()
@@ -242,7 +242,7 @@ def _branch_point(trainer: Trainer, trunk: RunFolder, step: int, log: Log) -> Re
     try:
         return restore_checkpoint(trunk, step, trainer.optimizer.tensors(), world)
     except StoreError as error:
-        log.append("checkpoint_passed_over", reason=error.message)
+        log.append(PASSED_OVER, reason=error.message)
         if world.leads:
             delete_checkpoint(trunk, step)
         return None
