@@ -2,8 +2,8 @@
 
     python benchmarks/coverage.py [--seeds 200] [--draws 200] [--skaling-seeds 60]
 
-A sweep has 6 trunks x 6 budgets; three runs on new trunks, at 4 times the largest budget, are held out.
-Real runs held out: benchmarks/extrapolation.py.
+First independent runs of random sizes and durations, then sweeps of 6 trunks x 6 budgets, whose three runs
+on new trunks, at 4 times the largest budget, are held out. Real runs: benchmarks/extrapolation.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import numpy as np
 
 from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Settings, fit
-from llama_scale.fitting.uncertainty import Resampling
+from llama_scale.fitting.candidates import DELTAS, Candidate, points_of
+from llama_scale.fitting.solver import solve
+from llama_scale.fitting.uncertainty import Resampling, draw_laws
 from llama_scale.frozen import frozen
 from llama_scale.laws import Range, ScalingLaw, central_range
 
@@ -28,6 +30,7 @@ CHINCHILLA = Settings(form="chinchilla", delta=1e-2)  # the form that made these
 # The default sweep's own law (base seed 0), fitted as `fit` does: the form chosen anew on every sweep.
 SKALING = ScalingLaw(E=0.791, A=346_580, B=8.33e6, alpha=0.8037, beta=0.8869, k=0.2334)
 SKALING_NOISE = (0.003, 0.0025)
+COUNTS, RUN_NOISE = (8, 12, 24, 36, 80), 0.003
 NOISES = ((0.0, 0.004), (0.003, 0.0015), (0.008, 0.004))
 
 
@@ -37,6 +40,7 @@ def main() -> None:
     options.add_argument("--draws", type=int, default=200)
     options.add_argument("--skaling-seeds", type=int, default=60, help="4 CPU seconds each")
     words = options.parse_args()
+    report_independent(words.seeds, words.draws)
     report_sweeps(words.seeds, words.draws)
     print(f"| {' '.join(f'{noise:.2%},' for noise in SKALING_NOISE)} Skaling | model ", end="")
     print(
@@ -44,6 +48,23 @@ def main() -> None:
             words.skaling_seeds, Case(law=SKALING, noise=SKALING_NOISE, settings=Settings(draws=words.draws))
         )
     )
+
+
+def report_independent(seeds: int, draws: int) -> None:
+    """Constants of independent runs with heavy-tailed noise, by draws alone."""
+    names = ("E", "A", "B", "alpha", "beta", "exponent_a")
+    print(f"| independent runs | delta | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}")
+    for count in COUNTS:
+        for delta in DELTAS:
+            candidate, hits = Candidate(form="chinchilla", delta=delta), []
+            for seed in range(seeds):
+                runs = synthetic.independent_runs(seed, count=count, noise=RUN_NOISE)
+                start = solve(points_of(runs), delta=delta).constants
+                law = draw_laws(runs, candidate, start, draws=draws, seed=seed).law
+                hits.append([within(getattr(synthetic.INDEPENDENT_LAW, n), getattr(law, n)) for n in names])
+            print(
+                f"| {count} | {delta:g} | {' | '.join(f'{share:.0%}' for share in np.mean(hits, axis=0))} |"
+            )
 
 
 def report_sweeps(seeds: int, draws: int) -> None:

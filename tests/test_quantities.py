@@ -130,9 +130,7 @@ def test_a_wrong_dimension_says_what_was_expected_and_what_was_found(parse, text
     assert raised.value.hint.startswith("write ")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "abc", "7Q", "1,5", "1,0000", "--5", "7 B B", "1 2", "e9", "$"]
-)
+@pytest.mark.parametrize("text", ["", "abc", "7Q", "1,5", "1,0000", "--5", "7 B B", "1 2", "e9", "$"])
 def test_what_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is not a count"):
         parse_count(text)

@@ -30,14 +30,10 @@ FIRST_DAMPING = 1e-2
 
 @frozen
 class Noise:
-    """Relative standard deviations, drawn from their posterior, (S,) each: of a trunk, and of a run alone.
-
-    `estimate` is what draws of `own` lie about, where runs share no trunks.
-    """
+    """Relative standard deviations, drawn from their posterior, (S,) each: of a trunk, and of a run alone."""
 
     trunk: Array
     own: Array
-    estimate: float = np.nan
 
     @property
     def total(self) -> Array:
@@ -79,7 +75,7 @@ def noise_about(estimate: float, freedom: int, draws: int, generator: np.random.
     """Noise of runs without trunks: its posterior under p(sd) ~ 1 / sd, with the freedom that is left."""
     freedom = max(freedom, 1)
     own = estimate * np.sqrt(freedom / generator.chisquare(freedom, draws))
-    return Noise(trunk=np.zeros(draws), own=own, estimate=estimate)
+    return Noise(trunk=np.zeros(draws), own=own)
 
 
 def estimate_noise(

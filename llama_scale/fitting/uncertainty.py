@@ -5,12 +5,13 @@ Ways to draw laws of one candidate, each a refit of disturbed data:
     rows     resample runs with replacement (Besiroglu et al. 2024): for many independent runs
     runs     resample whole trunks with their branches: for many trunks
     budgets  resample whole IsoFLOP budgets, and runs that belong to none
-    model    simulate losses from the fitted law: noise of trunks and runs as estimated (`noise`) where runs
-             share trunks, else each run's own residual with a random sign and size (wild bootstrap, Wu 1986):
+    model    simulate losses from the fitted law, with normal noise of trunks and runs as estimated (`noise`):
              for sweeps of a few trunks or runs, where one more or less is another design
 
 On synthetic sweeps of 6 trunks x 6 budgets, 90 % intervals cover the best N at the largest budget 62 to
-92 % of the time by `rows` and 88 to 98 % by `model` (benchmarks/coverage.py).
+92 % of the time by `rows` and 88 to 98 % by `model` (benchmarks/coverage.py). Noise is not made of residuals:
+one times a normal number (wild bootstrap, Wu 1986) is near zero too often, and how sure a Huber fit is turns
+on how many residuals lie within its delta. Such intervals of independent runs were half as wide as need be.
 
 Where the candidate was chosen, the draws that a fit carries are of all candidates that backtests do not tell
 apart (`draw_mixtures`), and their exponents waver as far as is likely from backtests (`drift`).
@@ -63,11 +64,12 @@ class Draws:
     @property
     def note(self) -> str:
         """What the draws are, in a sentence."""
+        parts = "of trunks and of runs" if self.trunk_noise else "of runs"
         ways = {
             "rows": "refits of runs resampled with replacement",
             "runs": "refits of trunks resampled with their branches",
             "budgets": "refits of IsoFLOP budgets resampled whole",
-            "model": "refits of losses simulated from the fit, with noise of trunks and of runs as estimated",
+            "model": f"refits of losses simulated from the fit, with noise {parts} as estimated",
         }
         of_all = f", of {len(self.forms)} fits that backtests don't tell apart" if len(self.forms) > 1 else ""
         return f"{len(self.noise)} draws: {ways[self.method]}{of_all}"
@@ -126,12 +128,13 @@ def _disturb(
     method: Resampling | None,
     noise: Noise | None,
 ) -> Disturbed:
-    points, form = points_of(observations, candidate), candidate.fitted_form
+    points = points_of(observations, candidate)
     generator = np.random.default_rng(seed)
     chosen = method or choose_resampling(observations)
     noise = noise or noise_of(observations, candidate, constants, draws=draws, generator=generator)
     if chosen == "model":
-        simulated = _simulate(observations, points, constants, noise, form, generator)
+        simulated = noise.simulate(observations.family_codes, generator)
+        simulated += log_prediction(points, constants)
         case = Case.of(points, constants, log_losses=simulated)
     else:
         counts = _resample(_groups(observations, chosen), draws, generator)
@@ -259,24 +262,6 @@ def model_noise(
     """
     least = form.solve(points, delta=LEAST_SQUARES, quick=True).constants
     return estimate_noise(points, least, form.layout, families, draws=draws, generator=generator)
-
-
-def _simulate(
-    observations: Observations,
-    points: Points,
-    constants: Array,
-    noise: Noise,
-    form: Form,
-    generator: np.random.Generator,
-) -> Array:
-    """Log losses (S, n) as the fitted law and the noise might have made them."""
-    centre = log_prediction(points, constants)
-    if observations.shares_trunks:
-        return centre + noise.simulate(observations.family_codes, generator)
-    count = len(points.x)
-    residuals = (points.z - centre) * np.sqrt(count / (count - form.constants))
-    doubt = noise.own[:, None] / max(noise.estimate, 1e-300)  # of runs without residuals it is none
-    return centre + residuals * doubt * generator.standard_normal((len(noise.own), count))
 
 
 def _groups(observations: Observations, method: Resampling) -> NDArray[np.intp]:
