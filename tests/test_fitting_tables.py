@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting import gather
 from llama_scale.fitting.filters import parse_filter
 from llama_scale.fitting.tables import read_table
@@ -107,7 +107,7 @@ def test_the_filter_that_an_error_names_leaves_the_row_out(tmp_path: Path, heade
         gather(path)
     where = re.search(r"--where '(.*)'", caught.value.hint)
     assert where
-    assert gather(path, where=[where[1]]).names == ("line 2", "line 4")
+    assert gather(path, where=[where[1]]).names == ("runs.csv line 2", "runs.csv line 4")
 
 
 def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
@@ -181,6 +181,50 @@ def test_every_count_of_a_table_is_kept(tmp_path: Path) -> None:
         read_table(table(tmp_path, "parameters_total,D,L\n1e8,1e9,3\n"), convention="matmul")
     with pytest.raises(InputError, match="convention total, not matmul"):
         read_table(table(tmp_path, "N,D,L,convention\n1e8,1e9,3,total\n"), convention="matmul")
+
+
+YES, NO = ("1", "1.0", "true", "True", "yes", "Y", "t"), ("0", "0.0", "false", "NO", "n", "f", "")
+
+
+def test_yes_and_no_are_read_as_words_and_as_numbers(tmp_path: Path) -> None:
+    """A column of pandas with a gap in it holds 0.0 and 1.0."""
+    words = [*YES, *NO]
+    text = "N,D,L,{}\n" + "".join(f"1e8,1e9,3,{word}\n" for word in words)
+    flagged = read_table(table(tmp_path, text.format("outlier"))).rows
+    assert [row.flagged for row in flagged] == [word in YES for word in words]
+    ended = read_table(table(tmp_path, text.format("schedule_complete")))
+    assert len(ended.rows) == len(YES)
+    assert len(ended.exclusions) == len(NO)
+    with pytest.raises(InputError, match="line 2, column outlier: '0.3' is neither yes nor no") as caught:
+        read_table(table(tmp_path, "N,D,L,outlier\n1e8,1e9,3,0.3\n"))
+    assert "1 or 0" in caught.value.hint
+
+
+@pytest.mark.parametrize("column", ["status", "State"])
+def test_a_run_has_ended_in_the_words_of_any_tracker(tmp_path: Path, column: str) -> None:
+    ended, others = ("done", "finished", "Completed", "SUCCESS", ""), ("running", "crashed", "killed")
+    text = f"N,D,L,{column}\n" + "".join(f"1e8,1e9,3,{word}\n" for word in (*ended, *others))
+    found = read_table(table(tmp_path, text))
+    assert len(found.rows) == len(ended)
+    assert [e.reason for e in found.exclusions] == [f"its status is {word}" for word in others]
+
+
+def test_where_no_row_of_a_table_counts_the_hint_speaks_of_its_columns(tmp_path: Path) -> None:
+    path = table(tmp_path, "N,D,L,status\n1e8,1e9,3,preempted\n")
+    with pytest.raises(UnidentifiedError, match="its status is preempted") as caught:
+        gather(path)
+    assert "finished" in caught.value.hint
+    assert "sweep" not in caught.value.hint
+
+
+def test_rows_without_a_name_are_called_by_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "first.csv").write_text("N,D,L\n1e8,1e8,3.4\n1e8,1e9,3\n2e8,1e9,2.9\n")
+    (tmp_path / "second.csv").write_text("N,D,L\n2e8,1e9,2.9\n1e9,1e8,3.3\n4e8,1e9,2.8\n")
+    found = gather([tmp_path / "first.csv", tmp_path / "second.csv"])
+    assert found.names[-1] == "second.csv line 4"
+    assert any("(second.csv line 3)" in warning for warning in found.warnings)
+    (again,) = found.exclusions
+    assert (again.run, again.reason) == ("second.csv line 2", f"the same run is in {tmp_path / 'first.csv'}")
 
 
 def test_rows_whose_schedule_did_not_end_are_left_out(tmp_path: Path) -> None:

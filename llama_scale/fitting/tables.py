@@ -14,7 +14,12 @@ from llama_scale.fitting.filters import Filter, check_columns, plain_name
 from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows
 
 HELD_OUT = ("holdout", "held_out", "test")
-NO = ("0", "false", "no", "")
+DONE = ("", "done", "finished", "complete", "completed", "success", "succeeded")  # as trackers say it
+YES, NO = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
+REMEDY = (
+    "check --where, and the columns that these reasons name: runs that ended have the status done, finished,"
+    " completed or success, and 1 as schedule_complete"
+)
 
 
 def read_table(
@@ -34,10 +39,10 @@ def read_table(
     left: list[Exclusion] = []
     points: list[CurvePoint] = []
     for line, cells in zip(table.places, table.rows, strict=True):
-        name = columns.text(cells, "run") or line
-        place = f"{path.name} {line}" + ("" if name == line else f" ({name})")
+        place, name = f"{path.name} {line}", columns.text(cells, "run")
+        name, place = (name, f"{place} ({name})") if name else (place, place)
         failed = next((condition for condition, at in filters if not condition.keeps(cells[at])), None)
-        reason = f"not {failed}" if failed else _why_not(columns, cells)
+        reason = f"not {failed}" if failed else _why_not(place, columns, cells)
         if reason:
             left.append(Exclusion(run=name, reason=reason))
             continue
@@ -55,6 +60,7 @@ def read_table(
         exclusions=(*left, *earlier),
         warnings=(*notes, *_derived(path, columns)),
         curves=curves,
+        remedy=REMEDY,
     )
 
 
@@ -69,16 +75,33 @@ def _position(table: Cells, columns: Columns, condition: Filter, path: Path) -> 
     return names.index(condition.column)
 
 
-def _why_not(columns: Columns, cells: Sequence[str]) -> str | None:
+def _why_not(place: str, columns: Columns, cells: Sequence[str]) -> str | None:
     """Why a row of a table of runs is no point of a law."""
     status = columns.text(cells, "status")
-    if status not in ("done", ""):
+    if status.lower() not in DONE:
         return f"its status is {status}"
     if (role := columns.text(cells, "role")) in NO_POINTS:
         return NO_POINTS[role]
-    if columns.text(cells, "schedule_complete").lower() in NO and "schedule_complete" in columns.at:
+    if "schedule_complete" in columns.at and not _flag(place, cells, columns, "schedule_complete"):
         return "its learning-rate schedule did not end"
     return None
+
+
+def _flag(place: str, cells: Sequence[str], columns: Columns, ours: str) -> bool:
+    """Whether a cell says yes, in a word or as 1 or 1.0; an empty one says no.
+
+    Raises InputError for what is neither yes nor no.
+    """
+    text = columns.text(cells, ours).lower()
+    if text in (*YES, *NO, ""):
+        return text in YES
+    try:
+        return {0.0: False, 1.0: True}[float(text)]
+    except (ValueError, KeyError):
+        raise InputError(
+            f"{place}, column {columns.header[columns.at[ours]]}: {text!r} is neither yes nor no",
+            hint="write 1 or 0, or give the column another name if it says something else",
+        ) from None
 
 
 def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
@@ -110,7 +133,7 @@ def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
         held_out=columns.text(cells, "role") in HELD_OUT,
         counts=counts,
         unique_tokens=_unique_tokens(place, cells, columns, tokens),
-        flagged=columns.text(cells, "flagged").lower() not in NO,
+        flagged=_flag(place, cells, columns, "flagged"),
     )
 
 
