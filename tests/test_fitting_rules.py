@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llama_scale.errors import InputError
@@ -9,7 +11,7 @@ from llama_scale.fitting.observations import Row, Rows, observe
 from llama_scale.fitting.rules import BurnIn, Rules, parse_burn_in
 
 
-def row(name: str, parameters: float, tokens: float, loss: float = 3.0, **others: object) -> Row:
+def row(name: str, parameters: float, tokens: float, loss: float = 3.0, **others: Any) -> Row:
     return Row(
         name=name,
         place=str(others.pop("place", f"the row of {name}")),

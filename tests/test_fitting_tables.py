@@ -195,7 +195,7 @@ def test_yes_and_no_are_read_as_words_and_as_numbers(tmp_path: Path) -> None:
     ended = read_table(table(tmp_path, text.format("schedule_complete")))
     assert len(ended.rows) == len(YES)
     assert len(ended.exclusions) == len(NO)
-    with pytest.raises(InputError, match="line 2, column outlier: '0.3' is neither yes nor no") as caught:
+    with pytest.raises(InputError, match=r"line 2, column outlier: '0\.3' is neither yes nor no") as caught:
         read_table(table(tmp_path, "N,D,L,outlier\n1e8,1e9,3,0.3\n"))
     assert "1 or 0" in caught.value.hint
 

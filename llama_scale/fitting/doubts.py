@@ -148,8 +148,8 @@ def _flops(rows: Sequence[Row]) -> list[str]:
     said = _listed(
         known,
         np.abs(np.log(ratios / middle)) > np.log(FLOPS_APART),
-        f"cost over {FLOPS_APART:g} times more or less FLOPs, for 6ND, than most: are all in one unit? budgets,"
-        " weights and backtests hang on them; `--flops 6nd` does without",
+        f"cost over {FLOPS_APART:g} times more or less FLOPs, for 6ND, than most: are all in one unit?"
+        " budgets, weights and backtests hang on them; `--flops 6nd` does without",
     )
     if 0.3 < middle < 3:
         return said
