@@ -133,7 +133,7 @@ def _errors(laws: CurveLaws) -> list[tuple[str, ...]]:
                         str(error.points),
                         format_fraction(error.mean, 2),
                         format_fraction(error.worst, 2),
-                        f"{error.final:+.2%}",
+                        f"{error.final:+z.2%}",
                         "" if unseen is None else format_fraction(unseen.mean, 2),
                     )
                 )

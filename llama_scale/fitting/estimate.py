@@ -98,7 +98,8 @@ def _with_company(fit: Fit, observations: Observations, candidate: Candidate, se
     beside = side_by_side(
         observations,
         fit,
-        lambda runs: solve(runs, candidate, quick=True).law,
+        lambda runs: solve(runs, candidate, quick=True),
+        candidate.fitted_form,
         budgets=settings.budgets,
         level=settings.level,
         seed=settings.seed,
