@@ -139,6 +139,27 @@ def test_filters_compare_numbers_as_numbers(text: str, cell: str, kept: bool) ->
     assert parse_filter(text).keeps(cell) is kept
 
 
+def test_what_compares_nothing_is_no_filter() -> None:
+    for text in ("N >> 1", "N => 1", "N =< 1"):
+        with pytest.raises(InputError, match="cannot read the filter"):
+            parse_filter(text)
+    with pytest.raises(InputError, match=r"compares 3\.2 with 'abc', which is no number"):
+        parse_filter("loss > abc").keeps("3.2")
+    assert parse_filter("date > 2024-01").keeps("2024-02")
+    assert not parse_filter("loss > 0").keeps("")
+
+
+def test_a_column_that_is_passed_over_is_named(tmp_path: Path) -> None:
+    def said(text: str) -> list[str]:
+        return [w for w in read_table(table(tmp_path, text)).warnings if "not read" in w]
+
+    assert said("parameters,params,D,L\n1e8,7e7,1e9,3\n") == [
+        "runs.csv has 'parameters' and 'params': the latter is not read"
+    ]
+    assert "'loss' and 'Val Loss (nats)'" in said("N,D,Val Loss (nats),loss\n1e8,1e9,3.1,3\n")[0]
+    assert said("parameters,params,D,L\n1e8,1e8,1e9,3\n") == []  # one number twice
+
+
 def test_filters_know_our_names_and_units(tmp_path: Path) -> None:
     path = table(tmp_path, "Model Size,D,L\n7B,1e12,2.0\n1e9,1e12,2.4\n")
     assert len(read_table(path, where=[parse_filter("parameters > 2B")]).rows) == 1

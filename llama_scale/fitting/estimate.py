@@ -42,6 +42,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     carries the fit, where the data turn out not to.
     """
     check_design(observations)
+    settings.check_resampling(observations)
     choice = choose(
         observations,
         settings.candidates,

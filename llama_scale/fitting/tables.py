@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows
 
 HELD_OUT = ("holdout", "held_out", "test")
 DONE = ("", "done", "finished", "complete", "completed", "success", "succeeded")  # as trackers say it
+TAKEN_ALONE = ("parameters", "tokens", "loss", "train_flops", "budget")
 YES, NO = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
 REMEDY = (
     "check --where, and the columns that these reasons name: runs that ended have the status done, finished,"
@@ -25,14 +27,20 @@ REMEDY = (
 def read_table(
     path: Path, *, where: Sequence[Filter] = (), convention: ParameterConvention | None = None
 ) -> Rows:
-    """Rows of a CSV or Parquet file.
+    """Rows of a CSV or Parquet file."""
+    return rows_of_cells(path, read_cells(path), where=where, convention=convention)
+
+
+def rows_of_cells(
+    path: Path, table: Cells, *, where: Sequence[Filter] = (), convention: ParameterConvention | None = None
+) -> Rows:
+    """Rows of a table that is called `path`.
 
     Raises InputError naming the file, the line and the column of what is wrong. A table that names no
     parameter convention is taken as total, one without FLOPs as 6ND, and both are said; so is a column
     that was derived: D = C / 6N, or N = C / 6D. Rows of one run at several steps are its loss curve, of
     which the last is the point.
     """
-    table = read_cells(path)
     columns = find_columns(path, table, convention)
     filters = [(condition, _position(table, columns, condition, path)) for condition in where]
     rows: list[Row] = []
@@ -58,7 +66,7 @@ def read_table(
         rows=rows_,
         convention=counted,
         exclusions=(*left, *earlier),
-        warnings=(*notes, *_derived(path, columns)),
+        warnings=(*notes, *_passed_over(path, table, columns), *_derived(path, columns)),
         curves=curves,
         remedy=REMEDY,
     )
@@ -151,6 +159,20 @@ def _unique_tokens(place: str, cells: Sequence[str], columns: Columns, tokens: f
             hint="write 1 for data seen once, or leave the row out with --where",
         )
     return tokens / max(epochs, 1.0)
+
+
+def _passed_over(path: Path, table: Cells, columns: Columns) -> list[str]:
+    """Columns that could have been meant as well as the one that was taken, where they say something else."""
+    names = [plain_name(re.split(r"[(\[]", name)[0]) for name in table.header]
+    said = []
+    for ours in TAKEN_ALONE:
+        alike = [place for place, name in enumerate(names) if name in ALIASES[ours]]
+        at = columns.at.get(ours, -1)
+        for other in alike if at in alike else ():
+            if any(cells[other] != cells[at] for cells in table.rows):
+                taken, left = table.header[at], table.header[other]
+                said.append(f"{path.name} has {taken!r} and {left!r}: the latter is not read")
+    return said
 
 
 def _derived(path: Path, columns: Columns) -> list[str]:
