@@ -19,7 +19,7 @@ def row(name: str, parameters: float, tokens: float, loss: float = 3.0, **others
         tokens=tokens,
         loss=loss,
         **others,
-    )  # pyright: ignore[reportArgumentType]
+    )
 
 
 def part(*rows: Row, source: str = "here") -> Rows:

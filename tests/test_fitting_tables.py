@@ -173,7 +173,7 @@ def test_rows_of_one_run_at_several_steps_are_its_curve(tmp_path: Path) -> None:
     assert [(row.name, row.tokens) for row in found.rows] == [("a", 2e9), ("b", 1e9)]
     (curve,) = found.curves
     assert (curve.run, curve.tokens.tolist(), curve.loss.tolist()) == ("a", [1e9, 2e9], [3.5, 3.0])
-    assert [(e.run, e.reason.split(" points")[0]) for e in found.exclusions] == [("a", "1")]
+    assert [(e.run, e.reason.split(" of")[0]) for e in found.exclusions] == [("a", "1 point")]
     with pytest.raises(InputError, match=r"line 3 .* has 1e\+08 parameters, but a later step of run a"):
         read_table(table(tmp_path, text.replace("a,1e8,20", "a,3e8,20")))
 

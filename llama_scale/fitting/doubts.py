@@ -20,11 +20,11 @@ Mask = NDArray[np.bool_]
 # Tokens a parameter: the five runs of Hoffmann et al. that Besiroglu et al. leave out have at most .404, all
 # others at least .456.
 UNDER_TRAINED = 0.45
+FLOPS_APART = 10.0  # of FLOPs over 6ND, from their median: tiny models without embeddings reach 2.3
 DIVERGED = 1.2  # times the loss of a run that is no larger and saw no more
 REPEAT_SPREAD = 0.02  # of losses at one size and duration: seeds differ by less, learning rates by more
 LARGEST_LOSS = 15.0  # nats: a uniform guess among a million tokens
 FEWEST_PARAMETERS = 1e3
-FLOPS_APART = 10.0  # of FLOPs over 6ND, from their median: tiny models without embeddings reach 2.3
 
 
 def check_values(row: Row) -> None:
@@ -52,7 +52,9 @@ def check_one_kind(rows: Sequence[Row]) -> None:
     for kind in ("corpus", "tokenizer"):
         counts = Counter(getattr(row, kind) for row in rows)
         if len(counts) > 1:
-            found = ", ".join(f"{name or 'unnamed'} ({count} runs)" for name, count in counts.most_common())
+            found = ", ".join(
+                f"{name or 'unnamed'} ({counted(count, 'run')})" for name, count in counts.most_common()
+            )
             raise InputError(
                 f"losses under more than one {kind} cannot be fitted together: {found}",
                 hint=f"choose one with --where '{kind} = {counts.most_common(1)[0][0]}'",

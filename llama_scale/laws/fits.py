@@ -114,7 +114,7 @@ class Fit:
     ) -> Prediction:
         """Loss of a new run of N parameters on D tokens; its interval holds law draws and a run's own noise.
 
-        Arguments broadcast; N is counted by `convention`. Raises InputError for what is no number above 0.
+        Arguments broadcast; N is counted by `convention`. InputError unless all are finite and above 0.
         """
         _check_positive("parameters", parameters)
         _check_positive("tokens", tokens)
@@ -196,10 +196,11 @@ class Fit:
 
 
 def _check_positive(name: str, values: ArrayLike) -> None:
-    """Raises InputError unless all are numbers above 0."""
+    """Raises InputError unless all are finite numbers above 0."""
     try:
-        good = bool(np.all(np.asarray(values, float) > 0))
+        array = np.asarray(values, float)
+        good = bool(np.all((array > 0) & (array < np.inf)))
     except (TypeError, ValueError):
         good = False
     if not good:
-        raise InputError(f"{name} is {values!r}, but must be above 0", hint=f"write {name} as 7e9")
+        raise InputError(f"{name} is {values!r}, but must be finite and above 0", hint=f"write {name} as 7e9")
