@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llama_scale.cli import main
+from llama_scale.cli.fit_approaches import remarks
 
 SWEEP = str(Path(__file__).parents[1] / "sweeps" / "results" / "default-seed0.json")
 QUICK = ("--form", "chinchilla", "--draws", "60")
@@ -48,6 +49,19 @@ def test_the_report_shows_all_three_with_what_to_beware_of() -> None:
     ):
         assert words in result.stdout, words
     assert max(map(len, result.stdout.splitlines()[:-1])) <= 80
+
+
+def test_a_way_of_counting_that_gives_no_law_shows_no_numbers() -> None:
+    ways = [
+        {"convention": "total", "flops": "6nd", "used": True, "unidentified": None}
+        | {"exponent_a": 0.5, "parameters": 1e8, "tokens": 2e9},
+        {"convention": "non_embedding", "flops": "6nd", "used": False, "unidentified": "it lies on a bound"}
+        | {"exponent_a": 0.84, "parameters": 1e7, "tokens": 2e10},
+    ]
+    ((heading, said),) = remarks({"accounting": {"train_flops": 1e18, "countings": ways}})
+    assert heading == "counting"
+    assert "total N, 6ND FLOPs: a 0.5, N 100M, D 2B (used here)" in said
+    assert said.endswith("non-embedding N, 6ND FLOPs: no law, it lies on a bound")
 
 
 def test_an_approach_that_is_not_possible_says_why() -> None:

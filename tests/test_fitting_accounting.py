@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from synthetic import sweep
 
-from llama_scale.fitting import gather
+from llama_scale.fitting import UnidentifiedFitError, fit, gather
 from llama_scale.fitting.accounting import Counting, compare_countings
 from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.forms import CHINCHILLA
+from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.observations import Observations, Row, Rows, observe
-from llama_scale.laws import ScalingLaw, published
+from llama_scale.laws import published
 from llama_scale.runs import load_records
 
 RESULTS = Path(__file__).parents[1] / "sweeps" / "results"
 LAW = published().law
 
 
-def solve(runs: Observations) -> ScalingLaw:
-    return CHINCHILLA.solve(points_of(runs), delta=1e-3, quick=True).law
+def solve(runs: Observations) -> Solution:
+    return CHINCHILLA.solve(points_of(runs), delta=1e-3, quick=True)
 
 
 def by_way(runs: Observations) -> dict[tuple[str, str], Counting]:
@@ -70,6 +72,36 @@ def test_exact_flops_move_the_optimum_as_brute_force_says() -> None:
     assert exact.parameters == pytest.approx(sizes[losses.argmin()], rel=0.02)
     assert exact.tokens == pytest.approx(tokens[losses.argmin()], rel=0.02)
     assert exact.exponent_a != pytest.approx(LAW.exponent_a, abs=1e-3)
+
+
+def mostly_embeddings() -> Observations:
+    """Models so small that hardly any parameter lies outside the embedding: no law of the others holds."""
+    rows = []
+    for budget in np.geomspace(1e16, 1e19, 7):
+        for off in np.geomspace(0.2, 5, 7):
+            total = 0.08 * budget**0.5 * off
+            width = np.roots([12 / 64, 0, 64_000, -total])
+            body = 12 / 64 * float(width[np.isreal(width)].real[0]) ** 3
+            row = Row(
+                name=f"r{len(rows)}",
+                place="a row",
+                parameters=total,
+                tokens=budget / (6 * total),
+                loss=float(LAW.loss(total, budget / (6 * total))),
+                counts={"total": total, "non_embedding": body},
+            )
+            rows.append(row)
+    return observe([Rows(source="synthetic", rows=tuple(rows), convention="total")])
+
+
+def test_a_law_that_would_be_refused_is_marked() -> None:
+    runs = mostly_embeddings()
+    found = by_way(runs)
+    assert found["total", "6nd"].unidentified is None
+    assert "on a bound of E" in str(found["non_embedding", "6nd"].unidentified)
+    with pytest.raises(UnidentifiedFitError, match="on a bound of E"):
+        alone = replace(runs, parameters=runs.counts["non_embedding"], convention="non_embedding")
+        fit(alone, form="chinchilla", delta=1e-3, draws=0)
 
 
 def test_one_way_of_counting_leaves_nothing_to_compare() -> None:

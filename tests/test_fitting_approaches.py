@@ -12,6 +12,8 @@ import pytest
 from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting import Rules, Settings, UnidentifiedFitError, fit
+from llama_scale.fitting.approaches import compare_approaches
+from llama_scale.fitting.isoflop import isoflop
 from llama_scale.fitting.rules import parse_burn_in
 from llama_scale.laws import Fit, read_fit, write_fit
 from llama_scale.runs import load_records
@@ -39,6 +41,13 @@ def test_all_three_recover_a_known_law() -> None:
         assert split["parameters"] == pytest.approx(best.parameters, rel=0.3 if bias else 0.1)
         assert split["parameters_interval"][0] < split["parameters"] < split["parameters_interval"][1]
         assert 6 * split["parameters"] * split["tokens"] == pytest.approx(split["train_flops"], rel=1e-3)
+
+
+def test_a_bias_that_rounds_to_nothing_has_no_minus() -> None:
+    runs = sweep(0)
+    found = fit(runs, form="chinchilla", draws=0)
+    _, second, _ = compare_approaches(runs, found, isoflop(runs, draws=0), bias=-1e-5)
+    assert any("of its a, +0.000 is" in note for note in second.notes)
 
 
 def test_what_is_not_possible_says_why() -> None:

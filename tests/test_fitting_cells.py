@@ -82,7 +82,7 @@ def test_parquet_is_read_as_the_same_rows(tmp_path: Path) -> None:
     found = read_table(tmp_path / "runs.parquet")
     assert [(row.name, row.parameters, row.tokens, row.loss) for row in found.rows] == [
         ("a", 7e9, 1e12, 2.5),
-        ("row 2", 8e9, 1e12, 2.4),
+        ("runs.parquet row 2", 8e9, 1e12, 2.4),
     ]
     assert found.rows[1].place == "runs.parquet row 2"
 

@@ -61,11 +61,26 @@ def test_tokens_in_billions_beside_flops_are_questioned() -> None:
     assert "1,000 times 6ND" in warnings_of(*rows)
 
 
+def test_flops_of_some_rows_in_another_unit_are_questioned() -> None:
+    def flops(row: Row, factor: float) -> Row:
+        return replace(row, train_flops=6 * row.parameters * row.tokens * factor)
+
+    third = [flops(row, 1e-3 if i % 3 == 0 else 1.0) for i, row in enumerate(SOUND)]
+    assert re.search(r"4 runs cost over 10 times more or less FLOPs.*--flops 6nd", warnings_of(*third))
+    one = [flops(row, 100.0 if i == 5 else 1.0) for i, row in enumerate(SOUND)]
+    assert f"does without ({SOUND[5].name})" in warnings_of(*one)
+    attention = [flops(row, 3 * (row.parameters / 1e8) ** -0.5) for row in SOUND]
+    assert warnings_of(*attention) == ""
+
+
 @pytest.mark.parametrize(
     ("odd", "said"),
     [
         (replace(SOUND[0], name="copy"), "rows repeat others exactly, 1 in all"),
-        (replace(SOUND[0], name="seed", loss=SOUND[0].loss * 1.05), "up to 5% apart.*--repeats best"),
+        (
+            replace(SOUND[0], name="seed", loss=SOUND[0].loss * 1.05),
+            "1 pair of size and duration lie up to 5% apart.*--repeats best",
+        ),
         (run(9e8, 1e8), "1 run.* fewer than 0.45 tokens a parameter.*--burn-in 0.45/N"),
         (run(9e8, 1e11, loss=2 * SOUND[0].loss), "1 run.* lost over 20% more"),
         (run(9e8, 1e11, loss=24.0), "a loss of 24: is that nats"),

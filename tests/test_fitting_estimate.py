@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import LAW, sweep
+from synthetic import LAW, independent_runs, sweep
 
 import llama_scale
 from llama_scale.architecture import ParameterCounts
@@ -179,6 +180,38 @@ def test_repeats_weigh_a_chosen_fit_by_their_noise_and_never_a_named_one() -> No
     for candidate, seen in ((named, whole), (chosen, runs[0])):
         choice = Choice(candidate=candidate, **NOTHING_TRIED)
         assert selection_json(settings, None, choice, seen)["seed_noise"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "hint"),
+    [
+        ({"draws": "100"}, "draws is '100', but must be a whole number", "draws=1000"),
+        ({"draws": 100.5}, "draws is 100.5, but must be a whole number", "draws=1000"),
+        ({"seed": None}, "seed is None", "seed=0"),
+        ({"delta": "x"}, "delta is 'x', but must be a number", "delta=0.001"),
+        ({"level": "90%"}, "level is '90%', but must be a number", "level=0.9"),
+        ({"budgets": 1e21}, "budgets are 1e[+]21", "budgets=(1e21, 1e22)"),
+        ({"settings": {"draws": 100}}, "settings are {'draws': 100}", "Settings(...)"),
+        ({"form": "multi-power"}, "loss curves", "fit_curve_laws"),
+    ],
+)
+def test_words_of_another_kind_are_one_error(words: dict[str, Any], said: str, hint: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        fit(sweep(0), **words)
+    assert hint in caught.value.hint
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert Settings(draws=np.int64(100), delta=np.float64(1e-2)).draws == 100  # pyright: ignore[reportArgumentType]
+
+
+def test_budgets_and_trunks_that_runs_do_not_name_are_not_resampled() -> None:
+    alone = replace(independent_runs(0, count=25), budgets=np.full(25, np.nan))
+    for method, column in (("budgets", "budget"), ("runs", "family")):
+        with pytest.raises(InputError, match=f"the runs name no {column}") as caught:
+            fit(alone, form="chinchilla", resampling=method)
+        assert f"'{column}'" in caught.value.hint
+    assert fit(sweep(0), form="chinchilla", resampling="budgets", draws=40, backtest=False).draws is not None
 
 
 def test_other_forms_are_fitted_beside_the_law() -> None:

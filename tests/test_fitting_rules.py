@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llama_scale.errors import InputError
@@ -9,8 +11,15 @@ from llama_scale.fitting.observations import Row, Rows, observe
 from llama_scale.fitting.rules import BurnIn, Rules, parse_burn_in
 
 
-def row(name: str, parameters: float, tokens: float, loss: float = 3.0, **others: float) -> Row:
-    return Row(name=name, place=name, parameters=parameters, tokens=tokens, loss=loss, **others)  # pyright: ignore[reportArgumentType]
+def row(name: str, parameters: float, tokens: float, loss: float = 3.0, **others: Any) -> Row:
+    return Row(
+        name=name,
+        place=str(others.pop("place", f"the row of {name}")),
+        parameters=parameters,
+        tokens=tokens,
+        loss=loss,
+        **others,
+    )
 
 
 def part(*rows: Row, source: str = "here") -> Rows:
@@ -69,6 +78,15 @@ def test_a_run_that_two_sources_hold_counts_once() -> None:
     found = observe([part(run, row("b", 2e9, 1e10)), part(run, source="there")])
     assert found.names == ("a", "b")
     assert [(e.run, e.reason) for e in found.exclusions] == [("a", "the same run is in here")]
+
+
+def test_a_run_with_a_name_is_the_same_as_one_without() -> None:
+    named, nameless = row("a", 1e9, 1e10, 2.0), row("file line 9", 1e9, 1e10, 2.0, place="file line 9")
+    other = row("b", 1e9, 1e10, 2.0)
+    for one, two in ((named, nameless), (nameless, named), (nameless, nameless)):
+        assert len(observe([part(one), part(two, source="there")])) == 1
+    assert len(observe([part(named), part(other, source="there")])) == 2
+    assert len(observe([part(nameless, nameless)])) == 2  # copies within one table: each counts
 
 
 def test_flops_are_counted_as_asked() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import independent_runs, sweep
@@ -56,14 +57,63 @@ def test_what_is_given_in_place_of_runs_is_recognised(tmp_path: Path) -> None:
     assert "plan --law" in caught.value.hint
     with pytest.raises(InputError, match=r"holds no runs, but law\.json"):
         gather(tmp_path)
-    for torn in ("[1, 2", '{"records": 5}', "[" * 200_000):
+    for torn, why in (
+        ("[1, 2", "not JSON, or cut short"),
+        ('{"records": 5}', "not what `runs export` writes"),
+        ('[{"parameters": 1}]', "not what `runs export` writes"),
+        ("[" * 200_000, "not JSON"),
+    ):
         (tmp_path / "other.json").write_text(torn)
-        with pytest.raises(InputError, match="holds no run records"):
+        with pytest.raises(InputError, match=f"holds no run records: it is {why}"):
             gather(tmp_path / "other.json")
     with pytest.raises(InputError, match="no run store or CSV at"):
         gather(tmp_path / "absent")
     with pytest.raises(InputError, match="no runs were given"):
         gather([])
+
+
+ROWS = [
+    {"Params (M)": 100, "tokens": 1e9, "loss": 3.4, "run": "a", "budget": 6e17},
+    {"Params (M)": 200, "tokens": 1e9, "loss": 3.2, "budget": float("nan")},
+    {"Params (M)": 400, "tokens": 2e9, "loss": 2.9, "run": "c"},
+]
+
+
+def test_tables_in_memory_are_read_as_files_are() -> None:
+    pandas = pytest.importorskip("pandas")
+    for source in (ROWS, pandas.DataFrame(ROWS)):
+        found = gather(source, where="loss < 3.3")
+        assert found.names == ("table row 2", "c")
+        assert found.parameters.tolist() == [2e8, 4e8]
+        assert found.exclusions[0].run == "a"
+    rows = [*ROWS, {"Params (M)": 800, "tokens": 2e9, "loss": None, "run": "d"}]
+    with pytest.raises(InputError, match=r"table row 4 \(d\), column loss: the cell is empty"):
+        gather(rows)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (None, "NoneType None holds no runs"),
+        (7, "int 7 holds no runs"),
+        ({"parameters": [1e8], "tokens": [1e9]}, "dict .* holds no runs"),
+        ([1e8, 1e9], "float 100000000.0 is no run"),
+    ],
+)
+def test_what_holds_no_runs_is_said(source: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        gather(source)
+    assert "list of dicts" in caught.value.hint
+
+
+def test_words_that_only_python_lets_through_are_checked() -> None:
+    words: Any
+    for words, said in (
+        ({"convention": "foo"}, "no parameter convention 'foo'"),
+        ({"rules": "best"}, "rules are 'best'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            gather(EXPORT, **words)
 
 
 def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:

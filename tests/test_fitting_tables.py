@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting import gather
 from llama_scale.fitting.filters import parse_filter
 from llama_scale.fitting.tables import read_table
@@ -107,7 +107,7 @@ def test_the_filter_that_an_error_names_leaves_the_row_out(tmp_path: Path, heade
         gather(path)
     where = re.search(r"--where '(.*)'", caught.value.hint)
     assert where
-    assert gather(path, where=[where[1]]).names == ("line 2", "line 4")
+    assert gather(path, where=[where[1]]).names == ("runs.csv line 2", "runs.csv line 4")
 
 
 def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
@@ -139,6 +139,27 @@ def test_filters_compare_numbers_as_numbers(text: str, cell: str, kept: bool) ->
     assert parse_filter(text).keeps(cell) is kept
 
 
+def test_what_compares_nothing_is_no_filter() -> None:
+    for text in ("N >> 1", "N => 1", "N =< 1"):
+        with pytest.raises(InputError, match="cannot read the filter"):
+            parse_filter(text)
+    with pytest.raises(InputError, match=r"compares 3\.2 with 'abc', which is no number"):
+        parse_filter("loss > abc").keeps("3.2")
+    assert parse_filter("date > 2024-01").keeps("2024-02")
+    assert not parse_filter("loss > 0").keeps("")
+
+
+def test_a_column_that_is_passed_over_is_named(tmp_path: Path) -> None:
+    def said(text: str) -> list[str]:
+        return [w for w in read_table(table(tmp_path, text)).warnings if "not read" in w]
+
+    assert said("parameters,params,D,L\n1e8,7e7,1e9,3\n") == [
+        "runs.csv has 'parameters' and 'params': the latter is not read"
+    ]
+    assert "'loss' and 'Val Loss (nats)'" in said("N,D,Val Loss (nats),loss\n1e8,1e9,3.1,3\n")[0]
+    assert said("parameters,params,D,L\n1e8,1e8,1e9,3\n") == []  # one number twice
+
+
 def test_filters_know_our_names_and_units(tmp_path: Path) -> None:
     path = table(tmp_path, "Model Size,D,L\n7B,1e12,2.0\n1e9,1e12,2.4\n")
     assert len(read_table(path, where=[parse_filter("parameters > 2B")]).rows) == 1
@@ -152,7 +173,7 @@ def test_rows_of_one_run_at_several_steps_are_its_curve(tmp_path: Path) -> None:
     assert [(row.name, row.tokens) for row in found.rows] == [("a", 2e9), ("b", 1e9)]
     (curve,) = found.curves
     assert (curve.run, curve.tokens.tolist(), curve.loss.tolist()) == ("a", [1e9, 2e9], [3.5, 3.0])
-    assert [(e.run, e.reason.split(" points")[0]) for e in found.exclusions] == [("a", "1")]
+    assert [(e.run, e.reason.split(" of")[0]) for e in found.exclusions] == [("a", "1 point")]
     with pytest.raises(InputError, match=r"line 3 .* has 1e\+08 parameters, but a later step of run a"):
         read_table(table(tmp_path, text.replace("a,1e8,20", "a,3e8,20")))
 
@@ -181,6 +202,50 @@ def test_every_count_of_a_table_is_kept(tmp_path: Path) -> None:
         read_table(table(tmp_path, "parameters_total,D,L\n1e8,1e9,3\n"), convention="matmul")
     with pytest.raises(InputError, match="convention total, not matmul"):
         read_table(table(tmp_path, "N,D,L,convention\n1e8,1e9,3,total\n"), convention="matmul")
+
+
+YES, NO = ("1", "1.0", "true", "True", "yes", "Y", "t"), ("0", "0.0", "false", "NO", "n", "f", "")
+
+
+def test_yes_and_no_are_read_as_words_and_as_numbers(tmp_path: Path) -> None:
+    """A column of pandas with a gap in it holds 0.0 and 1.0."""
+    words = [*YES, *NO]
+    text = "N,D,L,{}\n" + "".join(f"1e8,1e9,3,{word}\n" for word in words)
+    flagged = read_table(table(tmp_path, text.format("outlier"))).rows
+    assert [row.flagged for row in flagged] == [word in YES for word in words]
+    ended = read_table(table(tmp_path, text.format("schedule_complete")))
+    assert len(ended.rows) == len(YES)
+    assert len(ended.exclusions) == len(NO)
+    with pytest.raises(InputError, match=r"line 2, column outlier: '0\.3' is neither yes nor no") as caught:
+        read_table(table(tmp_path, "N,D,L,outlier\n1e8,1e9,3,0.3\n"))
+    assert "1 or 0" in caught.value.hint
+
+
+@pytest.mark.parametrize("column", ["status", "State"])
+def test_a_run_has_ended_in_the_words_of_any_tracker(tmp_path: Path, column: str) -> None:
+    ended, others = ("done", "finished", "Completed", "SUCCESS", ""), ("running", "crashed", "killed")
+    text = f"N,D,L,{column}\n" + "".join(f"1e8,1e9,3,{word}\n" for word in (*ended, *others))
+    found = read_table(table(tmp_path, text))
+    assert len(found.rows) == len(ended)
+    assert [e.reason for e in found.exclusions] == [f"its status is {word}" for word in others]
+
+
+def test_where_no_row_of_a_table_counts_the_hint_speaks_of_its_columns(tmp_path: Path) -> None:
+    path = table(tmp_path, "N,D,L,status\n1e8,1e9,3,preempted\n")
+    with pytest.raises(UnidentifiedError, match="its status is preempted") as caught:
+        gather(path)
+    assert "finished" in caught.value.hint
+    assert "sweep" not in caught.value.hint
+
+
+def test_rows_without_a_name_are_called_by_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "first.csv").write_text("N,D,L\n1e8,1e8,3.4\n1e8,1e9,3\n2e8,1e9,2.9\n")
+    (tmp_path / "second.csv").write_text("N,D,L\n2e8,1e9,2.9\n1e9,1e8,3.3\n4e8,1e9,2.8\n")
+    found = gather([tmp_path / "first.csv", tmp_path / "second.csv"])
+    assert found.names[-1] == "second.csv line 4"
+    assert any("(second.csv line 3)" in warning for warning in found.warnings)
+    (again,) = found.exclusions
+    assert (again.run, again.reason) == ("second.csv line 2", f"the same run is in {tmp_path / 'first.csv'}")
 
 
 def test_rows_whose_schedule_did_not_end_are_left_out(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_scale.errors import InputError, StoreError
+from llama_scale.fitting.curve_fit import CurveLaws
 from llama_scale.laws import (
     DEFAULT_LAW,
     Fit,
@@ -160,6 +162,28 @@ def test_the_interval_factor_scales_log_distances_and_the_level_orders_them() ->
     one, two = (reach(replace(fit, interval_factor=factor)) for factor in (1.0, 2.0))
     assert two == pytest.approx((2 * one[0], 2 * one[1]))
     assert reach(fit, level=0.5) < reach(fit, level=0.95)
+
+
+@pytest.mark.parametrize("level", [90, 1.5, 0, 1, -0.1, float("nan"), "90%"])
+def test_a_level_is_a_chance(level: Any) -> None:
+    fit = published()
+    for ask in (lambda: fit.predict(7e9, 1e12, level=level), lambda: fit.optimum(1e21, level=level)):
+        with pytest.raises(InputError, match="must lie between 0 and 1"):
+            ask()
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "7B", None, [1e9, 0.0]])
+def test_predictions_and_optima_are_of_numbers_above_zero(bad: Any) -> None:
+    fit = published()
+    for ask in (lambda: fit.predict(bad, 1e12), lambda: fit.predict(7e9, bad), lambda: fit.optimum(bad)):
+        with pytest.raises(InputError, match="must be finite and above 0"):
+            ask()
+
+
+def test_an_optimum_is_of_one_budget() -> None:
+    with pytest.raises(InputError, match="train_flops are 2 budgets") as caught:
+        published().optimum([1e21, 1e22])  # pyright: ignore[reportArgumentType]
+    assert "law.compute_optimum" in caught.value.hint
 
 
 def test_optimum_intervals_come_from_the_draws() -> None:
@@ -314,6 +338,14 @@ def test_what_is_wrong_with_a_fit_is_said(tmp_path: Path, key: str, value: objec
     path.write_text(json.dumps(fit_to_json(drawn_fit()) | {key: value}))
     with pytest.raises(InputError, match=said):
         read_fit(path)
+
+
+def test_a_fit_of_loss_curves_is_no_law_of_size_and_data(tmp_path: Path) -> None:
+    laws = CurveLaws(models=(), sources=(), delta=1e-3, exclusions=(), warnings=())
+    (tmp_path / "curves.json").write_text(json.dumps(laws.to_json()))
+    with pytest.raises(InputError, match="a fit of whole loss curves") as caught:
+        read_fit(tmp_path / "curves.json")
+    assert "ends of runs" in caught.value.hint
 
 
 # --- names

@@ -74,9 +74,17 @@ def _sensitivity(varied: Sequence[Evidence]) -> str:
 
 def _countings(accounting: Evidence) -> str:
     said = [
-        f"{c['convention'].replace('_', '-')} N, {'exact' if c['flops'] == 'exact' else '6ND'} FLOPs: a"
-        f" {format_number(c['exponent_a'])}, N {format_count(c['parameters'])}, D {format_count(c['tokens'])}"
-        f"{' (used here)' if c['used'] else ''}"
+        f"{c['convention'].replace('_', '-')} N, {'exact' if c['flops'] == 'exact' else '6ND'} FLOPs:"
+        f" {_counted_so(c)}{' (used here)' if c['used'] else ''}"
         for c in accounting["countings"]
     ]
     return f"the optimum at {format_flops(accounting['train_flops'])} by what is counted: {'; '.join(said)}"
+
+
+def _counted_so(counting: Evidence) -> str:
+    if counting["unidentified"]:
+        return f"no law, {counting['unidentified']}"
+    return (
+        f"a {format_number(counting['exponent_a'])}, N {format_count(counting['parameters'])},"
+        f" D {format_count(counting['tokens'])}"
+    )

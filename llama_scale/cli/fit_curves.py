@@ -133,7 +133,7 @@ def _errors(laws: CurveLaws) -> list[tuple[str, ...]]:
                         str(error.points),
                         format_fraction(error.mean, 2),
                         format_fraction(error.worst, 2),
-                        f"{error.final:+.2%}",
+                        f"{error.final:+z.2%}",
                         "" if unseen is None else format_fraction(unseen.mean, 2),
                     )
                 )
@@ -157,7 +157,9 @@ def _reasons(laws: CurveLaws) -> Iterator[str]:
     tested = [error for model in laws.models for error in model.tested]
     left_out = [error for model in laws.models for error in model.left_out or ()]
     if tested:
-        yield entry("tested", f"{len(tested)} curves that no law saw: off by {_mean(tested)} on average")
+        yield entry(
+            "tested", f"{counted(len(tested), 'curve')} that no law saw: off by {_mean(tested)} on average"
+        )
     if left_out:
         yield entry(
             "left out",

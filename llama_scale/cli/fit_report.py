@@ -194,7 +194,7 @@ def _held_out(fit: Fit) -> Iterator[Any]:
             f"{row['predicted']:.4f}",
             _span((row["low"], row["high"]), lambda v: f"{v:.3f}"),
             f"{row['measured']:.4f}",
-            f"{row['relative_error']:+.2%}",
+            f"{row['relative_error']:+z.2%}",
         )
         for row in rows
     ]

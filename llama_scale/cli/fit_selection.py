@@ -35,7 +35,7 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
             (
                 name,
                 format_fraction(verdict["mean_error"], 2),
-                f"{verdict['bias']:+.2%}",
+                f"{verdict['bias']:+z.2%}",
                 "unknown" if verdict["coverage"] is None else format_fraction(verdict["coverage"], 2),
                 "unknown" if verdict["half_width"] is None else format_fraction(verdict["half_width"], 2),
             )

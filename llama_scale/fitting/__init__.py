@@ -22,7 +22,7 @@ from llama_scale.fitting.rules import Rules
 from llama_scale.fitting.sources import Source, gather
 from llama_scale.laws import Fit
 
-REPEATED = "repeated"
+REPEATED, MULTI_POWER = "repeated", "multi-power"
 __all__ = ["Observations", "Rules", "Settings", "UnidentifiedFitError", "fit", "fit_repeated", "gather"]
 
 
@@ -38,7 +38,7 @@ def fit(
     name: str = "fit",
     **words: Any,
 ) -> Fit:
-    """Fit a law to run stores, tables (CSV, Parquet, `runs export`), or records.
+    """Fit a law to run stores, tables (CSV, Parquet, `runs export`, data frames, dicts), or records.
 
     `where` keeps rows, as in `["excluded_by_besiroglu = 0"]`; `convention` says how parameters are counted;
     `rules` say which points count; `scores` is a CSV of losses and scores, of `task` where it holds several.
@@ -50,6 +50,11 @@ def fit(
     >>> fit("runs.csv", form="chinchilla", draws=4000)  # doctest: +SKIP
     """
     base_law = words.pop("base_law", None)
+    if words.get("form") == MULTI_POWER:
+        raise InputError(
+            "loss curves are fitted by a function of their own, for their laws are no Fit",
+            hint="call llama_scale.fitting.curve_fit.fit_curve_laws([path])",
+        )
     if words.get("form") == REPEATED:
         wanted = settings_of(settings, {word: value for word, value in words.items() if word != "form"})
         found = fit_repeated(

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
+from llama_scale.fitting.diagnostics import why_refused
+from llama_scale.fitting.forms import CHINCHILLA, Form
+from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.observations import SAME_6ND, Observations
 from llama_scale.fitting.rows import Array, count_different
 from llama_scale.frozen import frozen
@@ -26,7 +29,10 @@ STEP = 0.25  # of log C: the exponent there is that of the optimum from one step
 
 @frozen
 class Counting:
-    """The best N (by its own convention) and D at a budget, when N and C are counted in this way."""
+    """The best N (by its own convention) and D at a budget, when N and C are counted in this way.
+
+    `unidentified` says why a law fitted to runs so counted is refused, None where it is not.
+    """
 
     convention: ParameterConvention
     flops: FlopsAccounting
@@ -34,14 +40,16 @@ class Counting:
     exponent_a: float
     parameters: float
     tokens: float
+    unidentified: str | None = None
 
 
 def compare_countings(
-    observations: Observations, solve: Callable[[Observations], ScalingLaw]
+    observations: Observations, solve: Callable[[Observations], Solution], form: Form = CHINCHILLA
 ) -> tuple[float, tuple[Counting, ...]]:
     """The largest run's FLOPs, and the optimum there under each way of counting; () where there is but one.
 
-    `solve` fits a law to runs. Exponents are those at that budget: with exact FLOPs they vary with it.
+    `solve` fits a law of `form` to runs. Exponents are those at that budget: with exact FLOPs they vary with
+    it.
     """
     budget = float(observations.train_flops.max())
     ways: list[tuple[ParameterConvention, FlopsAccounting]] = [
@@ -49,14 +57,16 @@ def compare_countings(
     ]
     if len(ways) < 2:
         return budget, ()
-    laws: dict[ParameterConvention, ScalingLaw] = {}
+    solutions: dict[ParameterConvention, Solution] = {}
     found = []
     for convention, flops in ways:
         runs = replace(observations, parameters=observations.counts[convention], convention=convention)
-        law = laws.get(convention) or laws.setdefault(convention, solve(runs))
+        solution = solutions.get(convention) or solutions.setdefault(convention, solve(runs))
+        law = solution.law
         best = _exact(law, runs, budget) if flops == "exact" else _six_nd(law, budget)
         used = convention == observations.convention and flops == observations.flops_accounting
-        found.append(Counting(convention=convention, flops=flops, used=used, **best))
+        refused = why_refused(solution.at_bound, solution.agreed, solution.starts, form)
+        found.append(Counting(convention=convention, flops=flops, used=used, unidentified=refused, **best))
     return budget, tuple(found)
 
 

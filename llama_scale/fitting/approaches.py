@@ -14,13 +14,15 @@ import numpy as np
 
 from llama_scale.fitting.accounting import accounting_json, compare_countings
 from llama_scale.fitting.envelope import Envelope, envelope
+from llama_scale.fitting.forms import Form
 from llama_scale.fitting.isoflop import IsoFlop, Profile, Verdict, bias_under, isoflop
 from llama_scale.fitting.lines import PowerLine
+from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.sensitivity import Variation, sensitivity
 from llama_scale.frozen import frozen
-from llama_scale.laws import Fit, Range, ScalingLaw
+from llama_scale.laws import Fit, Range
 from llama_scale.quantities import format_flops
 
 PARABOLA_DRAWS = 2000
@@ -135,7 +137,7 @@ def _by_parabolas(
         )
     if bias is not None:
         notes.append(
-            f"of its a, {bias:+.3f} is the parabolas' own bias if the law of Approach 3 holds; the interval"
+            f"of its a, {bias:+z.3f} is the parabolas' own bias if the law of Approach 3 holds; the interval"
             " knows their scatter, not that"
         )
     return _from_lines(2, (found.line, found.of_tokens), budgets, level, notes)
@@ -223,7 +225,8 @@ def _listed(value: Any) -> Any:
 def side_by_side(
     observations: Observations,
     fit: Fit,
-    solve: Callable[[Observations], ScalingLaw],
+    solve: Callable[[Observations], Solution],
+    form: Form,
     *,
     budgets: Sequence[float],
     level: float,
@@ -231,7 +234,7 @@ def side_by_side(
 ) -> dict[str, Any]:
     """What travels with a fit beside its law: `isoflop`, `approaches`, `accounting` and `points` of its JSON.
 
-    `solve` fits a law of the fit's form to runs, for other ways of counting.
+    `solve` fits a law of the fit's `form` to runs, for other ways of counting.
     """
     noise = shared_noise(observations, fit)
     draws = 0 if fit.draws is None else PARABOLA_DRAWS
@@ -243,7 +246,7 @@ def side_by_side(
     return {
         "isoflop": isoflop_json(profiles, bias, sensitivity(observations)),
         "approaches": approaches_json(three, level),
-        "accounting": accounting_json(*compare_countings(observations, solve)),
+        "accounting": accounting_json(*compare_countings(observations, solve, form)),
         "points": points_json(observations),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ OTHER_FILES = {  # the first bytes of files that people give for a CSV
     b"\xff\xfe": "it is UTF-16 text",
     b"\xfe\xff": "it is UTF-16 text",
 }
+ABSENT = ("None", "nan", "<NA>", "NaT")  # a cell without a value, as Python, numpy and pandas write it
 _COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
 
@@ -158,8 +159,19 @@ def _parquet(path: Path) -> Cells:
     )
 
 
+def cells_of_rows(rows: Sequence[Mapping[Any, Any]]) -> Cells:
+    """The cells of rows in memory, each a mapping from column to value; a row may lack a column."""
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    return Cells(
+        header=tuple(str(name) for name in header),
+        places=tuple(f"row {i}" for i in range(1, len(rows) + 1)),
+        rows=tuple([_as_text(row.get(name)) for name in header] for row in rows),
+    )
+
+
 def _as_text(cell: Any) -> str:
-    return "" if cell is None else str(int(cell)) if isinstance(cell, bool) else str(cell).strip()
+    text = str(int(cell)) if isinstance(cell, bool) else str(cell).strip()
+    return "" if text in ABSENT else text
 
 
 def repeated_names(names: Iterable[str]) -> set[str]:

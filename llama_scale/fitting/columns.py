@@ -25,7 +25,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "role": ("role",),
     "corpus": ("corpus",),
     "tokenizer": ("tokenizer",),
-    "status": ("status",),
+    "status": ("status", "state"),
     "schedule_complete": ("schedule_complete",),
     "step": ("step",),
     "flagged": ("outlier", "flagged", "is_outlier"),

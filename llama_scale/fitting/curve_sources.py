@@ -16,7 +16,7 @@ from llama_scale.fitting.curves import LEAST_POINTS, Curve
 from llama_scale.fitting.filters import Filter, check_columns, plain_name
 from llama_scale.fitting.rows import Exclusion
 from llama_scale.laws.curves import Array, LearningRates, rates_between, rates_by_step
-from llama_scale.quantities import parse_count
+from llama_scale.quantities import counted, parse_count
 from llama_scale.runs import RunFolder, ScheduleConfig, run_folders
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -52,7 +52,9 @@ def curves_of_table(path: Path, *, where: Sequence[Filter] = ()) -> tuple[list[C
     curves, left = [], []
     for (model, run), rows in by_run.items():
         if len(rows) < LEAST_POINTS:
-            left.append(Exclusion(run=run, reason=f"{len(rows)} points: {LEAST_POINTS} make a curve"))
+            left.append(
+                Exclusion(run=run, reason=f"{counted(len(rows), 'point')}: {LEAST_POINTS} make a curve")
+            )
         else:
             curves.append(_curve(model, run, rows, columns))
     return curves, left
@@ -204,7 +206,7 @@ def _curve_of_run(folder: RunFolder, convention: ParameterConvention) -> Curve |
     warm = max(1, config.schedule.warmup_steps)
     kept = (steps > 2 * warm) & np.isfinite(loss)
     if kept.sum() < LEAST_POINTS:
-        return f"{int(kept.sum())} points after the warm-up: {LEAST_POINTS} make a curve"
+        return f"{counted(int(kept.sum()), 'point')} after the warm-up: {LEAST_POINTS} make a curve"
     every = learning_rates(config.schedule, int(logged.steps[-1]), config.optimizer.learning_rate)
     return Curve(
         name=folder.run,

@@ -10,8 +10,9 @@ import numpy as np
 from llama_scale.errors import InputError
 from llama_scale.fitting.rows import Exclusion, Row, TrainingCurve
 from llama_scale.frozen import frozen
+from llama_scale.quantities import counted
 
-EARLIER = "points of its loss curve before the last: the learning-rate schedule had not ended"
+EARLIER = "of its loss curve before the last: the learning-rate schedule had not ended"
 
 
 @frozen
@@ -46,7 +47,7 @@ def curves_and_ends(
         ends.append(last)
         if len(ordered) > 1:
             curves.append(_curve(run, ordered))
-            earlier.append(Exclusion(run=run, reason=f"{len(ordered) - 1} {EARLIER}"))
+            earlier.append(Exclusion(run=run, reason=f"{counted(len(ordered) - 1, 'point')} {EARLIER}"))
     return tuple(ends), tuple(curves), tuple(earlier)
 
 

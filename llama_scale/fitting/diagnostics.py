@@ -7,6 +7,8 @@ rest is said, with the direction that the data leave open and the run that would
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from llama_scale.errors import UnidentifiedError
@@ -166,21 +168,24 @@ def warnings_of(diagnostics: Diagnostics, form: Form = CHINCHILLA) -> list[str]:
 
 def check_identified(diagnostics: Diagnostics, estimate: Fit, form: Form = CHINCHILLA) -> None:
     """Raises UnidentifiedFitError for a fit on a bound where it may not rest, or whose starts disagree."""
-    bound = [name for name in diagnostics.at_bound if name not in form.may_rest]
-    few = diagnostics.starts_agreed < LEAST_AGREEMENT * diagnostics.starts
-    if not (bound or few):
+    why = why_refused(diagnostics.at_bound, diagnostics.starts_agreed, diagnostics.starts, form)
+    if why is None:
         return
-    why = (
-        f"the best fit lies on a bound of {', '.join(bound)}: the runs do not fix it"
-        if bound
-        else f"only {diagnostics.starts_agreed} of {diagnostics.starts} starts reach the best fit, so"
-        " there may be a better one"
-    )
     raise UnidentifiedFitError(
         why,
         hint=f"add {_remedy(diagnostics).rstrip(',')}; then run `llama-scale fit` again",
         estimate=estimate,
     )
+
+
+def why_refused(at_bound: Sequence[str], agreed: int, starts: int, form: Form) -> str | None:
+    """Why a fit is no law to be used, None where it is one."""
+    bound = [name for name in at_bound if name not in form.may_rest]
+    if bound:
+        return f"the best fit lies on a bound of {', '.join(bound)}: the runs do not fix it"
+    if agreed < LEAST_AGREEMENT * starts:
+        return f"only {agreed} of {starts} starts reach the best fit, so there may be a better one"
+    return None
 
 
 def _remedy(diagnostics: Diagnostics) -> str:

@@ -20,6 +20,7 @@ Mask = NDArray[np.bool_]
 # Tokens a parameter: the five runs of Hoffmann et al. that Besiroglu et al. leave out have at most .404, all
 # others at least .456.
 UNDER_TRAINED = 0.45
+FLOPS_APART = 10.0  # of FLOPs over 6ND, from their median: tiny models without embeddings reach 2.3
 DIVERGED = 1.2  # times the loss of a run that is no larger and saw no more
 REPEAT_SPREAD = 0.02  # of losses at one size and duration: seeds differ by less, learning rates by more
 LARGEST_LOSS = 15.0  # nats: a uniform guess among a million tokens
@@ -51,7 +52,9 @@ def check_one_kind(rows: Sequence[Row]) -> None:
     for kind in ("corpus", "tokenizer"):
         counts = Counter(getattr(row, kind) for row in rows)
         if len(counts) > 1:
-            found = ", ".join(f"{name or 'unnamed'} ({count} runs)" for name, count in counts.most_common())
+            found = ", ".join(
+                f"{name or 'unnamed'} ({counted(count, 'run')})" for name, count in counts.most_common()
+            )
             raise InputError(
                 f"losses under more than one {kind} cannot be fitted together: {found}",
                 hint=f"choose one with --where '{kind} = {counts.most_common(1)[0][0]}'",
@@ -131,7 +134,7 @@ def _repeats(rows: Sequence[Row]) -> list[str]:
     wide = [value for value in spread if value > REPEAT_SPREAD]
     if wide:
         said.append(
-            f"{len(wide)} pairs of size and duration occur with losses up to"
+            f"losses at {counted(len(wide), 'pair')} of size and duration lie up to"
             f" {format_fraction(max(wide), 2)} apart: each run counts; `--repeats best` keeps the best of a"
             " grid of settings, `--repeats mean` averages"
         )
@@ -142,13 +145,20 @@ def _flops(rows: Sequence[Row]) -> list[str]:
     known = [row for row in rows if row.train_flops is not None]
     if not known:
         return []
-    ratios = [(row.train_flops or 0) / (6 * row.parameters * row.tokens) for row in known]
+    ratios = np.array([(row.train_flops or 0) / (6 * row.parameters * row.tokens) for row in known])
     middle = median(ratios)
+    said = _listed(
+        known,
+        np.abs(np.log(ratios / middle)) > np.log(FLOPS_APART),
+        f"cost over {FLOPS_APART:g} times more or less FLOPs, for 6ND, than most: are all in one unit?"
+        " budgets, weights and backtests hang on them; `--flops 6nd` does without",
+    )
     if 0.3 < middle < 3:
-        return []
+        return said
     return [
         f"FLOPs are {format_number(middle)} times 6ND, such as in {known[0].place}: are sizes, tokens and"
-        " FLOPs in the units that they seem to be?"
+        " FLOPs in the units that they seem to be?",
+        *said,
     ]
 
 

@@ -42,6 +42,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     carries the fit, where the data turn out not to.
     """
     check_design(observations)
+    settings.check_resampling(observations)
     choice = choose(
         observations,
         settings.candidates,
@@ -98,7 +99,8 @@ def _with_company(fit: Fit, observations: Observations, candidate: Candidate, se
     beside = side_by_side(
         observations,
         fit,
-        lambda runs: solve(runs, candidate, quick=True).law,
+        lambda runs: solve(runs, candidate, quick=True),
+        candidate.fitted_form,
         budgets=settings.budgets,
         level=settings.level,
         seed=settings.seed,

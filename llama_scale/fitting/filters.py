@@ -20,6 +20,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
+ORDERS = ("<", "<=", ">", ">=")
 
 
 @frozen
@@ -34,8 +35,13 @@ class Filter:
         return f"{self.column} {self.comparison} {self.value}"
 
     def keeps(self, cell: str) -> bool:
-        """Whether a row with this cell stays."""
+        """Whether a row with this cell stays; InputError where a number is to be less or more than a word."""
         numbers = (_number(cell), _number(self.value))
+        if numbers[0] is not None and numbers[1] is None and self.comparison in ORDERS:
+            raise InputError(
+                f"the filter '{self}' compares {cell} with {self.value!r}, which is no number",
+                hint=f"write --where '{self.column} {self.comparison} {cell}'",
+            )
         pair: tuple[Any, Any] = (cell, self.value) if None in numbers else numbers
         return _COMPARE[self.comparison](*pair)
 
@@ -54,10 +60,10 @@ def _number(text: str) -> float | None:
 
 def parse_filter(text: str) -> Filter:
     """A filter such as `excluded = 0` or `dataset = rpj`; also !=, <, <=, > and >=."""
-    match = re.fullmatch(r"\s*([^=!<>]+?)\s*(!=|<=|>=|==|=|<|>)\s*(.*?)\s*", text)
+    match = re.fullmatch(r"\s*([^=!<>]+?)\s*(!=|<=|>=|==|=|<|>)\s*([^=!<>].*?)?\s*", text)
     if not match:
         raise InputError(f"cannot read the filter {text!r}", hint="write it as --where 'column = value'")
-    column, comparison, value = match.groups()
+    column, comparison, value = match.groups("")
     return Filter(
         column=plain_name(column), comparison=comparison.replace("==", "="), value=value.strip("'\"")
     )

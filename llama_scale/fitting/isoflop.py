@@ -21,7 +21,7 @@ from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.rows import Array, count_different
 from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw, central_range
-from llama_scale.quantities import format_count, format_flops
+from llama_scale.quantities import counted, format_count, format_flops
 
 Positions = NDArray[np.intp]
 LEAST_SIZES = 4  # three points lie on their parabola exactly and say nothing of its error
@@ -52,8 +52,8 @@ class NoInteriorMinimumError(UnidentifiedError):
     def __init__(self, profile: Profile) -> None:
         super().__init__(
             f"the runs at {format_flops(profile.budget)} have no best size between them: {profile.verdict}",
-            hint=f"{REMEDIES.get(profile.verdict, 'add sizes')} ({len(profile.sizes)} runs of"
-            f" {format_count(min(profile.sizes))} to {format_count(max(profile.sizes))} are there)",
+            hint=f"{REMEDIES.get(profile.verdict, 'add sizes')} ({counted(len(profile.sizes), 'run')}"
+            f" of {format_count(min(profile.sizes))} to {format_count(max(profile.sizes))} there)",
         )
         self.profile = profile
 

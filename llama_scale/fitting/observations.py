@@ -201,7 +201,7 @@ def _nothing_left(parts: Sequence[Rows], exclusions: Sequence[Exclusion]) -> Uni
     why = "; ".join(f"{count} left out: {reason}" for reason, count in reasons.most_common(3))
     return UnidentifiedError(
         f"no run of {sources} can be fitted{': ' + why if why else ''}",
-        hint="finish the sweep with `llama-scale sweep`, lower the rate of what diverged, or check --where",
+        hint="; ".join(dict.fromkeys(part.remedy for part in parts)),
     )
 
 

@@ -25,6 +25,8 @@ NO_POINTS = {
 class Row:
     """One run as its source tells it: `place` names it in errors, `held_out` rows only test the law.
 
+    A run that its source gives no name is called by its place.
+
     `counts` are its parameters by every convention that the source tells. `unique_tokens` is the size of
     the text where it is read more than once. `flagged` rows are outliers in the eyes of their source.
     """
@@ -43,6 +45,11 @@ class Row:
     counts: Mapping[str, float] = field(default_factory=dict)
     unique_tokens: float | None = None
     flagged: bool = False
+
+    @property
+    def given_name(self) -> str | None:
+        """The name that the source gives the run, None where it gives none."""
+        return None if self.name == self.place else self.name
 
 
 @frozen(eq=False)
@@ -66,7 +73,10 @@ class Exclusion:
 
 @frozen
 class Rows:
-    """Rows of one source with what was left out of them, and what a reader must know."""
+    """Rows of one source with what was left out of them, and what a reader must know.
+
+    `remedy` is what to do where none of them counts.
+    """
 
     source: str
     rows: tuple[Row, ...]
@@ -74,6 +84,9 @@ class Rows:
     exclusions: tuple[Exclusion, ...] = ()
     warnings: tuple[str, ...] = ()
     curves: tuple[TrainingCurve, ...] = ()
+    remedy: str = (
+        "finish the sweep with `llama-scale sweep`, lower the rate of what diverged, or check --where"
+    )
 
 
 def count_different(values: NDArray[Any]) -> int:

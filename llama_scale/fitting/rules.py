@@ -109,19 +109,26 @@ def count_rows(parts: Sequence[Rows], rules: Rules) -> tuple[list[Row], list[Exc
 
 
 def _once(parts: Sequence[Rows]) -> tuple[list[Row], list[Exclusion]]:
-    """Each run once, though two sources may hold it, as a store and its export do."""
-    seen: dict[tuple[str, float, float, float], str] = {}
+    """Each run once, though two sources may hold it, as a store and its export do.
+
+    Runs of one size, duration and loss are the same, unless both sources name them, and differently.
+    """
+    seen: dict[tuple[float, float, float], list[tuple[str | None, str]]] = defaultdict(list)
     rows, left = [], []
     for part in parts:
-        fresh = {}
+        fresh = []
         for row in part.rows:
-            key = (row.name, row.parameters, row.tokens, row.loss)
-            if key in seen:
-                left.append(Exclusion(run=row.name, reason=f"the same run is in {seen[key]}"))
+            key, name = (row.parameters, row.tokens, row.loss), row.given_name
+            held = next(
+                (source for other, source in seen[key] if None in (name, other) or name == other), None
+            )
+            if held:
+                left.append(Exclusion(run=row.name, reason=f"the same run is in {held}"))
             else:
                 rows.append(row)
-                fresh[key] = part.source
-        seen |= fresh
+                fresh.append((key, (name, part.source)))
+        for key, holder in fresh:
+            seen[key].append(holder)
     return rows, left
 
 

@@ -9,7 +9,7 @@ from llama_scale.fitting.lines import line_constants
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.rows import Array
 from llama_scale.frozen import frozen
-from llama_scale.quantities import format_flops
+from llama_scale.quantities import counted, format_flops
 
 HUBER = 1.345  # in standard deviations: 95 % efficient where noise is normal
 ROUNDS = 30
@@ -33,7 +33,7 @@ def sensitivity(observations: Observations) -> tuple[Variation, ...]:
     if observations.flagged.any() and not observations.flagged.all():
         count = int(observations.flagged.sum())
         clean = isoflop(observations.take(~observations.flagged), draws=0)
-        variations.append(_variation(f"without the {count} runs that the source flags", clean))
+        variations.append(_variation(f"without the {counted(count, 'run')} that the source flags", clean))
     interior = [profile for profile in found.profiles if profile.parameters is not None]
     for profile in interior if len(interior) > 3 else ():
         rest = [other for other in interior if other is not profile]

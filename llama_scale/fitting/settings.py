@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from numbers import Integral, Real
 from typing import Any, get_args
 
 import numpy as np
@@ -22,6 +23,8 @@ AUTO = "auto"
 TRUNK_DELTA = 1e-2
 DEFAULT_DRAWS = 1000
 MOST_POWER = 2.0
+EXAMPLES = {"draws": 1000, "seed": 0, "delta": 1e-3, "weights": 0.5, "level": 0.9}
+MAY_BE_NONE = ("delta", "weights")
 
 
 @frozen
@@ -49,6 +52,7 @@ class Settings:
     profile: bool = False
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         if self.form not in (None, AUTO, *FORMS):
             raise InputError(
                 f"there is no form {self.form!r}", hint=f"use --form {' or '.join((AUTO, *FORMS))}"
@@ -74,6 +78,18 @@ class Settings:
             raise InputError(
                 f"{self.draws} draws make no interval", hint="use --draws 1000, or --draws 0 for none"
             )
+
+    def check_resampling(self, observations: Observations) -> None:
+        """Raises InputError where whole budgets or trunks are to be drawn, and the runs name none."""
+        for method, missing, column in (
+            ("budgets", not np.isfinite(observations.budgets).any(), "budget"),
+            ("runs", not observations.shares_trunks, "family"),
+        ):
+            if self.resampling == method and missing:
+                raise InputError(
+                    f"the runs name no {column}, so that resampling {method} would draw single rows",
+                    hint=f"add a column {column!r}, or use --resampling rows or model",
+                )
 
     @property
     def named_form(self) -> FormName | None:
@@ -104,8 +120,27 @@ class Settings:
         return min(wanted, key=lambda one: (one.form != "chinchilla", abs(one.delta - delta)))
 
 
+def _check_kinds(settings: Settings) -> None:
+    """Raises InputError for a word that is no number where one is wanted: Python hands on anything."""
+    for kind, what, names in (
+        (Integral, "a whole number", ("draws", "seed")),
+        (Real, "a number", ("delta", "weights", "level")),
+    ):
+        for name in names:
+            value = getattr(settings, name)
+            if not isinstance(value, kind) and not (value is None and name in MAY_BE_NONE):
+                raise InputError(
+                    f"{name} is {value!r}, but must be {what}", hint=f"write {name}={EXAMPLES[name]}"
+                )
+    budgets = settings.budgets
+    if not isinstance(budgets, Sequence) or not all(isinstance(budget, Real) for budget in budgets):
+        raise InputError(f"budgets are {budgets!r}, but must be FLOPs", hint="write budgets=(1e21, 1e22)")
+
+
 def settings_of(settings: Settings | None, words: Mapping[str, Any]) -> Settings:
     """Settings with further words; InputError names a word that is none, with the nearest."""
+    if not isinstance(settings, Settings | None):
+        raise InputError(f"settings are {settings!r}", hint="give llama_scale.fitting.Settings(...)")
     known = [f.name for f in fields(Settings)]
     for word in words:
         if word not in known:

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from llama_scale.architecture import ParameterConvention
+from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
+from llama_scale.fitting.cells import cells_of_rows
 from llama_scale.fitting.filters import Filter, parse_filter
 from llama_scale.fitting.observations import EVERY_POINT, Observations, observe
 from llama_scale.fitting.rows import Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules
 from llama_scale.fitting.size_curves import has_ends
-from llama_scale.fitting.tables import read_table
+from llama_scale.fitting.tables import read_table, rows_of_cells
 from llama_scale.laws import is_fit
 
 if TYPE_CHECKING:  # a table needn't wait for what stores need
     from llama_scale.runs import RunRecord
 
-Source: TypeAlias = "str | Path | Iterable[RunRecord] | Observations"
+Source: TypeAlias = "str | Path | Iterable[RunRecord | Mapping[str, Any]] | Frame | Observations"
+IN_MEMORY = Path("table")  # what a table that is no file is called
 TABLES = ("*.csv", "*.tsv", "*.parquet", "*.json")
+SOURCES = "name a run store or a table, or give records, a data frame, or a list of dicts"
+
+
+class Frame(Protocol):
+    """A data frame, as far as it is known here: that of pandas or of polars."""
+
+    @property
+    def columns(self) -> Any: ...
 
 
 def gather(
@@ -33,17 +44,23 @@ def gather(
 ) -> Observations:
     """The observations of a source, or of several together.
 
+    A table may be a file, a data frame of pandas or polars, or mappings from column to value, a row each.
     Raises InputError for what cannot be read or does not fit together, UnidentifiedError where no run counts.
     """
     if isinstance(source, Observations):
         return source
-    filters = [parse_filter(text) for text in where]
-    items = [source] if isinstance(source, str | Path) else list(source)
-    records = [item for item in items if not isinstance(item, str | Path)]
+    _check_words(rules, convention)
+    filters = [parse_filter(text) for text in ([where] if isinstance(where, str) else where)]
+    items = _items(source)
+    rows = [item for item in items if isinstance(item, Mapping)]
+    records = [item for item in items if not isinstance(item, str | Path | Mapping)]
     parts: list[Rows] = []
+    if rows:
+        parts.append(rows_of_cells(IN_MEMORY, cells_of_rows(rows), where=filters, convention=convention))
     if records:
         from llama_scale.fitting.records import rows_of_records
 
+        _check_records(records)
         parts.append(rows_of_records(records, source="records", where=filters, convention=convention))
     paths = [Path(item) for item in items if isinstance(item, str | Path)]
     parts += [_read(path, filters, convention) for path in paths]
@@ -54,6 +71,40 @@ def gather(
         return found
     curves = [_curves(path, filters, found.convention) for path in paths if path.is_dir()]
     return replace(found, curves=(*found.curves, *(curve for some in curves for curve in some)))
+
+
+def _check_words(rules: Any, convention: Any) -> None:
+    """Raises InputError for what Python lets through and the command line does not."""
+    if not isinstance(rules, Rules):
+        raise InputError(f"rules are {rules!r}", hint="give llama_scale.fitting.Rules(...)")
+    if convention not in (None, *CONVENTIONS):
+        raise InputError(
+            f"there is no parameter convention {convention!r}", hint=f"use {' or '.join(CONVENTIONS)}"
+        )
+
+
+def _items(source: Any) -> list[Any]:
+    """Paths, records, and the rows of tables that are in memory; InputError for what holds none."""
+    if isinstance(source, str | Path):
+        return [source]
+    for rows, words in (("to_dicts", ()), ("to_dict", ("records",))):  # of polars, of pandas
+        if callable(method := getattr(source, rows, None)):
+            source = method(*words)
+    if hasattr(source, "__iter__") and not isinstance(source, Mapping | bytes):
+        return list(source)
+    raise InputError(f"{_shown(source)} holds no runs", hint=SOURCES)
+
+
+def _check_records(items: Sequence[Any]) -> None:
+    from llama_scale.runs import RunRecord
+
+    for item in items:
+        if not isinstance(item, RunRecord):
+            raise InputError(f"{_shown(item)} is no run", hint=SOURCES)
+
+
+def _shown(value: Any) -> str:
+    return f"{type(value).__name__} {shorten(repr(value), 40)}"
 
 
 def _read(path: Path, filters: Sequence[Filter], convention: ParameterConvention | None) -> Rows:

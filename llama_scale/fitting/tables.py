@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,30 +15,42 @@ from llama_scale.fitting.filters import Filter, check_columns, plain_name
 from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows
 
 HELD_OUT = ("holdout", "held_out", "test")
-NO = ("0", "false", "no", "")
+DONE = ("", "done", "finished", "complete", "completed", "success", "succeeded")  # as trackers say it
+TAKEN_ALONE = ("parameters", "tokens", "loss", "train_flops", "budget")
+YES, NO = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
+REMEDY = (
+    "check --where, and the columns that these reasons name: runs that ended have the status done, finished,"
+    " completed or success, and 1 as schedule_complete"
+)
 
 
 def read_table(
     path: Path, *, where: Sequence[Filter] = (), convention: ParameterConvention | None = None
 ) -> Rows:
-    """Rows of a CSV or Parquet file.
+    """Rows of a CSV or Parquet file."""
+    return rows_of_cells(path, read_cells(path), where=where, convention=convention)
+
+
+def rows_of_cells(
+    path: Path, table: Cells, *, where: Sequence[Filter] = (), convention: ParameterConvention | None = None
+) -> Rows:
+    """Rows of a table that is called `path`.
 
     Raises InputError naming the file, the line and the column of what is wrong. A table that names no
     parameter convention is taken as total, one without FLOPs as 6ND, and both are said; so is a column
     that was derived: D = C / 6N, or N = C / 6D. Rows of one run at several steps are its loss curve, of
     which the last is the point.
     """
-    table = read_cells(path)
     columns = find_columns(path, table, convention)
     filters = [(condition, _position(table, columns, condition, path)) for condition in where]
     rows: list[Row] = []
     left: list[Exclusion] = []
     points: list[CurvePoint] = []
     for line, cells in zip(table.places, table.rows, strict=True):
-        name = columns.text(cells, "run") or line
-        place = f"{path.name} {line}" + ("" if name == line else f" ({name})")
+        place, name = f"{path.name} {line}", columns.text(cells, "run")
+        name, place = (name, f"{place} ({name})") if name else (place, place)
         failed = next((condition for condition, at in filters if not condition.keeps(cells[at])), None)
-        reason = f"not {failed}" if failed else _why_not(columns, cells)
+        reason = f"not {failed}" if failed else _why_not(place, columns, cells)
         if reason:
             left.append(Exclusion(run=name, reason=reason))
             continue
@@ -53,8 +66,9 @@ def read_table(
         rows=rows_,
         convention=counted,
         exclusions=(*left, *earlier),
-        warnings=(*notes, *_derived(path, columns)),
+        warnings=(*notes, *_passed_over(path, table, columns), *_derived(path, columns)),
         curves=curves,
+        remedy=REMEDY,
     )
 
 
@@ -69,16 +83,33 @@ def _position(table: Cells, columns: Columns, condition: Filter, path: Path) -> 
     return names.index(condition.column)
 
 
-def _why_not(columns: Columns, cells: Sequence[str]) -> str | None:
+def _why_not(place: str, columns: Columns, cells: Sequence[str]) -> str | None:
     """Why a row of a table of runs is no point of a law."""
     status = columns.text(cells, "status")
-    if status not in ("done", ""):
+    if status.lower() not in DONE:
         return f"its status is {status}"
     if (role := columns.text(cells, "role")) in NO_POINTS:
         return NO_POINTS[role]
-    if columns.text(cells, "schedule_complete").lower() in NO and "schedule_complete" in columns.at:
+    if "schedule_complete" in columns.at and not _flag(place, cells, columns, "schedule_complete"):
         return "its learning-rate schedule did not end"
     return None
+
+
+def _flag(place: str, cells: Sequence[str], columns: Columns, ours: str) -> bool:
+    """Whether a cell says yes, in a word or as 1 or 1.0; an empty one says no.
+
+    Raises InputError for what is neither yes nor no.
+    """
+    text = columns.text(cells, ours).lower()
+    if text in (*YES, *NO, ""):
+        return text in YES
+    try:
+        return {0.0: False, 1.0: True}[float(text)]
+    except (ValueError, KeyError):
+        raise InputError(
+            f"{place}, column {columns.header[columns.at[ours]]}: {text!r} is neither yes nor no",
+            hint="write 1 or 0, or give the column another name if it says something else",
+        ) from None
 
 
 def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
@@ -110,7 +141,7 @@ def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
         held_out=columns.text(cells, "role") in HELD_OUT,
         counts=counts,
         unique_tokens=_unique_tokens(place, cells, columns, tokens),
-        flagged=columns.text(cells, "flagged").lower() not in NO,
+        flagged=_flag(place, cells, columns, "flagged"),
     )
 
 
@@ -128,6 +159,20 @@ def _unique_tokens(place: str, cells: Sequence[str], columns: Columns, tokens: f
             hint="write 1 for data seen once, or leave the row out with --where",
         )
     return tokens / max(epochs, 1.0)
+
+
+def _passed_over(path: Path, table: Cells, columns: Columns) -> list[str]:
+    """Columns that could have been meant as well as the one that was taken, where they say something else."""
+    names = [plain_name(re.split(r"[(\[]", name)[0]) for name in table.header]
+    said = []
+    for ours in TAKEN_ALONE:
+        alike = [place for place, name in enumerate(names) if name in ALIASES[ours]]
+        at = columns.at.get(ours, -1)
+        for other in alike if at in alike else ():
+            if any(cells[other] != cells[at] for cells in table.rows):
+                taken, left = table.header[at], table.header[other]
+                said.append(f"{path.name} has {taken!r} and {left!r}: the latter is not read")
+    return said
 
 
 def _derived(path: Path, columns: Columns) -> list[str]:

@@ -114,6 +114,11 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
             f"this fit was refused, so that there is no law in its file: {content['error']}",
             hint=str(content.get("hint") or "fit other runs, or name a published law"),
         )
+    if content.get("form") == "multi-power":
+        raise InputError(
+            "this is a fit of whole loss curves, whose laws are not of parameters and tokens",
+            hint="fit a law to the losses at the ends of runs: `llama-scale fit RUNS.csv`",
+        )
     law, repetition = _law_from_json(content)
     known = {f.name for f in fields(Fit)}
     known |= {"schema", "form", "parameters", "parameter_convention", "exponent_a"}

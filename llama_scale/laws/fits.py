@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llama_scale.architecture import ParameterConvention
+from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.laws.downstream import Downstream
 from llama_scale.laws.forms import Numbers, ScalingLaw
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
 from llama_scale.laws.shipped import published_decays
-from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range, normal_strata, tails
+from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range, check_level, normal_strata, tails
 
 FlopsAccounting = Literal["6nd", "exact"]
 ACCOUNTINGS: tuple[FlopsAccounting, ...] = get_args(FlopsAccounting)
@@ -113,8 +114,11 @@ class Fit:
     ) -> Prediction:
         """Loss of a new run of N parameters on D tokens; its interval holds law draws and a run's own noise.
 
-        Arguments broadcast; N is counted by `convention`.
+        Arguments broadcast; N is counted by `convention`. InputError unless all are finite and above 0.
         """
+        _check_positive("parameters", parameters)
+        _check_positive("tokens", tokens)
+        check_level(level)
         loss = self.law.loss(parameters, tokens)
         if self.draws is None:
             return Prediction(loss=loss, low=None, high=None, level=level)
@@ -163,7 +167,17 @@ class Fit:
         return RepeatedDataLaw(law=self.draws, unique_tokens=unique_tokens, repetition=decays)
 
     def optimum(self, train_flops: float, *, level: float = DEFAULT_LEVEL) -> Optimum:
-        """The split of C = 6ND that minimises the loss, and how sure the law is of it."""
+        """The split of C = 6ND that minimises the loss, and how sure the law is of it.
+
+        Raises InputError for several budgets: `law.compute_optimum` splits them all at once.
+        """
+        _check_positive("train_flops", train_flops)
+        if np.ndim(train_flops):
+            raise InputError(
+                f"train_flops are {np.size(train_flops)} budgets, but an optimum is of one",
+                hint="ask for each in turn, or call fit.law.compute_optimum(train_flops)",
+            )
+        check_level(level)
         parameters, tokens = self.law.compute_optimum(train_flops)
         ranges: list[Range | None] = [None, None, None]
         if self.draws is not None:
@@ -179,3 +193,14 @@ class Fit:
             loss_interval=ranges[2],
             level=level,
         )
+
+
+def _check_positive(name: str, values: ArrayLike) -> None:
+    """Raises InputError unless all are finite numbers above 0."""
+    try:
+        array = np.asarray(values, float)
+        good = bool(np.all((array > 0) & (array < np.inf)))
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise InputError(f"{name} is {values!r}, but must be finite and above 0", hint=f"write {name} as 7e9")

@@ -95,7 +95,7 @@ def _held_out(fit: Fit) -> Iterator[str]:
         span = f"{run['low']:.4f} to {run['high']:.4f}" if known else "unknown"
         size, tokens = format_count(run["parameters"]), format_count(run["tokens"])
         losses = (f"{run['predicted']:.4f}", span, f"{run['measured']:.4f}")
-        rows.append((run["run"], size, tokens, *losses, f"{run['relative_error']:+.2%}"))
+        rows.append((run["run"], size, tokens, *losses, f"{run['relative_error']:+z.2%}"))
     yield from _table(("run", "N", "D", "predicted", "interval", "measured", "error"), rows)
     if len(runs) > MOST_ROWS:
         yield f"and {len(runs) - MOST_ROWS} more\n"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from llama_scale.errors import InputError
 
 DEFAULT_LEVEL = 0.9
 NOISE_STRATA = 33  # quantiles of the normal that stand for the noise of a new run, at each draw
@@ -24,6 +27,12 @@ class Range(NamedTuple):
         if value > self.high:
             return value / self.high
         return value / self.low if value < self.low else 1.0
+
+
+def check_level(level: float) -> None:
+    """Raises InputError unless `level` can be the chance of an interval."""
+    if not (isinstance(level, Real) and 0 < level < 1):
+        raise InputError(f"level is {level!r}, but must lie between 0 and 1", hint="write level=0.9")
 
 
 def central_range(values: ArrayLike, level: float = DEFAULT_LEVEL) -> Range:

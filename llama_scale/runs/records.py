@@ -54,13 +54,19 @@ def write_records(path: Path, records: Iterable[RunRecord]) -> None:
 
 def load_records(path: Path | str) -> tuple[RunRecord, ...]:
     """Records that `write_records` wrote; raises InputError for a file that is not theirs."""
+    problem = "it is not what `runs export` writes"
     try:
-        content = list(parse_json(Path(path).read_text())["records"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{str(path)!r} holds no run records: {error}", hint="make one with `llama-scale runs export`"
-        ) from None
-    return tuple(structure(record, RunRecord, source=str(path)) for record in content)
+        content = parse_json(Path(path).read_text())
+        if isinstance(content, dict) and isinstance(content.get("records"), list):
+            return tuple(structure(record, RunRecord, source=str(path)) for record in content["records"])
+    except OSError as error:
+        problem = (error.strerror or "it cannot be read").lower()
+    except ValueError as error:
+        problem = f"it is not JSON, or cut short ({error})"
+    raise InputError(
+        f"{str(path)!r} holds no run records: {problem}",
+        hint="make one with `llama-scale runs export`, or give the runs as a CSV",
+    )
 
 
 def read_record(folder: RunFolder) -> RunRecord:
