@@ -38,7 +38,7 @@ __all__ = ["check_target", "page", "write_report"]
 
 DATA = Path(__file__).parents[1] / "data" / "report"
 ENDINGS = (".html", ".htm")
-SCRIPTS = ("words.js", "model.js", "answer.js", "elements.js", "charts.js", "page.js")
+SCRIPTS = ("words.js", "model.js", "answer.js", "elements.js", "charts.js", "pictures.js", "page.js")
 
 
 def page(plan: Plan) -> str:

@@ -33,6 +33,8 @@ const words = (() => {
 
   const share = (value, many = 3) => `${digits(100 * value, many)}%`;
 
+  const range = ([low, high], format) => `${format(low)} to ${format(high)}`;
+
   // Shorter, for ticks.
   function amount(value, unit) {
     if (unit === "flops") return flops(value, 2);
@@ -41,5 +43,5 @@ const words = (() => {
 
   const axis = { flops: "FLOPs", usd: "dollars", gpu_hours: "GPU-hours" };
 
-  return { amount, axis, cost, count, digits, flops, share, usd };
+  return { amount, axis, cost, count, digits, flops, range, share, usd };
 })();
