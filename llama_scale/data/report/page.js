@@ -360,7 +360,7 @@
     timing,
     settings: () => ({ ...settings }),
     set: (changed) => change(() => Object.entries(changed).forEach(([name, value]) => (name === "goal" ? (settings.goal = value) : assign(settings, name, value)))),
-    answer: () => ({ ...found.best, rival: found.rival, even: found.even ?? null, ranges: found.rival && answers.cheapRanges(base, found) }),
+    answer: () => ({ ...found.best, rival: found.rival, even: found.even, ranges: found.rival && answers.cheapRanges(base, found) }),
     modelAt: (parameters, tokens) => model.modelAt(found.problem, parameters, tokens),
   };
 })();
