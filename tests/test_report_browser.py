@@ -320,6 +320,15 @@ def test_ticks_tell_apart_what_little_is_served(browser: Any, tmp_path: Path) ->
     assert len(set(ticks)) == len(ticks) > 2
 
 
+def test_a_size_that_the_planned_proportions_do_not_suit_is_said(browser: Any, pages: dict[str, str]) -> None:
+    shown = "llamaScale.set(arguments[0]); return !document.getElementById('stretched').hidden"
+    opened(browser, pages["roofline"])
+    assert not browser.execute_script(shown, {"budget": 4e6})
+    assert browser.execute_script(shown, {"budget": 1494000, "serve_tokens": 150740000000000})
+    opened(browser, pages["flops"])  # where FLOPs are 6ND, no proportion but the size counts
+    assert not browser.execute_script(shown, {"serve_tokens": 900e12})
+
+
 @pytest.mark.parametrize("name", ["roofline", "exact-loss"])
 def test_it_loads_from_disk_without_an_error_or_a_request(
     browser: Any, pages: dict[str, str], name: str

@@ -198,6 +198,7 @@
 
   function showCards() {
     const { best, rival, unit } = found;
+    $("stretched").hidden = !isStretched();
     if (!rival) {
       fill($("cards"), [element("p", { class: "warning" }, IMPOSSIBLE)]);
       return;
@@ -222,6 +223,14 @@
     const card = ([figure, name, more]) =>
       element("div", { class: "card" }, element("b", {}, figure), element("span", {}, name), element("span", {}, more));
     fill($("cards"), cards.map(card));
+  }
+
+  const FITS = 5; // times smaller than planned: a command's best sizes then part by more than 5 % from the page's
+
+  // Proportions bear on the answer where a shape is served by a roofline, or has its exact FLOPs counted.
+  function isStretched() {
+    const isShaped = !base.family.is6ND || found.problem.byRoofline;
+    return isShaped && Boolean(found.rival) && found.best.parameters < data.planned.parameters / FITS;
   }
 
   const IMPOSSIBLE =
