@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from llama_scale.planning import Plan
     from llama_scale.training.kernels import Library
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -53,3 +54,30 @@ def forgotten() -> Iterator[None]:
     library.cache_clear()
     yield
     library.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium with a fresh profile."""
+    from chromium import started
+
+    yield from started(tmp_path_factory.mktemp("profile"))
+
+
+@pytest.fixture(scope="module")
+def plans() -> dict[str, Plan]:
+    """The plans of which pages are tested in a browser."""
+    from chromium import QUESTIONS
+
+    from llama_scale import plan
+
+    return {name: plan(**words) for name, words in QUESTIONS.items()}
+
+
+@pytest.fixture(scope="module")
+def pages(plans: dict[str, Plan], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The addresses of their pages."""
+    from llama_scale.report import write_report
+
+    folder = tmp_path_factory.mktemp("pages")
+    return {name: write_report(made, folder / f"{name}.html").as_uri() for name, made in plans.items()}

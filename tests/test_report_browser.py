@@ -6,78 +6,20 @@ import base64
 import json
 import math
 import random
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from chromium import QUESTIONS, opened
 
-from llama_scale import plan
-from llama_scale.planning import Plan, PlanOptions
+from llama_scale.planning import Plan
 from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.optimum import Objective, Problem, best
 from llama_scale.planning.request import Request, limited
-from llama_scale.report import write_report
 
-QUESTIONS: dict[str, PlanOptions] = {
-    "roofline": {"serve_tokens": "10T", "budget": "$5M"},
-    "flops": {"serve_tokens": "1e12"},
-    "exact-loss": {"serve_tokens": "1e12", "target_loss": 2.0, "cost_in": "usd", "flops": "exact"},
-    "few-data-int4": {
-        "serve_tokens": "1e12", "budget": "1M GPU-hours", "unique_tokens": "300B", "serve_precision": "int4",
-        "quantisation_penalty": True,
-    },
-    "latency-months": {
-        "requests": "1e9", "samples": 2, "months": 24, "retrain_every": 12, "discount": "10%/year",
-        "budget": "$9M", "time_per_output_token": "60ms", "serve_accelerator": "l40s",
-    },
-}  # fmt: skip
 EACH = 40  # settings of each question: 200 in all
 MODEL = 7e9, 1e12
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium with a fresh profile."""
-    if not (binary := shutil.which("chromium")) or not (driver := shutil.which("chromedriver")):
-        pytest.skip("chromium and chromedriver are not here: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    profile = tmp_path_factory.mktemp("profile")
-    for word in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
-        *("disable-background-networking", "disable-component-update", f"user-data-dir={profile}"),
-    ):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    window.set_script_timeout(120)
-    yield window
-    window.quit()
-
-
-@pytest.fixture(scope="module")
-def plans() -> dict[str, Plan]:
-    return {name: plan(**words) for name, words in QUESTIONS.items()}
-
-
-@pytest.fixture(scope="module")
-def pages(plans: dict[str, Plan], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("pages")
-    return {name: write_report(made, folder / f"{name}.html").as_uri() for name, made in plans.items()}
-
-
-def opened(browser: Any, address: str, width: int = 1400) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get("about:blank")
-    browser.get_log("performance")
-    browser.get_log("browser")
-    browser.get(address)
 
 
 def asked(made: Plan, settings: dict[str, Any]) -> tuple[Request, Problem, Objective]:
@@ -180,6 +122,15 @@ def _compare_model(answer: dict[str, Any], request: Request, problem: Problem) -
             )
     whole = answer["cost"][request.unit]["total"]
     assert whole == pytest.approx(float(np.asarray(problem.cost(sizes, tokens))), rel=1e-9)
+
+
+def test_a_size_that_the_planned_proportions_do_not_suit_is_said(browser: Any, pages: dict[str, str]) -> None:
+    shown = "llamaScale.set(arguments[0]); return !document.getElementById('stretched').hidden"
+    opened(browser, pages["roofline"])
+    assert not browser.execute_script(shown, {"budget": 4e6})
+    assert browser.execute_script(shown, {"budget": 1494000, "serve_tokens": 150740000000000})
+    opened(browser, pages["flops"])  # where FLOPs are 6ND, no proportion but the size counts
+    assert not browser.execute_script(shown, {"serve_tokens": 900e12})
 
 
 @pytest.mark.parametrize("name", ["roofline", "exact-loss"])

@@ -46,7 +46,10 @@ def published(name: str = DEFAULT_LAW) -> Fit:
         noise=entry.get("noise", 0.0),
         interval_factor=entry.get("interval_factor", 1.0),
         evidence={
-            "provenance": {"published": entry["source"], "note": entry["note"]},
+            "provenance": {
+                "published": entry["source"],
+                **{name: entry[name] for name in ("note", "runs") if name in entry},
+            },
             "other_forms": entry.get("other_forms", {}),
         },
     )

@@ -233,7 +233,7 @@ def cost_over_time(plan: Plan) -> CostOverTime:
             hint="give a demand, such as --serve-tokens 1e12",
         )
     unit, problem = request.unit, problem_of(plan)
-    schedule = _schedule(demand, unit)
+    schedule = schedule_of(demand, unit)
     ours, theirs = _parts(plan.recommended, unit), _parts(plan.compute_optimal, unit)
     chosen, rival = _spent(schedule, *ours), _spent(schedule, *theirs)
     band = interval = None
@@ -260,7 +260,7 @@ def cost_over_time(plan: Plan) -> CostOverTime:
     )
 
 
-class _Schedule(NamedTuple):
+class Schedule(NamedTuple):
     """At each place of the clock (n,): the shares of all training and all serving that are paid by then."""
 
     at: Array
@@ -268,11 +268,11 @@ class _Schedule(NamedTuple):
     served: Array
 
 
-def _schedule(demand: Demand, unit: CostUnit) -> _Schedule:
+def schedule_of(demand: Demand, unit: CostUnit) -> Schedule:
     """A training is paid when it starts; serving as it comes, evenly within a month."""
     if demand.months is None:
         at = np.linspace(0.0, demand.serve_tokens, 201)
-        return _Schedule(at, np.ones_like(at), at / demand.serve_tokens)
+        return Schedule(at, np.ones_like(at), at / demand.serve_tokens)
     shares = np.array(demand.monthly_shares)
     worth = np.ones(demand.months)
     if unit == "usd":
@@ -286,17 +286,17 @@ def _schedule(demand: Demand, unit: CostUnit) -> _Schedule:
     trained = np.array(
         [sum(w for s, w in zip(starts, weights, strict=True) if s <= moment) for moment in clock]
     ) / sum(weights)
-    return _Schedule(clock, trained, np.interp(clock, at, served / served[-1]))
+    return Schedule(clock, trained, np.interp(clock, at, served / served[-1]))
 
 
-def _spent(schedule: _Schedule, train: Numbers, serve: Numbers) -> Array:
+def _spent(schedule: Schedule, train: Numbers, serve: Numbers) -> Array:
     """Spending so far (n,), or (n, S) of many models, from the totals of a life."""
     if np.ndim(train) == 0:
         return np.asarray(schedule.trained * train + schedule.served * serve)
     return np.asarray(schedule.trained[:, None] * train + schedule.served[:, None] * serve)
 
 
-def _break_even(schedule: _Schedule, ours: Array, theirs: Array) -> float | None:
+def _break_even(schedule: Schedule, ours: Array, theirs: Array) -> float | None:
     """Where `ours` is last overtaken by `theirs` for good; None where it never is, or always was."""
     ahead = theirs - ours
     behind = np.flatnonzero(~(ahead > 0))

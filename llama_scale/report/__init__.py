@@ -18,6 +18,7 @@ from llama_scale.errors import InputError, StoreError
 from llama_scale.files import check_new, write_atomically
 from llama_scale.planning import Plan
 from llama_scale.planning.again import command, command_words
+from llama_scale.planning.curves import cost_over_time
 from llama_scale.quantities import format_count
 from llama_scale.report.alternatives import alternatives_section
 from llama_scale.report.controls import controls
@@ -38,7 +39,7 @@ __all__ = ["check_target", "page", "write_report"]
 
 DATA = Path(__file__).parents[1] / "data" / "report"
 ENDINGS = (".html", ".htm")
-SCRIPTS = ("words.js", "model.js", "answer.js", "elements.js", "charts.js", "page.js")
+SCRIPTS = ("words.js", "model.js", "answer.js", "elements.js", "charts.js", "pictures.js", "page.js")
 
 
 def page(plan: Plan) -> str:
@@ -131,7 +132,12 @@ def _data(plan: Plan) -> dict[str, Any]:
         "evidence": evidence_values(plan),
         "intervals": intervals,
         "draws_note": plan.request.fit.draws_note or "the law has no draws",
-        "planned": {"parameters": optimum.parameters, "serve_tokens": settings["serve_tokens"]},
+        "planned": {
+            "parameters": optimum.parameters,
+            "serve_tokens": settings["serve_tokens"],
+            "recommended": plan.recommended.parameters,
+            "break_even": cost_over_time(plan).break_even if settings["serve_tokens"] else None,
+        },
         "command": command_words(plan),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from llama_scale.planning import Plan
 from llama_scale.quantities import format_count, format_flops, format_fraction, format_number
 from llama_scale.report.markup import Column, Markup, described, joined, table
 
-MOST_RUNS, PLACES = 400, 41
+MOST_RUNS, MOST_RINGS, PLACES = 300, 100, 41
+LONGEST_NAME, DIGITS = 32, 6  # of what the picture shows of each run
 BEFORE, AFTER = 1e5, 2.0  # where the frontier is drawn, from the plan's FLOPs, if nobody says where runs lie
 MOST_HELD_OUT = 40
 NAMES = {
@@ -42,12 +43,12 @@ def evidence_values(plan: Plan) -> dict[str, Any]:
 def evidence_caption(plan: Plan) -> str:
     """The picture in words."""
     fit = plan.request.fit
-    shown = len((fit.evidence.get("observations") or {}).get("run", ()))
-    runs = f"{min(shown, MOST_RUNS):,} of {shown:,} runs" if shown > MOST_RUNS else f"{shown:,} runs"
+    fitted = len((fit.evidence.get("observations") or {}).get("run", ()))
     points = (
-        f"Grey: the {runs} that the law was fitted on." if shown else "Its runs are not in the law's file."
+        f"Grey: the {_counted(fitted, MOST_RUNS)} that the law was fitted on." if fitted else _absent(fit)
     )
-    held = " Rings: runs held out of the fit." if fit.evidence.get("held_out") else ""
+    rings = len(fit.evidence.get("held_out") or ())
+    held = f" Rings: {_counted(rings, MOST_RINGS)} held out of the fit." if rings else ""
     level = format_fraction(plan.request.level)
     band = (
         f" with the central {level} of its draws" if fit.draws is not None else " (no band: it has no draws)"
@@ -56,6 +57,22 @@ def evidence_caption(plan: Plan) -> str:
         f"Loss (nats a token) against training FLOPs. {points}{held} The line is the loss that the law "
         f"expects of the best split of each budget{band}; beyond the runs it is trust in the law's form."
     )
+
+
+def _counted(count: int, most: int) -> str:
+    """How many runs are drawn, of how many."""
+    shown = len(range(0, count, _step(count, most)))
+    return f"{shown:,} of {count:,} runs" if shown < count else f"{count:,} runs"
+
+
+def _absent(fit: Fit) -> str:
+    """Where runs are that the law's file does not hold."""
+    origin = fit.evidence.get("provenance") or {}
+    if "runs" in origin:
+        return f"Its runs are not in the law's file, but published: {origin['runs']}."
+    if "published" in origin:
+        return f"Its runs are not in the law's file; its source is {origin['published']}."
+    return "Its runs are not in the law's file."
 
 
 def evidence_section(plan: Plan) -> Markup:
@@ -83,6 +100,12 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
             f"{backtest['predicted_runs']} predictions of farther ones; "
             f"{format_fraction(backtest['coverage'], 2)} lay inside {format_fraction(backtest['level'])} "
             "intervals before any widening",
+        )
+    elif fit.interval_factor > 1:
+        yield (
+            "backtest",
+            f"laws of its nearer runs erred {format_number(fit.interval_factor, 2)} times as much on farther "
+            "ones as draws and noise implied: the intervals of its losses are as much wider",
         )
     if held := evidence.get("held_out"):
         worst = max(abs(row["relative_error"]) for row in held)
@@ -139,23 +162,44 @@ def _held_out_table(fit: Fit) -> Markup:
     return table(f"Runs that the law never saw{left}", columns, body)
 
 
+def _step(count: int, most: int) -> int:
+    """Every so many of `count` are at most `most`."""
+    return max(1, -(-count // most))
+
+
 def _thinned(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """At most so many runs, evenly taken; what the picture names them by is the run and its size."""
-    step = max(1, -(-len(columns.get("run", ())) // MOST_RUNS))
+    step = _step(len(columns.get("run", ())), MOST_RUNS)
     thin = {name: list(column)[::step] for name, column in columns.items()}
     sizes = zip(thin.get("run", ()), thin.get("parameters", ()), thin.get("tokens", ()), strict=True)
-    names = [f"{run}: {format_count(n)} parameters, {format_count(d)} tokens" for run, n, d in sizes]
-    return {"run": names, "train_flops": thin.get("train_flops", []), "loss_nats": thin.get("loss_nats", [])}
+    return {
+        "run": [
+            f"{_short(run)}: {format_count(n)} parameters, {format_count(d)} tokens" for run, n, d in sizes
+        ],
+        "train_flops": _rounded(thin.get("train_flops", ())),
+        "loss_nats": _rounded(thin.get("loss_nats", ())),
+    }
 
 
 def _held_out(fit: Fit) -> dict[str, list[Any]]:
+    """At most so many of the runs held out, evenly taken."""
     rows = fit.evidence.get("held_out") or []
-    names = [f"{row['run']}: {format_flops(row['train_flops'])}, held out" for row in rows]
+    rows = rows[:: _step(len(rows), MOST_RINGS)]
     return {
-        "run": names,
-        "train_flops": [row["train_flops"] for row in rows],
-        "measured": [row["measured"] for row in rows],
+        "run": [f"{_short(row['run'])}: {format_flops(row['train_flops'])}, held out" for row in rows],
+        "train_flops": _rounded(row["train_flops"] for row in rows),
+        "measured": _rounded(row["measured"] for row in rows),
     }
+
+
+def _short(name: str) -> str:
+    """Both ends of a long name: runs of one sweep differ in either."""
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[1 - half :]}"
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [float(f"{value:.{DIGITS}g}") for value in values]
 
 
 def _frontier(fit: Fit, low: float, high: float, level: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from llama_scale.laws import Numbers
 from llama_scale.laws.repeated import RepeatedDataLaw
 from llama_scale.planning import Plan
 from llama_scale.planning.batches import Law, count_of
-from llama_scale.planning.curves import problem_of
+from llama_scale.planning.curves import problem_of, schedule_of
 from llama_scale.planning.families import HEAD_SIZE, TABLES, Family, SixNDFamily
 from llama_scale.planning.quantisation import BY_PARAMETERS, BY_TOKENS, QuantisedLaw
 from llama_scale.planning.request import Request
@@ -43,6 +43,7 @@ def problem_values(plan: Plan) -> dict[str, Any]:
             "parameters": float(request.match.count(request.fit.convention)),
             "tokens": request.match.tokens,
         },
+        "schedule": _schedule(request),
         "settings": settings_of(plan),
     }
 
@@ -65,6 +66,14 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "read": demand.input_tokens,
         "written": demand.output_tokens,
     }
+
+
+def _schedule(request: Request) -> dict[str, list[float]] | None:
+    """When a life is trained and served, month by month, in shares of what is paid; None without months."""
+    if request.economics.demand.months is None or not request.economics.demand.serve_tokens:
+        return None
+    schedule = schedule_of(request.economics.demand, request.unit)
+    return {name: [float(f"{value:.12g}") for value in column] for name, column in schedule._asdict().items()}
 
 
 def _law(law: Law) -> dict[str, Any]:

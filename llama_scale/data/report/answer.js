@@ -4,11 +4,14 @@
 const answers = (() => {
   const { STEP } = model;
   const EXCESSES = [0.01, 0.05];
-  const REACH = 36; // places of the grid each way in which draws have their best: a factor of 11
-  const NEAR = 12; // and between one demand and the next
+  const REACH = 36; // places of the grid each way in which draws have their best first looked for: six times
+  const NEAR = 12; // and from one demand to the next, beside as many places as demand grew by
+  const [FLAT_STEP, FLAT_STEPS, FLAT_STRIDE] = [0.0025, 2000, 16]; // in log N; each way, and gone at once
   const DEMANDS = 49;
+  const SAME = 1e-3; // of N and D: nearer than anybody builds them
+  const FAR = 1000; // times the demand: beyond, no break-even is looked for
   const WIDTH = 100; // times less and more demand
-  const BAND_DEMANDS = 9;
+  const BAND_EVERY = 2; // of the demands has a band
 
   // Laws one by one from columns of draws; a column that is missing does not vary.
   function lawsOf(problem) {
@@ -56,16 +59,37 @@ const answers = (() => {
     const equal = { fixed: "loss", value: best.loss * (1 + 1e-12) };
     const alone = { ...model.withoutServing(problem), limits: { ...problem.limits, parameters: Infinity, flops: Infinity } };
     const rival = model.describe(problem, model.best(alone, equal));
-    return { ...found, rival, even: breakEven(best, rival, settings, base.unit), equal };
+    return { ...found, rival, even: breakEven(base, settings, best, rival), equal };
   }
 
-  // Served tokens from which the best is the cheaper of the two; null where there is no such demand.
-  function breakEven(best, rival, settings, unit) {
-    const served = settings.serve_tokens;
-    if (!served) return null;
-    const [ours, theirs] = [best.cost[unit], rival.cost[unit]];
-    const at = (ours.train - theirs.train) / ((theirs.serve - ours.serve) / served);
-    return Number.isFinite(at) && at > 0 ? at : null;
+  // ---- what has been spent by when: planning/curves.py, cost_over_time
+
+  // Spending on a model by each time of the plan's schedule, in whose shares a life is trained and served.
+  const spent = ({ trained, served }, { train, serve }) => trained.map((share, i) => share * train + served[i] * serve);
+
+  // From when on the best is the cheaper of the two for good: `is` "later" (with `at`, on the schedule's
+  // clock), "always", "never" within the schedule, or "same" where both are one model; null where nothing is
+  // served, or the rival cannot be.
+  function breakEven(base, settings, best, rival) {
+    const [ours, theirs] = [best.cost[base.unit], rival.cost[base.unit]];
+    if (!settings.serve_tokens || !Number.isFinite(theirs.serve)) return null;
+    if (isSame(best.parameters, rival.parameters) && isSame(best.tokens, rival.tokens)) return { is: "same" };
+    const schedule = scheduleOf(base, settings);
+    const rivals = spent(schedule, theirs);
+    const ahead = spent(schedule, ours).map((mine, i) => rivals[i] - mine);
+    const last = ahead.findLastIndex((value) => !(value > 0));
+    if (last < 0) return { is: "always" };
+    if (last === ahead.length - 1) return { is: "never" };
+    const { at } = schedule;
+    const share = -ahead[last] / (ahead[last + 1] - ahead[last]);
+    return { is: "later", at: at[last] + share * (at[last + 1] - at[last]) };
+  }
+
+  const isSame = (one, other) => Math.abs(one / other - 1) < SAME;
+
+  // Months as planned; or served tokens, on to so many times the demand.
+  function scheduleOf({ schedule }, { serve_tokens: demand }, demands = FAR) {
+    return schedule ?? { at: [0, demands * demand], trained: [1, 1], served: [0, demands] };
   }
 
   // ---- laws and costs at the sizes of the grid, where only the tokens are left to know
@@ -108,26 +132,43 @@ const answers = (() => {
   const indexOf = (base, parameters) =>
     Math.round((base.family.coordinate(parameters) - base.family.grid[0].x) / STEP);
 
-  // Lifetime cost of every size at the quality of the best, with the band of the draws.
+  // Lifetime cost of every size that is allowed, at the quality of the best, with the band of the draws. A
+  // deadline bounds none of it: `inTime` tells which sizes keep it.
   function costCurve(base, found, reach) {
-    const { best, equal, costs, settings, problem } = found;
-    const middle = indexOf(base, best.parameters);
-    const places = base.family.grid.slice(Math.max(0, middle - reach), middle + reach + 1).map(({ index }) => index);
-    const tokens = places.map((i) => model.tokensFor(problem, equal, base.family.grid[i]));
-    const train = places.map((i, place) => costs.train[i] * tokens[place]);
-    const serve = places.map((i) => (settings.serve_tokens ? costs.serve[i] * settings.serve_tokens : 0));
-    const total = train.map((value, place) => value + serve[place]);
-    const band = bandOf(thinned(base, found, 2), places.length, base.level, (drawn) => {
-      const needed = drawn.tokensFor(drawn.law.loss(best.parameters, best.tokens) * (1 + 1e-12));
-      return (place) => costs.train[places[place]] * needed(places[place]) + serve[place];
+    const { best, equal, problem, settings } = found;
+    const { limits } = problem;
+    const unhurried = { ...problem, limits: { ...limits, flops: Infinity } };
+    const sizes = sizesAbout(base, best.parameters, reach, limits.parameters);
+    const tokens = sizes.map((size) => model.tokensFor(unhurried, equal, size));
+    const train = sizes.map((size, i) => problem.trainRate * size.train * tokens[i]);
+    const serve = sizes.map((size) => (settings.serve_tokens ? problem.servingCost(size) : 0));
+    const total = train.map((value, i) => value + serve[i]);
+    const inTime = sizes.map((size, i) => size.train * tokens[i] <= limits.flops * (1 + 1e-9));
+    const band = bandOf(thinned(base, found), sizes.length, base.level, (drawn) => {
+      const target = drawn.law.loss(best.parameters, best.tokens) * (1 + 1e-12);
+      const needed = drawn.tokensFor(target);
+      return (i) => {
+        const { index, parameters, train: flops } = sizes[i];
+        const trained = index === undefined ? drawn.law.tokensForLoss(target, parameters) : needed(index);
+        return problem.trainRate * flops * trained + serve[i];
+      };
     });
-    return { parameters: places.map((i) => base.family.grid[i].parameters), train, serve, total, band };
+    return { parameters: sizes.map(({ parameters }) => parameters), train, serve, total, inTime, band };
   }
 
-  // Every so many of the laws: of those that are slow to ask a quarter, and while a control moves a third.
-  function thinned(base, found, every = 1) {
-    const whole = every * (found.isMoving ? 3 : 1);
-    return base.drawnOnGrid.filter((law, i) => i % (law.isSlow ? 4 * whole : whole) === 0);
+  // The grid about a size, no farther than the largest that is allowed, which then ends it.
+  function sizesAbout(base, parameters, reach, largest) {
+    const { family } = base;
+    const middle = indexOf(base, parameters);
+    const near = family.grid.slice(Math.max(0, middle - reach), middle + reach + 1);
+    const allowed = near.filter((size) => size.parameters < largest);
+    return allowed.length < near.length ? [...allowed, family.sizes(family.coordinate(largest))] : near;
+  }
+
+  // All of the laws; while a control moves a third, and of those that are slow to ask a twelfth.
+  function thinned(base, found) {
+    if (!found.isMoving) return base.drawnOnGrid;
+    return base.drawnOnGrid.filter((law, i) => i % (law.isSlow ? 12 : 3) === 0);
   }
 
   // The central `level` of what laws say at each of `count` places; null without laws.
@@ -145,18 +186,19 @@ const answers = (() => {
     return { low: ends.map((end) => end[0]), high: ends.map((end) => end[1]) };
   }
 
-  // laws/spread.py: the two quantiles that cut equal tails off, interpolated.
+  // laws/spread.py: the two quantiles that cut equal tails off, interpolated; endless where a tail is.
   function tails(values, level) {
     const ordered = Float64Array.from(values).sort();
     return [(1 - level) / 2, (1 + level) / 2].map((part) => {
       const place = part * (ordered.length - 1);
       const below = Math.floor(place);
-      const next = ordered[Math.min(below + 1, ordered.length - 1)];
-      return ordered[below] + (place - below) * (next - ordered[below]);
+      const [here, next] = [ordered[below], ordered[Math.min(below + 1, ordered.length - 1)]];
+      return place > below && next > here ? here + (place - below) * (next - here) : here;
     });
   }
 
-  // The smallest and largest sizes that cost at most (1 + excess) times the least, at equal quality.
+  // optimum.cheap_ranges: the smallest and largest sizes that cost at most (1 + excess) times the least, at
+  // equal quality, of sizes as near to each other as there.
   function cheapRanges(base, found) {
     const { problem, best, equal, unit } = found;
     const least = best.cost[unit].total;
@@ -173,16 +215,14 @@ const answers = (() => {
     });
   }
 
-  // How far from `from` one can go with `holds` still true: in strides, then by halves.
+  // How far from `from` one can go with `holds` still true, in whole steps: by strides, then by halves.
   function farthest(holds, from, way) {
-    let inside = from;
-    let stride = STEP;
-    while (Math.abs(inside - from) < 5 && holds(inside + way * stride)) inside += way * stride;
-    for (let i = 0; i < 14; i++) {
-      stride /= 2;
-      if (holds(inside + way * stride)) inside += way * stride;
-    }
-    return inside;
+    const at = (steps) => from + way * FLAT_STEP * steps;
+    let steps = 0;
+    let stride = FLAT_STRIDE;
+    while (steps < FLAT_STEPS && holds(at(steps + stride))) steps += stride;
+    while ((stride /= 2) >= 1) if (holds(at(steps + stride))) steps += stride;
+    return at(Math.min(steps, FLAT_STEPS));
   }
 
   // ---- the best of each of many questions, to a hundredth of the grid's step
@@ -195,7 +235,7 @@ const answers = (() => {
     const objective = objectiveOf(base, settings, drawn.law);
     const isBudget = objective.fixed === "budget";
     const needed = isBudget ? null : drawn.tokensFor(objective.value);
-    const most = isBudget && drawn.law.bestTokens && (limits.flops < Infinity || limits.parameters < Infinity);
+    const isCapped = isBudget && drawn.law.atMostBest && (limits.flops < Infinity || limits.parameters < Infinity);
 
     function tokensAt(i) {
       if (grid[i].parameters > limits.parameters) return NaN;
@@ -203,7 +243,7 @@ const answers = (() => {
       if (!isBudget) return needed(i) <= allowed ? needed(i) : NaN;
       const left = objective.value - (served ? costs.serve[i] * served : 0);
       const tokens = Math.min(left / costs.train[i], allowed);
-      return most ? Math.min(tokens, drawn.law.bestTokens(grid[i].parameters)) : tokens;
+      return isCapped ? drawn.law.atMostBest(grid[i].parameters, tokens) : tokens;
     }
 
     function valueAt(i) {
@@ -220,12 +260,21 @@ const answers = (() => {
       if (here < least) [at, least] = [i, here];
     }
     if (at < 0) return null;
+    const isLargest = at + 1 < grid.length && grid[at + 1].parameters > limits.parameters;
+    if (isLargest) return { index: at, parameters: limits.parameters, tokens: tokensAt(at) * (grid[at].parameters / limits.parameters) };
     const shift = at > first && at < last ? lowestShift(valueAt(at - 1), least, valueAt(at + 1)) : 0;
     return { index: at, parameters: between(grid[at].parameters, shift), tokens: between(tokensAt(at), shift, tokensAt(at + Math.sign(shift))) };
 
     function between(here, part, next = grid[at + Math.sign(part)].parameters) {
       return part && next > 0 ? here * (next / here) ** Math.abs(part) : here;
     }
+  }
+
+  // The same, looked for near a place first, and everywhere where that leads to the edge of what is near.
+  function bestNear(base, found, drawn, served, centre, reach) {
+    const here = bestBetween(base, found, drawn, served, centre - reach, centre + reach);
+    if (here !== null && Math.abs(here.index - centre) < reach) return here;
+    return bestBetween(base, found, drawn, served, 0, base.family.grid.length - 1);
   }
 
   // Where a parabola through three places is lowest, in steps from the middle one.
@@ -240,7 +289,7 @@ const answers = (() => {
     const { best, settings } = found;
     const middle = indexOf(base, best.parameters);
     const reached = thinned(base, found)
-      .map((drawn) => bestBetween(base, found, drawn, settings.serve_tokens, middle - REACH, middle + REACH))
+      .map((drawn) => bestNear(base, found, drawn, settings.serve_tokens, middle, REACH))
       .filter((one) => one !== null);
     if (!reached.length) return null;
     return {
@@ -249,15 +298,14 @@ const answers = (() => {
     };
   }
 
-  // The best size for demands a hundred times less to a hundred times more, with a band of fewer of them.
+  // The best size for demands a hundred times less to a hundred times more, with a band of half of them.
   function demandCurve(base, found) {
     const demand = found.settings.serve_tokens || found.best.tokens;
     const at = Array.from({ length: DEMANDS }, (_, i) => demand * WIDTH ** ((2 * i) / (DEMANDS - 1) - 1));
     const from = indexOf(base, found.best.parameters);
     const parameters = follow(base, found, base.ownOnGrid, at, from);
-    const every = (DEMANDS - 1) / (BAND_DEMANDS - 1);
-    const few = at.filter((_, i) => i % every === 0);
-    const band = bandOf(thinned(base, found, 4), few.length, base.level, (drawn) => {
+    const few = at.filter((_, i) => i % BAND_EVERY === 0);
+    const band = bandOf(thinned(base, found), few.length, base.level, (drawn) => {
       const sizes = follow(base, found, drawn, few, from);
       return (i) => sizes[i];
     });
@@ -268,13 +316,14 @@ const answers = (() => {
   function follow(base, found, drawn, demands, start) {
     const sizes = new Array(demands.length).fill(NaN);
     const middle = (demands.length - 1) / 2;
+    const near = NEAR + Math.ceil(Math.log(demands[1] / demands[0]) / STEP);
     const walk = (from, to, way) => {
       let [centre, reach] = [start, REACH];
       for (let i = from; i !== to; i += way) {
-        const here = bestBetween(base, found, drawn, demands[i], centre - reach, centre + reach);
+        const here = bestNear(base, found, drawn, demands[i], centre, reach);
         if (here === null) continue;
         [sizes[i], centre] = [here.parameters, here.index];
-        reach = NEAR;
+        reach = near;
       }
     };
     walk(middle, -1, -1);
@@ -282,5 +331,5 @@ const answers = (() => {
     return sizes;
   }
 
-  return { cheapRanges, costCurve, demandCurve, intervals, objectiveOf, prepare, solve };
+  return { cheapRanges, costCurve, demandCurve, intervals, objectiveOf, prepare, scheduleOf, solve, spent };
 })();

@@ -96,21 +96,25 @@ const model = (() => {
     const loss = (n, d) => trained.loss(n, d) + penalty(n, d);
     const { A, B, E, alpha, beta, k } = trained;
 
-    function bisected(n) {
-      const [bySize, rising] = [trained.bySize(n), penalty(n, 1)];
+    function bisected(rises) {
       let [low, high] = [0, WIDEST];
-      for (let i = 0; i < 60; i++) {
+      for (let i = 0; i < 45; i++) {
         const middle = (low + high) / 2;
-        const { slope } = trained.along(bySize, Math.exp(middle));
-        if (slope + b * rising * Math.exp(b * middle) > 0) high = middle;
+        if (rises(middle)) high = middle;
         else low = middle;
       }
       return Math.exp(low);
     }
 
-    function bestTokens(n) {
-      if (scale === 0) return Math.exp(WIDEST);
-      if (trained.kind !== "plain") return bisected(n);
+    // So many tokens, or as many as are best where more of them raise the loss.
+    function atMostBest(n, tokens) {
+      const [bySize, rising] = [trained.bySize(n), penalty(n, 1)];
+      const rises = (x) => trained.along(bySize, Math.exp(x)).slope + b * rising * Math.exp(b * x) > 0;
+      return rises(Math.log(tokens)) ? Math.min(tokens, bestTokens(n, rises)) : tokens;
+    }
+
+    function bestTokens(n, rises) {
+      if (trained.kind !== "plain") return bisected(rises);
       const bySize = A * Math.pow(n, -alpha);
       const start = Math.log(k * beta * B) - Math.log(b * penalty(n, 1));
       let x = start / (beta + b);
@@ -141,7 +145,7 @@ const model = (() => {
       return loss(n, tokens) <= target * (1 + 1e-9) ? tokens : NaN;
     }
 
-    return { ...trained, kind: "quantised", fresh: trained.fresh ?? trained, loss, bestTokens, tokensForLoss };
+    return { ...trained, kind: "quantised", fresh: trained.fresh ?? trained, loss, atMostBest, tokensForLoss };
   }
 
   function lawOf(constants, { repetition, penalty }) {
@@ -401,7 +405,7 @@ const model = (() => {
     const left = objective.value - problem.servingCost(sizes);
     let tokens = Math.min(left / (problem.trainRate * sizes.train), allowed);
     const isLimited = limits.flops < Infinity || limits.parameters < Infinity;
-    if (law.bestTokens && isLimited) tokens = Math.min(tokens, law.bestTokens(sizes.parameters));
+    if (law.atMostBest && isLimited) tokens = law.atMostBest(sizes.parameters, tokens);
     return tokens > 0 ? tokens : NaN;
   }
 

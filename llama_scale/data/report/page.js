@@ -7,7 +7,6 @@
   const planned = base.settings;
   const { element, fill, say } = elements;
   const $ = (id) => document.getElementById(id);
-  const CHART = { cost: 330, even: 250, demand: 270, fit: 300 };
   const PAPER = 642; // pixels: the 17 cm that page.css gives a chart in print, whatever the window's width
   let settings = { ...planned };
   let found = null;
@@ -196,10 +195,10 @@
   // ---- the answer in figures
 
   const isPlanned = () => moved().length === 0;
-  const within = ([low, high], format) => `${format(low)} to ${format(high)}`;
 
   function showCards() {
     const { best, rival, unit } = found;
+    $("stretched").hidden = !isStretched();
     if (!rival) {
       fill($("cards"), [element("p", { class: "warning" }, IMPOSSIBLE)]);
       return;
@@ -212,7 +211,7 @@
     const [from, to] = isHeld
       ? ["the largest allowed", ""]
       : sure
-        ? [within(sure.parameters, words.count), within(sure.tokens, words.count)]
+        ? [words.range(sure.parameters, words.count), words.range(sure.tokens, words.count)]
         : ["no interval", "no interval"];
     const cards = [
       [words.count(best.parameters), "parameters", from],
@@ -224,6 +223,14 @@
     const card = ([figure, name, more]) =>
       element("div", { class: "card" }, element("b", {}, figure), element("span", {}, name), element("span", {}, more));
     fill($("cards"), cards.map(card));
+  }
+
+  const FITS = 5; // times smaller than planned: a command's best sizes then part by more than 5 % from the page's
+
+  // Proportions bear on the answer where a shape is served by a roofline, or has its exact FLOPs counted.
+  function isStretched() {
+    const isShaped = !base.family.is6ND || found.problem.byRoofline;
+    return isShaped && Boolean(found.rival) && found.best.parameters < data.planned.parameters / FITS;
   }
 
   const IMPOSSIBLE =
@@ -246,17 +253,19 @@
 
   // ---- pictures
 
+  const shown = () => ({ data, base, found, isPlanned: isPlanned() });
+
   // Draws anew what has another width now, or all at a given one.
   function redraw(given) {
     const charted = ["cost", "even", "demand", "fit"].map((name) => $(`${name}-chart`)).filter((into) => into.clientWidth);
     const before = charted.map((into) => into.dataset.width);
     charted.forEach((into) => (into.dataset.width = charts.measure(into, given)));
     if (charted.every((into, i) => into.dataset.width === before[i])) return;
-    drawEvidence();
+    pictures.evidence({ data });
     drawAnswer(true);
   }
 
-  const ANSWERS = { cost: drawCosts, even: drawBreakEven, demand: drawDemand };
+  const ANSWERS = { cost: pictures.costs, even: pictures.breakEven, demand: pictures.demand };
   const onScreen = new Set(Object.keys(ANSWERS));
 
   // While a control moves only what is on the screen follows; the rest does as it comes into sight, or at rest.
@@ -266,7 +275,7 @@
       if (!found.rival) figure.hidden = true;
       else if (isWhole || figure.hidden || onScreen.has(name)) {
         figure.hidden = false;
-        draw();
+        draw(shown());
       }
     }
   }
@@ -278,152 +287,11 @@
         if (!isIntersecting) onScreen.delete(name);
         else if (!onScreen.has(name)) {
           onScreen.add(name);
-          if (found.isMoving && found.rival) ANSWERS[name]();
+          if (found.isMoving && found.rival) ANSWERS[name](shown());
         }
       }
     });
     for (const name of Object.keys(ANSWERS)) watcher.observe($(`${name}-chart`));
-  }
-
-  const sizeAxis = (domain, name = "parameters") => ({ domain, log: true, name, format: (value) => words.count(value, 2) });
-  const band = () => `the central ${words.share(base.level)} of the law's draws`;
-
-  function drawCosts() {
-    const { best, rival, unit } = found;
-    const ranges = answers.cheapRanges(base, found);
-    const theirs = rival.cost[unit].total;
-    const apart = Number.isFinite(theirs) ? Math.max(rival.parameters / best.parameters, best.parameters / rival.parameters) : 1;
-    const wide = Math.max(ranges[1].high / best.parameters, best.parameters / ranges[1].low, apart, 3);
-    const reach = Math.log(wide * 1.6);
-    const curve = answers.costCurve(base, found, Math.ceil(reach / model.STEP) + 1);
-    const least = best.cost[unit].total;
-    const top = Math.min(3.2, Math.max(1.9, Number.isFinite(theirs) ? (1.25 * theirs) / least : 0)) * least;
-    const capped = (values) => values.map((value) => Math.min(value, 100 * top)); // an endless cost is a high one
-    const x = curve.parameters;
-    const zero = x.map(() => 0);
-    const was = isPlanned() ? null : data.planned;
-    const layers = [
-      { kind: "span", from: ranges[1].low, to: ranges[1].high, tone: "range", opacity: 0.12, label: "5%", about: [ranges[0].high, ranges[1].high] },
-      { kind: "span", from: ranges[0].low, to: ranges[0].high, tone: "range", opacity: 0.2, label: "1%" },
-      { kind: "area", x, low: zero, high: curve.train.map((value, i) => (Number.isFinite(curve.total[i]) ? value : NaN)), tone: "train", opacity: 0.35 },
-      { kind: "area", x, low: curve.train, high: curve.total, tone: "serve", opacity: 0.4 },
-      ...(curve.band ? [{ kind: "area", x, low: capped(curve.band.low), high: capped(curve.band.high), tone: "ink", opacity: 0.16 }] : []),
-      { kind: "line", x, y: curve.total, tone: "ink" },
-      ...stackNames(curve, best, least),
-      { kind: "marker", x: rival.parameters, y: theirs, tone: "rival", shape: "diamond", label: "compute-optimal" },
-      ...(was ? [{ kind: "rule", at: was.parameters, label: "as planned" }] : []),
-      { kind: "marker", x: best.parameters, y: least, tone: "ink", label: `best ${words.count(best.parameters)}`, isFirst: true },
-    ];
-    const half = Math.exp(reach);
-    charts.draw($("cost-chart"), {
-      title: "cost-title", caption: "cost-caption", height: CHART.cost, layers,
-      x: sizeAxis([best.parameters / half, best.parameters * half]),
-      y: { domain: [0, top], name: words.axis[unit], format: (value) => (value === 0 ? "0" : words.amount(value, unit)) },
-    });
-    const flat = ranges.map(({ low, high }) => `${within([low, high], words.count)}`).join(" and ");
-    const sure = curve.band
-      ? `Grey: ${band()}, under each of which a size must be as good as the best size is there.`
-      : `No band: ${data.draws_note}.`;
-    say($("cost-caption"), `Every size, trained until it reaches a loss of ${best.loss.toFixed(4)}: training (blue) and serving (orange). Green: sizes within 1% and 5% of the least cost, ${flat}. ${sure}`);
-  }
-
-  // Names inside the two areas, where they are high enough to hold one.
-  function stackNames(curve, best, least) {
-    const at = curve.parameters.findIndex((value) => value > best.parameters * 1.25);
-    const [train, serve] = [curve.train[at], curve.serve[at]];
-    const names = [];
-    if (train > 0.12 * least) names.push({ kind: "marker", x: curve.parameters[at], y: train / 2, tone: "ink", label: "training", shape: "none" });
-    if (serve > 0.12 * least) names.push({ kind: "marker", x: curve.parameters[at], y: train + serve / 2, tone: "ink", label: "serving", shape: "none" });
-    return names;
-  }
-
-  function drawBreakEven() {
-    const { best, rival, unit, even, settings: asked } = found;
-    const [ours, theirs] = [best.cost[unit], rival.cost[unit]];
-    const served = asked.serve_tokens;
-    const figure = $("even-figure");
-    figure.hidden = !served || !Number.isFinite(theirs.serve);
-    if (figure.hidden) return;
-    const end = Math.max(served * 1.1, even && even < 4 * served ? even * 1.3 : 0);
-    const lineOf = ({ train, serve }) => [train, train + (serve / served) * end];
-    const x = [0, end];
-    const [mine, other] = [lineOf(ours), lineOf(theirs)];
-    const layers = [
-      { kind: "rule", at: served, label: "planned demand" },
-      { kind: "line", x, y: other, tone: "rival", dashed: true },
-      { kind: "line", x, y: mine, tone: "train" },
-    ];
-    layers[0].label = isPlanned() ? "planned demand" : "this demand";
-    const names = [
-      { x: end * 0.98, y: other[1], tone: "rival", label: `compute-optimal ${words.count(rival.parameters)}` },
-      { x: end * 0.98, y: mine[1], tone: "train", label: `best ${words.count(best.parameters)}` },
-    ].sort((a, b) => b.y - a.y);
-    names.forEach((name, i) => layers.push({ kind: "marker", shape: "none", anchor: "end", lift: i ? 20 : -10, ...name }));
-    if (even) {
-      const y = ours.train + (ours.serve / served) * even;
-      layers.push({ kind: "marker", x: even, y, tone: "ink", shape: "ring", label: `break-even ${words.count(even)}`, above: false });
-    }
-    const most = Math.max(...mine, ...other);
-    const low = Math.min(ours.train, theirs.train);
-    charts.draw($("even-chart"), {
-      title: "even-title", caption: "even-caption", height: CHART.even, layers,
-      x: { domain: x, name: "tokens served", format: (value) => (value === 0 ? "0" : words.count(value, 2)) },
-      y: { domain: [low > 0.6 * most ? low - 0.35 * (most - low) : 0, most * 1.04], name: words.axis[unit], format: (value) => (value === 0 ? "0" : words.amount(value, unit)) },
-    });
-    say($("even-caption"), evenText(ours, theirs, served, even, unit));
-  }
-
-  function evenText(ours, theirs, served, even, unit) {
-    const rivals = "the compute-optimal model of the same loss";
-    const start = `Spent so far in ${words.axis[unit]}, against ${rivals}.`;
-    const more = words.cost(Math.abs(ours.train - theirs.train), unit);
-    if (even === null) return `${start} The best model is that model, or cheaper from the first token on.`;
-    const when = even <= served ? "before" : "only after";
-    return `${start} Training costs ${more} more, which is earned back ${when} the demand is served: at ${words.count(even)} tokens, ${words.share(even / served, 2)} of it.`;
-  }
-
-  function drawDemand() {
-    const { best, settings: asked } = found;
-    const curve = answers.demandCurve(base, found);
-    const known = curve.parameters.filter((value) => value > 0);
-    const ends = curve.band ? [...curve.band.low, ...curve.band.high].filter((value) => value > 0 && value < Infinity) : [];
-    const [low, high] = [Math.min(...known, ...ends), Math.max(...known, ...ends)];
-    const layers = [
-      ...(curve.band ? [{ kind: "area", x: curve.few, ...curve.band, tone: "train", opacity: 0.2 }] : []),
-      { kind: "line", x: curve.at, y: curve.parameters, tone: "train" },
-      ...(isPlanned() ? [] : [{ kind: "marker", x: data.planned.serve_tokens, y: data.planned.parameters, tone: "soft", shape: "ring", label: "as planned", above: false }]),
-      { kind: "marker", x: asked.serve_tokens, y: best.parameters, tone: "ink", label: `best ${words.count(best.parameters)}` },
-    ];
-    charts.draw($("demand-chart"), {
-      title: "demand-title", caption: "demand-caption", height: CHART.demand, layers,
-      x: sizeAxis([curve.at[0], curve.at[curve.at.length - 1]], "tokens served in its life"),
-      y: sizeAxis([low / 1.3, high * 1.3]),
-    });
-    const fixed = asked.goal === "budget" ? (asked.budget === null ? "the deadline" : `a total budget of ${words.cost(asked.budget, base.unit)}`) : `a loss of ${best.loss.toFixed(3)}`;
-    const cut = known.length < curve.at.length ? " The line ends where the budget no longer pays for serving." : "";
-    const sure = curve.band ? ` Shaded: ${band()}.` : ` No band: ${data.draws_note}.`;
-    say($("demand-caption"), `Parameters of the best model for ${fixed}: the more is served, the smaller it should be.${cut}${sure}`);
-  }
-
-  function drawEvidence() {
-    const { frontier, runs, held_out: held, support, plan } = data.evidence;
-    const losses = [...runs.loss_nats, ...held.measured, ...frontier.loss, ...(frontier.low ?? []), ...(frontier.high ?? []), plan.loss];
-    const [least, most] = [Math.min(...losses), Math.max(...losses)];
-    const flops = [...runs.train_flops, ...held.train_flops, ...frontier.train_flops, plan.train_flops];
-    const edge = (most - least) * 0.06;
-    const layers = [
-      ...(support ? [{ kind: "span", from: support[0], to: support[1], tone: "range", label: "the law's runs" }] : []),
-      ...(frontier.low ? [{ kind: "area", x: frontier.train_flops, low: frontier.low, high: frontier.high, tone: "train", opacity: 0.25 }] : []),
-      { kind: "points", x: runs.train_flops, y: runs.loss_nats, tone: "soft", radius: 2.5, names: runs.run },
-      { kind: "line", x: frontier.train_flops, y: frontier.loss, tone: "train", label: "best split, by the law", at: 0.35 },
-      { kind: "points", x: held.train_flops, y: held.measured, tone: "rival", radius: 4.5, hollow: true, names: held.run },
-      { kind: "marker", x: plan.train_flops, y: plan.loss, tone: "ink", label: "this plan" },
-    ];
-    charts.draw($("fit-chart"), {
-      title: "fit-title", caption: "fit-caption", height: CHART.fit, layers,
-      x: { domain: [Math.min(...flops) / 1.6, Math.max(...flops) * 3], log: true, name: "training FLOPs", format: (value) => words.flops(value, 1) },
-      y: { domain: [least - edge, most + edge], name: "loss, nats a token", format: (value) => value.toFixed(value < 10 ? 2 : 1) },
-    });
   }
 
   // ---- the command, copied; the plan, downloaded
@@ -492,7 +360,7 @@
   }
 
   build();
-  drawEvidence();
+  pictures.evidence({ data });
   change(() => (settings = fromAddress()));
   watchScreen();
 
@@ -501,7 +369,7 @@
     timing,
     settings: () => ({ ...settings }),
     set: (changed) => change(() => Object.entries(changed).forEach(([name, value]) => (name === "goal" ? (settings.goal = value) : assign(settings, name, value)))),
-    answer: () => ({ ...found.best, rival: found.rival, even: found.even ?? null, ranges: found.rival && answers.cheapRanges(base, found) }),
+    answer: () => ({ ...found.best, rival: found.rival, even: found.even, ranges: found.rival && answers.cheapRanges(base, found) }),
     modelAt: (parameters, tokens) => model.modelAt(found.problem, parameters, tokens),
   };
 })();

@@ -33,13 +33,15 @@ const words = (() => {
 
   const share = (value, many = 3) => `${digits(100 * value, many)}%`;
 
+  const range = ([low, high], format) => `${format(low)} to ${format(high)}`;
+
   // Shorter, for ticks.
-  function amount(value, unit) {
-    if (unit === "flops") return flops(value, 2);
-    return unit === "usd" ? usd(value, 2) : count(value, 2);
+  function amount(value, unit, many = 2) {
+    if (unit === "flops") return flops(value, many);
+    return unit === "usd" ? usd(value, many) : count(value, many);
   }
 
   const axis = { flops: "FLOPs", usd: "dollars", gpu_hours: "GPU-hours" };
 
-  return { amount, axis, cost, count, digits, flops, share, usd };
+  return { amount, axis, cost, count, digits, flops, range, share, usd };
 })();
