@@ -95,7 +95,7 @@ def asked(made: Plan, settings: dict[str, Any]) -> tuple[Request, Problem, Objec
             deployment,
             rental=hired[1],
             utilisation=settings["utilisation"],
-            input_tokens=settings["read"] / demand.samples,
+            input_tokens=settings["read"],
             output_tokens=max(settings["written"], 1.0),
         )
     changed = replace(

@@ -132,7 +132,11 @@ DEMANDS: Options = (
     ),
     (
         ("--samples",),
-        {"type": NUMBER, "help": "Answers drawn from each prompt, which is read once. [default: 1]"},
+        {
+            "type": NUMBER,
+            "help": "Answers drawn from each prompt, which is read once; --serve-tokens counts one of them. "
+            "[default: 1]",
+        },
     ),
     (("--months",), {"type": NUMBER, "help": "How long it serves; for growth, discount and retraining."}),
     (("--growth",), {"type": PER_MONTH, "help": "Of the demand, such as 5%/month."}),

@@ -346,8 +346,7 @@ def _fleet(request: Request, shape: ModelConfig) -> float | None:
     deployment = request.economics.deployment
     if request.request_rate is None or deployment is None:
         return None
-    rate = request.request_rate * request.economics.demand.samples  # each is a request to the engine
-    count = float(accelerators_for(deployment, served_shape(shape), rate))
+    count = float(accelerators_for(deployment, served_shape(shape), request.request_rate))
     return count if math.isfinite(count) else None
 
 

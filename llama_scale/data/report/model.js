@@ -229,6 +229,7 @@ const model = (() => {
     const tensor = Math.min(group, deployment.node);
     const stages = Math.ceil(group / deployment.node);
     const held = traffic.read + traffic.written / 2;
+    const stored = traffic.read / traffic.samples + traffic.written / 2;
     const cache = 2 * shape.layers * shape.kv * deployment.kv_bytes;
     const room = stages * tensor * (deployment.usable_memory * deployment.memory - deployment.reserved_bytes);
     const left = room - shape.weights * weightBytes;
@@ -244,9 +245,9 @@ const model = (() => {
     const fixed = penalty * ((shape.active * weightBytes) / bandwidth + c.layer_seconds * shape.layers);
     const work = (products + perHeld * held) / c.decode_mfu + exchange + c.sequence_seconds * shape.layers;
     const each = penalty * ((held * cache) / bandwidth + work);
-    let batch = left / (cache * held) / stages;
+    let batch = left / (cache * stored) / stages;
     if (deployment.time_per_output_token !== null) {
-      const share = prompt / traffic.written;
+      const share = prompt / (traffic.samples * traffic.written);
       const most = (deployment.time_per_output_token - fixed + share) / (each + share);
       batch = Math.min(batch, atLeastOne(most));
     }
@@ -254,7 +255,7 @@ const model = (() => {
       batch = Math.min(batch, atLeastOne((deployment.time_to_first_token - fixed - prompt) / each));
     }
     if (!(batch > 0)) return { group, batch: NaN, seconds: NaN };
-    const seconds = tensor * (prompt + traffic.written * (fixed / batch + each));
+    const seconds = tensor * (prompt / traffic.samples + traffic.written * (fixed / batch + each));
     return { group, batch: (batch * group) / tensor, seconds };
   }
 
@@ -269,7 +270,7 @@ const model = (() => {
       const found = onGroup(deployment, traffic, shape, group);
       if (!(found.seconds >= best.seconds) && found.seconds > 0) best = found;
     }
-    return { ...best, seconds: best.seconds / (traffic.read + traffic.written) };
+    return { ...best, seconds: best.seconds / (traffic.read / traffic.samples + traffic.written) };
   }
 
   // Seconds of a token at every size of the grid: what most controls leave as it is.
@@ -312,7 +313,7 @@ const model = (() => {
     const rates = ratesOf(base, settings);
     const { deployment } = base;
     const { samples } = base.demand;
-    const traffic = { read: settings.read / samples, written: Math.max(settings.written, 1) };
+    const traffic = { read: settings.read, written: Math.max(settings.written, 1), samples };
     const byRoofline = deployment !== null && base.unit !== "flops";
     const table = deployment === null ? null : secondsOnGrid(deployment, traffic, base.family);
     const seconds = (sizes) => {
