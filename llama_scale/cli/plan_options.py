@@ -191,7 +191,13 @@ SERVING: Options = (
             "help": "What serves it. [default: what trains it]",
         },
     ),
-    (("--serve-accelerators",), {"type": NUMBER, "help": "The most for one copy of it. [default: 32]"}),
+    (
+        ("--serve-accelerators",),
+        {
+            "type": NUMBER,
+            "help": "The most for one copy of it; given, a limit whatever is counted. [default: 32]",
+        },
+    ),
     (("--serve-price",), {"type": USD_PER_HOUR, "help": "Of an hour of one. [default: a dated quote]"}),
     (("--serve-precision",), {"type": WEIGHTS, "help": "Of the weights. [default: bf16]"}),
     (

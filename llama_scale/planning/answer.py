@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llama_scale.architecture import ModelConfig, nearest_shape
-from llama_scale.costs.serving import ServedShape, accelerators_for, served_shape
+from llama_scale.costs.serving import ServedShape, accelerators_for, serve, served_shape
 from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.errors import InputError
-from llama_scale.laws import published, published_names
+from llama_scale.laws import Numbers, published, published_names
 from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions
 from llama_scale.planning.cautions import far_beyond, warnings
@@ -211,12 +211,24 @@ def _buildable(
         shape = _shape_of(request, wanted * factor)
         sizes = problem.family.size_of(shape)
         refuse_missing_shape(request, float(sizes.parameters), wanted)
-        tokens = float(tokens_for(problem, objective, sizes))
+        tokens = float(_tokens_for(request, problem, objective, sizes))
         if math.isfinite(tokens):
             return shape, _planned(request, problem, sizes, tokens)
     if found := _best_shape(request, problem, objective, wanted, ELSEWHERE):
         return found
     refuse_unbuildable(request, wanted, _is_buildable)
+
+
+def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
+    """Training tokens of real shapes; nan too where one is beyond the limits on serving that were asked for.
+
+    The size that these allow is that of the continuum: a shape a little below it may not quite keep them.
+    """
+    tokens = tokens_for(problem, objective, sizes)
+    deployment = request.economics.deployment
+    if deployment is None or sizes.shape is None or not request.must_be_servable:
+        return tokens
+    return np.where(np.isnan(serve(deployment, sizes.shape).batch), np.nan, tokens)
 
 
 def _shape_of(request: Request, parameters: float) -> ModelConfig:
@@ -246,7 +258,7 @@ def _best_shape(
     if not found:
         return None
     sizes = _together(list(found.values()))
-    tokens = np.asarray(tokens_for(problem, objective, sizes))
+    tokens = np.asarray(_tokens_for(request, problem, objective, sizes))
     on_budget = objective.fixed == "budget"
     worth = problem.law.loss(sizes.parameters, tokens) if on_budget else problem.cost(sizes, tokens)
     if np.all(np.isnan(worth)):

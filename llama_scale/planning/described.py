@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_scale.costs.constants import shipped_calibration
+from llama_scale.costs.serving import served_shape
 from llama_scale.costs.serving_formulas import token_prices
+from llama_scale.costs.serving_limits import why_not
+from llama_scale.errors import InfeasibleError
 from llama_scale.planning.sentence import amount, format_cost
 from llama_scale.quantities import (
     format_count,
@@ -125,7 +128,17 @@ def _training(plan: Plan) -> str:
     return text
 
 
+def not_served(plan: Plan) -> InfeasibleError | None:
+    """Why the recommended model cannot be served as asked; None where it can be, or at constant MFUs."""
+    deployment = plan.request.economics.deployment
+    if deployment is None or plan.recommended.throughput is None:
+        return None
+    return why_not(deployment, served_shape(plan.shape), "the model")
+
+
 def _serving(plan: Plan) -> str:
+    if error := not_served(plan):
+        return f"cannot be: {error.message}"
     request, model = plan.request, plan.recommended
     other = format_cost(model.lifetime, "flops" if request.unit == "usd" else "usd", "serve")
     text = f"{other}: {format_cost(model.lifetime, 'gpu_hours', 'serve')}"

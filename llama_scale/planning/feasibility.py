@@ -30,6 +30,7 @@ from llama_scale.planning.request import (
     LONGEST_TRAINING,
     MOST_ACCELERATORS,
     MOST_UNIQUE,
+    SERVING_LIMITS,
     Request,
     limited,
 )
@@ -121,8 +122,7 @@ def refuse_unbuildable(request: Request, wanted: float, is_buildable: Callable[[
 
 def _too_tight(request: Request, smallest: float) -> InfeasibleError:
     """Limits on size or latency that leave no model which could be built."""
-    limits = ("max_parameters", "time_per_output_token", "time_to_first_token")
-    given = [option(name) for name in limits if name in request.given]
+    given = [option(name) for name in ("max_parameters", *SERVING_LIMITS) if name in request.given]
     return InfeasibleError(
         f"{' and '.join(given)} leave at most {format_count(request.limits.parameters)} parameters, but the "
         f"smallest LLaMA with a vocabulary of {request.vocabulary:,} has {format_count(smallest)}",
@@ -231,7 +231,7 @@ def _conditions(request: Request) -> Iterator[_Condition]:
     if (unique := request.unique_tokens) is not None:
         yield _Condition("the unique data", "--unique-tokens", unique, format_count, _with_data, MOST_UNIQUE)
     deployment = request.economics.deployment
-    if deployment is not None and request.unit != "flops":
+    if deployment is not None and (request.unit != "flops" or "serve_accelerators" in request.given):
         chips = f"the number of {deployment.rental.accelerator.name} that hold a copy"
         most = deployment.groups[-1]
         yield _Condition(

@@ -37,7 +37,11 @@ def problem_values(plan: Plan) -> dict[str, Any]:
         "family": _family(problem_of(plan).family),
         "plain_family": _family(request.family),
         **_economics(request.economics),
-        "limits": {"deadline_hours": _deadline(request), "max_parameters": request.max_parameters},
+        "limits": {
+            "deadline_hours": _deadline(request),
+            "max_parameters": request.max_parameters,
+            "must_be_servable": request.must_be_servable,
+        },
         "match": request.match
         and {
             "parameters": float(request.match.count(request.fit.convention)),

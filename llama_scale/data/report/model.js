@@ -378,14 +378,11 @@ const model = (() => {
 
   function limitsOf(problem) {
     const { base, rates } = problem;
-    const { deployment, limits } = base;
-    const latency =
-      deployment !== null &&
-      (deployment.time_per_output_token !== null || deployment.time_to_first_token !== null);
-    const inTime = latency ? largestServable(problem, base.plainFamily) : Infinity;
+    const { limits } = base;
+    const served = limits.must_be_servable ? largestServable(problem, base.plainFamily) : Infinity;
     return {
       flops: limits.deadline_hours === null ? Infinity : limits.deadline_hours / rates.hoursPerFlop,
-      parameters: Math.min(inTime, limits.max_parameters ?? Infinity),
+      parameters: Math.min(served, limits.max_parameters ?? Infinity),
       servable: problem.byRoofline && problem.serveTokens ? largestServable(problem, base.family) : Infinity,
     };
   }
