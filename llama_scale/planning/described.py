@@ -39,12 +39,13 @@ def described(plan: Plan) -> Iterator[Reason]:
     """Its shape, the LLaMA sizes beside it, its training and its serving."""
     shape = plan.shape
     size, miss = format_count(shape.parameters.total, 4), f"{100 * plan.gap.parameters:+.1f}%"
+    dearer = format_fraction(max(0.0, plan.gap.cost), 2)
     yield Reason(
         "shape",
         f"{shape.layers} layers of width {shape.width:,}, {shape.heads} heads of {shape.head_size}"
         f"{_grouped(plan)}, "
         f"hidden {shape.hidden:,}, vocabulary {shape.vocabulary:,}, context {shape.context:,}: {size} "
-        f"parameters, {miss} of the unrounded, {_dearer(plan.gap.cost)}",
+        f"parameters, {miss} of the unrounded, {dearer} dearer for its loss",
     )
     if plan.family:
         yield Reason("family", _beside(plan))
@@ -73,12 +74,6 @@ def _grouped(plan: Plan) -> str:
     saving = choice.saving if choice is not None else float("nan")
     saved = f" (saves {format_fraction(saving, 2)} of serving)" if saving > 0 else ""
     return f" and {shape.kv_heads} KV heads{saved}"
-
-
-def _dearer(share: float) -> str:
-    """How the buildable model compares with the continuum; only where FLOPs are exact may it be cheaper."""
-    percent = format_fraction(abs(share), 2)
-    return f"{percent} dearer for its loss" if share >= 0 else f"{percent} cheaper than the continuum"
 
 
 def _beside(plan: Plan) -> str:

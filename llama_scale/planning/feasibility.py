@@ -68,8 +68,8 @@ def refuse_unreachable(request: Request, problem: Problem, objective: Objective,
         raise _refused(request, objective, stretches)
     if on_budget:
         raise _badly_sized_budget(request, problem, parameters)
-    unserved = problem.serving.needs_shapes and best(problem.without_serving(), objective)
-    if math.isnan(parameters) and unserved and _is_model(unserved):
+    served = request.economics.deployment is not None
+    if served and math.isnan(parameters) and _has_answer(_without_serving(request)):
         raise _too_large_to_serve(request, loss)
     raise _badly_sized_target(request, loss, floor, parameters)
 
@@ -293,6 +293,12 @@ def _least_factor(moved: Callable[[float], Request]) -> float | None:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if _has_answer(moved(middle)) else (middle, high)
     return high
+
+
+def _without_serving(request: Request) -> Request:
+    """The same question for a model that serves nothing, so that no limit on serving holds."""
+    demand = replace(request.economics.demand, serve_tokens=0.0, spread=None)
+    return limited(replace(request, economics=replace(request.economics, demand=demand, deployment=None)))
 
 
 def _has_answer(request: Request) -> bool:

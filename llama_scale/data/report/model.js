@@ -9,7 +9,6 @@ const model = (() => {
   const HIGH = Math.log(SEARCH.largest) + 3;
   const STEP = (HIGH - LOW) / (SEARCH.coarse - 1);
   const WIDEST = 60; // in log D
-  const HEAD_SIZE = 128;
 
   function linspace(low, high, count) {
     const step = (high - low) / (count - 1);
@@ -165,12 +164,18 @@ const model = (() => {
     return Math.min(128, Math.max(16, 128 * Math.pow(parameters / 6.7e9, 0.18)));
   }
 
+  // architecture.usual_head_size: from a width on.
+  const HEAD_SIZES = [[1024, 128], [384, 64], [192, 32], [96, 16], [0, 8]];
+  function usualHeadSize(width) {
+    return HEAD_SIZES.find(([least]) => !(width < least))[1];
+  }
+
   const GRID = linspace(LOW, HIGH, SEARCH.coarse);
   const BODIES = linspace(LOW - 4, HIGH, 1024);
   const RATIOS = BODIES.map((x) => aspectRatio(Math.exp(x)));
 
   // A family turns a coordinate, which grows as the logarithm of the size, into what a model counts and costs.
-  function familyOf({ flops, tables, context, vocabulary, kv_width, stretch, layer_weights }) {
+  function familyOf({ flops, tables, context, vocabulary, kv_heads, head_size, stretch, layer_weights }) {
     function proportions(logBody) {
       const ratio = stretch * interpolate(logBody, BODIES, RATIOS);
       const width = Math.cbrt((Math.exp(logBody) * ratio) / layer_weights);
@@ -200,7 +205,7 @@ const model = (() => {
         active: Math.exp(logBody) + vocabulary * width,
         layers,
         query: width,
-        kv: kv_width === null ? width : Math.min(width, kv_width),
+        kv: kv_heads === null ? width : Math.min(width, kv_heads * (head_size ?? usualHeadSize(width))),
       };
     }
 
