@@ -145,6 +145,28 @@ def test_the_plan_for_the_mean_has_the_least_expected_cost() -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        {"serve_tokens": "2e11..1.4e14", "unique_tokens": 57e6},
+        {"serve_tokens": "1e11..1e13", "accelerators": 790360, "deadline": "233d", "serve_price": 1.04},
+        {"serve_tokens": 1e12, "accelerators": 790360, "deadline": "233d", "serve_price": 1.04, "kv_bits": 8},
+        {"serve_tokens": 1e12, "accelerators": 2000, "deadline": "90d", "unique_tokens": 1e9},
+    ],
+)
+def test_nothing_of_an_answer_is_no_number(words: dict[str, Any]) -> None:
+    """Where a loss is saturated by its data, or one size alone reaches it within the limits."""
+    made = plan(**words)
+    said = made._repr_markdown_()
+    assert "nan" not in said
+    assert made.flatness[0].low <= made.flatness[0].high
+    if made.regret is not None:
+        assert all(math.isfinite(share) for row in made.regret.rows for share in row.regrets)
+    if made.request.unique_tokens is not None:
+        assert "the data hold it back, not the" in said
+        assert "dearer for its loss" not in said
+
+
+@pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
         ({"serve_tokens": 1e12, "requests": 1e9}, "two demands", "one of them"),

@@ -87,14 +87,15 @@ def answer(request: Request) -> Plan:
     spread = intervals(request, problem, recommended)
     extrapolation = _extrapolation(request, recommended)
     at_loss = Objective("loss", optimum.loss_nats * (1 + 1e-9), request.limits)
-    ranges = zip(FLATNESS, cheap_ranges(problem, at_loss, FLATNESS), strict=True)
+    ranges = zip(FLATNESS, cheap_ranges(problem, at_loss, FLATNESS, optimum.parameters), strict=True)
+    in_vain = tuple(_spent_in_vain(request, problem, recommended))
     demand = request.economics.demand
     how = recipe(shape, recommended.tokens)
     return Plan(
         request=request,
         recommended=recommended,
         shape=shape,
-        gap=_gap(request, problem, recommended, optimum),
+        gap=_gap(request, problem, recommended, optimum, in_vain=bool(in_vain)),
         optimum=optimum,
         compute_optimal=same_loss,
         compute_optimal_on_budget=on_budget,
@@ -105,15 +106,12 @@ def answer(request: Request) -> Plan:
         limits=limits_of(request, problem, recommended, optimum),
         extrapolation=extrapolation,
         other_laws=_other_laws(request, problem),
-        warnings=(
-            *_spent_in_vain(request, problem, recommended),
-            *warnings(request, recommended, extrapolation, spread),
-        ),
+        warnings=(*in_vain, *warnings(request, recommended, extrapolation, spread)),
         assumptions=assumptions(request),
         fleet=_fleet(request, shape),
         training=_training(request, shape, recommended, how.batch_tokens),
         generations=_generations(request, recommended),
-        regret=regret(problem, demand.spread, optimum.loss_nats, request.limits) if demand.spread else None,
+        regret=regret(problem, demand.spread, at_loss, solution) if demand.spread else None,
         epochs=None if request.unique_tokens is None else recommended.tokens / request.unique_tokens,
         score=_score(request, recommended),
         far_beyond=far_beyond(extrapolation),
@@ -126,14 +124,16 @@ def answer(request: Request) -> Plan:
 
 
 def _spent_in_vain(request: Request, problem: Problem, recommended: PlannedModel) -> Iterator[str]:
-    """Says so where the data end before the budget does, so that repeats buy next to nothing."""
-    if request.unique_tokens is None or request.budget is None or request.has_target:
+    """Says so where the data end before the budget or the time does, so that repeats buy next to nothing."""
+    unique = request.unique_tokens
+    if unique is None or request.has_target or recommended.tokens <= unique:
         return
+    ends = "budget" if request.budget is not None else "deadline"
     nearly = recommended.loss_nats + NEARLY
     least = float(problem.cost(*lowest_cost(problem, nearly, request.limits)))
     if least < WORTHWHILE * recommended.lifetime.total(request.unit):
         yield (
-            f"the data hold it back, not the budget: {amount(least, request.unit)} reach a loss within "
+            f"the data hold it back, not the {ends}: {amount(least, request.unit)} reach a loss within "
             f"{NEARLY:g} of it; ask for --target-loss {nearly:.3f}, or find more data"
         )
 
@@ -324,9 +324,13 @@ def _shaped(problem: Problem, sizes: Sizes) -> Sizes:
     return sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
 
 
-def _gap(request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel) -> Gap:
+def _gap(
+    request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel, *, in_vain: bool
+) -> Gap:
+    """What rounding to a shape costs; no share of what is spent in vain, to which its loss is not owed."""
     reached = recommended.loss_nats * (1 + 1e-12)
     least = float(problem.cost(*lowest_cost(problem, reached, request.limits)))
+    least = math.nan if in_vain else least
     return Gap(
         loss_nats=recommended.loss_nats - optimum.loss_nats,
         cost=recommended.lifetime.total(request.unit) / least - 1,

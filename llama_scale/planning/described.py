@@ -39,13 +39,14 @@ def described(plan: Plan) -> Iterator[Reason]:
     """Its shape, the LLaMA sizes beside it, its training and its serving."""
     shape = plan.shape
     size, miss = format_count(shape.parameters.total, 4), f"{100 * plan.gap.parameters:+.1f}%"
-    dearer = format_fraction(max(0.0, plan.gap.cost), 2)
+    cost = plan.gap.cost
+    dearer = "" if cost != cost else f", {format_fraction(max(0.0, cost), 2)} dearer for its loss"
     yield Reason(
         "shape",
         f"{shape.layers} layers of width {shape.width:,}, {shape.heads} heads of {shape.head_size}"
         f"{_grouped(plan)}, "
         f"hidden {shape.hidden:,}, vocabulary {shape.vocabulary:,}, context {shape.context:,}: {size} "
-        f"parameters, {miss} of the unrounded, {dearer} dearer for its loss",
+        f"parameters, {miss} of the unrounded{dearer}",
     )
     if plan.family:
         yield Reason("family", _beside(plan))
