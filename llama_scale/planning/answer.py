@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -20,11 +21,12 @@ from llama_scale.planning.cautions import far_beyond, warnings
 from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.family import neighbours
 from llama_scale.planning.feasibility import (
-    refuse_dear_target,
-    refuse_missing_shape,
-    refuse_too_few_data,
-    refuse_unbuildable,
-    refuse_unreachable,
+    Refusal,
+    missing_shape,
+    starved,
+    too_dear,
+    unbuildable,
+    unreachable,
 )
 from llama_scale.planning.limits import limits_of
 from llama_scale.planning.optimum import (
@@ -41,10 +43,10 @@ from llama_scale.planning.optimum import (
 )
 from llama_scale.planning.recipe import recipe
 from llama_scale.planning.regret import regret
-from llama_scale.planning.request import Request
+from llama_scale.planning.request import PlanOptions, Request, read_request
 from llama_scale.planning.sensitivity import sensitivities
 from llama_scale.planning.sentence import amount
-from llama_scale.planning.shapes import with_chosen_kv_heads, with_recomputation
+from llama_scale.planning.shapes import KvChoice, with_chosen_kv_heads, with_recomputation
 from llama_scale.planning.uncertainty import MOST_DRAWS, best_on_average, intervals
 from llama_scale.planning.values import (
     CheapRange,
@@ -72,12 +74,12 @@ def answer(request: Request) -> Plan:
 
     Raises InfeasibleError where no model does what is asked.
     """
-    request, kv_choice = with_chosen_kv_heads(with_recomputation(request))
-    problem, objective = request.problem(), request.objective(request.law)
-    shape, recommended, problem, solution = _settled(request, problem, objective)
-    if objective.fixed == "loss":
-        refuse_dear_target(request, recommended)
-    refuse_too_few_data(request, recommended.loss_nats)
+    asked, (request, kv_choice) = request, _completed(request)
+    settled = _settled(request)
+    if not isinstance(settled, Settled):
+        raise settled(partial(_has_answer, asked))
+    shape, recommended, problem, solution = settled
+    objective = request.objective(request.law)
     optimum = _model(request, problem, solution)
     same_loss = _model(request, problem, lowest_cost(problem.without_serving(), recommended.loss_nats))
     on_budget = None
@@ -170,31 +172,62 @@ def _planned(request: Request, problem: Problem, sizes: Sizes, tokens: float) ->
     )
 
 
-def _settled(
-    request: Request, problem: Problem, objective: Objective
-) -> tuple[ModelConfig, PlannedModel, Problem, Solution]:
-    """The best shape, with the problem on the continuum through it and the optimum there.
+class Settled(NamedTuple):
+    """The best shape and its model, with the problem on the continuum through it and the optimum there."""
+
+    shape: ModelConfig
+    model: PlannedModel
+    problem: Problem
+    solution: Solution
+
+
+def _completed(request: Request) -> tuple[Request, KvChoice | None]:
+    """The request with what it leaves to be chosen, and the choice of its KV heads."""
+    return with_chosen_kv_heads(with_recomputation(request))
+
+
+def _has_answer(request: Request, changes: Mapping[str, Any]) -> bool:
+    """Whether the same question with other words, as its asker would put it, has an answer."""
+    words = cast(PlanOptions, {**request.given, **changes})
+    with suppress(InputError):
+        return isinstance(_settled(_completed(read_request(words))[0]), Settled)
+    return False
+
+
+def _settled(request: Request) -> Settled | Refusal:
+    """What a question comes to, or why it has no answer."""
+    problem, objective = request.problem(), request.objective(request.law)
+    solution = best(problem, objective)
+    if refusal := unreachable(request, problem, objective, solution):
+        return refusal
+    built = _buildable(request, problem, objective, solution)
+    if not isinstance(built, Built):
+        return built
+    settled = _through(request, problem, objective, built)
+    return too_dear(request, settled.model) or starved(request, settled.model.loss_nats) or settled
+
+
+def _through(request: Request, problem: Problem, objective: Objective, built: Built) -> Settled:
+    """The best shape about a first one, with the continuum through it.
 
     Serving may make two sizes nearly as good: where the proportions of the shape move the optimum far from
     it, the shape there is looked at too.
     """
-    solution = best(problem, objective)
-    refuse_unreachable(request, problem, objective, solution)
-    shape, model = _buildable(request, problem, objective, solution)
-    through = problem.through(shape)
+    through = problem.through(built.shape)
     solution = best(through, objective)
-    far = abs(math.log(float(solution.sizes.parameters) / model.parameters)) > FAR_FROM_OPTIMUM
-    rivals = [_buildable(request, through, objective, solution)] if far else []
+    far = abs(math.log(float(solution.sizes.parameters) / built.model.parameters)) > FAR_FROM_OPTIMUM
+    rivals: list[Built | Refusal | None] = []
+    if far:
+        rivals.append(_buildable(request, through, objective, solution))
     if problem.serving.needs_shapes:
-        near = _best_shape(request, problem, objective, model.parameters, ELSEWHERE if far else NEARBY)
-        rivals += [near] if near else []
-    for other, rival in rivals:
-        if _worth(request, objective, rival) < _worth(request, objective, model):
-            shape, model = other, rival
-    if rivals:
-        through = problem.through(shape)
+        about = built.model.parameters
+        rivals.append(_best_shape(request, problem, objective, about, ELSEWHERE if far else NEARBY))
+    able = [built, *(rival for rival in rivals if isinstance(rival, Built))]
+    chosen = min(able, key=lambda one: _worth(request, objective, one.model))
+    if len(able) > 1:
+        through = problem.through(chosen.shape)
         solution = best(through, objective)
-    return shape, model, through, solution
+    return Settled(chosen.shape, chosen.model, through, solution)
 
 
 def _worth(request: Request, objective: Objective, model: PlannedModel) -> float:
@@ -202,21 +235,28 @@ def _worth(request: Request, objective: Objective, model: PlannedModel) -> float
     return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
 
 
+class Built(NamedTuple):
+    """A shape that can be built, and the model that it makes."""
+
+    shape: ModelConfig
+    model: PlannedModel
+
+
 def _buildable(
     request: Request, problem: Problem, objective: Objective, solution: Solution
-) -> tuple[ModelConfig, PlannedModel]:
-    """The real shape nearest the optimum that keeps the limits, its tokens chosen anew."""
+) -> Built | Refusal:
+    """The real shape nearest the optimum that keeps the limits, its tokens chosen anew; or why none does."""
     wanted = float(solution.sizes.parameters)
     for factor in ROUNDINGS:
         shape = _shape_of(request, wanted * factor)
         sizes = problem.family.size_of(shape)
-        refuse_missing_shape(request, float(sizes.parameters), wanted)
+        if refusal := missing_shape(request, float(sizes.parameters), wanted):
+            return refusal
         tokens = float(_tokens_for(request, problem, objective, sizes))
         if math.isfinite(tokens):
-            return shape, _planned(request, problem, sizes, tokens)
-    if found := _best_shape(request, problem, objective, wanted, ELSEWHERE):
-        return found
-    refuse_unbuildable(request, wanted, _is_buildable)
+            return Built(shape, _planned(request, problem, sizes, tokens))
+    found = _best_shape(request, problem, objective, wanted, ELSEWHERE)
+    return found or unbuildable(request, wanted)
 
 
 def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
@@ -244,7 +284,7 @@ def _shape_of(request: Request, parameters: float) -> ModelConfig:
 
 def _best_shape(
     request: Request, problem: Problem, objective: Objective, wanted: float, factors: tuple[float, ...]
-) -> tuple[ModelConfig, PlannedModel] | None:
+) -> Built | None:
     """The best of the shapes of about `factors` times the size, with its tokens; None where none will do.
 
     Serving follows heads and layers as well as size, least smoothly where models are small and prompts
@@ -265,7 +305,7 @@ def _best_shape(
         return None
     index = int(np.nanargmin(worth))
     shape = list(found)[index]
-    return shape, _planned(request, problem, found[shape], float(tokens[index]))
+    return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))
 
 
 def _together(sizes: list[Sizes]) -> Sizes:
@@ -280,14 +320,6 @@ def _together(sizes: list[Sizes]) -> Sizes:
         serve_flops_per_token=np.array([each.serve_flops_per_token for each in sizes], float),
         shape=shape,
     )
-
-
-def _is_buildable(request: Request) -> bool:
-    """Whether some shape does what is asked."""
-    problem, objective = request.problem(), request.objective(request.law)
-    solution = best(problem, objective)
-    wanted = float(solution.sizes.parameters)
-    return math.isfinite(wanted) and _best_shape(request, problem, objective, wanted, ELSEWHERE) is not None
 
 
 def compute_optimal_of_cost(problem: Problem, budget: float) -> Solution:

@@ -309,6 +309,12 @@ def limited(request: Request) -> Request:
     return replace(request, limits=Limits(train_flops=flops, parameters=largest), servable=servable)
 
 
+def without_serving(request: Request) -> Request:
+    """The same question for a model that serves nothing, so that no limit on serving holds."""
+    demand = replace(request.economics.demand, serve_tokens=0.0, spread=None)
+    return limited(replace(request, economics=replace(request.economics, demand=demand, deployment=None)))
+
+
 def train_flops_by(deadline: Deadline, economics: Economics) -> float:
     """The FLOPs of one training that its accelerators do in its time."""
     hours = deadline.accelerators * deadline.seconds / 3600
