@@ -84,7 +84,7 @@ def test_every_way_that_a_hint_offers_leads_to_an_answer(seed: int) -> None:
             ["budget", "max_parameters", "target_loss"],
         ),
         (
-            {"serve_tokens": 1e12, "target_loss": 1.9, "budget": "$9", "accelerators": 512, "deadline": "90d"},
+            {"serve_tokens": 1e12, "target_loss": 1.9, "budget": "$9", "accelerators": 512, "deadline": "9d"},
             ["budget", "deadline"],
         ),
         (
