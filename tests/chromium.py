@@ -14,6 +14,7 @@ from llama_scale.planning import PlanOptions
 QUESTIONS: dict[str, PlanOptions] = {
     "roofline": {"serve_tokens": "10T", "budget": "$5M"},
     "flops": {"serve_tokens": "1e12"},
+    "flops-on-one": {"serve_tokens": "1e12", "serve_accelerators": 1},
     "exact-loss": {"serve_tokens": "1e12", "target_loss": 2.0, "cost_in": "usd", "flops": "exact"},
     "few-data-int4": {
         "serve_tokens": "1e12", "budget": "1M GPU-hours", "unique_tokens": "300B", "serve_precision": "int4",

@@ -159,6 +159,19 @@ def test_tables_for_documents_and_spreadsheets() -> None:
     assert float(rows[1]["loss_nats"]) == pytest.approx(float(rows[2]["loss_nats"]))
 
 
+@pytest.mark.parametrize("form", ["text", "md", "csv"])
+@pytest.mark.parametrize(
+    "words", ["--accelerators 100000 --deadline 233d", "--budget 1e27", "--target-loss 1.87 --explain"]
+)
+def test_a_model_that_nothing_serves_is_said_to_be_one(words: str, form: str) -> None:
+    asked = ["--serve-tokens", "1e12", *words.split(), "--format", form]
+    shown = CliRunner().invoke(command, asked, catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "nan" not in shown.output
+    if form != "csv":
+        assert "cannot be: the model in 16 bits takes" in " ".join(shown.output.replace("*", "").split())
+
+
 @pytest.mark.parametrize(
     ("words", "code", "error", "hint"),
     [

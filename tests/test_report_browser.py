@@ -18,7 +18,7 @@ from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.optimum import Objective, Problem, best
 from llama_scale.planning.request import Request, limited
 
-EACH = 40  # settings of each question: 200 in all
+EACH = 40  # settings of each question: 240 in all
 MODEL = 7e9, 1e12
 
 
@@ -37,7 +37,7 @@ def asked(made: Plan, settings: dict[str, Any]) -> tuple[Request, Problem, Objec
             deployment,
             rental=hired[1],
             utilisation=settings["utilisation"],
-            input_tokens=settings["read"] / demand.samples,
+            input_tokens=settings["read"],
             output_tokens=max(settings["written"], 1.0),
         )
     changed = replace(
