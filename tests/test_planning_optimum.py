@@ -240,7 +240,7 @@ def test_many_demands_of_many_draws_are_each_their_own_question(law_of: Any) -> 
     assert draws is not None
     demands = np.geomspace(1e9, 1e15, 6)
     assert demands.size * np.size(draws.E) > MOST_TOGETHER
-    together = lowest_loss(problem(demands[:, None], law_of(draws)), 1e24).sizes.parameters
+    together = np.asarray(lowest_loss(problem(demands[:, None], law_of(draws)), 1e24).sizes.parameters)
     for index, demand in enumerate(demands):
         alone = lowest_loss(problem(demand, law_of(draws)), 1e24).sizes.parameters
         np.testing.assert_allclose(together[index], alone, rtol=1e-5)

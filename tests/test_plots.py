@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import matplotlib
@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from synthetic import BUDGETS, LAW
 
 from llama_scale import plots
 from llama_scale.cli.plot import DEFAULT_MODELS
 from llama_scale.costs import CostUnit
 from llama_scale.errors import InputError, StoreError, UnidentifiedError
 from llama_scale.fitting.isoflop import isoflop
+from llama_scale.fitting.observations import Row, Rows, observe
 from llama_scale.laws import published
 from llama_scale.planning import compare, curves, plan
 from llama_scale.plots.style import spread
@@ -112,6 +114,17 @@ def test_the_envelope_is_the_lower_edge() -> None:
             over = np.interp(np.log(edge[inside, 0]), np.log(x), y) - edge[inside, 1]
             assert over.min() > -2e-3
     assert (np.diff(lines(best)["best size"][:, 1]) > 0).all()
+
+
+def test_an_envelope_that_has_no_inner_size_says_so() -> None:
+    """The smallest of three sizes, all far too large, is the best at every budget."""
+    swept = [(size, budget / 6 / size) for size, budget in product((1e7, 2e7, 4e7), BUDGETS)]
+    rows = tuple(
+        Row(name=f"r{n}", place=f"r{n}", parameters=size, tokens=tokens, loss=float(LAW.loss(size, tokens)))
+        for n, (size, tokens) in enumerate(swept)
+    )
+    with pytest.raises(UnidentifiedError, match="there is no envelope: best between others"):
+        plots.envelope(observe([Rows(source="synthetic", rows=rows, convention="total")]))
 
 
 def test_contours_show_runs_and_frontier() -> None:

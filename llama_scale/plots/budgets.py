@@ -118,14 +118,18 @@ def _held_out(axes: Axes, held_out: Observations, fit: Fit, labels: Labels) -> N
 def envelope(observations: Observations) -> Figure:
     """Approach 1: the losses of each size against FLOPs, their lower edge, and the best size along it.
 
-    Raises UnidentifiedError where sizes have neither several durations nor loss curves.
+    Raises UnidentifiedError where sizes have neither several durations nor loss curves, and where none is
+    ever best between two others.
     """
     found = find_envelope(observations)
+    hint = "train some: `llama-scale sweep`; or draw `llama-scale plot isoflop`"
     if found is None:
         raise UnidentifiedError(
             "an envelope needs three sizes with runs of several durations each, or losses along runs",
-            hint="train some: `llama-scale sweep`; or draw `llama-scale plot isoflop`",
+            hint=hint,
         )
+    if not found.flops.size:
+        raise UnidentifiedError(f"there is no envelope: {found.reason}", hint=hint)
     ends = has_ends(observations)
     sizes: list[LossBySize] = list(ends_of(observations)) if ends else losses_along(observations.curves)
     figure = new_figure(height=4.4, width=8.2)
