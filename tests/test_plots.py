@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from synthetic import BUDGETS, LAW
 
 from llama_scale import plots
@@ -330,15 +331,32 @@ def test_a_law_without_draws_is_drawn_without_bands() -> None:
     assert len(plots.best_by_demand(curves.best_by_demand(answer)).axes[0].collections) == 0
 
 
-def test_no_formula_is_set_for_powers_of_ten() -> None:
-    """Setting one takes a tenth of a picture's time; words of dollars are no formulas."""
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_is_a_formula(name: str) -> None:
+    """Setting one takes a tenth of a picture's time, and a name with two dollars may be a broken one."""
     from matplotlib.cbook import is_math_text
 
-    for name in FIGURES:
-        drawn = figure(name)
-        FigureCanvasAgg(drawn).draw()
-        assert [text for text in words(drawn).splitlines() if is_math_text(text)] == [], name
+    drawn = figure(name)
+    FigureCanvasAgg(drawn).draw()
+    parsed = [text for text in drawn.findobj(Text) if isinstance(text, Text) and text.get_parse_math()]
+    assert [text.get_text() for text in parsed if is_math_text(text.get_text())] == []
+    assert r"\$" not in words(drawn)
+
+
+def test_powers_of_ten_are_letters() -> None:
+    FigureCanvasAgg(figure("contours")).draw()
     assert "10¹²" in words(figure("contours"))
+
+
+def test_a_name_that_looks_like_a_formula_is_shown_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text(
+        'parameters = "7B"\ntokens = "2T"\n' + r'name = "a $\\frac{x$ <b>"' + "\n"
+    )
+    found = compare(str(tmp_path / "m.toml"), "llama-7b")
+    for draw in (plots.model_bets, plots.model_map):
+        for ending in ("png", "svg"):
+            plots.save(drawn := draw(found), tmp_path / f"{draw.__name__}.{ending}")
+        assert r"a $\frac{x$ <b>" in words(drawn)
 
 
 def test_saving_leaves_a_figure_where_it_was_laid_out(tmp_path: Path) -> None:

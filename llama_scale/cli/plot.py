@@ -69,8 +69,7 @@ def _write(kind: str, output: Path, force: bool, draw: Callable[[], Drawn]) -> N
     check_new(output, overwrite=force, other="-o")
     figure, facts = draw()
     save(figure, output)
-    titles = [axes.get_title("left").replace(r"\$", "$") for axes in figure.axes]
-    title = " ".join(title for title in titles if title)
+    title = " ".join(title for axes in figure.axes if (title := axes.get_title("left")))
     width, height = (float(side) for side in figure.get_size_inches())
     size = {"width_inches": width, "height_inches": height, "bytes": output.stat().st_size}
     document = {"kind": kind, "file": str(output), "format": form, "title": title, **size, **facts}

@@ -21,7 +21,6 @@ from llama_scale.plots.style import (
     new_figure,
     note,
     parameters_label,
-    plain,
     styled,
 )
 from llama_scale.quantities import format_count, format_fraction
@@ -157,7 +156,5 @@ def loss_by_size(curve: LossBySize, *, convention: str = "total") -> Figure:
     count_axis(axes, "x")
     axes.set_xlabel(parameters_label(convention))
     axes.set_ylabel("predicted loss (nats per token)")
-    axes.set_title(
-        plain(f"What each size reaches for {amount(curve.cost, curve.unit)} of training and serving")
-    )
+    axes.set_title(f"What each size reaches for {amount(curve.cost, curve.unit)} of training and serving")
     return figure

@@ -23,7 +23,6 @@ from llama_scale.plots.style import (
     new_figure,
     note,
     parameters_label,
-    plain,
     plain_axis,
     styled,
 )
@@ -121,7 +120,7 @@ def cost_over_time(curve: CostOverTime, *, convention: str = "total") -> Figure:
     cost_axis(spent, "y", curve.unit, "spent so far")
     cost_axis(saved, "y", curve.unit, "saved so far")
     ours, theirs = (amount(float(each[-1]), curve.unit) for each in (curve.chosen, curve.compute_optimal))
-    spent.set_title(plain(f"{ours} in all, not the {theirs} of compute-optimal"))
+    spent.set_title(f"{ours} in all, not the {theirs} of compute-optimal")
     saved.set_xlabel(_clock(curve))
     if curve.clock != "months":
         saved.xaxis.set_major_formatter(lambda value, _: format_count(value) if value else "0")

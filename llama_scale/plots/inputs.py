@@ -22,7 +22,6 @@ from llama_scale.plots.style import (
     log_cost_axis,
     new_figure,
     parameters_label,
-    plain,
     styled,
 )
 from llama_scale.quantities import format_count, format_usd
@@ -65,7 +64,7 @@ def sensitivity(plan: Plan) -> Figure:
     sizes.set_xlim(min(*known, ours) / 1.15, max(*known, ours) * 1.15)
     count_axis(sizes, "x", most=4)
     sizes.set_xlabel(f"best {parameters_label(plan.request.fit.convention)}")
-    bills.set_title(plain(f"What moves the bill of {format_usd(base)}"))
+    bills.set_title(f"What moves the bill of {format_usd(base)}")
     sizes.set_title(f"… and the choice of {format_count(ours)}")
     bills.legend(handles=[_patch("the cheaper case"), _patch("the dearer case")], loc="lower right")
     return figure
@@ -111,7 +110,7 @@ def _names(axes: Axes, place: int, row: Sensitivity, middle: float) -> None:
             text, value = f"{text}: impossible", middle
         end = min(value, middle) if left else max(value, middle)
         axes.annotate(
-            plain(text),
+            text,
             (end, place),
             xytext=(-4 if left else 4, 0),
             textcoords="offset points",

@@ -54,6 +54,7 @@ STYLE: Any = {
     "legend.fontsize": SMALL,
     "figure.facecolor": "white",
     "savefig.dpi": 160,
+    "text.parse_math": False,  # a dollar is a dollar, whatever models and inputs are called
     "svg.hashsalt": "llama-scale",  # the same figure is the same file
     "svg.fonttype": "none",
 }
@@ -62,11 +63,6 @@ CONVENTIONS = {"total": "total", "matmul": "matmul", "non_embedding": "non-embed
 
 Parameters = ParamSpec("Parameters")
 Which = Literal["x", "y"]
-
-
-def plain(text: str) -> str:
-    """Text in which a dollar is a dollar, not the start of a formula."""
-    return text.replace("$", r"\$")
 
 
 def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
@@ -160,7 +156,7 @@ def log_cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
 
 
 def _dollars(value: float) -> str:
-    return plain(f"-{format_usd(-value)}" if value < 0 else format_usd(value) if value else "$0")
+    return f"-{format_usd(-value)}" if value < 0 else format_usd(value) if value else "$0"
 
 
 def _logarithmic(axes: Axes, which: Which, form: Callable[[float], str], most: int = 7) -> None:
@@ -257,7 +253,7 @@ def note(axes: Axes, x: float, y: float, text: str, **words: Any) -> None:
         "va": "bottom" if offset[1] > 0 else "top" if offset[1] < 0 else "center",
         "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
     }
-    axes.annotate(plain(text), (x, y), xytext=offset, **(settings | words))
+    axes.annotate(text, (x, y), xytext=offset, **(settings | words))
 
 
 SIDES = ((7, 7), (7, -7), (-7, 7), (-7, -7), (7, 19), (-7, 19), (7, -19), (-7, -19))
