@@ -188,6 +188,40 @@ def test_cost_stacks_training_and_serving_and_marks_both_models() -> None:
         assert text in told
 
 
+def test_a_plan_under_a_deadline_has_its_curve_and_shows_what_keeps_it() -> None:
+    """Warnings are errors here: an axis of one size alone warns."""
+    answer = plan(serve_tokens=1e12, budget="$3M", deadline="30d", accelerators=512)
+    (axes,) = plots.cost_by_size(curves.cost_by_size(answer)).axes
+    low, high = axes.get_xlim()
+    assert high / low > 4
+    assert "beyond the plan's limits" in [text.get_text() for text in axes.get_legend().get_texts()]  # pyright: ignore
+
+
+def test_a_rival_that_is_out_of_view_is_told() -> None:
+    answer = plan(serve_tokens=1e15, budget="$50M")
+    (axes,) = plots.cost_by_size(curves.cost_by_size(answer)).axes
+    assert answer.compute_optimal.parameters > axes.get_xlim()[1]
+    assert "compute-optimal, 50.3B: $213M, off to the right" in words(axes.figure)  # pyright: ignore
+
+
+def test_names_of_marked_sizes_and_parts_stay_within_the_axes() -> None:
+    drawn = plots.cost_by_size(curves.cost_by_size(plan(serve_tokens=1e12, max_parameters="10B")))
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    (axes,) = drawn.axes
+    frame = axes.get_window_extent(canvas.get_renderer())
+    for text in axes.texts:
+        box = text.get_window_extent(canvas.get_renderer())
+        assert frame.x0 - 1 <= box.x0 < box.x1 <= frame.x1 + 1, text.get_text()
+
+
+def test_a_single_size_is_no_curve() -> None:
+    curve = curves.cost_by_size(target_plan())
+    only = np.arange(curve.total.size) == np.nanargmin(curve.total)
+    with pytest.raises(InputError, match="no curve to draw"):
+        plots.cost_by_size(replace(curve, train=np.where(only, curve.train, np.nan)))
+
+
 def _shown(total: np.ndarray) -> np.ndarray:
     return total[total <= 2 * np.nanmin(total)]
 

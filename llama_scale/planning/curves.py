@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llama_scale.costs import CostUnit, Demand
 from llama_scale.errors import InputError
@@ -56,8 +57,9 @@ class CostBySize:
     """What every size costs over its life if it is to be as good as the chosen one.
 
     Arrays (n,) by rising size, costs in `unit`; nan where no training is enough, or nothing serves it.
-    `band` is of the total: under each law, the size is to be as good as the chosen model is under that law.
-    `ranges` are the sizes within an excess of the least cost.
+    Sizes beyond the plan's limits have their costs too; `allowed` are those that keep them. `band` is of the
+    total: under each law, the size is to be as good as the chosen model is under that law. `ranges` are the
+    sizes within an excess of the least cost.
     """
 
     unit: CostUnit
@@ -66,6 +68,7 @@ class CostBySize:
     tokens: Array
     train: Array
     serve: Array
+    allowed: NDArray[np.bool_]
     band: Band | None
     level: float
     chosen: Place
@@ -144,14 +147,15 @@ def problem_of(plan: Plan) -> Problem:
 
 def cost_by_size(plan: Plan) -> CostBySize:
     """Lifetime cost against size at the loss of the plan's model."""
-    problem, limits, chosen = problem_of(plan), plan.request.limits, plan.recommended
+    problem, chosen = problem_of(plan), plan.recommended
     sizes = _sizes(plan, problem)
-    objective = Objective("loss", chosen.loss_nats * (1 + 1e-12), limits)
+    objective = Objective("loss", chosen.loss_nats * (1 + 1e-12))
     tokens = np.asarray(tokens_for(problem, objective, sizes))
+    within = tokens_for(problem, objective._replace(limits=plan.request.limits), sizes)
     band = None
     if (draws := plan.request.draws(MOST_DRAWS)) is not None:
         drawn, each = problem.with_law(draws), _as_column(sizes)
-        equal = Objective("loss", draws.loss(chosen.parameters, chosen.tokens) * (1 + 1e-12), limits)
+        equal = Objective("loss", draws.loss(chosen.parameters, chosen.tokens) * (1 + 1e-12))
         band = _band(drawn.cost(each, tokens_for(drawn, equal, each)), plan.request.level)
     unit = plan.request.unit
     return CostBySize(
@@ -161,6 +165,7 @@ def cost_by_size(plan: Plan) -> CostBySize:
         tokens=tokens,
         train=np.asarray(problem.train_rate * sizes.train_flops_per_token * tokens),
         serve=np.broadcast_to(np.asarray(problem.serving_cost(sizes)), tokens.shape),
+        allowed=np.isfinite(within),
         band=band,
         level=plan.request.level,
         chosen=_place(chosen, chosen.lifetime.total(unit)),
