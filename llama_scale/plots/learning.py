@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llama_scale.errors import UnidentifiedError
-from llama_scale.fitting.size_curves import smooth
+from llama_scale.fitting.size_curves import evenly_along, smooth
 from llama_scale.plots.style import (
     SMALL,
     by_rank,
@@ -20,7 +20,7 @@ from llama_scale.plots.style import (
     plain_axis,
     styled,
 )
-from llama_scale.quantities import format_count
+from llama_scale.quantities import counted, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llama_scale.fitting.rows import TrainingCurve
 
 MOST_NAMED = 14  # sizes that each get a name
-MOST_POINTS = 400  # of a raw curve: more are not seen, and make files large
+MOST_POINTS = 400  # of a curve: more are not seen, and make files large
 CLIPPED = 0.995  # of the raw losses are within the axes: the start of a run is far above them
 
 
@@ -67,7 +67,7 @@ def loss_curves(curves: Sequence[TrainingCurve]) -> Figure:
     by_tokens.text(
         0.03,
         0.03,
-        f"{len(curves)} runs, {note}thin: as logged",
+        f"{counted(len(curves), 'run')}, {note}thin: as logged",
         transform=by_tokens.transAxes,
         fontsize=SMALL,
     )
@@ -80,9 +80,9 @@ def _smoothed(curve: TrainingCurve) -> Any:
 
 
 def _draw(axes: Axes, x: Any, curve: TrainingCurve, smoothed: Any, colour: Any) -> None:
-    thin = max(1, len(x) // MOST_POINTS)
-    axes.plot(x[::thin], curve.loss[::thin], color=colour, alpha=0.25, linewidth=0.6)
-    axes.plot(x, smoothed, color=colour, linewidth=1.5)
+    seen = evenly_along(np.log(x), MOST_POINTS)
+    axes.plot(x[seen], curve.loss[seen], color=colour, alpha=0.25, linewidth=0.6)
+    axes.plot(x[seen], smoothed[seen], color=colour, linewidth=1.5)
 
 
 def _end(curves: Sequence[TrainingCurve], size: float, colour: Any) -> tuple[float, float, str, Any]:
