@@ -82,7 +82,7 @@ def _runs_and_law(
     from llama_scale.cli.plot_sources import needed, runs_and_law
 
     runs, fit = runs_and_law(sources, where)
-    fit = needed(fit, sources, kind) if law else fit
+    fit = needed(fit, sources, kind, where) if law else fit
     held = 0 if runs.held_out is None else len(runs.held_out)
     return runs, fit, {"runs": len(runs), "held_out": held, "law": None if fit is None else fit.name}
 

@@ -73,7 +73,7 @@ def write_fit(path: Path | str, fit: Fit, *, overwrite: bool = False) -> Path:
     target = Path(path)
     check_new(target, overwrite=overwrite, other="--output")
     text = json.dumps(fit_to_json(fit), allow_nan=False, indent=None) + "\n"
-    write_atomically(target, text)
+    write_atomically(target, text, other="another file")
     return target
 
 

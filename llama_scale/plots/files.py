@@ -36,5 +36,5 @@ def save(figure: Figure, path: Path) -> Path:
             engine.execute(figure)  # else savefig draws the whole figure once more to lay it out
             figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, metadata=METADATA[kind])
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), other="another file with -o")
     return path
