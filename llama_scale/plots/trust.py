@@ -159,7 +159,7 @@ def _verdict(axes: Axes, verdict: Mapping[str, Any]) -> None:
     if covered is not None:
         told += f"\n{covered:.0%} inside the {verdict['level']:.0%} intervals"
     axes.text(0.03, 0.97, told, transform=axes.transAxes, va="top", fontsize=SMALL)
-    axes.set_ylim(0, 1.3 * 100 * errors[-1]["mean_error"])
+    axes.set_ylim(0, 1.3 * 100 * max((one["mean_error"] for one in errors), default=1.0))
     axes.set_xticks([])
     axes.set_xlabel(f"{len(errors)} candidates, best first")
     axes.grid(visible=False, axis="x")
