@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from synthetic import BUDGETS, LAW
 
 from llama_scale import plots
@@ -22,7 +24,8 @@ from llama_scale.fitting.isoflop import isoflop
 from llama_scale.fitting.observations import Row, Rows, observe
 from llama_scale.laws import published
 from llama_scale.planning import compare, curves, plan
-from llama_scale.plots.style import spread
+from llama_scale.plots.models import CYCLE
+from llama_scale.plots.style import MOST_NAMED, as_text, by_rank, plain_axis, spread
 from tests import figures
 from tests.figures import FIGURES, budget_plan, figure, law, lines, overhang, points, runs, target_plan, words
 
@@ -308,14 +311,18 @@ def test_bets_cross_one_where_the_comparison_says() -> None:
     assert np.interp(np.log(marked[-1, 0]), np.log(ratios[:, 0]), ratios[:, 1]) == pytest.approx(1, abs=1e-3)
 
 
+MORE_MODELS = ("palm-62b", "llama-2-70b", "llama-3.1-8b", "llama-3.1-70b", "qwen-2.5-72b", "opt-175b")
+
+
+@pytest.mark.parametrize("models", [DEFAULT_MODELS, DEFAULT_MODELS + MORE_MODELS], ids=["few", "many"])
 @pytest.mark.parametrize("unit", ["flops", "usd"])
-def test_names_beside_points_keep_off_each_other(unit: CostUnit) -> None:
-    found = compare(*DEFAULT_MODELS, cost_in=unit)
-    for drawn, begins in ((plots.model_bets(found), "0123456789"), (plots.model_map(found), "lcpg")):
+def test_names_beside_points_keep_off_each_other(unit: CostUnit, models: tuple[str, ...]) -> None:
+    found = compare(*models, cost_in=unit)
+    for drawn, begins in ((plots.model_bets(found), "0123456789"), (plots.model_map(found), "lcpgqo")):
         canvas = FigureCanvasAgg(drawn)
         canvas.draw()
         named = [text for text in drawn.axes[0].texts if text.get_text()[0] in begins]
-        boxes = [text.get_window_extent(canvas.get_renderer()) for text in named]
+        boxes = [Text.get_window_extent(text, canvas.get_renderer()) for text in named]  # no leaders
         assert len(boxes) > 4
         meeting = [
             (one, other)
@@ -323,6 +330,111 @@ def test_names_beside_points_keep_off_each_other(unit: CostUnit) -> None:
             if boxes[one].overlaps(boxes[other])
         ]
         assert meeting == []
+
+
+def test_a_name_that_is_far_from_its_point_is_led_to_it() -> None:
+    drawn = plots.model_map(compare("llama-7b", "gpt-3-175b", "opt-175b"))
+    FigureCanvasAgg(drawn).draw()
+    (axes,) = drawn.axes
+    beside = [text for text in axes.texts if isinstance(text, Annotation) and text.get_text()[0] in "lgo"]
+    for text in beside:
+        far = np.abs(text.xyann).max() > 10
+        assert (text.arrow_patch is not None) == far, text.get_text()
+    assert [text.arrow_patch is not None for text in beside] == [False, True, True]
+
+
+def test_lines_of_equal_loss_have_names_of_their_own_and_the_best_line_is_in_view() -> None:
+    (axes,) = plots.model_map(compare("llama-7b")).axes
+    values = [text.get_text() for text in axes.texts if text.get_text().startswith("2.")]
+    assert len(set(values)) == len(values) > 4
+    best = lines(axes)["compute-optimal (Chinchilla)"]
+    (low, high), (left, right) = axes.get_ylim(), axes.get_xlim()
+    inside = (best > (left, low)) & (best < (right, high))
+    assert inside.all(axis=1).mean() > 0.5
+
+
+def test_of_many_lines_some_are_named() -> None:
+    budgets = np.geomspace(1e17, 1e21, 24)
+    sizes = [
+        (share * (budget / 120) ** 0.5, budget) for budget in budgets for share in (0.3, 0.55, 1, 1.8, 3)
+    ]
+    rows = tuple(
+        Row(
+            name=f"r{n}",
+            place=f"r{n}",
+            parameters=size,
+            tokens=budget / 6 / size,
+            loss=float(published().law.loss(size, budget / 6 / size)),
+            budget=budget,
+        )
+        for n, (size, budget) in enumerate(sizes)
+    )
+    (axes,) = plots.isoflop(observe([Rows(source="synthetic", rows=rows, convention="total")])).axes
+    assert [text.get_text() for text in axes.texts][:: MOST_NAMED - 1] == ["1e17", "1e21"]
+    assert len(axes.texts) == MOST_NAMED
+
+
+@pytest.mark.parametrize("colour", [*CYCLE, *map(tuple, by_rank(7))])
+def test_names_of_lines_are_dark_enough_to_read(colour: Any) -> None:
+    """WCAG's contrast with white."""
+    shades = np.array(as_text(colour))
+    linear = np.where(shades <= 0.04045, shades / 12.92, ((shades + 0.055) / 1.055) ** 2.4)
+    assert 1.05 / (linear @ (0.2126, 0.7152, 0.0722) + 0.05) > 4.5 - 1e-6
+    dark = np.array(to_rgb(colour)) @ (0.3, 0.6, 0.1) < 0.3
+    assert not dark or np.allclose(shades, to_rgb(colour), atol=1e-6)
+
+
+def test_names_of_curves_stand_beside_the_axes() -> None:
+    drawn = figure("loss_curves")
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    axes = drawn.axes[1]
+    edge = axes.get_window_extent(canvas.get_renderer()).x1
+    assert len(axes.texts) > 2
+    assert all(text.get_window_extent(canvas.get_renderer()).x0 > edge for text in axes.texts)
+
+
+def test_intervals_of_held_out_runs_are_within_the_axes() -> None:
+    held_out = runs().held_out
+    assert held_out is not None
+    guess = law().predict(held_out.parameters, held_out.tokens)
+    assert guess.low is not None
+    assert guess.high is not None
+    low, high = figure("predictions").axes[0].get_ylim()
+    assert low < np.min(guess.low) < np.max(guess.high) < high
+
+
+def test_the_band_of_the_rival_is_within_the_axes() -> None:
+    curve = curves.cost_over_time(budget_plan())
+    spent = plots.cost_over_time(curve).axes[0]
+    assert curve.band is not None
+    low, high = spent.get_ylim()
+    assert low == 0
+    assert high > np.nanmax(curve.band.high)
+
+
+def test_an_input_that_does_not_move_the_size_has_no_bar() -> None:
+    _, sizes = figure("sensitivity").axes
+    unmoved = [
+        case
+        for row in target_plan().sensitivity
+        for case in (row.low, row.high)
+        if case.parameters == pytest.approx(target_plan().optimum.parameters, rel=1e-6)
+    ]
+    thin = [bar for bar in sizes.patches if abs(bar.get_width()) < 1e-6 * target_plan().optimum.parameters]  # pyright: ignore
+    assert len(thin) == len(unmoved) >= 2
+
+
+def test_ticks_with_long_names_are_few_enough() -> None:
+    drawn = Figure(figsize=(5.6, 5.0))
+    axes = drawn.add_subplot()
+    axes.set_xlim(0.00204, 0.00218)
+    plain_axis(axes, "x")
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    boxes = [label.get_window_extent(canvas.get_renderer()) for label in axes.get_xticklabels()]
+    assert len(boxes) > 2
+    assert all(right.x0 - left.x1 > 8 for left, right in pairwise(boxes))
 
 
 @pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
 LOSS = "final loss (nats per token)"
-MOST_NAMED = 14  # lines that each get a name at their end
 Labels = list[tuple[float, float, str, Any]]
 
 
@@ -63,8 +62,7 @@ def isoflop(observations: Observations, fit: Fit | None = None) -> Figure:
     axes.margins(x=0.03)
     count_axis(axes, "x")
     plain_axis(axes, "y")
-    if len(labels) <= MOST_NAMED:
-        end_labels(axes, labels)
+    end_labels(axes, labels)
     axes.set_xlabel(parameters_label(observations.convention))
     axes.set_ylabel(LOSS)
     axes.set_title("Loss at equal compute, and the best size of each budget (FLOPs)")
@@ -167,8 +165,7 @@ def _by_size(axes: Axes, sizes: list[LossBySize], found: Any) -> None:
     axes.plot(found.flops, lowest, color=BLACK, linewidth=3.5, alpha=0.45, label="lowest loss of all sizes")
     flops_axis(axes, "x")
     plain_axis(axes, "y")
-    if len(labels) <= MOST_NAMED:
-        end_labels(axes, labels)
+    end_labels(axes, labels)
     axes.legend(loc="lower left")
 
 

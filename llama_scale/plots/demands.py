@@ -100,7 +100,6 @@ def cost_over_time(curve: CostOverTime, *, convention: str = "total") -> Figure:
     spent, saved = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     spent.plot(curve.at, curve.chosen, color=BLUE)
     spent.plot(curve.at, curve.compute_optimal, color=VERMILION, linestyle="--")
-    spent.set_ylim(0, None)
     spent.set_xlim(curve.at[0], curve.at[-1])
     difference = curve.compute_optimal - curve.chosen
     saved.plot(curve.at, difference, color=GREEN)
@@ -109,6 +108,7 @@ def cost_over_time(curve: CostOverTime, *, convention: str = "total") -> Figure:
         band(spent, curve.at, curve.band, VERMILION, f"{curve.level:.0%} of the law's draws")
         band(saved, curve.at, [end - curve.chosen for end in curve.band], GREEN)
         spent.legend(loc="lower right")
+    spent.set_ylim(0, None)
     end_labels(
         spent,
         [

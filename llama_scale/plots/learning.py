@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from llama_scale.fitting.rows import TrainingCurve
 
-MOST_NAMED = 14  # sizes that each get a name
 MOST_POINTS = 400  # of a curve: more are not seen, and make files large
 CLIPPED = 0.995  # of the raw losses are within the axes: the start of a run is far above them
 
@@ -56,18 +55,16 @@ def loss_curves(curves: Sequence[TrainingCurve]) -> Figure:
     count_axis(by_tokens, "x", most=5)
     flops_axis(by_flops, "x")
     plain_axis(by_tokens, "y")
-    if len(sizes) <= MOST_NAMED:
-        end_labels(by_flops, [_end(curves, size, colours[size]) for size in sizes])
+    end_labels(by_flops, [_end(curves, size, colours[size]) for size in sizes], at_edge=True)
     by_tokens.set_xlabel("tokens seen D")
     by_flops.set_xlabel("training compute C (FLOPs)")
     by_tokens.set_ylabel("training loss (nats per token)")
     by_tokens.set_title("Loss by tokens")
     by_flops.set_title("… and by compute")
-    note = "parameters at the ends; " if len(sizes) <= MOST_NAMED else "darker: smaller; "
     by_tokens.text(
         0.03,
         0.03,
-        f"{counted(len(curves), 'run')}, {note}thin: as logged",
+        f"{counted(len(curves), 'run')}, darker: smaller; thin: as logged",
         transform=by_tokens.transAxes,
         fontsize=SMALL,
     )
