@@ -116,6 +116,18 @@ def test_best_by_demand_is_the_plan_of_each_demand(question: str) -> None:
     assert (curve.parameters_band.low <= curve.parameters_band.high)[known].all()
 
 
+def test_the_band_of_the_best_size_keeps_to_its_line_where_that_bends() -> None:
+    curve = best_by_demand(plan(serve_tokens=1e12, budget="$5M"))
+    assert curve.parameters_band is not None
+    assert curve.ratio_band is not None
+    for band, line in (
+        (curve.parameters_band, curve.parameters),
+        (curve.ratio_band, curve.tokens_per_parameter),
+    ):
+        assert (band.low <= line).all()
+        assert (line <= band.high).all()
+
+
 def test_a_break_even_is_where_two_lines_cross() -> None:
     answer = plan(serve_tokens=2e12, match="llama-13b", accelerator="h100")
     found = cost_over_time(answer)

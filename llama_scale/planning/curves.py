@@ -24,6 +24,7 @@ from llama_scale.planning.optimum import (
     Objective,
     Problem,
     Sizes,
+    Solution,
     best,
     floors,
     tokens_for,
@@ -31,7 +32,7 @@ from llama_scale.planning.optimum import (
 from llama_scale.planning.values import Plan, PlannedModel
 
 SIZES, DEMANDS = 241, 61
-EVERY = 3  # of the demands has a band of its own; it is drawn straight between them
+EVERY = 3  # of the demands has a band of its own; between them it follows the line
 MOST_DRAWS = 200  # of a band: its ends are drawn, not printed
 SPREAD = 30.0  # times smaller and larger than the chosen size
 DEMAND_SPREAD = 1000.0
@@ -212,7 +213,7 @@ def best_by_demand(plan: Plan) -> BestByDemand:
     unserved = best(problem.without_serving(), request.objective(problem.law))
     bands: tuple[Band | None, Band | None] = (None, None)
     if (draws := request.draws(MOST_DRAWS)) is not None:
-        bands = _bands_by_demand(plan, problem, demands, draws)
+        bands = _bands_by_demand(plan, problem.serving_tokens(demands), solution, draws)
     return BestByDemand(
         serve_tokens=demands,
         parameters=np.asarray(solution.sizes.parameters),
@@ -327,20 +328,25 @@ def _parts(model: PlannedModel, unit: CostUnit) -> tuple[float, float]:
     return train, serve
 
 
-def _bands_by_demand(plan: Plan, problem: Problem, demands: Array, draws: Law) -> tuple[Band, Band]:
+def _bands_by_demand(plan: Plan, problem: Problem, solution: Solution, draws: Law) -> tuple[Band, Band]:
+    """Of the sizes and the ratios of a solution (n,), which between the demands that are asked they follow."""
+    demands = np.asarray(problem.serve_tokens)
     few = demands[::EVERY]
-    drawn = problem.with_law(draws).serving_tokens(few[:, None])
-    solution = best(drawn, plan.request.objective(draws))
+    drawn = best(problem.with_law(draws).serving_tokens(few[:, None]), plan.request.objective(draws))
     shape = (few.size, np.size(floors(draws)))
-    sizes, tokens = (np.broadcast_to(part, shape) for part in (solution.sizes.parameters, solution.tokens))
+    sizes, tokens = (np.broadcast_to(part, shape) for part in (drawn.sizes.parameters, drawn.tokens))
     values = np.where(np.isnan(tokens), np.nan, sizes), tokens / sizes
-    bands = (_band(value, plan.request.level) for value in values)
-    of_sizes, of_ratios = (Band(*(_between(demands, few, end) for end in band)) for band in bands)
+    lines = solution.sizes.parameters, solution.tokens / solution.sizes.parameters
+    of_sizes, of_ratios = (
+        Band(*(_beside(np.asarray(line), end, np.log(demands)) for end in _band(value, plan.request.level)))
+        for line, value in zip(lines, values, strict=True)
+    )
     return of_sizes, of_ratios
 
 
-def _between(demands: Array, few: Array, values: Array) -> Array:
-    return np.exp(np.interp(np.log(demands), np.log(few), np.log(values)))
+def _beside(line: Array, few: Array, x: Array) -> Array:
+    """The end of a band that is known at every third place of a line: between them it keeps to the line."""
+    return line * np.exp(np.interp(x, x[::EVERY], np.log(few / line[::EVERY])))
 
 
 def _band(values: Numbers, level: float) -> Band:
