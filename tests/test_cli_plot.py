@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -65,6 +66,12 @@ def test_every_kind_writes_its_picture_and_says_so(here: Path, kind: str) -> Non
 def test_examples_of_the_help_run(here: Path, example: str) -> None:
     shown = CliRunner().invoke(main, shlex.split(example)[1:])
     assert shown.exit_code == 0, shown.output
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_help_is_prose_without_holes(kind: str) -> None:
+    opening = run(kind, "--help").stdout.partition("Examples:")[0]
+    assert not re.search(r"\S {2,}\S", opening)
 
 
 def test_a_fit_alone_draws_its_runs(here: Path) -> None:

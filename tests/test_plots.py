@@ -442,6 +442,7 @@ def test_a_figure_is_saved_whole_and_the_same_each_time(tmp_path: Path, kind: st
     saved = [plots.save(plots.optima(published()), tmp_path / f"{n}.{kind}").read_bytes() for n in range(2)]
     assert saved[0].startswith(start)
     assert saved[0] == saved[1]
+    assert matplotlib.__version__.encode() not in saved[0]
 
 
 def test_an_unknown_extension_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def _kind(
         def run(output: Path, force: bool, as_json: bool, quiet: bool, **words: Any) -> None:
             _write(name, output, force, lambda: draw(**words))
 
-        run.__doc__ = f"{question}\n\n{draw.__doc__}"
+        run.__doc__ = f"{question}\n\n{cleandoc(draw.__doc__ or '')}"
         function: Any = quiet_option(json_option(run))
         function = click.option("--force", is_flag=True, help="Replace the file if it exists.")(function)
         function = click.option(

@@ -329,7 +329,7 @@ def _parts(model: PlannedModel, unit: CostUnit) -> tuple[float, float]:
 
 
 def _bands_by_demand(plan: Plan, problem: Problem, solution: Solution, draws: Law) -> tuple[Band, Band]:
-    """Of the sizes and the ratios of a solution (n,), which between the demands that are asked they follow."""
+    """Of a solution's sizes and ratios (n,), which they follow between the demands that are asked."""
     demands = np.asarray(problem.serve_tokens)
     few = demands[::EVERY]
     drawn = best(problem.with_law(draws).serving_tokens(few[:, None]), plan.request.objective(draws))

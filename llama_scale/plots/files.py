@@ -14,7 +14,11 @@ from llama_scale.plots.style import STYLE
 
 FORMATS = ("png", "svg", "pdf")
 # No date and no version of matplotlib.
-METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+METADATA = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 
 
 def format_of(path: Path) -> str:
