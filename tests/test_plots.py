@@ -207,8 +207,11 @@ def test_a_rival_that_is_out_of_view_is_told() -> None:
     assert "compute-optimal, 50.3B: $213M, off to the right" in words(axes.figure)  # pyright: ignore
 
 
-def test_names_of_marked_sizes_and_parts_stay_within_the_axes() -> None:
-    drawn = plots.cost_by_size(curves.cost_by_size(plan(serve_tokens=1e12, max_parameters="10B")))
+@pytest.mark.parametrize(
+    "limits", [{"max_parameters": "10B"}, {"serve_accelerators": 1, "accelerator": "h100", "budget": "$50M"}]
+)
+def test_names_of_marked_sizes_and_parts_stay_within_the_axes(limits: dict[str, Any]) -> None:
+    drawn = plots.cost_by_size(curves.cost_by_size(plan(serve_tokens=1e12, **limits)))
     canvas = FigureCanvasAgg(drawn)
     canvas.draw()
     (axes,) = drawn.axes

@@ -120,8 +120,8 @@ def _parts(axes: Axes, sizes: Any, train: Any, total: Any) -> None:
 
 
 def _ranges(axes: Axes, curve: CostBySize) -> None:
-    """Bars for the sizes within each excess of the least cost."""
-    across, edge = axes.get_xaxis_transform(), axes.get_xlim()[1]
+    """Bars for the sizes within each excess of the least cost, their names on the side that has room."""
+    across = axes.get_xaxis_transform()
     for excess, (low, high) in curve.ranges:
         height = RANGE_HEIGHTS.get(excess, 0.09)
         axes.plot(
@@ -133,12 +133,14 @@ def _ranges(axes: Axes, curve: CostBySize) -> None:
             solid_capstyle="butt",
             path_effects=[HALO],
         )
+        left = _share_across(axes, high) > 1 - NEAR_EDGE
         axes.annotate(
             f"within {format_fraction(excess)}",
-            (min(high, edge), height),
+            (low if left else high, height),
             xycoords=across,
-            xytext=(4, 0),
+            xytext=(-4 if left else 4, 0),
             textcoords="offset points",
+            ha="right" if left else "left",
             va="center",
             fontsize=SMALL - 1,
             color=BLACK,
@@ -177,7 +179,7 @@ def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> Non
         clip_on=False,
         zorder=5,
     )
-    across = axes.transAxes.inverted().transform(axes.transData.transform((place.parameters, 0)))[0]
+    across = _share_across(axes, place.parameters)
     left = across > 1 - NEAR_EDGE or (place.parameters < other.parameters and across > NEAR_EDGE)
     note(
         axes,
@@ -187,6 +189,11 @@ def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> Non
         offset=(-8, -9) if left else (8, -9),
         fontweight="bold" if name == "chosen" else "normal",
     )
+
+
+def _share_across(axes: Axes, x: float) -> float:
+    """How far along the axes a value lies, 0 at the left end and 1 at the right."""
+    return float(axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0])
 
 
 @styled
