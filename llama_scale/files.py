@@ -12,14 +12,15 @@ from typing import Any
 
 from llama_scale.errors import InputError, StoreError
 
+ANOTHER_STORE = "another folder with --store"
 _HINTS = {
-    errno.ENOSPC: "free some space, or choose another folder with --store",
-    errno.EDQUOT: "free some of your quota, or choose another folder with --store",
-    errno.EACCES: "give yourself permission to write there, or choose another folder with --store",
-    errno.EPERM: "give yourself permission to write there, or choose another folder with --store",
-    errno.EROFS: "that file system is read-only: choose another folder with --store",
-    errno.ENOTDIR: "a file stands where a folder is needed: move it, or choose another folder with --store",
-    errno.EEXIST: "a file stands where a folder is needed: move it, or choose another folder with --store",
+    errno.ENOSPC: "free some space, or choose {other}",
+    errno.EDQUOT: "free some of your quota, or choose {other}",
+    errno.EACCES: "give yourself permission to write there, or choose {other}",
+    errno.EPERM: "give yourself permission to write there, or choose {other}",
+    errno.EROFS: "that file system is read-only: choose {other}",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it, or choose {other}",
+    errno.EEXIST: "a file stands where a folder is needed: move it, or choose {other}",
     errno.EISDIR: "a folder stands where a file is needed: move it, or choose another name",
     errno.ENOENT: "check the path for typing errors",
 }
@@ -33,11 +34,17 @@ def check_new(path: Path, *, overwrite: bool, other: str) -> None:
         raise InputError(f"{path} exists already", hint=f"pass --force to replace it, or another {other}")
 
 
-def write_atomically(path: Path, data: bytes | str, *, check: Callable[[], None] | None = None) -> None:
+def write_atomically(
+    path: Path,
+    data: bytes | str,
+    *,
+    check: Callable[[], None] | None = None,
+    other: str = ANOTHER_STORE,
+) -> None:
     """Puts `data` at `path`, whole or not at all: what was there stays until the new file is on the disk.
 
     Missing folders are made. `check` has the last word before that, and may raise. Raises StoreError where
-    the file cannot be written; nothing is left behind.
+    the file cannot be written, with the advice to choose the `other` place; nothing is left behind.
     """
     content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
@@ -55,7 +62,7 @@ def write_atomically(path: Path, data: bytes | str, *, check: Callable[[], None]
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise store_error(error, f"cannot write {path}") from error
+            raise store_error(error, f"cannot write {path}", other) from error
         raise
 
 
@@ -101,11 +108,11 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def store_error(error: OSError, what: str) -> StoreError:
+def store_error(error: OSError, what: str, other: str = ANOTHER_STORE) -> StoreError:
     """`error` of the operating system in the words of our own, with the way out that its code suggests."""
     reason = (error.strerror or str(error)).lower()
-    hint = _HINTS.get(error.errno or 0, "check that the disk is well, or choose another folder with --store")
-    return StoreError(f"{what}: {reason}", hint=hint)
+    hint = _HINTS.get(error.errno or 0, "check that the disk is well, or choose {other}")
+    return StoreError(f"{what}: {reason}", hint=hint.format(other=other))
 
 
 @contextlib.contextmanager

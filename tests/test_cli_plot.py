@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from synthetic import LAW
 
 from llama_scale.cli import main
 from llama_scale.cli.plot import command
@@ -65,6 +68,12 @@ def test_examples_of_the_help_run(here: Path, example: str) -> None:
     assert shown.exit_code == 0, shown.output
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_help_is_prose_without_holes(kind: str) -> None:
+    opening = run(kind, "--help").stdout.partition("Examples:")[0]
+    assert not re.search(r"\S {2,}\S", opening)
+
+
 def test_a_fit_alone_draws_its_runs(here: Path) -> None:
     shown = run("predictions", "runs/fits/default.json", "--json")
     assert json.loads(shown.stdout)["held_out"] == 2
@@ -75,6 +84,20 @@ def test_a_store_finds_the_fit_of_just_its_runs(here: Path) -> None:
     refused = run("contours", "--where", "tokens > 1e6", "-o", "some.png")
     assert refused.exit_code == 2
     assert "llama-scale fit runs" in refused.stderr
+
+
+def test_the_command_that_makes_a_missing_law_does_so(here: Path) -> None:
+    """Of just the rows that were asked for, and with blanks in a path."""
+    rows = [(n, d, LAW.loss(n, d)) for n in np.geomspace(1e4, 1e6, 6) for d in np.geomspace(1e5, 1e8, 6)]
+    table = here / "our runs.csv"
+    table.write_text("parameters,tokens,loss\n" + "".join(f"{n},{d},{loss}\n" for n, d, loss in rows))
+    asked = ("contours", "our runs.csv", "--where", "tokens > 300K")
+    refused = run(*asked)
+    assert refused.exit_code == 2
+    command = refused.stderr.strip().rpartition("fit them first: ")[2].strip("`")
+    made = CliRunner().invoke(main, [*shlex.split(command)[1:], "--form", "chinchilla", "--draws", "20"])
+    assert made.exit_code == 0, made.output
+    assert run(*asked).exit_code == 0
 
 
 def test_an_existing_file_is_kept_unless_forced(here: Path) -> None:
@@ -117,6 +140,14 @@ def test_what_is_wrong_is_told(here: Path, words: tuple[str, ...], what: str, fi
     error, hint = shown.stderr.strip().splitlines()[-2:]
     assert what in error
     assert fix in hint
+
+
+def test_a_place_that_cannot_be_written_names_the_option_that_chooses_it(here: Path) -> None:
+    refused = run("optima", "-o", "curves.csv/x.png")
+    assert refused.exit_code == 1
+    assert refused.stderr.strip().endswith("move it, or choose another file with -o")
+    assert run("optima", "-o", "new/folder/x.png").exit_code == 0
+    assert (here / "new" / "folder" / "x.png").exists()
 
 
 def test_a_torn_fit_and_a_torn_table_are_refused(here: Path) -> None:

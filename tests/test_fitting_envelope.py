@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from llama_scale.fitting.envelope import Envelope, envelope
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import Observations, Row, Rows, observe
 from llama_scale.fitting.rows import TrainingCurve
-from llama_scale.fitting.size_curves import has_ends
+from llama_scale.fitting.size_curves import has_ends, smooth
 from llama_scale.laws import published
 from llama_scale.runs import load_records
 
@@ -158,3 +159,21 @@ def test_published_runs(shared_data: Path) -> None:
     interval = found.of_parameters.exponent_range(0.9)
     assert interval is not None
     assert interval.low < 0.50 < interval.high
+
+
+def test_smoothing_many_logged_steps_takes_no_square_of_them() -> None:
+    """A window laid about each of 4,000 steps takes 128 MB an array."""
+    generator = np.random.default_rng(0)
+    log_flops = np.log(6e7 * 65536 * np.arange(1, 4001))
+    truth = np.log(2.5 + 3e4 * np.exp(log_flops) ** -0.28)
+    noisy = truth + 0.01 * generator.standard_normal(4000)
+    tracemalloc.start()
+    try:
+        smoothed = smooth(log_flops, noisy)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 100e6
+    assert np.abs(smoothed - truth)[200:].max() < 2e-3
+    few = slice(None, None, 10)  # of so few steps each has a line of its own
+    assert np.abs(smooth(log_flops[few], truth[few]) - smooth(log_flops, truth)[few])[20:].max() < 2e-4

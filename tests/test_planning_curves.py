@@ -15,6 +15,7 @@ from llama_scale.planning.curves import (
     cost_over_time,
     loss_by_size,
 )
+from llama_scale.planning.families import coordinate_of
 
 QUESTIONS: dict[str, dict[str, Any]] = {
     "FLOPs": {"serve_tokens": 1e12},
@@ -41,6 +42,27 @@ def test_cost_by_size_goes_through_the_plan_and_is_lowest_at_its_optimum(answer:
     reached = np.isfinite(curve.tokens)
     losses = law.loss(curve.parameters[reached], curve.tokens[reached])
     np.testing.assert_allclose(losses, curve.loss_nats, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"budget": "$3M", "deadline": "30d", "accelerators": 512}, {"max_parameters": "10B"}],
+    ids=["deadline", "size"],
+)
+def test_sizes_beyond_the_limits_have_their_costs_and_are_told_apart(limits: dict[str, Any]) -> None:
+    answer = plan(serve_tokens=1e12, **limits)
+    curve = cost_by_size(answer)
+    assert curve.band is not None
+    assert min(np.isfinite(curve.total).sum(), np.isfinite(curve.band.low).sum()) > 100
+    most = answer.request.limits
+    family = answer.request.problem().through(answer.shape).family
+    at = int(np.argmin(np.abs(np.log(curve.parameters / answer.recommended.parameters))))
+    assert curve.allowed[at]
+    assert 0 < curve.allowed.sum() < 120
+    assert (curve.parameters[curve.allowed] <= most.parameters * (1 + 1e-9)).all()
+    sizes = family.sizes(coordinate_of(family, curve.parameters))
+    spent = sizes.train_flops_per_token * curve.tokens
+    assert (spent[curve.allowed] <= most.train_flops * (1 + 1e-9)).all()
 
 
 def test_the_ranges_are_where_the_curve_is_within_an_excess(answer: Plan) -> None:
@@ -92,6 +114,18 @@ def test_best_by_demand_is_the_plan_of_each_demand(question: str) -> None:
     assert curve.ratio_band is not None
     known = np.isfinite(curve.parameters_band.high)
     assert (curve.parameters_band.low <= curve.parameters_band.high)[known].all()
+
+
+def test_the_band_of_the_best_size_keeps_to_its_line_where_that_bends() -> None:
+    curve = best_by_demand(plan(serve_tokens=1e12, budget="$5M"))
+    assert curve.parameters_band is not None
+    assert curve.ratio_band is not None
+    for band, line in (
+        (curve.parameters_band, curve.parameters),
+        (curve.ratio_band, curve.tokens_per_parameter),
+    ):
+        assert (band.low <= line).all()
+        assert (line <= band.high).all()
 
 
 def test_a_break_even_is_where_two_lines_cross() -> None:

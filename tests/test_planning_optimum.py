@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from llama_scale.architecture import CONVENTIONS, LLAMA_13B, ParameterConvention, nearest_shape
 from llama_scale.laws import Numbers, ScalingLaw
+from llama_scale.laws.repeated import RepeatedDataLaw
 from llama_scale.planning.optimum import (
+    MOST_TOGETHER,
     ExactFamily,
     FlopServing,
     Objective,
@@ -24,6 +26,7 @@ from llama_scale.planning.optimum import (
     lowest_loss,
     tokens_for,
 )
+from llama_scale.planning.quantisation import Penalty, QuantisedLaw
 
 SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
 BESIROGLU = ScalingLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
@@ -221,6 +224,26 @@ def test_draws_are_solved_together_as_they_are_alone() -> None:
             assert np.asarray(together.sizes.parameters)[index] == pytest.approx(
                 float(alone.sizes.parameters), rel=1e-5
             )
+
+
+def repeated(law: ScalingLaw) -> RepeatedDataLaw:
+    return RepeatedDataLaw(law=law, unique_tokens=1e11)
+
+
+@pytest.mark.parametrize(
+    "law_of",
+    [repeated, lambda law: QuantisedLaw(trained=repeated(law), penalty=Penalty(bits=4))],
+    ids=["repeated", "quantised"],
+)
+def test_many_demands_of_many_draws_are_each_their_own_question(law_of: Any) -> None:
+    draws = drawn_fit().draws
+    assert draws is not None
+    demands = np.geomspace(1e9, 1e15, 6)
+    assert demands.size * np.size(draws.E) > MOST_TOGETHER
+    together = np.asarray(lowest_loss(problem(demands[:, None], law_of(draws)), 1e24).sizes.parameters)
+    for index, demand in enumerate(demands):
+        alone = lowest_loss(problem(demand, law_of(draws)), 1e24).sizes.parameters
+        np.testing.assert_allclose(together[index], alone, rtol=1e-5)
 
 
 def test_impossible_losses_are_nan() -> None:

@@ -68,7 +68,8 @@ def _keep(document: dict[str, Any], output: Path, force: bool) -> None:
     from llama_scale.files import check_new, write_atomically
 
     check_new(output, overwrite=force, other="--output")
-    write_atomically(output, json.dumps(document, allow_nan=False) + "\n")
+    text = json.dumps(document, allow_nan=False) + "\n"
+    write_atomically(output, text, other="another file with --output")
 
 
 def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def _kind(
         def run(output: Path, force: bool, as_json: bool, quiet: bool, **words: Any) -> None:
             _write(name, output, force, lambda: draw(**words))
 
-        run.__doc__ = f"{question}\n\n{draw.__doc__}"
+        run.__doc__ = f"{question}\n\n{cleandoc(draw.__doc__ or '')}"
         function: Any = quiet_option(json_option(run))
         function = click.option("--force", is_flag=True, help="Replace the file if it exists.")(function)
         function = click.option(
@@ -69,8 +70,7 @@ def _write(kind: str, output: Path, force: bool, draw: Callable[[], Drawn]) -> N
     check_new(output, overwrite=force, other="-o")
     figure, facts = draw()
     save(figure, output)
-    titles = [axes.get_title("left").replace(r"\$", "$") for axes in figure.axes]
-    title = " ".join(title for title in titles if title)
+    title = " ".join(title for axes in figure.axes if (title := axes.get_title("left")))
     width, height = (float(side) for side in figure.get_size_inches())
     size = {"width_inches": width, "height_inches": height, "bytes": output.stat().st_size}
     document = {"kind": kind, "file": str(output), "format": form, "title": title, **size, **facts}
@@ -83,7 +83,7 @@ def _runs_and_law(
     from llama_scale.cli.plot_sources import needed, runs_and_law
 
     runs, fit = runs_and_law(sources, where)
-    fit = needed(fit, sources, kind) if law else fit
+    fit = needed(fit, sources, kind, where) if law else fit
     held = 0 if runs.held_out is None else len(runs.held_out)
     return runs, fit, {"runs": len(runs), "held_out": held, "law": None if fit is None else fit.name}
 

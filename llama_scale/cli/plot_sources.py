@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def runs_and_law(sources: Sequence[str], where: Sequence[str] = ()) -> tuple[Obs
         if where:
             raise InputError(
                 f"--where keeps rows of tables and stores, and {sources[0]} holds just the runs of its law",
-                hint=f"name the runs beside it: RUNS {sources[0]} --where '{where[0]}'",
+                hint=f"name the runs beside it: RUNS {shlex.join([sources[0], '--where', where[0]])}",
             )
         return runs_of(fit), fit
     runs = gather(tables, where=where, convention=None if fit is None else fit.convention)
@@ -61,13 +62,14 @@ def law_of(sources: Sequence[str], kind: str) -> Fit:
     return needed(runs_and_law(sources)[1], sources, kind)
 
 
-def needed(fit: Fit | None, sources: Sequence[str], kind: str) -> Fit:
+def needed(fit: Fit | None, sources: Sequence[str], kind: str, where: Sequence[str] = ()) -> Fit:
     """The law that a picture cannot do without; raises InputError naming the command that makes one."""
     if fit is None:
-        named = " ".join(sources) or str(DEFAULT_STORE)
+        named, those = sources or [str(DEFAULT_STORE)], "these" if where else "the"
+        rows = [word for kept in where for word in ("--where", kept)]
         raise InputError(
-            f"{kind} shows a law, and none of the runs in {named} is kept",
-            hint=f"fit them first: `llama-scale fit {named}`",
+            f"{kind} shows a law, and none is kept of {those} runs in {' '.join(named)}",
+            hint=f"fit them first: `{shlex.join(['llama-scale', 'fit', *named, *rows])}`",
         )
     return fit
 

@@ -15,6 +15,7 @@ from llama_scale.frozen import frozen
 LEAST_SIZES = 3  # that reach one FLOP count, to have a best one between others
 MANY_DURATIONS = 7
 SMOOTHING = 0.15  # sd, in log C, of the window that smooths losses along single runs
+MOST_LINES = 500  # a run: at the longest span, 10^5 in C, they are six to a window
 
 
 class LossBySize(Protocol):
@@ -136,10 +137,26 @@ def losses_along(curves: Sequence[TrainingCurve]) -> list[LossBySize]:
 
 
 def smooth(log_flops: Array, log_loss: Array) -> Array:
-    """Local lines through the losses, weighted by a normal window over log C."""
+    """Local lines through the losses, weighted by a normal window over log C.
+
+    Where points are many, lines are laid at some `MOST_LINES` of them, evenly in log C, and read in between.
+    """
     if len(log_flops) < 5:
         return log_loss
-    apart = log_flops[None] - log_flops[:, None]
+    centres = log_flops[evenly_along(log_flops, MOST_LINES)]
+    return np.interp(log_flops, centres, _local_lines(centres, log_flops, log_loss))
+
+
+def evenly_along(rising: Array, most: int) -> NDArray[np.intp]:
+    """Indices of at most so many values, about evenly apart in what they say; both ends are among them."""
+    if len(rising) <= most:
+        return np.arange(len(rising))
+    return np.unique(np.searchsorted(rising, np.linspace(rising[0], rising[-1], most)))
+
+
+def _local_lines(centres: Array, log_flops: Array, log_loss: Array) -> Array:
+    """What the line about each centre (m,) says there; work and memory grow as m times the points."""
+    apart = log_flops[None] - centres[:, None]
     # Points crowd at the end of a run: each stands for its share of log C.
     weights = np.exp(-0.5 * (apart / SMOOTHING) ** 2) * np.gradient(log_flops)
     moments = [(weights * apart**power).sum(axis=1) for power in (0, 1, 2)]

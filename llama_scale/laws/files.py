@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llama_scale.architecture import CONVENTIONS
 from llama_scale.errors import InputError
 from llama_scale.files import check_new, parse_json, write_atomically
+from llama_scale.laws.evidence import check_evidence
 from llama_scale.laws.files_extras import (
     DECAYS,
     REPEATED,
@@ -73,7 +74,7 @@ def write_fit(path: Path | str, fit: Fit, *, overwrite: bool = False) -> Path:
     target = Path(path)
     check_new(target, overwrite=overwrite, other="--output")
     text = json.dumps(fit_to_json(fit), allow_nan=False, indent=None) + "\n"
-    write_atomically(target, text)
+    write_atomically(target, text, other="another file")
     return target
 
 
@@ -152,11 +153,10 @@ def _evidence(found: dict[str, Any]) -> dict[str, Any]:
     """What else a fit says; ValueError where it is not what plans ask of it."""
     for name, constants in (found.get("other_forms") or {}).items():
         try:
-            checked_law(constants)
-        except (ValueError, TypeError) as error:
+            checked_law({each: float(value) for each, value in constants.items()})
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"its other form {name!r} is no law: {error}") from None
-    if not isinstance((found.get("diagnostics") or {}).get("at_bound", []), list):
-        raise ValueError("diagnostics.at_bound must be a list")
+    check_evidence(found)
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from llama_scale.laws import Numbers, ScalingLaw
-from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.laws.repeated import RepeatedDataLaw, Repetition
 from llama_scale.planning.quantisation import QuantisedLaw
 
 Law = ScalingLaw | RepeatedDataLaw | QuantisedLaw
@@ -55,10 +55,20 @@ def stacked(laws: Sequence[Law]) -> Law:
 
 
 def part_of(law: Law, shape: tuple[int, ...], part: slice) -> Law:
-    """The draws of one part of the questions; a single law is every question's."""
-    if not isinstance(law, ScalingLaw):
-        return law if count_of(law) == 1 else law.at(part)
-    if np.ndim(law.E) == 0:
-        return law
-    constants = {name: np.broadcast_to(value, shape).ravel()[part] for name, value in law.constants.items()}
-    return ScalingLaw(**constants)
+    """The draws of one part of the questions, which run over `shape`; what is a single number stays."""
+
+    def flat(value: Numbers) -> Numbers:
+        return value if np.ndim(value) == 0 else np.broadcast_to(value, shape).ravel()[part]
+
+    if isinstance(law, QuantisedLaw):
+        trained = part_of(law.trained, shape, part)
+        assert not isinstance(trained, QuantisedLaw), "weights are quantised once"
+        return replace(law, trained=trained)
+    if isinstance(law, RepeatedDataLaw):
+        fresh, decays = part_of(law.law, shape, part), law.repetition
+        assert isinstance(fresh, ScalingLaw), "a law of repeated data holds one of fresh data"
+        repetition = Repetition(
+            tokens_decay=flat(decays.tokens_decay), parameters_decay=flat(decays.parameters_decay)
+        )
+        return RepeatedDataLaw(law=fresh, unique_tokens=flat(law.unique_tokens), repetition=repetition)
+    return ScalingLaw(**{name: flat(value) for name, value in law.constants.items()})

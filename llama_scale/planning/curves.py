@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llama_scale.costs import CostUnit, Demand
 from llama_scale.errors import InputError
@@ -23,6 +24,7 @@ from llama_scale.planning.optimum import (
     Objective,
     Problem,
     Sizes,
+    Solution,
     best,
     floors,
     tokens_for,
@@ -30,7 +32,7 @@ from llama_scale.planning.optimum import (
 from llama_scale.planning.values import Plan, PlannedModel
 
 SIZES, DEMANDS = 241, 61
-EVERY = 3  # of the demands has a band of its own; it is drawn straight between them
+EVERY = 3  # of the demands has a band of its own; between them it follows the line
 MOST_DRAWS = 200  # of a band: its ends are drawn, not printed
 SPREAD = 30.0  # times smaller and larger than the chosen size
 DEMAND_SPREAD = 1000.0
@@ -56,8 +58,9 @@ class CostBySize:
     """What every size costs over its life if it is to be as good as the chosen one.
 
     Arrays (n,) by rising size, costs in `unit`; nan where no training is enough, or nothing serves it.
-    `band` is of the total: under each law, the size is to be as good as the chosen model is under that law.
-    `ranges` are the sizes within an excess of the least cost.
+    Sizes beyond the plan's limits have their costs too; `allowed` are those that keep them. `band` is of the
+    total: under each law, the size is to be as good as the chosen model is under that law. `ranges` are the
+    sizes within an excess of the least cost.
     """
 
     unit: CostUnit
@@ -66,6 +69,7 @@ class CostBySize:
     tokens: Array
     train: Array
     serve: Array
+    allowed: NDArray[np.bool_]
     band: Band | None
     level: float
     chosen: Place
@@ -144,14 +148,15 @@ def problem_of(plan: Plan) -> Problem:
 
 def cost_by_size(plan: Plan) -> CostBySize:
     """Lifetime cost against size at the loss of the plan's model."""
-    problem, limits, chosen = problem_of(plan), plan.request.limits, plan.recommended
+    problem, chosen = problem_of(plan), plan.recommended
     sizes = _sizes(plan, problem)
-    objective = Objective("loss", chosen.loss_nats * (1 + 1e-12), limits)
+    objective = Objective("loss", chosen.loss_nats * (1 + 1e-12))
     tokens = np.asarray(tokens_for(problem, objective, sizes))
+    within = tokens_for(problem, objective._replace(limits=plan.request.limits), sizes)
     band = None
     if (draws := plan.request.draws(MOST_DRAWS)) is not None:
         drawn, each = problem.with_law(draws), _as_column(sizes)
-        equal = Objective("loss", draws.loss(chosen.parameters, chosen.tokens) * (1 + 1e-12), limits)
+        equal = Objective("loss", draws.loss(chosen.parameters, chosen.tokens) * (1 + 1e-12))
         band = _band(drawn.cost(each, tokens_for(drawn, equal, each)), plan.request.level)
     unit = plan.request.unit
     return CostBySize(
@@ -161,6 +166,7 @@ def cost_by_size(plan: Plan) -> CostBySize:
         tokens=tokens,
         train=np.asarray(problem.train_rate * sizes.train_flops_per_token * tokens),
         serve=np.broadcast_to(np.asarray(problem.serving_cost(sizes)), tokens.shape),
+        allowed=np.isfinite(within),
         band=band,
         level=plan.request.level,
         chosen=_place(chosen, chosen.lifetime.total(unit)),
@@ -207,7 +213,7 @@ def best_by_demand(plan: Plan) -> BestByDemand:
     unserved = best(problem.without_serving(), request.objective(problem.law))
     bands: tuple[Band | None, Band | None] = (None, None)
     if (draws := request.draws(MOST_DRAWS)) is not None:
-        bands = _bands_by_demand(plan, problem, demands, draws)
+        bands = _bands_by_demand(plan, problem.serving_tokens(demands), solution, draws)
     return BestByDemand(
         serve_tokens=demands,
         parameters=np.asarray(solution.sizes.parameters),
@@ -322,20 +328,25 @@ def _parts(model: PlannedModel, unit: CostUnit) -> tuple[float, float]:
     return train, serve
 
 
-def _bands_by_demand(plan: Plan, problem: Problem, demands: Array, draws: Law) -> tuple[Band, Band]:
+def _bands_by_demand(plan: Plan, problem: Problem, solution: Solution, draws: Law) -> tuple[Band, Band]:
+    """Of a solution's sizes and ratios (n,), which they follow between the demands that are asked."""
+    demands = np.asarray(problem.serve_tokens)
     few = demands[::EVERY]
-    drawn = problem.with_law(draws).serving_tokens(few[:, None])
-    solution = best(drawn, plan.request.objective(draws))
+    drawn = best(problem.with_law(draws).serving_tokens(few[:, None]), plan.request.objective(draws))
     shape = (few.size, np.size(floors(draws)))
-    sizes, tokens = (np.broadcast_to(part, shape) for part in (solution.sizes.parameters, solution.tokens))
+    sizes, tokens = (np.broadcast_to(part, shape) for part in (drawn.sizes.parameters, drawn.tokens))
     values = np.where(np.isnan(tokens), np.nan, sizes), tokens / sizes
-    bands = (_band(value, plan.request.level) for value in values)
-    of_sizes, of_ratios = (Band(*(_between(demands, few, end) for end in band)) for band in bands)
+    lines = solution.sizes.parameters, solution.tokens / solution.sizes.parameters
+    of_sizes, of_ratios = (
+        Band(*(_beside(np.asarray(line), end, np.log(demands)) for end in _band(value, plan.request.level)))
+        for line, value in zip(lines, values, strict=True)
+    )
     return of_sizes, of_ratios
 
 
-def _between(demands: Array, few: Array, values: Array) -> Array:
-    return np.exp(np.interp(np.log(demands), np.log(few), np.log(values)))
+def _beside(line: Array, few: Array, x: Array) -> Array:
+    """The end of a band that is known at every third place of a line: between them it keeps to the line."""
+    return line * np.exp(np.interp(x, x[::EVERY], np.log(few / line[::EVERY])))
 
 
 def _band(values: Numbers, level: float) -> Band:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
 LOSS = "final loss (nats per token)"
-MOST_NAMED = 14  # lines that each get a name at their end
 Labels = list[tuple[float, float, str, Any]]
 
 
@@ -63,8 +62,7 @@ def isoflop(observations: Observations, fit: Fit | None = None) -> Figure:
     axes.margins(x=0.03)
     count_axis(axes, "x")
     plain_axis(axes, "y")
-    if len(labels) <= MOST_NAMED:
-        end_labels(axes, labels)
+    end_labels(axes, labels)
     axes.set_xlabel(parameters_label(observations.convention))
     axes.set_ylabel(LOSS)
     axes.set_title("Loss at equal compute, and the best size of each budget (FLOPs)")
@@ -118,14 +116,18 @@ def _held_out(axes: Axes, held_out: Observations, fit: Fit, labels: Labels) -> N
 def envelope(observations: Observations) -> Figure:
     """Approach 1: the losses of each size against FLOPs, their lower edge, and the best size along it.
 
-    Raises UnidentifiedError where sizes have neither several durations nor loss curves.
+    Raises UnidentifiedError where sizes have neither several durations nor loss curves, and where none is
+    ever best between two others.
     """
     found = find_envelope(observations)
+    hint = "train some: `llama-scale sweep`; or draw `llama-scale plot isoflop`"
     if found is None:
         raise UnidentifiedError(
             "an envelope needs three sizes with runs of several durations each, or losses along runs",
-            hint="train some: `llama-scale sweep`; or draw `llama-scale plot isoflop`",
+            hint=hint,
         )
+    if not found.flops.size:
+        raise UnidentifiedError(f"there is no envelope: {found.reason}", hint=hint)
     ends = has_ends(observations)
     sizes: list[LossBySize] = list(ends_of(observations)) if ends else losses_along(observations.curves)
     figure = new_figure(height=4.4, width=8.2)
@@ -163,8 +165,7 @@ def _by_size(axes: Axes, sizes: list[LossBySize], found: Any) -> None:
     axes.plot(found.flops, lowest, color=BLACK, linewidth=3.5, alpha=0.45, label="lowest loss of all sizes")
     flops_axis(axes, "x")
     plain_axis(axes, "y")
-    if len(labels) <= MOST_NAMED:
-        end_labels(axes, labels)
+    end_labels(axes, labels)
     axes.legend(loc="lower left")
 
 

@@ -9,10 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from llama_scale.errors import InputError
 from llama_scale.planning.sentence import amount
 from llama_scale.plots.style import (
     BLACK,
     BLUE,
+    HALO,
     ORANGE,
     SMALL,
     band,
@@ -21,7 +23,6 @@ from llama_scale.plots.style import (
     new_figure,
     note,
     parameters_label,
-    plain,
     styled,
 )
 from llama_scale.quantities import format_count, format_fraction
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from llama_scale.planning.curves import CostBySize, LossBySize, Place
 
 DEAREST = 2.0  # times the least cost: sizes that cost more are left out
+SPARE = 1.3  # times the cost of the chosen one, which limits may have put far above the least
 THICK = 0.08  # of the axes' height: a part that holds its name
+NEAR_EDGE = 0.15  # of the axes' width: a model's name needs as much
 HIGHEST = 0.04  # nats above the lowest loss, at least
 RANGE_HEIGHTS = {0.01: 0.055, 0.05: 0.02}  # of the bars below the curve, in parts of the axes
 
@@ -39,9 +42,12 @@ RANGE_HEIGHTS = {0.01: 0.055, 0.05: 0.02}  # of the bars below the curve, in par
 def cost_by_size(curve: CostBySize, *, convention: str = "total") -> Figure:
     """Lifetime cost of every size that is as good as the chosen one, training and serving stacked.
 
-    Bars along the foot are the sizes within 1 % and 5 % of the least cost.
+    Bars along the foot are the sizes within 1 % and 5 % of the least cost; sizes beyond the plan's limits are
+    veiled. Raises InputError where no second size is as good.
     """
-    shown = np.isfinite(curve.total) & (curve.total <= DEAREST * np.nanmin(curve.total))
+    most = max(DEAREST * float(np.nanmin(curve.total)), SPARE * curve.chosen.value)
+    shown = np.isfinite(curve.total) & (curve.total <= most)
+    _check_several(shown)
     sizes, total = curve.parameters[shown], curve.total[shown]
     figure = new_figure()
     axes = figure.add_subplot()
@@ -49,16 +55,16 @@ def cost_by_size(curve: CostBySize, *, convention: str = "total") -> Figure:
         sizes, curve.train[shown], curve.serve[shown], colors=(BLUE, ORANGE), alpha=0.7, linewidth=0
     )
     axes.plot(sizes, total, color=BLACK, linewidth=1.2)
-    axes.set_ylim(0, 1.12 * min(DEAREST * np.nanmin(curve.total), total.max()))
+    axes.set_ylim(0, 1.12 * total.max())
     axes.set_xlim(sizes[0], sizes[-1])
+    axes.set_xscale("log")
     if curve.band is not None:
         for end, label in zip(curve.band, (f"{curve.level:.0%} of the law's draws", "_"), strict=True):
             axes.plot(sizes, end[shown], color=BLACK, linewidth=0.9, linestyle=(0, (4, 2)), label=label)
-        axes.legend(loc="upper center")
-    _parts(axes, curve, shown)
+    _veil(axes, sizes, total, curve.allowed[shown])
+    _parts(axes, sizes, curve.train[shown], total)
     _ranges(axes, curve)
-    _mark(axes, curve.chosen, "chosen", "o", curve.compute_optimal)
-    _mark(axes, curve.compute_optimal, "compute-optimal", "s", curve.chosen)
+    _marks(axes, curve, amount(curve.compute_optimal.value, curve.unit))
     count_axis(axes, "x")
     axes.set_xlabel(parameters_label(convention))
     cost_axis(axes, "y", curve.unit, "lifetime cost")
@@ -66,55 +72,100 @@ def cost_by_size(curve: CostBySize, *, convention: str = "total") -> Figure:
     return figure
 
 
-def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
+def _check_several(shown: Any) -> None:
+    if np.count_nonzero(shown) < 2:
+        raise InputError(
+            "no size but the chosen one does as well: there is no curve to draw",
+            hint="ask for a higher loss, or for a larger budget",
+        )
+
+
+def _veil(axes: Axes, sizes: Any, total: Any, allowed: Any) -> None:
+    """A pale ground over the sizes that the plan's limits rule out."""
+    if not allowed.all():
+        look: dict[str, Any] = {
+            "facecolor": (1, 1, 1, 0.55),
+            "edgecolor": "#999999",
+            "hatch": "///",
+            "linewidth": 0,
+        }
+        axes.fill_between(sizes, 0, total, where=~allowed, **look)
+        axes.fill([], [], label="beyond the plan's limits", **look)
+
+
+def _parts(axes: Axes, sizes: Any, train: Any, total: Any) -> None:
     """Each part's name inside it: right where it is thick enough, else left, else nowhere."""
     tall = axes.get_ylim()[1]
-    places = np.flatnonzero(shown)
-    ends = [int(places[int(len(places) * share)]) for share in (0.92, 0.08)]
+    ends = np.exp(np.interp((0.92, 0.08), (0, 1), np.log(sizes[[0, -1]])))
     floor = RANGE_HEIGHTS[0.01] * tall
     for name, colour, ground, low, high in (
-        ("training", "white", BLUE, np.full_like(curve.train, floor), curve.train),
-        ("serving", BLACK, ORANGE, curve.train, curve.total),
+        ("training", "white", BLUE, np.full_like(train, floor), train),
+        ("serving", BLACK, ORANGE, train, total),
     ):
-        at = next((end for end in ends if high[end] - low[end] > THICK * tall), None)
-        if at is not None:
-            middle = float(low[at] + high[at]) / 2
-            axes.text(
-                float(curve.parameters[at]),
-                middle,
-                name,
-                color=colour,
-                ha="center",
-                va="center",
-                fontsize=SMALL + 0.5,
-                fontweight="bold",
-                path_effects=[withStroke(linewidth=2, foreground=ground)],
-            )
+        for end in ends:
+            foot, top = (float(np.interp(end, sizes, edge)) for edge in (low, high))
+            if top - foot > THICK * tall:
+                axes.text(
+                    float(end),
+                    (foot + top) / 2,
+                    name,
+                    color=colour,
+                    ha="center",
+                    va="center",
+                    fontsize=SMALL + 0.5,
+                    fontweight="bold",
+                    path_effects=[withStroke(linewidth=2, foreground=ground)],
+                )
+                break
 
 
 def _ranges(axes: Axes, curve: CostBySize) -> None:
-    """Bars for the sizes within each excess of the least cost."""
+    """Bars for the sizes within each excess of the least cost, their names on the side that has room."""
     across = axes.get_xaxis_transform()
     for excess, (low, high) in curve.ranges:
         height = RANGE_HEIGHTS.get(excess, 0.09)
         axes.plot(
-            [low, high], [height] * 2, transform=across, color="white", linewidth=4, solid_capstyle="butt"
+            [low, high],
+            [height] * 2,
+            transform=across,
+            color=BLACK,
+            linewidth=3,
+            solid_capstyle="butt",
+            path_effects=[HALO],
         )
+        left = _share_across(axes, high) > 1 - NEAR_EDGE
         axes.annotate(
             f"within {format_fraction(excess)}",
-            (high, height),
+            (low if left else high, height),
             xycoords=across,
-            xytext=(4, 0),
+            xytext=(-4 if left else 4, 0),
             textcoords="offset points",
+            ha="right" if left else "left",
             va="center",
             fontsize=SMALL - 1,
-            color="white",
+            color=BLACK,
+            path_effects=[HALO],
         )
+
+
+def _marks(axes: Axes, curve: CostBySize | LossBySize, value: str) -> None:
+    """Both models, and a legend, which names the compute-optimal one and its `value` if it is out of view."""
+    ours, theirs = curve.chosen, curve.compute_optimal
+    low, high = axes.get_xlim()
+    if low <= theirs.parameters <= high:
+        _mark(axes, theirs, "compute-optimal", "s", ours)
+    elif np.isfinite(theirs.value):
+        side = "right" if theirs.parameters > high else "left"
+        told = f"compute-optimal, {format_count(theirs.parameters)}: {value}, off to the {side}"
+        axes.plot([], [], "s", color=BLACK, label=told)
+    _mark(axes, ours, "chosen", "o", theirs)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center")
 
 
 def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> None:
-    """One of two models, its name on the side away from the other."""
-    if not np.isfinite(place.value) or not axes.get_xlim()[0] <= place.parameters <= axes.get_xlim()[1]:
+    """One of two models, its name on the side away from the other, or from an edge that is near."""
+    if not np.isfinite(place.value):
         return
     axes.plot(
         [place.parameters],
@@ -125,9 +176,11 @@ def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> Non
         markersize=8,
         linestyle="",
         label=f"_{name}",
+        clip_on=False,
         zorder=5,
     )
-    left = place.parameters < other.parameters
+    across = _share_across(axes, place.parameters)
+    left = across > 1 - NEAR_EDGE or (place.parameters < other.parameters and across > NEAR_EDGE)
     note(
         axes,
         place.parameters,
@@ -138,26 +191,29 @@ def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> Non
     )
 
 
+def _share_across(axes: Axes, x: float) -> float:
+    """How far along the axes a value lies, 0 at the left end and 1 at the right."""
+    return float(axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0])
+
+
 @styled
 def loss_by_size(curve: LossBySize, *, convention: str = "total") -> Figure:
     """Loss of every size for the same total cost, with the band of the law's draws."""
     least = float(np.nanmin(curve.loss_nats))
     gap = max(HIGHEST, 2 * (curve.compute_optimal.value - least))
     known = np.isfinite(curve.loss_nats) & (curve.loss_nats <= least + gap)
+    _check_several(known)
     sizes = curve.parameters[known]
     figure = new_figure()
     axes = figure.add_subplot()
     axes.plot(sizes, curve.loss_nats[known], color=BLUE)
     if curve.band is not None:
         band(axes, sizes, [end[known] for end in curve.band], BLUE, f"{curve.level:.0%} of the law's draws")
-        axes.legend(loc="upper center")
     axes.set_xlim(sizes[0], sizes[-1])
-    _mark(axes, curve.chosen, "chosen", "o", curve.compute_optimal)
-    _mark(axes, curve.compute_optimal, "compute-optimal", "s", curve.chosen)
+    axes.set_xscale("log")
+    _marks(axes, curve, f"{curve.compute_optimal.value:.3f}")
     count_axis(axes, "x")
     axes.set_xlabel(parameters_label(convention))
     axes.set_ylabel("predicted loss (nats per token)")
-    axes.set_title(
-        plain(f"What each size reaches for {amount(curve.cost, curve.unit)} of training and serving")
-    )
+    axes.set_title(f"What each size reaches for {amount(curve.cost, curve.unit)} of training and serving")
     return figure

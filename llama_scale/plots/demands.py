@@ -23,7 +23,6 @@ from llama_scale.plots.style import (
     new_figure,
     note,
     parameters_label,
-    plain,
     plain_axis,
     styled,
 )
@@ -101,7 +100,6 @@ def cost_over_time(curve: CostOverTime, *, convention: str = "total") -> Figure:
     spent, saved = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     spent.plot(curve.at, curve.chosen, color=BLUE)
     spent.plot(curve.at, curve.compute_optimal, color=VERMILION, linestyle="--")
-    spent.set_ylim(0, None)
     spent.set_xlim(curve.at[0], curve.at[-1])
     difference = curve.compute_optimal - curve.chosen
     saved.plot(curve.at, difference, color=GREEN)
@@ -110,6 +108,7 @@ def cost_over_time(curve: CostOverTime, *, convention: str = "total") -> Figure:
         band(spent, curve.at, curve.band, VERMILION, f"{curve.level:.0%} of the law's draws")
         band(saved, curve.at, [end - curve.chosen for end in curve.band], GREEN)
         spent.legend(loc="lower right")
+    spent.set_ylim(0, None)
     end_labels(
         spent,
         [
@@ -121,7 +120,7 @@ def cost_over_time(curve: CostOverTime, *, convention: str = "total") -> Figure:
     cost_axis(spent, "y", curve.unit, "spent so far")
     cost_axis(saved, "y", curve.unit, "saved so far")
     ours, theirs = (amount(float(each[-1]), curve.unit) for each in (curve.chosen, curve.compute_optimal))
-    spent.set_title(plain(f"{ours} in all, not the {theirs} of compute-optimal"))
+    spent.set_title(f"{ours} in all, not the {theirs} of compute-optimal")
     saved.set_xlabel(_clock(curve))
     if curve.clock != "months":
         saved.xaxis.set_major_formatter(lambda value, _: format_count(value) if value else "0")

@@ -14,7 +14,11 @@ from llama_scale.plots.style import STYLE
 
 FORMATS = ("png", "svg", "pdf")
 # No date and no version of matplotlib.
-METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+METADATA = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 
 
 def format_of(path: Path) -> str:
@@ -36,5 +40,5 @@ def save(figure: Figure, path: Path) -> Path:
             engine.execute(figure)  # else savefig draws the whole figure once more to lay it out
             figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, metadata=METADATA[kind])
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), other="another file with -o")
     return path

@@ -22,7 +22,6 @@ from llama_scale.plots.style import (
     log_cost_axis,
     new_figure,
     parameters_label,
-    plain,
     styled,
 )
 from llama_scale.quantities import format_count, format_usd
@@ -49,12 +48,12 @@ def sensitivity(plan: Plan) -> Figure:
     figure = new_figure(height=1.5 + 0.42 * len(rows), width=8.2)
     bills, sizes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     base = float(plan.recommended.lifetime.total_usd or np.nan)
-    ours = plan.recommended.parameters
+    best = plan.optimum.parameters  # the cases are not rounded either
     for place, row in enumerate(reversed(rows)):
         _bar(bills, place, row, "usd", base)
-        _bar(sizes, place, row, "parameters", ours)
+        _bar(sizes, place, row, "parameters", best)
         _names(bills, place, row, base)
-    for axes, middle in ((bills, base), (sizes, ours)):
+    for axes, middle in ((bills, base), (sizes, best)):
         axes.axvline(middle, color=BLACK, linewidth=1)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -62,11 +61,11 @@ def sensitivity(plan: Plan) -> Figure:
     bills.set_ylim(-0.7, len(rows) - 0.3)
     _bill_axis(bills, rows, base)
     known = [case.parameters for row in rows for case in (row.low, row.high) if np.isfinite(case.parameters)]
-    sizes.set_xlim(min(*known, ours) / 1.15, max(*known, ours) * 1.15)
+    sizes.set_xlim(min(*known, best) / 1.15, max(*known, best) * 1.15)
     count_axis(sizes, "x", most=4)
     sizes.set_xlabel(f"best {parameters_label(plan.request.fit.convention)}")
-    bills.set_title(plain(f"What moves the bill of {format_usd(base)}"))
-    sizes.set_title(f"… and the choice of {format_count(ours)}")
+    bills.set_title(f"What moves the bill of {format_usd(base)}")
+    sizes.set_title(f"… and the best size, {format_count(best)}")
     bills.legend(handles=[_patch("the cheaper case"), _patch("the dearer case")], loc="lower right")
     return figure
 
@@ -111,7 +110,7 @@ def _names(axes: Axes, place: int, row: Sensitivity, middle: float) -> None:
             text, value = f"{text}: impossible", middle
         end = min(value, middle) if left else max(value, middle)
         axes.annotate(
-            plain(text),
+            text,
             (end, place),
             xytext=(-4 if left else 4, 0),
             textcoords="offset points",

@@ -20,6 +20,7 @@ from llama_scale.plots.style import (
     band,
     count_axis,
     flops_axis,
+    level_labels,
     new_figure,
     parameters_label,
     styled,
@@ -79,7 +80,7 @@ def contours(fit: Fit, observations: Observations) -> Figure:
         )
     flops_axis(axes, "x")
     count_axis(axes, "y")
-    axes.clabel(drawn, fmt="%.2f", fontsize=SMALL - 1, colors="#666666")
+    level_labels(axes, drawn)
     axes.set_xlabel("training compute C = 6ND (FLOPs)")
     axes.set_ylabel(parameters_label(fit.convention))
     axes.set_title("The law's lines of equal loss (nats per token), and the best sizes")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llama_scale.errors import UnidentifiedError
-from llama_scale.fitting.size_curves import smooth
+from llama_scale.fitting.size_curves import evenly_along, smooth
 from llama_scale.plots.style import (
     SMALL,
     by_rank,
@@ -20,15 +20,14 @@ from llama_scale.plots.style import (
     plain_axis,
     styled,
 )
-from llama_scale.quantities import format_count
+from llama_scale.quantities import counted, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llama_scale.fitting.rows import TrainingCurve
 
-MOST_NAMED = 14  # sizes that each get a name
-MOST_POINTS = 400  # of a raw curve: more are not seen, and make files large
+MOST_POINTS = 400  # of a curve: more are not seen, and make files large
 CLIPPED = 0.995  # of the raw losses are within the axes: the start of a run is far above them
 
 
@@ -56,18 +55,16 @@ def loss_curves(curves: Sequence[TrainingCurve]) -> Figure:
     count_axis(by_tokens, "x", most=5)
     flops_axis(by_flops, "x")
     plain_axis(by_tokens, "y")
-    if len(sizes) <= MOST_NAMED:
-        end_labels(by_flops, [_end(curves, size, colours[size]) for size in sizes])
+    end_labels(by_flops, [_end(curves, size, colours[size]) for size in sizes], at_edge=True)
     by_tokens.set_xlabel("tokens seen D")
     by_flops.set_xlabel("training compute C (FLOPs)")
     by_tokens.set_ylabel("training loss (nats per token)")
     by_tokens.set_title("Loss by tokens")
     by_flops.set_title("… and by compute")
-    note = "parameters at the ends; " if len(sizes) <= MOST_NAMED else "darker: smaller; "
     by_tokens.text(
         0.03,
         0.03,
-        f"{len(curves)} runs, {note}thin: as logged",
+        f"{counted(len(curves), 'run')}, darker: smaller; thin: as logged",
         transform=by_tokens.transAxes,
         fontsize=SMALL,
     )
@@ -80,9 +77,9 @@ def _smoothed(curve: TrainingCurve) -> Any:
 
 
 def _draw(axes: Axes, x: Any, curve: TrainingCurve, smoothed: Any, colour: Any) -> None:
-    thin = max(1, len(x) // MOST_POINTS)
-    axes.plot(x[::thin], curve.loss[::thin], color=colour, alpha=0.25, linewidth=0.6)
-    axes.plot(x, smoothed, color=colour, linewidth=1.5)
+    seen = evenly_along(np.log(x), MOST_POINTS)
+    axes.plot(x[seen], curve.loss[seen], color=colour, alpha=0.25, linewidth=0.6)
+    axes.plot(x[seen], smoothed[seen], color=colour, linewidth=1.5)
 
 
 def _end(curves: Sequence[TrainingCurve], size: float, colour: Any) -> tuple[float, float, str, Any]:

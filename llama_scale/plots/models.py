@@ -15,10 +15,10 @@ from llama_scale.plots.style import (
     GREY,
     ORANGE,
     SKY,
-    SMALL,
     VERMILION,
     count_axis,
     end_labels,
+    level_labels,
     new_figure,
     notes,
     parameters_label,
@@ -44,7 +44,8 @@ def model_map(found: Comparison) -> Figure:
     figure = new_figure(height=5.0)
     axes = figure.add_subplot()
     x = np.geomspace(sizes.min() / 2.5, sizes.max() * 2.5, 120)
-    y = np.geomspace(tokens.min() / 2.5, tokens.max() * 2.5, 120)
+    seen = np.concatenate([tokens, compute_optimal_tokens(law, sizes)])
+    y = np.geomspace(seen.min() / 2.5, seen.max() * 2.5, 120)
     losses = law.loss(x, y[:, None])
     lowest, highest = (end([model.loss_nats for model in models]) for end in (min, max))
     drawn = axes.contour(
@@ -61,12 +62,12 @@ def model_map(found: Comparison) -> Figure:
     axes.plot(sizes, tokens, "o", color=VERMILION, markeredgecolor="white", markersize=8, zorder=4)
     count_axis(axes, "x")
     count_axis(axes, "y")
-    axes.clabel(drawn, fmt="%.2f", fontsize=SMALL - 1, colors="#666666")
+    level_labels(axes, drawn)
     notes(axes, [(model.parameters, model.tokens, model.name) for model in models])
     axes.set_xlabel(parameters_label(found.request.fit.convention))
     axes.set_ylabel("training tokens D")
     axes.set_title("Models that exist, and lines of equal predicted loss (nats per token)")
-    axes.legend(loc="lower right", frameon=True, framealpha=0.85, edgecolor="none")
+    axes.legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
     return figure
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, ParamSpec
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import TightLayoutEngine
 from matplotlib.patheffects import withStroke
@@ -31,6 +33,8 @@ BLACK, GREY = "#222222", "#777777"
 WIDTH = 7.2  # inches: a notebook's column, and two thirds of a printed page
 SMALL = 8.5  # points, of labels within a figure
 BAND = 0.18  # opacity
+MOST_NAMED = 14  # lines that each get a name at their end
+READABLE = 4.5  # contrast of text with its ground
 HALO = withStroke(linewidth=2.5, foreground="white")  # keeps lines out of the names beside them
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure everywhere
@@ -54,6 +58,7 @@ STYLE: Any = {
     "legend.fontsize": SMALL,
     "figure.facecolor": "white",
     "savefig.dpi": 160,
+    "text.parse_math": False,  # a dollar is a dollar, whatever models and inputs are called
     "svg.hashsalt": "llama-scale",  # the same figure is the same file
     "svg.fonttype": "none",
 }
@@ -62,11 +67,6 @@ CONVENTIONS = {"total": "total", "matmul": "matmul", "non_embedding": "non-embed
 
 Parameters = ParamSpec("Parameters")
 Which = Literal["x", "y"]
-
-
-def plain(text: str) -> str:
-    """Text in which a dollar is a dollar, not the start of a formula."""
-    return text.replace("$", r"\$")
 
 
 def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
@@ -90,7 +90,7 @@ def new_figure(height: float = 4.4, width: float = WIDTH) -> Figure:
 
 
 def by_rank(count: int) -> list[Any]:
-    """So many colours from dark to light, in order in grey too; the lightest is still read as text."""
+    """So many colours from dark to light, in order in grey too."""
     return list(matplotlib.colormaps["viridis"](np.linspace(0.05, 0.76, count)))
 
 
@@ -160,7 +160,7 @@ def log_cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
 
 
 def _dollars(value: float) -> str:
-    return plain(f"-{format_usd(-value)}" if value < 0 else format_usd(value) if value else "$0")
+    return f"-{format_usd(-value)}" if value < 0 else format_usd(value) if value else "$0"
 
 
 def _logarithmic(axes: Axes, which: Which, form: Callable[[float], str], most: int = 7) -> None:
@@ -169,8 +169,7 @@ def _logarithmic(axes: Axes, which: Which, form: Callable[[float], str], most: i
     low, high = _limits(axes, which)
     decades = math.log10(high / low)
     if decades < 0.75:
-        ticks = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+        axis.set_major_locator(FixedLocator(_close_ticks(axes, which, form, most)))
     else:
         few, many = decades * 3 > most + 2, decades * 6 < most + 1
         subs = (1.0,) if few else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if many else (1.0, 2.0, 5.0)
@@ -179,6 +178,20 @@ def _logarithmic(axes: Axes, which: Which, form: Callable[[float], str], most: i
     axis.set_minor_locator(minor)
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _close_ticks(axes: Axes, which: Which, form: Callable[[float], str], most: int) -> list[float]:
+    """Evenly spaced round values, on an x axis no more than have room for their names side by side."""
+    low, high = _limits(axes, which)
+    room = math.inf if which == "y" else axes.get_window_extent().width * 72 / axes.figure.dpi
+    ticks: list[float] = []
+    for count in range(most, 1, -1):
+        found = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        ticks = [float(tick) for tick in found if low <= tick <= high]
+        letters = sum(len(form(tick)) + 2 for tick in ticks)
+        if letters * LETTER * STYLE["font.size"] < room:
+            break
+    return ticks
 
 
 def _scaled(axes: Axes, which: Which) -> Any:
@@ -206,8 +219,29 @@ def band(axes: Axes, x: Any, ends: Any, colour: str, label: str | None = None) -
     )
 
 
-def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]], *, apart: float = 10.5) -> None:
-    """Names right of the ends of lines, (x, y, text, colour) each, `apart` points from each other."""
+def as_text(colour: Any) -> Any:
+    """A colour as dark as text on white must be to be read (WCAG 2.2, 1.4.3), of the same hue."""
+    shades = np.array(to_rgb(colour))
+    linear = np.where(shades <= 0.04045, shades / 12.92, ((shades + 0.055) / 1.055) ** 2.4)
+    linear *= min(1.0, (1.05 / READABLE - 0.05) / max(float(linear @ (0.2126, 0.7152, 0.0722)), 1e-9))
+    return tuple(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
+
+
+def end_labels(
+    axes: Axes,
+    labels: Sequence[tuple[float, float, str, Any]],
+    *,
+    apart: float = 10.5,
+    at_edge: bool = False,
+) -> None:
+    """Names right of the ends of lines, (x, y, text, colour) each, `apart` points from each other.
+
+    Of more than `MOST_NAMED`, in order, some evenly among them are named. `at_edge` puts the names right of
+    the axes, where lines end among others.
+    """
+    if len(labels) > MOST_NAMED:
+        some = np.unique(np.linspace(0, len(labels) - 1, MOST_NAMED).round().astype(int))
+        labels = [labels[index] for index in some]
     height = axes.get_window_extent().height * 72 / axes.figure.dpi
     spots = np.array(
         [axes.transLimits.transform(axes.transScale.transform((x, y)))[1] for x, y, *_ in labels]
@@ -216,11 +250,12 @@ def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]], *, a
     for (x, y, text, colour), place, spot in zip(labels, places, spots, strict=True):
         axes.annotate(
             text,
-            (x, y),
+            (1.0, y) if at_edge else (x, y),
+            xycoords=axes.get_yaxis_transform() if at_edge else "data",
             xytext=(5, place - spot * height),
             textcoords="offset points",
             va="center",
-            color=colour,
+            color=as_text(colour),
             fontsize=SMALL,
             annotation_clip=False,
             path_effects=[HALO],
@@ -247,6 +282,13 @@ def spread(places: Any, apart: float) -> Any:
     return found
 
 
+def level_labels(axes: Axes, drawn: ContourSet) -> None:
+    """The values of lines of equal loss, with as many digits as tell them apart."""
+    apart = float(np.min(np.diff(np.asarray(drawn.levels))))
+    digits = max(2, math.ceil(-math.log10(apart)))
+    axes.clabel(drawn, fmt=f"%.{digits}f", fontsize=SMALL - 1, colors="#666666")
+
+
 def note(axes: Axes, x: float, y: float, text: str, **words: Any) -> None:
     """A few words beside a point, on a ground that keeps lines out of them."""
     offset = words.pop("offset", (7, 6))
@@ -257,28 +299,47 @@ def note(axes: Axes, x: float, y: float, text: str, **words: Any) -> None:
         "va": "bottom" if offset[1] > 0 else "top" if offset[1] < 0 else "center",
         "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
     }
-    axes.annotate(plain(text), (x, y), xytext=offset, **(settings | words))
+    axes.annotate(text, (x, y), xytext=offset, **(settings | words))
 
 
-SIDES = ((7, 7), (7, -7), (-7, 7), (-7, -7), (7, 19), (-7, 19), (7, -19), (-7, -19))
+NEAR = ((7, 7), (7, -7), (-7, 7), (-7, -7))
+FAR = tuple((7 * right, up * rise) for rise in (19, 31, 43, 55) for up in (1, -1) for right in (1, -1))
 LETTER, LINE = 0.66, 1.35  # width of a letter and height of a line, in font sizes
 APART = 2.0  # points, around each
+DOT, CLEAR = 4.0, 8.0  # points about a point: what it covers, and where a name would seem to be its own
 
 
 def notes(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:
-    """Names (x, y, text) beside points, each on the first side where it meets neither a name nor a point."""
+    """Names (x, y, text) beside points, each on the first side where it meets no name and no other point.
+
+    Where that is farther off a thin line leads to it.
+    """
     if isinstance(axes.figure, Figure) and (engine := axes.figure.get_layout_engine()):
         engine.execute(axes.figure)  # where points lie on the page is known only then
     to_points = 72 / axes.figure.dpi
     places = [np.asarray(axes.transData.transform((x, y))) * to_points for x, y, _ in named]
-    taken = [(place - 4, place + 4) for place in places]
-    for (x, y, text), place in zip(named, places, strict=True):
+    taken: list[tuple[Any, Any]] = []
+    for index, ((x, y, text), place) in enumerate(zip(named, places, strict=True)):
         size = np.array([LETTER * SMALL * len(text), LINE * SMALL])
-        boxes = [_box(place, np.array(side), size) for side in SIDES]
-        free = [not any(_meet(box, other) for other in taken) for box in boxes]
-        chosen = free.index(True) if any(free) else 0
-        taken.append(boxes[chosen])
-        note(axes, x, y, text, offset=SIDES[chosen])
+        others = [(other - CLEAR, other + CLEAR) for other in places[:index] + places[index + 1 :]]
+        boxes = {side: _box(place, np.array(side), size) for side in NEAR + FAR}
+        own = (place - DOT, place + DOT)
+        free = (
+            side
+            for around in ([*taken, own, *others], taken)
+            for side, box in boxes.items()
+            if not any(_meet(box, other) for other in around)
+        )
+        side = next(free, NEAR[0])
+        taken.append(boxes[side])
+        note(axes, x, y, text, offset=side, **(_leader(side) if side in FAR else {}))
+
+
+def _leader(side: tuple[int, int]) -> dict[str, Any]:
+    """A line from a point to the corner of its name that is nearest to it."""
+    corner = (0.0 if side[0] > 0 else 1.0, 0.0 if side[1] > 0 else 1.0)
+    look = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
+    return {"arrowprops": {**look, "relpos": corner}}
 
 
 def _box(place: Any, side: Any, size: Any) -> tuple[Any, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
 MOST_CANDIDATES = 12
+WIDEST = 1.5  # times beyond all losses: intervals that reach farther are cut there
 Array = Any
 
 
@@ -43,7 +44,7 @@ def predictions(fit: Fit, observations: Observations) -> Figure:
     figure = new_figure(height=5.0, width=5.6)
     axes = figure.add_subplot()
     fitted = np.asarray(fit.law.loss(observations.parameters, observations.tokens))
-    everything = [observations.loss, fitted]
+    everything, bounds = [observations.loss, fitted], []
     axes.plot(
         observations.loss, fitted, "o", color=BLUE, alpha=0.75, label=f"{len(observations)} fitted runs"
     )
@@ -54,6 +55,7 @@ def predictions(fit: Fit, observations: Observations) -> Figure:
         bars: Any = None
         if guess.low is not None and guess.high is not None:
             bars = np.array([loss - guess.low, np.asarray(guess.high) - loss])
+            bounds = [np.asarray(guess.low), np.asarray(guess.high)]
         axes.errorbar(
             held.loss,
             loss,
@@ -67,9 +69,7 @@ def predictions(fit: Fit, observations: Observations) -> Figure:
             label=f"{len(held)} held out" + (f", {guess.level:.0%} intervals" if bars is not None else ""),
         )
         everything += [held.loss, loss]
-    low, high = (end(np.concatenate(everything)) for end in (np.min, np.max))
-    room = 0.03 * (high - low)
-    ends = [low - room, high + room]
+    ends = _around(np.concatenate(everything), bounds)
     axes.plot(ends, ends, color=GREY, linewidth=1, label="as predicted")
     axes.set_xlim(*ends)
     axes.set_ylim(*ends)
@@ -81,6 +81,14 @@ def predictions(fit: Fit, observations: Observations) -> Figure:
     axes.set_title("Predicted against measured loss")
     axes.legend(loc="upper left")
     return figure
+
+
+def _around(losses: Array, bounds: Sequence[Array]) -> Array:
+    """Ends of an axis that holds losses and the bounds on some of them, where these are not endless."""
+    least, most = float(losses.min()), float(losses.max())
+    every = np.concatenate([losses, *(np.clip(one, least / WIDEST, most * WIDEST) for one in bounds)])
+    low, high = float(every.min()), float(every.max())
+    return np.array([low, high]) * (high / low) ** np.array([-0.03, 0.03])
 
 
 @styled
@@ -159,7 +167,7 @@ def _verdict(axes: Axes, verdict: Mapping[str, Any]) -> None:
     if covered is not None:
         told += f"\n{covered:.0%} inside the {verdict['level']:.0%} intervals"
     axes.text(0.03, 0.97, told, transform=axes.transAxes, va="top", fontsize=SMALL)
-    axes.set_ylim(0, 1.3 * 100 * errors[-1]["mean_error"])
+    axes.set_ylim(0, 1.3 * 100 * max((one["mean_error"] for one in errors), default=1.0))
     axes.set_xticks([])
     axes.set_xlabel(f"{len(errors)} candidates, best first")
     axes.grid(visible=False, axis="x")

@@ -32,7 +32,7 @@ def write_curves(path: Path, store: Path) -> int:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+    write_atomically(path, text.getvalue(), other="another file")
     return len(rows)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from llama_scale.architecture import ParameterCounts
 from llama_scale.config import added, structure
 from llama_scale.errors import InputError
-from llama_scale.files import parse_json, write_atomically
+from llama_scale.files import ANOTHER_STORE, parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.runs.configs import RunConfig, RunRole
 from llama_scale.runs.folders import RunFolder
@@ -45,11 +45,13 @@ class RunRecord:
     unique_tokens: int | None = added(None)
 
 
-def write_records(path: Path, records: Iterable[RunRecord]) -> None:
-    """Write records as one JSON file, to share or commit them without their stores."""
-    write_atomically(
-        path, json.dumps({"schema": 1, "records": [asdict(r) for r in records]}, indent=1) + "\n"
-    )
+def write_records(path: Path, records: Iterable[RunRecord], *, other: str = ANOTHER_STORE) -> None:
+    """Write records as one JSON file, to share or commit them without their stores.
+
+    Raises StoreError, with the advice to choose the `other` place, where that cannot be done.
+    """
+    text = json.dumps({"schema": 1, "records": [asdict(r) for r in records]}, indent=1) + "\n"
+    write_atomically(path, text, other=other)
 
 
 def load_records(path: Path | str) -> tuple[RunRecord, ...]:

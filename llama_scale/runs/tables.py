@@ -33,15 +33,15 @@ def write_table(path: Path, records: Iterable[RunRecord]) -> None:
     """Write records as the ending of `path` says; raises InputError for an ending that we do not write."""
     rows = [_row(record) for record in records]
     if path.suffix == ".json":
-        write_records(path, records)
+        write_records(path, records, other="another file")
     elif path.suffix == ".csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-        write_atomically(path, text.getvalue())
+        write_atomically(path, text.getvalue(), other="another file")
     elif path.suffix == ".parquet":
-        write_atomically(path, _parquet(rows))
+        write_atomically(path, _parquet(rows), other="another file")
     else:
         raise _unknown(path)
 
