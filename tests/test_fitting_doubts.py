@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting.doubts import DIVERGED, _dominated
+from llama_scale.fitting.filters import parse_filter
 from llama_scale.fitting.observations import Row, Rows, check_design, observe
 from llama_scale.laws import published
 
@@ -45,6 +46,17 @@ def test_sound_runs_raise_no_doubt() -> None:
 def test_values_that_no_run_has_name_row_and_column(column: str, value: float) -> None:
     with pytest.raises(InputError, match=f"line of .* has {column} "):
         warnings_of(*SOUND, replace(SOUND[0], **{column: value}))
+
+
+@pytest.mark.parametrize(("column", "value"), [("loss", 1e20), ("loss", 1e-300), ("parameters", 1e100)])
+def test_values_beyond_all_reason_are_refused_with_the_filter_that_leaves_them_out(
+    column: str, value: float
+) -> None:
+    with pytest.raises(InputError, match=f"line of .* has {column} ") as caught:
+        warnings_of(*SOUND, replace(SOUND[0], **{column: value}))
+    where = re.search(r"--where '(.*)'", caught.value.hint)
+    assert where
+    assert not parse_filter(where[1]).keeps(str(value))
 
 
 def test_sizes_that_are_all_small_have_lost_their_unit() -> None:

@@ -24,6 +24,8 @@ DIVERGED = 1.2  # times the loss of a run that is no larger and saw no more
 REPEAT_SPREAD = 0.02  # of losses at one size and duration: seeds differ by less, learning rates by more
 LARGEST_LOSS = 15.0  # nats: a uniform guess among a million tokens
 FEWEST_PARAMETERS = 1e3
+MOST = 1e30  # FLOPs of 100,000 of the largest runs yet; no other value of a run is as large
+LOSSES = (1e-6, 1e6)  # nats: beyond them squares and powers leave the range of floats
 
 
 def check_values(row: Row) -> None:
@@ -38,10 +40,11 @@ def check_values(row: Row) -> None:
         **{f"parameters_{name}": value for name, value in row.counts.items()},
     }
     for name, value in values.items():
-        if value is not None and not (0 < value < np.inf):
-            sound = "< 1e30" if value > 0 else "> 0"
+        least, most = LOSSES if name == "loss" else (0.0, MOST)
+        if value is not None and not (least < value < most):
+            sound = f"< {most:g}" if value >= most else f"> {least:g}"
             raise InputError(
-                f"{row.place} has {name} {value:g}, but it must be finite and positive",
+                f"{row.place} has {name} {value:g}, but it must lie between {least:g} and {most:g}",
                 hint=f"correct that row, or leave it out: --where '{name} {sound}'",
             )
 

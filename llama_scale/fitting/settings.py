@@ -11,6 +11,7 @@ import numpy as np
 from llama_scale.config import nearest
 from llama_scale.errors import InputError
 from llama_scale.fitting.candidates import DELTAS, POWERS, Candidate, candidates_of
+from llama_scale.fitting.doubts import MOST
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import AUTO_FORMS, Asked
 from llama_scale.fitting.solver import DEFAULT_DELTA
@@ -74,6 +75,13 @@ class Settings:
             raise InputError(
                 f"{self.draws} draws make no interval", hint="use --draws 1000, or --draws 0 for none"
             )
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}, but must not be negative", hint="use --seed 0")
+        for budget in self.budgets:
+            if not 0 < budget < MOST:
+                raise InputError(
+                    f"no law has an optimum at {budget:g} FLOPs", hint="use a budget such as --budget 1e24"
+                )
 
     @property
     def named_form(self) -> FormName | None:
