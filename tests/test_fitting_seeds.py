@@ -70,6 +70,13 @@ def test_five_seeds_where_the_law_is_wrong_count_as_one_run() -> None:
     assert found.weights[0] == pytest.approx(0.5 * found.weights[20], rel=0.05)
 
 
+def test_runs_that_repeat_less_text_are_no_seeds() -> None:
+    runs = repeated(0, np.full(36, 0.004), copies=2)
+    text = np.where(np.arange(72) < 36, runs.tokens, runs.tokens / 4)
+    assert len(set(repeat_groups(replace(runs, unique_tokens=text)))) == 72
+    assert len(set(repeat_groups(replace(runs, unique_tokens=4 * text)))) == 36
+
+
 def test_without_repeats_there_are_no_weights() -> None:
     assert seed_noise_weights(independent_runs(0)) is None
     runs = sweep(0)

@@ -162,15 +162,15 @@ def _listed(rows: Sequence[Row], doubtful: Mask, what: str) -> list[str]:
 
 
 def _repeated(rows: Sequence[Row]) -> Mask:
-    return np.array([row.unique_tokens is not None and row.unique_tokens < 0.99 * row.tokens for row in rows])
+    return np.array([row.fresh_tokens < 0.99 * row.tokens for row in rows])
 
 
 def _repeats(rows: Sequence[Row]) -> list[str]:
-    seen = Counter((row.parameters, row.tokens, row.loss) for row in rows)
+    seen = Counter(_identity(row) for row in rows)
     copies = sum(count - 1 for count in seen.values())
     said = []
     if copies:
-        example = next(row for row in rows if seen[row.parameters, row.tokens, row.loss] > 1)
+        example = next(row for row in rows if seen[_identity(row)] > 1)
         said.append(f"rows repeat others exactly, {copies} in all, such as {example.place}: each counts")
     spread = [max(r.loss for r in group) / min(r.loss for r in group) - 1 for group in groups_of(rows)]
     wide = [value for value in spread if value > REPEAT_SPREAD]
@@ -181,6 +181,10 @@ def _repeats(rows: Sequence[Row]) -> list[str]:
             " grid of settings, `--repeats mean` averages"
         )
     return said
+
+
+def _identity(row: Row) -> tuple[float, ...]:
+    return (row.parameters, row.tokens, row.fresh_tokens, row.loss)
 
 
 def _flops(rows: Sequence[Row]) -> list[str]:

@@ -44,6 +44,11 @@ class Row:
     unique_tokens: float | None = None
     flagged: bool = False
 
+    @property
+    def fresh_tokens(self) -> float:
+        """Tokens that it saw for the first time: all of them, or as many as the text has."""
+        return self.tokens if self.unique_tokens is None else min(self.tokens, self.unique_tokens)
+
 
 @frozen(eq=False)
 class TrainingCurve:

@@ -88,9 +88,10 @@ def seed_noise(observations: Observations) -> SeedNoise | None:
 
 
 def repeat_groups(observations: Observations) -> NDArray[np.intp]:
-    """A number a run (n,): the same for runs of one size and duration, whose families differ."""
-    keys = [np.round(np.log(v) / SAME_RUN) for v in (observations.parameters, observations.tokens)]
-    seen: dict[tuple[float, float], tuple[int, set[str]]] = {}
+    """A number a run (n,): the same for runs of one size, duration and text, whose families differ."""
+    same = (observations.parameters, observations.tokens, observations.fresh_tokens)
+    keys = [np.round(np.log(values) / SAME_RUN) for values in same]
+    seen: dict[tuple[float, ...], tuple[int, set[str]]] = {}
     numbers = []
     for i, key in enumerate(zip(*(key.tolist() for key in keys), strict=True)):
         number, families = seen.get(key, (-1, set()))
