@@ -127,10 +127,10 @@ def _once(parts: Sequence[Rows]) -> tuple[list[Row], list[Exclusion]]:
 
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows of one size, duration, text and role together, in order of their first."""
-    groups: dict[tuple[str, str, str, bool], list[Row]] = defaultdict(list)
+    groups: dict[tuple[tuple[str, ...], bool], list[Row]] = defaultdict(list)
     for row in rows:
-        key = (f"{value:.6g}" for value in (row.parameters, row.tokens, row.fresh_tokens))
-        groups[*key, row.held_out].append(row)
+        same = tuple(f"{value:.6g}" for value in (row.parameters, row.tokens, row.fresh_tokens))
+        groups[same, row.held_out].append(row)
     return list(groups.values())
 
 
