@@ -72,10 +72,6 @@ class Settings:
             )
         if not 0 < self.level < 1:
             raise InputError(f"level is {self.level:g}, but must lie between 0 and 1", hint="use --level 0.9")
-        if self.draws < 0 or 0 < self.draws < 20:
-            raise InputError(
-                f"{self.draws} draws make no interval", hint="use --draws 1000, or --draws 0 for none"
-            )
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}, but must not be negative", hint="use --seed 0")
         for budget in self.budgets:
@@ -83,6 +79,10 @@ class Settings:
                 raise InputError(
                     f"no law has an optimum at {budget:g} FLOPs", hint="use a budget such as --budget 1e24"
                 )
+        if self.draws < 0 or 0 < self.draws < 20:
+            raise InputError(
+                f"{self.draws} draws make no interval", hint="use --draws 1000, or --draws 0 for none"
+            )
 
     @property
     def named_form(self) -> FormName | None:
