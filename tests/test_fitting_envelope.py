@@ -108,6 +108,7 @@ def test_its_bias_under_a_law_is_what_made_up_runs_of_that_law_show(shared_data:
     ]
     noise = Noise(trunk=np.zeros(100), own=np.full(100, 0.005))
     bias = bias_under(runs, law, noise=noise)
+    assert bias is not None
     assert bias == pytest.approx(np.mean(made_up) - law.exponent_a, abs=0.02)
     assert bias < -0.05
     sound = bias_under(wide_sweep(0, 0.0), WIDE, noise=replace(noise, own=np.full(100, 0.003)))

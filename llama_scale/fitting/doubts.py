@@ -49,9 +49,10 @@ def check_values(row: Row) -> None:
     for name, value in values.items():
         least, most = LOSSES if name == "loss" else (0.0, MOST)
         if value is not None and not (least < value < most):
-            sound = f"< {most:g}" if value >= most else f"> {least:g}"
+            low, high = format_number(least), format_number(most)
+            sound = f"< {high}" if value >= most else f"> {low}"
             raise InputError(
-                f"{row.place} has {name} {value:g}, but it must lie between {least:g} and {most:g}",
+                f"{row.place} has {name} {value:g}, but it must lie between {low} and {high}",
                 hint=f"correct that row, or leave it out: --where '{name} {sound}'",
             )
 
