@@ -129,7 +129,7 @@ def _by_envelope(
 
 def _bias_note(whose: str, bias: float) -> str:
     return (
-        f"of its a, {bias:+.3f} is {whose} own bias if the law of Approach 3 holds, which no interval knows"
+        f"of its a, {bias:+z.3f} is {whose} own bias if the law of Approach 3 holds, which no interval knows"
     )
 
 
