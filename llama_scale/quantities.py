@@ -52,7 +52,11 @@ def _with_prefixes(unit: str, prefixes: Mapping[str, float]) -> dict[str, float]
 
 
 _COUNT_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
-_COUNT_WORDS = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+_COUNT_WORDS = {
+    word + plural: factor
+    for word, factor in (("thousand", 1e3), ("million", 1e6), ("billion", 1e9), ("trillion", 1e12))
+    for plural in ("", "s")
+}
 _SI = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 _BINARY = {"ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40, "pi": 2.0**50}
 _COUNTS = {**_COUNT_PREFIXES, **_COUNT_WORDS}

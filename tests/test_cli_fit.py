@@ -117,6 +117,8 @@ def test_filters_budgets_and_conventions_reach_the_fit(table: Path) -> None:
         (["sweep.csv", "--where", "famly = w16"], "no column 'famly'"),
         (["sweep.csv", "--where", "family = w16"], "1 size"),
         (["sweep.csv", "--draws", "3"], "3 draws make no interval"),
+        (["sweep.csv", "--seed", "-1"], "seed is -1"),
+        (["sweep.csv", "--budget", "0"], "no law has an optimum at 0 FLOPs"),
         (["sweep.csv", "--convention", "total"], ""),
     ],
 )

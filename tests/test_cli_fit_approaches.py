@@ -40,6 +40,7 @@ def test_the_report_shows_all_three_with_what_to_beware_of() -> None:
         "2 IsoFLOP",
         "3 law",
         "approach 1 final losses of finished runs",
+        "the envelope's own bias",
         "the parabolas' own bias",
         "sensitive",
         "which moves",

@@ -29,8 +29,10 @@ def three(found: Fit) -> Sequence[Mapping[str, Any]]:
 
 def test_all_three_recover_a_known_law() -> None:
     found = fit(sweep(0, trunk_noise=0.0005, own_noise=0.0005), settings=QUICK)
-    biased = found.evidence["isoflop"]["exponent_a_bias"]
-    for one, bias in zip(three(found), (0.0, biased, 0.0), strict=True):
+    assert three(found)[1]["exponent_a_bias"] == found.evidence["isoflop"]["exponent_a_bias"]
+    assert three(found)[0]["exponent_a_bias"] == pytest.approx(0, abs=0.01)
+    for one in three(found):
+        bias = one["exponent_a_bias"] or 0.0
         assert one["reason"] is None
         assert one["exponent_a"] - bias == pytest.approx(LAW.exponent_a, abs=0.02)
         assert one["exponent_a"] + one["exponent_b"] == pytest.approx(1, abs=1e-6)
@@ -38,7 +40,7 @@ def test_all_three_recover_a_known_law() -> None:
         assert low < one["exponent_a"] < high
         (split,) = one["optima"]
         best = LAW.compute_optimum(split["train_flops"])
-        assert split["parameters"] == pytest.approx(best.parameters, rel=0.3 if bias else 0.1)
+        assert split["parameters"] == pytest.approx(best.parameters, rel=0.3 if abs(bias) > 0.02 else 0.1)
         assert split["parameters_interval"][0] < split["parameters"] < split["parameters_interval"][1]
         assert 6 * split["parameters"] * split["tokens"] == pytest.approx(split["train_flops"], rel=1e-3)
 

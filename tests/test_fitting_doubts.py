@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_scale.errors import InputError, UnidentifiedError
+from llama_scale.fitting import gather
 from llama_scale.fitting.doubts import DIVERGED, _dominated
+from llama_scale.fitting.filters import parse_filter
 from llama_scale.fitting.observations import Row, Rows, check_design, observe
 from llama_scale.laws import published
 
@@ -29,6 +32,19 @@ def run(parameters: float, tokens: float, **others: object) -> Row:
     return replace(plain, **others)  # pyright: ignore[reportArgumentType]
 
 
+SETS = (
+    "chinchilla.csv",
+    "chinchilla_isoflop_budgets.csv",
+    "datablations.csv",
+    "gadre_overtraining.csv",
+    "llama3_isoflop.csv",
+    "marin_nemotron_isoflop.csv",
+    "misfitting_sweep.csv",
+    "sardana2024_47runs.csv",
+    "steplaw_dense_lr_bs.csv",
+    "sweeps/results/default-seed0.json",
+    "sweeps/results/twenty-minutes-seed20.json",
+)
 SOUND = tuple(run(n, n * ratio) for n in (1e8, 2e8, 4e8, 8e8) for ratio in (5, 20, 80))
 
 
@@ -47,11 +63,71 @@ def test_values_that_no_run_has_name_row_and_column(column: str, value: float) -
         warnings_of(*SOUND, replace(SOUND[0], **{column: value}))
 
 
+@pytest.mark.parametrize(("column", "value"), [("loss", 1e20), ("loss", 1e-300), ("parameters", 1e100)])
+def test_values_beyond_all_reason_are_refused_with_the_filter_that_leaves_them_out(
+    column: str, value: float
+) -> None:
+    with pytest.raises(InputError, match=f"line of .* has {column} ") as caught:
+        warnings_of(*SOUND, replace(SOUND[0], **{column: value}))
+    where = re.search(r"--where '(.*)'", caught.value.hint)
+    assert where
+    assert not parse_filter(where[1]).keeps(str(value))
+
+
 def test_sizes_that_are_all_small_have_lost_their_unit() -> None:
     rows = [replace(row, parameters=row.parameters / 1e9) for row in SOUND]
     with pytest.raises(InputError, match="which unit") as caught:
         warnings_of(*rows)
     assert "parameters (B)" in caught.value.hint
+
+
+SMALL = [run(n, n * ratio) for n in (2e3, 4e3, 8e3) for ratio in (20, 80)]
+
+
+def scaled(column: str, factor: float, *, every: int = 1) -> list[Row]:
+    """A wide sound set with one column of every so many rows in another unit."""
+    rows = [run(n, n * ratio) for n in np.geomspace(2e8, 2e10, 8) for ratio in (5, 20, 80)]
+    return [
+        replace(row, **{column: getattr(row, column) * factor}) if i % every == 0 else row
+        for i, row in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (scaled("parameters", 1e-6), "the median run.*tokens a parameter: which units"),
+        (scaled("tokens", 1e-6), "the median run.*tokens a parameter: which units"),
+        (scaled("tokens", 1e-6, every=2), "line of .* has tokens .* and line of .*: are these one unit"),
+        (scaled("parameters", 1e-6, every=30), "line of .* has parameters 200 and .*: are these one unit"),
+        (scaled("parameters", 1e9, every=30), "line of .* has parameters 2e.17, and no row has more"),
+        (SMALL, "line of .* has parameters 8000, and no row has more"),
+    ],
+)
+def test_counts_in_other_units_are_questioned(rows: list[Row], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        warnings_of(*rows)
+    assert "7B" in caught.value.hint
+
+
+def test_counts_in_two_units_without_a_gap_are_doubted() -> None:
+    rows = scaled("parameters", 1e-3, every=2)
+    assert re.search("runs lost more than a run of 30 times fewer", warnings_of(*rows))
+    assert "30 times" not in warnings_of(*scaled("parameters", 1.0))
+
+
+def test_a_model_far_larger_than_its_ladder_is_no_mistake() -> None:
+    ladder = [run(n, n * ratio) for n in (2e5, 4e5, 8e5) for ratio in (20, 80)]
+    assert "unit" not in warnings_of(*ladder, run(1e9, 2e10))
+    with pytest.raises(InputError, match="one unit"):
+        warnings_of(*ladder, run(1e9, 2e10, loss=ladder[0].loss))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_public_sets_and_our_own_are_not_questioned(shared_data: Path, name: str) -> None:
+    path = Path(__file__).parents[1] / name if "/" in name else shared_data / name
+    said = "\n".join(gather(path).warnings)
+    assert not re.search("unit|times 6ND", said)
 
 
 def test_tokens_in_billions_beside_flops_are_questioned() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from synthetic import sweep
 
 from llama_scale.cli import main
 from llama_scale.errors import InputError, UnidentifiedError
-from llama_scale.fitting.downstream import fit_downstream
+from llama_scale.fitting import fit
+from llama_scale.fitting.downstream import fit_downstream, with_scores
 from llama_scale.fitting.scores import ScorePairs, read_scores
 from llama_scale.fitting.sigmoids import best_sigmoid
 from llama_scale.laws import ScorePrediction, Sigmoid, read_fit
@@ -89,6 +92,46 @@ def test_percent_is_read_and_said(tmp_path: Path) -> None:
     assert read.score == pytest.approx(score)
     assert "percent" in read.notes[0]
     assert read.task == "accuracy"
+
+
+def test_scores_with_a_percent_sign_need_no_guess(tmp_path: Path) -> None:
+    source = tmp_path / "scores.csv"
+    source.write_text("loss,score\n3,0.5%\n2.9,0.8%\n2.8,1.5%\n")
+    assert read_scores(source).score == pytest.approx([0.005, 0.008, 0.015])
+    source.write_text("loss,score\n3,25%\n2.9,0.3\n")
+    assert read_scores(source).score == pytest.approx([0.25, 0.3])
+
+
+def test_fractions_among_percent_are_questioned(tmp_path: Path) -> None:
+    source = tmp_path / "scores.csv"
+    source.write_text("loss,score\n3,0.25\n2.9,27\n2.8,0.3\n2.7,34\n")
+    with pytest.raises(InputError, match=r"line 4 has score 0\.3 and .* line 3 has 27: are these fractions"):
+        read_scores(source)
+    source.write_text("loss,score\n3,0.0\n2.9,0.4\n2.8,1.2\n2.7,12\n")  # a hard task, all in percent
+    assert read_scores(source).score == pytest.approx([0, 0.004, 0.012, 0.12])
+
+
+def test_scores_at_chance_are_refused() -> None:
+    loss, score = made_up(6, noise=0.002, curve=replace(CURVE, ceiling=0.2501))
+    with pytest.raises(UnidentifiedError, match=r"no surer .* than chance"):
+        fit_downstream(pairs(loss, score), draws=0)
+
+
+def test_a_curve_on_its_bounds_is_warned_of() -> None:
+    loss = np.linspace(3.6, 2.0, 20)
+    step = fit_downstream(pairs(loss, np.where(loss > 2.7, 0.25, 0.8)), draws=0)
+    assert any("steepness rests on its bound" in text for text in step.evidence["warnings"])
+    sound = fit_downstream(pairs(*made_up(0)), draws=0)
+    assert not any("steepness" in text or "starts" in text for text in sound.evidence["warnings"])
+
+
+def test_losses_of_another_text_are_questioned(tmp_path: Path) -> None:
+    loss, score = made_up(4)
+    law = fit(sweep(0), form="chinchilla", draws=0, backtest=False)
+    for shift, asked in ((1.0, False), (9.0, True)):
+        scores = write_csv(tmp_path / "scores.csv", loss + shift, score, "loss,score")
+        warnings = with_scores(law, scores).evidence["warnings"]
+        assert any("one text and tokenizer" in text for text in warnings) is asked
 
 
 def test_one_task_of_several_is_chosen(tmp_path: Path) -> None:

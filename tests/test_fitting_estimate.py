@@ -158,7 +158,7 @@ def test_more_noise_means_wider_intervals() -> None:
     assert widths[1] > 3 * widths[0]
 
 
-def test_repeats_weigh_a_chosen_fit_by_their_noise_and_never_a_named_one() -> None:
+def test_repeats_weigh_a_fit_by_their_noise_unless_weights_are_named() -> None:
     runs = [sweep(seed) for seed in range(3)]
     whole = replace(
         runs[0],
@@ -166,18 +166,19 @@ def test_repeats_weigh_a_chosen_fit_by_their_noise_and_never_a_named_one() -> No
         families=tuple(f"{family}-{seed}" for seed, part in enumerate(runs) for family in part.families),
         **{
             name: np.concatenate([getattr(part, name) for part in runs])
-            for name in ("parameters", "tokens", "loss", "train_flops", "budgets")
+            for name in ("parameters", "tokens", "loss", "train_flops", "budgets", "unique_tokens")
         },
     )
-    named, chosen = (Settings(form="chinchilla").candidates[0], Settings().candidates[0])
-    assert (weights_of(whole, named) == 1).all()
-    assert np.ptp(weights_of(whole, chosen)) > 0
-    assert weights_of(whole, chosen).mean() == pytest.approx(1)
+    plain, chosen = (Settings(form="chinchilla", weights=0.0).candidates[0], Settings().candidates[0])
+    assert (weights_of(whole, plain) == 1).all()
+    for weighted in (chosen, Settings(form="chinchilla").candidates[0]):
+        assert np.ptp(weights_of(whole, weighted)) > 0
+        assert weights_of(whole, weighted).mean() == pytest.approx(1)
     assert (weights_of(runs[0], chosen) == 1).all()  # no repeats, nothing measured
     settings = Settings(draws=0, delta=1e-2)
     said = selection_json(settings, None, Choice(candidate=chosen, **NOTHING_TRIED), whole)["seed_noise"]
     assert "points were run with several seeds" in said
-    for candidate, seen in ((named, whole), (chosen, runs[0])):
+    for candidate, seen in ((plain, whole), (chosen, runs[0])):
         choice = Choice(candidate=candidate, **NOTHING_TRIED)
         assert selection_json(settings, None, choice, seen)["seed_noise"] is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,6 +72,19 @@ def test_repeats_all_count_or_the_best_or_their_mean() -> None:
     mean = observe([runs], Rules(repeats="mean"))
     assert mean.loss.tolist() == pytest.approx([(2.0 * 2.2) ** 0.5, 1.9])
     assert [e.run for e in mean.exclusions] == ["b"]
+
+
+def test_runs_of_other_texts_are_no_repeats() -> None:
+    once, again, same = (
+        row("once", 1e9, 1e10, 2.0),
+        row("again", 1e9, 1e10, 2.5, unique_tokens=1e9),
+        row("same", 1e9, 1e10, 2.0, unique_tokens=1e10),
+    )
+    assert len(observe([part(once, again)], Rules(repeats="best"))) == 2
+    assert "apart" not in "".join(observe([part(once, again)]).warnings)
+    assert "exactly" not in "".join(observe([part(once, replace(again, loss=2.0))]).warnings)
+    merged = observe([part(once, same)], Rules(repeats="best"))
+    assert merged.names == ("once",)
 
 
 def test_a_run_that_two_sources_hold_counts_once() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from synthetic import LAW, independent_runs, sweep
 
+from llama_scale.fitting import Settings, gather
+from llama_scale.fitting.candidates import weights_of
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
 from llama_scale.fitting.seeds import repeat_groups, seed_noise, seed_noise_weights
@@ -68,6 +71,24 @@ def test_five_seeds_where_the_law_is_wrong_count_as_one_run() -> None:
     assert found is not None
     assert found.misfit == pytest.approx(0.02, rel=0.35)
     assert found.weights[0] == pytest.approx(0.5 * found.weights[20], rel=0.05)
+
+
+def test_runs_that_repeat_less_text_are_no_seeds() -> None:
+    runs = repeated(0, np.full(36, 0.004), copies=2)
+    text = np.where(np.arange(72) < 36, runs.tokens, runs.tokens / 4)
+    assert len(set(repeat_groups(replace(runs, unique_tokens=text)))) == 72
+    assert len(set(repeat_groups(replace(runs, unique_tokens=4 * text)))) == 36
+
+
+def test_a_grid_of_settings_measures_no_noise_of_seeds(shared_data: Path) -> None:
+    runs = gather(shared_data / "misfitting_sweep.csv")  # a grid of learning rates
+    assert len(set(repeat_groups(runs))) < len(runs)
+    assert seed_noise(runs) is None
+
+
+def test_published_fits_are_of_runs_that_all_weigh_alike(shared_data: Path) -> None:
+    runs = gather(shared_data / "chinchilla.csv", where=["excluded_by_besiroglu = 0"])
+    assert (weights_of(runs, Settings(form="chinchilla").candidates[0]) == 1).all()
 
 
 def test_without_repeats_there_are_no_weights() -> None:

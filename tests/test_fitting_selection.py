@@ -51,11 +51,13 @@ def test_too_few_runs_or_a_name_leave_nothing_to_choose() -> None:
     assert (choice.candidate.form, choice.tried) == ("chinchilla", ())
     assert choice.candidate.delta == 1e-2  # these runs share trunks
     named = choose(sweep(0), Settings(form="skaling").candidates)
-    assert (named.candidate, named.tried) == (Candidate(form="skaling"), ())
+    assert (named.candidate, named.tried) == (Candidate(form="skaling", by_noise=True), ())
 
 
 def test_a_named_form_means_the_published_objective_unless_said_otherwise() -> None:
-    assert Settings(form="tied").candidates == (Candidate(form="tied", delta=1e-3, power=0.0),)
+    plain = Candidate(form="tied", delta=1e-3, power=0.0)
+    assert Settings(form="tied", weights=0.0).candidates == (plain,)
+    assert Settings(form="tied").candidates == (replace(plain, by_noise=True),)
     pinned = Settings(form="tied", delta=0.01, weights=0.5).candidates
     assert pinned == (Candidate(form="tied", delta=0.01, power=0.5),)
     assert len(Settings().candidates) == 24

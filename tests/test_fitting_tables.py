@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llama_scale.errors import InputError, UnidentifiedError
@@ -78,6 +79,17 @@ def test_roles_and_statuses_of_our_own_tables_are_understood(tmp_path: Path) -> 
     [
         ("N,Dd,L\n1,1,1\n", "no column 'tokens'.*found: N, Dd, L", "tokens"),
         ("params,toks,loss\n1,1,1\n", "no column 'tokens'", "rename 'toks' to 'tokens'"),
+        ("N,D,cross_entropy\n1,1,1\n", "no column 'loss'", "rename 'cross_entropy' to 'loss'"),
+        ("N,D,nll\n1,1,1\n", "no column 'loss'", "rename 'nll' to 'loss'"),
+        ("N,D,bits_per_token\n1,1,1\n", "no column 'loss'", "rename 'bits_per_token' to 'loss (bits)'"),
+        ("N,D,bpb\n1,1,1\n", "no column 'loss'", "'loss', 'bpb' times ln 2 and the bytes that a token has"),
+        ("N,dataset_size,loss\n1,1,1\n", "no column 'tokens'", "rename 'dataset_size' to 'tokens'"),
+        ("N,tokens_per_parameter,loss\n1,1,1\n", "no column 'tokens'", "per_parameter' times the parameters"),
+        ("params_M,D,loss\n1,1,1\n", "no column 'parameters'", "rename 'params_M' to 'parameters (M)'"),
+        ("batch_size,D,loss\n1,1,1\n", "no column 'parameters'", "add a column 'parameters'"),
+        ("N,D,loss (ppl)\n1,1,20\n", "column 'loss .ppl.' is a perplexity", "natural logarithm"),
+        ("N,D,loss (bits/byte)\n1,1,1\n", "is a loss of another unit than a token", "bytes that a token has"),
+        ("N (parsecs),D,loss\n1,1,1\n", "runs.csv, column 'N .parsecs.': 'parsecs' is no unit", "(1e6)"),
         ("N,D,Val PPL\n1,1,20\n", "no column 'loss'", "'loss', the natural logarithm of 'Val PPL'"),
         ("N,D,L\n7Q,1T,2\n", "line 2, column N: '7Q'", "7B"),
         ("N,D,L\n7B,$3,2\n", "line 2, column D:.*dollars", "1.4T"),
@@ -190,6 +202,40 @@ def test_flops_stand_in_for_a_missing_count_and_are_said(tmp_path: Path) -> None
 def test_a_unit_may_stand_in_the_header(tmp_path: Path) -> None:
     (row,) = read_table(table(tmp_path, "Params (B),Tokens [T],Loss\n7,1.5,2.0\n")).rows
     assert (row.parameters, row.tokens) == (7e9, 1.5e12)
+
+
+@pytest.mark.parametrize(
+    ("header", "parameters", "convention"),
+    [
+        ("Parameters (in millions)", 7e6, "total"),
+        ("Parameters (1e6)", 7e6, "total"),
+        ("N (x10^6)", 7e6, "total"),
+        ("N [10⁶ params]", 7e6, "total"),
+        ("Parameters (non-embedding)", 7.0, "non_embedding"),
+        ("Model Size (M, excluding embeddings)", 7e6, "non_embedding"),
+        ("Params (matmul) [B]", 7e9, "matmul"),
+        ("params_non_embedding (B)", 7e9, "non_embedding"),
+    ],
+)
+def test_a_header_may_name_a_factor_and_a_convention(
+    tmp_path: Path, header: str, parameters: float, convention: str
+) -> None:
+    found = read_table(table(tmp_path, f'"{header}",D (in billions),Loss (C4)\n7,1.5,2.0\n'))
+    assert (found.rows[0].parameters, found.rows[0].tokens) == (parameters, 1.5e9)
+    assert (found.rows[0].loss, found.convention) == (2.0, convention)
+
+
+def test_flops_may_have_a_factor_in_their_header(tmp_path: Path) -> None:
+    for header in ("C (1e18)", "flops (10^18 FLOPs)", "compute (EFLOPs)"):
+        (row,) = read_table(table(tmp_path, f"N,D,loss,{header}\n7B,1e9,2.0,42\n")).rows
+        assert row.train_flops == pytest.approx(4.2e19)
+
+
+@pytest.mark.parametrize("header", ["loss (bits)", "Val Loss [bits per token]", "loss (bits/token)"])
+def test_losses_in_bits_are_turned_into_nats_and_said(tmp_path: Path, header: str) -> None:
+    found = read_table(table(tmp_path, f"N,D,{header}\n7B,1e9,3.0\n"))
+    assert found.rows[0].loss == pytest.approx(3 * np.log(2))
+    assert f"{header} is taken times ln 2, as nats a token" in found.warnings
 
 
 def test_every_count_of_a_table_is_kept(tmp_path: Path) -> None:

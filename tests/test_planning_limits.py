@@ -221,6 +221,19 @@ def test_a_target_score_is_the_loss_that_earns_it() -> None:
         ask(target_score=0.97, law=fit)
 
 
+def test_a_score_at_a_loss_that_none_was_seen_at_is_warned_of() -> None:
+    fit = scored(drawn_fit())
+    assert fit.downstream is not None
+    assert "seen at losses" not in "".join(ask(target_score="60%", law=fit).warnings)
+    better = ask(target_score="81%", law=fit)
+    gap = 1.9 - better.recommended.loss_nats
+    said = next(text for text in better.warnings if "seen at losses of 1.900 to 3.000" in text)
+    assert f"this plan's is {gap:.3f} nats below" in said
+    assert "tokenizer" not in said
+    other = replace(fit, downstream=replace(fit.downstream, losses=(7.1, 8.6)))
+    assert any("one text and tokenizer?" in text for text in ask(target_score="60%", law=other).warnings)
+
+
 def test_a_score_out_of_reach_is_refused_in_scores() -> None:
     fit = scored(drawn_fit())
     with pytest.raises(InfeasibleError, match=r"a score of 0.94 on arc .*would score 0\.8") as refused:

@@ -21,6 +21,7 @@ from llama_scale.cli.options import (
 )
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
+from llama_scale.cli.settings import commands
 from llama_scale.quantities import Quantity
 
 
@@ -138,6 +139,30 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_default_that_the_command_works_out_is_shown_as_help_tells_it() -> None:
     assert settings("show")["price"] == {"value": "a dated quote", "from": "default"}
     assert settings("show", "--price", "$2/h")["price"]["value"] == "$2.00/h"
+
+
+def words_of_every_command() -> list[list[str]]:
+    """Each command by name, with a word for each of its arguments that must be given."""
+    return [
+        [*words, *("there" for p in command.params if isinstance(p, click.Argument) and p.required)]
+        for words, command in commands(click.Context(main, info_name="llama-scale"))
+        if not isinstance(command, click.Group)
+    ]
+
+
+@pytest.mark.parametrize("words", words_of_every_command(), ids=" ".join)
+def test_every_command_shows_its_settings(folder: Path, words: list[str]) -> None:
+    (folder / "there").touch()
+    for form in ((), ("--json",)):
+        result = CliRunner().invoke(main, [*words, "--show-settings", *form], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+
+def test_options_that_may_be_given_several_times_are_shown_as_they_are_written() -> None:
+    words = ["fit", "--budget", "1e21", "--budget", "3e21", "--show-settings"]
+    found = json.loads(CliRunner().invoke(main, [*words, "--json"], catch_exceptions=False).stdout)
+    assert found["settings"]["budget"]["value"] == ["1e21 FLOPs", "3e21 FLOPs"]
+    assert "1e21 FLOPs, 3e21 FLOPs" in CliRunner().invoke(main, words).stdout
 
 
 def test_values_complete_or_else_files() -> None:

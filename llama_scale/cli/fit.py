@@ -92,7 +92,8 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.option(
     "--weights",
     metavar="POWER",
-    help="Runs weigh (C/Cmax)^POWER: none, .25, .5, 1. [default: none; chosen with --form auto]",
+    help="Runs weigh (C/Cmax)^POWER: none, .25, .5, 1. [default: the noise of seeds; with --form auto also a"
+    " chosen POWER]",
 )
 @click.option(
     "--direction",

@@ -178,6 +178,8 @@ def _command_path(ctx: click.Context) -> tuple[str, ...]:
 
 def _written(option: click.Parameter, value: Any) -> Any:
     """`value` as a user would write it."""
+    if isinstance(value, tuple):
+        return tuple(_written(option, one) for one in value)
     form = getattr(option.type, "format", None)
     if value is None and isinstance(option, click.Option):
         told = re.search(r"\[default: ([^\]]+)\]", option.help or "")
@@ -190,4 +192,6 @@ def _written(option: click.Parameter, value: Any) -> Any:
 def _plain_words(value: Any) -> str:
     if value is None or value == ():
         return "-"
+    if isinstance(value, tuple):
+        return ", ".join(_plain_words(one) for one in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,13 +7,14 @@ C^a and C^b are how the best N and D grow with the budget C. Approach 1 is the e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from llama_scale.fitting.accounting import accounting_json, compare_countings
 from llama_scale.fitting.envelope import Envelope, envelope
+from llama_scale.fitting.envelope import bias_under as envelope_bias
 from llama_scale.fitting.forms import Form
 from llama_scale.fitting.isoflop import IsoFlop, Profile, Verdict, bias_under, isoflop
 from llama_scale.fitting.lines import PowerLine
@@ -44,11 +45,15 @@ class Split:
 
 @frozen
 class Approach:
-    """What one approach says, or the `reason` why the data do not allow it; `notes` are its caveats here."""
+    """What one approach says, or the `reason` why the data do not allow it; `notes` are its caveats here.
+
+    `exponent_a_bias` is how far its exponent would be off under the law of Approach 3.
+    """
 
     number: int
     exponent_a: float | None = None
     exponent_a_interval: Range | None = None
+    exponent_a_bias: float | None = None
     exponent_b: float | None = None
     exponent_b_interval: Range | None = None
     optima: tuple[Split, ...] = ()
@@ -78,8 +83,9 @@ def compare_approaches(
     at = tuple(budgets) or (float(f"{DEFAULT_REACH * observations.train_flops.max():.3g}"),)
     draws = DRAWS if fit.draws is not None else 0
     found = envelope(observations, draws=draws, seed=seed, noise=shared_noise(observations, fit))
+    off = envelope_bias(observations, fit.law, noise=_noise(fit), seed=seed)
     return (
-        _by_envelope(found, observations, at, level),
+        _by_envelope(found, off, at, level),
         _by_parabolas(profiles, bias, at, level, named=bool(np.isfinite(observations.budgets).any())),
         _by_law(fit, observations, at, level),
     )
@@ -87,16 +93,21 @@ def compare_approaches(
 
 def shared_noise(observations: Observations, fit: Fit) -> Noise | None:
     """The noise of trunks and runs as the fit found it, where runs share trunks."""
-    found = fit.evidence.get("diagnostics")
-    if fit.draws is None or not observations.shares_trunks or not found:
+    if fit.draws is None or not observations.shares_trunks or not fit.evidence.get("diagnostics"):
         return None
+    return _noise(fit)
+
+
+def _noise(fit: Fit) -> Noise:
+    """The noise of trunks and runs as the fit found it; of runs alone where it tells no more."""
+    found = fit.evidence.get("diagnostics") or {"trunk_noise": 0.0, "own_noise": fit.noise}
     return Noise(
         trunk=np.full(DRAWS, found["trunk_noise"] or 0.0), own=np.full(DRAWS, found["own_noise"] or 0.0)
     )
 
 
 def _by_envelope(
-    found: Envelope | None, observations: Observations, budgets: Sequence[float], level: float
+    found: Envelope | None, bias: float | None, budgets: Sequence[float], level: float
 ) -> Approach:
     if found is None:
         return Approach(
@@ -112,7 +123,16 @@ def _by_envelope(
     notes = [f"{source[found.kind]}; {found.sizes} sizes are best between others, from {low} to {high}"]
     if found.kind == "ends" and not found.of_parameters.draws.shape[1]:
         notes.append("no interval: too few runs to say how they scatter about their sizes' curves")
-    return _from_lines(1, (found.of_parameters, found.of_tokens), budgets, level, notes)
+    if bias is not None:
+        notes.append(_bias_note("the envelope's", bias))
+    lines = (found.of_parameters, found.of_tokens)
+    return replace(_from_lines(1, lines, budgets, level, notes), exponent_a_bias=bias)
+
+
+def _bias_note(whose: str, bias: float) -> str:
+    return (
+        f"of its a, {bias:+z.3f} is {whose} own bias if the law of Approach 3 holds, which no interval knows"
+    )
 
 
 def _by_parabolas(
@@ -136,11 +156,8 @@ def _by_parabolas(
             notes=tuple(notes),
         )
     if bias is not None:
-        notes.append(
-            f"of its a, {bias:+z.3f} is the parabolas' own bias if the law of Approach 3 holds; the interval"
-            " knows their scatter, not that"
-        )
-    return _from_lines(2, (found.line, found.of_tokens), budgets, level, notes)
+        notes.append(_bias_note("the parabolas'", bias))
+    return replace(_from_lines(2, (found.line, found.of_tokens), budgets, level, notes), exponent_a_bias=bias)
 
 
 def _refusal(profile: Profile) -> str:

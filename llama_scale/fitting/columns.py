@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, repeated_names
 from llama_scale.fitting.filters import plain_name
+from llama_scale.fitting.headers import BITS, Header, count_factor, flops_factor, loss_factor, read_header
 from llama_scale.frozen import frozen
 from llama_scale.quantities import parse_count, parse_flops
 
@@ -44,21 +45,42 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     ),
     "parameters_matmul": ("parameters_matmul", "params_matmul"),
 }
-PERPLEXITIES = ("perplexity", "ppl", "val_ppl", "val_perplexity", "eval_perplexity")
+# Columns that ours can be made of, by their plain names, and how.
+MADE_OF = (
+    ("loss", re.compile(r"perplexity|ppl"), "the natural logarithm of {!r}"),
+    ("loss", re.compile(r"bpb|bpc|per_(?:byte|char)"), "{!r} times ln 2 and the bytes that a token has"),
+    (
+        "tokens",
+        re.compile(r"token\w*(?:_per_|_?/_?)param|^d/n$|token_param_ratio"),
+        "{!r} times the parameters",
+    ),
+)
+STEMS = {  # what a column holds, by a part of its name: the first of these that is in it
+    "other": re.compile(r"batch|vocab|context|[mg]i?b$"),
+    "loss": re.compile(r"loss|entropy|nll|xent|bits|(?:^|_)ce$"),
+    "tokens": re.compile(r"token|data|corpus"),
+    "parameters": re.compile(r"param|model|size"),
+}
 TABLE_CONVENTION: ParameterConvention = "total"
 COUNTS = ("parameters", "tokens", "unique_tokens", *(f"parameters_{name}" for name in CONVENTIONS))
 FLOPS = ("train_flops", "budget")
-_HEADER_UNIT = re.compile(r"\s*[(\[]\s*([^()\[\]]+?)\s*[)\]]\s*$")
+_UNIT = re.compile(r"[_\s](k|m|b|t|(?:thousand|million|billion|trillion)s?|1e\d+|bits)$", re.IGNORECASE)
 _BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")
 
 
 @frozen
 class Columns:
-    """Where a table keeps what: positions by our names, headers as written, units that headers name."""
+    """Where a table keeps what: positions by our names, headers as written, what they multiply numbers by."""
 
     at: Mapping[str, int]
     header: Sequence[str]
-    units: Mapping[str, str]
+    factors: Mapping[str, float]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was made of the losses, where it is not what stands there."""
+        in_bits = self.factors.get("loss") == BITS
+        return [f"{self.header[self.at['loss']]} is taken times ln 2, as nats a token"] if in_bits else []
 
     def text(self, cells: Sequence[str], ours: str) -> str:
         """The cell of one of our columns; empty where the table has none."""
@@ -74,7 +96,7 @@ class Columns:
                 hint=f"fill it in, or leave out such rows: --where '{column} > 0'",
             )
         try:
-            return _number(text, ours, self.units.get(ours, ""))
+            return _number(text, ours, self.factors.get(ours, 1.0))
         except (InputError, ValueError, OverflowError) as error:
             reason = error.message if isinstance(error, InputError) else f"{text!r} is not a number"
             hint = error.hint if isinstance(error, InputError) else "write it as 3.21"
@@ -85,11 +107,11 @@ class Columns:
         return self.number(place, cells, ours) if self.text(cells, ours) else None
 
 
-def _number(text: str, ours: str, unit: str) -> float:
+def _number(text: str, ours: str, factor: float) -> float:
     parse: Callable[[str], float]
     parse = parse_count if ours in COUNTS else parse_flops if ours in FLOPS else float
-    if unit and _BARE_NUMBER.fullmatch(text):
-        return parse(f"{text} {unit}")
+    if factor != 1.0 and _BARE_NUMBER.fullmatch(text):
+        return factor * parse(text)
     try:
         return float(text)  # the fastest way, and the one that lets nan through to where values are checked
     except ValueError:
@@ -98,8 +120,8 @@ def _number(text: str, ours: str, unit: str) -> float:
 
 def find_columns(path: Path, table: Cells, convention: ParameterConvention | None) -> Columns:
     """Our names for the columns that the table has; N or D may be missing where C stands in."""
-    bare = [_HEADER_UNIT.sub("", name) for name in table.header]
-    names = [plain_name(name) for name in bare]
+    headers = [read_header(name) for name in table.header]
+    names = [_named(header) for header in headers]
     repeated = repeated_names(names)
     found: dict[str, int] = {}
     for ours, aliases in ALIASES.items():
@@ -113,13 +135,27 @@ def find_columns(path: Path, table: Cells, convention: ParameterConvention | Non
     _choose_parameters(path, table, found, convention)
     missing = [ours for ours in ("loss", "parameters", "tokens") if ours not in found]
     if "loss" in missing or (missing and "train_flops" not in found) or len(missing) > 1:
-        raise _missing(path, missing, table.header)
-    units = {
-        ours: match.group(1)
-        for ours, at in found.items()
-        if ours in COUNTS + FLOPS and (match := _HEADER_UNIT.search(table.header[at]))
-    }
-    return Columns(at=found, header=table.header, units=units)
+        raise _missing(path, missing, table.header, found.values())
+    return Columns(at=found, header=table.header, factors=_factors(path, headers, found))
+
+
+def _named(header: Header) -> str:
+    """Its plain name, with how parameters are counted where its brackets say it."""
+    counted = header.name in ALIASES["parameters"] and header.convention
+    return f"parameters_{counted}" if counted else header.name
+
+
+def _factors(path: Path, headers: Sequence[Header], found: Mapping[str, int]) -> dict[str, float]:
+    """What the numbers of each of our columns are to be multiplied by."""
+    factors = {}
+    for names, factor_of in ((COUNTS, count_factor), (FLOPS, flops_factor), (("loss",), loss_factor)):
+        for ours in names:
+            if ours in found:
+                try:
+                    factors[ours] = factor_of(headers[found[ours]])
+                except InputError as error:
+                    raise InputError(f"{path.name}, {error.message}", hint=error.hint) from None
+    return factors
 
 
 def _choose_parameters(
@@ -138,12 +174,13 @@ def _choose_parameters(
         )
 
 
-def _missing(path: Path, missing: Sequence[str], header: Sequence[str]) -> InputError:
-    """Which columns are missing, what was found, and the nearest of it to each."""
+def _missing(path: Path, missing: Sequence[str], header: Sequence[str], taken: Collection[int]) -> InputError:
+    """Which columns are missing, what was found, and the nearest to each of those that are not taken."""
+    free = [name for at, name in enumerate(header) if at not in taken]
     wanted = [name for name in ("parameters", "tokens", "loss") if name in missing]
-    near = {ours: found for ours in wanted if (found := _nearest(ours, header))}
-    steps = [f"rename {found!r} to {ours!r}" for ours, found in near.items()]
-    steps += [f"add a column {ours!r}{_made_of(ours, header)}" for ours in wanted if ours not in near]
+    near = {ours: found for ours in wanted if (found := _nearest(ours, free))}
+    steps = [f"rename {found!r} to {_with_unit(ours, found)!r}" for ours, found in near.items()]
+    steps += [f"add a column {ours!r}{_made_of(ours, free)}" for ours in wanted if ours not in near]
     if len(header) == 1 and " " in header[0].strip():
         steps = ["separate the cells by commas"]
     shown = ", ".join(name or "''" for name in header[:20]) + (", ..." if len(header) > 20 else "")
@@ -156,25 +193,48 @@ def _missing(path: Path, missing: Sequence[str], header: Sequence[str]) -> Input
 
 def _made_of(ours: str, header: Sequence[str]) -> str:
     """How to make a column of ours from another that the table has."""
-    perplexity = next((name for name in header if plain_name(name) in PERPLEXITIES), None)
-    return f", the natural logarithm of {perplexity!r}" if ours == "loss" and perplexity else ""
+    for made, others, how in MADE_OF:
+        found = next((name for name in header if made == ours and others.search(plain_name(name))), None)
+        if found:
+            return f", {how.format(found)}"
+    return ""
 
 
 def _nearest(ours: str, header: Sequence[str]) -> str | None:
     """The column that was most likely meant: spelt alike, or with one of the words that name ours."""
-    plain = {text: name for name in header if (text := plain_name(name)) not in PERPLEXITIES}
+    plain = {_UNIT.sub("", plain_name(name)): name for name in header}
+    held = {text: next((held for held, stem in STEMS.items() if stem.search(text)), ours) for text in plain}
+    meant = [
+        text
+        for text in plain
+        if held[text] == ours and not any(other.search(text) for _, other, _ in MADE_OF)
+    ]
     for alias in ALIASES[ours]:
-        close = get_close_matches(alias, plain, n=1, cutoff=0.6)
+        close = get_close_matches(alias, meant, n=1, cutoff=0.6 if len(alias) > 1 else 1.0)
         if close:
             return plain[close[0]]
-    stem = {"parameters": ("param", "size"), "tokens": ("token",), "loss": ("loss",)}[ours]
-    return next((name for text, name in plain.items() if any(word in text for word in stem)), None)
+    return next((plain[text] for text in meant if STEMS[ours].search(text)), None)
+
+
+def _with_unit(ours: str, found: str) -> str:
+    """Our name for a column, with the unit that its own name tells: `parameters (M)` for `params_M`."""
+    unit = _UNIT.search(found.strip())
+    if ours == "loss":
+        return "loss (bits)" if "bit" in found.lower() else "loss"
+    return f"{ours} ({unit[1]})" if unit else ours
 
 
 def convention_of(
     path: Path, table: Cells, columns: Columns, asked: ParameterConvention | None
 ) -> tuple[ParameterConvention, list[str]]:
-    """How the table counts parameters, and what to say of it."""
+    """How the table counts parameters, and what to say of its columns."""
+    counted, notes = _counted(path, table, columns, asked)
+    return counted, [*notes, *columns.notes]
+
+
+def _counted(
+    path: Path, table: Cells, columns: Columns, asked: ParameterConvention | None
+) -> tuple[ParameterConvention, list[str]]:
     parameters = columns.at.get("parameters")
     for known in CONVENTIONS:
         exact = columns.at.get(f"parameters_{known}")

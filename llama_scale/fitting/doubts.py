@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,15 @@ FLOPS_APART = 10.0  # of FLOPs over 6ND, from their median: tiny models without 
 DIVERGED = 1.2  # times the loss of a run that is no larger and saw no more
 REPEAT_SPREAD = 0.02  # of losses at one size and duration: seeds differ by less, learning rates by more
 LARGEST_LOSS = 15.0  # nats: a uniform guess among a million tokens
-FEWEST_PARAMETERS = 1e3
+LARGEST = {"parameters": (1e4, 1e15), "tokens": (1e5, 1e17)}  # of a set: those that lost a unit lie elsewhere
+UNITLESS = 1e6  # counts in millions or billions are smaller
+APART = 10**2.5  # neighbours of public sets are apart by a factor of 7.4 at most, units by 1e3 at least
+RATIOS = (1e-2, 1e5)  # of the median run, tokens a parameter: those of public sets are 5 to 53
+RATIOS_APART = 1e2
+LESSER = 30.0  # times fewer parameters or tokens: of 3,000 public runs one does worse that repeats no data
+MANY = 0.05  # of the runs: fewer that do worse than far lesser ones may just be odd
+MOST = 1e30  # FLOPs of 100,000 of the largest runs yet; no other value of a run is as large
+LOSSES = (1e-6, 1e6)  # nats: beyond them squares and powers leave the range of floats
 
 
 def check_values(row: Row) -> None:
@@ -39,10 +48,12 @@ def check_values(row: Row) -> None:
         **{f"parameters_{name}": value for name, value in row.counts.items()},
     }
     for name, value in values.items():
-        if value is not None and not (0 < value < np.inf):
-            sound = "< 1e30" if value > 0 else "> 0"
+        least, most = LOSSES if name == "loss" else (0.0, MOST)
+        if value is not None and not (least < value < most):
+            low, high = format_number(least), format_number(most)
+            sound = f"< {high}" if value >= most else f"> {low}"
             raise InputError(
-                f"{row.place} has {name} {value:g}, but it must be finite and positive",
+                f"{row.place} has {name} {value:g}, but it must lie between {low} and {high}",
                 hint=f"correct that row, or leave it out: --where '{name} {sound}'",
             )
 
@@ -62,22 +73,49 @@ def check_one_kind(rows: Sequence[Row]) -> None:
 
 
 def check_units(rows: Sequence[Row]) -> None:
-    """A 7 beside 7e9 is a size in billions that lost its B; sizes that are all such lost their unit."""
+    """Raises InputError for counts that lost their unit: all of them, or some beside others that did not."""
     if not rows:
         return
-    for name in ("parameters", "tokens"):
-        low, high = (choose(rows, key=lambda row: getattr(row, name)) for choose in (min, max))
-        small, large = getattr(low, name), getattr(high, name)
-        if small < FEWEST_PARAMETERS and large > 1e5 * small:
+    for name, (least, most) in LARGEST.items():
+        _check_one_unit(rows, name)
+        high = max(rows, key=lambda row: getattr(row, name))
+        if not least <= (largest := getattr(high, name)) <= most:
             raise InputError(
-                f"{low.place} has {name} {small:g} and {high.place} has {large:g}: are these one unit?",
-                hint="write whole numbers or units, such as 7B, in every row",
-            )
-        if large < FEWEST_PARAMETERS:
-            raise InputError(
-                f"{high.place} has {name} {large:g}, and no row has more: which unit is that?",
+                f"{high.place} has {name} {largest:g}, and no row has more: which unit is that?",
                 hint=f"write 7B or 7e9 in the rows, or name the unit in the header, as '{name} (B)'",
             )
+    ratio = _ratio(rows)
+    if not RATIOS[0] <= ratio <= RATIOS[1]:
+        raise InputError(
+            f"the median run, of {len(rows)}, saw {format_number(ratio)} tokens a parameter: which units are"
+            " these?",
+            hint="write 7B or 7e9 in the rows, or name units in headers, as 'parameters (M)', 'tokens (B)'",
+        )
+
+
+def _check_one_unit(rows: Sequence[Row], name: str) -> None:
+    """A 7 beside 7e9 is a size in billions that lost its B.
+
+    A model far larger than the others is no such: its tokens a parameter are like theirs, its loss is lower.
+    """
+    ordered = sorted(rows, key=lambda row: getattr(row, name))
+    for at, (low, high) in enumerate(pairwise(ordered), 1):
+        small, large = getattr(low, name), getattr(high, name)
+        if small >= UNITLESS or large < APART * small:
+            continue
+        below, above = ordered[:at], ordered[at:]
+        better = max(row.loss for row in above) < min(row.loss for row in below)
+        if better and 1 / RATIOS_APART < _ratio(above) / _ratio(below) < RATIOS_APART:
+            continue
+        raise InputError(
+            f"{low.place} has {name} {small:g} and {high.place} has {large:g}: are these one unit?",
+            hint="write whole numbers or units, such as 7B, in every row",
+        )
+
+
+def _ratio(rows: Sequence[Row]) -> float:
+    """The median of tokens a parameter."""
+    return median([row.tokens / row.parameters for row in rows])
 
 
 def doubts_of(rows: Sequence[Row]) -> list[str]:
@@ -96,15 +134,19 @@ def doubts_of(rows: Sequence[Row]) -> list[str]:
         ),
         *_listed(
             rows,
+            _beaten(rows, parameters, tokens, loss),
+            f"lost more than a run of {LESSER:g} times fewer parameters or tokens that had no more of the"
+            " other: did they diverge, or is a column not all in one unit?",
+        ),
+        *_listed(
+            rows,
             _dominated(parameters, tokens, loss),
             f"lost over {format_fraction(DIVERGED - 1)} more than a run that is no larger and saw no more: if"
             " they diverged, leave them out with --where",
         ),
         *_listed(
             rows,
-            np.array(
-                [row.unique_tokens is not None and row.unique_tokens < 0.99 * row.tokens for row in rows]
-            ),
+            _repeated(rows),
             "trained on text seen before, which a law of fresh data does not know: `--form repeated` does",
         ),
     ]
@@ -123,12 +165,16 @@ def _listed(rows: Sequence[Row], doubtful: Mask, what: str) -> list[str]:
     return [f"{counted(len(names), 'run')} {what} ({shown})"] if names else []
 
 
+def _repeated(rows: Sequence[Row]) -> Mask:
+    return np.array([row.fresh_tokens < 0.99 * row.tokens for row in rows])
+
+
 def _repeats(rows: Sequence[Row]) -> list[str]:
-    seen = Counter((row.parameters, row.tokens, row.loss) for row in rows)
+    seen = Counter(_identity(row) for row in rows)
     copies = sum(count - 1 for count in seen.values())
     said = []
     if copies:
-        example = next(row for row in rows if seen[row.parameters, row.tokens, row.loss] > 1)
+        example = next(row for row in rows if seen[_identity(row)] > 1)
         said.append(f"rows repeat others exactly, {copies} in all, such as {example.place}: each counts")
     spread = [max(r.loss for r in group) / min(r.loss for r in group) - 1 for group in groups_of(rows)]
     wide = [value for value in spread if value > REPEAT_SPREAD]
@@ -139,6 +185,10 @@ def _repeats(rows: Sequence[Row]) -> list[str]:
             " grid of settings, `--repeats mean` averages"
         )
     return said
+
+
+def _identity(row: Row) -> tuple[float, ...]:
+    return (row.parameters, row.tokens, row.fresh_tokens, row.loss)
 
 
 def _flops(rows: Sequence[Row]) -> list[str]:
@@ -170,20 +220,47 @@ def _trends(flops: Array, loss: Array) -> list[str]:
 
 def _dominated(parameters: Array, tokens: Array, loss: Array) -> Mask:
     """Whether each loss is far above that of a run that should have done worse: no larger, no longer."""
-    order = np.lexsort((tokens, parameters))
-    found = np.zeros(len(loss), bool)
-    best_tokens: list[float] = []  # with best_loss, the lowest losses so far by duration: a falling staircase
+    return loss > DIVERGED * _lowest_of_lesser(parameters, tokens, loss)
+
+
+def _beaten(rows: Sequence[Row], parameters: Array, tokens: Array, loss: Array) -> Mask:
+    """Whether a run that should have done far worse did better; none where few were beaten so.
+
+    What repeats its data may well lose more.
+    """
+    lowest = np.minimum(
+        _lowest_of_lesser(parameters, tokens, loss, LESSER),
+        _lowest_of_lesser(tokens, parameters, loss, LESSER),
+    )
+    found = (loss > (1 + REPEAT_SPREAD) * lowest) & ~_repeated(rows)
+    return found & (found.mean() > MANY)
+
+
+def _lowest_of_lesser(large: Array, other: Array, loss: Array, times: float = 1.0) -> Array:
+    """The lowest loss (n,) of runs at least so many times smaller and no greater in the other, else inf."""
+    order = np.lexsort((other, large))
+    found = np.full(len(loss), np.inf)
+    best_other: list[float] = []  # with best_loss, the lowest losses so far by the other: a falling staircase
     best_loss: list[float] = []
-    for i in order:
-        at = bisect_right(best_tokens, tokens[i])
-        if at and loss[i] > DIVERGED * best_loss[at - 1]:
-            found[i] = True
-        elif not at or loss[i] < best_loss[at - 1]:
-            end = at
-            while end < len(best_loss) and best_loss[end] >= loss[i]:
-                end += 1
-            best_tokens[at:end], best_loss[at:end] = [float(tokens[i])], [float(loss[i])]
+    lesser = 0
+    for place, i in enumerate(order):
+        while lesser < place and times * large[order[lesser]] <= large[i]:
+            _step(best_other, best_loss, float(other[order[lesser]]), float(loss[order[lesser]]))
+            lesser += 1
+        at = bisect_right(best_other, other[i])
+        found[i] = best_loss[at - 1] if at else np.inf
     return found
+
+
+def _step(best_other: list[float], best_loss: list[float], other: float, loss: float) -> None:
+    """One run more on the staircase, in place of those that it does better than."""
+    at = bisect_right(best_other, other)
+    if at and loss >= best_loss[at - 1]:
+        return
+    end = at
+    while end < len(best_loss) and best_loss[end] >= loss:
+        end += 1
+    best_other[at:end], best_loss[at:end] = [other], [loss]
 
 
 def rank_correlation(one: Array, other: Array) -> float:

@@ -20,10 +20,11 @@ from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.scores import ScorePairs, read_scores
 from llama_scale.fitting.sigmoids import (
+    FLATTEST,
     FREE,
     LEAST_SPREAD,
-    START_MIDDLES,
-    START_SLOPES,
+    STARTS,
+    STEEPEST,
     best_sigmoid,
     draw_sigmoids,
     score_of,
@@ -35,6 +36,10 @@ from llama_scale.quantities import counted
 LEAST_PAIRS = 5
 DRAWS = 1000
 BACKTEST_DRAWS = 200
+LEAST_T = (
+    3.0  # of the correlation of score with loss: by chance 1 in 40 of five models has it, 1 in 160 of twenty
+)
+FEW_STARTS = 0.5  # of the starts: fewer that agree have found no sure optimum
 SPLITS = (0.6, 0.8, 1.0)  # of the models, the worst first: fit up to one, predict up to the next
 
 
@@ -62,11 +67,15 @@ def fit_downstream(pairs: ScorePairs, *, draws: int = DRAWS, level: float = 0.9,
             "residual_rms": float(np.sqrt(np.mean(residuals**2))),
             "worst_model": pairs.names[int(np.abs(residuals).argmax())],
             "residual_max": float(np.abs(residuals).max()),
-            "starts": len(START_MIDDLES) * len(START_SLOPES),
+            "starts": STARTS,
             "starts_agreed": agreed,
             "level": level,
             "backtest": tested,
-            "warnings": [*pairs.notes, *_warnings(pairs, sigmoid, tested)],
+            "warnings": [
+                *pairs.notes,
+                *_warnings(pairs, sigmoid, tested),
+                *_search_warnings(sigmoid, agreed),
+            ],
         },
     )
 
@@ -79,8 +88,20 @@ def with_scores(fit: Fit, scores: str | Path | None, task: str | None = None) ->
         return fit
     level = (fit.evidence.get("intervals") or {}).get("level", DEFAULT_LEVEL)
     found = fit_downstream(read_scores(Path(scores), task=task), level=level)
-    warnings = [*fit.evidence.get("warnings", ()), *found.evidence["warnings"]]
+    warnings = [*fit.evidence.get("warnings", ()), *found.evidence["warnings"], *_apart(fit, found)]
     return replace(fit, downstream=found, evidence={**fit.evidence, "warnings": warnings})
+
+
+def _apart(fit: Fit, scored: Downstream) -> list[str]:
+    """A warning where the runs and the models that were scored have no loss in common."""
+    seen = (fit.evidence.get("observations") or {}).get("loss_nats")
+    (low, high) = scored.losses
+    if not seen or (min(seen) <= high and low <= max(seen)):
+        return []
+    return [
+        f"the models that were scored on {scored.task} have losses of {low:.3f} to {high:.3f}, the runs of"
+        f" {min(seen):.3f} to {max(seen):.3f}: are these losses of one text and tokenizer?"
+    ]
 
 
 def _backtest(pairs: ScorePairs, level: float, seed: int) -> dict[str, Any] | None:
@@ -139,10 +160,17 @@ def _check_pairs(pairs: ScorePairs) -> None:
             f" says how {pairs.task} follows from them",
             hint="add models that are better, and models that are worse",
         )
-    if np.ptp(pairs.score) == 0 or np.corrcoef(pairs.loss, pairs.score)[0, 1] >= 0:
+    fall = 0.0 if np.ptp(pairs.score) == 0 else -float(np.corrcoef(pairs.loss, pairs.score)[0, 1])
+    if fall <= 0:
         raise UnidentifiedError(
             f"scores of {pairs.task} do not rise as loss falls in {pairs.source}",
             hint="check that the columns are loss and score, and that a higher score is better",
+        )
+    if fall**2 * (count - 2) < LEAST_T**2 * (1 - fall**2):
+        raise UnidentifiedError(
+            f"scores of {pairs.task} rise no surer as loss falls in {pairs.source} than chance may have it"
+            f" (correlation {-fall:.2f} of {count} models)",
+            hint="add models that are better, until they score above chance",
         )
 
 
@@ -162,4 +190,18 @@ def _warnings(pairs: ScorePairs, sigmoid: Sigmoid, tested: Mapping[str, Any] | N
             f"the worst model scores {ends[0]:.2f}, more than half of the way from floor to ceiling: the"
             f" floor ({floor:.2f}) is a guess"
         )
+    return found
+
+
+def _search_warnings(sigmoid: Sigmoid, agreed: int) -> list[str]:
+    found = []
+    steepness = float(sigmoid.steepness)
+    if not FLATTEST < steepness < STEEPEST:
+        shape = "a step between two losses" if steepness >= STEEPEST else "a straight line"
+        found.append(
+            f"the curve's steepness rests on its bound, {steepness:g} a nat: all that scores say is that it"
+            f" is {shape}"
+        )
+    if agreed < FEW_STARTS * STARTS:
+        found.append(f"{agreed} of {STARTS} starts agree on the curve: scores hardly say where it bends")
     return found

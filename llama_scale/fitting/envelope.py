@@ -11,11 +11,14 @@ lowest loss is noted, and log N and log D are regressed on log C. Which losses:
 never both: sizes with ends would look better than those without. FLOPs count only where the best size lies
 between a smaller and a larger one that reach them too; elsewhere the sizes that were run decide. N is read
 off the parabola through the best size and its two neighbours, so that few sizes make no stairs.
+
+Where sizes are few or noise is large the method is biased: `bias_under` says how far for the runs at hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -27,9 +30,10 @@ from llama_scale.fitting.observations import SAME_SIZE, Observations
 from llama_scale.fitting.rows import Array, count_different
 from llama_scale.fitting.size_curves import LEAST_SIZES, Ends, LossBySize, ends_of, has_ends, losses_along
 from llama_scale.frozen import frozen
+from llama_scale.laws import ScalingLaw
 from llama_scale.quantities import counted
 
-__all__ = ["Envelope", "envelope", "has_ends"]
+__all__ = ["Envelope", "bias_under", "envelope", "has_ends"]
 
 GRID = 1500  # FLOP counts, as in the paper
 DRAW_GRID = 60  # the same for each draw
@@ -96,6 +100,23 @@ def envelope(
         of_tokens=lines[1] if lines else None,
         reason=None if lines else _why_not(log_flops, distinct),
     )
+
+
+def bias_under(observations: Observations, law: ScalingLaw, *, noise: Noise, seed: int = 0) -> float | None:
+    """What this method would add to the exponent of `law`, on average, to losses sampled from it with noise.
+
+    Part of it is of the design: few sizes, few durations; part of the noise, for the lowest of many noisy
+    losses is a lucky one. None where ends of runs make no envelope.
+    """
+    if not has_ends(observations):
+        return None
+    exact = replace(observations, loss=np.asarray(law.loss(observations.parameters, observations.tokens)))
+    found = envelope(exact, seed=seed, noise=noise)
+    if found is None or found.of_parameters is None:
+        return None
+    drawn = found.of_parameters.draws[0]
+    exponent = float(drawn.mean()) if drawn.size else found.of_parameters.exponent
+    return exponent - float(law.exponent_a)
 
 
 def _why_not(log_flops: Array, distinct: int) -> str:

@@ -96,6 +96,11 @@ class Observations:
         return median(self.train_flops / (6 * self.parameters * self.tokens))
 
     @property
+    def fresh_tokens(self) -> Array:
+        """Tokens that each run saw for the first time (n,)."""
+        return np.fmin(self.tokens, self.unique_tokens)
+
+    @property
     def family_codes(self) -> NDArray[np.intp]:
         """Families as numbers, one a run."""
         return np.unique(np.array(self.families), return_inverse=True)[1].ravel()

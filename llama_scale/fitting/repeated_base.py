@@ -53,7 +53,7 @@ def runs_of(observations: Observations) -> RepeatedRuns:
     runs = RepeatedRuns(
         parameters=observations.parameters,
         tokens=observations.tokens,
-        unique_tokens=np.minimum(unique, observations.tokens),
+        unique_tokens=observations.fresh_tokens,
         loss=observations.loss,
     )
     repeated = int((~runs.seen_once).sum())

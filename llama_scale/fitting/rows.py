@@ -51,6 +51,11 @@ class Row:
         """The name that the source gives the run, None where it gives none."""
         return None if self.name == self.place else self.name
 
+    @property
+    def fresh_tokens(self) -> float:
+        """Tokens that it saw for the first time: all of them, or as many as the text has."""
+        return self.tokens if self.unique_tokens is None else min(self.tokens, self.unique_tokens)
+
 
 @frozen(eq=False)
 class TrainingCurve:

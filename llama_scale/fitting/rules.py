@@ -111,14 +111,14 @@ def count_rows(parts: Sequence[Rows], rules: Rules) -> tuple[list[Row], list[Exc
 def _once(parts: Sequence[Rows]) -> tuple[list[Row], list[Exclusion]]:
     """Each run once, though two sources may hold it, as a store and its export do.
 
-    Runs of one size, duration and loss are the same, unless both sources name them, and differently.
+    Runs of one size, duration, text and loss are the same, unless both sources name them, and differently.
     """
-    seen: dict[tuple[float, float, float], list[tuple[str | None, str]]] = defaultdict(list)
+    seen: dict[tuple[float, ...], list[tuple[str | None, str]]] = defaultdict(list)
     rows, left = [], []
     for part in parts:
         fresh = []
         for row in part.rows:
-            key, name = (row.parameters, row.tokens, row.loss), row.given_name
+            key, name = (row.parameters, row.tokens, row.fresh_tokens, row.loss), row.given_name
             held = next(
                 (source for other, source in seen[key] if None in (name, other) or name == other), None
             )
@@ -133,10 +133,11 @@ def _once(parts: Sequence[Rows]) -> tuple[list[Row], list[Exclusion]]:
 
 
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows of one size, duration and role together, in order of their first."""
-    groups: dict[tuple[str, str, bool], list[Row]] = defaultdict(list)
+    """Rows of one size, duration, text and role together, in order of their first."""
+    groups: dict[tuple[tuple[str, ...], bool], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[f"{row.parameters:.6g}", f"{row.tokens:.6g}", row.held_out].append(row)
+        same = tuple(f"{value:.6g}" for value in (row.parameters, row.tokens, row.fresh_tokens))
+        groups[same, row.held_out].append(row)
     return list(groups.values())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, read_cells
@@ -21,6 +22,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "task": ("task", "benchmark", "metric_name"),
     "run": ("run", "run_id", "name", "id", "model"),
 }
+
+SCALES_APART = 10.0  # from the highest fraction to the lowest percent: scores in percent leave no such gap
 
 
 @frozen(eq=False)
@@ -38,8 +41,9 @@ class ScorePairs:
 def read_scores(path: Path, *, task: str | None = None) -> ScorePairs:
     """Pairs of a CSV with columns loss and score; a column named after `task` may stand for score.
 
-    Scores are fractions, or percent where any is above 1 and none above 100. Where a column `task` names
-    several, `task` chooses. Raises InputError, naming line and column, for what cannot be read.
+    Scores are percent where they say so, else fractions, or percent where any is above 1 and none above 100.
+    Where a column `task` names several, `task` chooses. Raises InputError, naming line and column, for what
+    cannot be read.
     """
     table = read_cells(path)
     columns = _columns(path, table, task)
@@ -51,8 +55,9 @@ def read_scores(path: Path, *, task: str | None = None) -> ScorePairs:
     ]
     losses = np.array([_number(place, cells, columns, "loss") for place, cells in kept])
     scores = np.array([_number(place, cells, columns, "score") for place, cells in kept])
+    marked = np.array([cells[columns["score"]].endswith("%") for _, cells in kept], bool)
     _check_losses(kept, losses)
-    scores, notes = _fractions(kept, scores, path.name)
+    scores, notes = _fractions(kept, scores, marked, path.name)
     named = columns.get("run")
     return ScorePairs(
         task=task or chosen or plain_name(table.header[columns["score"]]),
@@ -122,14 +127,30 @@ def _check_losses(kept: Sequence[tuple[str, Any]], losses: Array) -> None:
         )
 
 
-def _fractions(kept: Sequence[tuple[str, Any]], scores: Array, source: str) -> tuple[Array, tuple[str, ...]]:
-    """Scores as fractions, and what was made of them."""
+def _fractions(
+    kept: Sequence[tuple[str, Any]], scores: Array, marked: NDArray[np.bool_], source: str
+) -> tuple[Array, tuple[str, ...]]:
+    """Scores as fractions, and what was made of them; `marked` ones have a % sign."""
     bad = np.flatnonzero(~(np.isfinite(scores) & (scores >= 0) & (scores <= 100)))
     if len(bad):
         raise InputError(
             f"{kept[bad[0]][0]} has score {scores[bad[0]]:g}: scores lie between 0 and 1, or 0 and 100 %",
             hint="correct that row, or leave it out",
         )
-    if len(scores) and scores.max() > 1:
-        return scores / 100, (f"{source}: scores go up to {scores.max():g}, so they were read as percent",)
-    return scores, ()
+    if not (scores[~marked] > 1).any():
+        return np.where(marked, scores / 100, scores), ()
+    _check_one_scale(kept, np.where(marked, np.nan, scores))
+    return scores / 100, (f"{source}: scores go up to {scores.max():g}, so they were read as percent",)
+
+
+def _check_one_scale(kept: Sequence[tuple[str, Any]], scores: Array) -> None:
+    """Raises InputError for fractions among percent: a wide gap, with 1 in it, parts them."""
+    fractions = np.where((scores > 0) & (scores <= 1), scores, -np.inf)
+    percents = np.where(scores > 1, scores, np.inf)
+    high, low = int(fractions.argmax()), int(percents.argmin())
+    if fractions[high] > 0 and percents[low] > SCALES_APART * fractions[high]:
+        raise InputError(
+            f"{kept[high][0]} has score {scores[high]:g} and {kept[low][0]} has {scores[low]:g}: are these"
+            " fractions, or percent?",
+            hint="write fractions such as 0.56 in every row, or percent as 56%",
+        )

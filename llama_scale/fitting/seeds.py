@@ -25,6 +25,7 @@ from llama_scale.frozen import frozen
 from llama_scale.laws import median
 
 LEAST_DEGREES = 4  # of freedom: fewer measure no noise
+LARGEST_SD = 0.02  # of log loss: repeats that differ by more were run with other settings, not other seeds
 SAME_RUN = 1e-3  # relative: sizes and durations nearer than that are repeats
 SLOPES = np.linspace(-1.5, 1.5, 301)  # of log variance in log compute
 SLOPE_SD = 0.25
@@ -56,13 +57,16 @@ class SeedNoise:
 
 
 def seed_noise_weights(observations: Observations) -> Array | None:
-    """Weights (n,) of mean 1 by measured noise, or None where too few repeats measure it."""
+    """Weights (n,) of mean 1 by measured noise, or None where repeats do not measure it."""
     found = seed_noise(observations)
     return None if found is None else found.weights
 
 
 def seed_noise(observations: Observations) -> SeedNoise | None:
-    """Noise from repeats: runs of one size and duration in different families, whose losses differ."""
+    """Noise from repeats: runs of one size and duration in different families, whose losses differ.
+
+    None where these are too few, or differ by more than seeds do.
+    """
     groups = repeat_groups(observations)
     log_loss, log_flops = np.log(observations.loss), np.log(observations.train_flops)
     log_flops = log_flops - median(log_flops)
@@ -74,6 +78,8 @@ def seed_noise(observations: Observations) -> SeedNoise | None:
         return None
     compute = np.bincount(groups, log_flops) / sizes
     level, slope = _variance_by_compute(squares, degrees, compute)
+    if level > LARGEST_SD**2:
+        return None
     variances = level * np.exp(slope * compute)
     misfit = _misfit(observations, groups, means, variances / sizes)
     weights = 1 / (variances + sizes * misfit)[groups]
@@ -88,9 +94,10 @@ def seed_noise(observations: Observations) -> SeedNoise | None:
 
 
 def repeat_groups(observations: Observations) -> NDArray[np.intp]:
-    """A number a run (n,): the same for runs of one size and duration, whose families differ."""
-    keys = [np.round(np.log(v) / SAME_RUN) for v in (observations.parameters, observations.tokens)]
-    seen: dict[tuple[float, float], tuple[int, set[str]]] = {}
+    """A number a run (n,): the same for runs of one size, duration and text, whose families differ."""
+    same = (observations.parameters, observations.tokens, observations.fresh_tokens)
+    keys = [np.round(np.log(values) / SAME_RUN) for values in same]
+    seen: dict[tuple[float, ...], tuple[int, set[str]]] = {}
     numbers = []
     for i, key in enumerate(zip(*(key.tolist() for key in keys), strict=True)):
         number, families = seen.get(key, (-1, set()))

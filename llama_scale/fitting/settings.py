@@ -12,6 +12,7 @@ import numpy as np
 from llama_scale.config import nearest
 from llama_scale.errors import InputError
 from llama_scale.fitting.candidates import DELTAS, POWERS, Candidate, candidates_of
+from llama_scale.fitting.doubts import MOST
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import AUTO_FORMS, Asked
 from llama_scale.fitting.solver import DEFAULT_DELTA
@@ -32,10 +33,11 @@ class Settings:
     """How to fit.
 
     `form` None, or "auto", means that forward backtests choose among forms, and among Huber deltas and
-    weights where these are None (`selection`). A named form means delta 1e-3 and no weights unless they are
-    given: `weights` is the power of C / Cmax. `direction` is where the question lies, `resampling` None
-    what `choose_resampling` says. `backtest` calibrates intervals, `protocol` tests the whole procedure on
-    the farthest fifth of the runs besides, `profile` adds profile intervals and SciPy's opinion on the fit.
+    weights where these are None (`selection`). A named form means delta 1e-3 and no weights by compute unless
+    they are given: `weights` is the power of C / Cmax. Where it is None runs also weigh by the noise of
+    seeds, if repeats measure it (`seeds`); 0 is no weights at all. `direction` is where the question lies,
+    `resampling` None what `choose_resampling` says. `backtest` calibrates intervals, `protocol` tests all of
+    it on the farthest fifth of the runs besides, `profile` adds profile intervals and SciPy's opinion.
     """
 
     form: str | None = None
@@ -74,6 +76,13 @@ class Settings:
             )
         if not 0 < self.level < 1:
             raise InputError(f"level is {self.level:g}, but must lie between 0 and 1", hint="use --level 0.9")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}, but must not be negative", hint="use --seed 0")
+        for budget in self.budgets:
+            if not 0 < budget < MOST:
+                raise InputError(
+                    f"no law has an optimum at {budget:g} FLOPs", hint="use a budget such as --budget 1e24"
+                )
         if self.draws < 0 or 0 < self.draws < 20:
             raise InputError(
                 f"{self.draws} draws make no interval", hint="use --draws 1000, or --draws 0 for none"
@@ -99,13 +108,13 @@ class Settings:
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         """What these settings leave to choose from."""
-        if self.named_form is not None:
-            delta = DEFAULT_DELTA if self.delta is None else self.delta
-            return (Candidate(form=self.named_form, delta=delta, power=self.weights or 0.0),)
+        named = self.named_form
+        deltas = DELTAS if named is None else (DEFAULT_DELTA,)
+        powers = POWERS if named is None else (0.0,)
         return candidates_of(
-            AUTO_FORMS,
-            DELTAS if self.delta is None else (self.delta,),
-            POWERS if self.weights is None else (self.weights,),
+            AUTO_FORMS if named is None else (named,),
+            deltas if self.delta is None else (self.delta,),
+            powers if self.weights is None else (self.weights,),
             by_noise=self.weights is None,
         )
 

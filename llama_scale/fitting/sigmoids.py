@@ -14,6 +14,7 @@ LEAST_SPREAD = 0.02  # nats: losses nearer than that say nothing of a slope
 STEEPEST, FLATTEST = 50.0, 0.05  # of the sigmoid, a nat
 START_MIDDLES = np.linspace(-0.75, 1.25, 6)  # in spans of the losses, above the lowest
 START_SLOPES = np.array([1.0, 3.0, 8.0, 20.0])  # times one over the span
+STARTS = len(START_MIDDLES) * len(START_SLOPES)
 LEAST_RISE = 1e-3
 ITERATIONS, PATIENCE = 80, 4  # at most, and steps without a gain anywhere before it ends
 FREE = 4  # constants

@@ -32,6 +32,7 @@ def warnings(
     return (
         *_guessing(request, model),
         *_extrapolations(request, extrapolation),
+        *_unscored(request, model),
         *_more_than_written(request, model),
         *_repetition(request, model),
         *_serving(request, model),
@@ -75,6 +76,21 @@ def _extrapolations(request: Request, extrapolation: Mapping[str, float]) -> Ite
         for name, factor in beyond.items()
     ]
     yield "extrapolates beyond the runs behind the law: " + ", ".join(parts)
+
+
+def _unscored(request: Request, model: PlannedModel) -> Iterator[str]:
+    """How far the loss lies from those that scores were seen at."""
+    scored = request.fit.downstream
+    if scored is None or scored.losses[0] <= model.loss_nats <= scored.losses[1]:
+        return
+    low, high = scored.losses
+    gap = max(low - model.loss_nats, model.loss_nats - high)
+    side = "below" if model.loss_nats < low else "above"
+    asked = "; are both losses of one text and tokenizer?" if gap > high - low else ""
+    yield (
+        f"scores of {scored.task} were seen at losses of {low:.3f} to {high:.3f}, and this plan's is "
+        f"{gap:.3f} nats {side}: its score is what the shape of the curve makes of it{asked}"
+    )
 
 
 def beyond_all_text(request: Request, model: PlannedModel) -> bool:
