@@ -71,6 +71,24 @@ def test_the_largest_size_is_kept_by_the_shape_too() -> None:
     assert binding(slack) == ["total budget"]
 
 
+@pytest.mark.parametrize("flops", ["6nd", "exact"])
+@pytest.mark.parametrize("convention", ["non_embedding", "matmul"])
+def test_the_largest_size_counts_all_parameters_whatever_the_law_counts(convention: Any, flops: str) -> None:
+    law = replace(published(), convention=convention)
+    answer = ask(law=law, budget="1e20", max_parameters="40M", serve_tokens=1e10, flops=flops)
+    assert 20e6 < answer.shape.parameters.total <= 40e6
+    assert answer.recommended.parameters == answer.shape.parameters.by(convention)
+    size = next(limit for limit in answer.limits if limit.name == "largest size")
+    assert size.used == answer.shape.parameters.total
+    assert f"{convention.replace('_', '-')} parameters on" in answer.sentence
+
+
+def test_a_largest_size_that_the_vocabulary_fills_is_refused() -> None:
+    with pytest.raises(InfeasibleError, match="beside the tables of a vocabulary of 32,000") as refused:
+        ask(law="kaplan-2020", max_parameters="100K")
+    assert ask(law="kaplan-2020", **nearest(refused)).shape.parameters.total < 1.7e6
+
+
 def test_a_limit_on_latency_is_kept_and_named() -> None:
     free, fast = ask(budget="$2M"), ask(budget="$2M", time_per_output_token="10ms")
     assert free.recommended.throughput is not None

@@ -102,7 +102,7 @@ def answer(request: Request) -> Plan:
         flatness=tuple(CheapRange(excess, *near) for excess, near in ranges),
         intervals=spread,
         best_on_average=best_on_average(request, problem, recommended),
-        limits=limits_of(request, problem, recommended, optimum),
+        limits=limits_of(request, problem, shape, recommended, optimum),
         extrapolation=extrapolation,
         other_laws=_other_laws(request, problem),
         warnings=(
@@ -212,7 +212,7 @@ def _buildable(
         sizes = problem.family.size_of(shape)
         refuse_missing_shape(request, float(sizes.parameters), wanted)
         tokens = float(tokens_for(problem, objective, sizes))
-        if math.isfinite(tokens):
+        if math.isfinite(tokens) and request.allows(shape):
             return shape, _planned(request, problem, sizes, tokens)
     if found := _best_shape(request, problem, objective, wanted, ELSEWHERE):
         return found
@@ -242,7 +242,8 @@ def _best_shape(
     for factor in factors:
         with suppress(InputError):  # too small for so many KV heads
             shape = _shape_of(request, wanted * factor)
-            found[shape] = problem.family.size_of(shape)
+            if request.allows(shape):
+                found[shape] = problem.family.size_of(shape)
     if not found:
         return None
     sizes = _together(list(found.values()))

@@ -116,6 +116,14 @@ class Geometry:
             x = x - (np.log(self.counts(x, tables)) - wanted) / slope
         return x
 
+    def recounted(
+        self, parameters: Numbers, given: ParameterConvention, wanted: ParameterConvention
+    ) -> Numbers:
+        """Parameters of models of so many by one convention, by another."""
+        if given == wanted:
+            return parameters
+        return self.counts(self.body(parameters, given), TABLES[wanted])
+
     def shape(self, log_body: Numbers) -> ServedShape:
         """What serving asks of models whose layers hold exp(log_body) weights."""
         width, layers = self.proportions(log_body)

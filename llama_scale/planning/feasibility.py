@@ -56,6 +56,8 @@ def refuse_unreachable(request: Request, problem: Problem, objective: Objective,
     parameters = float(solution.sizes.parameters)
     if _is_model(solution):
         return
+    if request.most_parameters < SMALLEST_MODEL:
+        raise _all_embeddings(request)
     refuse_too_few_data(request, float(problem.loss(solution)))
     on_budget = objective.fixed == "budget"
     if on_budget and request.limits == NO_LIMITS:
@@ -127,6 +129,18 @@ def _too_tight(request: Request, smallest: float) -> InfeasibleError:
         f"{' and '.join(given)} leave at most {format_count(request.limits.parameters)} parameters, but the "
         f"smallest LLaMA with a vocabulary of {request.vocabulary:,} has {format_count(smallest)}",
         hint=f"give more with {' or '.join(given)}, or a smaller --vocabulary",
+    )
+
+
+def _all_embeddings(request: Request) -> InfeasibleError:
+    """A largest size of which the tables of the vocabulary leave nothing that the law counts."""
+    family = request.family
+    least = float(family.geometry.recounted(SMALLEST_MODEL, family.convention, "total"))
+    return InfeasibleError(
+        f"--max-parameters {format_count(request.max_parameters or 0.0)} leave "
+        f"{format_number(request.most_parameters)} beside the tables of a vocabulary of "
+        f"{request.vocabulary:,}, too few for a law to hold",
+        hint=f"give --max-parameters '{format_count(least * ROOM_FOR_SHAPES)}', or a smaller --vocabulary",
     )
 
 

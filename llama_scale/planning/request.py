@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 
-from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, Recompute
+from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, ModelConfig, Recompute
 from llama_scale.costs import CostUnit, Default, Economics
 from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
 from llama_scale.errors import InputError, UnidentifiedError
@@ -122,8 +122,9 @@ class Deadline(NamedTuple):
 class Request:
     """A question with every default filled in; `given` names the words that the asker chose.
 
-    `limits` is what the deadline, the largest size and the limits on latency come to; `servable` the most
-    parameters that serving within its limits allows, inf where nobody asked.
+    `max_parameters` counts all of them. `limits` is what the deadline, the largest size and the limits on
+    latency come to, and `servable` the most parameters that serving within its limits allows (inf where
+    nobody asked), both as the law counts.
     """
 
     fit: Fit
@@ -162,6 +163,18 @@ class Request:
         if self.flops == "6nd":
             return SixNDFamily(convention=convention, geometry=geometry)
         return ExactFamily(convention=convention, context=self.context, geometry=geometry)
+
+    @property
+    def most_parameters(self) -> float:
+        """The largest size, which is asked for in all parameters, as the law counts; inf for any size."""
+        if self.max_parameters is None:
+            return math.inf
+        family = self.family
+        return float(family.geometry.recounted(self.max_parameters, "total", family.convention))
+
+    def allows(self, shape: ModelConfig) -> bool:
+        """Whether a shape is no larger than was asked for."""
+        return self.max_parameters is None or shape.parameters.total <= self.max_parameters * (1 + 1e-12)
 
     @property
     def seeks(self) -> str:
@@ -300,7 +313,7 @@ def limited(request: Request) -> Request:
         or deployment.time_to_first_token_seconds is not None
     )
     servable = largest_servable(deployment, request.family) if deployment and latency else math.inf
-    largest = min(servable, request.max_parameters or math.inf)
+    largest = min(servable, request.most_parameters)
     flops = math.inf if request.deadline is None else train_flops_by(request.deadline, request.economics)
     return replace(request, limits=Limits(train_flops=flops, parameters=largest), servable=servable)
 

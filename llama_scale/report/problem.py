@@ -37,7 +37,7 @@ def problem_values(plan: Plan) -> dict[str, Any]:
         "family": _family(problem_of(plan).family),
         "plain_family": _family(request.family),
         **_economics(request.economics),
-        "limits": {"deadline_hours": _deadline(request), "max_parameters": request.max_parameters},
+        "limits": {"deadline_hours": _deadline(request), "max_parameters": _finite(request.most_parameters)},
         "match": request.match
         and {
             "parameters": float(request.match.count(request.fit.convention)),
@@ -162,6 +162,10 @@ def _deployment(deployment: Deployment) -> dict[str, Any]:
         "time_to_first_token": deployment.time_to_first_token_seconds,
         "constants": deployment.calibration.constants,
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _deadline(request: Request) -> float | None:
