@@ -100,7 +100,7 @@ class ModelConfig:
         attention = 2 * self.width * self.head_size * (self.heads + self.kv_heads)
         return self.layers * (attention + 3 * self.width * self.hidden) + self.vocabulary * self.width
 
-    def forward_flops_per_token(self, context: int | None = None) -> int:
+    def forward_flops_per_token(self, context: float | None = None) -> float:
         """FLOPs of the matrix products of one token's forward pass: 2 x weights + 4 L q T.
 
         Attention is counted over the whole context, as PaLM (appendix B) and torch's FlopCounterMode do.
@@ -108,7 +108,7 @@ class ModelConfig:
         length = self.context if context is None else context
         return 2 * self.matrix_weights + 4 * self.layers * self.heads * self.head_size * length
 
-    def train_flops_per_token(self, context: int | None = None) -> int:
+    def train_flops_per_token(self, context: float | None = None) -> float:
         """FLOPs of forward and backward: the backward pass has two products for each forward one."""
         return 3 * self.forward_flops_per_token(context)
 

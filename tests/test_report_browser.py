@@ -25,6 +25,10 @@ QUESTIONS: dict[str, PlanOptions] = {
     "roofline": {"serve_tokens": "10T", "budget": "$5M"},
     "flops": {"serve_tokens": "1e12"},
     "exact-loss": {"serve_tokens": "1e12", "target_loss": 2.0, "cost_in": "usd", "flops": "exact"},
+    "non-embedding": {
+        "serve_tokens": "1e11", "budget": "1e21", "law": "kaplan-2020", "flops": "exact", "samples": 3,
+        "max_parameters": "300M",
+    },
     "few-data-int4": {
         "serve_tokens": "1e12", "budget": "1M GPU-hours", "unique_tokens": "300B", "serve_precision": "int4",
         "quantisation_penalty": True,
@@ -34,7 +38,7 @@ QUESTIONS: dict[str, PlanOptions] = {
         "budget": "$9M", "time_per_output_token": "60ms", "serve_accelerator": "l40s",
     },
 }  # fmt: skip
-EACH = 40  # settings of each question: 200 in all
+EACH = 40  # settings of each question: 240 in all
 MODEL = 7e9, 1e12
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, ModelConfig, Recompute
 from llama_scale.costs import CostUnit, Default, Economics
+from llama_scale.costs.roofline import Traffic
 from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.frozen import frozen
@@ -162,7 +163,18 @@ class Request:
         geometry = Geometry(vocabulary=self.vocabulary, kv_heads=self.kv_heads)
         if self.flops == "6nd":
             return SixNDFamily(convention=convention, geometry=geometry)
-        return ExactFamily(convention=convention, context=self.context, geometry=geometry)
+        return ExactFamily(
+            convention=convention,
+            context=self.context,
+            attended_tokens=self.attended_tokens,
+            geometry=geometry,
+        )
+
+    @property
+    def attended_tokens(self) -> float:
+        """Tokens that a served token attends to on average."""
+        demand = self.economics.demand
+        return float(Traffic(demand.input_tokens, demand.output_tokens, demand.samples).attended_tokens)
 
     @property
     def most_parameters(self) -> float:
