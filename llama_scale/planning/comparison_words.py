@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_scale.costs import CostUnit
 from llama_scale.planning.again import law_words, option, plain_word
 from llama_scale.planning.described import Reason
+from llama_scale.planning.markdown import plain, table
 from llama_scale.planning.sentence import amount, format_cost
 from llama_scale.planning.words import UNIT_NAMES, assumed
 from llama_scale.quantities import format_count, format_fraction, format_number
@@ -246,17 +247,11 @@ def next_steps(comparison: Comparison) -> list[str]:
 
 def markdown(comparison: Comparison) -> str:
     """The answer, the tables and the cautions in Markdown."""
-    parts = [f"**{sentence(comparison)}**", _markdown_table(rows(comparison), COLUMNS)]
-    parts.append(table_note(comparison).replace("\n", "; ").replace("> ", "\\> ") + ".")
-    parts += [_markdown_table(optimal_rows(comparison), OPTIMAL_COLUMNS), optimal_note(comparison) + "."]
+    parts = [f"**{sentence(comparison)}**", table(rows(comparison), COLUMNS)]
+    parts.append(plain(table_note(comparison).replace("\n", "; ")) + ".")
+    parts += [table(optimal_rows(comparison), OPTIMAL_COLUMNS), plain(optimal_note(comparison)) + "."]
     if drawn := matrix(comparison):
-        parts.append(_markdown_table(*drawn))
+        parts.append(table(*drawn))
     parts.append("\n".join(f"- *{reason.heading}*: {reason.text}." for reason in reasons(comparison)))
     parts.append(f"`{command(comparison)}`\n")
     return "\n\n".join(parts)
-
-
-def _markdown_table(table: list[tuple[str, ...]], columns: tuple[str, ...]) -> str:
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    lines += [f"| {' | '.join(cell.replace('>', chr(92) + '>') for cell in row)} |" for row in table]
-    return "\n".join(lines)

@@ -219,7 +219,7 @@ class Plan:
         return document(self)
 
     def _repr_markdown_(self) -> str:
-        from llama_scale.planning.words import markdown
+        from llama_scale.planning.markdown import markdown
 
         return markdown(self)
 
