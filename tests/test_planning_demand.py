@@ -126,6 +126,15 @@ def test_the_plan_for_the_mean_has_the_least_expected_cost() -> None:
         ({"serve_tokens": 1e12, "samples": 0}, "out of all proportion", "from 1"),
         ({"serve_tokens": 1e12, "input_share": 0.5, "input_tokens": 10}, "two ways", "one of them"),
         ({"serve_tokens": 1e12, "input_tokens": 9000, "context": 4096}, "does not fit", "16384"),
+        (
+            {"serve_tokens": 1e12, "context": 512},
+            "1000 .* and 250 written, our default, does not",
+            "--context",
+        ),
+        ({"serve_tokens": 1e12, "context": 4096.5}, "--context 4096.5 is not whole", "write 4096"),
+        ({"serve_tokens": 0, "context": 1}, "--context 1 is out of all proportion", "from 16"),
+        ({"serve_tokens": 1e12, "vocabulary": 32000.5}, "--vocabulary 32000.5 is not whole", "write 32000"),
+        ({"serve_tokens": 1e12, "vocabulary": "100M"}, "--vocabulary 100M is out", "to 2M"),
         ({"serve_tokens": "-1e12"}, "negative", "1e12"),
     ],
 )

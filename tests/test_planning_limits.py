@@ -168,6 +168,8 @@ def test_limits_that_leave_no_model_to_build_are_refused() -> None:
         ({"deadline": "30d"}, "needs the number of accelerators", "--accelerators"),
         ({"deadline": "$5", "accelerators": 8}, "is dollars", "30d"),
         ({"deadline": "1s", "accelerators": 8}, "out of all proportion", "30d"),
+        ({"deadline": "1e3", "accelerators": 8}, "'1e3' has no unit", "30d"),
+        ({"time_per_output_token": "5"}, "'5' has no unit", "45s"),
         ({"accelerators": 0.5}, "out of all proportion", "from 1"),
         ({"max_parameters": 7}, "out of all proportion", "from 10K"),
         ({"unique_tokens": "1e40"}, "out of all proportion", "to 1e18"),

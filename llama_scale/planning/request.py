@@ -53,6 +53,7 @@ BUDGET_LIMITS: dict[CostUnit, tuple[float, float]] = {
     "gpu_hours": (1e-4, 1e14),
 }
 MAY_REST = ("E", "k")  # constants that a fit may leave on their bound, and says so
+MOST_WORDS = 2_000_000  # in a vocabulary: the largest published, XLM-V's, has half
 SMALLEST_NAMED, MOST_UNIQUE = 1e4, 1e18  # parameters that anyone would plan for; tokens there are to find
 
 
@@ -286,7 +287,7 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
         unique_tokens=words.optional_number("unique_tokens", low=1e3, high=MOST_UNIQUE),
         penalty=_penalty(words, supply.weight_bits),
         request_rate=words.optional_number("request_rate", low=1e-6, high=1e9),
-        vocabulary=int(words.number("vocabulary", LLAMA_VOCABULARY, low=2, high=1e8)),
+        vocabulary=words.whole("vocabulary", low=2, high=MOST_WORDS) or LLAMA_VOCABULARY,
         context=supply.context,
         kv_heads=words.whole("kv_heads", low=1, high=1024),
         recompute=_recompute(words),

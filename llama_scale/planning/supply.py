@@ -36,6 +36,7 @@ from llama_scale.quantities import format_count
 
 LARGEST_DEMAND = 1e21  # tokens: every person alive, reading ten thousand tokens a day for thirty years
 LARGEST_REQUEST = 1e7  # tokens
+SHORTEST_CONTEXT, LONGEST_CONTEXT = 16, 1_000_000_000
 SLOWEST_TOKEN, SLOWEST_FIRST_TOKEN = 10.0, 60.0  # seconds: who means more has left a unit out
 MOST_SERVING = 32  # accelerators that one copy of a model may be spread over: four nodes
 NOT_LOST = Default(1.0, "an MFU that you give counts every hour", "")
@@ -150,12 +151,13 @@ def _context(words: Words, demand: Demand) -> int:
     """LLaMA's context, or the next power of two that holds a request; what is given must hold it."""
     longest = max(1.0, demand.input_tokens + demand.output_tokens)
     usual = max(LLAMA_CONTEXT, 1 << math.ceil(math.log2(longest)))
-    context = int(words.number("context", usual, low=1, high=1e9))
+    context = words.whole("context", low=SHORTEST_CONTEXT, high=LONGEST_CONTEXT) or usual
     asked = words.given.keys() & {"input_tokens", "output_tokens"}
-    if asked and longest > context:
+    if (asked or demand.serve_tokens) and longest > context:
+        default = "" if asked else ", our default,"
         raise InputError(
-            f"a request of {demand.input_tokens:g} tokens read and {demand.output_tokens:g} written does not "
-            f"fit in a context of {context:,}",
+            f"a request of {demand.input_tokens:g} tokens read and {demand.output_tokens:g} written{default} "
+            f"does not fit in a context of {context:,}",
             hint=f"raise --context to {usual}, or lower --input-tokens or --output-tokens",
         )
     return context
