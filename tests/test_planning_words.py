@@ -188,7 +188,7 @@ def test_the_command_shown_asks_for_the_same_plan(words: str) -> None:
 def test_a_number_of_seconds_is_shown_with_its_unit() -> None:
     asked = plan(serve_tokens=1e12, accelerators=512, deadline=2.592e6, time_per_output_token=0.05)
     first = asked.to_json()
-    assert "--deadline 2592000s --time-per-output-token 0.05s" in first["command"]
+    assert "--deadline 2.592e6s --time-per-output-token 0.05s" in first["command"]
     again = json.loads(shown(*shlex.split(first["command"])[2:], "--json"))
     assert again["recommended"] == first["recommended"]
 

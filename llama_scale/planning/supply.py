@@ -31,7 +31,7 @@ from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hardware import PRECISIONS, Precision, accelerator
 from llama_scale.laws import FlopsAccounting
-from llama_scale.planning.reading import Words
+from llama_scale.planning.reading import Words, option
 from llama_scale.quantities import format_count
 
 LARGEST_DEMAND = 1e21  # tokens: every person alive, reading ten thousand tokens a day for thirty years
@@ -39,6 +39,10 @@ LARGEST_REQUEST = 1e7  # tokens
 SHORTEST_CONTEXT, LONGEST_CONTEXT = 16, 1_000_000_000
 SLOWEST_TOKEN, SLOWEST_FIRST_TOKEN = 10.0, 60.0  # seconds: who means more has left a unit out
 MOST_SERVING = 32  # accelerators that one copy of a model may be spread over: four nodes
+BY_ROOFLINE = (
+    *("time_per_output_token", "time_to_first_token", "request_rate"),
+    *("serving_benchmarks", "kv_bits", "serve_accelerators"),
+)
 NOT_LOST = Default(1.0, "an MFU that you give counts every hour", "")
 
 
@@ -64,6 +68,7 @@ def read_supply(words: Words, unit: CostUnit, flops: FlopsAccounting) -> Supply:
             if hired.price_usd_per_hour is None:
                 raise missing_price(hired, named)
     demand = read_demand(words)
+    _refuse_unused(words, demand)
     context = _context(words, demand)
     mfu = training_mfu(training.accelerator, accounting=flops, precision=training.precision)
     goodput = NOT_LOST if "mfu" in words.given else training_goodput(training.accelerator)
@@ -179,13 +184,6 @@ def _deployment(
         ),
     }
     if "serve_mfu" in words.given:
-        if given := [
-            name for name in ("time_per_output_token", "time_to_first_token") if name in words.given
-        ]:
-            raise InputError(
-                f"--{given[0].replace('_', '-')} takes the roofline, which --serve-mfu replaces",
-                hint="leave one of them out",
-            )
         return None
     others: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
     if "serving_benchmarks" in words.given:
@@ -202,6 +200,21 @@ def _deployment(
         most_accelerators=words.whole("serve_accelerators", low=1, high=1024) or MOST_SERVING,
         **others,
     )
+
+
+def _refuse_unused(words: Words, demand: Demand) -> None:
+    """Raises InputError for words that would change nothing, beside those that they are given with."""
+    by_roofline = next((name for name in BY_ROOFLINE if name in words.given), None)
+    if by_roofline and "serve_mfu" in words.given:
+        raise InputError(
+            f"{option(by_roofline)} takes the roofline, which --serve-mfu replaces",
+            hint="leave one of them out",
+        )
+    if "request_rate" in words.given and not demand.serve_tokens:
+        raise InputError(
+            "--request-rate says nothing where nothing is served",
+            hint="leave it out, or give a demand, such as --serve-tokens 1e12",
+        )
 
 
 def _rentals(words: Words) -> tuple[Rental, Rental, float]:
