@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llama_scale.architecture import ModelConfig, nearest_shape
-from llama_scale.costs.serving import ServedShape, accelerators_for, served_shape
+from llama_scale.costs.serving import Fleet, ServedShape, accelerators_for, served_shape
 from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.errors import InputError
 from llama_scale.laws import published, published_names
@@ -342,14 +342,14 @@ def _extrapolation(request: Request, recommended: PlannedModel) -> dict[str, flo
     )
 
 
-def _fleet(request: Request, shape: ModelConfig) -> float | None:
+def _fleet(request: Request, shape: ModelConfig) -> Fleet | None:
     """Accelerators that answer the rate of requests asked about."""
     deployment = request.economics.deployment
     if request.request_rate is None or deployment is None:
         return None
     rate = request.request_rate * request.economics.demand.samples  # each is a request to the engine
-    count = float(accelerators_for(deployment, served_shape(shape), rate))
-    return count if math.isfinite(count) else None
+    fleet = accelerators_for(deployment, served_shape(shape), rate)
+    return fleet if math.isfinite(float(fleet.accelerators)) else None
 
 
 def _training(request: Request, shape: ModelConfig, model: PlannedModel, batch_tokens: int) -> TrainingReport:
