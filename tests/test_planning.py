@@ -255,12 +255,29 @@ def test_the_nearest_feasible_budget_is_feasible() -> None:
         ({"vocabulary": 1}, "out of all proportion", "from 2"),
         ({"accelerator": "A100", "precision": "fp8"}, "no fp8 rate", "int8"),
         ({"budgets": 1}, "no argument budgets", "budget"),
+        ({"serve_mfu": "0.5/2"}, "--serve-mfu: '2' is larger than 1", "40%"),
+        ({"serve_mfu": (0.5, "x")}, "--serve-mfu: 'x' is not a fraction", "40%"),
+        ({"serve_tokens": True}, "--serve-tokens cannot be True, of type bool", "number"),
+        ({"budget": [1e24]}, "--budget cannot be .1e.24., of type list", "Quantity"),
+        ({"budget": Quantity(value=60, kind="seconds")}, "a budget cannot be 1 min", "GPU-hours"),
+        ({"accelerator": 5}, "--accelerator cannot be 5, of type int", "str"),
+        ({"quantisation_penalty": "no"}, "cannot be 'no', of type str", "bool"),
     ],
 )
 def test_bad_words_are_refused_with_a_way_out(question: dict[str, Any], message: str, hint: str) -> None:
     with pytest.raises(InputError, match=message) as refused:
         ask(**{"serve_tokens": 1e12, **question})
     assert hint in refused.value.hint
+
+
+def test_words_come_as_any_number_and_as_lists_where_they_have_parts() -> None:
+    as_text = ask(serve_tokens="1e12", serve_mfu="0.5/0.2")
+    assert ask(serve_tokens=np.float64(1e12), serve_mfu=[0.5, 0.2]).recommended == as_text.recommended
+    assert ask(serve_tokens=np.int64(10**12), serve_mfu=(0.5, 0.2)).recommended == as_text.recommended
+
+
+def test_the_lengths_of_a_request_are_whole_in_json() -> None:
+    assert plan(serve_tokens=1e12).to_json()["objective"]["output_tokens"] == 250
 
 
 def test_a_demand_must_be_given() -> None:

@@ -160,6 +160,8 @@ def test_too_dear_a_target_says_what_the_budget_buys() -> None:
 def test_limits_that_leave_no_model_to_build_are_refused() -> None:
     with pytest.raises(InfeasibleError, match="--time-per-output-token leave at most"):
         ask(budget="$2M", time_per_output_token="20us")
+    with pytest.raises(InfeasibleError):  # none at all, in a convention that leaves the tables out
+        ask(law="kaplan-2020", budget="1e22", time_to_first_token="100us")
 
 
 @pytest.mark.parametrize(

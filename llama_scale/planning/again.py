@@ -51,7 +51,7 @@ def plain_word(value: object) -> str:
             return text
         number = _shortest(value.value)
         return {"flops": number, "usd": f"${number}", "gpu_hours": f"{number} GPU-hours"}[value.kind]
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "/".join(plain_word(part) for part in value)
     return _shortest(value) if isinstance(value, float) else str(value)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("", "model", "params", "tokens", "D/N", "loss", "train", "serve", "total")
 OPTIMAL_COLUMNS = ("model", "interval", "over-trained", "compute", "equal loss *", "cheaper than *")
+RIVAL = "the compute-optimal model of that loss"
 WIDEST_MATRIX = 6  # models whose break-evens fit side by side in 80 columns
 CAUTION = (
     "losses are what the law expects of models trained on its own data with its own tokenizer, not what "
@@ -58,15 +59,21 @@ def sentence(comparison: Comparison) -> str:
 def _alone(model: ComparedModel, comparison: Comparison, demand: str) -> str:
     """One model, against the compute-optimal one of its loss."""
     cost, met = format_cost(model.lifetime, comparison.unit), model.against_rival[comparison.unit]
+    reached = f"{model.name} should reach a loss of {model.loss_nats:.3f}"
+    if met.verdict == "neither":
+        return f"{reached}; neither it nor {RIVAL} can be served so."
     spent = "to train" if demand == "0" else f"to train and serve {demand} tokens"
-    than = "than the compute-optimal model of that loss"
-    cheaper = f"is cheaper {than} {when(met)}{' served tokens' if met.serve_tokens else ''}"
-    if met.verdict == "never":
-        cheaper = f"is never cheaper {than}"
-    elif met.verdict == "from":
-        cheaper += " on"
     price = f"{cost} {spent}" if cost != "-" else "it cannot be served so"
-    return f"{model.name} should reach a loss of {model.loss_nats:.3f}, and {cheaper}; {price}."
+    return f"{reached}, and {_against_rival(met)}; {price}."
+
+
+def _against_rival(met: Crossing) -> str:
+    """When a model is the cheaper of it and its compute-optimal equal."""
+    if met.serve_tokens is not None:
+        return f"is cheaper than {RIVAL} {when(met)} served tokens{' on' if met.verdict == 'from' else ''}"
+    if met.verdict == "equal":
+        return f"costs as much as {RIVAL}"
+    return f"is {met.verdict} cheaper than {RIVAL}"
 
 
 def _capital(text: str) -> str:

@@ -147,7 +147,7 @@ def _request(words: Words) -> Demand:
     whole = DEFAULT_INPUT_TOKENS + DEFAULT_OUTPUT_TOKENS
     share = words.fraction("input_share", DEFAULT_INPUT_TOKENS / whole, low=-math.inf)
     read = words.number("input_tokens", share * whole, low=0, high=LARGEST_REQUEST)
-    written = words.number("output_tokens", (1 - share) * whole, low=1, high=LARGEST_REQUEST)
+    written = words.number("output_tokens", whole - share * whole, low=1, high=LARGEST_REQUEST)
     samples = words.whole("samples", low=1, high=100_000) or 1
     return Demand(serve_tokens=0.0, input_tokens=read, output_tokens=written, samples=samples)
 
