@@ -260,7 +260,7 @@ def write_scaled(path: Path, *factors: float) -> Path:
 
 @pytest.mark.parametrize("factor", [1e-3, 1e-6])
 def test_rates_in_another_unit_are_not_believed(tmp_path: Path, factor: float) -> None:
-    with pytest.raises(UnidentifiedError, match="a median of 1e.0[36] times off"):
+    with pytest.raises(UnidentifiedError, match=r"a median of 1e\+0[36] times off"):
         calibrate_from_csv(write_scaled(tmp_path / "units.csv", *[factor] * 8))
     slow = calibrate_from_csv(write_scaled(tmp_path / "slow.csv", *[0.1] * 8))
     assert slow.accuracy[0].median_error < 0.1

@@ -162,6 +162,8 @@ def test_limits_that_leave_no_model_to_build_are_refused() -> None:
         ask(budget="$2M", time_per_output_token="20us")
     with pytest.raises(InfeasibleError):  # none at all, in a convention that leaves the tables out
         ask(law="kaplan-2020", budget="1e22", time_to_first_token="100us")
+    with pytest.raises(InfeasibleError):
+        ask(law="kaplan-2020", target_loss=2.5, time_to_first_token="100us")
 
 
 @pytest.mark.parametrize(

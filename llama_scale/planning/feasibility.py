@@ -340,11 +340,13 @@ def _refused(request: Request, objective: Objective, stretches: list[Stretch]) -
 
 
 def _lowest_reachable(request: Request) -> float | None:
-    """The lowest loss that any size reaches under the limits, whatever it costs.
+    """The lowest loss that any size reaches under the limits, whatever it costs; None where none does.
 
     A shape that can be built may be 3 % smaller than the largest that is allowed: so is this.
     """
     problem, limits = request.problem(), request.limits
+    if limits.parameters < SMALLEST_MODEL:
+        return None
     largest = min(limits.parameters * 0.96, LARGEST_MODEL)
     sizes = problem.sizes(np.linspace(LOG_SIZES[0], float(coordinate_of(problem.family, largest)), 2000))
     free = Objective("budget", 1e60, limits)
