@@ -71,6 +71,17 @@ def test_the_largest_size_is_kept_by_the_shape_too() -> None:
     assert binding(slack) == ["total budget"]
 
 
+@pytest.mark.parametrize("most", ["7B", "13B"])
+@pytest.mark.parametrize("words", [{}, {"flops": "exact"}, {"budget": "$5M"}])
+def test_a_shape_comes_near_the_largest_size_by_a_wider_hidden_layer(
+    words: dict[str, Any], most: str
+) -> None:
+    answer = ask(**words, max_parameters=most)
+    assert 0.985 * float(most[:-1]) < answer.shape.parameters.total / 1e9 <= float(most[:-1])
+    assert answer.shape.hidden % 256 == 0
+    assert answer.gap.cost < 0.08
+
+
 @pytest.mark.parametrize("flops", ["6nd", "exact"])
 @pytest.mark.parametrize("convention", ["non_embedding", "matmul"])
 def test_the_largest_size_counts_all_parameters_whatever_the_law_counts(convention: Any, flops: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_scale.architecture import ModelConfig, nearest_shape
+from llama_scale.architecture import ModelConfig, nearest_shape, widened
 from llama_scale.costs.serving import Fleet, ServedShape, accelerators_for, served_shape
 from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.errors import InputError
@@ -64,6 +64,7 @@ NEARLY, WORTHWHILE = 0.002, 0.75  # nats that nobody would pay a quarter of the 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
 NEARBY = tuple(1.04**step for step in range(-8, 9))  # shapes are about 3 % apart
 ELSEWHERE = tuple(1.04**step for step in range(-35, 36))  # from a quarter to four times the size
+NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
@@ -185,7 +186,7 @@ def _settled(
     solution = best(through, objective)
     far = abs(math.log(float(solution.sizes.parameters) / model.parameters)) > FAR_FROM_OPTIMUM
     rivals = [_buildable(request, through, objective, solution)] if far else []
-    if problem.serving.needs_shapes:
+    if problem.serving.needs_shapes or _is_held(request, float(solution.sizes.parameters)):
         near = _best_shape(request, problem, objective, model.parameters, ELSEWHERE if far else NEARBY)
         rivals += [near] if near else []
     for other, rival in rivals:
@@ -230,6 +231,22 @@ def _shape_of(request: Request, parameters: float) -> ModelConfig:
     )
 
 
+def _shapes_of(request: Request, parameters: float) -> Iterator[ModelConfig]:
+    """The LLaMA of about that size if it is allowed, and where size is what holds it back a wider one too."""
+    shape = _shape_of(request, parameters)
+    if request.allows(shape):
+        yield shape
+        if request.max_parameters is not None and _is_held(request, parameters):
+            counts = shape.parameters
+            more = request.most_parameters - counts.by(request.fit.convention)
+            yield widened(shape, min(more, request.max_parameters - counts.total))
+
+
+def _is_held(request: Request, parameters: float) -> bool:
+    """Whether a size is about the largest that was asked for: a little less of it may cost a lot."""
+    return parameters >= NEAR_THE_MOST * request.most_parameters
+
+
 def _best_shape(
     request: Request, problem: Problem, objective: Objective, wanted: float, factors: tuple[float, ...]
 ) -> tuple[ModelConfig, PlannedModel] | None:
@@ -241,8 +258,7 @@ def _best_shape(
     found: dict[ModelConfig, Sizes] = {}
     for factor in factors:
         with suppress(InputError):  # too small for so many KV heads
-            shape = _shape_of(request, wanted * factor)
-            if request.allows(shape):
+            for shape in _shapes_of(request, wanted * factor):
                 found[shape] = problem.family.size_of(shape)
     if not found:
         return None
