@@ -22,6 +22,7 @@ RECOMPUTE_MODES: tuple[Recompute, ...] = get_args(Recompute)
 
 LLAMA_VOCABULARY = 32_000  # Touvron et al. 2023, section 2.1
 LLAMA_CONTEXT = 2_048
+USUAL_HEAD_SIZES = {0: 8, 96: 16, 192: 32, 384: 64, 1024: 128}  # from a width on: six heads, or eight of 128
 HIDDEN_MULTIPLE = 256  # LLaMA's released code rounds 2/3 x 4d up to a multiple of this
 
 
@@ -220,6 +221,11 @@ def aspect_ratio(parameters: float) -> float:
     return min(128.0, max(16.0, 128 * (parameters / 6.7e9) ** 0.18))
 
 
+def usual_head_size(width: float) -> int:
+    """Numbers of a head in a LLaMA of about that width: 128, and fewer where there would be too few heads."""
+    return next(size for least, size in reversed(USUAL_HEAD_SIZES.items()) if width >= least)
+
+
 def _ladder(
     parameters: float, convention: ParameterConvention, *, vocabulary: int, context: int
 ) -> Iterator[ModelConfig]:
@@ -227,8 +233,7 @@ def _ladder(
     tables = {"total": 2, "matmul": 1, "non_embedding": 0}[convention] * vocabulary
     ratio = aspect_ratio(parameters)
     guess = _positive_root(lambda width: 12 * width**3 / ratio + tables * width - parameters)
-    sizes = (128,) if guess >= 1024 else (64, 32, 16, 8)
-    head_size = next((size for size in sizes if guess >= 6 * size), 8)
+    head_size = usual_head_size(guess)
     step = head_size * (4 if guess >= 2048 else 1)
     for count in range(max(1, math.floor(0.75 * guess / step)), math.ceil(1.3 * guess / step) + 2):
         width = count * step

@@ -388,6 +388,8 @@ def format_bytes(value: float, digits: int = 3) -> str:
 
 def format_seconds(value: float) -> str:
     """A duration in its two largest units: `3 d 4 h`, `12 min 30 s`, `4.2 s`, `450 ms`."""
+    if not math.isfinite(value):
+        return f"{value:g} s"
     if value < 0.9995:
         return f"{format_number(value * 1e3)} ms"
     for unit, size, part, part_size in (("d", 24, "h", 3600), ("h", 60, "min", 60), ("min", 60, "s", 1)):

@@ -189,6 +189,21 @@ def test_lines_of_models_have_no_place_for_more(added: str) -> None:
     assert f"error: {added} adds what --format csv" in shown.stderr
 
 
+@pytest.mark.parametrize("form", ["text", "md", "csv"])
+@pytest.mark.parametrize(
+    "words", ["--accelerators 100000 --deadline 233d", "--budget 1e27", "--target-loss 1.87 --explain"]
+)
+def test_a_model_that_nothing_serves_is_said_to_be_one(words: str, form: str) -> None:
+    asked = ["--serve-tokens", "1e12", *words.split(), "--format", form]
+    if form == "csv":  # which has no place for formulas
+        asked = [word for word in asked if word != "--explain"]
+    shown = CliRunner().invoke(command, asked, catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "nan" not in shown.output
+    if form != "csv":
+        assert "cannot be: the model in 16 bits takes" in " ".join(shown.output.replace("*", "").split())
+
+
 @pytest.mark.parametrize(
     ("words", "code", "error", "hint"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,45 @@ def test_samples_multiply_what_is_written_but_not_what_is_read() -> None:
     assert eight.recommended.parameters < one.recommended.parameters
 
 
+@pytest.mark.parametrize("answers", [1, 8, 64])
+def test_answers_to_one_prompt_are_served_as_the_page_on_serving_says(answers: int) -> None:
+    """docs/serving.md in plain arithmetic: a prompt is read and kept once, each answer attends to it all."""
+    made = ask(
+        requests="1e9", input_tokens=8000, output_tokens=500, samples=answers, max_parameters="13B",
+        budget="$20M", request_rate=10,
+    )  # fmt: skip
+    deployment, shape, served = made.request.economics.deployment, made.shape, made.recommended.throughput
+    assert deployment is not None
+    assert served is not None
+    fitted, chip = deployment.calibration, deployment.rental.accelerator
+    g, read, written, attended = float(served.accelerators), 8000, 500, 8000 + 500 / 2
+    weights, layers, width = shape.matrix_weights, shape.layers, shape.width
+    cache = 2 * layers * shape.kv_heads * shape.head_size * 2
+    peak, link = chip.peak("bf16"), chip.interconnect_bytes_per_second or math.inf
+    exchange = 8 * layers * width * (g - 1) / g / (link * fitted.link_share)
+    prompt = (2 * weights * read + 2 * layers * width * read**2) / peak / (g * fitted.prefill_mfu)
+    prompt += exchange * read
+    room = g * (0.92 * chip.memory_bytes - 3e9) - 2 * shape.parameters.total
+    batch = room / (cache * (read / answers + written / 2))
+    loaded = (2 * weights + batch * attended * cache) / (
+        g * chip.bandwidth_bytes_per_second * fitted.bandwidth_share
+    )
+    worked = (2 * weights + 4 * layers * width * attended) / peak / (g * fitted.decode_mfu)
+    each = worked + exchange + fitted.sequence_seconds * layers
+    step = loaded + fitted.layer_seconds * layers + batch * each
+    assert float(served.batch) == pytest.approx(batch)
+    assert float(served.time_to_first_token_seconds) == pytest.approx(step + prompt)
+    following = step + (batch - 1) * prompt / (answers * written)
+    assert float(served.time_per_output_token_seconds) == pytest.approx(following)
+    for_a_request = g * (prompt + answers * written * step / batch)
+    assert made.recommended.lifetime.serve_gpu_hours == pytest.approx(1e9 * for_a_request / 3600)
+    assert made.fleet is not None
+    assert float(made.fleet.accelerators) == pytest.approx(10 * for_a_request, abs=g)
+    demand = made.request.economics.demand
+    assert demand.serve_tokens == 1e9 * (8000 + answers * 500)
+    assert made.recommended.lifetime.serve_flops == 2 * made.recommended.parameters * demand.serve_tokens
+
+
 def test_retraining_pays_for_every_generation() -> None:
     answer = ask(serve_tokens="1e12", months=36, retrain_every=12, discount="10%", budget="$5M")
     assert len(answer.generations) == 3
@@ -103,6 +143,28 @@ def test_the_plan_for_the_mean_has_the_least_expected_cost() -> None:
     mean = expected(float(np.mean(demands)))
     for other in (spread.low, spread.median, 1.3 * spread.mean, spread.high):
         assert mean <= expected(other) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"serve_tokens": "2e11..1.4e14", "unique_tokens": 57e6},
+        {"serve_tokens": "1e11..1e13", "accelerators": 790360, "deadline": "233d", "serve_price": 1.04},
+        {"serve_tokens": 1e12, "accelerators": 790360, "deadline": "233d", "serve_price": 1.04, "kv_bits": 8},
+        {"serve_tokens": 1e12, "accelerators": 2000, "deadline": "90d", "unique_tokens": 1e9},
+    ],
+)
+def test_nothing_of_an_answer_is_no_number(words: dict[str, Any]) -> None:
+    """Where a loss is saturated by its data, or one size alone reaches it within the limits."""
+    made = plan(**words)
+    said = made._repr_markdown_()
+    assert "nan" not in said
+    assert made.flatness[0].low <= made.flatness[0].high
+    if made.regret is not None:
+        assert all(math.isfinite(share) for row in made.regret.rows for share in row.regrets)
+    if made.request.unique_tokens is not None:
+        assert "the data hold it back, not the" in said
+        assert "dearer for its loss" not in said
 
 
 @pytest.mark.parametrize(

@@ -285,8 +285,8 @@ def test_more_tokens_than_all_public_text_are_only_an_example() -> None:
 
 
 def test_small_models_of_long_prompts_are_searched_for_beyond_the_nearest_size() -> None:
-    """What 30,000 tokens cost to read follows heads and layers: the size nearest the optimum cannot do it."""
-    long: dict[str, Any] = {"requests": 1e9, "input_tokens": 30_000, "output_tokens": 3000, "samples": 4}
+    """What long prompts cost to read follows heads and layers: the size nearest the optimum cannot do it."""
+    long: dict[str, Any] = {"requests": 4e9, "input_tokens": 7500, "output_tokens": 3000}
     small, large = (plan(**long, budget=budget) for budget in ("$2M", "$5M"))
     assert small.recommended.lifetime.total_usd == pytest.approx(2e6, rel=1e-6)
     assert small.recommended.loss_nats < 2.24  # the continuum through the first shape stops at 2.38
@@ -369,8 +369,36 @@ def test_dollars_come_from_the_roofline_unless_constant_mfus_are_asked_for() -> 
     assert no_serving.optimum.parameters == pytest.approx(float(closed.sizes.parameters), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "question",
+    [{}, {"budget": "1e26", "flops": "exact"}, {"accelerators": 4096, "deadline": "90d"}, {"budget": "$50M"}],
+)
+def test_accelerators_of_a_copy_that_are_asked_for_are_a_limit_whatever_is_counted(
+    question: dict[str, Any],
+) -> None:
+    answer = ask(**question, serve_accelerators=1)
+    assert answer.recommended.lifetime.serve_gpu_hours is not None
+    assert answer.recommended.parameters <= answer.request.servable * (1 + 1e-9)
+    assert binding(answer)[-1] == "memory of 1 H100-SXM"
+
+
+def test_a_shape_just_below_the_size_that_can_be_served_is_asked_for_itself() -> None:
+    """The continuum ends at 48.76B here; the shape nearest to it, of 48.69B, holds a larger cache."""
+    answer = ask(
+        budget=1.5e25, flops="6nd", serve_accelerators=2, serve_accelerator="a100", input_tokens=25529,
+        output_tokens=39,
+    )  # fmt: skip
+    assert answer.recommended.lifetime.serve_gpu_hours is not None
+
+
+def test_accelerators_of_a_copy_in_the_way_of_a_target_are_named() -> None:
+    with pytest.raises(InfeasibleError, match="the number of H100-SXM that hold a copy, 1,") as refused:
+        ask(target_loss=1.9, serve_accelerators=1)
+    assert ask(target_loss=1.9, serve_accelerators=nearest(refused)["serve_accelerators"]).shape.layers > 0
+
+
 def test_a_model_that_cannot_be_served_has_no_serving_dollars_but_a_warning() -> None:
-    answer = ask(budget="1e28", serve_accelerators=2)
+    answer = ask(budget="1e28")
     assert answer.recommended.lifetime.serve_usd is None
     assert any("cannot serve it" in warning for warning in answer.warnings)
     document = answer.to_json()

@@ -2,16 +2,25 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llama_scale.architecture import LLAMA_7B, LLAMA_33B, LLAMA_65B, llama, nearest_shape
+from llama_scale.architecture import (
+    LLAMA_7B,
+    LLAMA_33B,
+    LLAMA_65B,
+    llama,
+    nearest_shape,
+    usual_head_size,
+)
 from llama_scale.costs import rental
 from llama_scale.costs.serving import Deployment, serve, served_shape
 from llama_scale.errors import InputError
 from llama_scale.planning import plan
+from llama_scale.planning.families import ExactFamily, Geometry, SixNDFamily, coordinate_of
 from llama_scale.planning.request import PlanOptions, read_request
 from llama_scale.planning.shapes import choose_kv_heads, context_for, with_chosen_kv_heads
 
@@ -114,6 +123,53 @@ def test_the_plan_says_why_it_has_its_kv_heads_and_trains_in_the_recipes_batch()
     assert document["training"]["layouts"][0]["accelerators"] == 512
     constant = plan(serve_tokens=1e12, budget="$5M", serve_mfu="0.5/0.2")
     assert constant.kv_choice is None and constant.shape.kv_heads == constant.shape.heads
+
+
+@pytest.mark.parametrize("kv_heads", [None, 8])
+@pytest.mark.parametrize("size", [3e7, 1.25e8, 2.4e8, 7e9, 65e9])
+def test_the_continuum_through_a_shape_is_served_as_the_shape_is(size: float, kv_heads: int | None) -> None:
+    shape = nearest_shape(size, kv_heads=kv_heads)
+    for family in (SixNDFamily(), ExactFamily(convention="total")):
+        through = replace(family, geometry=Geometry(kv_heads=kv_heads)).through(shape)
+        at = coordinate_of(through, float(shape.parameters.total))
+        found = through.sizes(at, shaped=True).shape
+        assert found is not None
+        assert [float(part) for part in found] == pytest.approx(list(served_shape(shape)), rel=1e-9)
+
+
+@pytest.mark.parametrize("width", [64, 128, 500, 1023, 1024, 4096])
+def test_the_continuum_has_heads_of_the_size_that_shapes_of_its_width_have(width: int) -> None:
+    geometry = Geometry(kv_heads=2)
+    bodies = np.linspace(8, 26, 4000)
+    widths = np.asarray(geometry.proportions(bodies)[0])
+    at = int(np.searchsorted(widths, width))
+    expected = min(widths[at], 2 * usual_head_size(widths[at]))
+    assert float(np.asarray(geometry.shape(bodies[at]).kv_width)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"serve_tokens": 3e11, "match": "gpt-3-small", "cost_in": "usd"},
+        {
+            "serve_tokens": 3.01e13, "accelerator": "l40s", "utilisation": 0.8415, "flops": "exact",
+            "law": "hoffmann-2022-sardana", "budget": "151737.86 GPU-hours",
+        },
+        {"serve_tokens": 1e12, "budget": "$20000", "kv_heads": 2, "max_parameters": "200M"},
+        {"serve_tokens": 1e9, "target_loss": 3.5, "cost_in": "usd", "samples": 8},
+    ],
+)  # fmt: skip
+def test_a_small_shape_is_never_better_than_the_continuum_through_it(words: PlanOptions) -> None:
+    found = plan(**words)
+    assert found.shape.head_size < 128
+    assert found.gap.cost >= -1e-6
+    assert found.gap.loss_nats >= -1e-9
+
+
+def test_eight_kv_heads_are_kept_where_the_optimum_has_eight_heads_for_larger_models_share_them() -> None:
+    found = plan(requests=4e9, input_tokens=7500, output_tokens=3000, budget="$2M")
+    assert found.kv_choice is not None
+    assert found.kv_choice.shape.heads == found.shape.kv_heads == 8 < found.shape.heads
 
 
 def test_recomputing_costs_hours_of_the_plan_and_carbon_is_ones_own() -> None:

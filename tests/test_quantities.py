@@ -178,6 +178,8 @@ def test_a_fraction_above_one_is_refused() -> None:
         (format_seconds(86_399.9), "1 d"),
         (format_seconds(0.45), "450 ms"),
         (format_seconds(45.6), "45.6 s"),
+        (format_seconds(float("nan")), "nan s"),
+        (format_seconds(float("inf")), "inf s"),
         (format_fraction(0.4), "40%"),
         (format_fraction(0.01234), "1.23%"),
         (format_number(12345.6), "12,346"),

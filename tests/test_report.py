@@ -151,6 +151,13 @@ def test_a_law_without_draws_has_no_band_and_says_so() -> None:
     assert "How sure the law is of it is not known" in " ".join(elements.words)
 
 
+def test_a_model_that_nothing_serves_has_no_bill_to_move() -> None:
+    elements = Elements(page(plan(serve_tokens="1e12", budget=1e27)))
+    assert "has no bill to move" in " ".join(elements.words)
+    assert not [shown for _, given in elements.found for shown in given.values() if shown == "nan"]
+    assert "$nan" not in " ".join(elements.words)
+
+
 def test_a_refused_fit_gives_no_page(tmp_path: Path) -> None:
     law = replace(published(), name="refused", evidence={"diagnostics": {"at_bound": ["alpha"]}})
     write_fit(tmp_path / "law.json", law)

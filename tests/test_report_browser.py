@@ -24,6 +24,7 @@ from llama_scale.report import write_report
 QUESTIONS: dict[str, PlanOptions] = {
     "roofline": {"serve_tokens": "10T", "budget": "$5M"},
     "flops": {"serve_tokens": "1e12"},
+    "flops-on-one": {"serve_tokens": "1e12", "serve_accelerators": 1},
     "exact-loss": {"serve_tokens": "1e12", "target_loss": 2.0, "cost_in": "usd", "flops": "exact"},
     "non-embedding": {
         "serve_tokens": "1e11", "budget": "1e21", "law": "kaplan-2020", "flops": "exact", "samples": 3,
@@ -99,7 +100,7 @@ def asked(made: Plan, settings: dict[str, Any]) -> tuple[Request, Problem, Objec
             deployment,
             rental=hired[1],
             utilisation=settings["utilisation"],
-            input_tokens=settings["read"] / demand.samples,
+            input_tokens=settings["read"],
             output_tokens=max(settings["written"], 1.0),
         )
     changed = replace(

@@ -132,7 +132,11 @@ DEMANDS: Options = (
     ),
     (
         ("--samples",),
-        {"type": NUMBER, "help": "Answers drawn from each prompt, which is read once. [default: 1]"},
+        {
+            "type": NUMBER,
+            "help": "Answers drawn from each prompt, which is read once; --serve-tokens counts one of them. "
+            "[default: 1]",
+        },
     ),
     (("--months",), {"type": NUMBER, "help": "How long it serves; for growth, discount and retraining."}),
     (("--growth",), {"type": PER_MONTH, "help": "Of the demand, such as 5%/month."}),
@@ -187,7 +191,13 @@ SERVING: Options = (
             "help": "What serves it. [default: what trains it]",
         },
     ),
-    (("--serve-accelerators",), {"type": NUMBER, "help": "The most for one copy of it. [default: 32]"}),
+    (
+        ("--serve-accelerators",),
+        {
+            "type": NUMBER,
+            "help": "The most for one copy of it; given, a limit whatever is counted. [default: 32]",
+        },
+    ),
     (("--serve-price",), {"type": USD_PER_HOUR, "help": "Of an hour of one. [default: a dated quote]"}),
     (("--serve-precision",), {"type": WEIGHTS, "help": "Of the weights. [default: bf16]"}),
     (

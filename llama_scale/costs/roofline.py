@@ -12,8 +12,8 @@ c = n_in + n_out / 2 tokens that a sequence holds on average while it is written
 Products with weights run at the peak of the precision served in, attention at 16 bits. The exchange is two
 all-reduces a layer of q values of 16 bits, each sending 2 (g - 1) / g of them. Prompts interrupt the batch
 (continuous batching, one engine for both phases), so that a sequence's next token comes
-t_step + (B - 1) t_pre / n_out after its last, and the engine writes B n_out / (B t_pre + n_out t_step)
-tokens a second.
+t_step + (B - 1) t_pre / (k n_out) after its last, where k answers share a prompt, and the engine writes
+B n_out / (B t_pre / k + n_out t_step) tokens a second.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def phases(calibration: Calibration, engine: Engine, shape: ServedShape, traffic
 def batch_in_memory(engine: Engine, shape: ServedShape, traffic: Traffic) -> Array:
     """Sequences whose cache fits beside the weights on stages x tensor accelerators; nan if not one whole.
 
-    They store n_in + n_out / 2 tokens on average, since they are at different places.
+    They store n_in / k + n_out / 2 tokens on average, since they are at different places.
     """
     room = engine.stages * engine.tensor * (USABLE_MEMORY * engine.memory_bytes - RESERVED_BYTES)
     left = room - shape.weights * engine.weight_bytes
@@ -172,6 +172,6 @@ def batch_in_memory(engine: Engine, shape: ServedShape, traffic: Traffic) -> Arr
 
 
 def seconds_per_answer(times: Phases, traffic: Traffic, batch: Numbers) -> Numbers:
-    """What one answer takes of an engine that always writes `batch` of them: t_pre + n_out t_step / B."""
+    """What one answer takes of an engine that always writes `batch` of them: t_pre / k + n_out t_step / B."""
     written = traffic.output_tokens * (times.step_fixed / batch + times.step_per_sequence)
     return times.prompt / traffic.samples + written

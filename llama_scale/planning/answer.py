@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from llama_scale.architecture import ModelConfig, nearest_shape, widened
-from llama_scale.costs.serving import Fleet, ServedShape, accelerators_for, served_shape
+from llama_scale.costs.serving import Fleet, ServedShape, accelerators_for, serve, served_shape
 from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.errors import InputError
-from llama_scale.laws import published, published_names
+from llama_scale.laws import Numbers, published, published_names
 from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions
 from llama_scale.planning.cautions import far_beyond, warnings
 from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.family import neighbours
 from llama_scale.planning.feasibility import (
-    refuse_dear_target,
-    refuse_missing_shape,
-    refuse_too_few_data,
-    refuse_unbuildable,
-    refuse_unreachable,
+    Refusal,
+    missing_shape,
+    starved,
+    too_dear,
+    unbuildable,
+    unreachable,
 )
 from llama_scale.planning.limits import limits_of
 from llama_scale.planning.optimum import (
@@ -41,10 +43,10 @@ from llama_scale.planning.optimum import (
 )
 from llama_scale.planning.recipe import recipe
 from llama_scale.planning.regret import regret
-from llama_scale.planning.request import Request
+from llama_scale.planning.request import PlanOptions, Request, read_request
 from llama_scale.planning.sensitivity import sensitivities
 from llama_scale.planning.sentence import amount
-from llama_scale.planning.shapes import with_chosen_kv_heads, with_recomputation
+from llama_scale.planning.shapes import KvChoice, with_chosen_kv_heads, with_recomputation
 from llama_scale.planning.uncertainty import MOST_DRAWS, best_on_average, intervals
 from llama_scale.planning.values import (
     CheapRange,
@@ -73,12 +75,12 @@ def answer(request: Request) -> Plan:
 
     Raises InfeasibleError where no model does what is asked.
     """
-    request, kv_choice = with_chosen_kv_heads(with_recomputation(request))
-    problem, objective = request.problem(), request.objective(request.law)
-    shape, recommended, problem, solution = _settled(request, problem, objective)
-    if objective.fixed == "loss":
-        refuse_dear_target(request, recommended)
-    refuse_too_few_data(request, recommended.loss_nats)
+    asked, (request, kv_choice) = request, _completed(request)
+    settled = _settled(request)
+    if not isinstance(settled, Settled):
+        raise settled(partial(_has_answer, asked))
+    shape, recommended, problem, solution = settled
+    objective = request.objective(request.law)
     optimum = _model(request, problem, solution)
     same_loss = _model(request, problem, lowest_cost(problem.without_serving(), recommended.loss_nats))
     on_budget = None
@@ -88,14 +90,15 @@ def answer(request: Request) -> Plan:
     spread = intervals(request, problem, recommended)
     extrapolation = _extrapolation(request, recommended)
     at_loss = Objective("loss", optimum.loss_nats * (1 + 1e-9), request.limits)
-    ranges = zip(FLATNESS, cheap_ranges(problem, at_loss, FLATNESS), strict=True)
+    ranges = zip(FLATNESS, cheap_ranges(problem, at_loss, FLATNESS, optimum.parameters), strict=True)
+    in_vain = tuple(_spent_in_vain(request, problem, recommended))
     demand = request.economics.demand
     how = recipe(shape, recommended.tokens)
     return Plan(
         request=request,
         recommended=recommended,
         shape=shape,
-        gap=_gap(request, problem, recommended, optimum),
+        gap=_gap(request, problem, recommended, optimum, in_vain=bool(in_vain)),
         optimum=optimum,
         compute_optimal=same_loss,
         compute_optimal_on_budget=on_budget,
@@ -106,15 +109,12 @@ def answer(request: Request) -> Plan:
         limits=limits_of(request, problem, shape, recommended, optimum),
         extrapolation=extrapolation,
         other_laws=_other_laws(request, problem),
-        warnings=(
-            *_spent_in_vain(request, problem, recommended),
-            *warnings(request, recommended, extrapolation, spread),
-        ),
+        warnings=(*in_vain, *warnings(request, recommended, extrapolation, spread)),
         assumptions=assumptions(request),
         fleet=_fleet(request, shape),
         training=_training(request, shape, recommended, how.batch_tokens),
         generations=_generations(request, recommended),
-        regret=regret(problem, demand.spread, optimum.loss_nats, request.limits) if demand.spread else None,
+        regret=regret(problem, demand.spread, at_loss, solution) if demand.spread else None,
         epochs=None if request.unique_tokens is None else recommended.tokens / request.unique_tokens,
         score=_score(request, recommended),
         far_beyond=far_beyond(extrapolation),
@@ -127,14 +127,16 @@ def answer(request: Request) -> Plan:
 
 
 def _spent_in_vain(request: Request, problem: Problem, recommended: PlannedModel) -> Iterator[str]:
-    """Says so where the data end before the budget does, so that repeats buy next to nothing."""
-    if request.unique_tokens is None or request.budget is None or request.has_target:
+    """Says so where the data end before the budget or the time does, so that repeats buy next to nothing."""
+    unique = request.unique_tokens
+    if unique is None or request.has_target or recommended.tokens <= unique:
         return
+    ends = "budget" if request.budget is not None else "deadline"
     nearly = recommended.loss_nats + NEARLY
     least = float(problem.cost(*lowest_cost(problem, nearly, request.limits)))
     if least < WORTHWHILE * recommended.lifetime.total(request.unit):
         yield (
-            f"the data hold it back, not the budget: {amount(least, request.unit)} reach a loss within "
+            f"the data hold it back, not the {ends}: {amount(least, request.unit)} reach a loss within "
             f"{NEARLY:g} of it; ask for --target-loss {nearly:.3f}, or find more data"
         )
 
@@ -171,31 +173,62 @@ def _planned(request: Request, problem: Problem, sizes: Sizes, tokens: float) ->
     )
 
 
-def _settled(
-    request: Request, problem: Problem, objective: Objective
-) -> tuple[ModelConfig, PlannedModel, Problem, Solution]:
-    """The best shape, with the problem on the continuum through it and the optimum there.
+class Settled(NamedTuple):
+    """The best shape and its model, with the problem on the continuum through it and the optimum there."""
+
+    shape: ModelConfig
+    model: PlannedModel
+    problem: Problem
+    solution: Solution
+
+
+def _completed(request: Request) -> tuple[Request, KvChoice | None]:
+    """The request with what it leaves to be chosen, and the choice of its KV heads."""
+    return with_chosen_kv_heads(with_recomputation(request))
+
+
+def _has_answer(request: Request, changes: Mapping[str, Any]) -> bool:
+    """Whether the same question with other words, as its asker would put it, has an answer."""
+    words = cast(PlanOptions, {**request.given, **changes})
+    with suppress(InputError):
+        return isinstance(_settled(_completed(read_request(words))[0]), Settled)
+    return False
+
+
+def _settled(request: Request) -> Settled | Refusal:
+    """What a question comes to, or why it has no answer."""
+    problem, objective = request.problem(), request.objective(request.law)
+    solution = best(problem, objective)
+    if refusal := unreachable(request, problem, objective, solution):
+        return refusal
+    built = _buildable(request, problem, objective, solution)
+    if not isinstance(built, Built):
+        return built
+    settled = _through(request, problem, objective, built)
+    return too_dear(request, settled.model) or starved(request, settled.model.loss_nats) or settled
+
+
+def _through(request: Request, problem: Problem, objective: Objective, built: Built) -> Settled:
+    """The best shape about a first one, with the continuum through it.
 
     Serving may make two sizes nearly as good: where the proportions of the shape move the optimum far from
     it, the shape there is looked at too.
     """
-    solution = best(problem, objective)
-    refuse_unreachable(request, problem, objective, solution)
-    shape, model = _buildable(request, problem, objective, solution)
-    through = problem.through(shape)
+    through = problem.through(built.shape)
     solution = best(through, objective)
-    far = abs(math.log(float(solution.sizes.parameters) / model.parameters)) > FAR_FROM_OPTIMUM
-    rivals = [_buildable(request, through, objective, solution)] if far else []
+    far = abs(math.log(float(solution.sizes.parameters) / built.model.parameters)) > FAR_FROM_OPTIMUM
+    rivals: list[Built | Refusal | None] = []
+    if far:
+        rivals.append(_buildable(request, through, objective, solution))
     if problem.serving.needs_shapes or _is_held(request, float(solution.sizes.parameters)):
-        near = _best_shape(request, problem, objective, model.parameters, ELSEWHERE if far else NEARBY)
-        rivals += [near] if near else []
-    for other, rival in rivals:
-        if _worth(request, objective, rival) < _worth(request, objective, model):
-            shape, model = other, rival
-    if rivals:
-        through = problem.through(shape)
+        about = built.model.parameters
+        rivals.append(_best_shape(request, problem, objective, about, ELSEWHERE if far else NEARBY))
+    able = [built, *(rival for rival in rivals if isinstance(rival, Built))]
+    chosen = min(able, key=lambda one: _worth(request, objective, one.model))
+    if len(able) > 1:
+        through = problem.through(chosen.shape)
         solution = best(through, objective)
-    return shape, model, through, solution
+    return Settled(chosen.shape, chosen.model, through, solution)
 
 
 def _worth(request: Request, objective: Objective, model: PlannedModel) -> float:
@@ -203,21 +236,40 @@ def _worth(request: Request, objective: Objective, model: PlannedModel) -> float
     return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
 
 
+class Built(NamedTuple):
+    """A shape that can be built, and the model that it makes."""
+
+    shape: ModelConfig
+    model: PlannedModel
+
+
 def _buildable(
     request: Request, problem: Problem, objective: Objective, solution: Solution
-) -> tuple[ModelConfig, PlannedModel]:
-    """The real shape nearest the optimum that keeps the limits, its tokens chosen anew."""
+) -> Built | Refusal:
+    """The real shape nearest the optimum that keeps the limits, its tokens chosen anew; or why none does."""
     wanted = float(solution.sizes.parameters)
     for factor in ROUNDINGS:
         shape = _shape_of(request, wanted * factor)
         sizes = problem.family.size_of(shape)
-        refuse_missing_shape(request, float(sizes.parameters), wanted)
-        tokens = float(tokens_for(problem, objective, sizes))
+        if refusal := missing_shape(request, float(sizes.parameters), wanted):
+            return refusal
+        tokens = float(_tokens_for(request, problem, objective, sizes))
         if math.isfinite(tokens) and request.allows(shape):
-            return shape, _planned(request, problem, sizes, tokens)
-    if found := _best_shape(request, problem, objective, wanted, ELSEWHERE):
-        return found
-    refuse_unbuildable(request, wanted, _is_buildable)
+            return Built(shape, _planned(request, problem, sizes, tokens))
+    found = _best_shape(request, problem, objective, wanted, ELSEWHERE)
+    return found or unbuildable(request, wanted)
+
+
+def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
+    """Training tokens of real shapes; nan too where one is beyond the limits on serving that were asked for.
+
+    The size that these allow is that of the continuum: a shape a little below it may not quite keep them.
+    """
+    tokens = tokens_for(problem, objective, sizes)
+    deployment = request.economics.deployment
+    if deployment is None or sizes.shape is None or not request.must_be_servable:
+        return tokens
+    return np.where(np.isnan(serve(deployment, sizes.shape).batch), np.nan, tokens)
 
 
 def _shape_of(request: Request, parameters: float) -> ModelConfig:
@@ -249,7 +301,7 @@ def _is_held(request: Request, parameters: float) -> bool:
 
 def _best_shape(
     request: Request, problem: Problem, objective: Objective, wanted: float, factors: tuple[float, ...]
-) -> tuple[ModelConfig, PlannedModel] | None:
+) -> Built | None:
     """The best of the shapes of about `factors` times the size, with its tokens; None where none will do.
 
     Serving follows heads and layers as well as size, least smoothly where models are small and prompts
@@ -263,14 +315,14 @@ def _best_shape(
     if not found:
         return None
     sizes = _together(list(found.values()))
-    tokens = np.asarray(tokens_for(problem, objective, sizes))
+    tokens = np.asarray(_tokens_for(request, problem, objective, sizes))
     on_budget = objective.fixed == "budget"
     worth = problem.law.loss(sizes.parameters, tokens) if on_budget else problem.cost(sizes, tokens)
     if np.all(np.isnan(worth)):
         return None
     index = int(np.nanargmin(worth))
     shape = list(found)[index]
-    return shape, _planned(request, problem, found[shape], float(tokens[index]))
+    return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))
 
 
 def _together(sizes: list[Sizes]) -> Sizes:
@@ -285,14 +337,6 @@ def _together(sizes: list[Sizes]) -> Sizes:
         serve_flops_per_token=np.array([each.serve_flops_per_token for each in sizes], float),
         shape=shape,
     )
-
-
-def _is_buildable(request: Request) -> bool:
-    """Whether some shape does what is asked."""
-    problem, objective = request.problem(), request.objective(request.law)
-    solution = best(problem, objective)
-    wanted = float(solution.sizes.parameters)
-    return math.isfinite(wanted) and _best_shape(request, problem, objective, wanted, ELSEWHERE) is not None
 
 
 def compute_optimal_of_cost(problem: Problem, budget: float) -> Solution:
@@ -329,9 +373,13 @@ def _shaped(problem: Problem, sizes: Sizes) -> Sizes:
     return sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
 
 
-def _gap(request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel) -> Gap:
+def _gap(
+    request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel, *, in_vain: bool
+) -> Gap:
+    """What rounding to a shape costs; no share of what is spent in vain, to which its loss is not owed."""
     reached = recommended.loss_nats * (1 + 1e-12)
     least = float(problem.cost(*lowest_cost(problem, reached, request.limits)))
+    least = math.nan if in_vain else least
     return Gap(
         loss_nats=recommended.loss_nats - optimum.loss_nats,
         cost=recommended.lifetime.total(request.unit) / least - 1,
@@ -363,8 +411,7 @@ def _fleet(request: Request, shape: ModelConfig) -> Fleet | None:
     deployment = request.economics.deployment
     if request.request_rate is None or deployment is None:
         return None
-    rate = request.request_rate * request.economics.demand.samples  # each is a request to the engine
-    fleet = accelerators_for(deployment, served_shape(shape), rate)
+    fleet = accelerators_for(deployment, served_shape(shape), request.request_rate)
     return fleet if math.isfinite(float(fleet.accelerators)) else None
 
 

@@ -96,7 +96,7 @@ class ComparedModel:
 class Rival:
     """The compute-optimal model of a given loss: least training FLOPs.
 
-    `kv_heads` of 128 numbers each hold its keys and values, as many as the model has that it stands against
+    `kv_heads` of the usual size hold its keys and values, as many as the model has that it stands against
     unless others are asked for; None is one for each head.
     """
 

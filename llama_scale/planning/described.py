@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_scale.costs.constants import shipped_calibration
+from llama_scale.costs.serving import served_shape
 from llama_scale.costs.serving_formulas import token_prices
+from llama_scale.costs.serving_limits import why_not
+from llama_scale.errors import InfeasibleError
 from llama_scale.planning.sentence import amount, format_cost
 from llama_scale.quantities import (
     counted,
@@ -38,12 +41,14 @@ def described(plan: Plan) -> Iterator[Reason]:
     """Its shape, the LLaMA sizes beside it, its training and its serving."""
     shape = plan.shape
     size, miss = format_count(shape.parameters.total, 4), f"{100 * plan.gap.parameters:+.1f}%"
+    cost = plan.gap.cost
+    dearer = "" if cost != cost else f", {format_fraction(max(0.0, cost), 2)} dearer for its loss"
     yield Reason(
         "shape",
         f"{shape.layers} layers of width {shape.width:,}, {shape.heads} heads of {shape.head_size}"
         f"{_grouped(plan)}, "
         f"hidden {shape.hidden:,}, vocabulary {shape.vocabulary:,}, context {shape.context:,}: {size} "
-        f"parameters, {miss} of the unrounded, {_dearer(plan.gap.cost)}",
+        f"parameters, {miss} of the unrounded{dearer}",
     )
     if plan.family:
         yield Reason("family", _beside(plan))
@@ -72,12 +77,6 @@ def _grouped(plan: Plan) -> str:
     saving = choice.saving if choice is not None else float("nan")
     saved = f" (saves {format_fraction(saving, 2)} of serving)" if saving > 0 else ""
     return f" and {shape.kv_heads} KV heads{saved}"
-
-
-def _dearer(share: float) -> str:
-    """How the buildable model compares with the continuum; only where FLOPs are exact may it be cheaper."""
-    percent = format_fraction(abs(share), 2)
-    return f"{percent} dearer for its loss" if share >= 0 else f"{percent} cheaper than the continuum"
 
 
 def _beside(plan: Plan) -> str:
@@ -127,7 +126,17 @@ def _training(plan: Plan) -> str:
     return text
 
 
+def not_served(plan: Plan) -> InfeasibleError | None:
+    """Why the recommended model cannot be served as asked; None where it can be, or at constant MFUs."""
+    deployment = plan.request.economics.deployment
+    if deployment is None or plan.recommended.throughput is None:
+        return None
+    return why_not(deployment, served_shape(plan.shape), "the model")
+
+
 def _serving(plan: Plan) -> str:
+    if error := not_served(plan):
+        return f"cannot be: {error.message}"
     request, model = plan.request, plan.recommended
     other = format_cost(model.lifetime, "flops" if request.unit == "usd" else "usd", "serve")
     text = f"{other}: {format_cost(model.lifetime, 'gpu_hours', 'serve')}"

@@ -100,6 +100,7 @@ def _serving(plan: Plan) -> dict[str, Any] | None:
         "kv_bits": deployment.kv_bits,
         "input_tokens": deployment.input_tokens,
         "output_tokens": deployment.output_tokens,
+        "samples": deployment.samples,
         "utilisation": deployment.utilisation,
         "request_rate": request.request_rate,
         "accelerators_for_request_rate": plan.fleet and float(plan.fleet.accelerators),

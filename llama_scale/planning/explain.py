@@ -10,6 +10,7 @@ from llama_scale.costs.serving import served_shape
 from llama_scale.costs.serving_formulas import explain_serving
 from llama_scale.laws import ScalingLaw
 from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.described import not_served
 from llama_scale.planning.optimum import NO_LIMITS, Law
 from llama_scale.planning.quantisation import BY_BITS, BY_PARAMETERS, BY_TOKENS, COEFFICIENT, QuantisedLaw
 from llama_scale.planning.quantisation import SOURCE as QUANTISATION_SOURCE
@@ -178,9 +179,12 @@ def _training(plan: Plan) -> Iterator[Formula]:
 
 
 def _serving(plan: Plan) -> Iterator[Formula]:
-    """The roofline of the recommended shape."""
+    """The roofline of the recommended shape, or what keeps it from being served."""
     deployment = plan.request.economics.deployment
-    if deployment is not None and plan.recommended.throughput is not None:
+    if error := not_served(plan):
+        formula = "weights and one request within memory, one answer at a time within the limits on latency"
+        yield Formula("serving", formula, error.message, error.hint)
+    elif deployment is not None and plan.recommended.throughput is not None:
         for row in explain_serving(deployment, served_shape(plan.shape)):
             yield Formula(row.name, row.formula, row.numbers, row.source)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llama_scale.architecture import (
     LLAMA_CONTEXT,
     LLAMA_VOCABULARY,
+    USUAL_HEAD_SIZES,
     ModelConfig,
     ParameterConvention,
     aspect_ratio,
@@ -31,7 +32,6 @@ Array = NDArray[np.float64]
 
 SMALLEST_MODEL, LARGEST_MODEL = 1e4, 1e15  # parameters: what we would call a model
 LOG_SIZES = math.log(SMALLEST_MODEL) - 3, math.log(LARGEST_MODEL) + 3  # coordinates that are searched
-HEAD_SIZE = 128
 TABLES: dict[ParameterConvention, int] = {"total": 2, "matmul": 1, "non_embedding": 0}
 
 
@@ -77,13 +77,15 @@ class Family(Protocol):
 class Geometry:
     """How the layers of the continuum are made: the tables' vocabulary, and heads that share keys.
 
-    `kv_heads` of 128 numbers each hold the keys and values; None is one for each head. `stretch` multiplies
-    the width over the layers of the LLaMA family, and a layer has `layer_weights` x width^2 weights: so a
-    continuum can be laid through a real shape, which rounds both.
+    `kv_heads` of `head_size` numbers each hold the keys and values; None is one for each head, and heads of
+    the size that is usual at a width. `stretch` multiplies the width over the layers of the LLaMA family, and
+    a layer has `layer_weights` x width^2 weights: so a continuum can be laid through a real shape, which
+    rounds them all.
     """
 
     vocabulary: int = LLAMA_VOCABULARY
     kv_heads: int | None = None
+    head_size: int | None = None
     stretch: float = 1.0
     layer_weights: float = 12.0
 
@@ -93,6 +95,7 @@ class Geometry:
         usual = float(np.interp(math.log(body), _log_bodies(), _aspect_ratios()))
         return replace(
             self,
+            head_size=shape.head_size,
             stretch=shape.width / shape.layers / usual,
             layer_weights=body / (shape.layers * shape.width**2),
         )
@@ -129,14 +132,20 @@ class Geometry:
     def shape(self, log_body: Numbers) -> ServedShape:
         """What serving asks of models whose layers hold exp(log_body) weights."""
         width, layers = self.proportions(log_body)
-        cached = width if self.kv_heads is None else np.minimum(width, self.kv_heads * HEAD_SIZE)
         return ServedShape(
             weights=self.counts(log_body, TABLES["total"]),
             active_weights=np.exp(log_body) + self.vocabulary * width,
             layers=layers,
             query_width=width,
-            kv_width=cached,
+            kv_width=self._cached(width),
         )
+
+    def _cached(self, width: Numbers) -> Numbers:
+        """Numbers of a token's keys, or of its values, that a layer holds."""
+        if self.kv_heads is None:
+            return width
+        heads_of = _usual_head_sizes(width) if self.head_size is None else self.head_size
+        return np.minimum(width, self.kv_heads * heads_of)
 
 
 LLAMA_GEOMETRY = Geometry()
@@ -210,6 +219,11 @@ def coordinate_of(family: Family, parameters: Numbers) -> Numbers:
     if isinstance(family, SixNDFamily):
         return np.log(parameters)
     return family.geometry.body(parameters, family.convention)
+
+
+def _usual_head_sizes(width: Numbers) -> Array:
+    widths, sizes = np.array(list(USUAL_HEAD_SIZES.items())).T
+    return sizes[np.searchsorted(widths, width, side="right") - 1]
 
 
 @cache

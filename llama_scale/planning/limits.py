@@ -9,7 +9,7 @@ import numpy as np
 from llama_scale.architecture import ModelConfig
 from llama_scale.planning.optimum import LARGEST_MODEL, Problem
 from llama_scale.planning.request import Request
-from llama_scale.planning.serving import RooflineServing, largest_servable
+from llama_scale.planning.serving import largest_servable
 from llama_scale.planning.values import Limit, PlannedModel
 from llama_scale.quantities import Quantity
 
@@ -94,18 +94,16 @@ def _memory(
     request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel
 ) -> Iterator[Limit]:
     """Where a slightly larger model could not be served at all, and no limit on latency says so."""
-    serving = problem.serving
-    if (
-        not isinstance(serving, RooflineServing)
-        or not problem.serve_tokens
-        or request.servable < LARGEST_MODEL
-    ):
+    deployment = request.economics.deployment
+    is_limited = problem.serving.needs_shapes or request.must_be_servable
+    if deployment is None or not (is_limited and problem.serve_tokens):
         return
-    x = np.log(optimum.parameters * BEYOND)
-    if np.isnan(serving.cost_per_token(serving.family.sizes(x))):
-        largest = largest_servable(serving.deployment, serving.family)
-        count = serving.deployment.groups[-1]
-        name = f"memory of {count} {serving.deployment.rental.accelerator.name}"
+    limits_on_latency = deployment.time_per_output_token_seconds, deployment.time_to_first_token_seconds
+    if any(limit is not None for limit in limits_on_latency) and request.servable < LARGEST_MODEL:
+        return
+    largest = largest_servable(deployment, problem.family)
+    if optimum.parameters * BEYOND > largest:
+        name = f"memory of {deployment.groups[-1]} {deployment.rental.accelerator.name}"
         yield Limit(name, Quantity(value=largest, kind="count"), recommended.parameters, True, False)
 
 

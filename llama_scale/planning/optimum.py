@@ -229,19 +229,21 @@ def _closed_form(problem: Problem, objective: Objective) -> Solution | None:
 
 def cheap_range(problem: Problem, loss: float, excess: float) -> tuple[float, float]:
     """The smallest and largest N that reach `loss` for at most (1 + excess) times the lowest cost."""
-    return cheap_ranges(problem, Objective("loss", loss), (excess,))[0]
+    objective = Objective("loss", loss)
+    cheapest = float(best(problem, objective).sizes.parameters)
+    return cheap_ranges(problem, objective, (excess,), cheapest)[0]
 
 
 def cheap_ranges(
-    problem: Problem, objective: Objective, excesses: Sequence[float]
+    problem: Problem, objective: Objective, excesses: Sequence[float], about: float
 ) -> list[tuple[float, float]]:
     """For each excess the smallest and largest N that reach a loss for (1 + excess) times the lowest cost.
 
-    A limit on training FLOPs is eased by the same excess. One law, not a batch of draws; N in the law's
+    They are looked for around the size `about`, and are that size where, to rounding, no other reaches the
+    loss. A limit on training FLOPs is eased by the same excess. One law, not a batch of draws; N in the law's
     convention, to about 0.1 %.
     """
-    least = float(best(problem, objective).sizes.parameters)
-    centre = float(coordinate_of(problem.family, least))
+    centre = float(coordinate_of(problem.family, about))
     sizes = problem.sizes(centre + np.linspace(-5, 5, 4001))
 
     @cache
@@ -253,8 +255,9 @@ def cheap_ranges(
     most, parameters, found = objective.limits.train_flops, np.asarray(sizes.parameters), []
     lowest = float(costs(most * (1 + 1e-9)).min())
     for excess in excesses:
-        near = np.flatnonzero(costs(most * (1 + excess + 1e-9)) <= (1 + excess) * lowest)
-        found.append((float(parameters[near[0]]), float(parameters[near[-1]])))
+        cost = costs(most * (1 + excess + 1e-9))
+        near = parameters[np.isfinite(cost) & (cost <= (1 + excess) * lowest)]
+        found.append((float(near[0]), float(near[-1])) if near.size else (about, about))
     return found
 
 

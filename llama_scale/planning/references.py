@@ -12,12 +12,12 @@ from llama_scale.architecture import (
     ParameterConvention,
     llama,
     nearest_shape,
+    usual_head_size,
 )
 from llama_scale.costs.serving import ServedShape
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hardware import name_key, nearest_names_hint
-from llama_scale.planning.families import HEAD_SIZE
 from llama_scale.quantities import format_count
 
 FARTHEST_COUNT = 0.1  # how far a nominal number may be from the shape's own: GPT-3's 6.7B has 6.65B
@@ -83,7 +83,7 @@ class ReferenceModel:
         """KV heads of a `Geometry` that caches as much of a token; None where each head has its own."""
         if self.kv_width == self.query_width:
             return None
-        return max(1, round(self.kv_width / HEAD_SIZE))
+        return max(1, round(self.kv_width / usual_head_size(self.query_width)))
 
     @property
     def served_shape(self) -> ServedShape:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from llama_scale.costs import Spread
-from llama_scale.planning.optimum import Limits, Problem, Solution, lowest_cost
+from llama_scale.planning.optimum import Objective, Problem, Solution, best
 from llama_scale.planning.values import Regret, RegretRow
 
 
-def regret(problem: Problem, spread: Spread, loss: float, limits: Limits) -> Regret:
+def regret(problem: Problem, spread: Spread, at_loss: Objective, optimum: Solution) -> Regret:
     """Plans of equal quality for four demands, each judged at all of them.
 
     The cost of a model is linear in the demand, so that the best plan for the mean is the plan of least
-    expected cost.
+    expected cost. Where, to rounding, the optimum alone reaches the loss within the limits, it is every plan.
     """
     demands = (("low", spread.low), ("median", spread.median), ("mean", spread.mean), ("high", spread.high))
     problems = [replace(problem, serve_tokens=tokens) for _, tokens in demands]
-    plans = [lowest_cost(asked, loss, limits) for asked in problems]
+    found = [best(asked, at_loss) for asked in problems]
+    plans = [optimum if math.isnan(float(plan.tokens)) else plan for plan in found]
     costs = [[float(asked.cost(*plan)) for asked in problems] for plan in plans]
     least = [costs[i][i] for i in range(len(demands))]
     rows = (
-        _row(name, plan, [cost / best - 1 for cost, best in zip(line, least, strict=True)])
+        _row(name, plan, [cost / lowest - 1 for cost, lowest in zip(line, least, strict=True)])
         for (name, _), plan, line in zip(demands, plans, costs, strict=True)
     )
-    return Regret(demands, loss, tuple(rows))
+    return Regret(demands, float(at_loss.value), tuple(rows))
 
 
 def _row(name: str, plan: Solution, regrets: list[float]) -> RegretRow:

@@ -51,6 +51,7 @@ BUDGET_LIMITS: dict[CostUnit, tuple[float, float]] = {
     "usd": (1e-2, 1e14),
     "gpu_hours": (1e-4, 1e14),
 }
+SERVING_LIMITS = ("serve_accelerators", "time_per_output_token", "time_to_first_token")
 MAY_REST = ("E", "k")  # constants that a fit may leave on their bound, and says so
 MOST_WORDS = 2_000_000  # in a vocabulary: the largest published, XLM-V's, has half
 SMALLEST_NAMED, MOST_UNIQUE = 1e4, 1e18  # parameters that anyone would plan for; tokens there are to find
@@ -146,6 +147,11 @@ class Request:
     def has_target(self) -> bool:
         """Whether a quality is to be reached."""
         return not (self.target_loss is None and self.target_score is None and self.match is None)
+
+    @property
+    def must_be_servable(self) -> bool:
+        """Whether limits on serving were asked for: these hold whatever is counted, FLOPs too."""
+        return self.economics.deployment is not None and bool(self.given.keys() & {*SERVING_LIMITS})
 
     @property
     def law(self) -> Law:
@@ -255,16 +261,20 @@ def _recompute(words: Words) -> Recompute | None:
 
 
 def limited(request: Request) -> Request:
-    """The request with what its deadline, largest size and latency come to worked out."""
+    """The request with what its deadline, largest size and limits on serving come to worked out."""
     deployment = request.economics.deployment
-    latency = deployment is not None and (
-        deployment.time_per_output_token_seconds is not None
-        or deployment.time_to_first_token_seconds is not None
-    )
-    servable = largest_servable(deployment, request.family) if deployment and latency else math.inf
+    servable = math.inf
+    if deployment is not None and request.must_be_servable:
+        servable = largest_servable(deployment, request.family)
     largest = min(servable, request.most_parameters)
     flops = math.inf if request.deadline is None else train_flops_by(request.deadline, request.economics)
     return replace(request, limits=Limits(train_flops=flops, parameters=largest), servable=servable)
+
+
+def without_serving(request: Request) -> Request:
+    """The same question for a model that serves nothing, so that no limit on serving holds."""
+    demand = replace(request.economics.demand, serve_tokens=0.0, spread=None)
+    return limited(replace(request, economics=replace(request.economics, demand=demand, deployment=None)))
 
 
 def train_flops_by(deadline: Deadline, economics: Economics) -> float:

@@ -143,7 +143,8 @@ def with_chosen_kv_heads(request: Request) -> tuple[Request, KvChoice | None]:
         return request, None
     choice = choose_kv_heads(with_kv_heads(shape, shape.heads), economics.deployment)
     chosen = choice.shape.kv_heads
-    return limited(replace(request, kv_heads=None if chosen == shape.heads else chosen)), choice
+    each_its_own = chosen == shape.heads > QUALITY_FLOOR  # with eight heads, larger models would still share
+    return limited(replace(request, kv_heads=None if each_its_own else chosen)), choice
 
 
 def with_recomputation(request: Request) -> Request:

@@ -171,10 +171,7 @@ def _context(words: Words, demand: Demand) -> int:
 def _deployment(
     words: Words, serving: Rental, weight_bits: float, demand: Demand, context: int
 ) -> Deployment | None:
-    """The roofline, unless constant MFUs are asked for.
-
-    Samples of one prompt share its cache: each reads its part of the prompt and writes its own tokens.
-    """
+    """The roofline, unless constant MFUs are asked for."""
     limits = {
         "time_per_output_token_seconds": words.seconds(
             "time_per_output_token", low=1e-5, high=SLOWEST_TOKEN, example="30ms"
@@ -194,8 +191,9 @@ def _deployment(
         rental=serving,
         weight_bits=weight_bits,
         kv_bits=float(words.choice("kv_bits", ("16", "8"), "16" if weight_bits >= 16 else "8")),
-        input_tokens=demand.input_tokens / demand.samples,
+        input_tokens=demand.input_tokens,
         output_tokens=max(demand.output_tokens, 1.0),
+        samples=demand.samples,
         utilisation=words.fraction("utilisation", DEFAULT_UTILISATION.value),
         most_accelerators=words.whole("serve_accelerators", low=1, high=1024) or MOST_SERVING,
         **others,

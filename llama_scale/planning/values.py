@@ -61,8 +61,9 @@ class PlannedModel:
 class Gap(NamedTuple):
     """How far the buildable model is from the continuous optimum.
 
-    `cost` is the share by which its lifetime costs more than the least that its loss could cost; it is
-    below 0 by rounding, or where FLOPs are exact and the shape has better proportions than the continuum.
+    `cost` is the share by which its lifetime costs more than the least that its loss could cost on the
+    continuum through it, below 0 by rounding alone; nan where most of what is spent buys no loss (few data),
+    or where no other size reaches the loss within the limits.
     """
 
     loss_nats: float

@@ -125,7 +125,9 @@ def _age(request: Request, name: str) -> str:
 def _served(economics: Economics) -> str:
     serving, demand, deployment = economics.serving, economics.demand, economics.deployment
     where = "on the same" if serving.rental == economics.training.rental else f"on {_hired(serving.rental)}"
-    request = f"{format_number(demand.input_tokens)} tokens read + {format_number(demand.output_tokens)}"
+    answers = f"{demand.samples:,} x " if demand.samples > 1 else ""
+    written = f"{answers}{format_number(demand.output_tokens)}"
+    request = f"{format_number(demand.input_tokens)} tokens read + {written}"
     if deployment is None:
         how = f"at MFUs of {format_fraction(serving.prefill_mfu)} and {format_fraction(serving.decode_mfu)}"
     else:

@@ -18,7 +18,7 @@ from llama_scale.laws.repeated import RepeatedDataLaw
 from llama_scale.planning import Plan
 from llama_scale.planning.batches import Law, count_of
 from llama_scale.planning.curves import problem_of
-from llama_scale.planning.families import HEAD_SIZE, TABLES, Family, SixNDFamily
+from llama_scale.planning.families import TABLES, Family, SixNDFamily
 from llama_scale.planning.quantisation import BY_PARAMETERS, BY_TOKENS, QuantisedLaw
 from llama_scale.planning.request import Request
 
@@ -37,7 +37,11 @@ def problem_values(plan: Plan) -> dict[str, Any]:
         "family": _family(problem_of(plan).family),
         "plain_family": _family(request.family),
         **_economics(request.economics),
-        "limits": {"deadline_hours": _deadline(request), "max_parameters": _finite(request.most_parameters)},
+        "limits": {
+            "deadline_hours": _deadline(request),
+            "max_parameters": _finite(request.most_parameters),
+            "must_be_servable": request.must_be_servable,
+        },
         "match": request.match
         and {
             "parameters": float(request.match.count(request.fit.convention)),
@@ -114,7 +118,8 @@ def _family(family: Family) -> dict[str, Any]:
         "tables": TABLES[family.convention],
         "context": getattr(family, "context", None),
         "vocabulary": geometry.vocabulary,
-        "kv_width": None if geometry.kv_heads is None else geometry.kv_heads * HEAD_SIZE,
+        "kv_heads": geometry.kv_heads,
+        "head_size": geometry.head_size,
         "stretch": geometry.stretch,
         "layer_weights": geometry.layer_weights,
     }

@@ -84,7 +84,8 @@ def sensitivity_section(plan: Plan) -> Markup:
     """Inputs by the dollars that they move, each with a bar about the plan's own bill."""
     if not plan.sensitivity:
         return paragraph("No price is known, so that no dollars move: give --price (and --serve-price).")
-    bill = plan.recommended.lifetime.total_usd or math.nan
+    if (bill := plan.recommended.lifetime.total_usd) is None:
+        return paragraph("Nothing that was allowed serves the model, so that it has no bill to move.")
     finite = [case.usd for row in plan.sensitivity for case in (row.low, row.high) if math.isfinite(case.usd)]
     reach = max((abs(value - bill) for value in finite), default=0.0)
     columns = (

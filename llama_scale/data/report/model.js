@@ -9,7 +9,6 @@ const model = (() => {
   const HIGH = Math.log(SEARCH.largest) + 3;
   const STEP = (HIGH - LOW) / (SEARCH.coarse - 1);
   const WIDEST = 60; // in log D
-  const HEAD_SIZE = 128;
 
   function linspace(low, high, count) {
     const step = (high - low) / (count - 1);
@@ -165,12 +164,18 @@ const model = (() => {
     return Math.min(128, Math.max(16, 128 * Math.pow(parameters / 6.7e9, 0.18)));
   }
 
+  // architecture.usual_head_size: from a width on.
+  const HEAD_SIZES = [[1024, 128], [384, 64], [192, 32], [96, 16], [0, 8]];
+  function usualHeadSize(width) {
+    return HEAD_SIZES.find(([least]) => !(width < least))[1];
+  }
+
   const GRID = linspace(LOW, HIGH, SEARCH.coarse);
   const BODIES = linspace(LOW - 4, HIGH, 1024);
   const RATIOS = BODIES.map((x) => aspectRatio(Math.exp(x)));
 
   // A family turns a coordinate, which grows as the logarithm of the size, into what a model counts and costs.
-  function familyOf({ flops, tables, context, vocabulary, kv_width, stretch, layer_weights }) {
+  function familyOf({ flops, tables, context, vocabulary, kv_heads, head_size, stretch, layer_weights }) {
     function proportions(logBody) {
       const ratio = stretch * interpolate(logBody, BODIES, RATIOS);
       const width = Math.cbrt((Math.exp(logBody) * ratio) / layer_weights);
@@ -200,7 +205,7 @@ const model = (() => {
         active: Math.exp(logBody) + vocabulary * width,
         layers,
         query: width,
-        kv: kv_width === null ? width : Math.min(width, kv_width),
+        kv: kv_heads === null ? width : Math.min(width, kv_heads * (head_size ?? usualHeadSize(width))),
       };
     }
 
@@ -230,6 +235,7 @@ const model = (() => {
     const tensor = Math.min(group, deployment.node);
     const stages = Math.ceil(group / deployment.node);
     const held = traffic.read + traffic.written / 2;
+    const stored = traffic.read / traffic.samples + traffic.written / 2;
     const cache = 2 * shape.layers * shape.kv * deployment.kv_bytes;
     const room = stages * tensor * (deployment.usable_memory * deployment.memory - deployment.reserved_bytes);
     const left = room - shape.weights * weightBytes;
@@ -245,9 +251,9 @@ const model = (() => {
     const fixed = penalty * ((shape.active * weightBytes) / bandwidth + c.layer_seconds * shape.layers);
     const work = (products + perHeld * held) / c.decode_mfu + exchange + c.sequence_seconds * shape.layers;
     const each = penalty * ((held * cache) / bandwidth + work);
-    let batch = left / (cache * held) / stages;
+    let batch = left / (cache * stored) / stages;
     if (deployment.time_per_output_token !== null) {
-      const share = prompt / traffic.written;
+      const share = prompt / (traffic.samples * traffic.written);
       const most = (deployment.time_per_output_token - fixed + share) / (each + share);
       batch = Math.min(batch, atLeastOne(most));
     }
@@ -255,7 +261,7 @@ const model = (() => {
       batch = Math.min(batch, atLeastOne((deployment.time_to_first_token - fixed - prompt) / each));
     }
     if (!(batch > 0)) return { group, batch: NaN, seconds: NaN };
-    const seconds = tensor * (prompt + traffic.written * (fixed / batch + each));
+    const seconds = tensor * (prompt / traffic.samples + traffic.written * (fixed / batch + each));
     return { group, batch: (batch * group) / tensor, seconds };
   }
 
@@ -270,7 +276,7 @@ const model = (() => {
       const found = onGroup(deployment, traffic, shape, group);
       if (!(found.seconds >= best.seconds) && found.seconds > 0) best = found;
     }
-    return { ...best, seconds: best.seconds / (traffic.read + traffic.written) };
+    return { ...best, seconds: best.seconds / (traffic.read / traffic.samples + traffic.written) };
   }
 
   // Seconds of a token at every size of the grid: what most controls leave as it is.
@@ -313,7 +319,7 @@ const model = (() => {
     const rates = ratesOf(base, settings);
     const { deployment } = base;
     const { samples } = base.demand;
-    const traffic = { read: settings.read / samples, written: Math.max(settings.written, 1) };
+    const traffic = { read: settings.read, written: Math.max(settings.written, 1), samples };
     const attended = attendedTokens(settings, samples);
     const byRoofline = deployment !== null && base.unit !== "flops";
     const table = deployment === null ? null : secondsOnGrid(deployment, traffic, base.family);
@@ -387,14 +393,11 @@ const model = (() => {
 
   function limitsOf(problem) {
     const { base, rates } = problem;
-    const { deployment, limits } = base;
-    const latency =
-      deployment !== null &&
-      (deployment.time_per_output_token !== null || deployment.time_to_first_token !== null);
-    const inTime = latency ? largestServable(problem, base.plainFamily) : Infinity;
+    const { limits } = base;
+    const served = limits.must_be_servable ? largestServable(problem, base.plainFamily) : Infinity;
     return {
       flops: limits.deadline_hours === null ? Infinity : limits.deadline_hours / rates.hoursPerFlop,
-      parameters: Math.min(inTime, limits.max_parameters ?? Infinity),
+      parameters: Math.min(served, limits.max_parameters ?? Infinity),
       servable: problem.byRoofline && problem.serveTokens ? largestServable(problem, base.family) : Infinity,
     };
   }

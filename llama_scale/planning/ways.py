@@ -1,0 +1,356 @@
+"""Ways out of a question without an answer: which words to change, and how little will do.
+
+What is nearest is found on the continuum of sizes. A way is offered only once the question has been asked
+again with its words, as its asker would, a step further each time that it still has no answer: shapes that
+can be built, texts that round and options that end somewhere are all kept so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llama_scale.costs.serving import LARGEST_GROUP
+from llama_scale.planning.families import LOG_SIZES, coordinate_of
+from llama_scale.planning.optimum import (
+    LARGEST_MODEL,
+    SMALLEST_MODEL,
+    Objective,
+    Problem,
+    Solution,
+    best,
+    lowest_loss,
+    tokens_for,
+)
+from llama_scale.planning.reading import option
+from llama_scale.planning.request import Request, limited
+from llama_scale.quantities import Quantity, format_count, format_number, format_quantity, format_seconds
+
+ROUNDING = 1e-3  # what a shape that can be built may cost over a budget that the optimum meets exactly
+ROOM, ROOM_FOR_SHAPES = 1.01, 1.1  # over the least that could do, and over the least size
+STEPS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)  # tried where only what can be built is in the way
+LEAPS = tuple(4.0**power for power in range(2, 12))  # and beyond, where a budget is out of all reach
+NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # above a loss that can just be reached, likewise
+SLACK = 2.0  # how much further than needed conditions move together, but for the last
+MOST_STRETCH = 1e9  # how much further a condition is moved in search of an answer
+
+Answers = Callable[[Mapping[str, Any]], bool]  # whether the question has an answer with these words instead
+
+
+class Way(NamedTuple):
+    """Words of the question to change (None: to leave out), and their options as one writes them."""
+
+    words: Mapping[str, Any]
+    text: str
+
+
+class Condition(NamedTuple):
+    """A condition as it stands, and how a request changes when it is moved by a factor.
+
+    `rounded` takes a value up to one that can be asked for; `room` is left over what could just do.
+    """
+
+    word: str
+    name: str
+    value: float
+    form: Callable[[float], str]
+    moved: Callable[[Request, float], Request]
+    rounded: Callable[[float], float] = float
+    room: float = ROOM
+
+    def at(self, value: float) -> Way:
+        """The way of asking for another value."""
+        text = self.form(self.rounded(value))
+        return Way({self.word: text}, f"{option(self.word)} '{text}'")
+
+
+class Stretch(NamedTuple):
+    """Conditions that give the question an answer if they move, and the values that they then need.
+
+    `way` asks for them; None where their options do not go so far.
+    """
+
+    conditions: tuple[Condition, ...]
+    needed: tuple[float, ...]
+    way: Way | None
+
+    @property
+    def factor(self) -> float:
+        """How much further the farthest of them has to go."""
+        return max(needed / one.value for one, needed in zip(self.conditions, self.needed, strict=True))
+
+
+def first_answered(ways: Iterable[Way], answers: Answers) -> Way | None:
+    """The first way that leads to an answer."""
+    return next((way for way in ways if answers(way.words)), None)
+
+
+def stretches(request: Request, answers: Answers) -> list[Stretch]:
+    """Each condition that an answer could be had by moving, moved no further than needed; nearest first.
+
+    Where moving one is not enough, or is not possible, those of them that have to move together.
+    """
+    every = tuple(conditions(request))
+    found = [stretch for one in every if (stretch := stretched(request, (one,), answers))]
+    others = tuple(one for one in every if one.moved is not _wider)  # time does as well
+    if not any(stretch.way for stretch in found) and len(others) > 1:
+        together = stretched(request, others, answers)
+        found = [*found, together] if together and (together.way or not found) else found
+    return sorted(found, key=lambda stretch: (stretch.way is None, stretch.factor))
+
+
+def stretched(request: Request, moving: tuple[Condition, ...], answers: Answers) -> Stretch | None:
+    """The conditions moved no further than gives an answer; None where none does."""
+    factors = _least_factors(request, moving)
+    if factors is None:
+        return None
+    needing = [(one, by) for one, by in zip(moving, factors, strict=True) if by > 1 or len(moving) == 1]
+    needed: list[tuple[float, ...]] = []
+    for step in STEPS:
+        needed.append(tuple(one.rounded(one.value * by * step * one.room) for one, by in needing))
+        ways = [one.at(value) for (one, _), value in zip(needing, needed[-1], strict=True)]
+        words = {word: text for way in ways for word, text in way.words.items()}
+        if answers(words):
+            way = Way(words, " ".join(way.text for way in ways))
+            return Stretch(tuple(one for one, _ in needing), needed[-1], way)
+    return Stretch(tuple(one for one, _ in needing), needed[0], None)
+
+
+def loosened(request: Request, answers: Answers, words: Collection[str], *, least: float = 1.0) -> list[Way]:
+    """Each of these conditions alone, looser by `least` or more, where what can be built is in the way."""
+    found = (
+        first_answered((one.at(one.value * least * step) for step in STEPS[1:]), answers)
+        for one in conditions(request)
+        if one.word in words
+    )
+    return [way for way in found if way is not None]
+
+
+def conditions(request: Request) -> Iterator[Condition]:
+    """What holds the question back, each with the option that says it."""
+    if (budget := request.budget) is not None:
+        form = partial(_amount, kind=budget.kind)
+        yield Condition("budget", "the budget", budget.value, form, _richer)
+    if (deadline := request.deadline) is not None:
+        chips = "the number of accelerators"
+        yield Condition("deadline", f"the {deadline.name}", deadline.seconds, duration, _later)
+        yield Condition("accelerators", chips, deadline.accelerators, _whole, _wider, math.ceil)
+    if (largest := request.max_parameters) is not None:
+        yield Condition(
+            "max_parameters", "the largest size", largest, format_count, _larger, room=ROOM_FOR_SHAPES
+        )
+    if (unique := request.unique_tokens) is not None:
+        yield Condition("unique_tokens", "the unique data", unique, format_count, _with_data)
+    yield from _of_serving(request)
+
+
+def _of_serving(request: Request) -> Iterator[Condition]:
+    deployment = request.economics.deployment
+    if deployment is None:
+        return
+    if request.unit != "flops" or "serve_accelerators" in request.given:
+        chips = f"the number of {deployment.rental.accelerator.name} that hold a copy"
+        yield Condition("serve_accelerators", chips, deployment.groups[-1], _whole, _in_larger_groups, _group)
+    for word, name in (
+        ("time_per_output_token", "the time per output token"),
+        ("time_to_first_token", "the time to the first token"),
+    ):
+        if (seconds := getattr(deployment, f"{word}_seconds")) is not None:
+            yield Condition(word, name, seconds, duration, partial(_slower, field=f"{word}_seconds"))
+
+
+def _richer(request: Request, factor: float) -> Request:
+    budget = request.budget
+    assert budget is not None, "only a budget is moved"
+    return replace(request, budget=Quantity(value=budget.value * factor, kind=budget.kind))
+
+
+def _later(request: Request, factor: float) -> Request:
+    deadline = request.deadline
+    assert deadline is not None, "only a deadline is moved"
+    return limited(replace(request, deadline=deadline._replace(seconds=deadline.seconds * factor)))
+
+
+def _wider(request: Request, factor: float) -> Request:
+    deadline = request.deadline
+    assert deadline is not None, "only a deadline is moved"
+    count = math.ceil(deadline.accelerators * factor)
+    return limited(replace(request, deadline=deadline._replace(accelerators=count)))
+
+
+def _in_larger_groups(request: Request, factor: float) -> Request:
+    deployment = request.economics.deployment
+    assert deployment is not None, "only where something is served"
+    most = _group(deployment.groups[-1] * factor)
+    deployment = replace(deployment, most_accelerators=most)
+    return limited(replace(request, economics=replace(request.economics, deployment=deployment)))
+
+
+def _larger(request: Request, factor: float) -> Request:
+    return limited(replace(request, max_parameters=(request.max_parameters or 0.0) * factor))
+
+
+def _with_data(request: Request, factor: float) -> Request:
+    return replace(request, unique_tokens=(request.unique_tokens or 0.0) * factor)
+
+
+def _slower(request: Request, factor: float, *, field: str) -> Request:
+    deployment = request.economics.deployment
+    assert deployment is not None, "only limits on latency are moved"
+    deployment = replace(deployment, **{field: getattr(deployment, field) * factor})
+    return limited(replace(request, economics=replace(request.economics, deployment=deployment)))
+
+
+def _least_factors(request: Request, moving: tuple[Condition, ...]) -> tuple[float, ...] | None:
+    """How far each has to move for an answer: all by one factor, then each back as far as the others allow.
+
+    None where they may move as far as they like.
+    """
+
+    def moved(factors: Sequence[float]) -> Request:
+        return reduce(lambda asked, at: at[0].moved(asked, at[1]), zip(moving, factors, strict=True), request)
+
+    common = _least_factor(lambda by: has_answer(moved([by] * len(moving))), MOST_STRETCH)
+    if common is None or len(moving) == 1:
+        return None if common is None else (common,)
+    most = SLACK * common
+    factors = [most] * len(moving)
+    for i in reversed(range(len(moving))):
+
+        def is_enough(by: float, i: int = i) -> bool:
+            return has_answer(moved([*factors[:i], by, *factors[i + 1 :]]))
+
+        least = 1.0 if is_enough(1.0) else _least_factor(is_enough, most) or most
+        slack = SLACK if i and least > 1 else 1.0  # or those that are left could not come back
+        factors[i] = min(most, slack * least)
+    return tuple(factors)
+
+
+def _least_factor(is_enough: Callable[[float], bool], most: float) -> float | None:
+    """The least factor from 1 up to `most` that is enough; None where none is."""
+    low, high = 1.0, min(2.0, most)
+    while not is_enough(high):
+        if high >= most:
+            return None
+        low, high = high, min(high * high, most)
+    while high > (1 + 1e-6) * low:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
+
+
+def has_answer(request: Request) -> bool:
+    """Whether the continuum of sizes has a model that does what is asked, within a budget beside a target."""
+    problem = request.problem()
+    solution = best(problem, request.objective(request.law))
+    return (
+        is_model(solution)
+        and not is_too_dear(request, float(problem.cost(*solution)))
+        and not is_starved(request, float(problem.loss(solution)))
+    )
+
+
+def is_model(solution: Solution) -> bool:
+    """Whether a solution is one that anyone would call a model."""
+    parameters, tokens = float(solution.sizes.parameters), float(solution.tokens)
+    return SMALLEST_MODEL <= parameters <= LARGEST_MODEL and 0 < tokens < math.inf
+
+
+def is_too_dear(request: Request, cost: float) -> bool:
+    """Whether a model that reaches the target costs more than the budget that was given with it."""
+    budget = request.budget
+    return request.has_target and budget is not None and cost > budget.value * (1 + ROUNDING)
+
+
+def is_starved(request: Request, loss: float) -> bool:
+    """Whether the best model is worse than guessing for want of data, and of nothing else."""
+    guessing = math.log(request.vocabulary)
+    if request.unique_tokens is None or not loss >= guessing:
+        return False
+    fresh = replace(request, unique_tokens=None)
+    problem = fresh.problem()
+    return float(problem.loss(best(problem, fresh.objective(fresh.law)))) < guessing
+
+
+def nearest_loss(request: Request, answers: Answers) -> Way | None:
+    """The lowest loss that can be asked for under every other condition."""
+    lowest = _lowest_reachable(request)
+    losses = () if lowest is None else (lowest + more for more in NATS)
+    return first_answered(losses_asked(request, losses), answers)
+
+
+def losses_asked(request: Request, losses: Iterable[float], decimals: int = 3) -> Iterator[Way]:
+    """Ways of asking for these losses; one that is no better than guessing is no offer."""
+    return (at_loss(request, loss, decimals) for loss in losses if loss < math.log(request.vocabulary))
+
+
+def at_loss(request: Request, loss: float, decimals: int = 3) -> Way:
+    """The way of asking for no more than this loss allows: for its score, where a score was asked for."""
+    downstream = request.fit.downstream
+    if request.target_score is not None and downstream is not None:
+        score = f"{math.floor(float(downstream.score(loss)) * 1000) / 1000:.3f}"
+        return Way({"target_score": score}, f"--target-score {score}")
+    rather = f" instead of --match {request.match.name}" if request.match is not None else ""
+    asked = math.ceil(loss * 10**decimals) / 10**decimals
+    return Way({"target_loss": asked, "match": None}, f"--target-loss {asked}{rather}")
+
+
+def _lowest_reachable(request: Request) -> float | None:
+    """The lowest loss that any size reaches under the limits and on the budget, where there is one.
+
+    A shape that can be built may be 3 % smaller than the largest that is allowed: so is this.
+    """
+    problem, limits = request.problem(), request.limits
+    largest = min(limits.parameters * 0.96, LARGEST_MODEL)
+    if largest < SMALLEST_MODEL:
+        return None
+    sizes = problem.sizes(np.linspace(LOG_SIZES[0], float(coordinate_of(problem.family, largest)), 2000))
+    free = Objective("budget", 1e60 if request.budget is None else request.budget.value, limits)
+    losses = np.asarray(problem.law.loss(sizes.parameters, tokens_for(problem, free, sizes)))
+    known = losses[np.isfinite(losses)]
+    return float(known.min()) if known.size else None
+
+
+def nearest_budget(
+    request: Request, problem: Problem, edge: float, answers: Answers, *, more: bool
+) -> Way | None:
+    """The least budget that has an answer with about `edge` parameters or more if `more`, else the most."""
+    budget = next(one for one in conditions(request) if one.word == "budget")
+    inside, outside = math.log(budget.value) + (80 if more else -80), math.log(budget.value)
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        reached = float(lowest_loss(problem, math.exp(middle), request.limits).sizes.parameters)
+        inside, outside = (middle, outside) if (reached >= edge) == more else (inside, middle)
+    before, sign = 1.0, 1 if more else -1
+    for step in (*STEPS, *LEAPS):
+        if answers(budget.at(math.exp(inside) * (ROOM * step) ** sign).words):
+            while step > 1.1 * before:
+                middle = math.sqrt(before * step)
+                is_enough = answers(budget.at(math.exp(inside) * (ROOM * middle) ** sign).words)
+                before, step = (before, middle) if is_enough else (middle, step)
+            return budget.at(math.exp(inside) * (ROOM * step) ** sign)
+        before = step
+    return None
+
+
+def duration(seconds: float) -> str:
+    """A duration that reads back: days and hours, or milliseconds."""
+    return format_seconds(seconds).replace(" ", "") if seconds >= 1 else f"{format_number(1e3 * seconds)}ms"
+
+
+def _amount(value: float, *, kind: str) -> str:
+    return format_quantity(Quantity(value=value, kind=kind))  # pyright: ignore[reportArgumentType]
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _group(value: float) -> int:
+    """Copies are spread over powers of two, up to a largest."""
+    return min(LARGEST_GROUP, 1 << math.ceil(math.log2(value)))

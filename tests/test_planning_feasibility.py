@@ -1,0 +1,130 @@
+"""Hints of refusals lead to an answer when they are followed, word for word."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llama_scale.errors import InfeasibleError, InputError
+from llama_scale.planning import Plan, plan
+
+WAY = re.compile(r"--([a-z-]+) (?:'([^']+)'|([\d.]+))")
+LAWS = ("besiroglu-2024", "muennighoff-2023", "E=0.5,A=5,B=5,alpha=.1,beta=.1,k=1.2")
+
+
+def ask(words: dict[str, Any]) -> Plan:
+    """`plan` with words that a test makes up."""
+    return plan(**words)
+
+
+def ways(hint: str) -> Iterator[dict[str, Any]]:
+    """The ways that a hint offers: options that it joins by `or`, with their values."""
+    for part in re.split(r",? or (?=--)|, such as |, or ", hint):
+        found = {
+            name.replace("-", "_"): quoted or bare
+            for name, quoted, bare in WAY.findall(part.split(" instead of ")[0])
+        }
+        if found:
+            yield found | ({"match": None} if "target_loss" in found else {})
+
+
+def refusal(words: dict[str, Any]) -> InfeasibleError | None:
+    """Why a question has no answer; None where it has one or cannot be meant."""
+    try:
+        ask(words)
+    except InfeasibleError as error:
+        return error
+    except InputError:
+        return None
+    return None
+
+
+def drawn(rng: random.Random) -> dict[str, Any]:
+    """A question with a few conditions, each anywhere on its scale."""
+    amount = 10 ** rng.uniform(0, 8)
+    budget = rng.choice([10 ** rng.uniform(12, 26), f"${amount:.6g}", f"{amount:.6g} GPU-hours"])
+    choices: list[dict[str, Any]] = [
+        {"budget": budget},
+        {"target_loss": rng.choice([rng.uniform(1.6, 2.2), rng.uniform(2, 10)])},
+        {"match": rng.choice(["llama-7b", "gpt-3-small", "palm-540b"])},
+        {"accelerators": int(10 ** rng.uniform(0, 5)), "deadline": f"{int(10 ** rng.uniform(0, 2.6))}d"},
+        {"max_parameters": 10 ** rng.uniform(5, 11)},
+        {"unique_tokens": 10 ** rng.uniform(5, 13)},
+        {"time_per_output_token": f"{rng.uniform(1, 60):.3g}ms"},
+        {"serve_accelerators": rng.choice([1, 2]), "serve_accelerator": rng.choice(["l4", "h200"])},
+        {"flops": "exact"},
+        {"law": rng.choice(LAWS)},
+    ]
+    words: dict[str, Any] = {"serve_tokens": 10 ** rng.uniform(9, 15)}
+    for chosen in rng.sample(choices, rng.randint(1, 4)):
+        words |= chosen
+    return words
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_way_that_a_hint_offers_leads_to_an_answer(seed: int) -> None:
+    rng, followed = random.Random(seed), 0
+    while followed < 4:
+        words = drawn(rng)
+        error = refusal(words)
+        for way in ways(error.hint) if error else ():
+            assert ask({**words, **way}).recommended.parameters > 0, (words, way)
+            followed += 1
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (
+            {"serve_tokens": 1e12, "match": "llama-65b", "budget": "$100K", "max_parameters": "7B"},
+            ["budget", "max_parameters", "target_loss"],
+        ),
+        (
+            {"serve_tokens": 1e12, "target_loss": 1.9, "budget": "$9", "accelerators": 512, "deadline": "9d"},
+            ["budget", "deadline"],
+        ),
+        (
+            {"serve_tokens": 1e12, "target_loss": 4.5, "law": "E=0.5,A=5,B=5,alpha=.1,beta=.1,k=1.2"},
+            ["target_loss"],
+        ),
+        ({"serve_tokens": 1e12, "target_loss": 1.7, "budget": "$9"}, ["budget", "target_loss"]),
+        ({"serve_tokens": 2.8e11, "budget": 5.7e15, "unique_tokens": "5T"}, ["budget"]),
+        ({"serve_tokens": 1e12, "budget": 1e12}, ["budget"]),
+        (
+            {
+                "requests": 2.26e11, "match": "llama-3.1-405b", "law": "muennighoff-2023",
+                "accelerator": "h100", "serve_accelerator": "h200", "utilisation": 0.177, "price": 3,
+                "serve_price": 3, "budget": "$8.65403e+06",
+            },
+            ["budget", "target_loss"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_hint_offers_minds_every_condition(words: dict[str, Any], offered: list[str]) -> None:
+    error = refusal(words)
+    assert error is not None
+    found = list(ways(error.hint))
+    assert {name for way in found for name in way} - {"match"} == set(offered), error.hint
+    for way in found:
+        assert ask({**words, **way}).recommended.parameters > 0, way
+
+
+def test_few_data_are_not_blamed_for_a_budget_that_buys_nothing() -> None:
+    error = refusal({"serve_tokens": 2.8e11, "budget": 5.7e15, "unique_tokens": "5T"})
+    assert error is not None
+    assert "unique" not in error.message
+    starved = refusal({"serve_tokens": 1e12, "unique_tokens": 1e5})
+    assert starved is not None
+    assert starved.message.startswith("100K unique tokens are too few")
+    assert [way.keys() for way in ways(starved.hint)] == [{"unique_tokens"}]
+
+
+def test_what_no_option_takes_is_offered_by_none() -> None:
+    """The GPU-hours that it takes are more than can be asked for."""
+    error = refusal({"serve_tokens": 1e15, "target_loss": 1.8175, "budget": "1e13 GPU-hours"})
+    assert error is not None
+    assert "T GPU-hours'" not in error.hint
