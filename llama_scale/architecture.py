@@ -101,7 +101,7 @@ class ModelConfig:
         attention = 2 * self.width * self.head_size * (self.heads + self.kv_heads)
         return self.layers * (attention + 3 * self.width * self.hidden) + self.vocabulary * self.width
 
-    def forward_flops_per_token(self, context: int | None = None) -> int:
+    def forward_flops_per_token(self, context: float | None = None) -> float:
         """FLOPs of the matrix products of one token's forward pass: 2 x weights + 4 L q T.
 
         Attention is counted over the whole context, as PaLM (appendix B) and torch's FlopCounterMode do.
@@ -109,7 +109,7 @@ class ModelConfig:
         length = self.context if context is None else context
         return 2 * self.matrix_weights + 4 * self.layers * self.heads * self.head_size * length
 
-    def train_flops_per_token(self, context: int | None = None) -> int:
+    def train_flops_per_token(self, context: float | None = None) -> float:
         """FLOPs of forward and backward: the backward pass has two products for each forward one."""
         return 3 * self.forward_flops_per_token(context)
 
@@ -190,8 +190,23 @@ def with_kv_heads(shape: ModelConfig, kv_heads: int, *, widen: bool = True) -> M
     (13056, 6738415616)
     """
     freed = 2 * shape.head_size * (shape.kv_heads - kv_heads) / 3 if widen else 0.0
-    multiple = HIDDEN_MULTIPLE if shape.hidden % HIDDEN_MULTIPLE == 0 else 16
+    multiple = _hidden_step(shape)
     return replace(shape, kv_heads=kv_heads, hidden=shape.hidden + multiple * round(freed / multiple))
+
+
+def widened(shape: ModelConfig, more_parameters: float) -> ModelConfig:
+    """`shape` with a hidden layer as much wider as so many more parameters allow, and a tenth at most.
+
+    >>> widened(LLAMA_7B, 2e8).hidden - LLAMA_7B.hidden, widened(LLAMA_7B, 1e12).hidden - LLAMA_7B.hidden
+    (256, 1024)
+    """
+    multiple = _hidden_step(shape)
+    room = min(more_parameters / (3 * shape.layers * shape.width), shape.hidden / 10)
+    return replace(shape, hidden=shape.hidden + multiple * max(0, int(room / multiple)))
+
+
+def _hidden_step(shape: ModelConfig) -> int:
+    return HIDDEN_MULTIPLE if shape.hidden % HIDDEN_MULTIPLE == 0 else 16
 
 
 def grouped_query_choices(shape: ModelConfig, *, widen: bool = True) -> tuple[ModelConfig, ...]:

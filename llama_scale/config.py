@@ -61,7 +61,7 @@ def load_toml(
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; raises InputError where it is missing, unreadable or malformed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark in front
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", hint=_other_files(path)) from error
     except OSError as error:

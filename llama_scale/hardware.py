@@ -113,7 +113,13 @@ def accelerators() -> tuple[Accelerator, ...]:
 
 @cache
 def _by_name() -> dict[str, Accelerator]:
-    return {name_key(word): chip for chip in accelerators() for word in (chip.name, *chip.aliases)}
+    """Accelerators by name and alias, with and without who makes them."""
+    return {
+        name_key(maker + word): chip
+        for chip in accelerators()
+        for maker in ("", chip.vendor)
+        for word in (chip.name, *chip.aliases)
+    }
 
 
 def nearest_names_hint(name: str, names: Iterable[str]) -> str:

@@ -133,6 +133,7 @@ _KINDS: dict[QuantityKind, _Kind] = {
             "ms": 1e-3,
             "us": 1e-6,
         },
+        bare=False,  # 30 is as likely days or milliseconds
     ),
     "fraction": _Kind(name="a fraction", examples="40% or 0.4", units={"%": 0.01}),
 }

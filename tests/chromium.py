@@ -16,6 +16,10 @@ QUESTIONS: dict[str, PlanOptions] = {
     "flops": {"serve_tokens": "1e12"},
     "flops-on-one": {"serve_tokens": "1e12", "serve_accelerators": 1},
     "exact-loss": {"serve_tokens": "1e12", "target_loss": 2.0, "cost_in": "usd", "flops": "exact"},
+    "non-embedding": {
+        "serve_tokens": "1e11", "budget": "1e21", "law": "kaplan-2020", "flops": "exact", "samples": 3,
+        "max_parameters": "300M",
+    },
     "few-data-int4": {
         "serve_tokens": "1e12", "budget": "1M GPU-hours", "unique_tokens": "300B", "serve_precision": "int4",
         "quantisation_penalty": True,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from llama_scale.architecture import (
     grouped_query_choices,
     llama,
     nearest_shape,
+    widened,
     with_kv_heads,
 )
 from llama_scale.errors import InputError
@@ -140,6 +142,17 @@ def test_grouping_keeps_the_size_by_a_wider_hidden_layer(shape: ModelConfig) -> 
     for plain in grouped_query_choices(shape, widen=False):
         saved = 2 * shape.layers * shape.width * shape.head_size * (shape.heads - plain.kv_heads)
         assert shape.parameters.total - plain.parameters.total == saved
+
+
+def test_a_wider_hidden_layer_fills_the_room_there_is() -> None:
+    for room in (-1e9, 0.0, 3e8, 5e8, 1e12):
+        wide = widened(LLAMA_13B, room)
+        more = wide.parameters.total - LLAMA_13B.parameters.total
+        assert replace(wide, hidden=LLAMA_13B.hidden) == LLAMA_13B
+        assert 0 <= more <= max(room, 0.0)
+        assert wide.hidden <= 1.1 * LLAMA_13B.hidden
+        step = 3 * LLAMA_13B.layers * LLAMA_13B.width * 256
+        assert more + step > min(room, 0.1 * LLAMA_13B.hidden / 256 * step)
 
 
 def test_grouped_queries_that_do_not_divide_are_refused() -> None:

@@ -159,12 +159,44 @@ def test_tables_for_documents_and_spreadsheets() -> None:
     assert float(rows[1]["loss_nats"]) == pytest.approx(float(rows[2]["loss_nats"]))
 
 
+def test_markdown_says_all_that_the_terminal_says() -> None:
+    words = ["--serve-tokens", "1e11..1e13", "--budget", "$2M"]
+    runner = CliRunner()
+
+    def shown(*more: str) -> str:
+        return runner.invoke(command, [*words, "--format", "md", *more], catch_exceptions=False).output
+
+    brief, explained, moved = shown(), shown("--explain"), shown("--sensitivity")
+    assert "| planned for | params |" in brief
+    assert "$2.95/h (2026-05)" in brief
+    assert "*next*: formulas, recipe, sources: --explain" in brief
+    assert "| input | at |" in moved
+    assert "| input | at |" in explained
+    assert "| input | at |" not in brief
+    spoken = json.loads(
+        runner.invoke(command, [*words, "--json", "--explain"], catch_exceptions=False).output
+    )
+    for formula in spoken["formulas"]:
+        assert f"`{formula['formula']}`, `{formula['numbers']}` ({formula['source']})" in explained
+    for item in spoken["assumptions"]:
+        assert f"| {item['name']} | {item['value']} | {item['source']} | {item['date']} |" in explained
+
+
+@pytest.mark.parametrize("added", ["--explain", "--sensitivity"])
+def test_lines_of_models_have_no_place_for_more(added: str) -> None:
+    shown = run("--serve-tokens", "1e12", "--format", "csv", added)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert f"error: {added} adds what --format csv" in shown.stderr
+
+
 @pytest.mark.parametrize("form", ["text", "md", "csv"])
 @pytest.mark.parametrize(
     "words", ["--accelerators 100000 --deadline 233d", "--budget 1e27", "--target-loss 1.87 --explain"]
 )
 def test_a_model_that_nothing_serves_is_said_to_be_one(words: str, form: str) -> None:
     asked = ["--serve-tokens", "1e12", *words.split(), "--format", form]
+    if form == "csv":  # which has no place for formulas
+        asked = [word for word in asked if word != "--explain"]
     shown = CliRunner().invoke(command, asked, catch_exceptions=False)
     assert shown.exit_code == 0
     assert "nan" not in shown.output

@@ -188,6 +188,11 @@ def test_files_that_are_no_toml(tmp_path: Path, recipe: Path) -> None:
     assert raised.value.hint == f"did you mean {recipe}?"
 
 
+def test_a_mark_of_the_byte_order_in_front_is_no_part_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "marked.toml").write_bytes(b'\xef\xbb\xbfname = "ours"\n')
+    assert read_toml(tmp_path / "marked.toml") == {"name": "ours"}
+
+
 def test_a_bad_override_is_named_beside_the_file(recipe: Path) -> None:
     with pytest.raises(InputError) as raised:
         load_toml(recipe, Recipe, overrides=["optimiser.knd=muon"])

@@ -171,7 +171,7 @@ def test_a_plan_says_what_a_users_rows_came_to(tmp_path: Path) -> None:
     words = ["--serve-tokens", "1e12", "--budget", "$5M", "--serving-benchmarks", str(path)]
     shown = CliRunner().invoke(command, words)
     assert shown.exit_code == 0
-    assert "8 rates, 1 left out; median error" in " ".join(shown.stdout.split())
+    assert "8 rates, 1 of mixtures of experts left out; median error" in " ".join(shown.stdout.split())
     found = json.loads(CliRunner().invoke(command, [*words, "--json"]).stdout)
     fitted = found["serving"]["calibration"]
     assert fitted["rows"] == 8
@@ -248,6 +248,29 @@ def test_rates_that_no_machine_reaches_are_not_believed(tmp_path: Path) -> None:
     lines = [f"{line.rsplit(',', 1)[0]},5e4" for line in user_rows()]
     with pytest.raises(UnidentifiedError, match=r"times off .* gives 5e\+04 tokens/s, where about"):
         calibrate_from_csv(write(tmp_path / "units.csv", *lines))
+
+
+def write_scaled(path: Path, *factors: float) -> Path:
+    """A user's rows with the rates that our constants predict, each times its factor."""
+    ours = predicted_rates(shipped_calibration(), read_measurements(write(path, *user_rows())).measurements)
+    lines = (line.rsplit(",", 1)[0] for line in user_rows())
+    rates = (rate * factor for rate, factor in zip(ours, factors, strict=True))
+    return write(path, *(f"{line},{rate}" for line, rate in zip(lines, rates, strict=True)))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e-6])
+def test_rates_in_another_unit_are_not_believed(tmp_path: Path, factor: float) -> None:
+    with pytest.raises(UnidentifiedError, match=r"a median of 1e\+0[36] times off"):
+        calibrate_from_csv(write_scaled(tmp_path / "units.csv", *[factor] * 8))
+    slow = calibrate_from_csv(write_scaled(tmp_path / "slow.csv", *[0.1] * 8))
+    assert slow.accuracy[0].median_error < 0.1
+
+
+def test_rates_that_say_nothing_of_other_models_are_not_believed(tmp_path: Path) -> None:
+    path = write_scaled(tmp_path / "two.csv", *[1.0] * 4, *[0.05] * 4)
+    alike = [*path.read_text().splitlines()[2:6], *path.read_text().splitlines()[-3:]]
+    with pytest.raises(UnidentifiedError, match="times off with a model held out"):
+        calibrate_from_csv(write(path, *alike))
 
 
 @pytest.mark.parametrize("name", ["Mixtral-8x7B", "Qwen3-30B-A3B", "DeepSeek-R1"])

@@ -136,7 +136,7 @@ def test_what_cannot_be_served_is_nan_with_the_reason() -> None:
     found = serve(small, SHAPE_65B)
     assert all(math.isnan(float(value)) for value in found[:-1])
     assert str(found.limited_by) == "memory"
-    assert math.isnan(float(accelerators_for(small, SHAPE_65B, 1.0)))
+    assert np.isnan(accelerators_for(small, SHAPE_65B, 1.0)).all()
     error = why_not(small, SHAPE_65B, "llama-65b")
     assert error is not None
     assert "1.76 times too little" in error.message
@@ -203,12 +203,14 @@ def test_answers_that_share_a_prompt_share_its_cost() -> None:
 
 def test_accelerators_for_a_request_rate() -> None:
     asked = deployment(weights="fp8", utilisation=0.6)
-    counts = accelerators_for(asked, SHAPE_65B, [0.001, 1, 10, 100, 1000])
+    counts, per_copy = accelerators_for(asked, SHAPE_65B, [0.001, 1, 10, 100, 1000])
     assert list(counts) == sorted(counts)
+    assert np.all(counts % per_copy == 0)
+    assert per_copy[-1] == serve(asked, SHAPE_65B).accelerators
     assert counts[0] == 1  # 65 GB of weights fit, if barely: one copy, though more would be cheaper a token
     seconds = float(serve(asked, SHAPE_65B).accelerator_seconds_per_token) * 1250
     assert counts[-1] == pytest.approx(1000 * seconds, rel=0.01)
-    four = accelerators_for(replace(asked, samples=4), SHAPE_65B, 1000)
+    four = accelerators_for(replace(asked, samples=4), SHAPE_65B, 1000).accelerators
     assert counts[-1] < four < 4 * counts[-1]
 
 

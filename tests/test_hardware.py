@@ -11,7 +11,10 @@ from llama_scale.hardware import accelerator, accelerator_names, accelerators, n
 
 @pytest.mark.parametrize(
     ("asked", "name"),
-    [("h100", "H100-SXM"), ("A100", "A100-80GB-SXM"), ("a100 80", "A100-80GB-SXM"), ("tpu-v5e", "TPUv5e")],
+    [
+        *(("h100", "H100-SXM"), ("A100", "A100-80GB-SXM"), ("a100 80", "A100-80GB-SXM")),
+        *(("tpu-v5e", "TPUv5e"), ("NVIDIA H100", "H100-SXM"), ("nvidia-a100-80gb", "A100-80GB-SXM")),
+    ],
 )
 def test_names_are_forgiving(asked: str, name: str) -> None:
     assert accelerator(asked).name == name

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from drawn import drawn_fit
 
-from llama_scale import plan
+from llama_scale import compare, plan
 from llama_scale.architecture import CONVENTIONS, LLAMA_13B, ParameterConvention
 from llama_scale.errors import InfeasibleError, InputError
 from llama_scale.laws import ScalingLaw, published
@@ -87,6 +87,21 @@ def test_laws_of_every_convention(flops: str, convention: ParameterConvention) -
     a_token = shape.train_flops_per_token() if flops == "exact" else 6 * shape.parameters.by(convention)
     assert answer.recommended.lifetime.train_flops == pytest.approx(a_token * answer.recommended.tokens)
     assert answer.recommended.lifetime.total_flops == pytest.approx(1e21)
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_exact_serving_attends_to_what_requests_hold_not_to_the_whole_context(samples: int) -> None:
+    words: Any = {"input_tokens": 3000, "output_tokens": 500, "samples": samples, "requests": 1e8}
+    counted: Any = {"flops": "exact", "context": 131_072}
+    answer = plan(budget=1e23, **words, **counted)
+    shape, model = answer.shape, answer.recommended
+    prompt = sum(shape.forward_flops_per_token(i + 0.5) for i in range(3000))
+    written = sum(shape.forward_flops_per_token(3000 + i + 0.5) for i in range(500))
+    assert model.lifetime.serve_flops == pytest.approx(1e8 * (prompt + samples * written))
+    assert model.lifetime.train_flops / model.tokens == pytest.approx(shape.train_flops_per_token(131_072))
+    named, bought = reference_model("llama-65b"), compare("llama-65b", **words, **counted).models[0]
+    attended = (3000 * 1500 + samples * 500 * 3250) / (3000 + samples * 500)
+    assert bought.costs["flops"].token == pytest.approx(named.forward_flops_per_token(attended))
 
 
 def test_matching_a_model_means_its_loss_under_the_law() -> None:
@@ -240,12 +255,29 @@ def test_the_nearest_feasible_budget_is_feasible() -> None:
         ({"vocabulary": 1}, "out of all proportion", "from 2"),
         ({"accelerator": "A100", "precision": "fp8"}, "no fp8 rate", "int8"),
         ({"budgets": 1}, "no argument budgets", "budget"),
+        ({"serve_mfu": "0.5/2"}, "--serve-mfu: '2' is larger than 1", "40%"),
+        ({"serve_mfu": (0.5, "x")}, "--serve-mfu: 'x' is not a fraction", "40%"),
+        ({"serve_tokens": True}, "--serve-tokens cannot be True, of type bool", "number"),
+        ({"budget": [1e24]}, "--budget cannot be .1e.24., of type list", "Quantity"),
+        ({"budget": Quantity(value=60, kind="seconds")}, "a budget cannot be 1 min", "GPU-hours"),
+        ({"accelerator": 5}, "--accelerator cannot be 5, of type int", "str"),
+        ({"quantisation_penalty": "no"}, "cannot be 'no', of type str", "bool"),
     ],
 )
 def test_bad_words_are_refused_with_a_way_out(question: dict[str, Any], message: str, hint: str) -> None:
     with pytest.raises(InputError, match=message) as refused:
         ask(**{"serve_tokens": 1e12, **question})
     assert hint in refused.value.hint
+
+
+def test_words_come_as_any_number_and_as_lists_where_they_have_parts() -> None:
+    as_text = ask(serve_tokens="1e12", serve_mfu="0.5/0.2")
+    assert ask(serve_tokens=np.float64(1e12), serve_mfu=[0.5, 0.2]).recommended == as_text.recommended
+    assert ask(serve_tokens=np.int64(10**12), serve_mfu=(0.5, 0.2)).recommended == as_text.recommended
+
+
+def test_the_lengths_of_a_request_are_whole_in_json() -> None:
+    assert plan(serve_tokens=1e12).to_json()["objective"]["output_tokens"] == 250
 
 
 def test_a_demand_must_be_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,28 @@ def test_what_cannot_be_served_is_never_cheaper_and_said() -> None:
     assert found.frontier == (gpt,)
     assert any("palm-540b cannot be served by 32 L4" in warning for warning in found.warnings)
     assert crossing(Costs(1.0, 1.0), Costs(0.0, float("nan"))) == ("always", None)
+
+
+def test_one_model_against_its_equal_is_said_in_a_sentence() -> None:
+    equal = "the compute-optimal model of that loss"
+    for words, expected in (
+        ({"cost_in": "usd", "serve_accelerators": 1}, f"; neither it nor {equal} can be served so."),
+        ({}, f", and is never cheaper than {equal}; "),
+        ({"serve_tokens": 0}, f", and is never cheaper than {equal}; "),
+    ):
+        asked: Any = words
+        assert expected in compare("palm-540b", **asked).sentence
+    assert re.search(
+        rf"and is cheaper than {equal} from \d+B served tokens on; ", compare("llama-7b").sentence
+    )
+
+
+def test_names_with_signs_of_a_table_stay_in_their_cell(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('name = "a|b,c*"\ntokens = "2T"\nparameters = "7B"\n')
+    shown = compare(str(mine), "llama-7b")._repr_markdown_()
+    row = next(line for line in shown.splitlines() if "a\\|b,c\\*" in line)
+    assert row.replace("\\|", "").count("|") == 10
 
 
 def test_in_dollars_each_model_is_served_by_the_roofline_of_its_own_shape() -> None:

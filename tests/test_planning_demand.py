@@ -89,7 +89,8 @@ def test_answers_to_one_prompt_are_served_as_the_page_on_serving_says(answers: i
     assert float(served.time_per_output_token_seconds) == pytest.approx(following)
     for_a_request = g * (prompt + answers * written * step / batch)
     assert made.recommended.lifetime.serve_gpu_hours == pytest.approx(1e9 * for_a_request / 3600)
-    assert made.fleet == pytest.approx(10 * for_a_request, abs=g)
+    assert made.fleet is not None
+    assert float(made.fleet.accelerators) == pytest.approx(10 * for_a_request, abs=g)
     demand = made.request.economics.demand
     assert demand.serve_tokens == 1e9 * (8000 + answers * 500)
     assert made.recommended.lifetime.serve_flops == 2 * made.recommended.parameters * demand.serve_tokens
@@ -187,6 +188,15 @@ def test_nothing_of_an_answer_is_no_number(words: dict[str, Any]) -> None:
         ({"serve_tokens": 1e12, "samples": 0}, "out of all proportion", "from 1"),
         ({"serve_tokens": 1e12, "input_share": 0.5, "input_tokens": 10}, "two ways", "one of them"),
         ({"serve_tokens": 1e12, "input_tokens": 9000, "context": 4096}, "does not fit", "16384"),
+        (
+            {"serve_tokens": 1e12, "context": 512},
+            "1000 .* and 250 written, our default, does not",
+            "--context",
+        ),
+        ({"serve_tokens": 1e12, "context": 4096.5}, "--context 4096.5 is not whole", "write 4096"),
+        ({"serve_tokens": 0, "context": 1}, "--context 1 is out of all proportion", "from 16"),
+        ({"serve_tokens": 1e12, "vocabulary": 32000.5}, "--vocabulary 32000.5 is not whole", "write 32000"),
+        ({"serve_tokens": 1e12, "vocabulary": "100M"}, "--vocabulary 100M is out", "to 2M"),
         ({"serve_tokens": "-1e12"}, "negative", "1e12"),
     ],
 )

@@ -71,6 +71,35 @@ def test_the_largest_size_is_kept_by_the_shape_too() -> None:
     assert binding(slack) == ["total budget"]
 
 
+@pytest.mark.parametrize("most", ["7B", "13B"])
+@pytest.mark.parametrize("words", [{}, {"flops": "exact"}, {"budget": "$5M"}])
+def test_a_shape_comes_near_the_largest_size_by_a_wider_hidden_layer(
+    words: dict[str, Any], most: str
+) -> None:
+    answer = ask(**words, max_parameters=most)
+    assert 0.985 * float(most[:-1]) < answer.shape.parameters.total / 1e9 <= float(most[:-1])
+    assert answer.shape.hidden % 256 == 0
+    assert answer.gap.cost < 0.08
+
+
+@pytest.mark.parametrize("flops", ["6nd", "exact"])
+@pytest.mark.parametrize("convention", ["non_embedding", "matmul"])
+def test_the_largest_size_counts_all_parameters_whatever_the_law_counts(convention: Any, flops: str) -> None:
+    law = replace(published(), convention=convention)
+    answer = ask(law=law, budget="1e20", max_parameters="40M", serve_tokens=1e10, flops=flops)
+    assert 20e6 < answer.shape.parameters.total <= 40e6
+    assert answer.recommended.parameters == answer.shape.parameters.by(convention)
+    size = next(limit for limit in answer.limits if limit.name == "largest size")
+    assert size.used == answer.shape.parameters.total
+    assert f"{convention.replace('_', '-')} parameters on" in answer.sentence
+
+
+def test_a_largest_size_that_the_vocabulary_fills_is_refused() -> None:
+    with pytest.raises(InfeasibleError, match="beside the tables of a vocabulary of 32,000") as refused:
+        ask(law="kaplan-2020", max_parameters="100K")
+    assert ask(law="kaplan-2020", **nearest(refused)).shape.parameters.total < 1.7e6
+
+
 def test_a_limit_on_latency_is_kept_and_named() -> None:
     free, fast = ask(budget="$2M"), ask(budget="$2M", time_per_output_token="10ms")
     assert free.recommended.throughput is not None
@@ -142,6 +171,10 @@ def test_too_dear_a_target_says_what_the_budget_buys() -> None:
 def test_limits_that_leave_no_model_to_build_are_refused() -> None:
     with pytest.raises(InfeasibleError, match="--time-per-output-token leave at most"):
         ask(budget="$2M", time_per_output_token="20us")
+    with pytest.raises(InfeasibleError):  # none at all, in a convention that leaves the tables out
+        ask(law="kaplan-2020", budget="1e22", time_to_first_token="100us")
+    with pytest.raises(InfeasibleError):
+        ask(law="kaplan-2020", target_loss=2.5, time_to_first_token="100us")
 
 
 @pytest.mark.parametrize(
@@ -150,11 +183,18 @@ def test_limits_that_leave_no_model_to_build_are_refused() -> None:
         ({"deadline": "30d"}, "needs the number of accelerators", "--accelerators"),
         ({"deadline": "$5", "accelerators": 8}, "is dollars", "30d"),
         ({"deadline": "1s", "accelerators": 8}, "out of all proportion", "30d"),
+        ({"deadline": "1e3", "accelerators": 8}, "'1e3' has no unit", "30d"),
+        ({"time_per_output_token": "5"}, "'5' has no unit", "45s"),
         ({"accelerators": 0.5}, "out of all proportion", "from 1"),
         ({"max_parameters": 7}, "out of all proportion", "from 10K"),
         ({"unique_tokens": "1e40"}, "out of all proportion", "to 1e18"),
         ({"time_per_output_token": "30 GB"}, "is bytes", "45s"),
         ({"time_to_first_token": "500ms", "serve_mfu": "0.5/0.2"}, "--serve-mfu replaces", "out"),
+        ({"request_rate": 10, "serve_mfu": "0.5/0.2"}, "--request-rate takes the roofline", "one of them"),
+        ({"serving_benchmarks": "x.csv", "serve_mfu": 0.5}, "--serving-benchmarks takes", "one of them"),
+        ({"kv_bits": 8, "serve_mfu": "0.5/0.2"}, "--kv-bits takes the roofline", "one of them"),
+        ({"serve_accelerators": 2, "serve_mfu": 0.5}, "--serve-accelerators takes the roofline", "leave"),
+        ({"request_rate": 10, "serve_tokens": 0}, "says nothing where nothing is served", "--serve-tokens"),
         ({"serve_precision": "int3"}, "unknown", "int4"),
         ({"kv_bits": 4}, "unknown", "16, 8"),
         ({"target_score": 0.6}, "does not say what a loss scores", "--target-loss"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llama_scale import plan
+from llama_scale.costs.constants import Accuracy
 from llama_scale.planning import Plan
-from llama_scale.planning.sensitivity import Sensitivity
+from llama_scale.planning.sensitivity import Sensitivity, inputs
 
 
 def table(answer: Plan) -> dict[str, Sensitivity]:
@@ -83,3 +85,14 @@ def test_a_loss_is_another_quality_under_another_law() -> None:
         for case in (table(answer)[name].low, table(answer)[name].high):
             assert case.parameters > 0
             assert case.usd > 0
+
+
+def test_an_error_of_the_roofline_is_a_factor_each_way() -> None:
+    request = plan(serve_tokens=1e12, budget="$2M").request
+    deployment = request.economics.deployment
+    assert deployment is not None
+    poor = replace(deployment.calibration, accuracy=(Accuracy("a model", 9, 1.5, 0.1),))
+    economics = replace(request.economics, deployment=replace(deployment, calibration=poor))
+    asked = inputs(replace(request, economics=economics), request.problem())
+    changes = next(entry.changes for entry in asked if entry.name == "serving model")
+    assert [(change.label, change.hours_serve) for change in changes] == [("-60%", 0.4), ("+150%", 2.5)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from dataclasses import replace
 from typing import Any
@@ -79,6 +80,18 @@ def test_buy_or_train_states_the_gap_and_the_demand(in_dollars: Plan) -> None:
     assert each * meeting == pytest.approx(train + own_each * meeting)
     assert in_dollars.to_json()["against"]["name"] == "llama-2-70b"
     assert plan(serve_tokens=1e12).offer is None
+
+
+def test_a_fleet_says_how_many_hold_a_copy_where_a_token_is_cheapest_on_others(in_dollars: Plan) -> None:
+    served = plan(serve_tokens=1e12, budget="$2M", request_rate=3)
+    assert served.fleet is not None
+    assert served.recommended.throughput is not None
+    whole, each = (float(number) for number in served.fleet)
+    assert each < float(served.recommended.throughput.accelerators)
+    assert f"; 3 requests/s take {whole:g} accelerators, {each:g} a copy" in said(served)["serve"]
+    found = served.to_json()["serving"]
+    assert found["accelerators_for_request_rate"] % found["accelerators_per_copy_for_request_rate"] == 0
+    assert re.search("; 50 requests/s take [0-9,]+ accelerators", said(in_dollars)["serve"])
 
 
 def test_json_has_serving_training_recipe_family_and_sensitivity(in_dollars: Plan) -> None:
@@ -183,6 +196,14 @@ def test_the_command_shown_asks_for_the_same_plan(words: str) -> None:
     again = json.loads(shown(*shlex.split(first["command"])[2:], "--json"))
     assert again["recommended"] == first["recommended"]
     assert again["command"] == first["command"]
+
+
+def test_a_number_of_seconds_is_shown_with_its_unit() -> None:
+    asked = plan(serve_tokens=1e12, accelerators=512, deadline=2.592e6, time_per_output_token=0.05)
+    first = asked.to_json()
+    assert "--deadline 2.592e6s --time-per-output-token 0.05s" in first["command"]
+    again = json.loads(shown(*shlex.split(first["command"])[2:], "--json"))
+    assert again["recommended"] == first["recommended"]
 
 
 def test_a_bill_that_nobody_can_pay_is_called_impossible() -> None:

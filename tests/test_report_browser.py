@@ -18,7 +18,7 @@ from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.optimum import Objective, Problem, best
 from llama_scale.planning.request import Request, limited
 
-EACH = 40  # settings of each question: 240 in all
+EACH = 40  # settings of each question: 280 in all
 MODEL = 7e9, 1e12
 
 

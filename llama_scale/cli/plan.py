@@ -10,6 +10,7 @@ import click
 
 from llama_scale.cli import options
 from llama_scale.cli.plan_options import plan_options
+from llama_scale.errors import InputError
 
 if TYPE_CHECKING:
     from llama_scale.planning import Plan
@@ -70,7 +71,10 @@ def command(
     """
     from llama_scale.cli.output import current_output
     from llama_scale.planning import plan
+    from llama_scale.planning.markdown import markdown
 
+    if form == "csv" and not as_json:
+        _refuse_in_csv(explain=explain, sensitivity=sensitivity)
     if html is not None:
         from llama_scale.report import check_target
 
@@ -82,7 +86,7 @@ def command(
         current_output().talk(f"written to {write_report(answer, html, overwrite=force)}")
     views = {
         "text": lambda: list(_text(answer, explain, sensitivity)),
-        "md": lambda: _markdown(answer),
+        "md": lambda: markdown(answer, explained=explain, sensitivity=sensitivity),
         "csv": lambda: _csv(answer),
     }
     current_output().result(_document(answer, explain), views[form])
@@ -126,11 +130,11 @@ def _tables(plan: Plan, sensitivity: bool) -> Iterator[Any]:
     if plan.regret is not None:
         yield ""
         yield table(*words.regret_rows(plan))
-        yield "   cost over the best plan for the demand that comes, at equal quality"
+        yield f"   {words.REGRET_NOTE}"
     if sensitivity and plan.sensitivity:
         yield ""
         yield table(words.sensitivity_rows(plan), words.SENSITIVITY_COLUMNS)
-        yield "   the question asked anew; last, the least that this plan's quality would cost"
+        yield f"   {words.SENSITIVITY_NOTE}"
 
 
 def _explained(plan: Plan) -> Iterator[str]:
@@ -153,10 +157,13 @@ def _explained(plan: Plan) -> Iterator[str]:
     yield ""
 
 
-def _markdown(plan: Plan) -> str:
-    from llama_scale.planning.words import markdown
-
-    return markdown(plan)
+def _refuse_in_csv(**asked: bool) -> None:
+    """Raises InputError for words that add what lines of models cannot hold."""
+    for name in (name for name, is_asked in asked.items() if is_asked):
+        raise InputError(
+            f"--{name} adds what --format csv, the models line by line, has no place for",
+            hint="leave one of them out, or use --format md or --json",
+        )
 
 
 def _csv(plan: Plan) -> str:

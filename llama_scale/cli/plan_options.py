@@ -108,7 +108,7 @@ QUESTION: Options = (
     ),
     (("--deadline",), {"type": DURATION, "help": "Train within this time, on --accelerators: 30d."}),
     (("--accelerators",), {"type": NUMBER, "help": "How many train it: for a deadline, days and a layout."}),
-    (("--max-parameters",), {"type": COUNT, "help": "The largest size, such as 13B."}),
+    (("--max-parameters",), {"type": COUNT, "help": "The most parameters in all, such as 13B."}),
     (
         ("--unique-tokens",),
         {"type": COUNT, "help": "The tokens there are to train on; more than that are epochs of them."},

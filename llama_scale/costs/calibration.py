@@ -28,7 +28,8 @@ TENSOR_DEGREES = (1.0, 2.0, 4.0, 8.0)  # tried where a row does not say; the fas
 LONGEST_STEP = 2.0  # in log-odds or logarithms
 NOISE = 0.15  # of the logarithm of a rate, at first; then what the rows themselves scatter
 LEAST_NOISE = 1e-4
-WORST_FIT = 0.5  # median error beyond which rows are not believed
+WORST_FIT, WORST_UNSEEN = 0.5, 1.0  # median errors, on the rows and held out, beyond which none are believed
+FARTHEST_RATES = 30.0  # times above or below ours: slower than any engine, by a wrong unit
 ENGINE_SPREAD = 1.5  # from one serving engine to another, in log-odds or logarithms
 MOST_STEPS = 60
 ROUNDS = 4
@@ -53,7 +54,8 @@ def calibrate_from_csv(path: Path | str) -> Calibration:
     """Our calibration, moved to a user's own measurements.
 
     Raises InputError naming bad lines, UnidentifiedError where fewer than LEAST_ROWS rows are left that
-    differ in more than their rate, or where no constants that physics allows come near them.
+    differ in more than their rate, where no constants that physics allows come near them, or where they say
+    too little of rows that are held out.
     """
     table = read_measurements(Path(path))
     rows = len(table.measurements)
@@ -66,19 +68,41 @@ def calibrate_from_csv(path: Path | str) -> Calibration:
             hint="measure more batch sizes, lengths and models, or leave --serving-benchmarks out",
         )
     found = calibrate(table.measurements, guess_from(shipped_calibration()))
-    if found.accuracy[0].median_error > WORST_FIT:
-        raise _bad_fit(found, table.measurements, Path(path).name)
+    _refuse_unbelievable(found, table.measurements, Path(path).name)
     return replace(found, left_out=table.left_out, source=f"measurements of {Path(path).name}")
 
 
-def _bad_fit(found: Calibration, measurements: Measurements, name: str) -> UnidentifiedError:
-    """The error for rows that no constants come near, naming the worst."""
-    predicted = predicted_rates(found, measurements)
+def _refuse_unbelievable(found: Calibration, measurements: Measurements, name: str) -> None:
+    """Raises UnidentifiedError for rates that are far from ours, from any, or from each other."""
+    ours = shipped_calibration()
+    if _typical_factor(ours, measurements) > FARTHEST_RATES:
+        raise _bad_rates(ours, measurements, name)
+    if found.accuracy[0].median_error > WORST_FIT:
+        raise _bad_rates(found, measurements, name)
+    worst = max(found.accuracy, key=lambda figure: figure.median_error)
+    if worst.median_error > WORST_UNSEEN:
+        raise UnidentifiedError(
+            f"the rates of {name} do not say what others would be: a median of "
+            f"{worst.median_error + 1:.3g} times off with {worst.held_out} held out",
+            hint="measure more models, lengths and batches on one engine, or leave --serving-benchmarks out",
+        )
+
+
+def _typical_factor(calibration: Calibration, measurements: Measurements) -> float:
+    """The median of how many times rates are above or below what is predicted."""
+    return float(
+        np.exp(_median(np.abs(np.log(predicted_rates(calibration, measurements) / measurements.rate))))
+    )
+
+
+def _bad_rates(expected: Calibration, measurements: Measurements, name: str) -> UnidentifiedError:
+    """The error for rows that these constants come nowhere near, naming the worst."""
+    predicted = predicted_rates(expected, measurements)
     worst = int(np.argmax(np.abs(np.log(predicted / measurements.rate))))
     return UnidentifiedError(
-        f"the rates of {name} are a median of {found.accuracy[0].median_error + 1:.3g} times off what the "
-        f"accelerators could do: {measurements.names[worst]} gives {measurements.rate[worst]:.4g} tokens/s, "
-        f"where about {predicted[worst]:.4g} are expected",
+        f"the rates of {name} are a median of {_typical_factor(expected, measurements):.3g} times off what "
+        f"the accelerators would do: {measurements.names[worst]} gives {measurements.rate[worst]:.4g} "
+        f"tokens/s, where about {predicted[worst]:.4g} are expected",
         hint="rates are output tokens a second of all n_accel together; check lengths, batch and weight_bits",
     )
 

@@ -83,7 +83,7 @@ class Calibration:
     @property
     def summary(self) -> str:
         """The rows behind the constants and the error on them, on one line."""
-        left = f", {len(self.left_out)} left out" if self.left_out else ""
+        left = f", {len(self.left_out)} of mixtures of experts left out" if self.left_out else ""
         errors = (
             f"{figure.median_error:.0%} with {figure.held_out} held out"
             for figure in self.accuracy

@@ -94,6 +94,12 @@ class Traffic(NamedTuple):
         return self.input_tokens + self.output_tokens / 2
 
     @property
+    def attended_tokens(self) -> Numbers:
+        """Tokens that a token attends to, on average over a prompt's (half of it) and an answer's."""
+        read, written = self.read_tokens, self.output_tokens
+        return (read * self.input_tokens / 2 + written * self.held_tokens) / (read + written)
+
+    @property
     def stored_tokens(self) -> Numbers:
         """Tokens of cache that an answer takes on average."""
         return self.read_tokens + self.output_tokens / 2

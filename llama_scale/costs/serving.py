@@ -40,6 +40,7 @@ __all__ = [
     "NODE",
     "Calibration",
     "Deployment",
+    "Fleet",
     "Limit",
     "ServedShape",
     "Throughput",
@@ -128,6 +129,13 @@ class Throughput(NamedTuple):
     limited_by: NDArray[np.str_]
 
 
+class Fleet(NamedTuple):
+    """All accelerators, and how many of them hold each copy; arrays, nan where none serves."""
+
+    accelerators: NDArray[np.float64]
+    per_copy: NDArray[np.float64]
+
+
 def serve(deployment: Deployment, shape: ServedShape) -> Throughput:
     """The cheapest way to serve each of `shape` within the limits."""
     options = _options(deployment, shape)
@@ -140,13 +148,11 @@ def serve(deployment: Deployment, shape: ServedShape) -> Throughput:
     return _throughput(deployment, _Option._make(taken))
 
 
-def accelerators_for(
-    deployment: Deployment, shape: ServedShape, requests_per_second: ArrayLike
-) -> NDArray[np.float64]:
+def accelerators_for(deployment: Deployment, shape: ServedShape, requests_per_second: ArrayLike) -> Fleet:
     """The least number of accelerators that answer so many requests a second at the utilisation given.
 
-    Whole copies of the model are counted, and each number of accelerators a copy is tried; nan where none
-    serves.
+    Whole copies of the model are counted, and each number of accelerators a copy is tried, so that a copy
+    may be on fewer than where a token is cheapest; nan where none serves.
     """
     options, rate = _options(deployment, shape), np.asarray(requests_per_second, float)
     copies = [
@@ -157,8 +163,9 @@ def accelerators_for(
         for group, seconds in zip(deployment.groups, options.seconds, strict=True)
     ]
     counts = np.stack(copies)
-    least = np.where(np.isnan(counts), np.inf, counts).min(axis=0)
-    return np.where(np.isinf(least), np.nan, least)
+    costs = np.where(np.isnan(counts), np.inf, counts)
+    least, groups = costs.min(axis=0), np.array(deployment.groups, float)[costs.argmin(axis=0)]
+    return Fleet(*(np.where(np.isinf(least), np.nan, column) for column in (least, groups)))
 
 
 def engine(deployment: Deployment, group: ArrayLike) -> Engine:

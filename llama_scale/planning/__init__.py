@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Unpack
 from llama_scale.errors import InputError
 from llama_scale.planning.answer import answer
 from llama_scale.planning.grids import BestSizes, best_sizes
-from llama_scale.planning.request import PlanOptions, read_request, refuse_unknown
+from llama_scale.planning.options import PlanOptions, refuse_unknown
+from llama_scale.planning.request import read_request
 from llama_scale.planning.values import Plan
 
 if TYPE_CHECKING:

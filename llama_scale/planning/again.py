@@ -11,6 +11,7 @@ from llama_scale.quantities import Quantity, format_quantity, parse_budget
 if TYPE_CHECKING:
     from llama_scale.planning.values import Plan
 
+DURATIONS = ("deadline", "time_per_output_token", "time_to_first_token")  # numbers of these are in seconds
 FIRST = ("serve_tokens", "requests", "budget", "target_loss", "target_score", "match")
 
 
@@ -32,7 +33,8 @@ def command_words(plan: Plan) -> list[tuple[str, str | None]]:
 
 def option_words(name: str, value: object) -> tuple[str, str | None]:
     """One word as the command line takes it: its flag and its value."""
-    return f"--{name.replace('_', '-')}", None if value is True else shlex.quote(plain_word(value))
+    text = f"{plain_word(value)}s" if name in DURATIONS and not isinstance(value, str) else plain_word(value)
+    return f"--{name.replace('_', '-')}", None if value is True else shlex.quote(text)
 
 
 def option(name: str, value: object) -> str:
@@ -49,7 +51,7 @@ def plain_word(value: object) -> str:
             return text
         number = _shortest(value.value)
         return {"flops": number, "usd": f"${number}", "gpu_hours": f"{number} GPU-hours"}[value.kind]
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "/".join(plain_word(part) for part in value)
     return _shortest(value) if isinstance(value, float) else str(value)
 

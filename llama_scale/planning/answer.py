@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from llama_scale.architecture import ModelConfig, nearest_shape
-from llama_scale.costs.serving import ServedShape, accelerators_for, serve, served_shape
+from llama_scale.architecture import ModelConfig, nearest_shape, widened
+from llama_scale.costs.serving import Fleet, ServedShape, accelerators_for, serve, served_shape
 from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.errors import InputError
 from llama_scale.laws import Numbers, published, published_names
@@ -66,6 +66,7 @@ NEARLY, WORTHWHILE = 0.002, 0.75  # nats that nobody would pay a quarter of the 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
 NEARBY = tuple(1.04**step for step in range(-8, 9))  # shapes are about 3 % apart
 ELSEWHERE = tuple(1.04**step for step in range(-35, 36))  # from a quarter to four times the size
+NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
@@ -105,7 +106,7 @@ def answer(request: Request) -> Plan:
         flatness=tuple(CheapRange(excess, *near) for excess, near in ranges),
         intervals=spread,
         best_on_average=best_on_average(request, problem, recommended),
-        limits=limits_of(request, problem, recommended, optimum),
+        limits=limits_of(request, problem, shape, recommended, optimum),
         extrapolation=extrapolation,
         other_laws=_other_laws(request, problem),
         warnings=(*in_vain, *warnings(request, recommended, extrapolation, spread)),
@@ -219,7 +220,7 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
     rivals: list[Built | Refusal | None] = []
     if far:
         rivals.append(_buildable(request, through, objective, solution))
-    if problem.serving.needs_shapes:
+    if problem.serving.needs_shapes or _is_held(request, float(solution.sizes.parameters)):
         about = built.model.parameters
         rivals.append(_best_shape(request, problem, objective, about, ELSEWHERE if far else NEARBY))
     able = [built, *(rival for rival in rivals if isinstance(rival, Built))]
@@ -253,7 +254,7 @@ def _buildable(
         if refusal := missing_shape(request, float(sizes.parameters), wanted):
             return refusal
         tokens = float(_tokens_for(request, problem, objective, sizes))
-        if math.isfinite(tokens):
+        if math.isfinite(tokens) and request.allows(shape):
             return Built(shape, _planned(request, problem, sizes, tokens))
     found = _best_shape(request, problem, objective, wanted, ELSEWHERE)
     return found or unbuildable(request, wanted)
@@ -282,6 +283,22 @@ def _shape_of(request: Request, parameters: float) -> ModelConfig:
     )
 
 
+def _shapes_of(request: Request, parameters: float) -> Iterator[ModelConfig]:
+    """The LLaMA of about that size if it is allowed, and where size is what holds it back a wider one too."""
+    shape = _shape_of(request, parameters)
+    if request.allows(shape):
+        yield shape
+        if request.max_parameters is not None and _is_held(request, parameters):
+            counts = shape.parameters
+            more = request.most_parameters - counts.by(request.fit.convention)
+            yield widened(shape, min(more, request.max_parameters - counts.total))
+
+
+def _is_held(request: Request, parameters: float) -> bool:
+    """Whether a size is about the largest that was asked for: a little less of it may cost a lot."""
+    return parameters >= NEAR_THE_MOST * request.most_parameters
+
+
 def _best_shape(
     request: Request, problem: Problem, objective: Objective, wanted: float, factors: tuple[float, ...]
 ) -> Built | None:
@@ -293,8 +310,8 @@ def _best_shape(
     found: dict[ModelConfig, Sizes] = {}
     for factor in factors:
         with suppress(InputError):  # too small for so many KV heads
-            shape = _shape_of(request, wanted * factor)
-            found[shape] = problem.family.size_of(shape)
+            for shape in _shapes_of(request, wanted * factor):
+                found[shape] = problem.family.size_of(shape)
     if not found:
         return None
     sizes = _together(list(found.values()))
@@ -389,13 +406,13 @@ def _extrapolation(request: Request, recommended: PlannedModel) -> dict[str, flo
     )
 
 
-def _fleet(request: Request, shape: ModelConfig) -> float | None:
+def _fleet(request: Request, shape: ModelConfig) -> Fleet | None:
     """Accelerators that answer the rate of requests asked about."""
     deployment = request.economics.deployment
     if request.request_rate is None or deployment is None:
         return None
-    count = float(accelerators_for(deployment, served_shape(shape), request.request_rate))
-    return count if math.isfinite(count) else None
+    fleet = accelerators_for(deployment, served_shape(shape), request.request_rate)
+    return fleet if math.isfinite(float(fleet.accelerators)) else None
 
 
 def _training(request: Request, shape: ModelConfig, model: PlannedModel, batch_tokens: int) -> TrainingReport:

@@ -30,7 +30,8 @@ from llama_scale.quantities import (
 COUNTINGS = {
     "6nd": ("6ND to train, 2NT to serve", "the papers' approximation (Kaplan et al. 2020, section 2.1)"),
     "exact": (
-        "the shape's matrix products, attention over the whole context; 3 x forward to train",
+        "the shape's matrix products; attention over the whole context and 3 x forward to train, over what "
+        "requests hold to serve",
         "PaLM (arXiv 2204.02311, appendix B)",
     ),
 }

@@ -256,7 +256,7 @@ def sizes_of(request: Request, model: ReferenceModel) -> Sizes:
     parameters, shape = model.count(request.fit.convention), model.served_shape
     if request.flops == "6nd":
         return Sizes(parameters, 6 * parameters, 2 * parameters, shape)
-    trained, served = (model.forward_flops_per_token(n) for n in (model.context, request.context))
+    trained, served = (model.forward_flops_per_token(n) for n in (model.context, request.attended_tokens))
     return Sizes(parameters, 3 * trained, served, shape)
 
 

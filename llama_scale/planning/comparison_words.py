@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_scale.costs import CostUnit
 from llama_scale.planning.again import law_words, option, plain_word
 from llama_scale.planning.described import Reason
+from llama_scale.planning.markdown import plain, table
 from llama_scale.planning.sentence import amount, format_cost
 from llama_scale.planning.words import UNIT_NAMES, assumed
 from llama_scale.quantities import format_count, format_fraction, format_number
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("", "model", "params", "tokens", "D/N", "loss", "train", "serve", "total")
 OPTIMAL_COLUMNS = ("model", "interval", "over-trained", "compute", "equal loss *", "cheaper than *")
+RIVAL = "the compute-optimal model of that loss"
 WIDEST_MATRIX = 6  # models whose break-evens fit side by side in 80 columns
 CAUTION = (
     "losses are what the law expects of models trained on its own data with its own tokenizer, not what "
@@ -57,15 +59,21 @@ def sentence(comparison: Comparison) -> str:
 def _alone(model: ComparedModel, comparison: Comparison, demand: str) -> str:
     """One model, against the compute-optimal one of its loss."""
     cost, met = format_cost(model.lifetime, comparison.unit), model.against_rival[comparison.unit]
+    reached = f"{model.name} should reach a loss of {model.loss_nats:.3f}"
+    if met.verdict == "neither":
+        return f"{reached}; neither it nor {RIVAL} can be served so."
     spent = "to train" if demand == "0" else f"to train and serve {demand} tokens"
-    than = "than the compute-optimal model of that loss"
-    cheaper = f"is cheaper {than} {when(met)}{' served tokens' if met.serve_tokens else ''}"
-    if met.verdict == "never":
-        cheaper = f"is never cheaper {than}"
-    elif met.verdict == "from":
-        cheaper += " on"
     price = f"{cost} {spent}" if cost != "-" else "it cannot be served so"
-    return f"{model.name} should reach a loss of {model.loss_nats:.3f}, and {cheaper}; {price}."
+    return f"{reached}, and {_against_rival(met)}; {price}."
+
+
+def _against_rival(met: Crossing) -> str:
+    """When a model is the cheaper of it and its compute-optimal equal."""
+    if met.serve_tokens is not None:
+        return f"is cheaper than {RIVAL} {when(met)} served tokens{' on' if met.verdict == 'from' else ''}"
+    if met.verdict == "equal":
+        return f"costs as much as {RIVAL}"
+    return f"is {met.verdict} cheaper than {RIVAL}"
 
 
 def _capital(text: str) -> str:
@@ -246,17 +254,11 @@ def next_steps(comparison: Comparison) -> list[str]:
 
 def markdown(comparison: Comparison) -> str:
     """The answer, the tables and the cautions in Markdown."""
-    parts = [f"**{sentence(comparison)}**", _markdown_table(rows(comparison), COLUMNS)]
-    parts.append(table_note(comparison).replace("\n", "; ").replace("> ", "\\> ") + ".")
-    parts += [_markdown_table(optimal_rows(comparison), OPTIMAL_COLUMNS), optimal_note(comparison) + "."]
+    parts = [f"**{sentence(comparison)}**", table(rows(comparison), COLUMNS)]
+    parts.append(plain(table_note(comparison).replace("\n", "; ")) + ".")
+    parts += [table(optimal_rows(comparison), OPTIMAL_COLUMNS), plain(optimal_note(comparison)) + "."]
     if drawn := matrix(comparison):
-        parts.append(_markdown_table(*drawn))
+        parts.append(table(*drawn))
     parts.append("\n".join(f"- *{reason.heading}*: {reason.text}." for reason in reasons(comparison)))
     parts.append(f"`{command(comparison)}`\n")
     return "\n\n".join(parts)
-
-
-def _markdown_table(table: list[tuple[str, ...]], columns: tuple[str, ...]) -> str:
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    lines += [f"| {' | '.join(cell.replace('>', chr(92) + '>') for cell in row)} |" for row in table]
-    return "\n".join(lines)

@@ -12,6 +12,7 @@ from llama_scale.costs.serving_limits import why_not
 from llama_scale.errors import InfeasibleError
 from llama_scale.planning.sentence import amount, format_cost
 from llama_scale.quantities import (
+    counted,
     format_count,
     format_fraction,
     format_number,
@@ -20,6 +21,7 @@ from llama_scale.quantities import (
 )
 
 if TYPE_CHECKING:
+    from llama_scale.costs.serving import Fleet, Throughput
     from llama_scale.planning.family import Neighbour
     from llama_scale.planning.recipe import Recipe
     from llama_scale.planning.values import Plan
@@ -152,7 +154,13 @@ def _serving(plan: Plan) -> str:
         read, written, million = (format_usd(float(price), 2) for price in prices)
         text += f"; {million} per million tokens ({read} read, {written} written)"
     if plan.fleet is not None:
-        text += (
-            f"; {plan.fleet:,.0f} accelerators answer {format_number(request.request_rate or 0)} requests/s"
-        )
+        rate = format_number(request.request_rate or 0)
+        return f"{text}; {rate} requests/s take {_accelerators(plan.fleet, served)}"
     return text
+
+
+def _accelerators(fleet: Fleet, served: Throughput) -> str:
+    """How many, and how many of them hold a copy where that is another number than a token is cheapest on."""
+    whole, each = (float(number) for number in fleet)
+    apart = "" if each == float(served.accelerators) else f", {each:g} a copy"
+    return f"{counted(int(whole), 'accelerator')}{apart}"

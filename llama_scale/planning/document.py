@@ -103,7 +103,8 @@ def _serving(plan: Plan) -> dict[str, Any] | None:
         "samples": deployment.samples,
         "utilisation": deployment.utilisation,
         "request_rate": request.request_rate,
-        "accelerators_for_request_rate": plan.fleet,
+        "accelerators_for_request_rate": plan.fleet and float(plan.fleet.accelerators),
+        "accelerators_per_copy_for_request_rate": plan.fleet and float(plan.fleet.per_copy),
         "calibration": deployment.calibration.to_json(),
     }
 

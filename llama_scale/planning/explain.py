@@ -151,20 +151,23 @@ def _flops(plan: Plan) -> list[Formula]:
             Formula("training FLOPs", "6 N D", f"{times}6 x {n} x {d} = {train}", source),
             Formula("serving FLOPs", "2 N T", f"2 x {n} x {t} = {serve}", source),
         ]
-    a_token = plan.shape.forward_flops_per_token(plan.request.context)
+    attended = plan.request.attended_tokens
+    trained, served = (
+        plan.shape.forward_flops_per_token(tokens) for tokens in (plan.request.context, attended)
+    )
     source = "PaLM, arXiv 2204.02311, appendix B, for this shape"
     return [
         Formula(
             "training FLOPs",
             "3 (2 x matrix weights + 4 L d context) D",
-            f"{times}3 x {a_token:.4g} x {d} = {train}",
+            f"{times}3 x {trained:.4g} x {d} = {train}",
             source,
         ),
         Formula(
             "serving FLOPs",
-            "(2 x matrix weights + 4 L d context) T",
-            f"{a_token:.4g} x {t} = {serve}",
-            source,
+            "(2 x matrix weights + 4 L d attended) T",
+            f"{served:.4g} x {t} = {serve}",
+            f"the same for the {attended:,.0f} tokens that a served one attends to on average",
         ),
     ]
 

@@ -22,6 +22,8 @@ from llama_scale.architecture import (
     ParameterConvention,
     aspect_ratio,
 )
+from llama_scale.costs.demand import DEFAULT_INPUT_TOKENS, DEFAULT_OUTPUT_TOKENS
+from llama_scale.costs.roofline import Traffic
 from llama_scale.costs.serving import ServedShape, served_shape
 from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers
@@ -119,6 +121,14 @@ class Geometry:
             x = x - (np.log(self.counts(x, tables)) - wanted) / slope
         return x
 
+    def recounted(
+        self, parameters: Numbers, given: ParameterConvention, wanted: ParameterConvention
+    ) -> Numbers:
+        """Parameters of models of so many by one convention, by another."""
+        if given == wanted:
+            return parameters
+        return self.counts(self.body(parameters, given), TABLES[wanted])
+
     def shape(self, log_body: Numbers) -> ServedShape:
         """What serving asks of models whose layers hold exp(log_body) weights."""
         width, layers = self.proportions(log_body)
@@ -169,12 +179,15 @@ class ExactFamily:
     """FLOPs of a LLaMA's own matrix products, its layers and width made continuous.
 
     The body's 12 L d^2 weights are the coordinate (their logarithm); L and d follow from the family's
-    aspect ratio, and the counts and FLOPs from L, d, the vocabulary V and the context T: tables of V d,
-    norms of 2 L d + d, attention of 4 L d T FLOPs a token. SwiGLU's hidden size is 8/3 d, unrounded.
+    aspect ratio, and the counts and FLOPs from L, d, the vocabulary V and the tokens T that are attended to:
+    tables of V d, norms of 2 L d + d, attention of 4 L d T FLOPs a token. T is the whole `context` in
+    training (PaLM, appendix B), and `attended_tokens` in serving, where requests may be far shorter.
+    SwiGLU's hidden size is 8/3 d, unrounded.
     """
 
     convention: ParameterConvention
     context: int = LLAMA_CONTEXT
+    attended_tokens: float = float(Traffic(DEFAULT_INPUT_TOKENS, DEFAULT_OUTPUT_TOKENS).attended_tokens)
     geometry: Geometry = LLAMA_GEOMETRY
 
     def sizes(self, coordinate: Numbers, *, shaped: bool = False) -> Sizes:
@@ -182,15 +195,17 @@ class ExactFamily:
         width, layers = self.geometry.proportions(coordinate)
         parameters = self.geometry.counts(coordinate, TABLES[self.convention])
         weights = np.exp(coordinate) + self.geometry.vocabulary * width
-        products = 2 * weights + 4 * layers * width * self.context
-        return Sizes(parameters, 3 * products, products, self.geometry.shape(coordinate) if shaped else None)
+        trained, served = (
+            2 * weights + 4 * layers * width * tokens for tokens in (self.context, self.attended_tokens)
+        )
+        return Sizes(parameters, 3 * trained, served, self.geometry.shape(coordinate) if shaped else None)
 
     def size_of(self, shape: ModelConfig) -> Sizes:
         """The shape's exact counts."""
         return Sizes(
             float(shape.parameters.by(self.convention)),
             float(shape.train_flops_per_token(self.context)),
-            float(shape.forward_flops_per_token(self.context)),
+            float(shape.forward_flops_per_token(self.attended_tokens)),
             served_shape(shape),
         )
 

@@ -58,6 +58,8 @@ def unreachable(
     """The refusal where the optimum does not exist or is no model that anyone would train."""
     if is_model(solution):
         return None
+    if request.most_parameters < SMALLEST_MODEL:
+        return partial(_all_embeddings, request)
     return starved(request, float(problem.loss(solution))) or partial(
         _unreachable, request, problem, objective, float(solution.sizes.parameters)
     )
@@ -134,6 +136,18 @@ def _unbuildable(request: Request, wanted: float, answers: Answers) -> Infeasibl
     return InfeasibleError(
         f"a model of {format_count(wanted)} parameters would just do, but no shape that can be built does",
         hint=_give(way.text for way in ways) or "loosen more than one condition",
+    )
+
+
+def _all_embeddings(request: Request, answers: Answers) -> InfeasibleError:
+    """A largest size of which the tables of the vocabulary leave nothing that the law counts."""
+    family, most = request.family, request.max_parameters or math.inf
+    least = float(family.geometry.recounted(SMALLEST_MODEL, family.convention, "total"))
+    ways = loosened(request, answers, ["max_parameters"], least=least / most)
+    return InfeasibleError(
+        f"--max-parameters {format_count(most)} leave {format_number(request.most_parameters)} beside the "
+        f"tables of a vocabulary of {request.vocabulary:,}, too few for a law to hold",
+        hint=_give(way.text for way in ways) or "give more with --max-parameters, or a smaller --vocabulary",
     )
 
 

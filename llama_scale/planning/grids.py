@@ -12,7 +12,8 @@ from llama_scale.errors import InputError
 from llama_scale.laws import Fit
 from llama_scale.planning.families import Array
 from llama_scale.planning.optimum import Objective, best
-from llama_scale.planning.request import COST_UNITS, PlanOptions, limited, read_request
+from llama_scale.planning.options import PlanOptions
+from llama_scale.planning.request import COST_UNITS, limited, read_request
 from llama_scale.planning.shapes import QUALITY_FLOOR
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from llama_scale.architecture import ModelConfig
 from llama_scale.planning.optimum import LARGEST_MODEL, Problem
 from llama_scale.planning.request import Request
 from llama_scale.planning.serving import largest_servable
@@ -17,14 +18,19 @@ BEYOND = 1.02  # how much larger a model must fit for memory not to be what stop
 
 
 def limits_of(
-    request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel
+    request: Request,
+    problem: Problem,
+    shape: ModelConfig,
+    recommended: PlannedModel,
+    optimum: PlannedModel,
 ) -> tuple[Limit, ...]:
     """The target first, then the budget, then the rest; a target always binds, others where all is used."""
     return (
         *_target(request, recommended),
         *_budget(request, recommended, optimum),
         *_training(request, recommended, optimum),
-        *_size(request, recommended, optimum),
+        *_size(request, shape, optimum),
+        *_latency(request, recommended, optimum),
         *_memory(request, problem, recommended, optimum),
     )
 
@@ -63,12 +69,15 @@ def _training(request: Request, recommended: PlannedModel, optimum: PlannedModel
     )
 
 
-def _size(request: Request, recommended: PlannedModel, optimum: PlannedModel) -> Iterator[Limit]:
-    deployment, size = request.economics.deployment, optimum.parameters
+def _size(request: Request, shape: ModelConfig, optimum: PlannedModel) -> Iterator[Limit]:
     if request.max_parameters is not None:
         largest = Quantity(value=request.max_parameters, kind="count")
-        binds = _is_tight(size, request.max_parameters)
-        yield Limit("largest size", largest, recommended.parameters, binds, False)
+        binds = _is_tight(optimum.parameters, request.most_parameters)
+        yield Limit("largest size", largest, float(shape.parameters.total), binds, False)
+
+
+def _latency(request: Request, recommended: PlannedModel, optimum: PlannedModel) -> Iterator[Limit]:
+    deployment = request.economics.deployment
     if deployment is None or recommended.throughput is None:
         return
     served = recommended.throughput
@@ -77,7 +86,7 @@ def _size(request: Request, recommended: PlannedModel, optimum: PlannedModel) ->
         ("time to first token", deployment.time_to_first_token_seconds, served[3]),
     ):
         if limit is not None:
-            binds = _is_tight(size, request.servable)
+            binds = _is_tight(optimum.parameters, request.servable)
             yield Limit(name, Quantity(value=limit, kind="seconds"), float(used), binds, False)
 
 

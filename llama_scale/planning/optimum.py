@@ -292,7 +292,7 @@ def _edges(problem: Problem, objective: Objective) -> list[Numbers]:
     """
     limits, family = objective.limits, problem.family
     edges: list[Numbers] = []
-    if limits.parameters < math.inf:
+    if 0 < limits.parameters < math.inf:
         edges.append(coordinate_of(family, min(limits.parameters, LARGEST_MODEL)))
     if np.any(problem.serve_tokens) and 0 < problem.serving.largest < math.inf:
         edges.append(coordinate_of(family, problem.serving.largest))

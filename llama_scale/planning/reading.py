@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
@@ -18,6 +19,8 @@ from llama_scale.quantities import (
     parse_seconds,
     parse_usd_per_hour,
 )
+
+Parsed = TypeVar("Parsed")
 
 LARGEST_LOSS = 25.0  # nats: a uniform guess among 7e10 words
 
@@ -38,7 +41,7 @@ class Words:
         if name not in self.given:
             return None
         given = self.given[name]
-        value = parse_count(given) if isinstance(given, str) else float(given)
+        value = self._read(name, parse_count) if isinstance(given, str) else float(given)
         if not low <= value <= high:
             raise InputError(
                 f"{option(name)} {format_count(value)} is out of all proportion",
@@ -57,7 +60,7 @@ class Words:
         """A count, a range of counts, or either of a month, up to `high`."""
         if name not in self.given:
             return None
-        found = parse_count_range(self.given[name])
+        found = self._read(name, parse_count_range)
         if found.high > high:
             raise InputError(
                 f"{option(name)} {format_count(found.high)} is out of all proportion",
@@ -75,6 +78,13 @@ class Words:
             raise InputError(f"{option(name)} {value:g} is no loss of a language model", hint=hint)
         return value
 
+    def _read(self, name: str, parse: Callable[[Any], Parsed]) -> Parsed:
+        """What a word says; the error of one that says nothing of the kind names its option."""
+        try:
+            return parse(self.given[name])
+        except InputError as error:
+            raise InputError(f"{option(name)}: {error.message}", hint=error.hint) from error
+
     def _float(self, name: str, hint: str) -> float:
         try:
             return float(self.given[name])
@@ -83,7 +93,7 @@ class Words:
 
     def fraction(self, name: str, default: float, *, low: float = 0.0, high: float = 1.0) -> float:
         """A share above 0, unless `low` is below it, and at most `high`."""
-        value = parse_fraction(self.given.get(name, default))
+        value = self._read(name, parse_fraction) if name in self.given else default
         if not (low < value <= high):
             raise InputError(
                 f"{option(name)} {self.given[name]} is not between {max(low, 0):g} and {high:g}",
@@ -95,7 +105,7 @@ class Words:
         """A rate of change that compounds over so many months; 0 where it is not given."""
         if name not in self.given:
             return 0.0
-        value = parse_rate(self.given[name], months=months)
+        value = self._read(name, partial(parse_rate, months=months))
         if not low <= value <= high:
             each = "a month" if months == 1 else "a year"
             raise InputError(
@@ -108,7 +118,7 @@ class Words:
         """A duration between `low` and `high`, or None."""
         if name not in self.given:
             return None
-        value = parse_seconds(self.given[name])
+        value = self._read(name, parse_seconds)
         if not low <= value <= high:
             raise InputError(
                 f"{option(name)} {format_seconds(value)} is out of all proportion",
@@ -128,7 +138,7 @@ class Words:
         """Dollars an hour, above 0."""
         if name not in self.given:
             return None
-        value = parse_usd_per_hour(self.given[name])
+        value = self._read(name, parse_usd_per_hour)
         if not 0 < value <= 1e4:
             raise InputError(
                 f"{option(name)} {self.given[name]} is no price for an hour of one accelerator",
@@ -139,9 +149,9 @@ class Words:
     def read_and_written(self, name: str, default: tuple[float, float]) -> tuple[float, float]:
         """Shares of tokens read and of tokens written, given as `0.5/0.2`; one number holds for both."""
         named = self.given.get(name, default)
-        parts = (
-            named.split("/") if isinstance(named, str) else named if isinstance(named, tuple) else (named,)
-        )
+        parts = named if isinstance(named, tuple | list) else (named,)
+        if isinstance(named, str):
+            parts = named.split("/")
         if len(parts) not in (1, 2):
             raise InputError(
                 f"{option(name)} {named} has {len(parts)} parts",

@@ -96,7 +96,7 @@ class ReferenceModel:
             kv_width=float(self.kv_width),
         )
 
-    def forward_flops_per_token(self, context: int) -> float:
+    def forward_flops_per_token(self, context: float) -> float:
         """2 x weights + 4 L q T, attention over the whole context, as PaLM's appendix B counts it."""
         return 2.0 * self.active + 4.0 * self.layers * self.query_width * context
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, Recompute
+from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, ModelConfig, Recompute
 from llama_scale.costs import CostUnit, Default, Economics
+from llama_scale.costs.roofline import Traffic
 from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.frozen import frozen
@@ -27,6 +27,7 @@ from llama_scale.laws import (
 )
 from llama_scale.planning.families import LARGEST_MODEL, ExactFamily, Family, Geometry, SixNDFamily
 from llama_scale.planning.optimum import NO_LIMITS, FlopServing, Law, Limits, Objective, Problem, count_of
+from llama_scale.planning.options import PlanOptions, refuse_other_types, refuse_unknown
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty, QuantisedLaw
 from llama_scale.planning.reading import Words
 from llama_scale.planning.serving import RooflineServing, largest_servable
@@ -36,7 +37,6 @@ from llama_scale.quantities import Quantity, counted, format_quantity, parse_bud
 if TYPE_CHECKING:
     from llama_scale.planning.references import ReferenceModel
 
-Number = str | float
 DEFAULT_BUDGET = Quantity(value=1e24, kind="flops")
 COST_UNITS: dict[str, CostUnit] = {"flops": "flops", "usd": "usd", "gpu-hours": "gpu_hours"}
 PRICED_WORDS = (
@@ -53,58 +53,8 @@ BUDGET_LIMITS: dict[CostUnit, tuple[float, float]] = {
 }
 SERVING_LIMITS = ("serve_accelerators", "time_per_output_token", "time_to_first_token")
 MAY_REST = ("E", "k")  # constants that a fit may leave on their bound, and says so
+MOST_WORDS = 2_000_000  # in a vocabulary: the largest published, XLM-V's, has half
 SMALLEST_NAMED, MOST_UNIQUE = 1e4, 1e18  # parameters that anyone would plan for; tokens there are to find
-
-
-class PlanOptions(TypedDict, total=False):
-    """The words of `plan`, each as its option is called; numbers may be text with units."""
-
-    serve_tokens: Number | None
-    requests: Number | None
-    input_tokens: Number | None
-    output_tokens: Number | None
-    input_share: Number | None
-    samples: Number | None
-    months: Number | None
-    growth: Number | None
-    discount: Number | None
-    retrain_every: Number | None
-    request_rate: Number | None
-    budget: Number | Quantity | None
-    target_loss: Number | None
-    target_score: Number | None
-    match: str | None
-    against: str | None
-    cost_in: str | None
-    accelerators: Number | None
-    deadline: Number | None
-    max_parameters: Number | None
-    unique_tokens: Number | None
-    time_per_output_token: Number | None
-    time_to_first_token: Number | None
-    law: str | Path | Fit | None
-    flops: str | None
-    level: Number | None
-    accelerator: str | None
-    price: Number | None
-    precision: str | None
-    mfu: Number | None
-    goodput: Number | None
-    recompute: str | None
-    pue: Number | None
-    carbon: Number | None
-    serve_accelerator: str | None
-    serve_accelerators: Number | None
-    serve_price: Number | None
-    serve_precision: str | None
-    kv_bits: Number | None
-    quantisation_penalty: bool | None
-    serve_mfu: Number | str | tuple[float, float] | None
-    serving_benchmarks: str | Path | None
-    utilisation: Number | None
-    vocabulary: Number | None
-    context: Number | None
-    kv_heads: Number | None
 
 
 class Deadline(NamedTuple):
@@ -123,8 +73,9 @@ class Deadline(NamedTuple):
 class Request:
     """A question with every default filled in; `given` names the words that the asker chose.
 
-    `limits` is what the deadline, the largest size and the limits on serving come to; `servable` the most
-    parameters that serving within its limits allows, inf where nobody asked for any.
+    `max_parameters` counts all of them. `limits` is what the deadline, the largest size and the limits on
+    latency come to, and `servable` the most parameters that serving within its limits allows (inf where
+    nobody asked), both as the law counts.
     """
 
     fit: Fit
@@ -162,7 +113,30 @@ class Request:
         geometry = Geometry(vocabulary=self.vocabulary, kv_heads=self.kv_heads)
         if self.flops == "6nd":
             return SixNDFamily(convention=convention, geometry=geometry)
-        return ExactFamily(convention=convention, context=self.context, geometry=geometry)
+        return ExactFamily(
+            convention=convention,
+            context=self.context,
+            attended_tokens=self.attended_tokens,
+            geometry=geometry,
+        )
+
+    @property
+    def attended_tokens(self) -> float:
+        """Tokens that a served token attends to on average."""
+        demand = self.economics.demand
+        return float(Traffic(demand.input_tokens, demand.output_tokens, demand.samples).attended_tokens)
+
+    @property
+    def most_parameters(self) -> float:
+        """The largest size, which is asked for in all parameters, as the law counts; inf for any size."""
+        if self.max_parameters is None:
+            return math.inf
+        family = self.family
+        return float(family.geometry.recounted(self.max_parameters, "total", family.convention))
+
+    def allows(self, shape: ModelConfig) -> bool:
+        """Whether a shape is no larger than was asked for."""
+        return self.max_parameters is None or shape.parameters.total <= self.max_parameters * (1 + 1e-12)
 
     @property
     def seeks(self) -> str:
@@ -240,6 +214,7 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
     """Reads and checks the words; raises InputError on the first that cannot be meant."""
     given = {name: value for name, value in options.items() if value is not None}
     refuse_unknown(given)
+    refuse_other_types(given)
     words = Words(given)
     words.refuse_together(*TARGETS, why="two targets")
     fit, law_text = _law(given.get("law"))
@@ -267,7 +242,7 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
         unique_tokens=words.optional_number("unique_tokens", low=1e3, high=MOST_UNIQUE),
         penalty=_penalty(words, supply.weight_bits),
         request_rate=words.optional_number("request_rate", low=1e-6, high=1e9),
-        vocabulary=int(words.number("vocabulary", LLAMA_VOCABULARY, low=2, high=1e8)),
+        vocabulary=words.whole("vocabulary", low=2, high=MOST_WORDS) or LLAMA_VOCABULARY,
         context=supply.context,
         kv_heads=words.whole("kv_heads", low=1, high=1024),
         recompute=_recompute(words),
@@ -277,19 +252,6 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
         given=given,
     )
     return limited(request)
-
-
-def refuse_unknown(given: Mapping[str, Any]) -> None:
-    """Raises InputError, with the nearest words, for words that `plan` does not know."""
-    known = PlanOptions.__annotations__.keys()
-    if unknown := sorted(given.keys() - known):
-        from difflib import get_close_matches
-
-        near = [word for name in unknown for word in get_close_matches(name, known, n=2)]
-        raise InputError(
-            f"plan has no argument {', '.join(unknown)}",
-            hint=f"did you mean {' or '.join(near)}?" if near else f"use {', '.join(known)}",
-        )
 
 
 def _recompute(words: Words) -> Recompute | None:
@@ -304,7 +266,7 @@ def limited(request: Request) -> Request:
     servable = math.inf
     if deployment is not None and request.must_be_servable:
         servable = largest_servable(deployment, request.family)
-    largest = min(servable, request.max_parameters or math.inf)
+    largest = min(servable, request.most_parameters)
     flops = math.inf if request.deadline is None else train_flops_by(request.deadline, request.economics)
     return replace(request, limits=Limits(train_flops=flops, parameters=largest), servable=servable)
 
@@ -398,6 +360,11 @@ def _budget(named: Any, default: Quantity | None) -> Quantity | None:
     if named is None:
         return default
     budget = named if isinstance(named, Quantity) else parse_budget(named)
+    if budget.kind not in BUDGET_LIMITS:
+        raise InputError(
+            f"a budget cannot be {format_quantity(budget)}",
+            hint="give FLOPs, dollars or GPU-hours, such as --budget 1e24 or --budget '$2M'",
+        )
     low, high = BUDGET_LIMITS[cast(CostUnit, budget.kind)]
     if not low <= budget.value <= high:
         smallest, largest = (format_quantity(Quantity(value=v, kind=budget.kind)) for v in (low, high))

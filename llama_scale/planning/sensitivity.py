@@ -151,9 +151,9 @@ def _roofline(request: Request) -> Iterator[Input]:
     if deployment is None or not deployment.calibration.accuracy:
         return
     error = max(accuracy.median_error for accuracy in deployment.calibration.accuracy)
-    changes = tuple(
-        Change(f"{sign}{format_fraction(error)}", hours_serve=factor)
-        for sign, factor in (("-", 1 - error), ("+", 1 + error))
+    changes = (  # an error is a factor: as much too slow as too fast
+        Change(f"-{format_fraction(error / (1 + error))}", hours_serve=1 / (1 + error)),
+        Change(f"+{format_fraction(error)}", hours_serve=1 + error),
     )
     yield Input("serving model", changes, "the roofline's median error on rates that it was not fitted on")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llama_scale.architecture import ParameterConvention
 from llama_scale.costs import CostUnit, Lifetime
 from llama_scale.planning.cautions import beyond_all_text
 from llama_scale.quantities import Quantity, format_count, format_number, format_quantity
@@ -25,7 +26,8 @@ def sentence(plan: Plan) -> str:
 def _answer(plan: Plan) -> str:
     model, request = plan.recommended, plan.request
     demand = request.economics.demand
-    what = f"Train {format_count(model.parameters)} parameters on {format_count(model.tokens)} tokens"
+    counted = named_parameters(request.fit.convention)
+    what = f"Train {format_count(model.parameters)} {counted} on {format_count(model.tokens)} tokens"
     purpose = "training alone"
     if demand.serve_tokens:
         expected = "an expected " if demand.spread else ""
@@ -47,6 +49,12 @@ def _answer(plan: Plan) -> str:
         return f"{what}: a loss of {model.loss_nats:.3f}, the lowest within {within}; {total} for {purpose}."
     default = "" if "budget" in request.given else " (our default budget)"
     return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {total}{default} buy for {purpose}."
+
+
+def named_parameters(convention: ParameterConvention) -> str:
+    """What a law counts; plain `parameters` where it counts all of them."""
+    kind = "" if convention == "total" else f"{convention.replace('_', '-')} "
+    return f"{kind}parameters"
 
 
 def _days(seconds: float) -> str:

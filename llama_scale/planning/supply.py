@@ -31,13 +31,18 @@ from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hardware import PRECISIONS, Precision, accelerator
 from llama_scale.laws import FlopsAccounting
-from llama_scale.planning.reading import Words
+from llama_scale.planning.reading import Words, option
 from llama_scale.quantities import format_count
 
 LARGEST_DEMAND = 1e21  # tokens: every person alive, reading ten thousand tokens a day for thirty years
 LARGEST_REQUEST = 1e7  # tokens
+SHORTEST_CONTEXT, LONGEST_CONTEXT = 16, 1_000_000_000
 SLOWEST_TOKEN, SLOWEST_FIRST_TOKEN = 10.0, 60.0  # seconds: who means more has left a unit out
 MOST_SERVING = 32  # accelerators that one copy of a model may be spread over: four nodes
+BY_ROOFLINE = (
+    *("time_per_output_token", "time_to_first_token", "request_rate"),
+    *("serving_benchmarks", "kv_bits", "serve_accelerators"),
+)
 NOT_LOST = Default(1.0, "an MFU that you give counts every hour", "")
 
 
@@ -63,6 +68,7 @@ def read_supply(words: Words, unit: CostUnit, flops: FlopsAccounting) -> Supply:
             if hired.price_usd_per_hour is None:
                 raise missing_price(hired, named)
     demand = read_demand(words)
+    _refuse_unused(words, demand)
     context = _context(words, demand)
     mfu = training_mfu(training.accelerator, accounting=flops, precision=training.precision)
     goodput = NOT_LOST if "mfu" in words.given else training_goodput(training.accelerator)
@@ -141,7 +147,7 @@ def _request(words: Words) -> Demand:
     whole = DEFAULT_INPUT_TOKENS + DEFAULT_OUTPUT_TOKENS
     share = words.fraction("input_share", DEFAULT_INPUT_TOKENS / whole, low=-math.inf)
     read = words.number("input_tokens", share * whole, low=0, high=LARGEST_REQUEST)
-    written = words.number("output_tokens", (1 - share) * whole, low=1, high=LARGEST_REQUEST)
+    written = words.number("output_tokens", whole - share * whole, low=1, high=LARGEST_REQUEST)
     samples = words.whole("samples", low=1, high=100_000) or 1
     return Demand(serve_tokens=0.0, input_tokens=read, output_tokens=written, samples=samples)
 
@@ -150,12 +156,13 @@ def _context(words: Words, demand: Demand) -> int:
     """LLaMA's context, or the next power of two that holds a request; what is given must hold it."""
     longest = max(1.0, demand.input_tokens + demand.output_tokens)
     usual = max(LLAMA_CONTEXT, 1 << math.ceil(math.log2(longest)))
-    context = int(words.number("context", usual, low=1, high=1e9))
+    context = words.whole("context", low=SHORTEST_CONTEXT, high=LONGEST_CONTEXT) or usual
     asked = words.given.keys() & {"input_tokens", "output_tokens"}
-    if asked and longest > context:
+    if (asked or demand.serve_tokens) and longest > context:
+        default = "" if asked else ", our default,"
         raise InputError(
-            f"a request of {demand.input_tokens:g} tokens read and {demand.output_tokens:g} written does not "
-            f"fit in a context of {context:,}",
+            f"a request of {demand.input_tokens:g} tokens read and {demand.output_tokens:g} written{default} "
+            f"does not fit in a context of {context:,}",
             hint=f"raise --context to {usual}, or lower --input-tokens or --output-tokens",
         )
     return context
@@ -174,13 +181,6 @@ def _deployment(
         ),
     }
     if "serve_mfu" in words.given:
-        if given := [
-            name for name in ("time_per_output_token", "time_to_first_token") if name in words.given
-        ]:
-            raise InputError(
-                f"--{given[0].replace('_', '-')} takes the roofline, which --serve-mfu replaces",
-                hint="leave one of them out",
-            )
         return None
     others: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
     if "serving_benchmarks" in words.given:
@@ -198,6 +198,21 @@ def _deployment(
         most_accelerators=words.whole("serve_accelerators", low=1, high=1024) or MOST_SERVING,
         **others,
     )
+
+
+def _refuse_unused(words: Words, demand: Demand) -> None:
+    """Raises InputError for words that would change nothing, beside those that they are given with."""
+    by_roofline = next((name for name in BY_ROOFLINE if name in words.given), None)
+    if by_roofline and "serve_mfu" in words.given:
+        raise InputError(
+            f"{option(by_roofline)} takes the roofline, which --serve-mfu replaces",
+            hint="leave one of them out",
+        )
+    if "request_rate" in words.given and not demand.serve_tokens:
+        raise InputError(
+            "--request-rate says nothing where nothing is served",
+            hint="leave it out, or give a demand, such as --serve-tokens 1e12",
+        )
 
 
 def _rentals(words: Words) -> tuple[Rental, Rental, float]:

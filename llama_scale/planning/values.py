@@ -15,7 +15,7 @@ from llama_scale.planning.sentence import sentence
 from llama_scale.quantities import Quantity
 
 if TYPE_CHECKING:
-    from llama_scale.costs.serving import Throughput
+    from llama_scale.costs.serving import Fleet, Throughput
     from llama_scale.costs.training import TrainingReport
     from llama_scale.laws.downstream import ScorePrediction
     from llama_scale.planning.family import Neighbour
@@ -195,7 +195,7 @@ class Plan:
     other_laws: tuple[OtherLaw, ...]
     warnings: tuple[str, ...]
     assumptions: tuple[Assumption, ...]
-    fleet: float | None = None
+    fleet: Fleet | None = None
     training: TrainingReport | None = None
     generations: tuple[GenerationCost, ...] = ()
     regret: Regret | None = None
@@ -220,7 +220,7 @@ class Plan:
         return document(self)
 
     def _repr_markdown_(self) -> str:
-        from llama_scale.planning.words import markdown
+        from llama_scale.planning.markdown import markdown
 
         return markdown(self)
 

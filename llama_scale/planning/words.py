@@ -1,4 +1,4 @@
-"""A plan in words and rows, for the terminal and for notebooks."""
+"""A plan in words and rows, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from llama_scale.costs import CostUnit, Demand, Economics, Rental
-from llama_scale.planning.again import command
-from llama_scale.planning.reasons import reasons
 from llama_scale.planning.request import Request
-from llama_scale.planning.sentence import format_cost, sentence
+from llama_scale.planning.sentence import format_cost
 from llama_scale.quantities import (
     format_count,
     format_fraction,
@@ -25,6 +23,8 @@ UNIT_NAMES: dict[CostUnit, str] = {"flops": "FLOPs", "usd": "dollars", "gpu_hour
 COLUMNS = ("model", "params", "tokens", "D/N", "loss", "train", "serve", "total")
 RECOMMENDED_ROW = 0
 SENSITIVITY_COLUMNS = ("input", "at", "params", "tokens", "loss", "same quality for")
+REGRET_NOTE = "cost over the best plan for the demand that comes, at equal quality"
+SENSITIVITY_NOTE = "the question asked anew; last, the least that this plan's quality would cost"
 
 
 def rows(plan: Plan) -> list[tuple[str, ...]]:
@@ -152,19 +152,3 @@ def _hired(hired: Rental) -> str:
     dated = f" ({hired.price_date})" if hired.price_date else ""
     cost = "" if price is None else f", {format_usd_per_hour(price)}{dated}"
     return f"{hired.accelerator.name} {hired.precision}{cost}"
-
-
-def markdown(plan: Plan) -> str:
-    """The answer, the table and the reasons in Markdown."""
-    table = rows(plan)
-    header = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
-    marked = [
-        tuple(f"**{cell.strip()}**" for cell in row) if index == RECOMMENDED_ROW else row
-        for index, row in enumerate(table)
-    ]
-    body = "\n".join(f"| {' | '.join(cell.strip() for cell in row)} |" for row in marked)
-    lines = "\n".join(f"- *{reason.heading}*: {reason.text}." for reason in reasons(plan))
-    cautions = "".join(f"\n- **warning**: {warning}." for warning in plan.warnings)
-    note = table_note(plan)
-    note = note[0].upper() + note[1:].replace("*", "\\*")
-    return f"**{sentence(plan)}**\n\n{header}\n{body}\n\n{note}.\n\n{lines}{cautions}\n\n`{command(plan)}`\n"

@@ -39,7 +39,7 @@ def problem_values(plan: Plan) -> dict[str, Any]:
         **_economics(request.economics),
         "limits": {
             "deadline_hours": _deadline(request),
-            "max_parameters": request.max_parameters,
+            "max_parameters": _finite(request.most_parameters),
             "must_be_servable": request.must_be_servable,
         },
         "match": request.match
@@ -176,6 +176,10 @@ def _deployment(deployment: Deployment) -> dict[str, Any]:
         "time_to_first_token": deployment.time_to_first_token_seconds,
         "constants": deployment.calibration.constants,
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _deadline(request: Request) -> float | None:

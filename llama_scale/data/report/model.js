@@ -215,13 +215,14 @@ const model = (() => {
 
     function exact(x) {
       const { width, layers } = proportions(x);
-      const products = 2 * (Math.exp(x) + vocabulary * width) + 4 * layers * width * context;
-      return { parameters: counts(x, tables), train: 3 * products, serve: products, shape: shape(x) };
+      const [products, attention] = [2 * (Math.exp(x) + vocabulary * width), 4 * layers * width];
+      const train = 3 * (products + attention * context);
+      return { parameters: counts(x, tables), train, serve: products, attention, shape: shape(x) };
     }
 
     function sixND(x) {
       const parameters = Math.exp(x);
-      return { parameters, train: 6 * parameters, serve: 2 * parameters, shape: shape(body(parameters)) };
+      return { parameters, train: 6 * parameters, serve: 2 * parameters, attention: 0, shape: shape(body(parameters)) };
     }
 
     const is6ND = flops === "6nd";
@@ -323,6 +324,7 @@ const model = (() => {
     const { deployment } = base;
     const { samples } = base.demand;
     const traffic = { read: settings.read, written: Math.max(settings.written, 1), samples };
+    const attended = attendedTokens(settings, samples);
     const byRoofline = deployment !== null && base.unit !== "flops";
     const table = deployment === null ? null : secondsOnGrid(deployment, traffic, base.family);
     const seconds = (sizes) => {
@@ -333,7 +335,9 @@ const model = (() => {
 
     function tokenCost(sizes, unit) {
       const byUnit = rates[unit];
-      if (deployment === null || unit === "flops") return byUnit.flop * sizes.serve;
+      if (deployment === null || unit === "flops") {
+        return byUnit.flop * (sizes.serve + sizes.attention * attended);
+      }
       return byUnit.second * seconds(sizes);
     }
 
@@ -349,6 +353,12 @@ const model = (() => {
     };
     problem.limits = limitsOf(problem);
     return problem;
+  }
+
+  // Traffic.attended_tokens: what a token of a request attends to on average.
+  function attendedTokens({ read, written }, samples) {
+    const prompt = read / samples;
+    return ((prompt * read) / 2 + written * (read + written / 2)) / (prompt + written);
   }
 
   function withoutServing(problem) {
