@@ -83,7 +83,7 @@ class Calibration:
             return [
                 "these runs allow no backtest of the intervals: exponents are made to waver by"
                 f" {spread_of(()):.0%}, as is likely from other sweeps; 90% intervals of 7 to 10 public runs"
-                " then held four in five farther ones"
+                " then held nine in ten farther ones"
             ]
         if tested.coverage >= POOR * tested.level:
             return []
