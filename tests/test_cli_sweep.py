@@ -79,6 +79,18 @@ def test_a_dry_run_shows_every_run_and_writes_nothing(home: Path, tmp_path: Path
     assert not store.exists()
 
 
+def test_a_dry_run_says_what_will_not_come_of_the_sweep(home: Path, tmp_path: Path) -> None:
+    words = ["sweep", "tiny.toml", "--dry-run", "--store", str(tmp_path / "runs")]
+    ratios = ["--set", "design.tokens_per_parameter=[10, 1000]"]
+    plan = json.loads(run(*words, *ratios, "--json", cwd=home).stdout)
+    assert [model["width"] for model in plan["models_without_budget"]] == [16]
+    assert "1x16 meets no budget" in plan["warnings"][0] and "cannot identify a law" in plan["warnings"][1]
+    shown = " ".join(run(*words, *ratios, cwd=home).stdout.split())
+    assert all(f"Warning: {warning}" in shown for warning in plan["warnings"])
+    default = ["sweep", "default", "--dry-run", "--store", str(tmp_path / "runs"), "--json"]
+    assert json.loads(run(*default, cwd=home).stdout)["warnings"] == []
+
+
 def test_a_dry_run_fits_80_columns(home: Path, tmp_path: Path) -> None:
     shown = run("sweep", "default", "--dry-run", "--store", str(tmp_path / "runs"), cwd=home).stdout
     table = [line for line in shown.splitlines() if " to do " in line]

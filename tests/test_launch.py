@@ -303,6 +303,12 @@ def test_runs_that_do_not_fit_beside_each_other_wait_for_room(recipe: Path, tmp_
         worker.end()
 
 
+def test_a_trunk_that_no_branch_leaves_has_nothing_left_to_do(recipe: Path, tmp_path: Path) -> None:
+    trunk, branch, *_ = prepare_sweep(recipe, store=tmp_path, workers=2, device="cpu").sweep.runs
+    assert trunk.role == "trunk" and task_called("small", trunk, tmp_path).is_finished()
+    assert branch.role == "train" and not task_called("small", branch, tmp_path).is_finished()
+
+
 def task_called(name: str, config: RunConfig, store: Path) -> Task:
     """A task of a trunk's settings, the longer the larger."""
     seconds = {"larger": 3.0, "large": 2.0}.get(name, 1.0)

@@ -103,7 +103,8 @@ def test_a_run_is_known_by_everything_that_decides_its_curve(sweep: Sweep) -> No
 
 
 def test_a_trunk_keeps_its_name_when_budgets_are_added(default: SweepSpec) -> None:
-    longer = with_design(default, budgets_flops=(5e11, 1e13), holdouts=())
+    assert isinstance(default.design, IsoFlop)
+    longer = with_design(default, budgets_flops=(*default.design.budgets_flops, 2.5e12), holdouts=())
     names = [
         {run_id(r) for r in expand("x", spec, CORPUS).runs if r.role == "trunk"} for spec in (default, longer)
     ]

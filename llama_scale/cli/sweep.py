@@ -74,7 +74,7 @@ def command(
     command goes on from there, and finished runs are never trained again.
     """
     from llama_scale.cli.progress import ending
-    from llama_scale.cli.sweep_plan import plan_as_json, plan_in_words
+    from llama_scale.cli.sweep_plan import cautions, plan_as_json, plan_in_words
     from llama_scale.launch import prepare_sweep
 
     output = current_output()
@@ -85,6 +85,8 @@ def command(
         output.result(plan_as_json(prepared), lambda: plan_in_words(prepared))
         return 0
     output.talk(_opening(prepared, store))
+    for caution in cautions(prepared):
+        output.warn(caution)
     report = _train(
         prepared, store=store, device=device, launcher=launcher, launcher_options=launcher_options
     )

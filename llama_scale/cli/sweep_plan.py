@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale import quantities
 from llama_scale.cli.output import table, width
+from llama_scale.errors import UnidentifiedError
 from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
@@ -74,6 +75,36 @@ def expected_time(prepared: PreparedSweep) -> str:
     return quantities.format_seconds(max(1, round(seconds))) if seconds else "no time"
 
 
+def cautions(prepared: PreparedSweep) -> list[str]:
+    """What will not come of this sweep, told before it trains."""
+    return [*_without_budget(prepared), *_no_law(prepared)]
+
+
+def _without_budget(prepared: PreparedSweep) -> list[str]:
+    """The models that are named in vain, where there are any."""
+    names = [_name(model) for model in prepared.sweep.without_budget]
+    if not names:
+        return []
+    said = f"{', '.join(names)} meets" if len(names) == 1 else f"{', '.join(names)} meet"
+    return [f"{said} no budget within design.tokens_per_parameter: no run of it is fitted."]
+
+
+def _no_law(prepared: PreparedSweep) -> list[str]:
+    """Why the runs will fix no law, where a design that ends with one has too few of them."""
+    from llama_scale.fitting.observations import check_spread
+    from llama_scale.sweeps import Grid, IsoFlop
+
+    if not isinstance(prepared.sweep.spec.design, (IsoFlop, Grid)):
+        return []
+    fitted = [run for run in prepared.sweep.runs if run.role == "train"]
+    tokens = [run.tokens_per_step * (run.schedule.total_steps or 0) for run in fitted]
+    try:
+        check_spread([run.model.parameters.matmul for run in fitted], tokens)
+    except UnidentifiedError as error:
+        return [f"No law will come of it by itself: {error.message} ({error.hint})."]
+    return []
+
+
 def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
     """The plan for programs."""
     from llama_scale.config import plain
@@ -92,6 +123,8 @@ def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
         "train_tokens": prepared.train_tokens,
         "missing_sources": list(prepared.missing),
         "disk_bytes": sum(run.disk_bytes for run in runs),
+        "models_without_budget": [plain(model) for model in prepared.sweep.without_budget],
+        "warnings": cautions(prepared),
         "runs": [_run_as_json(run, plain(run.config)) for run in runs],
     }
 
@@ -206,6 +239,7 @@ def _notes(prepared: PreparedSweep, runs: list[PlannedRun]) -> list[str]:
         f"{quantities.format_bytes(sum(run.disk_bytes for run in runs))} if all did at once.",
         f"{prepared.text_in_words} The longest run sees {quantities.format_count(longest)} tokens.",
         *_stated(prepared),
+        *(f"Warning: {caution}" for caution in cautions(prepared)),
     ]
     return [_wrapped(note) for note in notes]
 

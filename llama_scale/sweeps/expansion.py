@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from llama_scale.architecture import ModelConfig
 from llama_scale.checked import raise_all
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_count, format_flops
 from llama_scale.runs import Branch, OptimizerConfig, RunConfig, ScheduleConfig, run_id
-from llama_scale.sweeps.designs import End, Family, families
+from llama_scale.sweeps.designs import End, Family, families, models_without_budget
 from llama_scale.sweeps.spec import SweepSpec
 
 
@@ -48,6 +49,11 @@ class Sweep:
     def own_flops(self) -> dict[str, float]:
         """Training FLOPs that each run spends itself."""
         return {name: run.train_flops(self.own_steps[name]) for name, run in self.by_id.items()}
+
+    @cached_property
+    def without_budget(self) -> tuple[ModelConfig, ...]:
+        """Models that the recipe names and no budget meets: they are not fitted."""
+        return models_without_budget(self.spec)
 
     @property
     def unshared_flops(self) -> float:
