@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 from llama_scale.architecture import ModelConfig
-from llama_scale.checked import SeveralErrors, raise_all
+from llama_scale.checked import all_of, raise_all
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.quantities import format_flops, format_number
 from llama_scale.runs import RunRole
-from llama_scale.shapes import ExplicitShape, model_of_shape, model_of_size, model_of_width
+from llama_scale.shapes import (
+    ExplicitShape,
+    model_of_shape,
+    model_of_size,
+    model_of_width,
+    models_named,
+)
 from llama_scale.sweeps.sizes import models_around_optima
 from llama_scale.sweeps.spec import (
     BatchSearch,
@@ -25,7 +30,6 @@ from llama_scale.sweeps.spec import (
 )
 from llama_scale.sweeps.tuning import tuning
 
-T = TypeVar("T")
 SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
 
 
@@ -86,13 +90,14 @@ def _members(spec: SweepSpec) -> list[tuple[ModelConfig, tuple[End, ...]]]:
 
 def _named(spec: SweepSpec) -> list[ModelConfig]:
     """The models that a design names, each once."""
-    design, shape, vocabulary = spec.design, spec.shape, spec.data.vocabulary
-    makers = [
-        *(lambda w=w: model_of_width(w, shape, vocabulary=vocabulary) for w in design.widths),
-        *(lambda s=s: model_of_size(s, shape, vocabulary=vocabulary) for s in design.sizes),
-        *(lambda s=s: model_of_shape(s, shape, vocabulary=vocabulary) for s in design.shapes),
-    ]
-    return list(dict.fromkeys(all_of(makers)))
+    design = spec.design
+    return models_named(
+        spec.shape,
+        vocabulary=spec.data.vocabulary,
+        widths=design.widths,
+        sizes=design.sizes,
+        shapes=design.shapes,
+    )
 
 
 def _unmet_budgets(
@@ -210,17 +215,3 @@ def _holdout_end(holdout: HoldoutSpec, model: ModelConfig) -> End:
         return _budget_end("holdout", model, holdout.budget_flops)
     ratio = holdout.tokens_per_parameter or 0.0
     return End(role="holdout", tokens=holdout.tokens or ratio * model.parameters.matmul)
-
-
-def all_of(makers: list[Callable[[], T]]) -> list[T]:
-    """What each maker makes; raises InputError with all that failed."""
-    made, errors = [], []
-    for make in makers:
-        try:
-            made.append(make())
-        except SeveralErrors as error:
-            errors += error.errors
-        except InputError as error:
-            errors.append(error)
-    raise_all(errors)
-    return made

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.checked import raise_all
 from llama_scale.config import plain
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json
 from llama_scale.frozen import frozen
-from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion
+from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion, evaluation_problems
 from llama_scale.training.corpus import fingerprint
 from llama_scale.training.mixture import chunk_starts, chunks_drawn, draw
 from llama_scale.training.shards import Tokens, TokenShards, file_sha256, map_shards
@@ -159,11 +160,7 @@ def check_length(files: TokenFiles, config: DataConfig, context: int, sequences:
 
     A batch is `sequences` of `context`; each source must have its share of it.
     """
-    if config.evaluation_tokens < context:
-        raise InputError(
-            f"data.evaluation_tokens is {config.evaluation_tokens}, fewer than one context of {context}",
-            hint=f"set data.evaluation_tokens to {context} or more",
-        )
+    raise_all(evaluation_problems(config, context))
     for source, share in zip(files.sources, apportion(files.counts, sequences), strict=True):
         needed = {"training": max(share, 1), "validation": 1}
         for part, tokens in (("training", source.train), ("validation", source.validation)):
