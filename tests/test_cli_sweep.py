@@ -228,6 +228,12 @@ def test_the_text_can_be_shown_and_verified(home: Path, trained: subprocess.Comp
         (["sweep", "tiny.toml", "--set", "design.widthz=[8]"], "widthz"),
         (["sweep", "tiny.toml", "--set", "design.budgets_flops=[1e5]"], "too few"),
         (["sweep", "tiny.toml", "--set", "data.source=nowhere"], "there is no nowhere"),
+        (
+            ["sweep", "tiny.toml", "--launcher", "slurm", "--launcher-options", "--partition='gpu"],
+            "no closing quot",
+        ),
+        (["sweep", "tiny.toml", "--launcher", "ray", "--launcher-options", "'"], "no closing quotation"),
+        (["sweep", "tiny.toml", "--dry-run", "--launcher-options", "--time=1"], "the launcher is local"),
         (["sweep", "tiny.toml", "--set", "data.vocabulary=100"], "starts from 256 bytes"),
     ],
 )

@@ -116,6 +116,13 @@ def test_a_finished_sweep_trains_nothing_again(recipe: Path, tmp_path: Path) -> 
     assert before == {p: p.stat().st_mtime_ns for p in store.glob("*/events.jsonl")}
 
 
+def test_no_more_workers_start_than_runs_are_left(recipe: Path, tmp_path: Path) -> None:
+    store, seen = tmp_path / "runs", set[int]()
+    prepared = prepare_sweep(recipe, store=store, workers=12, device="cpu")
+    report = run_sweep(prepared, store=store, device="cpu", watch=lambda _: seen.update(workers_of(store)))
+    assert report.failed == () and 0 < len(seen) <= len(prepared.tasks) == 7
+
+
 def test_killed_workers_are_replaced_and_the_records_are_the_same(
     recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...]
 ) -> None:

@@ -150,6 +150,12 @@ def test_a_budget_that_meets_no_model_is_refused(tmp_path: Path) -> None:
     assert "budget of 1e30 FLOPs" in refusal.value.message
 
 
+@pytest.mark.parametrize("test", ["width=256, budget_flops='6e14'", "width=256, tokens='15.19M'"])
+def test_a_hold_out_that_is_fitted_too_is_refused(tmp_path: Path, test: str) -> None:
+    with pytest.raises(InputError, match=r"hold-out of width 256 on 15\.2M tokens is also fitted"):
+        planned(tmp_path, f'{NAMED}["3e14", "6e14"]', f"design.holdouts=[{{{test}}}]")
+
+
 def test_seeds_train_everything_but_hold_outs_again(tmp_path: Path) -> None:
     design = (
         'kind = "grid"\nsizes = ["3M", "10M"]\ntokens_per_parameter = [20, 40]\nseeds = 3\nrepeats = ["3M"]\n'

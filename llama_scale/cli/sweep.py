@@ -75,9 +75,10 @@ def command(
     """
     from llama_scale.cli.progress import ending
     from llama_scale.cli.sweep_plan import cautions, plan_as_json, plan_in_words
-    from llama_scale.launch import prepare_sweep
+    from llama_scale.launch import option_words, prepare_sweep
 
     output = current_output()
+    option_words(launcher, launcher_options)  # refused before a text is read, and in a dry run
     prepared = prepare_sweep(
         recipe, store=store, overrides=overrides, workers=workers, device=device, dry_run=dry_run
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -32,6 +33,7 @@ __all__ = [
     "Progress",
     "Task",
     "default_workers",
+    "option_words",
     "prepare_sweep",
     "run_sweep",
     "sweep",
@@ -134,12 +136,13 @@ def run_sweep(
     """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
     `launcher_options` are sbatch's own for SLURM, and `address`, `num_cpus`, `num_gpus` of a task for Ray.
-    Raises InputError for text that is too short and a precision that this machine lacks,
+    Raises InputError for options that cannot be read, too short a text and a precision that is not here,
     StoreError for tokens that changed since they were made.
     """
     from llama_scale.training.data import check_length, verify_tokens
     from llama_scale.training.preparing import prepare
 
+    options = option_words(launcher, launcher_options)
     data, runs = prepared.sweep.spec.data, prepared.sweep.runs
     if prepared.text is None:
         raise InputError("a dry run has no text to train on", hint="prepare the sweep without dry_run")
@@ -152,13 +155,30 @@ def run_sweep(
     create_runs(store, prepared.sweep.by_id)
     tasks, look = list(prepared.tasks), watch or (lambda _: None)
     if launcher == "slurm":
-        return launch_on_slurm(store, tasks, options=launcher_options, device=device, watch=look)
+        return launch_on_slurm(store, tasks, options=options, device=device, watch=look)
     if launcher == "ray":
-        pairs = {name: value for name, _, value in (w.partition("=") for w in launcher_options.split())}
+        pairs = {name: value for name, _, value in (word.partition("=") for word in options)}
         return launch_on_ray(store, tasks, options=pairs, device=device, watch=look)
     return launch_locally(
         store, tasks, workers=prepared.workers, device=device, cards=prepared.cards, watch=look
     )
+
+
+def option_words(launcher: Launcher, options: str) -> list[str]:
+    """The words of a launcher's options; raises InputError where a quote stays open, or none are taken."""
+    try:
+        words = shlex.split(options)
+    except ValueError as error:
+        raise InputError(
+            f"--launcher-options {options!r} cannot be read: {str(error).lower()}",
+            hint="close every quote, as in --launcher-options '--partition=gpu --comment=\"a sweep\"'",
+        ) from None
+    if words and launcher == "local":
+        raise InputError(
+            f"--launcher-options {options!r} is for slurm and ray, but the launcher is local",
+            hint="add --launcher slurm or --launcher ray, or leave the options out",
+        )
+    return words
 
 
 def _check_precisions(precisions: Set[Precision], device: str) -> None:

@@ -121,7 +121,7 @@ def launch_on_slurm(
     store: Path,
     tasks: Sequence[Task],
     *,
-    options: str = "",
+    options: Sequence[str] = (),
     device: str,
     watch: Callable[[Progress], None],
 ) -> LaunchReport:
@@ -136,7 +136,7 @@ def launch_on_slurm(
                 f"there is no {program} on this machine",
                 hint="run this on a login node of a SLURM cluster, or use --launcher local",
             )
-    queue = _Queue(store=store, options=shlex.split(options), device=device)
+    queue = _Queue(store=store, options=list(options), device=device)
     queue.read()
     began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
     with noting_interrupts() as interrupted:

@@ -8,6 +8,7 @@ compute; what a run really costs is counted exactly from its shape.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -85,8 +86,25 @@ def expand(name: str, spec: SweepSpec, corpus: str) -> Sweep:
                 errors.append(error)
                 continue
             runs.setdefault(run_id(branch), branch)
-    raise_all(errors)
+    raise_all([*errors, *_seen_tests(runs.values())])
     return Sweep(name=name, spec=spec, by_id=runs)
+
+
+def _seen_tests(runs: Collection[RunConfig]) -> Iterator[InputError]:
+    """A problem for each hold-out that is, but for its role, a run that is fitted."""
+    fitted = {_curve(run) for run in runs if run.role == "train"}
+    for run in runs:
+        if run.role == "holdout" and _curve(run) in fitted:
+            tokens = format_count((run.schedule.total_steps or 0) * run.tokens_per_step)
+            yield InputError(
+                f"the hold-out of width {run.model.width} on {tokens} tokens is also fitted: no test",
+                hint="hold out another budget or length, such as four times the largest that is fitted",
+            )
+
+
+def _curve(run: RunConfig) -> RunConfig:
+    """What decides the losses of a run: all but what it is for."""
+    return replace(run, role="train", budget_flops=None)
 
 
 def _trunk(spec: SweepSpec, corpus: str, family: Family) -> RunConfig:
