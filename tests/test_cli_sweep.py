@@ -127,6 +127,27 @@ def test_a_sweep_ends_with_a_law_its_test_a_figure_and_the_next_command(known: P
     assert planned.stdout.startswith("Train ")
 
 
+def test_the_fit_of_another_sweep_is_never_replaced(known: Path, tmp_path: Path) -> None:
+    """Nor one that an earlier version wrote, which does not name its sweep; a sweep's own is."""
+    shutil.copytree(known, tmp_path / "home")
+    fits = tmp_path / "home" / "runs" / "fits"
+
+    def swept() -> str:
+        return json.loads(run("sweep", "wide.toml", "--json", cwd=tmp_path / "home").stdout)["file"]
+
+    assert [swept(), swept()] == ["runs/fits/wide.json"] * 2
+    first = (fits / "wide.json").read_text()
+    recipe = tmp_path / "home" / "wide.toml"
+    recipe.write_text(recipe.read_text().replace(', "2.4e10"', ""))
+    other = swept()
+    assert other != "runs/fits/wide.json" and swept() == other and len(list(fits.iterdir())) == 2
+    assert (fits / "wide.json").read_text() == first
+    content = json.loads(first)
+    del content["sweep"]
+    (fits / "wide.json").write_text(json.dumps(content))
+    assert swept() == other and json.loads((fits / "wide.json").read_text()) == content
+
+
 def test_a_harmed_branch_point_is_trained_again_and_it_says_so(
     home: Path, trained: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:

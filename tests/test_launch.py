@@ -16,8 +16,10 @@ import pytest
 from recipes import write_recipe
 
 from llama_scale.cli.sweep import _reason
+from llama_scale.cli.sweep_plan import cautions
 from llama_scale.errors import StoreError
-from llama_scale.launch import LaunchReport, Progress, Task, local, prepare_sweep, run_sweep
+from llama_scale.launch import EarlierText, LaunchReport, Progress, Task, local, prepare_sweep, run_sweep
+from llama_scale.launch.estimates import LOG_BYTES, LOG_BYTES_PER_STEP
 from llama_scale.launch.tasks import ATTEMPTS
 from llama_scale.runs import (
     CHECKPOINT_MANIFEST,
@@ -103,6 +105,37 @@ def test_every_run_of_a_sweep_is_trained_and_recorded(unfaulted: tuple[RunRecord
     assert ordered == sorted(ordered, key=lambda loss: -(loss or 0)), "more compute must give less loss"
 
 
+def test_logs_and_tokens_take_no_more_than_was_planned(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    planned = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    train(recipe, store)
+    for task in planned.tasks:
+        log = (task.folder.path / "events.jsonl").stat().st_size
+        assert LOG_BYTES / 2 < log < LOG_BYTES + LOG_BYTES_PER_STEP * task.steps
+    prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    tokens = sum(file.stat().st_size for file in store.glob("data/*/*.bin"))
+    assert tokens == pytest.approx(prepared.token_bytes, rel=0.02)
+    assert tokens == pytest.approx(planned.token_bytes, rel=0.3)
+
+
+def test_runs_on_a_text_that_changed_are_named(tmp_path: Path) -> None:
+    recipe, store = write_recipe(tmp_path), tmp_path / "runs"
+    prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    assert prepared.text and prepared.earlier is None
+    prepare(prepared.text, prepared.sweep.spec.data, store)
+    for task in prepared.tasks[:3]:
+        publish_step(task.folder, 1)
+    text = tmp_path / "text" / "ast.py"
+    text.touch()
+    assert prepare_sweep(recipe, store=store, workers=2, device="cpu").earlier is None
+    text.write_text(text.read_text() + "\nmore = True\n")
+    changed = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    assert changed.earlier == EarlierText(sources=("text",), runs=3)
+    assert cautions(changed)[0].startswith("The text of text has changed since 3 runs of this sweep trained")
+    publish_step(changed.tasks[0].folder, 1)  # what was begun on the new text was meant
+    assert prepare_sweep(recipe, store=store, workers=2, device="cpu").earlier is None
+
+
 def test_a_finished_sweep_trains_nothing_again(recipe: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
     train(recipe, store)
@@ -145,12 +178,12 @@ def test_killed_workers_are_replaced_and_the_records_are_the_same(
     assert read_records(store) == unfaulted
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, "--quiet"), (signal.SIGTERM, "--json")])
 def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
-    recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...], how: signal.Signals
+    recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...], how: signal.Signals, more: str
 ) -> None:
     store = tmp_path / "runs"
-    process = subprocess.Popen(command(recipe, store), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command(recipe, store), more], stderr=subprocess.PIPE, text=True)
     wait_for(lambda: some_steps_logged(store) or process.poll() is not None, "the first steps")
     process.send_signal(how)
     _, talk = process.communicate(timeout=300)
@@ -351,8 +384,9 @@ def test_a_failed_run_says_why(recipe: Path, tmp_path: Path) -> None:
     tasks = prepare_sweep(recipe, store=tmp_path, workers=2, device="cpu").tasks
     trunk, branch = tasks[0], tasks[1]
     assert "never reached the step" in _reason(branch)
-    assert "could leave no log" in _reason(trunk)
+    assert "could leave no log" in _reason(trunk) and "is not there" in _reason(trunk)
     trunk.folder.path.mkdir()
+    assert "was killed, perhaps for want of memory" in _reason(trunk)
     trunk.folder.log.write_text("error: cannot write x: no space left on device\nhint: free some space\n")
     assert _reason(trunk).startswith("cannot write x: no space left on device (see ")
     trunk.folder.log.write_text("Traceback\n  line 1\nRuntimeError: bad\n")

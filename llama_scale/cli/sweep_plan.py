@@ -77,7 +77,18 @@ def expected_time(prepared: PreparedSweep) -> str:
 
 def cautions(prepared: PreparedSweep) -> list[str]:
     """What will not come of this sweep, told before it trains."""
-    return [*_without_budget(prepared), *_no_law(prepared)]
+    return [*_changed_text(prepared), *_without_budget(prepared), *_no_law(prepared)]
+
+
+def _changed_text(prepared: PreparedSweep) -> list[str]:
+    """That what was trained on an earlier text will not be used, where there is any."""
+    if not (earlier := prepared.earlier):
+        return []
+    changed = " and ".join(earlier.sources)
+    return [
+        f"The text of {changed} has changed since {quantities.counted(earlier.runs, 'run')} of this sweep "
+        "trained on it: all begins anew on the new one. To go on with those, put the old text back."
+    ]
 
 
 def _without_budget(prepared: PreparedSweep) -> list[str]:
@@ -123,6 +134,7 @@ def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
         "train_tokens": prepared.train_tokens,
         "missing_sources": list(prepared.missing),
         "disk_bytes": sum(run.disk_bytes for run in runs),
+        "token_bytes": prepared.token_bytes,
         "models_without_budget": [plain(model) for model in prepared.sweep.without_budget],
         "warnings": cautions(prepared),
         "runs": [_run_as_json(run, plain(run.config)) for run in runs],
@@ -229,19 +241,28 @@ def _notes(prepared: PreparedSweep, runs: list[PlannedRun]) -> list[str]:
     less = f", {saved:.0%} less than without shared trunks" if saved >= 0.005 else ""
     first = sweep.runs[0].model
     longest = max(run.tokens for run in runs)
+    disk = quantities.format_bytes(sum(run.disk_bytes for run in runs))
     notes = [
         f"Models are layers x width; context {first.context:,}, vocabulary {spec.data.vocabulary:,} "
         f"({spec.data.tokenizer}). Budgets and tokens per parameter count matmul parameters.",
         f"{quantities.format_flops(own)} in all{less}. A "
         "row's FLOPs and time are its own; a branch's tokens and epochs include its trunk's.",
         *_seeds(sweep.runs),
-        "Disk is the most that a run holds: "
-        f"{quantities.format_bytes(sum(run.disk_bytes for run in runs))} if all did at once.",
+        f"Disk is the most that a run holds: {disk} if all did at once.{_tokens(prepared)}",
         f"{prepared.text_in_words} The longest run sees {quantities.format_count(longest)} tokens.",
         *_stated(prepared),
         *(f"Warning: {caution}" for caution in cautions(prepared)),
     ]
     return [_wrapped(note) for note in notes]
+
+
+def _tokens(prepared: PreparedSweep) -> str:
+    """What the text's tokens take beside the runs, where the text is here."""
+    size = prepared.token_bytes
+    if not prepared.text or not size:
+        return ""
+    made = "" if prepared.text.train_tokens else ", twice that while they are made"
+    return f" The text's tokens take {quantities.format_bytes(size)} more{made}."
 
 
 def _seeds(runs: Sequence[RunConfig]) -> list[str]:

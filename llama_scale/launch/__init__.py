@@ -18,7 +18,7 @@ from llama_scale.launch.on_ray import launch_on_ray
 from llama_scale.launch.places import Card, cards_here, default_workers, threads_per_worker
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
-from llama_scale.runs import Precision, RunConfig, RunRecord, create_runs, read_records
+from llama_scale.runs import Precision, RunConfig, RunFolder, RunRecord, create_runs, read_records
 from llama_scale.sweeps import Sweep, expand, find_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LAUNCHERS",
+    "EarlierText",
     "LaunchReport",
     "Launcher",
     "PreparedSweep",
@@ -44,6 +45,14 @@ LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 
 @frozen
+class EarlierText:
+    """What a recipe's sources held before: which of them changed, and how many runs were trained on it."""
+
+    sources: tuple[str, ...]
+    runs: int
+
+
+@frozen
 class PreparedSweep:
     """A sweep with its tasks, what is done, and what each run is expected to take here.
 
@@ -58,6 +67,7 @@ class PreparedSweep:
     workers: int
     times: StepTimes
     cards: tuple[Card, ...] = ()
+    earlier: EarlierText | None = None
 
     @property
     def train_tokens(self) -> float | None:
@@ -66,6 +76,16 @@ class PreparedSweep:
             return None
         counted = self.text.train_tokens
         return counted or self.text.train_bytes / bytes_per_token(self.sweep.spec.data)
+
+    @property
+    def token_bytes(self) -> float | None:
+        """Bytes of the token files, both parts: about, until they are made."""
+        if self.text is None:
+            return None
+        from llama_scale.training.shards import token_bytes
+
+        both = self.text.text_bytes / self.text.train_bytes
+        return both * (self.train_tokens or 0) * token_bytes(self.sweep.spec.data.vocabulary)
 
     @property
     def text_in_words(self) -> str:
@@ -114,8 +134,36 @@ def prepare_sweep(
     times = step_times(sweep, device=device, threads=threads, measure=timed)
     tasks = tuple(plan_tasks(store, sweep, times.seconds))
     return PreparedSweep(
-        sweep=sweep, text=text, missing=missing, tasks=tasks, workers=count, times=times, cards=cards
+        sweep=sweep,
+        text=text,
+        missing=missing,
+        tasks=tasks,
+        workers=count,
+        times=times,
+        cards=cards,
+        earlier=_earlier_text(store, sweep, text.corpus) if text else None,
     )
+
+
+def _earlier_text(store: Path, sweep: Sweep, corpus: str) -> EarlierText | None:
+    """What was trained on the earlier text with the most runs, while nothing is on that of now."""
+    from llama_scale.training.data import changed_since
+
+    changed = changed_since(sweep.spec.data, store, corpus)
+    if not changed or _trained(store, sweep):
+        return None
+    found = [
+        EarlierText(sources=sources, runs=_trained(store, expand(sweep.name, sweep.spec, before)))
+        for before, sources in changed.items()
+    ]
+    most = max(found, key=lambda text: text.runs)
+    return most if most.runs else None
+
+
+def _trained(store: Path, sweep: Sweep) -> int:
+    """How many runs of a sweep the store holds that are finished or have saved a step."""
+    folders = (RunFolder(store / run) for run in sweep.by_id)
+    return sum(folder.is_finished or bool(folder.checkpoint_steps()) for folder in folders)
 
 
 def _measure(device: str, threads: int) -> Callable[[RunConfig], float]:

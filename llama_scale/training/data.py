@@ -65,6 +65,11 @@ class TokenFiles:
     def train_bytes(self) -> int:
         return sum(source["train"]["bytes"] for source in self.manifest["sources"])
 
+    @property
+    def text_bytes(self) -> int:
+        """Of both parts."""
+        return sum(source[part]["bytes"] for source in self.manifest["sources"] for part in PARTS)
+
 
 def files_in_memory(tokens: Tokens, tokenizer: Tokenizer) -> TokenFiles:
     """Tokens that no folder holds, as the one source and both its parts: to time steps on."""
@@ -96,6 +101,24 @@ def find_prepared(config: DataConfig, store: Path) -> TokenFiles | None:
         if manifest.get("fingerprints") == marks:
             return open_tokens(folder)
     return None
+
+
+def changed_since(config: DataConfig, store: Path, corpus: str) -> dict[str, tuple[str, ...]]:
+    """Corpora but `corpus` that were made of the same sources, each with those that changed since."""
+    manifests = [_manifest(folder) for folder in prepared_folders(store)]
+    alike = [found for found in manifests if found.get("reads") == what_is_read(config)]
+    earlier = {sha256: found for found in alike if (sha256 := found["corpus"]["sha256"]) != corpus}
+    if not earlier:
+        return {}
+    now = {source.label: fingerprint(source, store) for source in config.mixture}
+    return {
+        sha256: tuple(
+            label
+            for (label, mark), before in zip(now.items(), found["fingerprints"], strict=True)
+            if mark != before
+        )
+        for sha256, found in earlier.items()
+    }
 
 
 def what_is_read(config: DataConfig) -> dict[str, Any]:
