@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from recipes import write_recipe
+from test_faults import small_disk
 
 from llama_scale.cli.sweep import _reason
 from llama_scale.cli.sweep_plan import cautions
@@ -391,6 +393,17 @@ def test_a_failed_run_says_why(recipe: Path, tmp_path: Path) -> None:
     assert _reason(trunk).startswith("cannot write x: no space left on device (see ")
     trunk.folder.log.write_text("Traceback\n  line 1\nRuntimeError: bad\n")
     assert _reason(trunk).startswith("RuntimeError: bad (see ")
+
+
+def test_a_run_that_left_no_log_on_a_full_disk_says_so(recipe: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        task = prepare_sweep(recipe, store=disk, workers=2, device="cpu").tasks[0]
+        task.folder.path.mkdir()
+        assert "was killed" in _reason(task)
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        assert f"the disk of {task.folder.path} is full" in _reason(task)
 
 
 def test_a_run_whose_spec_is_torn_is_reported_and_the_others_trained(recipe: Path, tmp_path: Path) -> None:
