@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_scale.errors import InputError
+
+T = TypeVar("T")
 
 
 class Checked:
@@ -42,6 +44,23 @@ def raise_all(errors: Iterable[InputError]) -> None:
         raise found[0]
     if found:
         raise SeveralErrors(found)
+
+
+def all_of(makers: Iterable[Callable[[], T]]) -> list[T]:
+    """What each maker makes; raises InputError with all that failed."""
+    made, errors = [], []
+    for make in makers:
+        try:
+            made.append(make())
+        except InputError as error:
+            errors += problems_in(error)
+    raise_all(errors)
+    return made
+
+
+def problems_in(error: InputError) -> tuple[InputError, ...]:
+    """The problems that an error tells: itself, or the several that it holds."""
+    return error.errors if isinstance(error, SeveralErrors) else (error,)
 
 
 def problems_of_rest(

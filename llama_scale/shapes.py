@@ -14,7 +14,7 @@ from llama_scale.architecture import (
     llama_hidden,
     nearest_shape,
 )
-from llama_scale.checked import Checked
+from llama_scale.checked import Checked, all_of
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 
@@ -73,6 +73,23 @@ def _not_positive(value: object, table: str, names: Iterable[str]) -> Iterator[I
                 f"{table}{name} is {number:g}, but must be more than 0",
                 hint=f"set {table}{name} higher, or leave it out",
             )
+
+
+def models_named(
+    shape: ShapeSpec,
+    *,
+    vocabulary: int,
+    widths: Iterable[int] = (),
+    sizes: Iterable[float] = (),
+    shapes: Iterable[ExplicitShape] = (),
+) -> list[ModelConfig]:
+    """The models of all these names, each once; raises InputError with all that cannot be built."""
+    makers = [
+        *(lambda w=w: model_of_width(w, shape, vocabulary=vocabulary) for w in widths),
+        *(lambda s=s: model_of_size(s, shape, vocabulary=vocabulary) for s in sizes),
+        *(lambda s=s: model_of_shape(s, shape, vocabulary=vocabulary) for s in shapes),
+    ]
+    return list(dict.fromkeys(all_of(makers)))
 
 
 def model_of_width(width: int, shape: ShapeSpec, *, vocabulary: int) -> ModelConfig:

@@ -30,6 +30,8 @@ from llama_scale.runs import (
     RunConfig,
     ScheduleConfig,
     ScheduleKind,
+    out_of_limits,
+    text_problems,
 )
 from llama_scale.shapes import ExplicitShape, ShapeSpec, model_of_shape, model_of_size
 
@@ -99,11 +101,11 @@ class SingleSpec(Checked):
                 "model or shape says which model to train, and so does start_from",
                 hint="leave out model and all of shape but shape.context, or leave out start_from",
             )
-        if not 0 < self.training.decay_fraction < 1:
-            yield InputError(
-                f"training.decay_fraction is {self.training.decay_fraction:g}, not between 0 and 1",
-                hint="set training.decay_fraction to about 0.2",
-            )
+        training, shape, data = (getattr(self, name, None) for name in ("training", "shape", "data"))
+        if training:
+            yield from out_of_limits(training)
+        if shape and data:
+            yield from text_problems(data, shape.context)
 
 
 @frozen
@@ -166,11 +168,6 @@ def single_run(spec: SingleSpec, corpus: str, start: Start | None = None) -> Run
 def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[Tuning, int]:
     """What is given by hand and what the rule says of the rest, and the steps of the run."""
     training, sequences = spec.training, spec.training.sequences_per_step
-    if sequences is not None and sequences < 1:
-        raise InputError(
-            f"training.sequences_per_step is {sequences}, but must be at least 1",
-            hint="set training.sequences_per_step to 1 or more, or leave it out",
-        )
 
     def chosen(tokens: float, sequences: int | None) -> Tuning:
         return tuning(
@@ -193,7 +190,7 @@ def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[Tuning, int]:
 
 def _schedule(training: SingleTraining, steps: int, warmup: int) -> ScheduleConfig:
     decay = round(steps * training.decay_fraction) if training.schedule == "wsd" else 0
-    if warmup < 0 or warmup + decay > steps or (training.schedule == "wsd" and decay < 1):
+    if warmup + decay > steps or (training.schedule == "wsd" and decay < 1):
         raise InputError(
             f"{steps} steps are too few for {warmup} steps of warm-up and {max(decay, 1)} of decay",
             hint="train for more tokens, or set training.warmup_steps lower",

@@ -38,6 +38,7 @@ SelectTypeParameters=CR_CPU
 MpiDefault=none
 ReturnToService=2
 JobRequeue=1
+MaxArraySize=2
 KillWait=5
 SlurmctldTimeout=30
 SlurmdTimeout=10

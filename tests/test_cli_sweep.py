@@ -79,6 +79,18 @@ def test_a_dry_run_shows_every_run_and_writes_nothing(home: Path, tmp_path: Path
     assert not store.exists()
 
 
+def test_a_dry_run_says_what_will_not_come_of_the_sweep(home: Path, tmp_path: Path) -> None:
+    words = ["sweep", "tiny.toml", "--dry-run", "--store", str(tmp_path / "runs")]
+    ratios = ["--set", "design.tokens_per_parameter=[10, 1000]"]
+    plan = json.loads(run(*words, *ratios, "--json", cwd=home).stdout)
+    assert [model["width"] for model in plan["models_without_budget"]] == [16]
+    assert "1x16 meets no budget" in plan["warnings"][0] and "cannot identify a law" in plan["warnings"][1]
+    shown = " ".join(run(*words, *ratios, cwd=home).stdout.split())
+    assert all(f"Warning: {warning}" in shown for warning in plan["warnings"])
+    default = ["sweep", "default", "--dry-run", "--store", str(tmp_path / "runs"), "--json"]
+    assert json.loads(run(*default, cwd=home).stdout)["warnings"] == []
+
+
 def test_a_dry_run_fits_80_columns(home: Path, tmp_path: Path) -> None:
     shown = run("sweep", "default", "--dry-run", "--store", str(tmp_path / "runs"), cwd=home).stdout
     table = [line for line in shown.splitlines() if " to do " in line]
@@ -113,6 +125,27 @@ def test_a_sweep_ends_with_a_law_its_test_a_figure_and_the_next_command(known: P
     assert "31 runs, 31 of them done before" in again.stderr
     planned = run("plan", "--law", answer["file"], "--budget", "1e15", "--serve-tokens", "1e6", cwd=known)
     assert planned.stdout.startswith("Train ")
+
+
+def test_the_fit_of_another_sweep_is_never_replaced(known: Path, tmp_path: Path) -> None:
+    """Nor one that an earlier version wrote, which does not name its sweep; a sweep's own is."""
+    shutil.copytree(known, tmp_path / "home")
+    fits = tmp_path / "home" / "runs" / "fits"
+
+    def swept() -> str:
+        return json.loads(run("sweep", "wide.toml", "--json", cwd=tmp_path / "home").stdout)["file"]
+
+    assert [swept(), swept()] == ["runs/fits/wide.json"] * 2
+    first = (fits / "wide.json").read_text()
+    recipe = tmp_path / "home" / "wide.toml"
+    recipe.write_text(recipe.read_text().replace(', "2.4e10"', ""))
+    other = swept()
+    assert other != "runs/fits/wide.json" and swept() == other and len(list(fits.iterdir())) == 2
+    assert (fits / "wide.json").read_text() == first
+    content = json.loads(first)
+    del content["sweep"]
+    (fits / "wide.json").write_text(json.dumps(content))
+    assert swept() == other and json.loads((fits / "wide.json").read_text()) == content
 
 
 def test_a_harmed_branch_point_is_trained_again_and_it_says_so(
@@ -216,6 +249,12 @@ def test_the_text_can_be_shown_and_verified(home: Path, trained: subprocess.Comp
         (["sweep", "tiny.toml", "--set", "design.widthz=[8]"], "widthz"),
         (["sweep", "tiny.toml", "--set", "design.budgets_flops=[1e5]"], "too few"),
         (["sweep", "tiny.toml", "--set", "data.source=nowhere"], "there is no nowhere"),
+        (
+            ["sweep", "tiny.toml", "--launcher", "slurm", "--launcher-options", "--partition='gpu"],
+            "no closing quot",
+        ),
+        (["sweep", "tiny.toml", "--launcher", "ray", "--launcher-options", "'"], "no closing quotation"),
+        (["sweep", "tiny.toml", "--dry-run", "--launcher-options", "--time=1"], "the launcher is local"),
         (["sweep", "tiny.toml", "--set", "data.vocabulary=100"], "starts from 256 bytes"),
     ],
 )

@@ -10,14 +10,18 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from recipes import write_recipe
+from test_faults import small_disk
 
 from llama_scale.cli.sweep import _reason
+from llama_scale.cli.sweep_plan import cautions
 from llama_scale.errors import StoreError
-from llama_scale.launch import LaunchReport, Progress, Task, local, prepare_sweep, run_sweep
+from llama_scale.launch import EarlierText, LaunchReport, Progress, Task, local, prepare_sweep, run_sweep
+from llama_scale.launch.estimates import LOG_BYTES, LOG_BYTES_PER_STEP
 from llama_scale.launch.tasks import ATTEMPTS
 from llama_scale.runs import (
     CHECKPOINT_MANIFEST,
@@ -103,6 +107,37 @@ def test_every_run_of_a_sweep_is_trained_and_recorded(unfaulted: tuple[RunRecord
     assert ordered == sorted(ordered, key=lambda loss: -(loss or 0)), "more compute must give less loss"
 
 
+def test_logs_and_tokens_take_no_more_than_was_planned(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    planned = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    train(recipe, store)
+    for task in planned.tasks:
+        log = (task.folder.path / "events.jsonl").stat().st_size
+        assert LOG_BYTES / 2 < log < LOG_BYTES + LOG_BYTES_PER_STEP * task.steps
+    prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    tokens = sum(file.stat().st_size for file in store.glob("data/*/*.bin"))
+    assert tokens == pytest.approx(prepared.token_bytes, rel=0.02)
+    assert tokens == pytest.approx(planned.token_bytes, rel=0.3)
+
+
+def test_runs_on_a_text_that_changed_are_named(tmp_path: Path) -> None:
+    recipe, store = write_recipe(tmp_path), tmp_path / "runs"
+    prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    assert prepared.text and prepared.earlier is None
+    prepare(prepared.text, prepared.sweep.spec.data, store)
+    for task in prepared.tasks[:3]:
+        publish_step(task.folder, 1)
+    text = tmp_path / "text" / "ast.py"
+    text.touch()
+    assert prepare_sweep(recipe, store=store, workers=2, device="cpu").earlier is None
+    text.write_text(text.read_text() + "\nmore = True\n")
+    changed = prepare_sweep(recipe, store=store, workers=2, device="cpu")
+    assert changed.earlier == EarlierText(sources=("text",), runs=3)
+    assert cautions(changed)[0].startswith("The text of text has changed since 3 runs of this sweep trained")
+    publish_step(changed.tasks[0].folder, 1)  # what was begun on the new text was meant
+    assert prepare_sweep(recipe, store=store, workers=2, device="cpu").earlier is None
+
+
 def test_a_finished_sweep_trains_nothing_again(recipe: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
     train(recipe, store)
@@ -114,6 +149,13 @@ def test_a_finished_sweep_trains_nothing_again(recipe: Path, tmp_path: Path) -> 
     said = subprocess.run(words, capture_output=True, text=True, check=True)
     assert json.loads(said.stdout) == {"schema": 1, "run": run, "outcome": "done", "exit_code": 0}
     assert before == {p: p.stat().st_mtime_ns for p in store.glob("*/events.jsonl")}
+
+
+def test_no_more_workers_start_than_runs_are_left(recipe: Path, tmp_path: Path) -> None:
+    store, seen = tmp_path / "runs", set[int]()
+    prepared = prepare_sweep(recipe, store=store, workers=12, device="cpu")
+    report = run_sweep(prepared, store=store, device="cpu", watch=lambda _: seen.update(workers_of(store)))
+    assert report.failed == () and 0 < len(seen) <= len(prepared.tasks) == 7
 
 
 def test_killed_workers_are_replaced_and_the_records_are_the_same(
@@ -138,12 +180,12 @@ def test_killed_workers_are_replaced_and_the_records_are_the_same(
     assert read_records(store) == unfaulted
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, "--quiet"), (signal.SIGTERM, "--json")])
 def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
-    recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...], how: signal.Signals
+    recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...], how: signal.Signals, more: str
 ) -> None:
     store = tmp_path / "runs"
-    process = subprocess.Popen(command(recipe, store), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command(recipe, store), more], stderr=subprocess.PIPE, text=True)
     wait_for(lambda: some_steps_logged(store) or process.poll() is not None, "the first steps")
     process.send_signal(how)
     _, talk = process.communicate(timeout=300)
@@ -303,6 +345,12 @@ def test_runs_that_do_not_fit_beside_each_other_wait_for_room(recipe: Path, tmp_
         worker.end()
 
 
+def test_a_trunk_that_no_branch_leaves_has_nothing_left_to_do(recipe: Path, tmp_path: Path) -> None:
+    trunk, branch, *_ = prepare_sweep(recipe, store=tmp_path, workers=2, device="cpu").sweep.runs
+    assert trunk.role == "trunk" and task_called("small", trunk, tmp_path).is_finished()
+    assert branch.role == "train" and not task_called("small", branch, tmp_path).is_finished()
+
+
 def task_called(name: str, config: RunConfig, store: Path) -> Task:
     """A task of a trunk's settings, the longer the larger."""
     seconds = {"larger": 3.0, "large": 2.0}.get(name, 1.0)
@@ -338,12 +386,24 @@ def test_a_failed_run_says_why(recipe: Path, tmp_path: Path) -> None:
     tasks = prepare_sweep(recipe, store=tmp_path, workers=2, device="cpu").tasks
     trunk, branch = tasks[0], tasks[1]
     assert "never reached the step" in _reason(branch)
-    assert "could leave no log" in _reason(trunk)
+    assert "could leave no log" in _reason(trunk) and "is not there" in _reason(trunk)
     trunk.folder.path.mkdir()
+    assert "was killed, perhaps for want of memory" in _reason(trunk)
     trunk.folder.log.write_text("error: cannot write x: no space left on device\nhint: free some space\n")
     assert _reason(trunk).startswith("cannot write x: no space left on device (see ")
     trunk.folder.log.write_text("Traceback\n  line 1\nRuntimeError: bad\n")
     assert _reason(trunk).startswith("RuntimeError: bad (see ")
+
+
+def test_a_run_that_left_no_log_on_a_full_disk_says_so(recipe: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        task = prepare_sweep(recipe, store=disk, workers=2, device="cpu").tasks[0]
+        task.folder.path.mkdir()
+        assert "was killed" in _reason(task)
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        assert f"the disk of {task.folder.path} is full" in _reason(task)
 
 
 def test_a_run_whose_spec_is_torn_is_reported_and_the_others_trained(recipe: Path, tmp_path: Path) -> None:

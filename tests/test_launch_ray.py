@@ -13,7 +13,9 @@ import pytest
 from recipes import write_recipe
 
 from llama_scale.launch import prepare_sweep, run_sweep
-from llama_scale.runs import read_records
+from llama_scale.launch.on_ray import _Flight
+from llama_scale.launch.tasks import ATTEMPTS
+from llama_scale.runs import EXIT_DONE, read_records
 
 
 def missing() -> str | None:
@@ -47,6 +49,14 @@ def test_a_sweep_survives_the_death_of_a_node(tmp_path: Path) -> None:
     assert "a node died" in done.stdout and "failed: []" in done.stdout
     run_sweep(prepare_sweep(recipe, store=calm, workers=2, device="cpu"), store=calm, device="cpu")
     assert read_records(store) == read_records(calm)
+
+
+def test_a_run_that_ends_well_and_is_not_finished_is_given_up(tmp_path: Path) -> None:
+    task, *_ = prepare_sweep(write_recipe(tmp_path), store=tmp_path / "runs", device="cpu").tasks
+    flight = _Flight()
+    for _ in range(ATTEMPTS):
+        flight.settle(task, EXIT_DONE)
+    assert flight.attempts.failed([task], ()) == (task.run,)
 
 
 def test_options_that_ray_tasks_do_not_take_are_named(tmp_path: Path) -> None:

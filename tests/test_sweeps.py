@@ -103,7 +103,8 @@ def test_a_run_is_known_by_everything_that_decides_its_curve(sweep: Sweep) -> No
 
 
 def test_a_trunk_keeps_its_name_when_budgets_are_added(default: SweepSpec) -> None:
-    longer = with_design(default, budgets_flops=(5e11, 1e13), holdouts=())
+    assert isinstance(default.design, IsoFlop)
+    longer = with_design(default, budgets_flops=(*default.design.budgets_flops, 2.5e12), holdouts=())
     names = [
         {run_id(r) for r in expand("x", spec, CORPUS).runs if r.role == "trunk"} for spec in (default, longer)
     ]
@@ -125,13 +126,24 @@ def test_a_budget_too_small_for_its_warm_up_is_refused(default: SweepSpec) -> No
         ("training.decay_fraction=1", "decay_fraction is 1"),
         ("training.decay_fraction=0", "is 0"),
         ("training.learning_rate=1e-3", "both learning_rate and learning_rate_times_width"),
-        ("training.sequences_per_step=0", "sequences_per_step holds 0"),
+        ("training.sequences_per_step=0", "sequences_per_step is 0"),
         ("seed=-1", "seed is -1"),
         ("design.kind=gird", 'design.kind is "gird", not one of isoflop, grid'),
         ("design.durations=[1e6]", "design.durations is not a known key"),
         ("design.sizes=[1e6]", "names its models twice"),
         ("design.tokens_per_parameter=[20, 10]", "from 20 down to 10"),
         ("shape.aspect_ratio=64", "both say how deep"),
+        ("training.warmup_steps=-5", "warmup_steps is -5, but must be at least 0"),
+        ("training.schedule=constant", "only runs whose learning rate decays are fitted"),
+        ("data.evaluation_tokens=8", "evaluation_tokens is 8, fewer than one context of 64"),
+        ("data.evaluation_tokens=-4", "evaluation_tokens is -4, fewer"),
+        ("data.tokenizer=bytes", "vocabulary is 1024, but the byte tokenizer has 257"),
+        ("data.vocabulary=100", "vocabulary is 100, but a BPE vocabulary starts from 256 bytes"),
+        ("data.source=''", "a source of the text has no name"),
+        ("machine={accelerator='H100-SXM', accelerators=-1}", "accelerators holds -1"),
+        ("machine={accelerator='H100-SXM', accelerators=0}", "accelerators holds 0"),
+        ("machine={accelerator='H1000'}", "unknown accelerator 'H1000'"),
+        ("expected.train_flops=-4", "expected.train_flops holds -4"),
         ("design.holdouts=[{width=80}]", "needs one of budget_flops, tokens"),
     ],
 )
@@ -147,9 +159,8 @@ def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch
 
 
 def test_a_width_that_heads_do_not_fill_is_refused(default: SweepSpec) -> None:
-    odd = with_design(default, widths=(40, 48, 50))
     with pytest.raises(InputError, match=r"40 is not a multiple of shape\.head_size = 16") as refusal:
-        expand("x", odd, CORPUS)
+        with_design(default, widths=(40, 48, 50))
     assert "use 32" in refusal.value.message and "width 50" in refusal.value.message
 
 
@@ -168,9 +179,65 @@ def test_every_error_of_a_recipe_is_told_at_once(tmp_path: Path) -> None:
         "layers",
         "two",
         "fraction is 2",
-        "gain holds -1",
+        "gain is -1",
     ):
         assert word in told
+
+
+FAULTY = """
+purpose = "A recipe with a fault in every table, and several in most"
+seed = -1
+[data]
+tokenizer = "bytes"
+vocabulary = 256
+evaluation_tokens = 8
+[shape]
+head_size = 16
+context = 32
+[training]
+learning_rate_times_width = 0.1
+sequences_per_step = 4
+warmup_steps = -5
+weight_decay = -0.1
+beta1 = 1.0
+beta2 = 2.0
+mup_base_width = 16
+optimizer = "muon"
+[machine]
+accelerator = "H1000"
+accelerators = 0
+[design]
+widths = [16, 24, 40]
+budgets_flops = ["3e9"]
+holdouts = [{ width = 56, budget_flops = "2e10" }]
+[expected]
+train_flops = -4
+seconds = 5
+"""
+
+
+def test_a_dozen_faults_of_several_tables_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "faulty.toml").write_text(FAULTY)
+    with pytest.raises(InputError, match="has 15 problems") as refusal:
+        load_recipe(str(tmp_path / "faulty.toml"))
+    for word in (
+        "seed is -1",
+        "the byte tokenizer has 257",
+        "evaluation_tokens is 8",
+        "warmup_steps is -5",
+        "weight_decay is -0.1",
+        "beta1 is 1",
+        "beta2 is 2",
+        "training.optimizer is muon",
+        "carries the rate of one width",
+        "unknown accelerator",
+        "accelerators holds 0",
+        "width 24 is not",
+        "width 40 is not",
+        "width 56 is not",
+        "train_flops holds -4",
+    ):
+        assert word in refusal.value.message
 
 
 def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
@@ -324,7 +391,7 @@ def test_schedules_that_share_nothing_make_runs_of_their_own(default: SweepSpec)
         ({"mup_base_width": 32}, "carries the rate of one width"),
         ({"z_loss": -1.0}, "z_loss is -1"),
         ({"final_fraction": 1.0}, "final_fraction is 1"),
-        ({"micro_batch": 0}, "micro_batch holds 0"),
+        ({"micro_batch": 0}, "micro_batch is 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
@@ -338,7 +405,6 @@ def test_mup_refuses_what_it_has_no_rule_for(default: SweepSpec) -> None:
     mup = {"mup_base_width": 32, "learning_rate": 4e-3}
     assert expand("x", trained_with(default, **mup), CORPUS).runs[0].mup_base_width == 32
     with pytest.raises(InputError, match="muon"):
-        expand("x", trained_with(default, optimizer="muon", **mup), CORPUS)
-    tied = replace(trained_with(default, **mup), shape=replace(default.shape, tied_head=True))
+        trained_with(default, optimizer="muon", **mup)
     with pytest.raises(InputError, match="tied_head"):
-        expand("x", tied, CORPUS)
+        replace(trained_with(default, **mup), shape=replace(default.shape, tied_head=True))

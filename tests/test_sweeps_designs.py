@@ -128,6 +128,34 @@ def test_a_budget_without_room_for_smaller_models_is_refused(tmp_path: Path) -> 
         planned(tmp_path, 'budgets_flops = ["1e10", "1e16"]')
 
 
+NAMED = "widths = [128, 256, 512]\nrepeats = [512]\ntokens_per_parameter = [1, 500]\nbudgets_flops = "
+
+
+def test_a_model_that_no_budget_meets_is_left_out_whole_and_named(tmp_path: Path) -> None:
+    sweep = planned(tmp_path, f'{NAMED}["3e14", "6e14"]')
+    assert {run.model.width for run in sweep.runs} == {128, 256}
+    assert [model.width for model in sweep.without_budget] == [512]
+    assert all(sweep.own_steps.values())
+    holdout = "design.holdouts=[{width=512, budget_flops='3e15'}]"
+    with_test = planned(tmp_path, f'{NAMED}["3e14", "6e14"]', holdout)
+    assert Counter(run.role for run in with_test.runs if run.model.width == 512) == {"trunk": 1, "holdout": 1}
+
+
+def test_a_budget_that_meets_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no model meets the budget of 1,000 FLOPs") as refusal:
+        planned(tmp_path, f'{NAMED}["1e3", "6e14"]')
+    assert "asks for 1 to 500" in refusal.value.message
+    with pytest.raises(InputError, match="budget of 1,000 FLOPs") as refusal:
+        planned(tmp_path, f'{NAMED}["1e3", "1e30"]')
+    assert "budget of 1e30 FLOPs" in refusal.value.message
+
+
+@pytest.mark.parametrize("test", ["width=256, budget_flops='6e14'", "width=256, tokens='15.19M'"])
+def test_a_hold_out_that_is_fitted_too_is_refused(tmp_path: Path, test: str) -> None:
+    with pytest.raises(InputError, match=r"hold-out of width 256 on 15\.2M tokens is also fitted"):
+        planned(tmp_path, f'{NAMED}["3e14", "6e14"]', f"design.holdouts=[{{{test}}}]")
+
+
 def test_seeds_train_everything_but_hold_outs_again(tmp_path: Path) -> None:
     design = (
         'kind = "grid"\nsizes = ["3M", "10M"]\ntokens_per_parameter = [20, 40]\nseeds = 3\nrepeats = ["3M"]\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from llama_scale.launch import Launcher, LaunchReport, PreparedSweep, Task
     from llama_scale.laws import Fit
     from llama_scale.runs import RunRecord
+
+LOG_ROOM_BYTES = 65_536  # with less than this free, a disk is full
 
 
 @make_command(
@@ -74,10 +77,11 @@ def command(
     command goes on from there, and finished runs are never trained again.
     """
     from llama_scale.cli.progress import ending
-    from llama_scale.cli.sweep_plan import plan_as_json, plan_in_words
-    from llama_scale.launch import prepare_sweep
+    from llama_scale.cli.sweep_plan import cautions, plan_as_json, plan_in_words
+    from llama_scale.launch import option_words, prepare_sweep
 
     output = current_output()
+    option_words(launcher, launcher_options)  # refused before a text is read, and in a dry run
     prepared = prepare_sweep(
         recipe, store=store, overrides=overrides, workers=workers, device=device, dry_run=dry_run
     )
@@ -85,6 +89,8 @@ def command(
         output.result(plan_as_json(prepared), lambda: plan_in_words(prepared))
         return 0
     output.talk(_opening(prepared, store))
+    for caution in cautions(prepared):
+        output.warn(caution)
     report = _train(
         prepared, store=store, device=device, launcher=launcher, launcher_options=launcher_options
     )
@@ -117,9 +123,9 @@ def _train(
             )
     except KeyboardInterrupt:
         state = "Saved" if launcher != "slurm" else "The jobs stay in the queue (see squeue)"
-        current_output().talk(
-            f"{state}. To go on: {click.get_current_context().command_path} {_same_arguments()}".rstrip()
-        )
+        output = current_output()
+        say = output.warn if output.quiet else output.talk  # the way on is no chatter
+        say(f"{state}. To go on: {click.get_current_context().command_path} {_same_arguments()}".rstrip())
         raise
     finally:
         _list_setbacks([reason for one in unfinished for reason in one.setbacks()[before[one.run] :]])
@@ -199,11 +205,17 @@ def _conclude_with_law(
     """Fit what was trained, test it, draw it, and say what comes next."""
     from llama_scale.cli.fit_report import digest
     from llama_scale.fitting import fit
+    from llama_scale.fitting.kept import free_name, sweep_hash
     from llama_scale.laws import fit_to_json, write_fit
 
-    found = fit(records, name=prepared.sweep.name)
-    file = write_fit(store / "fits" / f"{prepared.sweep.name}.json", found, overwrite=True)
-    figures = _draw(found, records, store / "figures", prepared.sweep.name)
+    runs, fits = prepared.sweep.by_id, store / "fits"
+    name = free_name(fits, prepared.sweep.name, runs)
+    if name != prepared.sweep.name:
+        current_output().talk(f"{fits / prepared.sweep.name}.json is the fit of another sweep, and stays.")
+    found = fit(records, name=name)
+    found = replace(found, evidence={**found.evidence, "sweep": sweep_hash(runs)})
+    file = write_fit(fits / f"{name}.json", found, overwrite=True)
+    figures = _draw(found, records, store / "figures", name)
     value = {
         **ended,
         "fit": fit_to_json(found, draws=False),
@@ -231,9 +243,20 @@ def _reason(task: Task) -> str:
     try:
         lines = task.folder.log.read_text().strip().splitlines()
     except OSError:
-        return "it could leave no log (see above), or was killed, perhaps for want of memory"
+        return _silent_end(task.folder.path)
     said = lines[0] if lines and lines[0].startswith("error: ") else lines[-1] if lines else ""
     return f"{said.removeprefix('error: ')} (see {task.folder.log})"
+
+
+def _silent_end(folder: Path) -> str:
+    """Why a run may have left no log, from what its store looks like."""
+    import shutil
+
+    if not folder.is_dir():
+        return f"it could leave no log: its folder {folder} is not there"
+    if (free := shutil.disk_usage(folder).free) < LOG_ROOM_BYTES:
+        return f"it could leave no log: the disk of {folder} is full ({quantities.format_bytes(free)} left)"
+    return "it could leave no log (see above), or was killed, perhaps for want of memory"
 
 
 def _draw(found: Fit, records: tuple[RunRecord, ...], folder: Path, name: str) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale import quantities
 from llama_scale.cli.output import table, width
+from llama_scale.errors import UnidentifiedError
 from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
@@ -74,6 +75,47 @@ def expected_time(prepared: PreparedSweep) -> str:
     return quantities.format_seconds(max(1, round(seconds))) if seconds else "no time"
 
 
+def cautions(prepared: PreparedSweep) -> list[str]:
+    """What will not come of this sweep, told before it trains."""
+    return [*_changed_text(prepared), *_without_budget(prepared), *_no_law(prepared)]
+
+
+def _changed_text(prepared: PreparedSweep) -> list[str]:
+    """That what was trained on an earlier text will not be used, where there is any."""
+    if not (earlier := prepared.earlier):
+        return []
+    changed = " and ".join(earlier.sources)
+    return [
+        f"The text of {changed} has changed since {quantities.counted(earlier.runs, 'run')} of this sweep "
+        "trained on it: all begins anew on the new one. To go on with those, put the old text back."
+    ]
+
+
+def _without_budget(prepared: PreparedSweep) -> list[str]:
+    """The models that are named in vain, where there are any."""
+    names = [_name(model) for model in prepared.sweep.without_budget]
+    if not names:
+        return []
+    said = f"{', '.join(names)} meets" if len(names) == 1 else f"{', '.join(names)} meet"
+    return [f"{said} no budget within design.tokens_per_parameter: no run of it is fitted."]
+
+
+def _no_law(prepared: PreparedSweep) -> list[str]:
+    """Why the runs will fix no law, where a design that ends with one has too few of them."""
+    from llama_scale.fitting.observations import check_spread
+    from llama_scale.sweeps import Grid, IsoFlop
+
+    if not isinstance(prepared.sweep.spec.design, (IsoFlop, Grid)):
+        return []
+    fitted = [run for run in prepared.sweep.runs if run.role == "train"]
+    tokens = [run.tokens_per_step * (run.schedule.total_steps or 0) for run in fitted]
+    try:
+        check_spread([run.model.parameters.matmul for run in fitted], tokens)
+    except UnidentifiedError as error:
+        return [f"No law will come of it by itself: {error.message} ({error.hint})."]
+    return []
+
+
 def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
     """The plan for programs."""
     from llama_scale.config import plain
@@ -92,6 +134,9 @@ def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
         "train_tokens": prepared.train_tokens,
         "missing_sources": list(prepared.missing),
         "disk_bytes": sum(run.disk_bytes for run in runs),
+        "token_bytes": prepared.token_bytes,
+        "models_without_budget": [plain(model) for model in prepared.sweep.without_budget],
+        "warnings": cautions(prepared),
         "runs": [_run_as_json(run, plain(run.config)) for run in runs],
     }
 
@@ -196,18 +241,28 @@ def _notes(prepared: PreparedSweep, runs: list[PlannedRun]) -> list[str]:
     less = f", {saved:.0%} less than without shared trunks" if saved >= 0.005 else ""
     first = sweep.runs[0].model
     longest = max(run.tokens for run in runs)
+    disk = quantities.format_bytes(sum(run.disk_bytes for run in runs))
     notes = [
         f"Models are layers x width; context {first.context:,}, vocabulary {spec.data.vocabulary:,} "
         f"({spec.data.tokenizer}). Budgets and tokens per parameter count matmul parameters.",
         f"{quantities.format_flops(own)} in all{less}. A "
         "row's FLOPs and time are its own; a branch's tokens and epochs include its trunk's.",
         *_seeds(sweep.runs),
-        "Disk is the most that a run holds: "
-        f"{quantities.format_bytes(sum(run.disk_bytes for run in runs))} if all did at once.",
+        f"Disk is the most that a run holds: {disk} if all did at once.{_tokens(prepared)}",
         f"{prepared.text_in_words} The longest run sees {quantities.format_count(longest)} tokens.",
         *_stated(prepared),
+        *(f"Warning: {caution}" for caution in cautions(prepared)),
     ]
     return [_wrapped(note) for note in notes]
+
+
+def _tokens(prepared: PreparedSweep) -> str:
+    """What the text's tokens take beside the runs, where the text is here."""
+    size = prepared.token_bytes
+    if not prepared.text or not size:
+        return ""
+    made = "" if prepared.text.train_tokens else ", twice that while they are made"
+    return f" The text's tokens take {quantities.format_bytes(size)} more{made}."
 
 
 def _seeds(runs: Sequence[RunConfig]) -> list[str]:

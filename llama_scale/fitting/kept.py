@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,28 @@ def fingerprint(observations: Observations) -> str:
     """A hash of runs, whatever their order: by it a fit knows what it was fitted on."""
     columns = (observations.parameters, observations.tokens, observations.loss, observations.train_flops)
     return canonical_hash(sorted(zip(observations.names, *(c.tolist() for c in columns), strict=True)))
+
+
+def free_name(folder: Path, name: str, runs: Collection[str]) -> str:
+    """`name` for the fit of a sweep of these runs, or a longer one where another sweep's fit has it."""
+    file = folder / f"{name}.json"
+    return name if not file.exists() or _is_of(file, runs) else f"{name}-{sweep_hash(runs)[:8]}"
+
+
+def sweep_hash(runs: Iterable[str]) -> str:
+    """A hash of the ids of a sweep, whether trained or not: by it a fit knows its sweep."""
+    return canonical_hash(sorted(runs))
+
+
+def _is_of(file: Path, runs: Collection[str]) -> bool:
+    """Whether a fit is of a sweep: as it states, or for one that does not, by the runs that it holds."""
+    try:
+        content = parse_json(file.read_text(encoding="utf-8"))
+        if "sweep" in content:
+            return content["sweep"] == sweep_hash(runs)
+        return set(content["observations"]["run"]) <= set(runs)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def kept_fit(observations: Observations, folders: Iterable[Path]) -> Fit | None:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError, UnidentifiedError
@@ -210,20 +210,26 @@ def _nothing_left(parts: Sequence[Rows], exclusions: Sequence[Exclusion]) -> Uni
     )
 
 
-def check_design(observations: Observations, constants: int = LAW_CONSTANTS) -> None:
-    """Raises UnidentifiedError where the runs cannot tell the constants of a law apart, or follow none."""
-    if len(observations) <= constants:
+def check_spread(parameters: ArrayLike, tokens: ArrayLike, constants: int = LAW_CONSTANTS) -> None:
+    """Raises UnidentifiedError where runs of these sizes and durations are too few or too alike for a law."""
+    sizes, durations = np.asarray(parameters, float), np.asarray(tokens, float)
+    if len(sizes) <= constants:
         raise UnidentifiedError(
-            f"{counted(len(observations), 'run')} cannot identify a law of {constants} constants",
+            f"{counted(len(sizes), 'run')} cannot identify a law of {constants} constants",
             hint="add runs: at least 3 sizes x 3 durations, better an IsoFLOP sweep (`llama-scale sweep`)",
         )
-    for name, noun in (("parameters", "size"), ("tokens", "duration")):
-        count = _distinct(getattr(observations, name))
+    for name, noun, values in (("parameters", "size", sizes), ("tokens", "duration", durations)):
+        count = _distinct(values)
         if count < 3:
             raise UnidentifiedError(
                 f"runs of {counted(count, noun)} cannot say how loss falls with {name}: 3 are the least",
                 hint=f"add runs of other {noun}s, or fit more sources together",
             )
+
+
+def check_design(observations: Observations, constants: int = LAW_CONSTANTS) -> None:
+    """Raises UnidentifiedError where the runs cannot tell the constants of a law apart, or follow none."""
+    check_spread(observations.parameters, observations.tokens, constants)
     flops = observations.parameters * observations.tokens
     if rank_correlation(flops, observations.loss) > RISING:
         cheap, dear = (observations.names[int(at)] for at in (flops.argmin(), flops.argmax()))

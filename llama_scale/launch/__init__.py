@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -17,7 +18,7 @@ from llama_scale.launch.on_ray import launch_on_ray
 from llama_scale.launch.places import Card, cards_here, default_workers, threads_per_worker
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
-from llama_scale.runs import Precision, RunConfig, RunRecord, create_runs, read_records
+from llama_scale.runs import Precision, RunConfig, RunFolder, RunRecord, create_runs, read_records
 from llama_scale.sweeps import Sweep, expand, find_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LAUNCHERS",
+    "EarlierText",
     "LaunchReport",
     "Launcher",
     "PreparedSweep",
     "Progress",
     "Task",
     "default_workers",
+    "option_words",
     "prepare_sweep",
     "run_sweep",
     "sweep",
@@ -39,6 +42,14 @@ __all__ = [
 
 Launcher = Literal["local", "slurm", "ray"]
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
+
+
+@frozen
+class EarlierText:
+    """What a recipe's sources held before: which of them changed, and how many runs were trained on it."""
+
+    sources: tuple[str, ...]
+    runs: int
 
 
 @frozen
@@ -56,6 +67,7 @@ class PreparedSweep:
     workers: int
     times: StepTimes
     cards: tuple[Card, ...] = ()
+    earlier: EarlierText | None = None
 
     @property
     def train_tokens(self) -> float | None:
@@ -64,6 +76,16 @@ class PreparedSweep:
             return None
         counted = self.text.train_tokens
         return counted or self.text.train_bytes / bytes_per_token(self.sweep.spec.data)
+
+    @property
+    def token_bytes(self) -> float | None:
+        """Bytes of the token files, both parts: about, until they are made."""
+        if self.text is None:
+            return None
+        from llama_scale.training.shards import token_bytes
+
+        both = self.text.text_bytes / self.text.train_bytes
+        return both * (self.train_tokens or 0) * token_bytes(self.sweep.spec.data.vocabulary)
 
     @property
     def text_in_words(self) -> str:
@@ -112,8 +134,36 @@ def prepare_sweep(
     times = step_times(sweep, device=device, threads=threads, measure=timed)
     tasks = tuple(plan_tasks(store, sweep, times.seconds))
     return PreparedSweep(
-        sweep=sweep, text=text, missing=missing, tasks=tasks, workers=count, times=times, cards=cards
+        sweep=sweep,
+        text=text,
+        missing=missing,
+        tasks=tasks,
+        workers=count,
+        times=times,
+        cards=cards,
+        earlier=_earlier_text(store, sweep, text.corpus) if text else None,
     )
+
+
+def _earlier_text(store: Path, sweep: Sweep, corpus: str) -> EarlierText | None:
+    """What was trained on the earlier text with the most runs, while nothing is on that of now."""
+    from llama_scale.training.data import changed_since
+
+    changed = changed_since(sweep.spec.data, store, corpus)
+    if not changed or _trained(store, sweep):
+        return None
+    found = [
+        EarlierText(sources=sources, runs=_trained(store, expand(sweep.name, sweep.spec, before)))
+        for before, sources in changed.items()
+    ]
+    most = max(found, key=lambda text: text.runs)
+    return most if most.runs else None
+
+
+def _trained(store: Path, sweep: Sweep) -> int:
+    """How many runs of a sweep the store holds that are finished or have saved a step."""
+    folders = (RunFolder(store / run) for run in sweep.by_id)
+    return sum(folder.is_finished or bool(folder.checkpoint_steps()) for folder in folders)
 
 
 def _measure(device: str, threads: int) -> Callable[[RunConfig], float]:
@@ -134,12 +184,13 @@ def run_sweep(
     """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
     `launcher_options` are sbatch's own for SLURM, and `address`, `num_cpus`, `num_gpus` of a task for Ray.
-    Raises InputError for text that is too short and a precision that this machine lacks,
+    Raises InputError for options that cannot be read, too short a text and a precision that is not here,
     StoreError for tokens that changed since they were made.
     """
     from llama_scale.training.data import check_length, verify_tokens
     from llama_scale.training.preparing import prepare
 
+    options = option_words(launcher, launcher_options)
     data, runs = prepared.sweep.spec.data, prepared.sweep.runs
     if prepared.text is None:
         raise InputError("a dry run has no text to train on", hint="prepare the sweep without dry_run")
@@ -152,13 +203,30 @@ def run_sweep(
     create_runs(store, prepared.sweep.by_id)
     tasks, look = list(prepared.tasks), watch or (lambda _: None)
     if launcher == "slurm":
-        return launch_on_slurm(store, tasks, options=launcher_options, device=device, watch=look)
+        return launch_on_slurm(store, tasks, options=options, device=device, watch=look)
     if launcher == "ray":
-        pairs = {name: value for name, _, value in (w.partition("=") for w in launcher_options.split())}
+        pairs = {name: value for name, _, value in (word.partition("=") for word in options)}
         return launch_on_ray(store, tasks, options=pairs, device=device, watch=look)
     return launch_locally(
         store, tasks, workers=prepared.workers, device=device, cards=prepared.cards, watch=look
     )
+
+
+def option_words(launcher: Launcher, options: str) -> list[str]:
+    """The words of a launcher's options; raises InputError where a quote stays open, or none are taken."""
+    try:
+        words = shlex.split(options)
+    except ValueError as error:
+        raise InputError(
+            f"--launcher-options {options!r} cannot be read: {str(error).lower()}",
+            hint="close every quote, as in --launcher-options '--partition=gpu --comment=\"a sweep\"'",
+        ) from None
+    if words and launcher == "local":
+        raise InputError(
+            f"--launcher-options {options!r} is for slurm and ray, but the launcher is local",
+            hint="add --launcher slurm or --launcher ray, or leave the options out",
+        )
+    return words
 
 
 def _check_precisions(precisions: Set[Precision], device: str) -> None:

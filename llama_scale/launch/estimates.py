@@ -27,7 +27,7 @@ CPU_SECONDS_PER_LAYER = 1e-3
 STAND_IN = "H100-SXM"  # for a CUDA device that the table lacks
 STATE_BYTES = 12  # a parameter in a checkpoint: itself and two moments, fp32
 WEIGHT_BYTES = 4
-LOG_BYTES_PER_STEP = 30
+LOG_BYTES, LOG_BYTES_PER_STEP = 2_000, 45  # of 80 logs of 40 to 5,000 steps: 42 a step, 1,000 a start
 KEPT_CHECKPOINTS = 2
 _QUESTION = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
 
@@ -94,7 +94,7 @@ def disk_bytes(config: RunConfig, steps: int, branch_points: int = 0) -> float:
     kept = KEPT_CHECKPOINTS + branch_points
     files = (config.schedule.total_steps is not None) + (config.initial_weights is not None)
     weights = files * WEIGHT_BYTES * total
-    return kept * STATE_BYTES * total + weights + LOG_BYTES_PER_STEP * steps
+    return kept * STATE_BYTES * total + weights + LOG_BYTES + LOG_BYTES_PER_STEP * steps
 
 
 def bytes_per_token(data: DataConfig) -> float:

@@ -239,16 +239,16 @@ def launch_locally(
         "--device",
         device,
     ]
-    places = places_for(workers, cards)
+    began = time.monotonic()
     pool = _Pool(
         tasks={t.run: t for t in tasks},
         command=command,
-        threads=threads_per_worker(workers),
-        rooms=rooms_of(places),
+        threads=threads_per_worker(workers),  # of all that were asked for: sums differ with threads
         needs={t.run: memory_bytes(t.config) for t in tasks},
     )
-    began = time.monotonic()
     pool.look()
+    places = places_for(min(workers, len(tasks) - len(pool.finished)), cards)
+    pool.rooms = rooms_of(places)
     before = shares_done(tasks, pool.finished)
     try:
         with noting_interrupts() as interrupted:
@@ -267,6 +267,5 @@ def launch_locally(
         pool.stop()
     seconds = time.monotonic() - began
     busy = sum(w.busy_seconds for w in pool.workers)
-    return LaunchReport(
-        failed=pool.failed, seconds=seconds, busy_share=busy / (seconds * workers) if seconds else 0.0
-    )
+    offered = seconds * len(places)
+    return LaunchReport(failed=pool.failed, seconds=seconds, busy_share=busy / offered if offered else 0.0)

@@ -46,7 +46,7 @@ class _Flight:
 
     def settle(self, task: Task, code: int) -> None:
         """What a worker's exit code means for its run."""
-        if code == EXIT_DONE:
+        if code == EXIT_DONE and task.is_finished():
             return
         if code == EXIT_RETRY:
             self.not_before[task.run] = time.monotonic() + RETRY_SECONDS

@@ -1,15 +1,16 @@
 """The SLURM launcher: plain `sbatch` arrays that start the same worker; the store says how runs stand.
 
-One array holds the runs that start afresh, longest first. Each trunk's branches are an array of their own
-that waits for it. A job whose time limit is near (USR2) saves and goes back into the queue; one that is
-cancelled or preempted (TERM) saves, and SLURM says what becomes of it; the jobs of a node that dies are
-requeued. Each goes on from its checkpoint. Jobs outlive this process: the same command finds them by
-`slurm/jobs.json` and watches again.
+One array holds the runs that start afresh, longest first, or several where the cluster allows none so large.
+Each trunk's branches are an array of their own that waits for it. A job whose time limit is near (USR2) saves
+and goes back into the queue; one that is cancelled or preempted (TERM) saves, and SLURM says what becomes of
+it; the jobs of a node that dies are requeued. Each goes on from its checkpoint. Jobs outlive this process:
+the same command finds them by `slurm/jobs.json` and watches again.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from llama_scale.config import canonical_hash
@@ -37,6 +39,7 @@ from llama_scale.runs import EXIT_RETRY
 POLL_SECONDS = 2.0
 WARNING_SECONDS = 90  # before a time limit, in which a worker saves
 MOST_RESTARTS = 1000  # of one job, so that none goes round for ever
+USUAL_ARRAY = 1001  # tasks: SLURM's own MaxArraySize, where the cluster states none
 COMMAND_SECONDS = 120.0  # a busy controller answers late, a dead one never
 SCRIPT = """#!/bin/bash
 #SBATCH --requeue --open-mode=append --signal=B:USR2@{warning} --kill-on-invalid-dep=yes
@@ -87,8 +90,12 @@ class _Queue:
         return {run for run, job in self.jobs.items() if job in listed}
 
     def submit(self, tasks: Sequence[Task], after: str | None = None) -> None:
-        """One array of `tasks`, in their order; `after` is the job that must have ended well before."""
-        runs = [task.run for task in tasks]
+        """Arrays of `tasks`, in their order; `after` is the job that must have ended well before."""
+        most = _largest_array()
+        for first in range(0, len(tasks), most):
+            self._submit_array([task.run for task in tasks[first : first + most]], after)
+
+    def _submit_array(self, runs: Sequence[str], after: str | None) -> None:
         worker = ["-m", "llama_scale", "worker", "--store", str(self.store.resolve())]
         command = shlex.join([sys.executable, *worker, "--device", self.device])
         text = SCRIPT.format(
@@ -121,7 +128,7 @@ def launch_on_slurm(
     store: Path,
     tasks: Sequence[Task],
     *,
-    options: str = "",
+    options: Sequence[str] = (),
     device: str,
     watch: Callable[[Progress], None],
 ) -> LaunchReport:
@@ -130,13 +137,13 @@ def launch_on_slurm(
     `options` are passed to sbatch. Raises InputError where SLURM is missing or refuses them;
     KeyboardInterrupt leaves the jobs in the queue, to be watched again.
     """
-    for program in ("sbatch", "squeue"):
+    for program in ("sbatch", "squeue", "scontrol"):
         if shutil.which(program) is None:
             raise InputError(
                 f"there is no {program} on this machine",
                 hint="run this on a login node of a SLURM cluster, or use --launcher local",
             )
-    queue = _Queue(store=store, options=shlex.split(options), device=device)
+    queue = _Queue(store=store, options=list(options), device=device)
     queue.read()
     began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
     with noting_interrupts() as interrupted:
@@ -183,6 +190,13 @@ def _queue_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
     for trunk, branches in behind.items():
         if trunk in active:
             queue.submit(branches, after=queue.jobs[trunk])
+
+
+@cache
+def _largest_array() -> int:
+    """How many tasks an array of this cluster may have."""
+    stated = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.MULTILINE)
+    return max(1, int(stated.group(1))) if stated else USUAL_ARRAY
 
 
 def _call(*command: str) -> str:

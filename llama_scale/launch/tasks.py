@@ -43,10 +43,10 @@ class Task:
         """A branch is finished by its result; a trunk when every unfinished branch has its point."""
         if self.folder.is_finished:
             return True
-        if not self.branches:  # of most tasks the folder need not be searched
+        if self.config.role != "trunk":
             return False
         unfinished = [step for branch, step in self.branches if not branch.is_finished]
-        return set(self.folder.checkpoint_steps()).issuperset(unfinished)
+        return not unfinished or set(self.folder.checkpoint_steps()).issuperset(unfinished)
 
     def is_ready(self) -> bool:
         """Whether a worker can do something for it: train, or say that it diverged with its trunk."""

@@ -24,6 +24,9 @@ from llama_scale.runs.data import (
     SourceConfig,
     TokenizerName,
     apportion,
+    evaluation_problems,
+    text_problems,
+    vocabulary_problems,
 )
 from llama_scale.runs.folders import (
     CHECKPOINT_MANIFEST,
@@ -44,6 +47,7 @@ from llama_scale.runs.folders import (
     run_folders,
 )
 from llama_scale.runs.leases import BusyError
+from llama_scale.runs.limits import mup_problems, out_of_limits, precision_problems
 from llama_scale.runs.listing import import_records, read_records
 from llama_scale.runs.records import RunRecord, RunStatus, load_records, read_record, write_records
 
@@ -81,12 +85,18 @@ __all__ = [
     "branches_of",
     "create_run",
     "create_runs",
+    "evaluation_problems",
     "find_run",
     "import_records",
     "load_records",
+    "mup_problems",
+    "out_of_limits",
+    "precision_problems",
     "read_record",
     "read_records",
     "run_folders",
     "run_id",
+    "text_problems",
+    "vocabulary_problems",
     "write_records",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Literal
 
 from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.checked import Checked
 from llama_scale.config import added, canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.runs.data import DataConfig
+from llama_scale.runs.limits import mup_problems, out_of_limits, precision_problems
 
 RunRole = Literal["train", "holdout", "trunk", "search", "continued"]
 OptimizerKind = Literal["adamw", "muon"]
@@ -19,7 +21,7 @@ Precision = Literal["f32", "bf16", "i16"]  # i16: of matrix products alone, all 
 
 
 @frozen
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """AdamW (Loshchilov & Hutter 2019) with the whole gradient clipped to `clip_norm`.
 
     `kind` muon moves the matrices of the blocks by Muon with this `momentum` (`training/muon.py`), and the
@@ -35,17 +37,12 @@ class OptimizerConfig:
     kind: OptimizerKind = added("adamw")
     momentum: float = added(0.95)
 
-    def __post_init__(self) -> None:
-        _check("learning_rate", self.learning_rate, above=0.0)
-        _check("epsilon", self.epsilon, above=0.0)
-        _check("clip_norm", self.clip_norm, above=0.0)
-        _check("weight_decay", self.weight_decay, least=0.0)
-        for name in ("beta1", "beta2", "momentum"):
-            _check(name, getattr(self, name), least=0.0, below=1.0)
+    def problems(self) -> Iterator[InputError]:
+        return out_of_limits(self)
 
 
 @frozen
-class ScheduleConfig:
+class ScheduleConfig(Checked):
     """Learning rate over steps; `total_steps` is None for a trunk, which is as long as its branches need."""
 
     kind: ScheduleKind
@@ -55,8 +52,8 @@ class ScheduleConfig:
     decay_shape: DecayShape = "1-sqrt"
     final_fraction: float = 0.0
 
-    def __post_init__(self) -> None:
-        _check("final_fraction", self.final_fraction, least=0.0, below=1.0)
+    def problems(self) -> Iterator[InputError]:
+        return out_of_limits(self)
 
 
 @frozen
@@ -68,7 +65,7 @@ class Branch:
 
 
 @frozen
-class RunConfig:
+class RunConfig(Checked):
     """Everything that decides a run's loss curve. Its hash is the run's id.
 
     `z_loss` weighs the squared log of softmax's denominator (PaLM, arXiv 2204.02311, section 5). With
@@ -96,44 +93,18 @@ class RunConfig:
     micro_batch: int | None = added(None)
     initial_weights: str | None = added(None)
 
-    def __post_init__(self) -> None:
-        _check("z_loss", self.z_loss, least=0.0, below=1.0)
-        _check("initial_gain", self.initial_gain, above=0.0)
-        for name in ("sequences_per_step", "micro_batch", "mup_base_width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(
-                    f"training.{name} is {value}, but must be at least 1",
-                    hint=f"set training.{name} to 1 or more",
-                )
+    def problems(self) -> Iterator[InputError]:
+        yield from out_of_limits(self)
         if self.model.vocabulary < self.data.vocabulary:
-            raise InputError(
+            yield InputError(
                 f"model.vocabulary is {self.model.vocabulary}, fewer than data.vocabulary: "
                 f"{self.data.vocabulary} tokens",
                 hint=f"set model.vocabulary to {self.data.vocabulary} or more",
             )
-        if self.precision == "i16" and self.recompute != "none":
-            raise InputError(
-                f"training.precision is i16, whose kernels keep what training.recompute = {self.recompute} "
-                "would compute again",
-                hint='set training.recompute = "none", or training.precision = "f32"',
-            )
-        if self.mup_base_width is not None:
-            self._check_mup()
-
-    def _check_mup(self) -> None:
-        """Raises InputError for what muP has no rule for."""
-        if self.model.tied_head:
-            raise InputError(
-                "muP has different rules for embedding and head, but shape.tied_head makes them one",
-                hint="set shape.tied_head = false, or leave training.mup_base_width out",
-            )
-        if self.optimizer.kind != "adamw":
-            raise InputError(
-                "training.mup_base_width scales the rates of AdamW, but training.optimizer is muon, whose "
-                "updates have the same size at every width by themselves",
-                hint='set training.optimizer = "adamw", or leave training.mup_base_width out',
-            )
+        yield from precision_problems(self.precision, self.recompute)
+        yield from mup_problems(
+            self.mup_base_width, optimizer=self.optimizer.kind, tied_head=self.model.tied_head
+        )
 
     @property
     def tokens_per_step(self) -> int:
@@ -147,20 +118,6 @@ class RunConfig:
     def train_flops(self, steps: int) -> float:
         """FLOPs of the model's history up to `steps`, a branch's trunk included."""
         return float(self.model.train_flops_per_token()) * steps * self.tokens_per_step
-
-
-def _check(
-    name: str, value: float, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
-) -> None:
-    """Raises InputError unless `value` is a number within its limits."""
-    if least <= value < below and value > above:
-        return
-    limits = f"at least {least:g}" if above == -math.inf else f"more than {above:g}"
-    limits += f" and less than {below:g}" if below < math.inf else " and finite"
-    raise InputError(
-        f"training.{name} is {value:g}, but must be {limits}",
-        hint=f"correct training.{name}, or leave it out",
-    )
 
 
 def run_id(config: RunConfig) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Literal
 
+from llama_scale.checked import Checked
 from llama_scale.config import added
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
@@ -17,11 +18,13 @@ BUILTIN = "builtin"
 HUB = "hub:"
 # Every block of so many training sequences holds each source exactly in its share, rounded to this grid.
 MIXTURE_BLOCK = 1000
+BYTES_VOCABULARY = 257  # one token a byte, and the end of a document
+SMALLEST_BPE = 260
 LARGEST_VOCABULARY = 2**32  # token ids are kept as uint16 or uint32
 
 
 @frozen
-class SourceConfig:
+class SourceConfig(Checked):
     """One text: "builtin", the path of a file or folder, or "hub:" and the name of a Hugging Face dataset.
 
     `weight` is its part of the training tokens, relative to the other sources. `field` names where JSONL
@@ -38,14 +41,14 @@ class SourceConfig:
     split: str = "train"
     revision: str = ""
 
-    def __post_init__(self) -> None:
+    def problems(self) -> Iterator[InputError]:
         if not (self.weight > 0 and math.isfinite(self.weight)):
-            raise InputError(
+            yield InputError(
                 f"the weight of {self.label} is {self.weight:g}, but a source is read or left out",
                 hint="give it a weight above 0, or take it out of data.sources",
             )
         if self.limit_bytes is not None and self.limit_bytes < 1:
-            raise InputError(
+            yield InputError(
                 f"limit_bytes of {self.label} is {self.limit_bytes}, which leaves no text",
                 hint='leave it out, or give a size such as "2GB"',
             )
@@ -57,7 +60,7 @@ class SourceConfig:
 
 
 @frozen
-class DataConfig:
+class DataConfig(Checked):
     """Which text a run learns from and how it is cut into tokens.
 
     `source` is a text as in SourceConfig; `sources`, where there are any, take its place as a mixture.
@@ -72,25 +75,25 @@ class DataConfig:
     evaluation_tokens: int = 131_072
     shuffle_seed: int = 0
 
-    def __post_init__(self) -> None:
+    def problems(self) -> Iterator[InputError]:
         if self.sources and self.source != BUILTIN:
-            raise InputError(
+            yield InputError(
                 "data.source and data.sources are both given",
                 hint="make the one text an item of data.sources",
             )
         if self.vocabulary > LARGEST_VOCABULARY:
-            raise InputError(
+            yield InputError(
                 f"data.vocabulary is {self.vocabulary}, but ids of 32 bits name {LARGEST_VOCABULARY}",
                 hint="use a smaller vocabulary: 32,000 was LLaMA's",
             )
         repeated = [name for name, count in Counter(s.label for s in self.mixture).items() if count > 1]
         if repeated:
-            raise InputError(
+            yield InputError(
                 f"two of data.sources are called {repeated[0]!r}", hint="give each a name of its own"
             )
         for source, count in zip(self.mixture, self.block_counts, strict=True):
             if not count:
-                raise InputError(
+                yield InputError(
                     f"{source.label} has less than one part in {MIXTURE_BLOCK} of the mixture",
                     hint="give it more weight, or take it out of data.sources",
                 )
@@ -104,6 +107,40 @@ class DataConfig:
     def block_counts(self) -> tuple[int, ...]:
         """Sequences of each source in every MIXTURE_BLOCK of them."""
         return apportion([source.weight for source in self.mixture], MIXTURE_BLOCK)
+
+
+def text_problems(config: DataConfig, context: int) -> Iterator[InputError]:
+    """What is amiss with a text before it is read, for models of this context."""
+    if not all(source.source.strip() for source in config.mixture):
+        yield InputError(
+            "a source of the text has no name",
+            hint='name a file or a folder: data.source = "." is the folder that you are in',
+        )
+    yield from vocabulary_problems(config.tokenizer, config.vocabulary)
+    yield from evaluation_problems(config, context)
+
+
+def vocabulary_problems(kind: TokenizerName, vocabulary: int) -> Iterator[InputError]:
+    """A problem where the tokenizer cannot have so many tokens."""
+    if kind == "bytes" and vocabulary != BYTES_VOCABULARY:
+        yield InputError(
+            f"data.vocabulary is {vocabulary}, but the byte tokenizer has {BYTES_VOCABULARY}",
+            hint=f"set data.vocabulary = {BYTES_VOCABULARY}",
+        )
+    if kind == "bpe" and vocabulary < SMALLEST_BPE:
+        yield InputError(
+            f"data.vocabulary is {vocabulary}, but a BPE vocabulary starts from 256 bytes",
+            hint=f'use {SMALLEST_BPE} or more, or data.tokenizer = "bytes" with its {BYTES_VOCABULARY}',
+        )
+
+
+def evaluation_problems(config: DataConfig, context: int) -> Iterator[InputError]:
+    """A problem where an evaluation is shorter than one sequence."""
+    if config.evaluation_tokens < context:
+        yield InputError(
+            f"data.evaluation_tokens is {config.evaluation_tokens}, fewer than one context of {context}",
+            hint=f"set data.evaluation_tokens to {context} or more",
+        )
 
 
 def apportion(weights: Sequence[float], seats: int) -> tuple[int, ...]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 from llama_scale.architecture import ModelConfig
-from llama_scale.checked import SeveralErrors, raise_all
+from llama_scale.checked import all_of, raise_all
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
+from llama_scale.quantities import format_flops, format_number
 from llama_scale.runs import RunRole
-from llama_scale.shapes import ExplicitShape, model_of_shape, model_of_size, model_of_width
+from llama_scale.shapes import (
+    ExplicitShape,
+    model_of_shape,
+    model_of_size,
+    model_of_width,
+    models_named,
+)
 from llama_scale.sweeps.sizes import models_around_optima
 from llama_scale.sweeps.spec import (
     BatchSearch,
@@ -24,7 +30,6 @@ from llama_scale.sweeps.spec import (
 )
 from llama_scale.sweeps.tuning import tuning
 
-T = TypeVar("T")
 SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
 
 
@@ -58,30 +63,66 @@ def families(spec: SweepSpec) -> list[Family]:
     for turn in range(1, design.seeds):
         for model, ends in members:
             found += _tuned(spec, model, spec.seed + SEED_STRIDE * turn, ends)
-    for turn, model in enumerate(_repeated(spec), start=design.seeds):
-        found += _tuned(spec, model, spec.seed + SEED_STRIDE * turn, _ends(spec, model))
+    for turn, (model, ends) in enumerate(_repeated(spec), start=design.seeds):
+        found += _tuned(spec, model, spec.seed + SEED_STRIDE * turn, ends)
     return _with_holdouts(spec, found)
 
 
+def models_without_budget(spec: SweepSpec) -> tuple[ModelConfig, ...]:
+    """Models that an IsoFLOP design names, but which no budget gives the tokens that it asks for."""
+    if isinstance(spec.design, IsoFlop) and spec.design.is_predicted:
+        return ()
+    return tuple(model for model in _named(spec) if not _ends(spec, model))
+
+
 def _members(spec: SweepSpec) -> list[tuple[ModelConfig, tuple[End, ...]]]:
-    """Every model of the design once, with the ends of its runs."""
-    design, vocabulary = spec.design, spec.data.vocabulary
+    """Every model of the design once, with the ends of its runs, if there are any."""
+    design = spec.design
     if isinstance(design, IsoFlop) and design.is_predicted:
-        found = models_around_optima(design, spec.shape, vocabulary=vocabulary)
-        return [(model, _budget_ends(design, model, budgets)) for model, budgets in found.items()]
-    shape = spec.shape
-    makers = [
-        *(lambda w=w: model_of_width(w, shape, vocabulary=vocabulary) for w in design.widths),
-        *(lambda s=s: model_of_size(s, shape, vocabulary=vocabulary) for s in design.sizes),
-        *(lambda s=s: model_of_shape(s, shape, vocabulary=vocabulary) for s in design.shapes),
-    ]
-    models = dict.fromkeys(all_of(makers))
-    return [(model, _ends(spec, model)) for model in models]
+        around = models_around_optima(design, spec.shape, vocabulary=spec.data.vocabulary)
+        found = [(model, _budget_ends(design, model, budgets)) for model, budgets in around.items()]
+    else:
+        found = [(model, _ends(spec, model)) for model in _named(spec)]
+    if isinstance(design, IsoFlop):
+        raise_all(_unmet_budgets(design, found))
+    return [(model, ends) for model, ends in found if ends]
 
 
-def _repeated(spec: SweepSpec) -> list[ModelConfig]:
+def _named(spec: SweepSpec) -> list[ModelConfig]:
+    """The models that a design names, each once."""
+    design = spec.design
+    return models_named(
+        spec.shape,
+        vocabulary=spec.data.vocabulary,
+        widths=design.widths,
+        sizes=design.sizes,
+        shapes=design.shapes,
+    )
+
+
+def _unmet_budgets(
+    design: IsoFlop, members: list[tuple[ModelConfig, tuple[End, ...]]]
+) -> Iterator[InputError]:
+    """A problem for each budget that gives no model as many tokens as the design asks for."""
+    met = {end.budget_flops for _, ends in members for end in ends}
+    low, high = (format_number(ratio) for ratio in design.tokens_per_parameter)
+    for budget in design.budgets_flops:
+        if budget not in met:
+            ratios = [_budget_ratio(model, budget) for model, _ in members]
+            least, most = (format_number(end(ratios), 2) for end in (min, max))
+            given = least if least == most else f"{least} to {most}"
+            yield InputError(
+                f"no model meets the budget of {format_flops(budget)}: it gives them {given} tokens per "
+                f"parameter, and design.tokens_per_parameter asks for {low} to {high}",
+                hint="leave that budget out, name other models, or widen design.tokens_per_parameter",
+            )
+
+
+def _repeated(spec: SweepSpec) -> list[tuple[ModelConfig, tuple[End, ...]]]:
+    """The models to train once more, with the ends of their runs, if there are any."""
     by_width = bool(spec.design.widths)
-    return all_of([lambda r=r: _model(spec, r if by_width else None, r) for r in spec.design.repeats])
+    models = all_of([lambda r=r: _model(spec, r if by_width else None, r) for r in spec.design.repeats])
+    return [(model, ends) for model in models if (ends := _ends(spec, model))]
 
 
 def _model(
@@ -106,12 +147,16 @@ def _ends(spec: SweepSpec, model: ModelConfig) -> tuple[End, ...]:
 
 def _budget_ends(design: IsoFlop, model: ModelConfig, budgets: tuple[float, ...]) -> tuple[End, ...]:
     fewest, most = design.tokens_per_parameter
-    parameters = model.parameters.matmul
     return tuple(
         _budget_end("train", model, budget)
         for budget in budgets
-        if fewest <= budget / (6 * parameters**2) <= most
+        if fewest <= _budget_ratio(model, budget) <= most
     )
+
+
+def _budget_ratio(model: ModelConfig, budget: float) -> float:
+    """Tokens per parameter that a budget gives a model."""
+    return budget / (6 * model.parameters.matmul**2)
 
 
 def _budget_end(role: RunRole, model: ModelConfig, budget: float) -> End:
@@ -149,7 +194,7 @@ def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]
 
 def _middle(ends: tuple[End, ...]) -> float:
     """The tokens that a rule is asked about: the geometric mean, as runs of a trunk share rate and batch."""
-    return math.exp(sum(math.log(end.tokens) for end in ends) / len(ends)) if ends else 1e9
+    return math.exp(sum(math.log(end.tokens) for end in ends) / len(ends))
 
 
 def _with_holdouts(spec: SweepSpec, found: list[Family]) -> list[Family]:
@@ -170,17 +215,3 @@ def _holdout_end(holdout: HoldoutSpec, model: ModelConfig) -> End:
         return _budget_end("holdout", model, holdout.budget_flops)
     ratio = holdout.tokens_per_parameter or 0.0
     return End(role="holdout", tokens=holdout.tokens or ratio * model.parameters.matmul)
-
-
-def all_of(makers: list[Callable[[], T]]) -> list[T]:
-    """What each maker makes; raises InputError with all that failed."""
-    made, errors = [], []
-    for make in makers:
-        try:
-            made.append(make())
-        except SeveralErrors as error:
-            errors += error.errors
-        except InputError as error:
-            errors.append(error)
-    raise_all(errors)
-    return made

@@ -8,14 +8,16 @@ compute; what a run really costs is counted exactly from its shape.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from llama_scale.architecture import ModelConfig
 from llama_scale.checked import raise_all
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_count, format_flops
 from llama_scale.runs import Branch, OptimizerConfig, RunConfig, ScheduleConfig, run_id
-from llama_scale.sweeps.designs import End, Family, families
+from llama_scale.sweeps.designs import End, Family, families, models_without_budget
 from llama_scale.sweeps.spec import SweepSpec
 
 
@@ -49,6 +51,11 @@ class Sweep:
         """Training FLOPs that each run spends itself."""
         return {name: run.train_flops(self.own_steps[name]) for name, run in self.by_id.items()}
 
+    @cached_property
+    def without_budget(self) -> tuple[ModelConfig, ...]:
+        """Models that the recipe names and no budget meets: they are not fitted."""
+        return models_without_budget(self.spec)
+
     @property
     def unshared_flops(self) -> float:
         """What the same design would cost if every run trained from its start."""
@@ -79,8 +86,25 @@ def expand(name: str, spec: SweepSpec, corpus: str) -> Sweep:
                 errors.append(error)
                 continue
             runs.setdefault(run_id(branch), branch)
-    raise_all(errors)
+    raise_all([*errors, *_seen_tests(runs.values())])
     return Sweep(name=name, spec=spec, by_id=runs)
+
+
+def _seen_tests(runs: Collection[RunConfig]) -> Iterator[InputError]:
+    """A problem for each hold-out that is, but for its role, a run that is fitted."""
+    fitted = {_curve(run) for run in runs if run.role == "train"}
+    for run in runs:
+        if run.role == "holdout" and _curve(run) in fitted:
+            tokens = format_count((run.schedule.total_steps or 0) * run.tokens_per_step)
+            yield InputError(
+                f"the hold-out of width {run.model.width} on {tokens} tokens is also fitted: no test",
+                hint="hold out another budget or length, such as four times the largest that is fitted",
+            )
+
+
+def _curve(run: RunConfig) -> RunConfig:
+    """What decides the losses of a run: all but what it is for."""
+    return replace(run, role="train", budget_flops=None)
 
 
 def _trunk(spec: SweepSpec, corpus: str, family: Family) -> RunConfig:

@@ -7,13 +7,24 @@ from dataclasses import field
 from typing import Any, Literal
 
 from llama_scale.architecture import Recompute
-from llama_scale.checked import Checked
+from llama_scale.checked import Checked, problems_in
 from llama_scale.config import added
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
+from llama_scale.hardware import accelerator
 from llama_scale.hyperparameters import Rule
-from llama_scale.runs import DataConfig, DecayShape, OptimizerKind, Precision, ScheduleKind
-from llama_scale.shapes import ExplicitShape, ShapeSpec
+from llama_scale.runs import (
+    DataConfig,
+    DecayShape,
+    OptimizerKind,
+    Precision,
+    ScheduleKind,
+    mup_problems,
+    out_of_limits,
+    precision_problems,
+    text_problems,
+)
+from llama_scale.shapes import ExplicitShape, ShapeSpec, models_named
 
 LARGEST_RATIO = 10_000  # tokens per parameter of an over-training study, as Sardana et al. 2024 went
 SPREAD = 4.0  # sizes from the predicted optimum over this to this times it
@@ -65,18 +76,9 @@ class TrainingSpec(Checked):
         return self.rule or ("fixed" if by_hand else "measured")
 
     def problems(self) -> Iterator[InputError]:
-        yield from _positive("training", self)
-        for name, most in (("final_fraction", 1.0), ("z_loss", 1.0), ("momentum", 1.0)):
-            if not 0 <= (value := getattr(self, name)) < most:
-                yield InputError(
-                    f"training.{name} is {value:g}, not from 0 to below {most:g}",
-                    hint=f"correct training.{name}",
-                )
-        if not 0 < self.decay_fraction < 1:
-            yield InputError(
-                f"training.decay_fraction is {self.decay_fraction:g}, not between 0 and 1",
-                hint="set training.decay_fraction to about 0.2",
-            )
+        yield from out_of_limits(self)
+        yield from precision_problems(self.precision, self.recompute)
+        yield from mup_problems(self.mup_base_width, optimizer=self.optimizer)
         for names in (("learning_rate", "learning_rate_times_width"), ("sequences_per_step", "batch_tokens")):
             if self.rule == "fixed" or all(getattr(self, name) is not None for name in names):
                 yield from _one_of("training", self, names)
@@ -264,19 +266,29 @@ DesignSpec = IsoFlop | Grid | Overtrain | LearningRateSearch | BatchSearch
 
 
 @frozen
-class MachineSpec:
+class MachineSpec(Checked):
     """What a recipe is meant to run on: `accelerators` of one kind; a run takes one of them."""
 
     accelerator: str
     accelerators: int = 1
 
+    def problems(self) -> Iterator[InputError]:
+        yield from _positive("machine", self)
+        try:
+            accelerator(self.accelerator)
+        except InputError as error:
+            yield error
+
 
 @frozen
-class ExpectedSpec:
+class ExpectedSpec(Checked):
     """What a recipe says that it takes: exact training FLOPs of all its runs, and the time on its machine."""
 
     train_flops: float
     seconds: float
+
+    def problems(self) -> Iterator[InputError]:
+        return _positive("expected", self)
 
 
 @frozen
@@ -293,8 +305,39 @@ class SweepSpec(Checked):
     seed: int = 0
 
     def problems(self) -> Iterator[InputError]:
-        if self.seed < 0:
-            yield InputError(f"seed is {self.seed}, but seeds start at 0", hint="set seed to 0 or more")
+        names = ("seed", "training", "design", "shape", "data")
+        seed, training, design, shape, data = (getattr(self, name, None) for name in names)
+        if seed is not None and seed < 0:
+            yield InputError(f"seed is {seed}, but seeds start at 0", hint="set seed to 0 or more")
+        if training and shape and shape.tied_head:
+            yield from mup_problems(training.mup_base_width, optimizer="adamw", tied_head=True)
+        if training and isinstance(design, (IsoFlop, Grid)) and training.schedule == "constant":
+            yield InputError(
+                'training.schedule is "constant", but only runs whose learning rate decays are fitted',
+                hint=f'use training.schedule = "wsd", or a design other than {design.kind}',
+            )
+        if shape and data:
+            yield from text_problems(data, shape.context)
+        if design and shape and data:
+            yield from _unbuilt(design, shape, data.vocabulary)
+
+
+def _unbuilt(design: Members, shape: ShapeSpec, vocabulary: int) -> Iterator[InputError]:
+    """A problem for each model that is named and cannot be built."""
+    again, tests = design.repeats, design.holdouts
+    widths = (*design.widths, *(map(int, again) if design.widths else ()), *(h.width for h in tests))
+    sizes = (*design.sizes, *(() if design.widths else again), *(h.size for h in tests))
+    shapes = (*design.shapes, *(h.shape for h in tests))
+    try:
+        models_named(
+            shape,
+            vocabulary=vocabulary,
+            widths=[width for width in dict.fromkeys(widths) if width is not None],
+            sizes=[size for size in dict.fromkeys(sizes) if size is not None],
+            shapes=[one for one in dict.fromkeys(shapes) if one is not None],
+        )
+    except InputError as error:
+        yield from problems_in(error)
 
 
 def _one_of(table: str, value: Any, names: Iterable[str]) -> Iterator[InputError]:
@@ -311,9 +354,7 @@ def _one_of(table: str, value: Any, names: Iterable[str]) -> Iterator[InputError
 
 def _positive(table: str, value: Any) -> Iterator[InputError]:
     """A problem for each number, or number of a list, that is not more than 0 and should be."""
-    free = {"warmup_steps", "weight_decay", "decay_fraction", "learning_rate_exponent"}
-    free |= {"final_fraction", "z_loss", "momentum"}
-    for name in (n for n in value.__dataclass_fields__ if n not in free):
+    for name in (n for n in value.__dataclass_fields__ if n != "learning_rate_exponent"):
         found = getattr(value, name, None)  # a field that could not be read is told elsewhere
         for number in found if isinstance(found, tuple) else (found,):
             allowed = name == "tokens_per_parameter" and isinstance(value, IsoFlop) and number == 0

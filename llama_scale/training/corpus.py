@@ -93,6 +93,11 @@ class Corpus:
     def train_bytes(self) -> int:
         return sum(int(text.catalogue.sizes[text.train].sum()) for text in self.texts)
 
+    @property
+    def text_bytes(self) -> int:
+        """Of both parts."""
+        return self.train_bytes + sum(int(text.catalogue.sizes[text.validation].sum()) for text in self.texts)
+
 
 def read_corpus(config: DataConfig, store: Path) -> Corpus:
     """Read every source of `config` once through; datasets of the hub are fetched into `store` first.

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.checked import raise_all
 from llama_scale.config import plain
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json
 from llama_scale.frozen import frozen
-from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion
+from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion, evaluation_problems
 from llama_scale.training.corpus import fingerprint
 from llama_scale.training.mixture import chunk_starts, chunks_drawn, draw
 from llama_scale.training.shards import Tokens, TokenShards, file_sha256, map_shards
@@ -64,6 +65,11 @@ class TokenFiles:
     def train_bytes(self) -> int:
         return sum(source["train"]["bytes"] for source in self.manifest["sources"])
 
+    @property
+    def text_bytes(self) -> int:
+        """Of both parts."""
+        return sum(source[part]["bytes"] for source in self.manifest["sources"] for part in PARTS)
+
 
 def files_in_memory(tokens: Tokens, tokenizer: Tokenizer) -> TokenFiles:
     """Tokens that no folder holds, as the one source and both its parts: to time steps on."""
@@ -95,6 +101,24 @@ def find_prepared(config: DataConfig, store: Path) -> TokenFiles | None:
         if manifest.get("fingerprints") == marks:
             return open_tokens(folder)
     return None
+
+
+def changed_since(config: DataConfig, store: Path, corpus: str) -> dict[str, tuple[str, ...]]:
+    """Corpora but `corpus` that were made of the same sources, each with those that changed since."""
+    manifests = [_manifest(folder) for folder in prepared_folders(store)]
+    alike = [found for found in manifests if found.get("reads") == what_is_read(config)]
+    earlier = {sha256: found for found in alike if (sha256 := found["corpus"]["sha256"]) != corpus}
+    if not earlier:
+        return {}
+    now = {source.label: fingerprint(source, store) for source in config.mixture}
+    return {
+        sha256: tuple(
+            label
+            for (label, mark), before in zip(now.items(), found["fingerprints"], strict=True)
+            if mark != before
+        )
+        for sha256, found in earlier.items()
+    }
 
 
 def what_is_read(config: DataConfig) -> dict[str, Any]:
@@ -159,11 +183,7 @@ def check_length(files: TokenFiles, config: DataConfig, context: int, sequences:
 
     A batch is `sequences` of `context`; each source must have its share of it.
     """
-    if config.evaluation_tokens < context:
-        raise InputError(
-            f"data.evaluation_tokens is {config.evaluation_tokens}, fewer than one context of {context}",
-            hint=f"set data.evaluation_tokens to {context} or more",
-        )
+    raise_all(evaluation_problems(config, context))
     for source, share in zip(files.sources, apportion(files.counts, sequences), strict=True):
         needed = {"training": max(share, 1), "validation": 1}
         for part, tokens in (("training", source.train), ("validation", source.validation)):

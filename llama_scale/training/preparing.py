@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from llama_scale.checked import raise_all
 from llama_scale.config import structure
-from llama_scale.errors import InputError, StoreError
+from llama_scale.errors import StoreError
 from llama_scale.files import publish_folder, write_atomically
-from llama_scale.runs import DataConfig, apportion
+from llama_scale.runs import DataConfig, apportion, vocabulary_problems
 from llama_scale.training.corpus import Corpus, Places, Text, absent_sources, read_corpus
 from llama_scale.training.data import (
     MANIFEST,
@@ -101,13 +102,8 @@ def _tokenizer(corpus: Corpus, config: DataConfig) -> Tokenizer:
         shares = apportion(config.block_counts, TOKENIZER_CHARACTERS)
         samples = (_sample(text, share) for text, share in zip(corpus.texts, shares, strict=True))
         return train_bpe((text for sample in samples for text in sample), config.vocabulary)
-    tokenizer = byte_tokenizer()
-    if tokenizer.vocabulary != config.vocabulary:
-        raise InputError(
-            f"data.vocabulary is {config.vocabulary}, but the byte tokenizer has {tokenizer.vocabulary}",
-            hint=f"set data.vocabulary = {tokenizer.vocabulary}",
-        )
-    return tokenizer
+    raise_all(vocabulary_problems(config.tokenizer, config.vocabulary))
+    return byte_tokenizer()
 
 
 def _sample(text: Text, characters: int) -> list[str]:

@@ -24,6 +24,11 @@ def token_type(vocabulary: int) -> str:
     return "uint16" if vocabulary <= 2**16 else "uint32"
 
 
+def token_bytes(vocabulary: int) -> int:
+    """Bytes of one id."""
+    return np.dtype(token_type(vocabulary)).itemsize
+
+
 @frozen(eq=False)
 class TokenShards:
     """The tokens of one part of one source: arrays that follow each other as if they were one."""

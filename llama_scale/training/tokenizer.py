@@ -18,13 +18,12 @@ import tiktoken
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from llama_scale.checked import raise_all
 from llama_scale.errors import InputError
 from llama_scale.files import parse_json
-from llama_scale.runs import TokenizerName
+from llama_scale.runs import TokenizerName, vocabulary_problems
 from llama_scale.training.shards import token_type
 
-BYTES_VOCABULARY = 257
-SMALLEST_BPE = 260
 END_OF_DOCUMENT = "<|endofdoc|>"  # what other tools call the last id
 # Words, numbers of up to three digits, punctuation, line ends and runs of spaces stay apart, so that no
 # token spans two of them; indentation is a run of spaces, which code is full of.
@@ -98,11 +97,7 @@ def byte_tokenizer() -> Tokenizer:
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """Train byte-pair merges on all of `texts` (Sennrich et al. 2016)."""
-    if vocabulary < SMALLEST_BPE:
-        raise InputError(
-            f"model.vocabulary is {vocabulary}, but a BPE vocabulary starts from 256 bytes",
-            hint=f'use {SMALLEST_BPE} or more, or data.tokenizer = "bytes" with its {BYTES_VOCABULARY}',
-        )
+    raise_all(vocabulary_problems("bpe", vocabulary))
     trainee = train_merges(texts, vocabulary)
     by_id = sorted(trainee.get_vocab().items(), key=lambda item: item[1])
     if len(by_id) < vocabulary - 1:
