@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,17 +9,11 @@ from typing import Any
 
 from llama_scale.config import plain
 from llama_scale.errors import StoreError
-from llama_scale.files import parse_json
 from llama_scale.frozen import frozen
-from llama_scale.runs.folders import (
-    CHECKPOINT_MANIFEST,
-    INITIAL_WEIGHTS,
-    WEIGHTS,
-    RunFolder,
-)
+from llama_scale.runs.folders import INITIAL_WEIGHTS, WEIGHTS, RunFolder
 from llama_scale.runs.leases import BusyError
+from llama_scale.runs.manifests import check_files, read_manifest, sha256_of
 
-CHUNK = 1 << 20
 NEWEST = 2  # checkpoints that a run which has not ended keeps, as while it trains
 
 
@@ -48,10 +41,10 @@ def harms(folder: RunFolder) -> Iterator[Harm]:
             consequence="a run that goes on cuts them off; a finished run keeps its result",
         )
     for step in folder.checkpoint_steps():
-        if reason := _checkpoint_harm(folder.checkpoint_path(step)):
+        if reason := _checkpoint_harm(folder, step):
             yield Harm(
                 run=folder.run,
-                what=f"checkpoint {step} {reason}",
+                what=f"checkpoint {step} cannot be used: {reason}",
                 consequence="the run goes on from the one before",
             )
     if result is None:
@@ -72,22 +65,13 @@ def harms(folder: RunFolder) -> Iterator[Harm]:
         )
 
 
-def _checkpoint_harm(path: Path) -> str | None:
+def _checkpoint_harm(folder: RunFolder, step: int) -> str | None:
+    path = folder.checkpoint_path(step)
     try:
-        stated = parse_json((path / CHECKPOINT_MANIFEST).read_text())["files"]
-        same = all(sha256_of(path / name) == file["sha256"] for name, file in stated.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"cannot be read ({error})"
-    return None if same else "has changed since it was saved"
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file, read in parts."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        check_files(path, read_manifest(path, folder.run, step))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 @frozen
