@@ -163,6 +163,8 @@ def train_run(
     `watch` sees every step, about once a second; `tell` hears of checkpoints that could not be used. Raises
     StoreError where the disk refuses.
     """
+    if world.agree(folder.result() is not None):  # before the run is claimed, as in a store that is read-only
+        return "done"
     with ExitStack() as stack:
         # Only the leader reads and writes the folder's log; were it refused, torchrun would end the others.
         lease = stack.enter_context(folder.claim()) if world.leads else None
