@@ -84,6 +84,7 @@ def command(
     if dry_run:
         output.result(plan_as_json(prepared), lambda: plan_in_words(prepared))
         return 0
+    output.warn_each(prepared.mended)
     output.talk(_opening(prepared, store))
     report = _train(
         prepared, store=store, device=device, launcher=launcher, launcher_options=launcher_options
