@@ -261,7 +261,7 @@ def signed(manifest: dict[str, Any]) -> str:
     ("change", "reason"),
     [
         (lambda m: json.dumps({"sha256": "0", "manifest": m}), "has changed since it was saved"),
-        (lambda m: json.dumps(m), "holds no manifest"),
+        (lambda m: json.dumps(m), "has no hash of its own"),
         (lambda m: "null", "holds no manifest"),
         (lambda m: signed({**m, "step": m["step"] - 1}), "is of step"),
         (lambda m: signed({**m, "run": "0" * 16}), f"of run {'0' * 16}"),

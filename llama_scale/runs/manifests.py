@@ -63,7 +63,11 @@ def read_manifest(checkpoint: Path, run: str, step: int) -> Manifest:
         found = parse_json((checkpoint / CHECKPOINT_MANIFEST).read_text())
         content, stated = found["manifest"], found["sha256"]
         whole = stated == _sha256(canonical_json(content))
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError:
+        raise ValueError(
+            f"{CHECKPOINT_MANIFEST} has no hash of its own (those of earlier versions lack it)"
+        ) from None
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{CHECKPOINT_MANIFEST} holds no manifest ({error})") from None
     if not whole:
         raise ValueError(f"{CHECKPOINT_MANIFEST} has changed since it was saved")
