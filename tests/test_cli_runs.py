@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -15,7 +16,7 @@ from recipes import write_recipe
 
 from llama_scale.cli import main
 from llama_scale.config import load_toml
-from llama_scale.runs import RunFolder, create_run, load_records, read_records, run_id
+from llama_scale.runs import RunFolder, create_run, load_records, read_records, run_id, write_records
 from llama_scale.runs.tables import read_table
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training.corpus import read_corpus
@@ -148,6 +149,71 @@ def test_a_table_that_is_not_whole_is_refused(store: Path, tmp_path: Path, chang
     assert code == 2 and message in said["error"]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [], "holds no runs"),
+        (lambda rows: [*rows, rows[0]], "2 times"),
+        (lambda rows: [{**rows[0], "run": ""}], "names a run ''"),
+        (lambda rows: [{**rows[0], "run": "../../x"}], "names a run '../../x'"),
+        (lambda rows: [{**rows[0], "run": ".."}], "names a run '..'"),
+        (lambda rows: [{**rows[0], "parameters": "0", "parameters_matmul": "0"}], "has no parameters"),
+        (lambda rows: [{**rows[0], "parameters": "7"}], "parameters is 7, parameters_matmul"),
+        (
+            lambda rows: [{**rows[0], "role": "train", "status": "done", "loss_nats": ""}],
+            "done without a loss",
+        ),
+        (lambda rows: [{**rows[0], "status": "planned", "loss_nats": "2.5"}], "has a loss, but is planned"),
+    ],
+)
+def test_a_table_that_no_export_wrote_is_refused(
+    store: Path, tmp_path: Path, change: Any, message: str
+) -> None:
+    file = tmp_path / "out.csv"
+    runs(store, "export", str(file))
+    with file.open() as text:
+        rows = list(csv.DictReader(text))
+    with file.open("w") as text:
+        writer = csv.DictWriter(text, rows[0])
+        writer.writeheader()
+        writer.writerows(change(rows))
+    code, said = runs(tmp_path / "other", "import", str(file))
+    assert code == 2 and message in said["error"]
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("content", ["", "\0" * 100])
+def test_an_empty_table_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "out.csv").write_text(content)
+    code, said = runs(tmp_path / "other", "import", str(tmp_path / "out.csv"))
+    assert code == 2 and "holds no runs" in said["error"]
+
+
+def test_a_record_that_ended_takes_the_place_of_one_that_had_not(store: Path, tmp_path: Path) -> None:
+    """Of an export in the middle of a sweep and one of its end, in either order, and of our own plan."""
+    whole = read_records(store)
+    early, late = tmp_path / "early.json", tmp_path / "late.json"
+    nothing = {"loss_nats": None, "bits_per_byte": None, "unique_tokens": None}
+    begun = [replace(r, status="planned", tokens=0, schedule_complete=False, **nothing) for r in whole]
+    write_records(early, [begun[0], *whole[1:2], *begun[2:]])
+    write_records(late, whole)
+    known = {record.run: record for record in whole}
+    for order in ((early, late), (late, early)):
+        other = tmp_path / order[0].stem
+        first, second = (runs(other, "import", str(file))[1] for file in order)
+        assert len(first["imported"]) == 4
+        assert (
+            bool(second["imported"]) == (order[0] == early)
+            and known[whole[1].run].run not in second["imported"]
+        )
+        assert {record.run: record for record in read_records(other)} == known
+    planned = tmp_path / "planned"
+    run = ended(store)[0]
+    create_run(planned, run.config)
+    assert run.run in runs(planned, "import", str(late))[1]["imported"]
+    assert {record.run: record for record in read_records(planned)} == known
+
+
 def test_an_unknown_ending_is_refused(store: Path, tmp_path: Path) -> None:
     code, said = runs(store, "export", str(tmp_path / "out.xlsx"))
     assert code == 2 and ".parquet" in said["hint"]
@@ -173,6 +239,40 @@ def test_a_whole_store_is_whole_and_each_harm_is_found(store: Path) -> None:
     spec.write_text(spec.read_text().replace('"seed":0', '"seed":1'))
     code, said = runs(store, "verify", first.run)
     assert code == 1 and "was changed" in said["harms"][0]["what"]
+
+
+def test_a_result_that_is_not_what_was_logged_is_found(store: Path) -> None:
+    first, second = ended(store)
+    for folder, change in ((first, {"loss_nats": 0.568}), (second, {"status": "diverged"})):
+        folder.write_result({**(folder.result() or {}), **change})
+    code, said = runs(store, "verify")
+    assert code == 1
+    told = {harm["run"]: harm["what"] for harm in said["harms"]}
+    assert told.keys() == {first.run, second.run}
+    assert "loss_nats is 0.568, not " in told[first.run]
+    assert "status is diverged, not done" in told[second.run]
+
+
+def test_a_run_without_a_spec_is_found(store: Path) -> None:
+    first, _ = ended(store)
+    (first.path / "spec.json").unlink()
+    code, said = runs(store, "verify")
+    assert code == 1
+    (harm,) = said["harms"]
+    assert harm["run"] == first.run and harm["what"].startswith("spec.json is missing")
+
+
+def test_prune_goes_on_beside_a_torn_spec(store: Path) -> None:
+    first, second = ended(store)
+    (first.path / "spec.json").write_text("")
+    assert second.config.branch
+    trunk = RunFolder(store / second.config.branch.parent)
+    kept = trunk.checkpoint_steps()
+    result = CliRunner().invoke(main, ["runs", "prune", "--weights", "--store", str(store), "--json"])
+    assert result.exit_code == 0
+    assert {spare["run"] for spare in json.loads(result.stdout)["spares"]} == {second.run}
+    assert f"spec.json of run {first.run} cannot be read" in result.stderr
+    assert trunk.checkpoint_steps() == kept  # the torn spec may be of a branch of it
 
 
 def test_prune_deletes_what_no_run_needs_and_nothing_else(store: Path) -> None:

@@ -173,6 +173,25 @@ def test_a_harmed_branch_point_is_trained_again_and_it_says_so(
     assert "harmed checkpoints" not in again.stderr
 
 
+def test_torn_results_and_specs_are_made_anew_and_it_says_so(
+    home: Path, trained: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    store = tmp_path / "runs"
+    shutil.copytree(home / "runs", store)
+    before = read_records(store)
+    first, second = [folder for folder in run_folders(store) if folder.is_finished][:2]
+    (first.path / "result.json").write_text("")
+    (second.path / "spec.json").write_bytes(b"\0" * 100)
+    fit = run("fit", str(store), cwd=home, code=1).stderr
+    assert first.run in fit and second.run in fit
+    said = run("sweep", "tiny.toml", "--store", str(store), cwd=home, code=1).stderr
+    assert f"result.json of run {first.run} was torn: it is kept as result.damaged-0" in said
+    assert f"spec.json of run {second.run} was torn: it is written again" in said
+    assert "7 runs, 7 of them done before" not in said  # nor may its trunk be, where the point is gone
+    assert read_records(store) == before
+    assert "was torn" not in run("sweep", "tiny.toml", "--store", str(store), cwd=home, code=1).stderr
+
+
 def test_a_run_that_diverged_is_left_out_of_the_law_and_named(known: Path, tmp_path: Path) -> None:
     """The same law with it as without it, in numbers and in words."""
     store = tmp_path / "runs"

@@ -7,13 +7,14 @@ docs/sweeps.md has the table.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +25,9 @@ import pytest
 import torch
 from recipes import write_recipe
 
-from llama_scale.config import load_toml
+from llama_scale.config import canonical_json, load_toml
 from llama_scale.runs import EXIT_DONE, EXIT_FAILED, RunConfig, RunFolder, create_run, run_id
+from llama_scale.runs.upkeep import harms
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training.checkpoint import restore_newest
 from llama_scale.training.corpus import read_corpus
@@ -243,8 +245,65 @@ def test_a_checkpoint_harmed_anywhere_is_whole_or_passed_over(
         file.write_bytes(content)
         step, weights = weights_at(saved, newest, world)
         assert torch.equal(weights, good[step])
-        assert step == older or name == "manifest.json"  # whose words on the run bear no weight
+        if step != older:  # 1e-05 and 1E-05 are the same
+            assert name == "manifest.json" and json.loads(content) == json.loads(data)
     file.write_bytes(data)
+
+
+def signed(manifest: dict[str, Any]) -> str:
+    """What the file of a manifest of this content says, whatever the content."""
+    content = canonical_json(manifest)
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    return json.dumps({"sha256": sha256, "manifest": manifest})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: json.dumps({"sha256": "0", "manifest": m}), "has changed since it was saved"),
+        (lambda m: json.dumps(m), "has no hash of its own"),
+        (lambda m: "null", "holds no manifest"),
+        (lambda m: signed({**m, "step": m["step"] - 1}), "is of step"),
+        (lambda m: signed({**m, "run": "0" * 16}), f"of run {'0' * 16}"),
+        (lambda m: signed({**m, "notes": {**m["notes"], "micro_batch": -4}}), "micro_batch is -4"),
+        (lambda m: signed({**m, "notes": {**m["notes"], "unlogged": None}}), "unlogged"),
+        (lambda m: signed({**m, "notes": {**m["notes"], "unlogged": [[1, 2.0]]}}), "unlogged"),
+        (lambda m: signed({**m, "files": {}}), "it names no files"),
+        (lambda m: signed({**m, "files": []}), "is no manifest"),
+    ],
+)
+def test_a_manifest_that_is_not_what_was_saved_is_passed_over(
+    change: Callable[[dict[str, Any]], str],
+    reason: str,
+    saved: RunFolder,
+    world: World,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = RunFolder(shutil.copytree(saved.path, tmp_path / saved.run))
+    older, newest = folder.checkpoint_steps()
+    file = folder.checkpoint_path(newest) / "manifest.json"
+    file.write_text(change(json.loads(file.read_text())["manifest"]))
+    (harm,) = harms(folder)
+    assert f"checkpoint {newest} cannot be used" in harm.what and reason in harm.what
+    state = Trainer(world[1], world[0], torch.device("cpu")).optimizer.tensors()
+    found, ((passed_over, error),) = restore_newest(folder, state, up_to=newest)
+    assert found and (found.step, passed_over) == (older, newest)
+    assert reason in error.message
+    assert capfd.readouterr().err == ""
+
+
+def test_a_whole_checkpoint_of_another_step_is_passed_over(
+    saved: RunFolder, world: World, tmp_path: Path
+) -> None:
+    folder = RunFolder(shutil.copytree(saved.path, tmp_path / saved.run))
+    older, newest = folder.checkpoint_steps()
+    shutil.rmtree(folder.checkpoint_path(newest))
+    shutil.copytree(folder.checkpoint_path(older), folder.checkpoint_path(newest))
+    assert weights_at(folder, newest, world)[0] == older
+    assert [harm.what for harm in harms(folder)] == [
+        f"checkpoint {newest} cannot be used: manifest.json is of step {older} of run {saved.run}"
+    ]
 
 
 def weights_at(folder: RunFolder, up_to: int, world: World) -> tuple[int, torch.Tensor]:

@@ -29,6 +29,7 @@ from llama_scale.runs import (
     run_id,
     write_records,
 )
+from llama_scale.runs.upkeep import mend
 
 CONFIG = small_run(
     small_model(vocabulary=300),
@@ -105,6 +106,84 @@ def test_a_harmed_log_keeps_its_good_part_and_a_copy_of_the_rest(
     copies = [p.read_bytes() for p in folder.path.glob("events.damaged-*")]
     whole = len(harmed) == 0
     assert copies == ([] if whole else [harmed])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "null",
+        "123",
+        "[1]",
+        '"x"',
+        '{"event":"train","step":null}',
+        '{"event":"train","step":"abc"}',
+        '{"event":"train","step":1e400}',
+        '{"seq":2,"event":"train","step":1e400,"crc32":"00000000"}',
+        '{"seq":2,"crc32":"',
+    ],
+)
+def test_a_live_view_shows_the_last_whole_report(folder: RunFolder, line: str) -> None:
+    with (folder.path / "events.jsonl").open("a") as log:
+        log.write(line + "\n")
+    assert (folder.last_event() or {})["step"] == 100
+    assert len(folder.events()) == 2
+
+
+def test_a_folder_that_is_called_much_like_a_checkpoint_is_none(folder: RunFolder) -> None:
+    for name in ("step-\u00b2", "step-7", "step-00000001\u0662", "step-000000050"):
+        (folder.checkpoints / name).mkdir(parents=True)
+        (folder.checkpoints / name / "manifest.json").write_text("{}")
+    assert folder.checkpoint_steps() == [50]
+
+
+TORN = ["", "\0" * 300, '{"schema":1', "[]", "{}"]
+
+
+@pytest.mark.parametrize("content", TORN)
+def test_a_torn_spec_is_written_again(folder: RunFolder, content: str) -> None:
+    whole = (folder.path / "spec.json").read_bytes()
+    (folder.path / "spec.json").write_text(content)
+    (said,) = mend(folder.path.parent, {folder.run: CONFIG})
+    assert said == f"spec.json of run {folder.run} was torn: it is written again"
+    assert (folder.path / "spec.json").read_bytes() == whole
+    assert mend(folder.path.parent, {folder.run: CONFIG}) == ()
+
+
+@pytest.mark.parametrize("content", TORN)
+def test_a_torn_result_is_set_aside(folder: RunFolder, content: str) -> None:
+    for number in (0, 1):
+        (folder.path / "result.json").write_text(content)
+        (said,) = mend(folder.path.parent, {folder.run: CONFIG})
+        assert f"result.json of run {folder.run} was torn: it is kept as result.damaged-{number}" in said
+        assert not folder.is_finished
+        assert (folder.path / f"result.damaged-{number}").read_text() == content
+
+
+def test_what_is_whole_or_another_spec_is_left_as_it_is(folder: RunFolder) -> None:
+    folder.write_result({"status": "done", "steps": 100})
+    spec = folder.path / "spec.json"
+    spec.write_text(spec.read_text().replace('"seed":0', '"seed":1'))
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    assert mend(folder.path.parent, {folder.run: CONFIG}) == ()
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_torn_result_of_a_run_that_somebody_holds_is_left_to_them(folder: RunFolder) -> None:
+    (folder.path / "result.json").write_text("")
+    with folder.claim():
+        assert mend(folder.path.parent, {folder.run: CONFIG}) == ()
+    assert folder.is_finished
+
+
+def test_all_runs_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
+    folders = [create_run(tmp_path, replace(CONFIG, seed=seed)) for seed in range(4)]
+    (folders[0].path / "spec.json").write_text("")
+    (folders[1].path / "result.json").write_text("{}")
+    for named in (None, [folder.run for folder in folders]):
+        with pytest.raises(StoreError, match=r"^2 runs in .* cannot be read\n") as refused:
+            read_records(tmp_path, named)
+        for folder, file in zip(folders, ("spec", "result"), strict=False):
+            assert f"{file}.json of run {folder.run} cannot be read" in refused.value.message
 
 
 def test_a_spec_that_was_changed_is_refused(folder: RunFolder) -> None:

@@ -256,6 +256,21 @@ def test_a_torn_lease_is_waited_for(folder: Path) -> None:
         pass
 
 
+def test_what_cannot_be_read_as_a_lease_is_taken_over_in_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder where a lease should be, and names that are no tokens."""
+    for name in ("7.held", "\u00b2.held", "x.held"):
+        (folder / name).mkdir(parents=True)
+    with pytest.raises(BusyError), hold(folder):
+        pass
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.0)
+    with hold(folder) as lease:
+        assert lease.token == 8
+    with hold(folder) as lease:
+        assert lease.token == 9
+
+
 def test_a_folder_that_vanishes_is_not_written_any_more(folder: Path) -> None:
     with hold(folder) as lease:
         shutil.rmtree(folder)

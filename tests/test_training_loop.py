@@ -347,6 +347,17 @@ def test_a_run_belongs_to_one_process_at_a_time(
     assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_DONE
 
 
+def test_a_finished_run_is_not_claimed_again(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    """So that a worker finds it done where nothing can be written."""
+    store, _ = store_with(tmp_path, world)
+    folder = RunFolder(store / run_id(world[1][1]))
+    folder.write_result({"status": "done", "steps": 1})
+    (folder.path / "leases").write_text("no folder")
+    assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_DONE
+
+
 def test_a_changed_spec_is_refused(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:
     store, _ = store_with(tmp_path, world)
     folder = RunFolder(store / run_id(world[1][0]))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from single_recipe import TOGETHER, finish, only_run, start, train, wait_for, wa
 
 from llama_scale.errors import StoreError
 from llama_scale.runs import RunFolder
+from llama_scale.runs.manifests import read_manifest, write_manifest
 from llama_scale.training.checkpoint import restore_checkpoint
 from llama_scale.training.model import Llama
 from llama_scale.training.world import World
@@ -132,9 +133,9 @@ def test_metadata_that_would_run_code_are_refused(home: Path, begun_together: Ru
     path = folder.checkpoint_path(step)
     hostile = b"cos\nsystem\n(S'touch " + str(home / "harm").encode() + b"'\ntR."
     (path / ".metadata").write_bytes(hostile)
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"][".metadata"]["sha256"] = hashlib.sha256(hostile).hexdigest()
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    manifest = read_manifest(path, folder.run, step)
+    files = {**manifest.files, ".metadata": hashlib.sha256(hostile).hexdigest()}
+    write_manifest(path, replace(manifest, files=files))
     with pytest.raises(StoreError, match=r"names (os|posix)\.system"):
         restore_checkpoint(folder, step, weights_of(folder))
     assert not (home / "harm").exists()

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,6 +51,11 @@ class Output:
     def warn(self, text: str) -> None:
         """Says what the reader must not miss, on stderr, `--quiet` or not."""
         click.echo(f"warning: {text}", err=True)
+
+    def warn_each(self, texts: Iterable[str]) -> None:
+        """Warns of each."""
+        for text in texts:
+            self.warn(text)
 
 
 def current_output() -> Output:

@@ -170,7 +170,7 @@ def import_runs(path: Path, store: Path, as_json: bool) -> None:
     """How do I fit runs of another store together with mine?
 
     Adds the records that `llama-scale runs export` wrote: `runs ls` lists them and `fit` counts them.
-    Runs that are here already stay as they are.
+    Of a run that is here already the record that got further counts.
     """
     from llama_scale.runs import import_records
     from llama_scale.runs.tables import read_table
@@ -194,13 +194,16 @@ def import_runs(path: Path, store: Path, as_json: bool) -> None:
 def verify_runs(runs: tuple[str, ...], store: Path, as_json: bool) -> int:
     """Is every run still what was written?
 
-    Checks the specs against their ids, the logs record by record, and every checkpoint and weight file
-    against its hash; exits with 1 where something is amiss. `llama-scale data verify` checks the tokens.
+    Checks the specs against their ids, the logs record by record, results against the logs, and every
+    checkpoint and weight file against its hash; exits with 1 where something is amiss. `llama-scale data
+    verify` checks the tokens.
     """
-    from llama_scale.runs.upkeep import harms
+    from llama_scale.runs.upkeep import harms, harms_without_spec
 
     folders = _folders(store, runs)
     found = [harm for folder in folders for harm in harms(folder)]
+    if not runs:
+        found += harms_without_spec(store)
     rows = [(harm.run, harm.what, harm.consequence) for harm in found]
     verdict = f"{len(found)} harm{'s' if len(found) > 1 else ''}" if found else "all whole"
     summary = f"{len(folders)} runs checked: {verdict}."
@@ -229,10 +232,17 @@ def prune_runs(runs: tuple[str, ...], weights: bool, dry_run: bool, store: Path,
     from llama_scale.runs import branches_by_trunk, run_folders
     from llama_scale.runs.upkeep import prune, spares
 
-    grown = branches_by_trunk(run_folders(store))
+    named, every = _folders(store, runs), run_folders(store)
+    torn = {error.message for folder in every if (error := _unreadable(folder))}
+    current_output().warn_each(
+        f"{message}; its files and those of trunks stay as they are" for message in torn
+    )
+    grown = branches_by_trunk(every)
     found = [
         spare
-        for folder in _folders(store, runs)
+        for folder in named
+        # What a torn spec branches off from is not known.
+        if not _unreadable(folder) and not (torn and folder.config.schedule.total_steps is None)
         for spare in (spares if dry_run else prune)(folder, grown.get(folder.run, []), weights=weights)
     ]
     size = sum(spare.bytes for spare in found)
@@ -243,6 +253,15 @@ def prune_runs(runs: tuple[str, ...], weights: bool, dry_run: bool, store: Path,
         {"dry_run": dry_run, "bytes": size, "spares": found},
         lambda: [summary, *(["", table(rows, ("run", "name", "what", "size"))] if rows else [])],
     )
+
+
+def _unreadable(folder: RunFolder) -> StoreError | None:
+    """Why nobody can tell what the run is, if nobody can."""
+    try:
+        _ = folder.config
+    except StoreError as error:
+        return error
+    return None
 
 
 def _folders(store: Path, runs: tuple[str, ...]) -> list[RunFolder]:

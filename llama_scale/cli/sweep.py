@@ -88,6 +88,7 @@ def command(
     if dry_run:
         output.result(plan_as_json(prepared), lambda: plan_in_words(prepared))
         return 0
+    output.warn_each(prepared.mended)
     output.talk(_opening(prepared, store))
     for caution in cautions(prepared):
         output.warn(caution)

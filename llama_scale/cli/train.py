@@ -138,7 +138,7 @@ def _written(spec: SingleSpec, store: Path, world: World) -> KnownRun:
     name = None
     if world.leads:
         run, text = prepare_run(spec, store=store)
-        write_run(run, text, store=store)
+        current_output().warn_each(write_run(run, text, store=store))
         name = run.folder.run
     folder = RunFolder(store / str(world.agree(name)))
     return KnownRun(config=folder.config, folder=folder)

@@ -19,6 +19,7 @@ from llama_scale.launch.places import Card, cards_here, default_workers, threads
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
 from llama_scale.runs import Precision, RunConfig, RunFolder, RunRecord, create_runs, read_records
+from llama_scale.runs.upkeep import mend
 from llama_scale.sweeps import Sweep, expand, find_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class PreparedSweep:
 
     `text` is the corpus as it was read, its tokens where the store holds them already, or None where
     the sources in `missing` are not here yet: then the runs can be shown, but have no ids to keep.
+    `mended` says what was torn in the store and is whole again, or will be trained anew.
     """
 
     sweep: Sweep
@@ -68,6 +70,7 @@ class PreparedSweep:
     times: StepTimes
     cards: tuple[Card, ...] = ()
     earlier: EarlierText | None = None
+    mended: tuple[str, ...] = ()
 
     @property
     def train_tokens(self) -> float | None:
@@ -111,9 +114,9 @@ def prepare_sweep(
     device: str = "auto",
     dry_run: bool = False,
 ) -> PreparedSweep:
-    """Read a recipe and its text. Writes nothing, but for a text that is fetched.
+    """Read a recipe and its text. Writes nothing, but for a text that is fetched and what it mends of runs.
 
-    A dry run takes a few steps of the models here, and neither needs the text nor fetches any;
+    A dry run takes a few steps of the models here, and neither needs the text nor fetches any, nor mends;
     otherwise InputError is raised where it is missing.
     """
     from llama_scale.training.corpus import absent_sources
@@ -132,16 +135,16 @@ def prepare_sweep(
     threads = threads_per_worker(count)
     timed = _measure(device, threads) if dry_run else None
     times = step_times(sweep, device=device, threads=threads, measure=timed)
-    tasks = tuple(plan_tasks(store, sweep, times.seconds))
     return PreparedSweep(
         sweep=sweep,
         text=text,
         missing=missing,
-        tasks=tasks,
+        tasks=tuple(plan_tasks(store, sweep, times.seconds)),
         workers=count,
         times=times,
         cards=cards,
         earlier=_earlier_text(store, sweep, text.corpus) if text else None,
+        mended=() if dry_run else mend(store, sweep.by_id),
     )
 
 

@@ -13,6 +13,7 @@ from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import disk_bytes, step_time
 from llama_scale.launch.places import default_workers
 from llama_scale.runs import RunConfig, RunFolder, create_run, run_id
+from llama_scale.runs.upkeep import mend
 from llama_scale.single import SingleSpec, Start, single_run, with_defaults_of, with_family_defaults
 
 if TYPE_CHECKING:
@@ -103,8 +104,8 @@ def expected_seconds(run: KnownRun, device: str) -> tuple[float, str]:
     return step * (run.last_step - run.reached), source
 
 
-def write_run(run: KnownRun, text: Text, *, store: Path) -> None:
-    """Tokenise the text once, write the run's spec and what it starts from.
+def write_run(run: KnownRun, text: Text, *, store: Path) -> tuple[str, ...]:
+    """Tokenise the text once, write the run's spec and what it starts from; returns what had to be mended.
 
     Raises InputError for text that is too short, or cut into other tokens than the model knows.
     """
@@ -115,9 +116,11 @@ def write_run(run: KnownRun, text: Text, *, store: Path) -> None:
     files = prepare(text, config.data, store, threads=default_workers())
     check_length(files, config.data, config.model.context, config.sequences_per_step)
     verify_tokens(files)
+    mended = mend(store, {run.folder.run: config})
     if run.start_from is not None:
         _keep_start(run, run.start_from, files)
     create_run(store, config)
+    return mended
 
 
 def _keep_start(run: KnownRun, folder: Path, files: TokenFiles) -> None:

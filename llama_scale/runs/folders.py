@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llama_scale.config import canonical_hash, canonical_json, differences, structure
 from llama_scale.errors import InputError, StoreError
@@ -21,6 +22,7 @@ from llama_scale.runs.configs import RunConfig, run_id
 from llama_scale.runs.leases import HELD, Lease, hold
 
 CHECKPOINT_MANIFEST = "manifest.json"
+STEP = re.compile("step-([0-9]{9,})")  # a checkpoint's name
 WEIGHTS, INITIAL_WEIGHTS = "weights.safetensors", "initial.safetensors"
 LEASES = "leases"
 PASSED_OVER = "checkpoint_passed_over"  # an event
@@ -58,11 +60,8 @@ class RunFolder:
 
     def checkpoint_steps(self) -> list[int]:
         """Steps that have a published checkpoint, in order."""
-        names = (
-            m.parent.name.removeprefix("step-")
-            for m in self.checkpoints.glob(f"step-*/{CHECKPOINT_MANIFEST}")
-        )
-        return sorted(int(name) for name in names if name.isdigit())
+        names = (manifest.parent.name for manifest in self.checkpoints.glob(f"step-*/{CHECKPOINT_MANIFEST}"))
+        return sorted(int(found[1]) for name in names if (found := STEP.fullmatch(name)))
 
     @property
     def log(self) -> Path:
@@ -88,12 +87,14 @@ class RunFolder:
 
     def _read_spec(self) -> tuple[dict[str, Any], RunConfig]:
         try:
-            content = self._read_json("spec.json")["config"]
+            content = _checked_spec(self._read_json("spec.json"))
             return content, structure(content, RunConfig, source=f"{self.path}/spec.json")
-        except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        except (OSError, ValueError, InputError) as error:
+            torn = isinstance(error, ValueError)
+            way_out = "which writes it anew" if torn else "with this run's folder moved away"
             raise StoreError(
                 f"spec.json of run {self.run} cannot be read: {error}",
-                hint="move this run's folder away and run the sweep again",
+                hint=f"run its sweep again, {way_out}",
             ) from None
 
     def _read_json(self, name: str) -> Any:
@@ -121,8 +122,28 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"result.json of run {self.run} cannot be read: {error}",
-                hint=f"delete {self.path / 'result.json'} and run the sweep again: it trains this run anew",
+                hint="run its sweep again, which sets that file aside and trains this run anew",
             ) from None
+
+    def is_torn(self, name: Literal["spec.json", "result.json"]) -> bool:
+        """Whether that file is there and holds none of what such files say, as after a power cut."""
+        check = {"spec.json": _checked_spec, "result.json": _checked_result}[name]
+        try:
+            check(self._read_json(name))
+        except OSError:  # of files that are not there, or not ours to read
+            return False
+        except ValueError:
+            return True
+        return False
+
+    def set_aside(self, name: str) -> Path:
+        """Rename a damaged file, so that it can be looked at and stands in nobody's way; raises OSError."""
+        path = self.path / name
+        return path.rename(self._damaged(path.stem))
+
+    def _damaged(self, stem: str) -> Path:
+        """A new name for what was damaged."""
+        return self.path / f"{stem}.damaged-{len(list(self.path.glob(f'{stem}.damaged-*')))}"
 
     def diverged_by(self, step: int) -> bool:
         """Whether the run ended as diverged at `step` or before; a result that cannot be read says no."""
@@ -179,17 +200,11 @@ class RunFolder:
         try:
             with (self.path / "events.jsonl").open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - tail_bytes))
-                lines = file.read().splitlines()
+                lines = file.read().splitlines(keepends=True)
         except OSError:
             return None
-        for line in reversed(lines):
-            try:
-                event = parse_json(line)
-            except ValueError:
-                continue
-            if event.get("event") == "train":
-                return event
-        return None
+        checked = (_checked_event(line) for line in reversed(lines))
+        return next((event for event in checked if event and event["event"] == "train"), None)
 
     def curve(self) -> LossCurve:
         """The training loss logged so far; steps that a resumed run repeated count once."""
@@ -229,8 +244,7 @@ class EventLog:
 
     def _quarantine(self, end: int) -> None:
         """Keep a copy of a damaged log, then cut it back to the records that are whole."""
-        number = len(list(self._path.parent.glob("events.damaged-*")))
-        write_atomically(self._path.with_name(f"events.damaged-{number}"), self._path.read_bytes())
+        write_atomically(self._folder._damaged("events"), self._path.read_bytes())
         os.truncate(self._path, end)
 
     def append(self, event: str, **fields: Any) -> None:
@@ -276,20 +290,33 @@ def _checked_event(line: bytes) -> dict[str, Any] | None:
     try:
         event = parse_json(line)
         checksum = event.pop("crc32")
-        whole = line.endswith(b"\n") and isinstance(event["seq"], int)
+        whole = line.endswith(b"\n") and isinstance(event["seq"], int) and "event" in event
+        same = checksum == f"{zlib.crc32(canonical_json(event).encode()):08x}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return event if whole and checksum == f"{zlib.crc32(canonical_json(event).encode()):08x}" else None
+    return event if whole and same else None
 
 
 def create_run(store: Path, config: RunConfig, run: str | None = None) -> RunFolder:
     """The folder of `config` in `store`, made if it is new; `run` is its id where that is known."""
     folder = RunFolder(store / (run or run_id(config)))
     if not (folder.path / "spec.json").exists():
-        # The text that the id is a hash of, on a line of its own: anyone can check it.
-        spec = f'{{"schema":1,"run":"{folder.run}","config":\n{canonical_json(config)}\n}}\n'
-        write_atomically(folder.path / "spec.json", spec)
+        write_spec(folder, config)
     return folder
+
+
+def write_spec(folder: RunFolder, config: RunConfig) -> None:
+    """Say what the run is; raises StoreError where the disk refuses."""
+    # The text that the id is a hash of, on a line of its own: anyone can check it.
+    spec = f'{{"schema":1,"run":"{folder.run}","config":\n{canonical_json(config)}\n}}\n'
+    write_atomically(folder.path / "spec.json", spec)
+
+
+def _checked_spec(found: Any) -> dict[str, Any]:
+    """The config that a spec holds; ValueError for JSON that is no spec."""
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise ValueError("it tells no config")
+    return found["config"]
 
 
 def _checked_result(found: Any) -> dict[str, Any]:

@@ -125,16 +125,21 @@ def _highest(folder: Path) -> tuple[int, Path | None]:
         return 0, None
     except OSError as error:
         raise store_error(error, f"cannot read {folder}") from error
-    tokens = {int(file.stem): folder / file for file in files if file.stem.isdigit()}
+    tokens = {int(file.stem): folder / file for file in files if _is_token(file.stem)}
     return max(tokens.items(), default=(0, None))
+
+
+def _is_token(stem: str) -> bool:
+    return stem.isascii() and stem.isdigit()
 
 
 def _forget_older(folder: Path, token: int) -> None:
     """Delete older leases, and what processes that died while making one left."""
     for file in folder.iterdir():
-        is_older = file.stem.isdigit() and int(file.stem) < token
+        is_older = _is_token(file.stem) and int(file.stem) < token
         if is_older or file.suffix == ".tmp":
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # what cannot be deleted is older all the same
+                file.unlink()
 
 
 def _is_gone(path: Path) -> bool:
@@ -159,11 +164,13 @@ def _is_gone(path: Path) -> bool:
 
 
 def _stands_still(path: Path) -> bool:
-    """Whether the holder's file has not changed for LEASE_SECONDS while this process looked."""
-    try:
+    """Whether the holder's file has not changed for LEASE_SECONDS while this process looked.
+
+    What cannot be read counts as empty: a holder that lives all the same is fenced off by the higher token.
+    """
+    content = b""
+    with suppress(OSError):
         content = path.read_bytes()
-    except OSError:
-        return False
     now = time.monotonic()
     before, since = _seen.get(path, (b"", now))
     if content != before:

@@ -15,18 +15,34 @@ from llama_scale.runs.side_by_side import read_all
 IMPORTED = "imported"
 
 
-def _refuse(error: StoreError) -> None:
-    raise error
-
-
 def read_records(
-    store: Path, runs: Iterable[str] | None = None, *, unreadable: Callable[[StoreError], None] = _refuse
+    store: Path,
+    runs: Iterable[str] | None = None,
+    *,
+    unreadable: Callable[[StoreError], None] | None = None,
 ) -> tuple[RunRecord, ...]:
     """A record of every run of a store, or of those named, with the status that its folder shows.
 
-    Records that were imported come after the runs that have folders here. A run that cannot be read is told
-    to `unreadable`, which raises it, unless the caller goes on without such runs.
+    Records that were imported come after the runs that have folders here; of two of one run the one that got
+    further counts. Runs that cannot be read are told
+    to `unreadable`, if the caller goes on without them; else StoreError names them all.
     """
+    torn: list[StoreError] = []
+    found = _records(store, runs, unreadable or torn.append)
+    if len(torn) == 1:
+        raise torn[0]
+    if torn:
+        lines = "".join(f"\n  {error.message} ({error.hint})" for error in torn)
+        raise StoreError(
+            f"{len(torn)} runs in {store} cannot be read{lines}",
+            hint="put them right, then run the same command again",
+        )
+    return found
+
+
+def _records(
+    store: Path, runs: Iterable[str] | None, unreadable: Callable[[StoreError], None]
+) -> tuple[RunRecord, ...]:
     if not store.is_dir():
         raise InputError(
             f"there is no run store at {str(store)!r}", hint="run `llama-scale sweep` first, or give --store"
@@ -43,19 +59,20 @@ def read_records(
     for file in sorted((store / IMPORTED).glob("*.json")):
         try:
             for record in load_records(file):
-                found.setdefault(record.run, record)
+                if record.run not in found or record.is_beyond(found[record.run]):
+                    found[record.run] = record
         except InputError as error:
             unreadable(StoreError(error.message, hint=f"delete {file}, and import its runs again"))
     return tuple(found.values())
 
 
 def import_records(store: Path, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """Add records of other stores to this one; returns those that were new to it.
+    """Add records of other stores to this one; returns those that were new to it, or further than its own.
 
     They lie in one file a set, named by its content, so that importing twice changes nothing.
     """
-    known = {record.run for record in read_records(store)} if store.is_dir() else set()
-    new = tuple(record for record in records if record.run not in known)
+    known = {record.run: record for record in read_records(store)} if store.is_dir() else {}
+    new = tuple(r for r in records if r.run not in known or r.is_beyond(known[r.run]))
     if new:
         write_records(store / IMPORTED / f"{canonical_hash(new)}.json", new)
     return new

@@ -17,6 +17,7 @@ from llama_scale.runs.configs import RunConfig, RunRole
 from llama_scale.runs.folders import RunFolder
 
 RunStatus = Literal["planned", "running", "done", "diverged", "failed"]
+ENDED = ("done", "diverged", "failed")
 
 
 @frozen
@@ -43,6 +44,10 @@ class RunRecord:
     tokenizer: str
     schedule_complete: bool
     unique_tokens: int | None = added(None)
+
+    def is_beyond(self, other: RunRecord) -> bool:
+        """Whether this record of the same run says more: it ended and the other did not, or got further."""
+        return (self.status in ENDED, self.tokens) > (other.status in ENDED, other.tokens)
 
 
 def write_records(path: Path, records: Iterable[RunRecord], *, other: str = ANOTHER_STORE) -> None:

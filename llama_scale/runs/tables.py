@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from llama_scale.checked import raise_all
 from llama_scale.config import structure
 from llama_scale.errors import InputError
 from llama_scale.files import write_atomically
@@ -47,16 +49,47 @@ def write_table(path: Path, records: Iterable[RunRecord]) -> None:
 
 
 def read_table(path: Path) -> tuple[RunRecord, ...]:
-    """Records of a file that `write_table` wrote; raises InputError naming the row of what is amiss."""
-    if path.suffix == ".json":
-        return load_records(path)
+    """Records of a file that `write_table` wrote; raises InputError naming the runs of all that is amiss."""
     if path.suffix not in FORMATS:
         raise _unknown(path)
+    records = load_records(path) if path.suffix == ".json" else _records_of_rows(path)
+    if not records:
+        raise InputError(f"{path} holds no runs", hint="export the runs again")
+    raise_all(_problems(records, path))
+    return records
+
+
+def _records_of_rows(path: Path) -> tuple[RunRecord, ...]:
     try:
         rows = _csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}", hint="export the runs again") from error
     return tuple(_record(row, f"{path}, run {number}") for number, row in enumerate(rows, start=1))
+
+
+def _problems(records: Sequence[RunRecord], path: Path) -> Iterator[InputError]:
+    """What no export says: runs without a name that is one, named twice, or whose numbers contradict."""
+    for run, times in Counter(record.run for record in records).items():
+        if times > 1:
+            yield InputError(f"{path} names run {run} {times} times", hint="leave one row of it")
+        if run in ("", "..") or Path(run).name != run:
+            yield InputError(f"{path} names a run {run!r}", hint="export the runs again: it is no run's id")
+    for record in records:
+        if reason := _contradiction(record):
+            hint = "export the runs again; `llama-scale fit` reads tables that say less"
+            yield InputError(f"{path}: run {record.run} {reason}", hint=hint)
+
+
+def _contradiction(record: RunRecord) -> str:
+    if min(asdict(record.parameters).values()) < 1:
+        return "has no parameters"
+    if record.tokens < 0 or record.train_flops < 0:
+        return "has fewer than no tokens or FLOPs"
+    if record.status == "done" and record.loss_nats is None and record.role != "trunk":
+        return "is done without a loss"
+    if record.status != "done" and record.loss_nats is not None:
+        return f"has a loss, but is {record.status}"
+    return ""
 
 
 def _row(record: RunRecord) -> dict[str, Any]:
@@ -77,6 +110,11 @@ def _record(row: dict[str, Any], place: str) -> RunRecord:
         )
     values = {name: row[name] for name in COLUMNS if not name.startswith("parameters")}
     counts = {count: row[f"parameters_{count}"] for count in COUNTS}
+    if str(row["parameters"]) != str(counts[FITTED_COUNT]):
+        raise InputError(
+            f"{place}: parameters is {row['parameters']}, parameters_{FITTED_COUNT} {counts[FITTED_COUNT]}",
+            hint="they are the same number twice; export the runs again",
+        )
     return structure({**values, "parameters": counts}, RunRecord, source=place)
 
 

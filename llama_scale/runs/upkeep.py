@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llama_scale.config import plain
 from llama_scale.errors import StoreError
-from llama_scale.files import parse_json
 from llama_scale.frozen import frozen
-from llama_scale.runs.folders import (
-    CHECKPOINT_MANIFEST,
-    INITIAL_WEIGHTS,
-    WEIGHTS,
-    RunFolder,
-)
+from llama_scale.runs.configs import RunConfig
+from llama_scale.runs.folders import INITIAL_WEIGHTS, WEIGHTS, RunFolder, write_spec
 from llama_scale.runs.leases import BusyError
+from llama_scale.runs.manifests import check_files, read_manifest, sha256_of
 
-CHUNK = 1 << 20
+MEASURED = ("loss_nats", "bits_per_byte", "evaluation_tokens")  # of a run's end, in its log and its result
 NEWEST = 2  # checkpoints that a run which has not ended keeps, as while it trains
 
 
@@ -48,14 +44,20 @@ def harms(folder: RunFolder) -> Iterator[Harm]:
             consequence="a run that goes on cuts them off; a finished run keeps its result",
         )
     for step in folder.checkpoint_steps():
-        if reason := _checkpoint_harm(folder.checkpoint_path(step)):
+        if reason := _checkpoint_harm(folder, step):
             yield Harm(
                 run=folder.run,
-                what=f"checkpoint {step} {reason}",
+                what=f"checkpoint {step} cannot be used: {reason}",
                 consequence="the run goes on from the one before",
             )
     if result is None:
         return
+    if reason := _unlike_log(folder, result):
+        yield Harm(
+            run=folder.run,
+            what=f"result.json differs from the run's log: {reason}",
+            consequence="fits take it as it is; delete it, and the sweep trains the run anew",
+        )
     end = config.schedule.total_steps
     if result.get("status") == "done" and end is not None and result.get("steps") != end:
         yield Harm(
@@ -72,22 +74,58 @@ def harms(folder: RunFolder) -> Iterator[Harm]:
         )
 
 
-def _checkpoint_harm(path: Path) -> str | None:
+def _unlike_log(folder: RunFolder, result: Mapping[str, Any]) -> str:
+    """Where a result is not what was logged, each record with its checksum, when the run ended."""
+    ends = {"evaluation": "done", "diverged": "diverged"}
+    logged = next((event for event in reversed(folder.events()) if event["event"] in ends), None)
+    if logged is None:
+        return ""  # as where the log was harmed, which is told by itself
+    measured = {name: value for name, value in logged.items() if name in MEASURED}
+    expected = {"status": ends[logged["event"]], "steps": logged["step"], **measured}
+    unlike = {name: value for name, value in expected.items() if result.get(name) != value}
+    return "; ".join(f"{name} is {result.get(name)}, not {value}" for name, value in unlike.items())
+
+
+def harms_without_spec(store: Path) -> Iterator[Harm]:
+    """Folders of runs whose spec is gone: no other command sees them."""
+    for path in sorted(store.iterdir()):
+        left = [name for name in ("events.jsonl", "result.json", "checkpoints") if (path / name).exists()]
+        if left and not (path / "spec.json").exists():
+            yield Harm(
+                run=path.name,
+                what=f"spec.json is missing beside {', '.join(left)}",
+                consequence="no command sees this run; run its sweep again, which writes the spec anew",
+            )
+
+
+def mend(store: Path, by_id: Mapping[str, RunConfig]) -> tuple[str, ...]:
+    """Make whole what a power cut or a failing disk left torn of these runs; returns what that was, in words.
+
+    A spec is written again, as its hash is the run's id. A result is set aside as result.damaged-N: the run
+    has to be trained anew.
+    """
+    return tuple(told for run, config in by_id.items() for told in _mend(RunFolder(store / run), config))
+
+
+def _mend(folder: RunFolder, config: RunConfig) -> Iterator[str]:
+    if folder.is_torn("spec.json"):
+        write_spec(folder, config)
+        yield f"spec.json of run {folder.run} was torn: it is written again"
+    if not folder.is_torn("result.json"):
+        return
+    with suppress(BusyError), folder.claim():  # who writes a result holds the run
+        if folder.is_torn("result.json"):
+            kept = folder.set_aside("result.json").name
+            yield f"result.json of run {folder.run} was torn: it is kept as {kept}, the run is trained anew"
+
+
+def _checkpoint_harm(folder: RunFolder, step: int) -> str | None:
+    path = folder.checkpoint_path(step)
     try:
-        stated = parse_json((path / CHECKPOINT_MANIFEST).read_text())["files"]
-        same = all(sha256_of(path / name) == file["sha256"] for name, file in stated.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"cannot be read ({error})"
-    return None if same else "has changed since it was saved"
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file, read in parts."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        check_files(path, read_manifest(path, folder.run, step))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 @frozen

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from llama_scale.errors import StoreError
-from llama_scale.files import parse_json, publish_folder, store_error
+from llama_scale.files import publish_folder, store_error
 from llama_scale.frozen import frozen
-from llama_scale.runs import CHECKPOINT_MANIFEST, RunFolder
-from llama_scale.runs.upkeep import sha256_of
+from llama_scale.runs import RunFolder
+from llama_scale.runs.manifests import (
+    Manifest,
+    Notes,
+    check_files,
+    read_manifest,
+    sha256_of,
+    write_manifest,
+)
 from llama_scale.training.optimizer import Tensors
 from llama_scale.training.world import ALONE, World, fill
 
@@ -31,7 +36,7 @@ class Restored:
     """The step whose state was read, and the notes that were saved with it."""
 
     step: int
-    notes: Mapping[str, Any]
+    notes: Notes
 
 
 def save_checkpoint(
@@ -39,55 +44,52 @@ def save_checkpoint(
     step: int,
     state: Tensors,
     *,
-    notes: Mapping[str, Any] | None = None,
+    notes: Notes | None = None,
     check: Callable[[], None] | None = None,
     world: World = ALONE,
 ) -> None:
     """Publish checkpoints/step-N, its manifest with every file's sha256 last.
 
-    `notes` is small and goes into the manifest as JSON; `check` is asked last whether this process may
-    still write. Raises StoreError where the disk refuses. All processes of a world call this.
+    `check` is asked last whether this process may still write. Raises StoreError where the disk refuses.
+    All processes of a world call this.
     """
-    manifest = {"run": folder.run, "step": step, "notes": dict(notes or {})}
-    path = folder.checkpoint_path(step)
+    notes, path = notes or Notes(), folder.checkpoint_path(step)
     if world.shards:
-        _publish_parts(path, state, manifest, check, world)
+        with _gathering_parts(path, state, check, world) as (new, files):
+            if world.leads:
+                write_manifest(new, Manifest(run=folder.run, step=step, notes=notes, files=files))
+        world.agree(None)  # nobody goes on before it is there
         return
     buffer = io.BytesIO()  # first, because torch.save reports a full disk as a RuntimeError
     torch.save({what: dict(tensors) for what, tensors in state.items()}, buffer)
     data = buffer.getbuffer()
     with publish_folder(path, check=check) as new:
         (new / STATE).write_bytes(data)
-        _write_manifest(
-            new, manifest, {STATE: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
-        )
+        files = {STATE: hashlib.sha256(data).hexdigest()}
+        write_manifest(new, Manifest(run=folder.run, step=step, notes=notes, files=files))
 
 
-def _publish_parts(
-    path: Path, state: Tensors, manifest: dict[str, Any], check: Callable[[], None] | None, world: World
-) -> None:
-    """Every process writes its part into the leader's folder, which appears when all of them have."""
+@contextmanager
+def _gathering_parts(
+    path: Path, state: Tensors, check: Callable[[], None] | None, world: World
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Every process writes its part into the leader's folder, which appears at `path` when the block ends.
+
+    Gives that folder and the hashes of all that was written.
+    """
     from llama_scale.training.checkpoint_parts import write_parts
 
     with ExitStack() as stack:
         new = world.agree(stack.enter_context(publish_folder(path, check=check)) if world.leads else path)
         try:
-            own = write_parts(new, state, world)
-            files = {p.name: {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in own}
-            failure = None
+            files, failure = {p.name: sha256_of(p) for p in write_parts(new, state, world)}, None
         except OSError as error:
             files, failure = {}, error
         gathered = world.gather((files, failure))
         for _, failure in gathered:
             if failure is not None:
                 raise store_error(failure, f"cannot write {path}")
-        if world.leads:
-            _write_manifest(new, manifest, {name: f for files, _ in gathered for name, f in files.items()})
-    world.agree(None)  # nobody goes on before it is there
-
-
-def _write_manifest(folder: Path, manifest: dict[str, Any], files: dict[str, Any]) -> None:
-    (folder / CHECKPOINT_MANIFEST).write_text(json.dumps({**manifest, "files": files}))
+        yield new, {name: sha256 for files, _ in gathered for name, sha256 in files.items()}
 
 
 def restore_checkpoint(folder: RunFolder, step: int, state: Tensors, world: World = ALONE) -> Restored:
@@ -97,10 +99,9 @@ def restore_checkpoint(folder: RunFolder, step: int, state: Tensors, world: Worl
     """
     path = folder.checkpoint_path(step)
     try:
-        manifest = parse_json((path / CHECKPOINT_MANIFEST).read_text())
-        _raise_first(world, _harm(path, manifest, world))
-        if STATE in manifest["files"]:
-            _fill_from_file(path / STATE, manifest["files"][STATE]["sha256"], state)
+        manifest = _agreed(world, folder, step)
+        if STATE in manifest.files:
+            _fill_from_file(path / STATE, manifest.files[STATE], state)
         else:
             from llama_scale.training.checkpoint_parts import read_parts
 
@@ -110,25 +111,24 @@ def restore_checkpoint(folder: RunFolder, step: int, state: Tensors, world: Worl
             f"checkpoint {step} of run {folder.run} cannot be used: {error}",
             hint="an older one is used in its place where there is one",
         ) from None
-    return Restored(step=step, notes=manifest["notes"])
+    return Restored(step=step, notes=manifest.notes)
 
 
-def _harm(path: Path, manifest: Mapping[str, Any], world: World) -> str | None:
-    """What is wrong with this process's share of the files, if anything is; each is read by one process."""
+def _agreed(world: World, folder: RunFolder, step: int) -> Manifest:
+    """The manifest of `step`, its files checked, each by one process.
+
+    Raises ValueError in every process where one of them found harm.
+    """
+    path, manifest, harm = folder.checkpoint_path(step), None, None
     try:
-        dict(manifest["notes"])
-        for name in sorted(manifest["files"])[world.rank :: world.size]:
-            if sha256_of(path / name) != manifest["files"][name]["sha256"]:
-                return f"{name} has changed since it was saved"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return str(error) or repr(error)
-    return None
-
-
-def _raise_first(world: World, harm: str | None) -> None:
-    """Raises ValueError in every process where one of them found harm."""
-    if reason := next((reason for reason in world.gather(harm) if reason), None):
+        manifest = read_manifest(path, folder.run, step)
+        check_files(path, manifest, sorted(manifest.files)[world.rank :: world.size])
+    except (OSError, ValueError) as error:
+        harm = str(error)
+    reason = next((reason for reason in world.gather(harm) if reason), None)
+    if reason or manifest is None:
         raise ValueError(reason)
+    return manifest
 
 
 def _fill_from_file(path: Path, sha256: str, state: Tensors) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from llama_scale.errors import StoreError
 from llama_scale.frozen import frozen
 from llama_scale.runs import PASSED_OVER, EventLog, RunFolder, RunStatus, branches_of, run_folders
+from llama_scale.runs.manifests import Notes
 from llama_scale.training.checkpoint import (
     Restored,
     clear_leftovers,
@@ -128,18 +129,18 @@ class _Interval:
             "each_gradient_norm": norms,
         }
 
-    def notes(self) -> dict[str, Any]:
+    def notes(self, micro_batch: int) -> Notes:
         """What a checkpoint says of the steps that are not logged yet."""
-        return {"unlogged": [[s.step, s.loss_nats, s.gradient_norm, s.learning_rate] for s in self.steps]}
+        rows = tuple((s.step, s.loss_nats, s.gradient_norm, s.learning_rate) for s in self.steps)
+        return Notes(micro_batch=micro_batch, unlogged=rows)
 
     @classmethod
-    def noted(cls, notes: Mapping[str, Any]) -> _Interval:
+    def noted(cls, notes: Notes) -> _Interval:
         """The interval that a checkpoint's notes tell of."""
-        rows = notes.get("unlogged", ())
         return cls(
             steps=[
                 Step(step=step, loss_nats=loss, gradient_norm=norm, learning_rate=rate)
-                for step, loss, norm, rate in rows
+                for step, loss, norm, rate in notes.unlogged
             ]
         )
 
@@ -162,6 +163,8 @@ def train_run(
     `watch` sees every step, about once a second; `tell` hears of checkpoints that could not be used. Raises
     StoreError where the disk refuses.
     """
+    if world.agree(folder.result() is not None):  # before the run is claimed, as in a store that is read-only
+        return "done"
     with ExitStack() as stack:
         # Only the leader reads and writes the folder's log; were it refused, torchrun would end the others.
         lease = stack.enter_context(folder.claim()) if world.leads else None
@@ -217,7 +220,7 @@ def _start(
         if restored is None:
             return None
     if restored is not None:
-        trainer.resume(restored.step, micro_batch=restored.notes.get("micro_batch"))
+        trainer.resume(restored.step, micro_batch=restored.notes.micro_batch)
     elif trainer.config.initial_weights is not None:
         fill_start(folder, state["weights"])
         trainer.resume(0)
@@ -336,7 +339,7 @@ def _save(trainer: Trainer, folder: RunFolder, log: Log, goal: Goal, interval: _
             folder,
             trainer.step,
             trainer.optimizer.tensors(),
-            notes=interval.notes() | {"micro_batch": trainer.micro_batch},
+            notes=interval.notes(trainer.micro_batch),
             check=log.check,
             world=trainer.world,
         )
