@@ -314,7 +314,8 @@ def test_other_processors_compute_the_exact_gradients(how: str, kernels: Library
 
 def test_threads_end_with_a_process_that_is_interrupted(kernels: Library) -> None:
     script = """
-import torch
+import signal, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is told to ignore it
 from llama_scale.architecture import ModelConfig
 from llama_scale.training.kernels import KernelGradients, library
 from llama_scale.training.model import Llama
@@ -331,9 +332,12 @@ while True:
             [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
         assert said.strip().endswith("KeyboardInterrupt")
 
 
