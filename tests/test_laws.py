@@ -181,7 +181,7 @@ def test_predictions_and_optima_are_of_numbers_above_zero(bad: Any) -> None:
 
 
 def test_an_optimum_is_of_one_budget() -> None:
-    with pytest.raises(InputError, match="train_flops are 2 budgets") as caught:
+    with pytest.raises(InputError, match="train_flops hold 2 budgets") as caught:
         published().optimum([1e21, 1e22])  # pyright: ignore[reportArgumentType]
     assert "law.compute_optimum" in caught.value.hint
 

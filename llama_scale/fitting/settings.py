@@ -55,6 +55,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_kinds(self)
+        object.__setattr__(self, "budgets", tuple(map(float, self.budgets)))  # an array has no truth value
         if self.form not in (None, AUTO, *FORMS):
             raise InputError(
                 f"there is no form {self.form!r}", hint=f"use --form {' or '.join((AUTO, *FORMS))}"
@@ -142,7 +143,7 @@ def _check_kinds(settings: Settings) -> None:
                     f"{name} is {value!r}, but must be {what}", hint=f"write {name}={EXAMPLES[name]}"
                 )
     budgets = settings.budgets
-    if not isinstance(budgets, Sequence) or not all(isinstance(budget, Real) for budget in budgets):
+    if not isinstance(budgets, Sequence | np.ndarray) or not all(isinstance(one, Real) for one in budgets):
         raise InputError(f"budgets are {budgets!r}, but must be FLOPs", hint="write budgets=(1e21, 1e22)")
 
 

@@ -17,6 +17,7 @@ from llama_scale.laws.forms import Numbers, ScalingLaw
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
 from llama_scale.laws.shipped import published_decays
 from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range, check_level, normal_strata, tails
+from llama_scale.quantities import counted
 
 FlopsAccounting = Literal["6nd", "exact"]
 ACCOUNTINGS: tuple[FlopsAccounting, ...] = get_args(FlopsAccounting)
@@ -174,7 +175,7 @@ class Fit:
         _check_positive("train_flops", train_flops)
         if np.ndim(train_flops):
             raise InputError(
-                f"train_flops are {np.size(train_flops)} budgets, but an optimum is of one",
+                f"train_flops hold {counted(np.size(train_flops), 'budget')}, but an optimum is of a number",
                 hint="ask for each in turn, or call fit.law.compute_optimum(train_flops)",
             )
         check_level(level)

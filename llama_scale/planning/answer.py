@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -43,7 +44,7 @@ from llama_scale.planning.optimum import (
 )
 from llama_scale.planning.recipe import recipe
 from llama_scale.planning.regret import regret
-from llama_scale.planning.request import PlanOptions, Request, read_request
+from llama_scale.planning.request import PlanOptions, Request, limited, read_request
 from llama_scale.planning.sensitivity import sensitivities
 from llama_scale.planning.sentence import amount
 from llama_scale.planning.shapes import KvChoice, with_chosen_kv_heads, with_recomputation
@@ -64,8 +65,8 @@ if TYPE_CHECKING:
 FLATNESS = (0.01, 0.05)
 NEARLY, WORTHWHILE = 0.002, 0.75  # nats that nobody would pay a quarter of the budget for
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
-NEARBY = tuple(1.04**step for step in range(-8, 9))  # shapes are about 3 % apart
-ELSEWHERE = tuple(1.04**step for step in range(-35, 36))  # from a quarter to four times the size
+NEARBY = tuple(1.02**step for step in range(-16, 17))
+ELSEWHERE = tuple(1.02**step for step in range(-70, 71))  # from a quarter to four times the size
 NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
@@ -75,8 +76,8 @@ def answer(request: Request) -> Plan:
 
     Raises InfeasibleError where no model does what is asked.
     """
-    asked, (request, kv_choice) = request, _completed(request)
-    settled = _settled(request)
+    asked = request
+    request, kv_choice, settled = _chosen(asked)
     if not isinstance(settled, Settled):
         raise settled(partial(_has_answer, asked))
     shape, recommended, problem, solution = settled
@@ -182,16 +183,31 @@ class Settled(NamedTuple):
     solution: Solution
 
 
-def _completed(request: Request) -> tuple[Request, KvChoice | None]:
-    """The request with what it leaves to be chosen, and the choice of its KV heads."""
-    return with_chosen_kv_heads(with_recomputation(request))
+def _chosen(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusal]:
+    """The request with what it leaves to be chosen, the choice of its KV heads, and what it comes to.
+
+    Where heads are as few as the floor, larger models might share them and smaller ones have fewer: both
+    are settled, and the better is taken.
+    """
+    completed, choice = with_chosen_kv_heads(with_recomputation(request))
+    found = [(completed, choice, _settled(completed))]
+    if choice is not None and completed.kv_heads == choice.shape.heads:
+        alone = limited(replace(completed, kv_heads=None))
+        found.append((alone, choice, _settled(alone)))
+    objective = completed.objective(completed.law)
+    worth = [
+        _worth(completed, objective, settled.model) if isinstance(settled, Settled) else math.inf
+        for *_, settled in found
+    ]
+    # a refusal is of the question as it was asked, not of heads that we chose
+    return found[-1] if min(worth) == math.inf else found[worth.index(min(worth))]
 
 
 def _has_answer(request: Request, changes: Mapping[str, Any]) -> bool:
     """Whether the same question with other words, as its asker would put it, has an answer."""
     words = cast(PlanOptions, {**request.given, **changes})
     with suppress(InputError):
-        return isinstance(_settled(_completed(read_request(words))[0]), Settled)
+        return isinstance(_chosen(read_request(words))[2], Settled)
     return False
 
 
@@ -215,17 +231,20 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
     it, the shape there is looked at too.
     """
     through = problem.through(built.shape)
-    solution = best(through, objective)
-    far = abs(math.log(float(solution.sizes.parameters) / built.model.parameters)) > FAR_FROM_OPTIMUM
-    rivals: list[Built | Refusal | None] = []
-    if far:
-        rivals.append(_buildable(request, through, objective, solution))
-    if problem.serving.needs_shapes or _is_held(request, float(solution.sizes.parameters)):
-        about = built.model.parameters
-        rivals.append(_best_shape(request, problem, objective, about, ELSEWHERE if far else NEARBY))
-    able = [built, *(rival for rival in rivals if isinstance(rival, Built))]
-    chosen = min(able, key=lambda one: _worth(request, objective, one.model))
-    if len(able) > 1:
+    solution, chosen = best(through, objective), built
+    for _ in range(2):  # the best near the first may have proportions that lead farther
+        far = abs(math.log(float(solution.sizes.parameters) / chosen.model.parameters)) > FAR_FROM_OPTIMUM
+        rivals: list[Built | Refusal | None] = []
+        if far:
+            rivals.append(_buildable(request, through, objective, solution))
+        if problem.serving.needs_shapes or _is_held(request, float(solution.sizes.parameters)):
+            about = chosen.model.parameters
+            rivals.append(_best_shape(request, problem, objective, about, ELSEWHERE if far else NEARBY))
+        able = [chosen, *(rival for rival in rivals if isinstance(rival, Built))]
+        found = min(able, key=lambda one: _worth(request, objective, one.model))
+        if found is chosen:
+            break
+        chosen = found
         through = problem.through(chosen.shape)
         solution = best(through, objective)
     return Settled(chosen.shape, chosen.model, through, solution)

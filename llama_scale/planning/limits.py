@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from llama_scale.architecture import ModelConfig
+from llama_scale.costs.serving import serve, served_shape
 from llama_scale.planning.optimum import LARGEST_MODEL, Problem
 from llama_scale.planning.request import Request
 from llama_scale.planning.serving import largest_servable
@@ -30,7 +31,7 @@ def limits_of(
         *_budget(request, recommended, optimum),
         *_training(request, recommended, optimum),
         *_size(request, shape, optimum),
-        *_latency(request, recommended, optimum),
+        *_latency(request, shape, recommended, optimum),
         *_memory(request, problem, recommended, optimum),
     )
 
@@ -76,11 +77,13 @@ def _size(request: Request, shape: ModelConfig, optimum: PlannedModel) -> Iterat
         yield Limit("largest size", largest, float(shape.parameters.total), binds, False)
 
 
-def _latency(request: Request, recommended: PlannedModel, optimum: PlannedModel) -> Iterator[Limit]:
+def _latency(
+    request: Request, shape: ModelConfig, recommended: PlannedModel, optimum: PlannedModel
+) -> Iterator[Limit]:
     deployment = request.economics.deployment
-    if deployment is None or recommended.throughput is None:
+    if deployment is None or not request.must_be_servable:
         return
-    served = recommended.throughput
+    served = recommended.throughput or serve(deployment, served_shape(shape))
     for name, limit, used in (
         ("time per output token", deployment.time_per_output_token_seconds, served[2]),
         ("time to first token", deployment.time_to_first_token_seconds, served[3]),
@@ -95,8 +98,8 @@ def _memory(
 ) -> Iterator[Limit]:
     """Where a slightly larger model could not be served at all, and no limit on latency says so."""
     deployment = request.economics.deployment
-    is_limited = problem.serving.needs_shapes or request.must_be_servable
-    if deployment is None or not (is_limited and problem.serve_tokens):
+    is_limited = (problem.serving.needs_shapes and problem.serve_tokens) or request.must_be_servable
+    if deployment is None or not is_limited:
         return
     limits_on_latency = deployment.time_per_output_token_seconds, deployment.time_to_first_token_seconds
     if any(limit is not None for limit in limits_on_latency) and request.servable < LARGEST_MODEL:

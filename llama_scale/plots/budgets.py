@@ -165,7 +165,7 @@ def _by_size(axes: Axes, sizes: list[LossBySize], found: Any) -> None:
     axes.plot(found.flops, lowest, color=BLACK, linewidth=3.5, alpha=0.45, label="lowest loss of all sizes")
     flops_axis(axes, "x")
     plain_axis(axes, "y")
-    end_labels(axes, labels)
+    end_labels(axes, labels, at_edge=True)
     axes.legend(loc="lower left")
 
 

@@ -247,6 +247,7 @@ def end_labels(
         [axes.transLimits.transform(axes.transScale.transform((x, y)))[1] for x, y, *_ in labels]
     )
     places = spread(spots * height, apart)
+    places += max(0.0, -places.min()) - max(0.0, places.max() - height)  # beside the axes, not beyond them
     for (x, y, text, colour), place, spot in zip(labels, places, spots, strict=True):
         axes.annotate(
             text,
