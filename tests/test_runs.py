@@ -29,7 +29,7 @@ from llama_scale.runs import (
     run_id,
     write_records,
 )
-from llama_scale.runs.upkeep import mend
+from llama_scale.runs.upkeep import mend, torn
 
 CONFIG = small_run(
     small_model(vocabulary=300),
@@ -168,11 +168,17 @@ def test_what_is_whole_or_another_spec_is_left_as_it_is(folder: RunFolder) -> No
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_torn_result_of_a_run_that_somebody_holds_is_left_to_them(folder: RunFolder) -> None:
+def test_a_torn_result_is_set_aside_though_the_run_looks_held(folder: RunFolder) -> None:
+    """As after a power cut: the run's last lease is that of a process of before."""
     (folder.path / "result.json").write_text("")
     with folder.claim():
-        assert mend(folder.path.parent, {folder.run: CONFIG}) == ()
-    assert folder.is_finished
+        (said,) = torn(folder.path.parent, [folder.run])
+        assert said.startswith(f"result.json of run {folder.run} is torn")
+        assert folder.is_finished
+        (said,) = mend(folder.path.parent, {folder.run: CONFIG})
+        assert "kept as result.damaged-0" in said
+    assert not folder.is_finished
+    assert torn(folder.path.parent, [folder.run]) == ()
 
 
 def test_all_runs_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:

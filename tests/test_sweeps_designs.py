@@ -135,6 +135,9 @@ def test_a_model_that_no_budget_meets_is_left_out_whole_and_named(tmp_path: Path
     sweep = planned(tmp_path, f'{NAMED}["3e14", "6e14"]')
     assert {run.model.width for run in sweep.runs} == {128, 256}
     assert [model.width for model in sweep.without_budget] == [512]
+    alone = NAMED.replace("widths = [128, 256, 512]", "widths = [128, 256]")
+    repeated = planned(tmp_path, f'{alone}["3e14", "6e14"]')
+    assert [model.width for model in repeated.without_budget] == [512]
     assert all(sweep.own_steps.values())
     holdout = "design.holdouts=[{width=512, budget_flops='3e15'}]"
     with_test = planned(tmp_path, f'{NAMED}["3e14", "6e14"]', holdout)

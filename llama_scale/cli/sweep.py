@@ -85,10 +85,10 @@ def command(
     prepared = prepare_sweep(
         recipe, store=store, overrides=overrides, workers=workers, device=device, dry_run=dry_run
     )
+    output.warn_each(prepared.mended)
     if dry_run:
         output.result(plan_as_json(prepared), lambda: plan_in_words(prepared))
         return 0
-    output.warn_each(prepared.mended)
     output.talk(_opening(prepared, store))
     for caution in cautions(prepared):
         output.warn(caution)

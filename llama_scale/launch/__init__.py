@@ -19,7 +19,7 @@ from llama_scale.launch.places import Card, cards_here, default_workers, threads
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
 from llama_scale.runs import Precision, RunConfig, RunFolder, RunRecord, create_runs, read_records
-from llama_scale.runs.upkeep import mend
+from llama_scale.runs.upkeep import mend, torn
 from llama_scale.sweeps import Sweep, expand, find_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def prepare_sweep(
         times=times,
         cards=cards,
         earlier=_earlier_text(store, sweep, text.corpus) if text else None,
-        mended=() if dry_run else mend(store, sweep.by_id),
+        mended=torn(store, sweep.by_id) if dry_run else mend(store, sweep.by_id),
     )
 
 

@@ -77,7 +77,8 @@ class _Pool:
     def look(self) -> None:
         """Bring `finished` and `failed` up to date with the store. Looking costs time, so only when idle."""
         self.finished |= finished_of(t for t in self.tasks.values() if t.run not in self.finished)
-        self.failed = self.attempts.failed(list(self.tasks.values()), self.finished)
+        active = {worker.task.run for worker in self.workers if worker.task}
+        self.failed = self.attempts.failed(list(self.tasks.values()), self.finished, active)
 
     def has_idle(self) -> bool:
         return any(worker.task is None for worker in self.workers)

@@ -93,8 +93,8 @@ def _fly(
     with noting_interrupts() as interrupted:
         while True:
             finished = finished_of(tasks)
-            failed = flight.attempts.failed(tasks, finished)
             running = list(flight.running.values())
+            failed = flight.attempts.failed(tasks, finished, [task.run for task in running])
             elapsed = time.monotonic() - began
             watch(
                 progress_of(

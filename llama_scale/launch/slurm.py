@@ -17,12 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from llama_scale.config import canonical_hash
-from llama_scale.errors import InputError, StoreError
+from llama_scale.errors import InputError, LlamaScaleError, StoreError
 from llama_scale.files import parse_json, write_atomically
 from llama_scale.launch.tasks import (
     Attempts,
@@ -137,7 +138,7 @@ def launch_on_slurm(
     `options` are passed to sbatch. Raises InputError where SLURM is missing or refuses them;
     KeyboardInterrupt leaves the jobs in the queue, to be watched again.
     """
-    for program in ("sbatch", "squeue", "scontrol"):
+    for program in ("sbatch", "squeue"):
         if shutil.which(program) is None:
             raise InputError(
                 f"there is no {program} on this machine",
@@ -194,9 +195,11 @@ def _queue_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
 
 @cache
 def _largest_array() -> int:
-    """How many tasks an array of this cluster may have."""
-    stated = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.MULTILINE)
-    return max(1, int(stated.group(1))) if stated else USUAL_ARRAY
+    """How many tasks an array of this cluster may have, where it says so."""
+    with suppress(OSError, LlamaScaleError):  # not all clusters show their settings
+        stated = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.MULTILINE)
+        return max(1, int(stated.group(1))) if stated else USUAL_ARRAY
+    return USUAL_ARRAY
 
 
 def _call(*command: str) -> str:

@@ -193,9 +193,10 @@ class Attempts:
     def failed(
         self, tasks: Sequence[Task], finished: Collection[str], active: Collection[str] = ()
     ) -> tuple[str, ...]:
-        """Runs that are given up, `active` ones apart, and branches whose trunk never reached their point."""
+        """Runs that are given up, and branches whose trunk never reached their point; `active` ones apart."""
         given_up = self.worn_out().difference(active)
-        return tuple(sorted((given_up | _blocked(tasks, given_up.union(finished))).difference(finished)))
+        blocked = _blocked(tasks, given_up.union(finished))
+        return tuple(sorted((given_up | blocked).difference(finished, active)))
 
 
 def _blocked(tasks: Sequence[Task], ended: Collection[str]) -> set[str]:

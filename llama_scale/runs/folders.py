@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llama_scale.config import canonical_hash, canonical_json, differences, structure
 from llama_scale.errors import InputError, StoreError
@@ -122,12 +122,12 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"result.json of run {self.run} cannot be read: {error}",
-                hint="run its sweep again, which sets that file aside and trains this run anew",
+                hint="run its sweep or `train` again, which sets that file aside and trains this run anew",
             ) from None
 
-    def is_torn(self, name: Literal["spec.json", "result.json"]) -> bool:
-        """Whether that file is there and holds none of what such files say, as after a power cut."""
-        check = {"spec.json": _checked_spec, "result.json": _checked_result}[name]
+    def is_torn(self, name: str) -> bool:
+        """Whether that spec or result is there and holds none of what they say, as after a power cut."""
+        check = _checked_spec if name.startswith("spec.") else _checked_result
         try:
             check(self._read_json(name))
         except OSError:  # of files that are not there, or not ours to read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,19 @@ def harms_without_spec(store: Path) -> Iterator[Harm]:
             )
 
 
+def torn(store: Path, runs: Iterable[str]) -> tuple[str, ...]:
+    """What `mend` would find of these runs, in words."""
+    return tuple(
+        f"{file} of run {run} is torn: {remedy}"
+        for run in runs
+        for file, remedy in (
+            ("spec.json", "it will be written again"),
+            ("result.json", "it will be trained anew"),
+        )
+        if RunFolder(store / run).is_torn(file)
+    )
+
+
 def mend(store: Path, by_id: Mapping[str, RunConfig]) -> tuple[str, ...]:
     """Make whole what a power cut or a failing disk left torn of these runs; returns what that was, in words.
 
@@ -111,12 +124,17 @@ def _mend(folder: RunFolder, config: RunConfig) -> Iterator[str]:
     if folder.is_torn("spec.json"):
         write_spec(folder, config)
         yield f"spec.json of run {folder.run} was torn: it is written again"
-    if not folder.is_torn("result.json"):
-        return
-    with suppress(BusyError), folder.claim():  # who writes a result holds the run
+    # Without a lease, for after a power cut the run's own looks as if somebody held it for a while. Results
+    # appear whole: one that is torn is nobody's who writes it now.
+    with suppress(FileNotFoundError):  # others mend too
         if folder.is_torn("result.json"):
-            kept = folder.set_aside("result.json").name
-            yield f"result.json of run {folder.run} was torn: it is kept as {kept}, the run is trained anew"
+            kept = folder.set_aside("result.json")
+            if not folder.is_torn(kept.name):  # a holder ended in between
+                with suppress(FileExistsError):
+                    (folder.path / "result.json").hardlink_to(kept)
+                return
+            told = f"it is kept as {kept.name}, the run is trained anew"
+            yield f"result.json of run {folder.run} was torn: {told}"
 
 
 def _checkpoint_harm(folder: RunFolder, step: int) -> str | None:

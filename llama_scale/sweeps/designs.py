@@ -72,7 +72,8 @@ def models_without_budget(spec: SweepSpec) -> tuple[ModelConfig, ...]:
     """Models that an IsoFLOP design names, but which no budget gives the tokens that it asks for."""
     if isinstance(spec.design, IsoFlop) and spec.design.is_predicted:
         return ()
-    return tuple(model for model in _named(spec) if not _ends(spec, model))
+    named = dict.fromkeys((*_named(spec), *_repeat_models(spec)))
+    return tuple(model for model in named if not _ends(spec, model))
 
 
 def _members(spec: SweepSpec) -> list[tuple[ModelConfig, tuple[End, ...]]]:
@@ -120,9 +121,12 @@ def _unmet_budgets(
 
 def _repeated(spec: SweepSpec) -> list[tuple[ModelConfig, tuple[End, ...]]]:
     """The models to train once more, with the ends of their runs, if there are any."""
+    return [(model, ends) for model in _repeat_models(spec) if (ends := _ends(spec, model))]
+
+
+def _repeat_models(spec: SweepSpec) -> list[ModelConfig]:
     by_width = bool(spec.design.widths)
-    models = all_of([lambda r=r: _model(spec, r if by_width else None, r) for r in spec.design.repeats])
-    return [(model, ends) for model in models if (ends := _ends(spec, model))]
+    return all_of([lambda r=r: _model(spec, r if by_width else None, r) for r in spec.design.repeats])
 
 
 def _model(
