@@ -238,6 +238,15 @@ def test_losses_in_bits_are_turned_into_nats_and_said(tmp_path: Path, header: st
     assert f"{header} is taken times ln 2, as nats a token" in found.warnings
 
 
+@pytest.mark.parametrize("header", ["loss (16-bit)", "loss (8-bit weights)", "loss (16 bits)", "loss (fp16)"])
+def test_the_width_of_numbers_is_no_unit_of_a_loss(tmp_path: Path, header: str) -> None:
+    found = read_table(table(tmp_path, f"N,D,{header}\n7B,1e9,3.0\n"))
+    assert found.rows[0].loss == 3.0
+    with pytest.raises(InputError, match="no column 'loss'") as caught:
+        read_table(table(tmp_path, "N,D,loss_16bit\n7B,1e9,3.0\n"))
+    assert "rename 'loss_16bit' to 'loss'" in caught.value.hint
+
+
 def test_every_count_of_a_table_is_kept(tmp_path: Path) -> None:
     found = read_table(table(tmp_path, "params,params_no_embed,D,L,outlier\n2e8,1e8,1e9,3,1\n"))
     assert found.rows[0].counts == {"non_embedding": 1e8}

@@ -11,7 +11,15 @@ from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, repeated_names
 from llama_scale.fitting.filters import plain_name
-from llama_scale.fitting.headers import BITS, Header, count_factor, flops_factor, loss_factor, read_header
+from llama_scale.fitting.headers import (
+    BITS,
+    Header,
+    count_factor,
+    flops_factor,
+    in_bits,
+    loss_factor,
+    read_header,
+)
 from llama_scale.frozen import frozen
 from llama_scale.quantities import parse_count, parse_flops
 
@@ -220,7 +228,7 @@ def _with_unit(ours: str, found: str) -> str:
     """Our name for a column, with the unit that its own name tells: `parameters (M)` for `params_M`."""
     unit = _UNIT.search(found.strip())
     if ours == "loss":
-        return "loss (bits)" if "bit" in found.lower() else "loss"
+        return "loss (bits)" if in_bits(found) else "loss"
     return f"{ours} ({unit[1]})" if unit else ours
 
 
