@@ -110,7 +110,7 @@ def test_bad_tables_are_one_error_that_names_the_place(
 
 
 @pytest.mark.parametrize(
-    "bad", ["1e8,1e9,nan", "1e8,1e9,", "1e8,1e9,0", "1e8,1e9,-2", "1e8,1e9,inf", "0,1e9,2"]
+    "bad", ["1e8,1e9,nan", "1e8,1e9,NA", "1e8,1e9,", "1e8,1e9,0", "1e8,1e9,-2", "1e8,1e9,inf", "0,1e9,2"]
 )
 @pytest.mark.parametrize("header", ["N,D,L", "params,tokens,Val Loss"])
 def test_the_filter_that_an_error_names_leaves_the_row_out(tmp_path: Path, header: str, bad: str) -> None:
@@ -274,6 +274,28 @@ def test_yes_and_no_are_read_as_words_and_as_numbers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 2, column outlier: '0\.3' is neither yes nor no") as caught:
         read_table(table(tmp_path, "N,D,L,outlier\n1e8,1e9,3,0.3\n"))
     assert "1 or 0" in caught.value.hint
+
+
+@pytest.mark.parametrize("absent", ["", "NA", "na", "NaN", "nan", "None", "none", "<NA>", "N/A", "NULL"])
+def test_a_cell_without_a_value_is_one_however_it_is_written(tmp_path: Path, absent: str) -> None:
+    columns = ("outlier", "budget", "C", "family", "corpus", "status", "unique_tokens", "run", "role")
+    rest = ",".join([absent] * len(columns))
+    path = table(tmp_path, f"N,D,L,{','.join(columns)}\n1e8,1e9,3,{rest}\n")
+    (row,) = read_table(path).rows
+    assert (row.name, row.place) == ("runs.csv line 2",) * 2
+    assert (row.flagged, row.budget, row.train_flops, row.unique_tokens) == (False, None, None, None)
+    assert (row.family, row.corpus) == ("", "")
+    held = read_table(path, where=[parse_filter("family = none"), parse_filter("corpus != c4")])
+    assert len(held.rows) == 1
+    for text in ("budget > 0", "budget < 1e30"):
+        assert not parse_filter(text).keeps(absent)
+
+
+def test_a_reason_to_call_a_run_an_outlier_flags_it(tmp_path: Path) -> None:
+    rows = read_table(table(tmp_path, "N,D,L,outlier\n1e8,1e9,3,duplicate\n1e8,2e9,2.9,\n")).rows
+    assert [row.flagged for row in rows] == [True, False]
+    with pytest.raises(InputError, match="'duplicate' is neither yes nor no"):
+        read_table(table(tmp_path, "N,D,L,schedule_complete\n1e8,1e9,3,duplicate\n"))
 
 
 @pytest.mark.parametrize("column", ["status", "State"])

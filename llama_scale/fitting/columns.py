@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
-from llama_scale.fitting.cells import Cells, repeated_names
+from llama_scale.fitting.cells import Cells, present, repeated_names
 from llama_scale.fitting.filters import plain_name
 from llama_scale.fitting.headers import (
     BITS,
@@ -91,8 +91,8 @@ class Columns:
         return [f"{self.header[self.at['loss']]} is taken times ln 2, as nats a token"] if in_bits else []
 
     def text(self, cells: Sequence[str], ours: str) -> str:
-        """The cell of one of our columns; empty where the table has none."""
-        return cells[self.at[ours]] if ours in self.at else ""
+        """The cell of one of our columns; empty where the table has none, or no value in it."""
+        return present(cells[self.at[ours]]) if ours in self.at else ""
 
     def number(self, place: str, cells: Sequence[str], ours: str) -> float:
         """The number in that cell; InputError names place and column where there is none."""
@@ -100,7 +100,7 @@ class Columns:
         column = self.header[self.at[ours]]
         if not text:
             raise InputError(
-                f"{place}, column {column}: the cell is empty",
+                f"{place}, column {column}: the cell is {cells[self.at[ours]] or 'empty'}",
                 hint=f"fill it in, or leave out such rows: --where '{column} > 0'",
             )
         try:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from llama_scale.errors import InputError
+from llama_scale.fitting.cells import present
 from llama_scale.frozen import frozen
 from llama_scale.quantities import parse_count
 
@@ -36,13 +37,16 @@ class Filter:
 
     def keeps(self, cell: str) -> bool:
         """Whether a row with this cell stays; InputError where a number is to be less or more than a word."""
-        numbers = (_number(cell), _number(self.value))
+        cell, value = present(cell), present(self.value)
+        if not cell and self.comparison in ORDERS:
+            return False
+        numbers = (_number(cell), _number(value))
         if numbers[0] is not None and numbers[1] is None and self.comparison in ORDERS:
             raise InputError(
                 f"the filter '{self}' compares {cell} with {self.value!r}, which is no number",
                 hint=f"write --where '{self.column} {self.comparison} {cell}'",
             )
-        pair: tuple[Any, Any] = (cell, self.value) if None in numbers else numbers
+        pair: tuple[Any, Any] = (cell, value) if None in numbers else numbers
         return _COMPARE[self.comparison](*pair)
 
 

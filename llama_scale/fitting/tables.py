@@ -95,21 +95,28 @@ def _why_not(place: str, columns: Columns, cells: Sequence[str]) -> str | None:
     return None
 
 
-def _flag(place: str, cells: Sequence[str], columns: Columns, ours: str) -> bool:
-    """Whether a cell says yes, in a word or as 1 or 1.0; an empty one says no.
+def _flag(place: str, cells: Sequence[str], columns: Columns, ours: str, *, reasons: bool = False) -> bool:
+    """Whether a cell says yes, in a word or as 1 or 1.0, or gives `reasons` for it; an empty one says no.
 
     Raises InputError for what is neither yes nor no.
     """
     text = columns.text(cells, ours).lower()
     if text in (*YES, *NO, ""):
         return text in YES
+    number = _float(text)
+    if number in (0.0, 1.0) or (number is None and reasons):
+        return number != 0.0
+    raise InputError(
+        f"{place}, column {columns.header[columns.at[ours]]}: {text!r} is neither yes nor no",
+        hint="write 1 or 0, or give the column another name if it says something else",
+    )
+
+
+def _float(text: str) -> float | None:
     try:
-        return {0.0: False, 1.0: True}[float(text)]
-    except (ValueError, KeyError):
-        raise InputError(
-            f"{place}, column {columns.header[columns.at[ours]]}: {text!r} is neither yes nor no",
-            hint="write 1 or 0, or give the column another name if it says something else",
-        ) from None
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
@@ -141,7 +148,7 @@ def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
         held_out=columns.text(cells, "role") in HELD_OUT,
         counts=counts,
         unique_tokens=_unique_tokens(place, cells, columns, tokens),
-        flagged=_flag(place, cells, columns, "flagged"),
+        flagged=_flag(place, cells, columns, "flagged", reasons=True),
     )
 
 
