@@ -179,6 +179,27 @@ def test_filters_know_our_names_and_units(tmp_path: Path) -> None:
     assert len(read_table(path, where=[parse_filter("tokens = 1T")]).rows) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("params <= 2B", [1, 2]),
+        ("N <= 2e0", [1, 2]),
+        ("size > 2", [3]),
+        ("params = 70M", [1]),
+        ("params = 0.07", [1]),
+        ("C < 2e3 EFLOPs", [1, 2]),
+        ("C < 2000", [1, 2]),
+        ("C < 2e21 FLOPs", [1, 2]),
+        ("D != 1T", [2, 3]),
+    ],
+)
+def test_filters_know_the_unit_of_a_header(tmp_path: Path, text: str, kept: list[int]) -> None:
+    rows = "0.07,1,3,1\n2,2,2.5,1e3\n7B,3,2.0,3e3\n"
+    path = table(tmp_path, f"Params (B),Tokens [T],L,C (EFLOPs)\n{rows}")
+    found = read_table(path, where=[parse_filter(text)])
+    assert [row.tokens / 1e12 for row in found.rows] == kept
+
+
 def test_rows_of_one_run_at_several_steps_are_its_curve(tmp_path: Path) -> None:
     text = "run,N,step,D,L\na,1e8,20,2e9,3.0\na,1e8,10,1e9,3.5\nb,2e8,10,1e9,3.3\n"
     found = read_table(table(tmp_path, text))

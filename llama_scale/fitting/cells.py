@@ -24,6 +24,7 @@ OTHER_FILES = {  # the first bytes of files that people give for a CSV
 ABSENT = frozenset(
     {"none", "nan", "na", "<na>", "n/a", "nat", "null"}
 )  # no value, as people and programs write it
+BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")  # one that a unit in its header multiplies
 _COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
 

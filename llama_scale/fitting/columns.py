@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
-from llama_scale.fitting.cells import Cells, present, repeated_names
+from llama_scale.fitting.cells import BARE_NUMBER, Cells, present, repeated_names
 from llama_scale.fitting.filters import plain_name
 from llama_scale.fitting.headers import (
     BITS,
@@ -73,7 +73,6 @@ TABLE_CONVENTION: ParameterConvention = "total"
 COUNTS = ("parameters", "tokens", "unique_tokens", *(f"parameters_{name}" for name in CONVENTIONS))
 FLOPS = ("train_flops", "budget")
 _UNIT = re.compile(r"[_\s](k|m|b|t|(?:thousand|million|billion|trillion)s?|1e\d+|bits)$", re.IGNORECASE)
-_BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")
 
 
 @frozen
@@ -89,6 +88,10 @@ class Columns:
         """What was made of the losses, where it is not what stands there."""
         in_bits = self.factors.get("loss") == BITS
         return [f"{self.header[self.at['loss']]} is taken times ln 2, as nats a token"] if in_bits else []
+
+    def factor_at(self, at: int) -> float:
+        """What bare numbers of the column at that position are times."""
+        return next((self.factors[ours] for ours in self.factors if self.at[ours] == at), 1.0)
 
     def text(self, cells: Sequence[str], ours: str) -> str:
         """The cell of one of our columns; empty where the table has none, or no value in it."""
@@ -118,7 +121,7 @@ class Columns:
 def _number(text: str, ours: str, factor: float) -> float:
     parse: Callable[[str], float]
     parse = parse_count if ours in COUNTS else parse_flops if ours in FLOPS else float
-    if factor != 1.0 and _BARE_NUMBER.fullmatch(text):
+    if factor != 1.0 and BARE_NUMBER.fullmatch(text):
         return factor * parse(text)
     try:
         return float(text)  # the fastest way, and the one that lets nan through to where values are checked

@@ -42,14 +42,15 @@ def rows_of_cells(
     which the last is the point.
     """
     columns = find_columns(path, table, convention)
-    filters = [(condition, _position(table, columns, condition, path)) for condition in where]
+    positions = [_position(table, columns, condition, path) for condition in where]
+    filters = [(c, at, columns.factor_at(at)) for c, at in zip(where, positions, strict=True)]
     rows: list[Row] = []
     left: list[Exclusion] = []
     points: list[CurvePoint] = []
     for line, cells in zip(table.places, table.rows, strict=True):
         place, name = f"{path.name} {line}", columns.text(cells, "run")
         name, place = (name, f"{place} ({name})") if name else (place, place)
-        failed = next((condition for condition, at in filters if not condition.keeps(cells[at])), None)
+        failed = next((c for c, at, factor in filters if not c.keeps(cells[at], factor)), None)
         reason = f"not {failed}" if failed else _why_not(place, columns, cells)
         if reason:
             left.append(Exclusion(run=name, reason=reason))
