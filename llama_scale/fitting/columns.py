@@ -97,6 +97,15 @@ class Columns:
         """The cell of one of our columns; empty where the table has none, or no value in it."""
         return present(cells[self.at[ours]]) if ours in self.at else ""
 
+    def tell_units(self, rows: Sequence[Sequence[str]]) -> bool:
+        """Whether all sizes and durations are written with a unit, such as 7B."""
+        names = ("parameters", "tokens")
+        return all(
+            name in self.at and not BARE_NUMBER.fullmatch(cells[self.at[name]])
+            for name in names
+            for cells in rows
+        )
+
     def number(self, place: str, cells: Sequence[str], ours: str) -> float:
         """The number in that cell; InputError names place and column where there is none."""
         text = self.text(cells, ours)

@@ -69,6 +69,7 @@ def rows_of_cells(
         exclusions=(*left, *earlier),
         warnings=(*notes, *_passed_over(path, table, columns), *_derived(path, columns)),
         curves=curves,
+        units_known=columns.tell_units(table.rows),
         remedy=REMEDY,
     )
 
