@@ -170,6 +170,9 @@ def test_a_column_that_is_passed_over_is_named(tmp_path: Path) -> None:
     ]
     assert "'loss' and 'Val Loss (nats)'" in said("N,D,Val Loss (nats),loss\n1e8,1e9,3.1,3\n")[0]
     assert said("parameters,params,D,L\n1e8,1e8,1e9,3\n") == []  # one number twice
+    assert "'tokens' and '(B) D'" in said("N,tokens,(B) D,L\n1e8,1e9,2,3\n")[0]
+    both = "Params (total),Params (non-embedding),D,L\n2e8,1e8,1e9,3\n"
+    assert said(both) == []  # each is read, as a count of its own
 
 
 def test_filters_know_our_names_and_units(tmp_path: Path) -> None:
@@ -325,7 +328,7 @@ def test_a_run_has_ended_in_the_words_of_any_tracker(tmp_path: Path, column: str
     text = f"N,D,L,{column}\n" + "".join(f"1e8,1e9,3,{word}\n" for word in (*ended, *others))
     found = read_table(table(tmp_path, text))
     assert len(found.rows) == len(ended)
-    assert [e.reason for e in found.exclusions] == [f"its status is {word}" for word in others]
+    assert [e.reason for e in found.exclusions] == [f"its {column} is {word}" for word in others]
 
 
 def test_where_no_row_of_a_table_counts_the_hint_speaks_of_its_columns(tmp_path: Path) -> None:

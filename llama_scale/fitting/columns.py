@@ -141,7 +141,7 @@ def _number(text: str, ours: str, factor: float) -> float:
 def find_columns(path: Path, table: Cells, convention: ParameterConvention | None) -> Columns:
     """Our names for the columns that the table has; N or D may be missing where C stands in."""
     headers = [read_header(name) for name in table.header]
-    names = [_named(header) for header in headers]
+    names = [column_name(header) for header in headers]
     repeated = repeated_names(names)
     found: dict[str, int] = {}
     for ours, aliases in ALIASES.items():
@@ -159,7 +159,7 @@ def find_columns(path: Path, table: Cells, convention: ParameterConvention | Non
     return Columns(at=found, header=table.header, factors=_factors(path, headers, found))
 
 
-def _named(header: Header) -> str:
+def column_name(header: Header) -> str:
     """Its plain name, with how parameters are counted where its brackets say it."""
     counted = header.name in ALIASES["parameters"] and header.convention
     return f"parameters_{counted}" if counted else header.name

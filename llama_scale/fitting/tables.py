@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, read_cells
-from llama_scale.fitting.columns import ALIASES, Columns, convention_of, find_columns
+from llama_scale.fitting.columns import ALIASES, Columns, column_name, convention_of, find_columns
 from llama_scale.fitting.curves_of_tables import CurvePoint, curves_and_ends
 from llama_scale.fitting.filters import Filter, check_columns, plain_name
+from llama_scale.fitting.headers import read_header
 from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows
 
 HELD_OUT = ("holdout", "held_out", "test")
@@ -89,7 +89,7 @@ def _why_not(place: str, columns: Columns, cells: Sequence[str]) -> str | None:
     """Why a row of a table of runs is no point of a law."""
     status = columns.text(cells, "status")
     if status.lower() not in DONE:
-        return f"its status is {status}"
+        return f"its {columns.header[columns.at['status']]} is {status}"
     if (role := columns.text(cells, "role")) in NO_POINTS:
         return NO_POINTS[role]
     if "schedule_complete" in columns.at and not _flag(place, cells, columns, "schedule_complete"):
@@ -172,7 +172,7 @@ def _unique_tokens(place: str, cells: Sequence[str], columns: Columns, tokens: f
 
 def _passed_over(path: Path, table: Cells, columns: Columns) -> list[str]:
     """Columns that could have been meant as well as the one that was taken, where they say something else."""
-    names = [plain_name(re.split(r"[(\[]", name)[0]) for name in table.header]
+    names = [column_name(read_header(name)) for name in table.header]
     said = []
     for ours in TAKEN_ALONE:
         alike = [place for place, name in enumerate(names) if name in ALIASES[ours]]
