@@ -17,6 +17,7 @@ from llama_scale.fitting.doubts import DIVERGED, _dominated
 from llama_scale.fitting.filters import parse_filter
 from llama_scale.fitting.observations import Row, Rows, check_design, observe
 from llama_scale.laws import published
+from llama_scale.runs import load_records
 
 LAW = published().law
 
@@ -101,13 +102,56 @@ def scaled(column: str, factor: float, *, every: int = 1) -> list[Row]:
         (scaled("tokens", 1e-6, every=2), "line of .* has tokens .* and line of .*: are these one unit"),
         (scaled("parameters", 1e-6, every=30), "line of .* has parameters 200 and .*: are these one unit"),
         (scaled("parameters", 1e9, every=30), "line of .* has parameters 2e.17, and no row has more"),
-        (SMALL, "line of .* has parameters 8000, and no row has more"),
     ],
 )
 def test_counts_in_other_units_are_questioned(rows: list[Row], said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         warnings_of(*rows)
     assert "7B" in caught.value.hint
+
+
+def grid(sizes: tuple[float, ...], durations: tuple[float, ...]) -> list[Row]:
+    """Runs of all pairs: losses of small models overlap with those of large ones that saw little."""
+    return [run(n, d) for n in sizes for d in durations]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (grid((768, 393e3, 3e6, 25e6, 300e6), (1e8, 1e9, 1e10)), None),
+        (grid((1e6, 1e7, 1e8), (5e5, 5e8, 5e9)), None),
+        (grid((3e3, 6e3, 12e3), (1e8, 1e9, 1e10)), "the median run saw 166,667 tokens a parameter"),
+        (grid((1e3, 2e3, 5e3), (1e5, 1e6)), "has parameters 5000, and no row has more"),
+        (grid((1e4, 2e4), (3e4, 9e4)), "has tokens 90000, and no row has more"),
+        (grid((1e9, 1e10, 1e11), (1e6, 1e7, 1e8)), "the median run saw 0.001 tokens a parameter"),
+        (SMALL, "has parameters 8000, and no row has more"),
+    ],
+)
+def test_small_models_and_odd_durations_are_fitted(rows: list[Row], said: str | None) -> None:
+    found = warnings_of(*rows)
+    assert re.search(said or "^(?!.*unit)", found)
+    exact = observe([Rows(source="here", rows=tuple(rows), convention="total", units_known=True)])
+    assert not [warning for warning in exact.warnings if "no row has more" in warning or "median" in warning]
+
+
+def test_one_run_in_millions_beside_whole_counts_is_questioned() -> None:
+    rows = grid((1e8, 3e8, 1e9), (83333333333, 2e10))
+    with pytest.raises(InputError, match=r"has tokens 41667 and .*: are these one unit"):
+        warnings_of(*rows, run(5e8, 41667, loss=float(LAW.loss(5e8, 41667e6))))
+
+
+def test_counts_that_tell_their_units_and_our_own_are_taken_at_their_word(tmp_path: Path) -> None:
+    text = "N,D,L\n0.768K,1M,9\n0.9K,10M,8\n"
+    (tmp_path / "known.csv").write_text(text)
+    (tmp_path / "bare.csv").write_text(text.replace("0.9K", "900"))
+    assert gather(tmp_path / "known.csv").parameters.tolist() == [768, 900]
+    with pytest.raises(InputError, match="has parameters 900, and no row has more: which unit"):
+        gather(tmp_path / "bare.csv")
+    export = Path(__file__).parents[1] / "sweeps" / "results" / "default-seed0.json"
+    tiny = [
+        replace(record, parameters=replace(record.parameters, matmul=500)) for record in load_records(export)
+    ]
+    assert set(gather(tiny).parameters.tolist()) == {500.0}
 
 
 def test_counts_in_two_units_without_a_gap_are_doubted() -> None:

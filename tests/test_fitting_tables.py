@@ -110,7 +110,7 @@ def test_bad_tables_are_one_error_that_names_the_place(
 
 
 @pytest.mark.parametrize(
-    "bad", ["1e8,1e9,nan", "1e8,1e9,", "1e8,1e9,0", "1e8,1e9,-2", "1e8,1e9,inf", "0,1e9,2"]
+    "bad", ["1e8,1e9,nan", "1e8,1e9,NA", "1e8,1e9,", "1e8,1e9,0", "1e8,1e9,-2", "1e8,1e9,inf", "0,1e9,2"]
 )
 @pytest.mark.parametrize("header", ["N,D,L", "params,tokens,Val Loss"])
 def test_the_filter_that_an_error_names_leaves_the_row_out(tmp_path: Path, header: str, bad: str) -> None:
@@ -170,6 +170,9 @@ def test_a_column_that_is_passed_over_is_named(tmp_path: Path) -> None:
     ]
     assert "'loss' and 'Val Loss (nats)'" in said("N,D,Val Loss (nats),loss\n1e8,1e9,3.1,3\n")[0]
     assert said("parameters,params,D,L\n1e8,1e8,1e9,3\n") == []  # one number twice
+    assert "'tokens' and '(B) D'" in said("N,tokens,(B) D,L\n1e8,1e9,2,3\n")[0]
+    both = "Params (total),Params (non-embedding),D,L\n2e8,1e8,1e9,3\n"
+    assert said(both) == []  # each is read, as a count of its own
 
 
 def test_filters_know_our_names_and_units(tmp_path: Path) -> None:
@@ -177,6 +180,27 @@ def test_filters_know_our_names_and_units(tmp_path: Path) -> None:
     assert len(read_table(path, where=[parse_filter("parameters > 2B")]).rows) == 1
     assert len(read_table(path, where=[parse_filter("n <= 1e9")]).rows) == 1
     assert len(read_table(path, where=[parse_filter("tokens = 1T")]).rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("params <= 2B", [1, 2]),
+        ("N <= 2e0", [1, 2]),
+        ("size > 2", [3]),
+        ("params = 70M", [1]),
+        ("params = 0.07", [1]),
+        ("C < 2e3 EFLOPs", [1, 2]),
+        ("C < 2000", [1, 2]),
+        ("C < 2e21 FLOPs", [1, 2]),
+        ("D != 1T", [2, 3]),
+    ],
+)
+def test_filters_know_the_unit_of_a_header(tmp_path: Path, text: str, kept: list[int]) -> None:
+    rows = "0.07,1,3,1\n2,2,2.5,1e3\n7B,3,2.0,3e3\n"
+    path = table(tmp_path, f"Params (B),Tokens [T],L,C (EFLOPs)\n{rows}")
+    found = read_table(path, where=[parse_filter(text)])
+    assert [row.tokens / 1e12 for row in found.rows] == kept
 
 
 def test_rows_of_one_run_at_several_steps_are_its_curve(tmp_path: Path) -> None:
@@ -238,6 +262,15 @@ def test_losses_in_bits_are_turned_into_nats_and_said(tmp_path: Path, header: st
     assert f"{header} is taken times ln 2, as nats a token" in found.warnings
 
 
+@pytest.mark.parametrize("header", ["loss (16-bit)", "loss (8-bit weights)", "loss (16 bits)", "loss (fp16)"])
+def test_the_width_of_numbers_is_no_unit_of_a_loss(tmp_path: Path, header: str) -> None:
+    found = read_table(table(tmp_path, f"N,D,{header}\n7B,1e9,3.0\n"))
+    assert found.rows[0].loss == 3.0
+    with pytest.raises(InputError, match="no column 'loss'") as caught:
+        read_table(table(tmp_path, "N,D,loss_16bit\n7B,1e9,3.0\n"))
+    assert "rename 'loss_16bit' to 'loss'" in caught.value.hint
+
+
 def test_every_count_of_a_table_is_kept(tmp_path: Path) -> None:
     found = read_table(table(tmp_path, "params,params_no_embed,D,L,outlier\n2e8,1e8,1e9,3,1\n"))
     assert found.rows[0].counts == {"non_embedding": 1e8}
@@ -267,13 +300,35 @@ def test_yes_and_no_are_read_as_words_and_as_numbers(tmp_path: Path) -> None:
     assert "1 or 0" in caught.value.hint
 
 
+@pytest.mark.parametrize("absent", ["", "NA", "na", "NaN", "nan", "None", "none", "<NA>", "N/A", "NULL"])
+def test_a_cell_without_a_value_is_one_however_it_is_written(tmp_path: Path, absent: str) -> None:
+    columns = ("outlier", "budget", "C", "family", "corpus", "status", "unique_tokens", "run", "role")
+    rest = ",".join([absent] * len(columns))
+    path = table(tmp_path, f"N,D,L,{','.join(columns)}\n1e8,1e9,3,{rest}\n")
+    (row,) = read_table(path).rows
+    assert (row.name, row.place) == ("runs.csv line 2",) * 2
+    assert (row.flagged, row.budget, row.train_flops, row.unique_tokens) == (False, None, None, None)
+    assert (row.family, row.corpus) == ("", "")
+    held = read_table(path, where=[parse_filter("family = none"), parse_filter("corpus != c4")])
+    assert len(held.rows) == 1
+    for text in ("budget > 0", "budget < 1e30"):
+        assert not parse_filter(text).keeps(absent)
+
+
+def test_a_reason_to_call_a_run_an_outlier_flags_it(tmp_path: Path) -> None:
+    rows = read_table(table(tmp_path, "N,D,L,outlier\n1e8,1e9,3,duplicate\n1e8,2e9,2.9,\n")).rows
+    assert [row.flagged for row in rows] == [True, False]
+    with pytest.raises(InputError, match="'duplicate' is neither yes nor no"):
+        read_table(table(tmp_path, "N,D,L,schedule_complete\n1e8,1e9,3,duplicate\n"))
+
+
 @pytest.mark.parametrize("column", ["status", "State"])
 def test_a_run_has_ended_in_the_words_of_any_tracker(tmp_path: Path, column: str) -> None:
     ended, others = ("done", "finished", "Completed", "SUCCESS", ""), ("running", "crashed", "killed")
     text = f"N,D,L,{column}\n" + "".join(f"1e8,1e9,3,{word}\n" for word in (*ended, *others))
     found = read_table(table(tmp_path, text))
     assert len(found.rows) == len(ended)
-    assert [e.reason for e in found.exclusions] == [f"its status is {word}" for word in others]
+    assert [e.reason for e in found.exclusions] == [f"its {column} is {word}" for word in others]
 
 
 def test_where_no_row_of_a_table_counts_the_hint_speaks_of_its_columns(tmp_path: Path) -> None:

@@ -21,7 +21,10 @@ OTHER_FILES = {  # the first bytes of files that people give for a CSV
     b"\xff\xfe": "it is UTF-16 text",
     b"\xfe\xff": "it is UTF-16 text",
 }
-ABSENT = ("None", "nan", "<NA>", "NaT")  # a cell without a value, as Python, numpy and pandas write it
+ABSENT = frozenset(
+    {"none", "nan", "na", "<na>", "n/a", "nat", "null"}
+)  # no value, as people and programs write it
+BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")  # one that a unit in its header multiplies
 _COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
 
@@ -170,8 +173,12 @@ def cells_of_rows(rows: Sequence[Mapping[Any, Any]]) -> Cells:
 
 
 def _as_text(cell: Any) -> str:
-    text = str(int(cell)) if isinstance(cell, bool) else str(cell).strip()
-    return "" if text in ABSENT else text
+    return present(str(int(cell)) if isinstance(cell, bool) else str(cell).strip())
+
+
+def present(text: str) -> str:
+    """A cell's text; empty where it says that there is no value."""
+    return "" if text.lower() in ABSENT else text
 
 
 def repeated_names(names: Iterable[str]) -> set[str]:

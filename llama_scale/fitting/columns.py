@@ -9,9 +9,17 @@ from pathlib import Path
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
-from llama_scale.fitting.cells import Cells, repeated_names
+from llama_scale.fitting.cells import BARE_NUMBER, Cells, present, repeated_names
 from llama_scale.fitting.filters import plain_name
-from llama_scale.fitting.headers import BITS, Header, count_factor, flops_factor, loss_factor, read_header
+from llama_scale.fitting.headers import (
+    BITS,
+    Header,
+    count_factor,
+    flops_factor,
+    in_bits,
+    loss_factor,
+    read_header,
+)
 from llama_scale.frozen import frozen
 from llama_scale.quantities import parse_count, parse_flops
 
@@ -65,7 +73,6 @@ TABLE_CONVENTION: ParameterConvention = "total"
 COUNTS = ("parameters", "tokens", "unique_tokens", *(f"parameters_{name}" for name in CONVENTIONS))
 FLOPS = ("train_flops", "budget")
 _UNIT = re.compile(r"[_\s](k|m|b|t|(?:thousand|million|billion|trillion)s?|1e\d+|bits)$", re.IGNORECASE)
-_BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")
 
 
 @frozen
@@ -82,9 +89,22 @@ class Columns:
         in_bits = self.factors.get("loss") == BITS
         return [f"{self.header[self.at['loss']]} is taken times ln 2, as nats a token"] if in_bits else []
 
+    def factor_at(self, at: int) -> float:
+        """What bare numbers of the column at that position are times."""
+        return next((self.factors[ours] for ours in self.factors if self.at[ours] == at), 1.0)
+
     def text(self, cells: Sequence[str], ours: str) -> str:
-        """The cell of one of our columns; empty where the table has none."""
-        return cells[self.at[ours]] if ours in self.at else ""
+        """The cell of one of our columns; empty where the table has none, or no value in it."""
+        return present(cells[self.at[ours]]) if ours in self.at else ""
+
+    def tell_units(self, rows: Sequence[Sequence[str]]) -> bool:
+        """Whether all sizes and durations are written with a unit, such as 7B."""
+        names = ("parameters", "tokens")
+        return all(
+            name in self.at and not BARE_NUMBER.fullmatch(cells[self.at[name]])
+            for name in names
+            for cells in rows
+        )
 
     def number(self, place: str, cells: Sequence[str], ours: str) -> float:
         """The number in that cell; InputError names place and column where there is none."""
@@ -92,7 +112,7 @@ class Columns:
         column = self.header[self.at[ours]]
         if not text:
             raise InputError(
-                f"{place}, column {column}: the cell is empty",
+                f"{place}, column {column}: the cell is {cells[self.at[ours]] or 'empty'}",
                 hint=f"fill it in, or leave out such rows: --where '{column} > 0'",
             )
         try:
@@ -110,7 +130,7 @@ class Columns:
 def _number(text: str, ours: str, factor: float) -> float:
     parse: Callable[[str], float]
     parse = parse_count if ours in COUNTS else parse_flops if ours in FLOPS else float
-    if factor != 1.0 and _BARE_NUMBER.fullmatch(text):
+    if factor != 1.0 and BARE_NUMBER.fullmatch(text):
         return factor * parse(text)
     try:
         return float(text)  # the fastest way, and the one that lets nan through to where values are checked
@@ -121,7 +141,7 @@ def _number(text: str, ours: str, factor: float) -> float:
 def find_columns(path: Path, table: Cells, convention: ParameterConvention | None) -> Columns:
     """Our names for the columns that the table has; N or D may be missing where C stands in."""
     headers = [read_header(name) for name in table.header]
-    names = [_named(header) for header in headers]
+    names = [column_name(header) for header in headers]
     repeated = repeated_names(names)
     found: dict[str, int] = {}
     for ours, aliases in ALIASES.items():
@@ -139,7 +159,7 @@ def find_columns(path: Path, table: Cells, convention: ParameterConvention | Non
     return Columns(at=found, header=table.header, factors=_factors(path, headers, found))
 
 
-def _named(header: Header) -> str:
+def column_name(header: Header) -> str:
     """Its plain name, with how parameters are counted where its brackets say it."""
     counted = header.name in ALIASES["parameters"] and header.convention
     return f"parameters_{counted}" if counted else header.name
@@ -220,7 +240,7 @@ def _with_unit(ours: str, found: str) -> str:
     """Our name for a column, with the unit that its own name tells: `parameters (M)` for `params_M`."""
     unit = _UNIT.search(found.strip())
     if ours == "loss":
-        return "loss (bits)" if "bit" in found.lower() else "loss"
+        return "loss (bits)" if in_bits(found) else "loss"
     return f"{ours} ({unit[1]})" if unit else ours
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,10 +26,13 @@ FLOPS_APART = 10.0  # of FLOPs over 6ND, from their median: tiny models without 
 DIVERGED = 1.2  # times the loss of a run that is no larger and saw no more
 REPEAT_SPREAD = 0.02  # of losses at one size and duration: seeds differ by less, learning rates by more
 LARGEST_LOSS = 15.0  # nats: a uniform guess among a million tokens
-LARGEST = {"parameters": (1e4, 1e15), "tokens": (1e5, 1e17)}  # of a set: those that lost a unit lie elsewhere
+LARGEST = {"parameters": (1e3, 1e15), "tokens": (1e4, 1e17)}  # of a set: beyond, a unit was lost
+USUAL_LARGEST = {"parameters": 1e4, "tokens": 1e5}  # below, one may have been
 UNITLESS = 1e6  # counts in millions or billions are smaller
+UNITS = (1e3, 1e6, 1e9, 1e12)
 APART = 10**2.5  # neighbours of public sets are apart by a factor of 7.4 at most, units by 1e3 at least
-RATIOS = (1e-2, 1e5)  # of the median run, tokens a parameter: those of public sets are 5 to 53
+RATIOS = (1e-4, 1e6)  # of the median run, tokens a parameter: beyond, one of the two lost a unit
+USUAL_RATIOS = (1e-2, 1e5)  # those of public sets are 5 to 53
 RATIOS_APART = 1e2
 LESSER = 30.0  # times fewer parameters or tokens: of 3,000 public runs one does worse that repeats no data
 MANY = 0.05  # of the runs: fewer that do worse than far lesser ones may just be odd
@@ -82,21 +86,38 @@ def check_units(rows: Sequence[Row]) -> None:
         if not least <= (largest := getattr(high, name)) <= most:
             raise InputError(
                 f"{high.place} has {name} {largest:g}, and no row has more: which unit is that?",
-                hint=f"write 7B or 7e9 in the rows, or name the unit in the header, as '{name} (B)'",
+                hint=f"write 7B in every row, or name the unit in the header, as '{name} (B)'",
             )
     ratio = _ratio(rows)
     if not RATIOS[0] <= ratio <= RATIOS[1]:
         raise InputError(
             f"the median run, of {len(rows)}, saw {format_number(ratio)} tokens a parameter: which units are"
             " these?",
-            hint="write 7B or 7e9 in the rows, or name units in headers, as 'parameters (M)', 'tokens (B)'",
+            hint="write 7B in every row, or name units in headers, as 'parameters (M)', 'tokens (B)'",
         )
+
+
+def unit_doubts(rows: Sequence[Row]) -> list[str]:
+    """What counts that lost their unit look like, but small models or odd durations as well."""
+    found = []
+    for name, least in USUAL_LARGEST.items():
+        high = max(rows, key=lambda row: getattr(row, name))
+        if (largest := getattr(high, name)) < least:
+            found.append(f"{high.place} has {name} {largest:g}, and no row has more: is that its unit?")
+    ratio = _ratio(rows)
+    if not USUAL_RATIOS[0] <= ratio <= USUAL_RATIOS[1]:
+        found.append(
+            f"the median run saw {format_number(ratio)} tokens a parameter: are both in the units that they"
+            " seem to be?"
+        )
+    return found
 
 
 def _check_one_unit(rows: Sequence[Row], name: str) -> None:
     """A 7 beside 7e9 is a size in billions that lost its B.
 
     A model far larger than the others is no such: its tokens a parameter are like theirs, its loss is lower.
+    Nor are rows which no unit would bring in line with the losses of the others.
     """
     ordered = sorted(rows, key=lambda row: getattr(row, name))
     for at, (low, high) in enumerate(pairwise(ordered), 1):
@@ -107,10 +128,28 @@ def _check_one_unit(rows: Sequence[Row], name: str) -> None:
         better = max(row.loss for row in above) < min(row.loss for row in below)
         if better and 1 / RATIOS_APART < _ratio(above) / _ratio(below) < RATIOS_APART:
             continue
+        if not _explained(below, above, name):
+            continue
         raise InputError(
             f"{low.place} has {name} {small:g} and {high.place} has {large:g}: are these one unit?",
-            hint="write whole numbers or units, such as 7B, in every row",
+            hint="write units in every row, such as 7B or 0.7K",
         )
+
+
+def _explained(below: Sequence[Row], above: Sequence[Row], name: str) -> bool:
+    """Whether the least unit that brings the rows below among those above agrees with their losses.
+
+    It does not where they then lost more than others no larger that saw no more: greater units only add to
+    these.
+    """
+    most, least = getattr(below[-1], name), getattr(above[0], name)
+    unit = next((unit for unit in UNITS if 2 * unit * most >= least), UNITS[-1])
+    rows = [*(replace(row, **{name: unit * getattr(row, name)}) for row in below), *above]
+    parameters, tokens, loss = (
+        np.array([getattr(row, field) for row in rows]) for field in ("parameters", "tokens", "loss")
+    )
+    worse = loss > (1 + REPEAT_SPREAD) * _lowest_of_lesser(parameters, tokens, loss)
+    return bool(worse[: len(below)].mean() <= 0.5)
 
 
 def _ratio(rows: Sequence[Row]) -> float:

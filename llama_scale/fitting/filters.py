@@ -9,8 +9,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from llama_scale.errors import InputError
+from llama_scale.fitting.cells import BARE_NUMBER, present
 from llama_scale.frozen import frozen
-from llama_scale.quantities import parse_count
+from llama_scale.quantities import parse_count, parse_flops
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
@@ -34,28 +35,38 @@ class Filter:
     def __str__(self) -> str:
         return f"{self.column} {self.comparison} {self.value}"
 
-    def keeps(self, cell: str) -> bool:
-        """Whether a row with this cell stays; InputError where a number is to be less or more than a word."""
-        numbers = (_number(cell), _number(self.value))
+    def keeps(self, cell: str, factor: float = 1.0) -> bool:
+        """Whether a row with this cell stays; `factor` is what bare numbers of its column are times.
+
+        Raises InputError where a number is to be less or more than a word.
+        """
+        cell, value = present(cell), present(self.value)
+        if not cell and self.comparison in ORDERS:
+            return False
+        numbers = (_number(cell, factor), _number(value, factor))
         if numbers[0] is not None and numbers[1] is None and self.comparison in ORDERS:
             raise InputError(
                 f"the filter '{self}' compares {cell} with {self.value!r}, which is no number",
                 hint=f"write --where '{self.column} {self.comparison} {cell}'",
             )
-        pair: tuple[Any, Any] = (cell, self.value) if None in numbers else numbers
+        pair: tuple[Any, Any] = (cell, value) if None in numbers else numbers
         return _COMPARE[self.comparison](*pair)
 
 
-def _number(text: str) -> float | None:
-    """A plain number or a count such as 7B; None for other text."""
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return parse_count(text)
-    except InputError:
-        return None
+def _number(text: str, factor: float) -> float | None:
+    """A bare number times the factor, or a count such as 7B, or FLOPs; None for other text."""
+    scale = factor if BARE_NUMBER.fullmatch(text) else 1.0
+    for parse in (float, parse_count, parse_flops):
+        try:
+            return _scaled(parse(text), scale)
+        except (InputError, ValueError):
+            continue
+    return None
+
+
+def _scaled(number: float, scale: float) -> float:
+    """The product, rounded: .07 in billions is to equal 70M."""
+    return number if scale == 1.0 else float(f"{scale * number:.15g}")
 
 
 def parse_filter(text: str) -> Filter:

@@ -28,7 +28,7 @@ _CONVENTIONS: dict[ParameterConvention, re.Pattern[str]] = {
 }
 _PERPLEXITY = re.compile(r"perplexity|ppl")
 _OTHER_LOSS = re.compile(r"(?:\bper|/|\ba)\s*(?:byte|char|word)|bp[bcw]\b")
-_BITS = re.compile(r"\bbits?\b|\bbpt\b")
+_BITS = re.compile(r"(?<![\d-])(?<!\d )\bbits?\b|\bbpt\b")  # not those of a 16-bit or 8 bit number
 
 
 @frozen
@@ -80,7 +80,16 @@ def loss_factor(header: Header) -> float:
             f"column {header.written!r} is a loss of another unit than a token",
             hint="write nats a token: the loss of a byte times the bytes that a token has on average",
         )
-    return BITS if _BITS.search(header.words) else 1.0
+    return BITS if in_bits(header.words) else 1.0
+
+
+def in_bits(words: str) -> bool:
+    """Whether the words of a loss say that it is in bits.
+
+    >>> in_bits("bits_per_token"), in_bits("16-bit")
+    (True, False)
+    """
+    return bool(_BITS.search(words.lower().replace("_", " ")))
 
 
 def _factor(header: Header, words: str, parse: Callable[[str], float], examples: str) -> float:

@@ -19,6 +19,7 @@ from llama_scale.fitting.doubts import (
     check_values,
     doubts_of,
     rank_correlation,
+    unit_doubts,
 )
 from llama_scale.fitting.rows import Array, Exclusion, Row, Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules, count_rows
@@ -134,7 +135,9 @@ def observe(parts: Sequence[Rows], rules: Rules = EVERY_POINT) -> Observations:
         check_values(row)
     rows, left = count_rows(parts, rules)
     check_one_kind(rows)
-    check_units(rows)
+    units_known = all(part.units_known for part in parts)
+    if not units_known:
+        check_units(rows)
     exclusions = (*chain.from_iterable(part.exclusions for part in parts), *left)
     train, tests = ([row for row in rows if row.held_out == held_out] for held_out in (False, True))
     if not train:
@@ -148,7 +151,11 @@ def observe(parts: Sequence[Rows], rules: Rules = EVERY_POINT) -> Observations:
         train,
         **shared,
         exclusions=exclusions,
-        warnings=(*chain.from_iterable(part.warnings for part in parts), *doubts_of(train)),
+        warnings=(
+            *chain.from_iterable(part.warnings for part in parts),
+            *(() if units_known else unit_doubts(train)),
+            *doubts_of(train),
+        ),
         curves=tuple(chain.from_iterable(part.curves for part in parts)),
         held_out=_arrays(tests, **shared) if tests else None,
     )

@@ -62,7 +62,7 @@ def rows_of_records(
             counts={name: float(record.parameters.by(name)) for name in CONVENTIONS},
         )
         kept.append(row)
-    return Rows(source=source, rows=tuple(kept), convention=counted, exclusions=tuple(left))
+    return Rows(source=source, rows=tuple(kept), convention=counted, exclusions=tuple(left), units_known=True)
 
 
 def _cell(record: RunRecord, column: str, counted: ParameterConvention) -> str:

@@ -80,6 +80,7 @@ class Exclusion:
 class Rows:
     """Rows of one source with what was left out of them, and what a reader must know.
 
+    `units_known` says that no count can have lost its unit: each tells it, or we counted it ourselves.
     `remedy` is what to do where none of them counts.
     """
 
@@ -89,6 +90,7 @@ class Rows:
     exclusions: tuple[Exclusion, ...] = ()
     warnings: tuple[str, ...] = ()
     curves: tuple[TrainingCurve, ...] = ()
+    units_known: bool = False
     remedy: str = (
         "finish the sweep with `llama-scale sweep`, lower the rate of what diverged, or check --where"
     )

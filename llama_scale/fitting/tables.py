@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, read_cells
-from llama_scale.fitting.columns import ALIASES, Columns, convention_of, find_columns
+from llama_scale.fitting.columns import ALIASES, Columns, column_name, convention_of, find_columns
 from llama_scale.fitting.curves_of_tables import CurvePoint, curves_and_ends
 from llama_scale.fitting.filters import Filter, check_columns, plain_name
+from llama_scale.fitting.headers import read_header
 from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows
 
 HELD_OUT = ("holdout", "held_out", "test")
@@ -42,14 +42,15 @@ def rows_of_cells(
     which the last is the point.
     """
     columns = find_columns(path, table, convention)
-    filters = [(condition, _position(table, columns, condition, path)) for condition in where]
+    positions = [_position(table, columns, condition, path) for condition in where]
+    filters = [(c, at, columns.factor_at(at)) for c, at in zip(where, positions, strict=True)]
     rows: list[Row] = []
     left: list[Exclusion] = []
     points: list[CurvePoint] = []
     for line, cells in zip(table.places, table.rows, strict=True):
         place, name = f"{path.name} {line}", columns.text(cells, "run")
         name, place = (name, f"{place} ({name})") if name else (place, place)
-        failed = next((condition for condition, at in filters if not condition.keeps(cells[at])), None)
+        failed = next((c for c, at, factor in filters if not c.keeps(cells[at], factor)), None)
         reason = f"not {failed}" if failed else _why_not(place, columns, cells)
         if reason:
             left.append(Exclusion(run=name, reason=reason))
@@ -68,6 +69,7 @@ def rows_of_cells(
         exclusions=(*left, *earlier),
         warnings=(*notes, *_passed_over(path, table, columns), *_derived(path, columns)),
         curves=curves,
+        units_known=columns.tell_units(table.rows),
         remedy=REMEDY,
     )
 
@@ -87,7 +89,7 @@ def _why_not(place: str, columns: Columns, cells: Sequence[str]) -> str | None:
     """Why a row of a table of runs is no point of a law."""
     status = columns.text(cells, "status")
     if status.lower() not in DONE:
-        return f"its status is {status}"
+        return f"its {columns.header[columns.at['status']]} is {status}"
     if (role := columns.text(cells, "role")) in NO_POINTS:
         return NO_POINTS[role]
     if "schedule_complete" in columns.at and not _flag(place, cells, columns, "schedule_complete"):
@@ -95,21 +97,28 @@ def _why_not(place: str, columns: Columns, cells: Sequence[str]) -> str | None:
     return None
 
 
-def _flag(place: str, cells: Sequence[str], columns: Columns, ours: str) -> bool:
-    """Whether a cell says yes, in a word or as 1 or 1.0; an empty one says no.
+def _flag(place: str, cells: Sequence[str], columns: Columns, ours: str, *, reasons: bool = False) -> bool:
+    """Whether a cell says yes, in a word or as 1 or 1.0, or gives `reasons` for it; an empty one says no.
 
     Raises InputError for what is neither yes nor no.
     """
     text = columns.text(cells, ours).lower()
     if text in (*YES, *NO, ""):
         return text in YES
+    number = _float(text)
+    if number in (0.0, 1.0) or (number is None and reasons):
+        return number != 0.0
+    raise InputError(
+        f"{place}, column {columns.header[columns.at[ours]]}: {text!r} is neither yes nor no",
+        hint="write 1 or 0, or give the column another name if it says something else",
+    )
+
+
+def _float(text: str) -> float | None:
     try:
-        return {0.0: False, 1.0: True}[float(text)]
-    except (ValueError, KeyError):
-        raise InputError(
-            f"{place}, column {columns.header[columns.at[ours]]}: {text!r} is neither yes nor no",
-            hint="write 1 or 0, or give the column another name if it says something else",
-        ) from None
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
@@ -141,7 +150,7 @@ def _row(name: str, place: str, cells: Sequence[str], columns: Columns) -> Row:
         held_out=columns.text(cells, "role") in HELD_OUT,
         counts=counts,
         unique_tokens=_unique_tokens(place, cells, columns, tokens),
-        flagged=_flag(place, cells, columns, "flagged"),
+        flagged=_flag(place, cells, columns, "flagged", reasons=True),
     )
 
 
@@ -163,7 +172,7 @@ def _unique_tokens(place: str, cells: Sequence[str], columns: Columns, tokens: f
 
 def _passed_over(path: Path, table: Cells, columns: Columns) -> list[str]:
     """Columns that could have been meant as well as the one that was taken, where they say something else."""
-    names = [plain_name(re.split(r"[(\[]", name)[0]) for name in table.header]
+    names = [column_name(read_header(name)) for name in table.header]
     said = []
     for ours in TAKEN_ALONE:
         alike = [place for place, name in enumerate(names) if name in ALIASES[ours]]
