@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_scale.architecture import ModelConfig, nearest_shape, widened
-from llama_scale.costs.serving import Fleet, ServedShape, accelerators_for, serve, served_shape
+from llama_scale.architecture import ModelConfig
+from llama_scale.costs.serving import Fleet, accelerators_for, served_shape
 from llama_scale.costs.training import TrainingReport, training_report
-from llama_scale.errors import InputError
-from llama_scale.laws import Numbers, published, published_names
+from llama_scale.laws import published, published_names
 from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions
+from llama_scale.planning.buildable import Settled, has_answer, model_of, settle
 from llama_scale.planning.cautions import far_beyond, warnings
 from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.family import neighbours
-from llama_scale.planning.feasibility import (
-    Refusal,
-    missing_shape,
-    starved,
-    too_dear,
-    unbuildable,
-    unreachable,
-)
 from llama_scale.planning.limits import limits_of
 from llama_scale.planning.optimum import (
     Objective,
@@ -40,14 +30,12 @@ from llama_scale.planning.optimum import (
     lowest_cost,
     lowest_loss,
     stacked,
-    tokens_for,
 )
 from llama_scale.planning.recipe import recipe
 from llama_scale.planning.regret import regret
-from llama_scale.planning.request import PlanOptions, Request, limited, read_request
+from llama_scale.planning.request import Request
 from llama_scale.planning.sensitivity import sensitivities
 from llama_scale.planning.sentence import amount
-from llama_scale.planning.shapes import KvChoice, with_chosen_kv_heads, with_recomputation
 from llama_scale.planning.uncertainty import MOST_DRAWS, best_on_average, intervals
 from llama_scale.planning.values import (
     CheapRange,
@@ -64,11 +52,6 @@ if TYPE_CHECKING:
 
 FLATNESS = (0.01, 0.05)
 NEARLY, WORTHWHILE = 0.002, 0.75  # nats that nobody would pay a quarter of the budget for
-FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
-NEARBY = tuple(1.02**step for step in range(-16, 17))
-ELSEWHERE = tuple(1.02**step for step in range(-70, 71))  # from a quarter to four times the size
-NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
-ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
 def answer(request: Request) -> Plan:
@@ -77,17 +60,17 @@ def answer(request: Request) -> Plan:
     Raises InfeasibleError where no model does what is asked.
     """
     asked = request
-    request, kv_choice, settled = _chosen(asked)
+    request, kv_choice, settled = settle(asked)
     if not isinstance(settled, Settled):
-        raise settled(partial(_has_answer, asked))
+        raise settled(partial(has_answer, asked))
     shape, recommended, problem, solution = settled
     objective = request.objective(request.law)
-    optimum = _model(request, problem, solution)
-    same_loss = _model(request, problem, lowest_cost(problem.without_serving(), recommended.loss_nats))
+    optimum = model_of(request, problem, solution)
+    same_loss = model_of(request, problem, lowest_cost(problem.without_serving(), recommended.loss_nats))
     on_budget = None
     if objective.fixed == "budget":
         spent = float(problem.cost(*solution))
-        on_budget = _model(request, problem, compute_optimal_of_cost(problem, spent))
+        on_budget = model_of(request, problem, compute_optimal_of_cost(problem, spent))
     spread = intervals(request, problem, recommended)
     extrapolation = _extrapolation(request, recommended)
     at_loss = Objective("loss", optimum.loss_nats * (1 + 1e-9), request.limits)
@@ -149,213 +132,6 @@ def _offer(request: Request, shape: ModelConfig, recommended: PlannedModel) -> O
     from llama_scale.planning.offer import offer
 
     return offer(request, shape, recommended.tokens)
-
-
-def _model(request: Request, problem: Problem, solution: Solution) -> PlannedModel:
-    return _planned(request, problem, solution.sizes, float(solution.tokens))
-
-
-def _planned(request: Request, problem: Problem, sizes: Sizes, tokens: float) -> PlannedModel:
-    economics = request.economics
-    if sizes.shape is None and economics.deployment is not None:
-        at = coordinate_of(problem.family, float(sizes.parameters))
-        sizes = sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
-    serves = economics.demand.serve_tokens > 0
-    return PlannedModel(
-        parameters=float(sizes.parameters),
-        tokens=tokens,
-        loss_nats=float(problem.law.loss(sizes.parameters, tokens)),
-        lifetime=economics.lifetime(
-            train_flops=float(sizes.train_flops_per_token) * tokens,
-            serve_flops=float(sizes.serve_flops_per_token) * economics.demand.serve_tokens,
-            shape=sizes.shape,
-        ),
-        throughput=economics.throughput(sizes.shape) if serves else None,
-    )
-
-
-class Settled(NamedTuple):
-    """The best shape and its model, with the problem on the continuum through it and the optimum there."""
-
-    shape: ModelConfig
-    model: PlannedModel
-    problem: Problem
-    solution: Solution
-
-
-def _chosen(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusal]:
-    """The request with what it leaves to be chosen, the choice of its KV heads, and what it comes to.
-
-    Where heads are as few as the floor, larger models might share them and smaller ones have fewer: both
-    are settled, and the better is taken.
-    """
-    completed, choice = with_chosen_kv_heads(with_recomputation(request))
-    found = [(completed, choice, _settled(completed))]
-    if choice is not None and completed.kv_heads == choice.shape.heads:
-        alone = limited(replace(completed, kv_heads=None))
-        found.append((alone, choice, _settled(alone)))
-    objective = completed.objective(completed.law)
-    worth = [
-        _worth(completed, objective, settled.model) if isinstance(settled, Settled) else math.inf
-        for *_, settled in found
-    ]
-    # a refusal is of the question as it was asked, not of heads that we chose
-    return found[-1] if min(worth) == math.inf else found[worth.index(min(worth))]
-
-
-def _has_answer(request: Request, changes: Mapping[str, Any]) -> bool:
-    """Whether the same question with other words, as its asker would put it, has an answer."""
-    words = cast(PlanOptions, {**request.given, **changes})
-    with suppress(InputError):
-        return isinstance(_chosen(read_request(words))[2], Settled)
-    return False
-
-
-def _settled(request: Request) -> Settled | Refusal:
-    """What a question comes to, or why it has no answer."""
-    problem, objective = request.problem(), request.objective(request.law)
-    solution = best(problem, objective)
-    if refusal := unreachable(request, problem, objective, solution):
-        return refusal
-    built = _buildable(request, problem, objective, solution)
-    if not isinstance(built, Built):
-        return built
-    settled = _through(request, problem, objective, built)
-    return too_dear(request, settled.model) or starved(request, settled.model.loss_nats) or settled
-
-
-def _through(request: Request, problem: Problem, objective: Objective, built: Built) -> Settled:
-    """The best shape about a first one, with the continuum through it.
-
-    Serving may make two sizes nearly as good: where the proportions of the shape move the optimum far from
-    it, the shape there is looked at too.
-    """
-    through = problem.through(built.shape)
-    solution, chosen = best(through, objective), built
-    for _ in range(2):  # the best near the first may have proportions that lead farther
-        far = abs(math.log(float(solution.sizes.parameters) / chosen.model.parameters)) > FAR_FROM_OPTIMUM
-        rivals: list[Built | Refusal | None] = []
-        if far:
-            rivals.append(_buildable(request, through, objective, solution))
-        if problem.serving.needs_shapes or _is_held(request, float(solution.sizes.parameters)):
-            about = chosen.model.parameters
-            rivals.append(_best_shape(request, problem, objective, about, ELSEWHERE if far else NEARBY))
-        able = [chosen, *(rival for rival in rivals if isinstance(rival, Built))]
-        found = min(able, key=lambda one: _worth(request, objective, one.model))
-        if found is chosen:
-            break
-        chosen = found
-        through = problem.through(chosen.shape)
-        solution = best(through, objective)
-    return Settled(chosen.shape, chosen.model, through, solution)
-
-
-def _worth(request: Request, objective: Objective, model: PlannedModel) -> float:
-    """What is sought least of: loss on a budget, cost at a loss."""
-    return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
-
-
-class Built(NamedTuple):
-    """A shape that can be built, and the model that it makes."""
-
-    shape: ModelConfig
-    model: PlannedModel
-
-
-def _buildable(
-    request: Request, problem: Problem, objective: Objective, solution: Solution
-) -> Built | Refusal:
-    """The real shape nearest the optimum that keeps the limits, its tokens chosen anew; or why none does."""
-    wanted = float(solution.sizes.parameters)
-    for factor in ROUNDINGS:
-        shape = _shape_of(request, wanted * factor)
-        sizes = problem.family.size_of(shape)
-        if refusal := missing_shape(request, float(sizes.parameters), wanted):
-            return refusal
-        tokens = float(_tokens_for(request, problem, objective, sizes))
-        if math.isfinite(tokens) and request.allows(shape):
-            return Built(shape, _planned(request, problem, sizes, tokens))
-    found = _best_shape(request, problem, objective, wanted, ELSEWHERE)
-    return found or unbuildable(request, wanted)
-
-
-def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
-    """Training tokens of real shapes; nan too where one is beyond the limits on serving that were asked for.
-
-    The size that these allow is that of the continuum: a shape a little below it may not quite keep them.
-    """
-    tokens = tokens_for(problem, objective, sizes)
-    deployment = request.economics.deployment
-    if deployment is None or sizes.shape is None or not request.must_be_servable:
-        return tokens
-    return np.where(np.isnan(serve(deployment, sizes.shape).batch), np.nan, tokens)
-
-
-def _shape_of(request: Request, parameters: float) -> ModelConfig:
-    """The LLaMA of about that size, with what the question says of shapes."""
-    return nearest_shape(
-        parameters,
-        convention=request.fit.convention,
-        vocabulary=request.vocabulary,
-        context=request.context,
-        kv_heads=request.kv_heads,
-    )
-
-
-def _shapes_of(request: Request, parameters: float) -> Iterator[ModelConfig]:
-    """The LLaMA of about that size if it is allowed, and where size is what holds it back a wider one too."""
-    shape = _shape_of(request, parameters)
-    if request.allows(shape):
-        yield shape
-        if request.max_parameters is not None and _is_held(request, parameters):
-            counts = shape.parameters
-            more = request.most_parameters - counts.by(request.fit.convention)
-            yield widened(shape, min(more, request.max_parameters - counts.total))
-
-
-def _is_held(request: Request, parameters: float) -> bool:
-    """Whether a size is about the largest that was asked for: a little less of it may cost a lot."""
-    return parameters >= NEAR_THE_MOST * request.most_parameters
-
-
-def _best_shape(
-    request: Request, problem: Problem, objective: Objective, wanted: float, factors: tuple[float, ...]
-) -> Built | None:
-    """The best of the shapes of about `factors` times the size, with its tokens; None where none will do.
-
-    Serving follows heads and layers as well as size, least smoothly where models are small and prompts
-    long: there the shape nearest in size need not be the best, nor do what is asked at all.
-    """
-    found: dict[ModelConfig, Sizes] = {}
-    for factor in factors:
-        with suppress(InputError):  # too small for so many KV heads
-            for shape in _shapes_of(request, wanted * factor):
-                found[shape] = problem.family.size_of(shape)
-    if not found:
-        return None
-    sizes = _together(list(found.values()))
-    tokens = np.asarray(_tokens_for(request, problem, objective, sizes))
-    on_budget = objective.fixed == "budget"
-    worth = problem.law.loss(sizes.parameters, tokens) if on_budget else problem.cost(sizes, tokens)
-    if np.all(np.isnan(worth)):
-        return None
-    index = int(np.nanargmin(worth))
-    shape = list(found)[index]
-    return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))
-
-
-def _together(sizes: list[Sizes]) -> Sizes:
-    """Sizes one by one as one batch."""
-    shapes = [each.shape for each in sizes if each.shape is not None]
-    shape = None
-    if shapes:
-        shape = ServedShape(*(np.array(part, float) for part in zip(*shapes, strict=True)))
-    return Sizes(
-        parameters=np.array([each.parameters for each in sizes], float),
-        train_flops_per_token=np.array([each.train_flops_per_token for each in sizes], float),
-        serve_flops_per_token=np.array([each.serve_flops_per_token for each in sizes], float),
-        shape=shape,
-    )
 
 
 def compute_optimal_of_cost(problem: Problem, budget: float) -> Solution:

@@ -1,0 +1,243 @@
+"""The model that answers a question: of the shapes that can be built, the best for what is asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from llama_scale.architecture import ModelConfig, nearest_shape, widened
+from llama_scale.costs.serving import ServedShape, serve
+from llama_scale.errors import InputError
+from llama_scale.laws import Numbers
+from llama_scale.planning.families import coordinate_of
+from llama_scale.planning.feasibility import (
+    Refusal,
+    missing_shape,
+    starved,
+    too_dear,
+    unbuildable,
+    unreachable,
+)
+from llama_scale.planning.optimum import Objective, Problem, Sizes, Solution, best, tokens_for
+from llama_scale.planning.request import PlanOptions, Request, limited, read_request
+from llama_scale.planning.shapes import KvChoice, with_chosen_kv_heads, with_recomputation
+from llama_scale.planning.values import PlannedModel
+
+FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
+NEARBY = tuple(1.02**step for step in range(-16, 17))
+ELSEWHERE = tuple(1.02**step for step in range(-70, 71))  # from a quarter to four times the size
+NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
+ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
+
+
+def model_of(request: Request, problem: Problem, solution: Solution) -> PlannedModel:
+    """A size and its tokens with their loss, their costs and how they are served."""
+    return _planned(request, problem, solution.sizes, float(solution.tokens))
+
+
+def _planned(request: Request, problem: Problem, sizes: Sizes, tokens: float) -> PlannedModel:
+    economics = request.economics
+    if sizes.shape is None and economics.deployment is not None:
+        at = coordinate_of(problem.family, float(sizes.parameters))
+        sizes = sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
+    serves = economics.demand.serve_tokens > 0
+    return PlannedModel(
+        parameters=float(sizes.parameters),
+        tokens=tokens,
+        loss_nats=float(problem.law.loss(sizes.parameters, tokens)),
+        lifetime=economics.lifetime(
+            train_flops=float(sizes.train_flops_per_token) * tokens,
+            serve_flops=float(sizes.serve_flops_per_token) * economics.demand.serve_tokens,
+            shape=sizes.shape,
+        ),
+        throughput=economics.throughput(sizes.shape) if serves else None,
+    )
+
+
+class Settled(NamedTuple):
+    """The best shape and its model, with the problem on the continuum through it and the optimum there."""
+
+    shape: ModelConfig
+    model: PlannedModel
+    problem: Problem
+    solution: Solution
+
+
+def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusal]:
+    """The request with what it leaves to be chosen, the choice of its KV heads, and what it comes to.
+
+    Where heads are as few as the floor, larger models might share them and smaller ones have fewer: both
+    are settled, and the better is taken.
+    """
+    completed, choice = with_chosen_kv_heads(with_recomputation(request))
+    found = [(completed, choice, _settled(completed))]
+    if choice is not None and completed.kv_heads == choice.shape.heads:
+        alone = limited(replace(completed, kv_heads=None))
+        found.append((alone, choice, _settled(alone)))
+    objective = completed.objective(completed.law)
+    worth = [
+        _worth(completed, objective, settled.model) if isinstance(settled, Settled) else math.inf
+        for *_, settled in found
+    ]
+    # a refusal is of the question as it was asked, not of heads that we chose
+    return found[-1] if min(worth) == math.inf else found[worth.index(min(worth))]
+
+
+def has_answer(request: Request, changes: Mapping[str, Any]) -> bool:
+    """Whether the same question with other words, as its asker would put it, has an answer."""
+    words = cast(PlanOptions, {**request.given, **changes})
+    with suppress(InputError):
+        return isinstance(settle(read_request(words))[2], Settled)
+    return False
+
+
+def _settled(request: Request) -> Settled | Refusal:
+    """What a question comes to, or why it has no answer."""
+    problem, objective = request.problem(), request.objective(request.law)
+    solution = best(problem, objective)
+    if refusal := unreachable(request, problem, objective, solution):
+        return refusal
+    built = _buildable(request, problem, objective, solution)
+    if not isinstance(built, Built):
+        return built
+    settled = _through(request, problem, objective, built)
+    return too_dear(request, settled.model) or starved(request, settled.model.loss_nats) or settled
+
+
+def _through(request: Request, problem: Problem, objective: Objective, built: Built) -> Settled:
+    """The best shape about a first one, with the continuum through it.
+
+    Serving may make two sizes nearly as good: where the proportions of the shape move the optimum far from
+    it, the shape there is looked at too.
+    """
+    through = problem.through(built.shape)
+    solution, chosen = best(through, objective), built
+    for _ in range(2):  # the best near the first may have proportions that lead farther
+        far = abs(math.log(float(solution.sizes.parameters) / chosen.model.parameters)) > FAR_FROM_OPTIMUM
+        rivals: list[Built | Refusal | None] = []
+        if far:
+            rivals.append(_buildable(request, through, objective, solution))
+        if problem.serving.needs_shapes or _is_held(request, float(solution.sizes.parameters)):
+            about = chosen.model.parameters
+            rivals.append(_best_shape(request, problem, objective, about, ELSEWHERE if far else NEARBY))
+        able = [chosen, *(rival for rival in rivals if isinstance(rival, Built))]
+        found = min(able, key=lambda one: _worth(request, objective, one.model))
+        if found is chosen:
+            break
+        chosen = found
+        through = problem.through(chosen.shape)
+        solution = best(through, objective)
+    return Settled(chosen.shape, chosen.model, through, solution)
+
+
+def _worth(request: Request, objective: Objective, model: PlannedModel) -> float:
+    """What is sought least of: loss on a budget, cost at a loss."""
+    return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
+
+
+class Built(NamedTuple):
+    """A shape that can be built, and the model that it makes."""
+
+    shape: ModelConfig
+    model: PlannedModel
+
+
+def _buildable(
+    request: Request, problem: Problem, objective: Objective, solution: Solution
+) -> Built | Refusal:
+    """The real shape nearest the optimum that keeps the limits, its tokens chosen anew; or why none does."""
+    wanted = float(solution.sizes.parameters)
+    for factor in ROUNDINGS:
+        shape = _shape_of(request, wanted * factor)
+        sizes = problem.family.size_of(shape)
+        if refusal := missing_shape(request, float(sizes.parameters), wanted):
+            return refusal
+        tokens = float(_tokens_for(request, problem, objective, sizes))
+        if math.isfinite(tokens) and request.allows(shape):
+            return Built(shape, _planned(request, problem, sizes, tokens))
+    found = _best_shape(request, problem, objective, wanted, ELSEWHERE)
+    return found or unbuildable(request, wanted)
+
+
+def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
+    """Training tokens of real shapes; nan too where one is beyond the limits on serving that were asked for.
+
+    The size that these allow is that of the continuum: a shape a little below it may not quite keep them.
+    """
+    tokens = tokens_for(problem, objective, sizes)
+    deployment = request.economics.deployment
+    if deployment is None or sizes.shape is None or not request.must_be_servable:
+        return tokens
+    return np.where(np.isnan(serve(deployment, sizes.shape).batch), np.nan, tokens)
+
+
+def _shape_of(request: Request, parameters: float) -> ModelConfig:
+    """The LLaMA of about that size, with what the question says of shapes."""
+    return nearest_shape(
+        parameters,
+        convention=request.fit.convention,
+        vocabulary=request.vocabulary,
+        context=request.context,
+        kv_heads=request.kv_heads,
+    )
+
+
+def _shapes_of(request: Request, parameters: float) -> Iterator[ModelConfig]:
+    """The LLaMA of about that size if it is allowed, and where size is what holds it back a wider one too."""
+    shape = _shape_of(request, parameters)
+    if request.allows(shape):
+        yield shape
+        if request.max_parameters is not None and _is_held(request, parameters):
+            counts = shape.parameters
+            more = request.most_parameters - counts.by(request.fit.convention)
+            yield widened(shape, min(more, request.max_parameters - counts.total))
+
+
+def _is_held(request: Request, parameters: float) -> bool:
+    """Whether a size is about the largest that was asked for: a little less of it may cost a lot."""
+    return parameters >= NEAR_THE_MOST * request.most_parameters
+
+
+def _best_shape(
+    request: Request, problem: Problem, objective: Objective, wanted: float, factors: tuple[float, ...]
+) -> Built | None:
+    """The best of the shapes of about `factors` times the size, with its tokens; None where none will do.
+
+    Serving follows heads and layers as well as size, least smoothly where models are small and prompts
+    long: there the shape nearest in size need not be the best, nor do what is asked at all.
+    """
+    found: dict[ModelConfig, Sizes] = {}
+    for factor in factors:
+        with suppress(InputError):  # too small for so many KV heads
+            for shape in _shapes_of(request, wanted * factor):
+                found[shape] = problem.family.size_of(shape)
+    if not found:
+        return None
+    sizes = _together(list(found.values()))
+    tokens = np.asarray(_tokens_for(request, problem, objective, sizes))
+    on_budget = objective.fixed == "budget"
+    worth = problem.law.loss(sizes.parameters, tokens) if on_budget else problem.cost(sizes, tokens)
+    if np.all(np.isnan(worth)):
+        return None
+    index = int(np.nanargmin(worth))
+    shape = list(found)[index]
+    return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))
+
+
+def _together(sizes: list[Sizes]) -> Sizes:
+    """Sizes one by one as one batch."""
+    shapes = [each.shape for each in sizes if each.shape is not None]
+    shape = None
+    if shapes:
+        shape = ServedShape(*(np.array(part, float) for part in zip(*shapes, strict=True)))
+    return Sizes(
+        parameters=np.array([each.parameters for each in sizes], float),
+        train_flops_per_token=np.array([each.train_flops_per_token for each in sizes], float),
+        serve_flops_per_token=np.array([each.serve_flops_per_token for each in sizes], float),
+        shape=shape,
+    )
