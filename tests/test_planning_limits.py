@@ -336,7 +336,9 @@ def test_a_limit_on_serving_binds_a_model_that_serves_nothing_too(words: Any, na
 )
 def test_the_shape_is_the_best_of_those_that_may_be(words: Any, most: float) -> None:
     """With 8 KV heads for all, and no look beyond a better rival, losses were 3.00 and 3.26."""
-    assert plan(**words).recommended.loss_nats < most
+    answer = plan(**words)
+    assert answer.recommended.loss_nats < most
+    assert answer.kv_choice is None or answer.kv_choice.shape.heads == answer.shape.heads
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -251,8 +252,6 @@ def _reason(task: Task) -> str:
 
 def _silent_end(folder: Path) -> str:
     """Why a run may have left no log, from what its store looks like."""
-    import shutil
-
     if not folder.is_dir():
         return f"it could leave no log: its folder {folder} is not there"
     if (free := shutil.disk_usage(folder).free) < LOG_ROOM_BYTES:

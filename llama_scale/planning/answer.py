@@ -15,9 +15,8 @@ from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.laws import published, published_names
 from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions
-from llama_scale.planning.buildable import Settled, has_answer, model_of, settle
+from llama_scale.planning.buildable import Settled, has_answer, model_of, settle, shaped
 from llama_scale.planning.cautions import far_beyond, warnings
-from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.family import neighbours
 from llama_scale.planning.limits import limits_of
 from llama_scale.planning.optimum import (
@@ -164,8 +163,7 @@ def compute_optimal_of_cost(problem: Problem, budget: float) -> Solution:
 def _shaped(problem: Problem, sizes: Sizes) -> Sizes:
     if not problem.serving.needs_shapes:
         return sizes
-    at = coordinate_of(problem.family, float(sizes.parameters))
-    return sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
+    return shaped(problem, sizes)
 
 
 def _gap(

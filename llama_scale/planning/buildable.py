@@ -25,7 +25,7 @@ from llama_scale.planning.feasibility import (
 )
 from llama_scale.planning.optimum import Objective, Problem, Sizes, Solution, best, tokens_for
 from llama_scale.planning.request import PlanOptions, Request, limited, read_request
-from llama_scale.planning.shapes import KvChoice, with_chosen_kv_heads, with_recomputation
+from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_kv_heads, with_recomputation
 from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
@@ -43,8 +43,7 @@ def model_of(request: Request, problem: Problem, solution: Solution) -> PlannedM
 def _planned(request: Request, problem: Problem, sizes: Sizes, tokens: float) -> PlannedModel:
     economics = request.economics
     if sizes.shape is None and economics.deployment is not None:
-        at = coordinate_of(problem.family, float(sizes.parameters))
-        sizes = sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
+        sizes = shaped(problem, sizes)
     serves = economics.demand.serve_tokens > 0
     return PlannedModel(
         parameters=float(sizes.parameters),
@@ -57,6 +56,12 @@ def _planned(request: Request, problem: Problem, sizes: Sizes, tokens: float) ->
         ),
         throughput=economics.throughput(sizes.shape) if serves else None,
     )
+
+
+def shaped(problem: Problem, sizes: Sizes) -> Sizes:
+    """A size with its shape on the continuum."""
+    at = coordinate_of(problem.family, float(sizes.parameters))
+    return sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
 
 
 class Settled(NamedTuple):
@@ -78,7 +83,7 @@ def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusa
     found = [(completed, choice, _settled(completed))]
     if choice is not None and completed.kv_heads == choice.shape.heads:
         alone = limited(replace(completed, kv_heads=None))
-        found.append((alone, choice, _settled(alone)))
+        found.append((alone, *_with_own_heads(alone)))
     objective = completed.objective(completed.law)
     worth = [
         _worth(completed, objective, settled.model) if isinstance(settled, Settled) else math.inf
@@ -86,6 +91,15 @@ def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusa
     ]
     # a refusal is of the question as it was asked, not of heads that we chose
     return found[-1] if min(worth) == math.inf else found[worth.index(min(worth))]
+
+
+def _with_own_heads(request: Request) -> tuple[KvChoice | None, Settled | Refusal]:
+    """What it comes to with a KV head for each head, and why, where sharing saves its shape too little."""
+    settled, deployment = _settled(request), request.economics.deployment
+    if not isinstance(settled, Settled) or deployment is None:
+        return None, settled
+    choice = choose_kv_heads(settled.shape, deployment)
+    return choice if choice.shape == settled.shape else None, settled
 
 
 def has_answer(request: Request, changes: Mapping[str, Any]) -> bool:

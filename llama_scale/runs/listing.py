@@ -24,8 +24,8 @@ def read_records(
     """A record of every run of a store, or of those named, with the status that its folder shows.
 
     Records that were imported come after the runs that have folders here; of two of one run the one that got
-    further counts. Runs that cannot be read are told
-    to `unreadable`, if the caller goes on without them; else StoreError names them all.
+    further counts. Runs that cannot be read are told to `unreadable`, if the caller goes on without them;
+    else StoreError names them all.
     """
     torn: list[StoreError] = []
     found = _records(store, runs, unreadable or torn.append)
