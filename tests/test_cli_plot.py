@@ -122,6 +122,7 @@ def test_an_existing_file_is_kept_unless_forced(here: Path) -> None:
         (("isoflop", "besiroglu-2024"), "comes without its runs", "plot optima besiroglu-2024"),
         (("optima", "besiroglu-2025"), "or published law called 'besiroglu-2025'", "besiroglu-2024"),
         (("curves", "runs/fits/default.json"), "holds no loss curves", "runs export --curves"),
+        (("curves", "runs/imported/seed0.json"), "no loss curves", "runs export --curves"),
         (
             ("residuals", "runs/fits/default.json", "--where", "tokens > 1e6"),
             "just the runs of its law",

@@ -75,6 +75,14 @@ def test_ticks_with_long_names_are_few_enough() -> None:
     assert all(right.x0 - left.x1 > 8 for left, right in pairwise(boxes))
 
 
+def test_a_million_to_one_is_counted() -> None:
+    axes = Figure(figsize=(5.6, 5.0)).add_subplot()
+    axes.set_ylim(10, 2e6)
+    plain_axis(axes, "y")
+    named = [axes.yaxis.get_major_formatter()(value) for value in (3.45, 1000, 1e6)]
+    assert named == ["3.45", "1,000", "1M"]
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_text_is_a_formula(name: str) -> None:
     """Setting one takes a tenth of a picture's time, and a name with two dollars may be a broken one."""

@@ -35,9 +35,10 @@ def learning_curves(
             f"there is no run store or table at {str(path)!r}",
             hint="check the path, or run `llama-scale sweep` to fill ./runs",
         )
-    if is_fit(path):
+    if path.suffix.lower() == ".json":
+        what = "is a fit, which holds" if is_fit(path) else "holds runs by their ends,"
         raise InputError(
-            f"{path} is a fit, which holds no loss curves",
+            f"{path} {what} no loss curves",
             hint="name the store of its runs, or the table that `llama-scale runs export --curves` writes",
         )
     found = _of_store(path, convention or STORE_CONVENTION) if path.is_dir() else _of_table(path)

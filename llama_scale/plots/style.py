@@ -104,9 +104,9 @@ def count_axis(axes: Axes, which: Which, *, most: int = 7) -> None:
     _logarithmic(axes, which, format_count, most)
 
 
-def plain_axis(axes: Axes, which: Which, form: str = "{:,g}") -> None:
-    """A logarithmic axis of plain numbers that spans little: losses, ratios."""
-    _logarithmic(axes, which, form.format)
+def plain_axis(axes: Axes, which: Which) -> None:
+    """A logarithmic axis of plain numbers: losses, ratios, of which millions are counted as such."""
+    _logarithmic(axes, which, lambda value: f"{value:,g}" if value < 1e6 else format_count(value))
 
 
 def flops_axis(axes: Axes, which: Which) -> None:
