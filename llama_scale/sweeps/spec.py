@@ -22,6 +22,7 @@ from llama_scale.runs import (
     mup_problems,
     out_of_limits,
     precision_problems,
+    seed_problems,
     text_problems,
 )
 from llama_scale.shapes import ExplicitShape, ShapeSpec, models_named
@@ -307,8 +308,8 @@ class SweepSpec(Checked):
     def problems(self) -> Iterator[InputError]:
         names = ("seed", "training", "design", "shape", "data")
         seed, training, design, shape, data = (getattr(self, name, None) for name in names)
-        if seed is not None and seed < 0:
-            yield InputError(f"seed is {seed}, but seeds start at 0", hint="set seed to 0 or more")
+        if seed is not None:
+            yield from seed_problems(seed)
         if training and shape and shape.tied_head:
             yield from mup_problems(training.mup_base_width, optimizer="adamw", tied_head=True)
         if training and isinstance(design, (IsoFlop, Grid)) and training.schedule == "constant":
