@@ -160,7 +160,7 @@ def test_a_torn_result_is_set_aside(folder: RunFolder, content: str) -> None:
 
 
 def test_what_is_whole_or_another_spec_is_left_as_it_is(folder: RunFolder) -> None:
-    folder.write_result({"status": "done", "steps": 100})
+    folder.write_result({"status": "done", "steps": 100, "loss_nats": 3.0})
     spec = folder.path / "spec.json"
     spec.write_text(spec.read_text().replace('"seed":0', '"seed":1'))
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}

@@ -59,7 +59,8 @@ class PreparedSweep:
 
     `text` is the corpus as it was read, its tokens where the store holds them already, or None where
     the sources in `missing` are not here yet: then the runs can be shown, but have no ids to keep.
-    `mended` says what was torn in the store and is whole again, or will be trained anew.
+    `mended` says what was torn in the store and is whole again, or will be trained anew; to a dry run, which
+    mends nothing, `anew` names the runs whose results do not count.
     """
 
     sweep: Sweep
@@ -71,6 +72,11 @@ class PreparedSweep:
     cards: tuple[Card, ...] = ()
     earlier: EarlierText | None = None
     mended: tuple[str, ...] = ()
+    anew: frozenset[str] = frozenset()
+
+    def is_finished(self, task: Task) -> bool:
+        """Whether nothing is left to do for one of the tasks."""
+        return task.is_finished(self.anew)
 
     @property
     def train_tokens(self) -> float | None:
@@ -145,7 +151,12 @@ def prepare_sweep(
         cards=cards,
         earlier=_earlier_text(store, sweep, text.corpus) if text else None,
         mended=torn(store, sweep.by_id) if dry_run else mend(store, sweep.by_id),
+        anew=_results_torn(store, sweep) if dry_run else frozenset(),
     )
+
+
+def _results_torn(store: Path, sweep: Sweep) -> frozenset[str]:
+    return frozenset(run for run in sweep.by_id if RunFolder(store / run).is_torn("result.json"))
 
 
 def _earlier_text(store: Path, sweep: Sweep, corpus: str) -> EarlierText | None:
@@ -187,8 +198,8 @@ def run_sweep(
     """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
     `launcher_options` are sbatch's own for SLURM, and `address`, `num_cpus`, `num_gpus` of a task for Ray.
-    Raises InputError for options that cannot be read, too short a text and a precision that is not here,
-    StoreError for tokens that changed since they were made.
+    Raises InputError for options that cannot be read, too short a text, a device or a precision that is not
+    here, StoreError for tokens that changed since they were made.
     """
     from llama_scale.training.data import check_length, verify_tokens
     from llama_scale.training.preparing import prepare
@@ -198,7 +209,7 @@ def run_sweep(
     if prepared.text is None:
         raise InputError("a dry run has no text to train on", hint="prepare the sweep without dry_run")
     if launcher == "local":
-        _check_precisions({run.precision for run in runs}, device)
+        _check_device({run.precision for run in runs}, device)
     files = prepare(prepared.text, data, store, threads=prepared.workers)
     for context, sequences in {(run.model.context, run.sequences_per_step) for run in runs}:
         check_length(files, data, context, sequences)
@@ -232,13 +243,15 @@ def option_words(launcher: Launcher, options: str) -> list[str]:
     return words
 
 
-def _check_precisions(precisions: Set[Precision], device: str) -> None:
-    """Raises InputError, once for all workers, for what none of them could compute."""
-    if "i16" in precisions:
+def _check_device(precisions: Set[Precision], device: str) -> None:
+    """Raises InputError, once for all workers, for a device that is not here and what it cannot compute."""
+    if device not in ("auto", "cpu") or "i16" in precisions:
         from llama_scale.training.environment import choose_device  # torch, which most starts do without
         from llama_scale.training.kernels import check_precision
 
-        check_precision("i16", choose_device(device))
+        chosen = choose_device(device)
+        for precision in precisions:
+            check_precision(precision, chosen)
 
 
 def sweep(
