@@ -92,7 +92,7 @@ class RunFolder:
             content = _checked_spec(self._read_json("spec.json"))
             return content, structure(content, RunConfig, source=f"{self.path}/spec.json")
         except (OSError, ValueError, InputError) as error:
-            torn = isinstance(error, ValueError)
+            torn = not isinstance(error, OSError)
             way_out = "which writes it anew" if torn else "with this run's folder moved away"
             raise StoreError(
                 f"spec.json of run {self.run} cannot be read: {error}",
@@ -131,10 +131,13 @@ class RunFolder:
         """Whether that spec or result is there and holds none of what they say, as after a power cut."""
         try:
             found = self._read_json(name)
-            _checked_spec(found) if name.startswith("spec.") else _checked_result(found, self.run)
+            if not name.startswith("spec."):
+                _checked_result(found, self.run)
+            elif canonical_hash(_checked_spec(found)) != self.run:  # another run's spec is whole, if not ours
+                structure(found["config"], RunConfig, source=name)
         except OSError:  # of files that are not there, or not ours to read
             return False
-        except ValueError:
+        except (ValueError, InputError):
             return True
         return False
 
