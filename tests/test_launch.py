@@ -147,9 +147,17 @@ def test_a_finished_sweep_trains_nothing_again(recipe: Path, tmp_path: Path) -> 
     report, _ = train(recipe, store)
     assert report.failed == ()
     run = read_records(store)[0].run
-    words = [sys.executable, "-m", "llama_scale", "worker", run, "--store", str(store), "--json"]
-    said = subprocess.run(words, capture_output=True, text=True, check=True)
+    words = [sys.executable, "-m", "llama_scale", "worker", "--store", str(store)]
+    said = subprocess.run([*words, run[:10], "--json"], capture_output=True, text=True, check=True)
     assert json.loads(said.stdout) == {"schema": 1, "run": run, "outcome": "done", "exit_code": 0}
+    said = subprocess.run(
+        [*words, "--listen"], input=f"\n{run}\n", capture_output=True, text=True, check=True
+    )
+    assert json.loads(said.stdout) == {"run": run, "exit_code": 0}
+    assert not (store / "worker.log").exists()
+    failed = subprocess.run([*words, run[:10], "--device", "tpu"], capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert failed.stderr == f"warning: run {run} failed: see {store / run}/worker.log\n"
     assert before == {p: p.stat().st_mtime_ns for p in store.glob("*/events.jsonl")}
 
 
