@@ -14,7 +14,7 @@ from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
 from llama_scale.launch.local import launch_locally
 from llama_scale.launch.memory import memory_bytes
-from llama_scale.launch.on_ray import launch_on_ray
+from llama_scale.launch.on_ray import launch_on_ray, task_needs
 from llama_scale.launch.places import Card, cards_here, default_workers, threads_per_worker
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
@@ -219,15 +219,14 @@ def run_sweep(
     if launcher == "slurm":
         return launch_on_slurm(store, tasks, options=options, device=device, watch=look)
     if launcher == "ray":
-        pairs = {name: value for name, _, value in (word.partition("=") for word in options)}
-        return launch_on_ray(store, tasks, options=pairs, device=device, watch=look)
+        return launch_on_ray(store, tasks, options=_pairs(options), device=device, watch=look)
     return launch_locally(
         store, tasks, workers=prepared.workers, device=device, cards=prepared.cards, watch=look
     )
 
 
 def option_words(launcher: Launcher, options: str) -> list[str]:
-    """The words of a launcher's options; raises InputError where a quote stays open, or none are taken."""
+    """The words of a launcher's options; raises InputError where they cannot be read, or none are taken."""
     try:
         words = shlex.split(options)
     except ValueError as error:
@@ -240,7 +239,13 @@ def option_words(launcher: Launcher, options: str) -> list[str]:
             f"--launcher-options {options!r} is for slurm and ray, but the launcher is local",
             hint="add --launcher slurm or --launcher ray, or leave the options out",
         )
+    if launcher == "ray":
+        task_needs(_pairs(words))
     return words
+
+
+def _pairs(words: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def _check_device(precisions: Set[Precision], device: str) -> None:
