@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import math
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -388,17 +388,22 @@ def _type_but_none(type_: Any) -> Any | None:
 
 
 def _number(value: Any, type_: type, parse: Callable[[str], float]) -> int | float:
-    if type(value) is type_ and math.isfinite(value):
+    if type(value) is type_ and _is_finite(value):
         return value
     wanted = "a whole number" if type_ is int else "a number"
     number = parse(value) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise ValueError(f"expected {wanted}")
-    if isinstance(number, float) and not math.isfinite(number):
+    if not _is_finite(number):
         raise ValueError(f"expected {wanted} that is finite")
     if type_ is int and number != int(number):
         raise ValueError(f"expected {wanted}")
     return type_(number)
+
+
+def _is_finite(number: float) -> bool:
+    """Whether a float can hold it, which one cannot of an integer of 400 digits."""
+    return abs(number) <= sys.float_info.max
 
 
 def _exactly(type_: type, words: str) -> _Hook:
@@ -485,7 +490,10 @@ def _explained(error: BaseException, place: _Place) -> tuple[str, str | None]:
 
 
 def _shown(value: Any, width: int = 40) -> str:
-    text = json.dumps(plain(value), default=str)
+    try:
+        text = json.dumps(plain(value), default=str)
+    except (RecursionError, ValueError):  # nested too deep, or of more digits than Python writes
+        return f"a {type(value).__name__} that is too long to show"
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 

@@ -31,6 +31,7 @@ from llama_scale.runs import (
     ScheduleConfig,
     ScheduleKind,
     out_of_limits,
+    seed_problems,
     text_problems,
 )
 from llama_scale.shapes import ExplicitShape, ShapeSpec, model_of_shape, model_of_size
@@ -88,10 +89,12 @@ class SingleSpec(Checked):
     seed: int = 0
 
     def problems(self) -> Iterator[InputError]:
-        for name, least in (("tokens", 1), ("steps", 1), ("seed", 0)):
+        for name, least in (("tokens", 1), ("steps", 1)):
             value = getattr(self, name, None)  # a field that could not be read is told elsewhere
             if value is not None and value < least:
                 yield InputError(f"{name} is {value:g}, fewer than {least}", hint=f"set {name} higher")
+        if getattr(self, "seed", None) is not None:
+            yield from seed_problems(self.seed)
         if self.tokens is not None and self.steps is not None:
             yield InputError("tokens and steps both say how long to train", hint="leave one of them out")
         if self.start_from is not None and (

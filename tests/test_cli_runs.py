@@ -86,7 +86,17 @@ def test_records_go_out_and_come_back(store: Path, tmp_path: Path, ending: str) 
     ("result.json", '{"status": [], "steps": 1}'),
     ("result.json", '{"status": "done", "steps": "x"}'),
     ("result.json", '{"status": "done", "steps": 1, "loss_nats": "x"}'),
-    ("result.json", '{"status": "done", "steps": 1, "data": [{}]}'),
+    ("result.json", '{"status": "done", "steps": 1, "loss_nats": 3, "data": [{}]}'),
+    ("result.json", '{"status": "done", "steps": 1, "loss_nats": null}'),
+    ("result.json", '{"status": "done", "steps": 1, "loss_nats": NaN}'),
+    ("result.json", '{"status": "done", "steps": 1, "loss_nats": -3}'),
+    ("result.json", f'{{"status": "done", "steps": 1, "loss_nats": 1{"0" * 400}}}'),
+    ("result.json", '{"status": "done", "steps": -1, "loss_nats": 3}'),
+    ("result.json", f'{{"status": "done", "steps": 1{"0" * 400}, "loss_nats": 3}}'),
+    ("result.json", '{"status": "done", "steps": 1, "loss_nats": 3, "run": "0123456789abcdef"}'),
+    ("result.json", '{"status": "done", "steps": 1, "loss_nats": 3, "tokenizer": 5}'),
+    ("result.json", '{"status": "done", "steps": 1, "loss_nats": 3, "data": [{"name": "x", "share": 1, '
+     '"tokens": "1", "unique_tokens": 1, "epochs": 1}]}'),
 ])  # fmt: skip
 def test_a_run_that_cannot_be_read_hides_no_other(store: Path, file: str, content: str) -> None:
     listed = runs(store, "ls")[1]
@@ -98,6 +108,8 @@ def test_a_run_that_cannot_be_read_hides_no_other(store: Path, file: str, conten
     assert [r["run"] for r in again["runs"]] == [r["run"] for r in listed["runs"] if r["run"] != run]
     (told,) = again["unreadable"]
     assert told.startswith(f"{file} of run {run} cannot be read")
+    code, shown = runs(store, "show", run)
+    assert code == 1 and shown["error"] == told
 
 
 def test_imported_records_that_are_torn_hide_no_run(store: Path) -> None:
@@ -157,6 +169,8 @@ def test_a_table_that_is_not_whole_is_refused(store: Path, tmp_path: Path, chang
         (lambda rows: [{**rows[0], "run": ""}], "names a run ''"),
         (lambda rows: [{**rows[0], "run": "../../x"}], "names a run '../../x'"),
         (lambda rows: [{**rows[0], "run": ".."}], "names a run '..'"),
+        (lambda rows: [{**rows[0], "run": " "}], "names a run ' '"),
+        (lambda rows: [{**rows[0], "run": "a\x1b[2Jb"}], "names a run 'a\\x1b[2Jb'"),
         (lambda rows: [{**rows[0], "parameters": "0", "parameters_matmul": "0"}], "has no parameters"),
         (lambda rows: [{**rows[0], "parameters": "7"}], "parameters is 7, parameters_matmul"),
         (
@@ -331,3 +345,13 @@ def test_a_store_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for words in (("verify",), ("prune",), ("ls",)):
         code, said = runs(tmp_path / "nowhere", *words)
         assert code == 2 and "no run store" in said["error"]
+
+
+def test_a_run_that_was_imported_is_said_to_be(store: Path, tmp_path: Path) -> None:
+    run, other = read_records(store)[0].run, tmp_path / "other"
+    assert runs(store, "export", str(tmp_path / "out.json"))[0] == 0
+    assert runs(other, "import", str(tmp_path / "out.json"))[0] == 0
+    for words in (("show", run[:8]), ("diff", run, run), ("verify", run), ("prune", run)):
+        code, told = runs(other, *words)
+        assert code == 2 and told["error"].startswith(f"run {run} was imported into {other}")
+    assert runs(other, "show", "nosuchrun")[1]["error"] == f"there is no run nosuchrun in {other}"

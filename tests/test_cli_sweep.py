@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from recipes import write_recipe
 
-from llama_scale.launch import prepare_sweep
+from llama_scale.cli.sweep import _conclude
+from llama_scale.errors import UnidentifiedError
+from llama_scale.launch import LaunchReport, prepare_sweep
 from llama_scale.laws import ScalingLaw
 from llama_scale.runs import RunFolder, create_run, read_records, run_folders
 from llama_scale.sweeps import load_recipe, recipe_names
@@ -182,6 +184,11 @@ def test_torn_results_and_specs_are_made_anew_and_it_says_so(
     first, second = [folder for folder in run_folders(store) if folder.is_finished][:2]
     (first.path / "result.json").write_text("")
     (second.path / "spec.json").write_bytes(b"\0" * 100)
+    planned = run("sweep", "tiny.toml", "--store", str(store), "--dry-run", "--json", cwd=home)
+    plan = json.loads(planned.stdout)
+    states = {one["run"]: one["state"] for one in plan["runs"]}
+    assert states[first.run] == "to do" and states[second.run] == "done" and plan["expected_seconds"] > 0
+    assert sum(first.run in told or second.run in told for told in plan["warnings"]) == 2
     fit = run("fit", str(store), cwd=home, code=1).stderr
     assert first.run in fit and second.run in fit
     said = run("sweep", "tiny.toml", "--store", str(store), cwd=home, code=1).stderr
@@ -190,6 +197,20 @@ def test_torn_results_and_specs_are_made_anew_and_it_says_so(
     assert "7 runs, 7 of them done before" not in said  # nor may its trunk be, where the point is gone
     assert read_records(store) == before
     assert "was torn" not in run("sweep", "tiny.toml", "--store", str(store), cwd=home, code=1).stderr
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_trains(home: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    said = run("sweep", "tiny.toml", "--device", "tpu", "--store", str(store), cwd=home, code=2).stderr
+    assert said.splitlines()[-2] == "error: there is no device called 'tpu'"
+    assert not store.exists()
+
+
+def test_a_sweep_of_which_nothing_ended_says_that(home: Path, tmp_path: Path) -> None:
+    prepared = prepare_sweep(home / "tiny.toml", store=tmp_path, workers=1, device="cpu")
+    failed = LaunchReport(failed=tuple(prepared.sweep.by_id), seconds=1.0, busy_share=None)
+    with pytest.raises(UnidentifiedError, match="no run of this sweep has come to an end"):
+        _conclude(prepared, failed, tmp_path)
 
 
 def test_a_run_that_diverged_is_left_out_of_the_law_and_named(known: Path, tmp_path: Path) -> None:

@@ -61,6 +61,17 @@ def test_an_overtraining_study_shows_what_more_tokens_bring(tmp_path: Path) -> N
     assert f"{20**-0.5 + 3:.2f}" in said and f"{400**-0.5 + 3:.2f}" in said
 
 
+@pytest.mark.parametrize("design", [LR, OVERTRAIN])
+def test_seeds_are_told_apart_and_compared_with_their_own(tmp_path: Path, design: str) -> None:
+    once = swept(tmp_path / "once", design)
+    said = swept(tmp_path / "twice", design.replace("}", ", seeds=2}"))
+    assert "seed 0" in said and "seed 1000" in said and "seed 0" not in once
+    assert said.count("the best learning rate is 0.016; it is the last") == (2 if design == LR else 0)
+    changes = [line.split()[-1] for line in once.splitlines() if re.search(r"[+-]0\.\d{4}$", line)]
+    again = [line.split()[-1] for line in said.splitlines() if re.search(r"[+-]0\.\d{4}$", line)]
+    assert sorted(again) == sorted(changes * 2) and changes
+
+
 def test_a_learning_rate_that_diverges_is_an_outcome(tmp_path: Path) -> None:
     """Really trained: its trunk ends long before the branch would, and nothing waits for it or fails."""
     recipe, store = write_recipe(tmp_path), tmp_path / "runs"

@@ -12,7 +12,7 @@ from synthetic import LAW, independent_runs, sweep
 
 import llama_scale
 from llama_scale.architecture import ParameterCounts
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting import Observations, Settings, fit
 from llama_scale.fitting.candidates import weights_of
 from llama_scale.fitting.document import selection_json
@@ -250,3 +250,18 @@ def test_many_predictions_at_once_equal_each_alone() -> None:
     assert low.shape == (200, 3)
     assert low[150, 1] == pytest.approx(found.predict(sizes[150, 1], 1e7).low)
     assert np.all(low <= together.loss)
+
+
+def test_runs_that_scatter_beyond_any_law_are_refused_without_a_word_of_numpy() -> None:
+    """A tiny sweep on words at random: one run more than constants, draws at losses that no float holds."""
+    sizes = [7488, 7488, 13152, 13152, 21632, 21632]
+    tokens = [222592, 445184, 126720, 253440, 77056, 154112]
+    losses = [1.7800476668635383, 1.4566386019287165, 2.1478207239706535, 1.8539663471165113,
+              2.19608584739035, 2.145301337004639]  # fmt: skip
+    names = ["a", "a", "b", "b", "c", "c"]
+    rows = [
+        {"parameters": n, "tokens": d, "loss": loss, "budget_flops": budget, "family": family}
+        for n, d, loss, budget, family in zip(sizes, tokens, losses, [1e10, 2e10] * 3, names, strict=True)
+    ]
+    with pytest.raises(UnidentifiedError, match="bound of E, A, alpha"):
+        fit(rows)

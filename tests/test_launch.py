@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from recipes import write_recipe
 from test_faults import small_disk
 
+from llama_scale.cli.progress import headline
 from llama_scale.cli.sweep import _reason
 from llama_scale.cli.sweep_plan import cautions
 from llama_scale.errors import StoreError
@@ -29,6 +30,7 @@ from llama_scale.runs import (
     RunConfig,
     RunFolder,
     RunRecord,
+    create_run,
     read_records,
     run_folders,
 )
@@ -145,9 +147,17 @@ def test_a_finished_sweep_trains_nothing_again(recipe: Path, tmp_path: Path) -> 
     report, _ = train(recipe, store)
     assert report.failed == ()
     run = read_records(store)[0].run
-    words = [sys.executable, "-m", "llama_scale", "worker", run, "--store", str(store), "--json"]
-    said = subprocess.run(words, capture_output=True, text=True, check=True)
+    words = [sys.executable, "-m", "llama_scale", "worker", "--store", str(store)]
+    said = subprocess.run([*words, run[:10], "--json"], capture_output=True, text=True, check=True)
     assert json.loads(said.stdout) == {"schema": 1, "run": run, "outcome": "done", "exit_code": 0}
+    said = subprocess.run(
+        [*words, "--listen"], input=f"\n{run}\n", capture_output=True, text=True, check=True
+    )
+    assert json.loads(said.stdout) == {"run": run, "exit_code": 0}
+    assert not (store / "worker.log").exists()
+    failed = subprocess.run([*words, run[:10], "--device", "tpu"], capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert failed.stderr == f"warning: run {run} failed: see {store / run}/worker.log\n"
     assert before == {p: p.stat().st_mtime_ns for p in store.glob("*/events.jsonl")}
 
 
@@ -393,6 +403,26 @@ def test_a_failed_run_says_why(recipe: Path, tmp_path: Path) -> None:
     assert _reason(trunk).startswith("cannot write x: no space left on device (see ")
     trunk.folder.log.write_text("Traceback\n  line 1\nRuntimeError: bad\n")
     assert _reason(trunk).startswith("RuntimeError: bad (see ")
+
+
+def test_a_run_that_another_process_holds_is_said_to_be(recipe: Path, tmp_path: Path) -> None:
+    """And not to train: nothing of it gets on, until the other lets go."""
+    store, seen = tmp_path / "runs", []
+    prepared = prepare_sweep(recipe, store=store, workers=1, device="cpu")
+    trunk = next(task for task in prepared.tasks if task.config.role == "trunk")
+    create_run(store, trunk.config)
+    with ExitStack() as other:
+        other.enter_context(trunk.folder.claim())
+
+        def watch(progress: Progress) -> None:
+            if progress.held and progress.done:
+                seen.append(progress)
+                other.close()
+
+        assert run_sweep(prepared, store=store, device="cpu", watch=watch).failed == ()
+    assert seen[0].held == (trunk.run,)
+    assert trunk.run not in {member.run for member in seen[0].running}
+    assert "1 held by another process" in headline(seen[0])
 
 
 def test_a_run_that_left_no_log_on_a_full_disk_says_so(recipe: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from recipes import write_recipe
 
-from llama_scale.launch import prepare_sweep, run_sweep
-from llama_scale.launch.on_ray import _Flight
+from llama_scale.errors import InputError
+from llama_scale.launch import option_words, prepare_sweep, run_sweep
+from llama_scale.launch.on_ray import _Flight, task_needs
 from llama_scale.launch.tasks import ATTEMPTS
 from llama_scale.runs import EXIT_DONE, read_records
 
@@ -59,12 +60,21 @@ def test_a_run_that_ends_well_and_is_not_finished_is_given_up(tmp_path: Path) ->
     assert flight.attempts.failed([task], ()) == (task.run,)
 
 
-def test_options_that_ray_tasks_do_not_take_are_named(tmp_path: Path) -> None:
-    words = ["sweep", str(write_recipe(tmp_path)), "--launcher", "ray", "--launcher-options", "num_tpus=1"]
-    store = ["--store", str(tmp_path / "runs"), "--device", "cpu"]
+def test_where_ray_is_missing_it_is_named(tmp_path: Path) -> None:
+    words = ["sweep", str(write_recipe(tmp_path)), "--launcher", "ray", "--store", str(tmp_path / "runs")]
+    without = "import sys; sys.modules['ray'] = None; from llama_scale.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-m", "llama_scale", *words, *store], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", without, *words], capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 2
-    wanted = "num_tpus" if importlib.util.find_spec("ray") else "Ray is not installed"
-    assert wanted in done.stderr
+    assert done.returncode == 2 and "Ray is not installed" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["num_tpus=1", "num_cpus=nan", "num_gpus=1.5", "num_cpus=-1", "num_gpus"])
+def test_options_that_ray_tasks_do_not_take_are_named(option: str) -> None:
+    with pytest.raises(InputError, match=option.partition("=")[0]):
+        option_words("ray", f"address=auto {option}")
+
+
+def test_what_ray_tasks_take_is_read() -> None:
+    assert option_words("ray", "num_gpus=0.25 num_cpus=2") == ["num_gpus=0.25", "num_cpus=2"]
+    assert task_needs({"num_gpus": "0.25", "num_cpus": "2"}) == {"num_gpus": 0.25, "num_cpus": 2.0}

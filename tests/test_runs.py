@@ -139,10 +139,11 @@ def test_a_folder_that_is_called_much_like_a_checkpoint_is_none(folder: RunFolde
 TORN = ["", "\0" * 300, '{"schema":1', "[]", "{}"]
 
 
-@pytest.mark.parametrize("content", TORN)
+@pytest.mark.parametrize("content", [*TORN, "a bit turned"])
 def test_a_torn_spec_is_written_again(folder: RunFolder, content: str) -> None:
     whole = (folder.path / "spec.json").read_bytes()
-    (folder.path / "spec.json").write_text(content)
+    turned = whole.replace(b"warmup_steps", b"warmup_qteps").decode()
+    (folder.path / "spec.json").write_text(turned if content == "a bit turned" else content)
     (said,) = mend(folder.path.parent, {folder.run: CONFIG})
     assert said == f"spec.json of run {folder.run} was torn: it is written again"
     assert (folder.path / "spec.json").read_bytes() == whole
@@ -160,7 +161,7 @@ def test_a_torn_result_is_set_aside(folder: RunFolder, content: str) -> None:
 
 
 def test_what_is_whole_or_another_spec_is_left_as_it_is(folder: RunFolder) -> None:
-    folder.write_result({"status": "done", "steps": 100})
+    folder.write_result({"status": "done", "steps": 100, "loss_nats": 3.0})
     spec = folder.path / "spec.json"
     spec.write_text(spec.read_text().replace('"seed":0', '"seed":1'))
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}

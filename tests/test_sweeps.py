@@ -128,6 +128,7 @@ def test_a_budget_too_small_for_its_warm_up_is_refused(default: SweepSpec) -> No
         ("training.learning_rate=1e-3", "both learning_rate and learning_rate_times_width"),
         ("training.sequences_per_step=0", "sequences_per_step is 0"),
         ("seed=-1", "seed is -1"),
+        ("seed=99999999999999999999999", "seed is 99999999999999999999999"),
         ("design.kind=gird", 'design.kind is "gird", not one of isoflop, grid'),
         ("design.durations=[1e6]", "design.durations is not a known key"),
         ("design.sizes=[1e6]", "names its models twice"),

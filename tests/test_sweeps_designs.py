@@ -159,6 +159,13 @@ def test_a_hold_out_that_is_fitted_too_is_refused(tmp_path: Path, test: str) -> 
         planned(tmp_path, f'{NAMED}["3e14", "6e14"]', f"design.holdouts=[{{{test}}}]")
 
 
+@pytest.mark.parametrize("kind", ["kind='lr', factors=[1, 2]", "kind='batch', batches_tokens=['16k']"])
+def test_a_search_holds_nothing_out(tmp_path: Path, kind: str) -> None:
+    test = "holdouts=[{width=256, tokens='10M'}]"
+    with pytest.raises(InputError, match="runs of a search are never fitted"):
+        planned(tmp_path, "", f"design={{{kind}, widths=[256], durations=['10M'], {test}}}")
+
+
 def test_seeds_train_everything_but_hold_outs_again(tmp_path: Path) -> None:
     design = (
         'kind = "grid"\nsizes = ["3M", "10M"]\ntokens_per_parameter = [20, 40]\nseeds = 3\nrepeats = ["3M"]\n'

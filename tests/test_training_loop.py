@@ -353,7 +353,7 @@ def test_a_finished_run_is_not_claimed_again(
     """So that a worker finds it done where nothing can be written."""
     store, _ = store_with(tmp_path, world)
     folder = RunFolder(store / run_id(world[1][1]))
-    folder.write_result({"status": "done", "steps": 1})
+    folder.write_result({"status": "done", "steps": 1, "loss_nats": 3.0})
     (folder.path / "leases").write_text("no folder")
     assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_DONE
 

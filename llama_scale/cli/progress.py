@@ -86,6 +86,8 @@ def headline(progress: Progress) -> str:
     ]
     if _left(progress):
         parts.append(f"about {_about(left)} left" if left is not None else "measuring the time left")
+    if progress.held:
+        parts.append(f"{len(progress.held)} held by another process")
     if progress.failed:
         parts.append(f"{len(progress.failed)} failed")
     return " · ".join(parts)

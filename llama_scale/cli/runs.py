@@ -47,7 +47,8 @@ def _listing(records: tuple[RunRecord, ...]) -> list[object]:
     if not records:
         return ["No runs yet. `llama-scale sweep` makes some."]
     counts = Counter(record.status for record in records)
-    summary = f"{len(records)} runs: {', '.join(f'{n} {status}' for status, n in counts.most_common())}."
+    states = ", ".join(f"{number} {status}" for status, number in counts.most_common())
+    summary = f"{quantities.counted(len(records), 'run')}: {states}."
     ordered = sorted(records, key=lambda r: (r.role, r.parameters.matmul, r.tokens))
     count = cache(quantities.format_count)  # of many runs: most have the sizes and lengths of others
     rows = [
@@ -78,9 +79,9 @@ def _listing(records: tuple[RunRecord, ...]) -> list[object]:
 def show_run(run: str, store: Path, as_json: bool) -> None:
     """What is this run, what did it cost, and what did it reach?"""
     from llama_scale.config import plain
-    from llama_scale.runs import find_run, read_record
+    from llama_scale.runs import read_record
 
-    folder = find_run(store, run)
+    folder = _find(store, run)
     record, config, result, curve = read_record(folder), folder.config, folder.result(), folder.curve()
     value = {
         "record": plain(record),
@@ -104,10 +105,9 @@ def show_run(run: str, store: Path, as_json: bool) -> None:
 @json_option
 def diff_runs(one: str, other: str, store: Path, as_json: bool) -> None:
     """In which settings, and in which results, do two runs differ?"""
-    from llama_scale.runs import find_run
     from llama_scale.runs.upkeep import differences
 
-    folders = [find_run(store, run) for run in (one, other)]
+    folders = [_find(store, run) for run in (one, other)]
     ours, theirs = ({"config": folder.config, "result": folder.result()} for folder in folders)
     names = [folder.run for folder in folders]
     found = list(differences(ours, theirs))
@@ -147,16 +147,15 @@ def export_runs(path: Path, curves: bool, force: bool, store: Path, as_json: boo
     if path.exists() and not force:
         raise InputError(f"{path} exists", hint="give another name, or --force to replace it")
     records = read_records(store)
+    held = quantities.counted(len(records), "run")
     if curves:
         from llama_scale.runs.curve_tables import write_curves
 
         rows = write_curves(path, store)
-        told = f"{rows:,} logged steps of {len(records)} runs written to {path}."
+        told = f"{quantities.counted(rows, 'logged step')} of {held} written to {path}."
         return current_output().result({"path": str(path), "runs": len(records), "steps": rows}, told)
     write_table(path, records)
-    current_output().result(
-        {"path": str(path), "runs": len(records)}, f"{len(records)} runs written to {path}."
-    )
+    current_output().result({"path": str(path), "runs": len(records)}, f"{held} written to {path}.")
 
 
 @command.command(
@@ -180,7 +179,7 @@ def import_runs(path: Path, store: Path, as_json: bool) -> None:
     known = len(records) - len(new)
     current_output().result(
         {"path": str(path), "imported": [record.run for record in new], "known": known},
-        f"{len(new)} runs of {path} are now in {store}; {known} were there already.",
+        f"{quantities.counted(len(new), 'run')} of {path} added to {store}; {known} there already.",
     )
 
 
@@ -205,8 +204,8 @@ def verify_runs(runs: tuple[str, ...], store: Path, as_json: bool) -> int:
     if not runs:
         found += harms_without_spec(store)
     rows = [(harm.run, harm.what, harm.consequence) for harm in found]
-    verdict = f"{len(found)} harm{'s' if len(found) > 1 else ''}" if found else "all whole"
-    summary = f"{len(folders)} runs checked: {verdict}."
+    verdict = quantities.counted(len(found), "harm") if found else "all whole"
+    summary = f"{quantities.counted(len(folders), 'run')} checked: {verdict}."
     current_output().result(
         {"checked": len(folders), "harms": found},
         lambda: [summary, *(["", table(rows, ("run", "what", "so"))] if rows else [])],
@@ -264,12 +263,28 @@ def _unreadable(folder: RunFolder) -> StoreError | None:
     return None
 
 
+def _find(store: Path, run: str) -> RunFolder:
+    """The run of that id or beginning; raises InputError where there is none, or its record alone."""
+    from llama_scale.runs import find_run, imported_records
+
+    try:
+        return find_run(store, run)
+    except InputError:
+        named = next((r.run for r in imported_records(store) if run and r.run.startswith(run)), None)
+        if named is None:
+            raise
+        raise InputError(
+            f"run {named} was imported into {store}, which holds its record and nothing else of it",
+            hint="`llama-scale runs ls` shows the record; give --store the store that it was trained in",
+        ) from None
+
+
 def _folders(store: Path, runs: tuple[str, ...]) -> list[RunFolder]:
     """The runs that were named, or all of the store."""
-    from llama_scale.runs import find_run, read_records, run_folders
+    from llama_scale.runs import read_records, run_folders
 
     if runs:
-        return [find_run(store, run) for run in runs]
+        return [_find(store, run) for run in runs]
     if not store.is_dir():
         read_records(store)  # refuses, with the reason
     return run_folders(store)

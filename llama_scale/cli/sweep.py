@@ -111,7 +111,7 @@ def _train(
     from llama_scale.launch import run_sweep
 
     tasks = {task.run: task for task in prepared.tasks}
-    unfinished = [task.folder for task in prepared.tasks if not task.is_finished()]
+    unfinished = [task.folder for task in prepared.tasks if not prepared.is_finished(task)]
     before = {folder.run: len(folder.setbacks()) for folder in unfinished}
     try:
         with watch_sweep(lambda run: _reason(tasks[run])) as watch:
@@ -150,7 +150,7 @@ def _same_arguments() -> str:
 def _opening(prepared: PreparedSweep, store: Path) -> str:
     from llama_scale.cli.sweep_plan import expected_time
 
-    finished = sum(task.is_finished() for task in prepared.tasks)
+    finished = sum(prepared.is_finished(task) for task in prepared.tasks)
     already = f", {finished} of them done before" if finished else ""
     machine = prepared.sweep.spec.machine
     place = f"{machine.accelerators} {machine.accelerator}" if machine and prepared.times.parallel else "here"
@@ -170,6 +170,11 @@ def _conclude(prepared: PreparedSweep, report: LaunchReport, store: Path) -> int
     from llama_scale.sweeps import Grid, IsoFlop
 
     records = read_records(store, [t.run for t in prepared.tasks if t.run not in report.failed])
+    if not records:
+        raise UnidentifiedError(
+            "no run of this sweep has come to an end: there is nothing to fit or to compare",
+            hint="put right what made them fail, then run the same command again",
+        )
     ended = {
         "sweep": prepared.sweep.name,
         "runs": len(records),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from llama_scale import quantities
@@ -47,7 +48,7 @@ class Tried:
 
 
 def tried(configs: dict[str, RunConfig], records: Sequence[RunRecord]) -> list[Tried]:
-    """The runs that reached an end or diverged on the way, by model, then tokens, then what was tried.
+    """The runs that reached an end or diverged on the way, by model, then seed, tokens and what was tried.
 
     One that diverged has the tokens that it was to see.
     """
@@ -66,7 +67,7 @@ def tried(configs: dict[str, RunConfig], records: Sequence[RunRecord]) -> list[T
 def _order(run: Tried) -> tuple[float, ...]:
     tokens = 0 if run.record.role == "search" else run.record.tokens
     size, rate = run.record.parameters.matmul, run.config.optimizer.learning_rate
-    return size, tokens, run.config.tokens_per_step, rate
+    return size, run.config.seed, tokens, run.config.tokens_per_step, rate
 
 
 def search_in_words(runs: Sequence[Tried], varied: str) -> list[object]:
@@ -77,16 +78,19 @@ def search_in_words(runs: Sequence[Tried], varied: str) -> list[object]:
         lasting = quantities.format_count(run.record.tokens, 2)
         groups.setdefault((run.record.parameters.matmul, lasting, run.config.seed), []).append(run)
     rows, said = [], []
-    for (parameters, tokens, _), group in groups.items():
+    by_seed = len({run.config.seed for run in runs}) > 1
+    for (parameters, tokens, seed), group in groups.items():
         best = min(group, key=lambda run: run.loss_nats)
         inside = group[0] is not best is not group[-1]
         beyond = "" if inside else "; it is the last that was tried: try beyond it"
         found = f"the best {varied} is {_value(best, varied)}{beyond}"
         if best.diverged:
             found = "all diverged: try a lower learning rate"
-        said.append(f"{quantities.format_count(parameters)} parameters on {tokens} tokens: {found}.")
-        rows += [_row(run, best) for run in group]
-    return [*said, "", table(rows, ("", "params", "tokens", "batch", "LR", "nats", "over the best"))]
+        of_seed = f", seed {seed}" if by_seed else ""
+        said.append(f"{quantities.format_count(parameters)} parameters on {tokens} tokens{of_seed}: {found}.")
+        rows += [_row(run, best, by_seed) for run in group]
+    seeds = ("seed",) if by_seed else ()
+    return [*said, "", table(rows, ("", *seeds, "params", "tokens", "batch", "LR", "nats", "over the best"))]
 
 
 def overtraining_in_words(runs: Sequence[Tried]) -> list[object]:
@@ -95,23 +99,35 @@ def overtraining_in_words(runs: Sequence[Tried]) -> list[object]:
     runs = [run for run in runs if not run.diverged]
     if not runs:
         return [*diverged]
-    first, last = runs[0], runs[-1]
+    by_seed = [list(group) for _, group in groupby(runs, key=lambda run: run.config.seed)]
     rows = [
         (
+            *((run.config.seed,) if len(by_seed) > 1 else ()),
             quantities.format_number(run.ratio),
             quantities.format_count(run.record.tokens),
             f"{run.loss_nats:.4f}",
-            f"{run.loss_nats - before.loss_nats:+.4f}" if run is not first else "–",
+            f"{run.loss_nats - before.loss_nats:+.4f}" if before else "–",
         )
-        for before, run in zip([first, *runs], runs, strict=False)
+        for group in by_seed
+        for before, run in zip([None, *group], group, strict=False)
     ]
+    seeds = ("seed",) if len(by_seed) > 1 else ()
     return [
-        f"From {quantities.format_number(first.ratio)} to {quantities.format_number(last.ratio)} tokens per "
-        f"parameter the loss went from {first.loss_nats:.4f} to {last.loss_nats:.4f} nats per token.",
+        *(_from_first_to_last(group, len(by_seed) > 1) for group in by_seed),
         *diverged,
         "",
-        table(rows, ("tokens/parameter", "tokens", "nats", "change")),
+        table(rows, (*seeds, "tokens/parameter", "tokens", "nats", "change")),
     ]
+
+
+def _from_first_to_last(runs: Sequence[Tried], name_seed: bool) -> str:
+    """What the first and the last run of one seed say."""
+    first, last = runs[0], runs[-1]
+    of_seed = f" of seed {first.config.seed}" if name_seed else ""
+    return (
+        f"From {quantities.format_number(first.ratio)} to {quantities.format_number(last.ratio)} tokens per "
+        f"parameter the loss{of_seed} went from {first.loss_nats:.4f} to {last.loss_nats:.4f} nats per token."
+    )
 
 
 def _at(run: Tried) -> str:
@@ -124,9 +140,10 @@ def _value(run: Tried, varied: str) -> str:
     return quantities.format_number(run.config.optimizer.learning_rate)
 
 
-def _row(run: Tried, best: Tried) -> tuple[str, ...]:
+def _row(run: Tried, best: Tried, name_seed: bool) -> tuple[str, ...]:
     return (
         ">" if run is best else "",
+        *((str(run.config.seed),) if name_seed else ()),
         quantities.format_count(run.record.parameters.matmul),
         quantities.format_count(run.record.tokens),
         quantities.format_count(run.config.tokens_per_step),

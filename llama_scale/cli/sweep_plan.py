@@ -51,7 +51,7 @@ def planned_runs(prepared: PreparedSweep) -> list[PlannedRun]:
         planned.append(
             PlannedRun(
                 task=task,
-                state="done" if task.is_finished() else "begun" if begun else "to do",
+                state="done" if prepared.is_finished(task) else "begun" if begun else "to do",
                 tokens=tokens,
                 epochs=tokens / text if text else None,
                 disk_bytes=disk_bytes(config, end - first, points),
@@ -62,7 +62,7 @@ def planned_runs(prepared: PreparedSweep) -> list[PlannedRun]:
 
 def expected_seconds(prepared: PreparedSweep) -> float:
     """Wall time of what is not finished: the workers' shared load, or the longest chain if that is longer."""
-    left = [task for task in prepared.tasks if not task.is_finished()]
+    left = [task for task in prepared.tasks if not prepared.is_finished(task)]
     return max(
         sum(task.seconds for task in left) / (prepared.times.parallel or prepared.workers),
         max((task.path_seconds for task in left), default=0.0),
@@ -136,7 +136,7 @@ def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
         "disk_bytes": sum(run.disk_bytes for run in runs),
         "token_bytes": prepared.token_bytes,
         "models_without_budget": [plain(model) for model in prepared.sweep.without_budget],
-        "warnings": cautions(prepared),
+        "warnings": [*prepared.mended, *cautions(prepared)],
         "runs": [_run_as_json(run, plain(run.config)) for run in runs],
     }
 

@@ -41,13 +41,14 @@ def command(run: str | None, store: Path, device: str, listen: bool, as_json: bo
             "give one run id, or --listen", hint="`llama-scale runs ls` lists the runs of a store"
         )
     parent = os.getppid()  # before torch is imported: a launcher killed meanwhile must be missed
-    from llama_scale.runs import EXIT_DONE, EXIT_RETRY
+    from llama_scale.runs import EXIT_DONE, EXIT_RETRY, find_run
     from llama_scale.runs.leases import HEARTBEAT_SECONDS, LEASE_SECONDS
     from llama_scale.training.worker import stop_on_signals, use_allotted_threads, work
 
     should_stop = stop_on_signals(parent)
     use_allotted_threads()
     if run is not None:
+        run = find_run(store, run).run  # whose beginning may have been given
         patience = LEASE_SECONDS + 2 * HEARTBEAT_SECONDS
         code = work(store, run, device=device, should_stop=should_stop, wait_seconds=patience)
         outcome = {EXIT_DONE: "done", EXIT_RETRY: "retry"}.get(code, "failed")
@@ -57,9 +58,9 @@ def command(run: str | None, store: Path, device: str, listen: bool, as_json: bo
         if as_json:
             current_output().result({"run": run, "outcome": outcome, "exit_code": code}, "")
         return code
-    for line in sys.stdin:
-        code = work(store, line.strip(), device=device, should_stop=should_stop)
-        print(json.dumps({"run": line.strip(), "exit_code": code}), flush=True)
+    for name in filter(None, map(str.strip, sys.stdin)):
+        code = work(store, name, device=device, should_stop=should_stop)
+        print(json.dumps({"run": name, "exit_code": code}), flush=True)
         if should_stop():
             return EXIT_RETRY
     return 0

@@ -68,7 +68,8 @@ def waver(law: ScalingLaw, ends: Ends, turns: Array) -> ScalingLaw:
     falls, would_fall = (one.loss(*near) - one.loss(*far) for one in (law, turned))
     held = falls > LEAST_FALL * above_floor
     scale = np.where(held, falls / np.where(held, would_fall, 1.0), 1.0)
-    scale = np.minimum(scale, 1 + law.E / above_floor)
+    with np.errstate(divide="ignore"):  # a law that is at its floor by then gives way without a limit
+        scale = np.minimum(scale, 1 + law.E / above_floor)
     each = scale ** (1 / np.asarray(law.k, float))
     return replace(
         turned,

@@ -149,7 +149,10 @@ def _refit(disturbed: Sequence[Disturbed]) -> list[Draws]:
     for number, one in enumerate(disturbed):
         alike[one.candidate.form, one.candidate.delta].append(number)
     for (form, delta), numbers in alike.items():
-        minima = FITTED[form].refit_each([disturbed[number].case for number in numbers], delta=delta)
+        cases = [disturbed[number].case for number in numbers]
+        # Draws of hardly more runs than constants may lie beyond any law: no step towards them is taken.
+        with np.errstate(over="ignore", invalid="ignore"):
+            minima = FITTED[form].refit_each(cases, delta=delta)
         found.update({i: disturbed[i].drawn(one) for i, one in zip(numbers, minima, strict=True)})
     return [found[number] for number in range(len(disturbed))]
 

@@ -14,7 +14,7 @@ from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
 from llama_scale.launch.local import launch_locally
 from llama_scale.launch.memory import memory_bytes
-from llama_scale.launch.on_ray import launch_on_ray
+from llama_scale.launch.on_ray import launch_on_ray, task_needs
 from llama_scale.launch.places import Card, cards_here, default_workers, threads_per_worker
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
@@ -59,7 +59,8 @@ class PreparedSweep:
 
     `text` is the corpus as it was read, its tokens where the store holds them already, or None where
     the sources in `missing` are not here yet: then the runs can be shown, but have no ids to keep.
-    `mended` says what was torn in the store and is whole again, or will be trained anew.
+    `mended` says what was torn in the store and is whole again, or will be trained anew; to a dry run, which
+    mends nothing, `anew` names the runs whose results do not count.
     """
 
     sweep: Sweep
@@ -71,6 +72,11 @@ class PreparedSweep:
     cards: tuple[Card, ...] = ()
     earlier: EarlierText | None = None
     mended: tuple[str, ...] = ()
+    anew: frozenset[str] = frozenset()
+
+    def is_finished(self, task: Task) -> bool:
+        """Whether nothing is left to do for one of the tasks."""
+        return task.is_finished(self.anew)
 
     @property
     def train_tokens(self) -> float | None:
@@ -145,7 +151,12 @@ def prepare_sweep(
         cards=cards,
         earlier=_earlier_text(store, sweep, text.corpus) if text else None,
         mended=torn(store, sweep.by_id) if dry_run else mend(store, sweep.by_id),
+        anew=_results_torn(store, sweep) if dry_run else frozenset(),
     )
+
+
+def _results_torn(store: Path, sweep: Sweep) -> frozenset[str]:
+    return frozenset(run for run in sweep.by_id if RunFolder(store / run).is_torn("result.json"))
 
 
 def _earlier_text(store: Path, sweep: Sweep, corpus: str) -> EarlierText | None:
@@ -187,8 +198,8 @@ def run_sweep(
     """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
     `launcher_options` are sbatch's own for SLURM, and `address`, `num_cpus`, `num_gpus` of a task for Ray.
-    Raises InputError for options that cannot be read, too short a text and a precision that is not here,
-    StoreError for tokens that changed since they were made.
+    Raises InputError for options that cannot be read, too short a text, a device or a precision that is not
+    here, StoreError for tokens that changed since they were made.
     """
     from llama_scale.training.data import check_length, verify_tokens
     from llama_scale.training.preparing import prepare
@@ -198,7 +209,7 @@ def run_sweep(
     if prepared.text is None:
         raise InputError("a dry run has no text to train on", hint="prepare the sweep without dry_run")
     if launcher == "local":
-        _check_precisions({run.precision for run in runs}, device)
+        _check_device({run.precision for run in runs}, device)
     files = prepare(prepared.text, data, store, threads=prepared.workers)
     for context, sequences in {(run.model.context, run.sequences_per_step) for run in runs}:
         check_length(files, data, context, sequences)
@@ -208,15 +219,14 @@ def run_sweep(
     if launcher == "slurm":
         return launch_on_slurm(store, tasks, options=options, device=device, watch=look)
     if launcher == "ray":
-        pairs = {name: value for name, _, value in (word.partition("=") for word in options)}
-        return launch_on_ray(store, tasks, options=pairs, device=device, watch=look)
+        return launch_on_ray(store, tasks, options=_pairs(options), device=device, watch=look)
     return launch_locally(
         store, tasks, workers=prepared.workers, device=device, cards=prepared.cards, watch=look
     )
 
 
 def option_words(launcher: Launcher, options: str) -> list[str]:
-    """The words of a launcher's options; raises InputError where a quote stays open, or none are taken."""
+    """The words of a launcher's options; raises InputError where they cannot be read, or none are taken."""
     try:
         words = shlex.split(options)
     except ValueError as error:
@@ -229,16 +239,24 @@ def option_words(launcher: Launcher, options: str) -> list[str]:
             f"--launcher-options {options!r} is for slurm and ray, but the launcher is local",
             hint="add --launcher slurm or --launcher ray, or leave the options out",
         )
+    if launcher == "ray":
+        task_needs(_pairs(words))
     return words
 
 
-def _check_precisions(precisions: Set[Precision], device: str) -> None:
-    """Raises InputError, once for all workers, for what none of them could compute."""
-    if "i16" in precisions:
+def _pairs(words: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def _check_device(precisions: Set[Precision], device: str) -> None:
+    """Raises InputError, once for all workers, for a device that is not here and what it cannot compute."""
+    if device not in ("auto", "cpu") or "i16" in precisions:
         from llama_scale.training.environment import choose_device  # torch, which most starts do without
         from llama_scale.training.kernels import check_precision
 
-        check_precision("i16", choose_device(device))
+        chosen = choose_device(device)
+        for precision in precisions:
+            check_precision(precision, chosen)
 
 
 def sweep(

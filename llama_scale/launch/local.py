@@ -36,6 +36,7 @@ from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY
 
 TICK_SECONDS = 0.2
 RETRY_SECONDS = 2.0
+ASKING_SECONDS = 1.0  # within which a worker is refused a run that another process holds
 STOP_SECONDS = 60.0
 NOWHERE = Place()
 
@@ -185,14 +186,27 @@ class _Pool:
         return self.rooms.get(place.room, float("inf")) - sum(self.needs.get(run, 0.0) for run in beside)
 
     def progress(self, before: Mapping[str, float], elapsed_seconds: float) -> Progress:
+        running = self._training()
         return progress_of(
             list(self.tasks.values()),
             finished=self.finished,
             before=before,
-            running=[worker.task for worker in self.workers if worker.task],
+            running=running,
             failed=self.failed,
             elapsed_seconds=elapsed_seconds,
+            held=self._held(running),
         )
+
+    def _training(self) -> list[Task]:
+        """What our workers train, without runs that they only ask for again and are refused within a tick."""
+        asked = time.monotonic() - ASKING_SECONDS
+        busy = [(worker.task, worker.since) for worker in self.workers if worker.task]
+        return [task for task, since in busy if task.run not in self.not_before or since < asked]
+
+    def _held(self, training: Sequence[Task]) -> tuple[str, ...]:
+        """Runs that our workers were refused, as another process holds them, or did when it was killed."""
+        refused = self.not_before.keys() - self.finished - {task.run for task in training}
+        return tuple(sorted(run for run in refused if self.tasks[run].folder.is_held()))
 
     def is_over(self) -> bool:
         ended = self.finished | set(self.failed)

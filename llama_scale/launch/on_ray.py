@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,7 @@ POLL_SECONDS = 0.5
 RETRY_SECONDS = 5.0  # before a run that waits for its trunk, or for another process, is tried again
 NODE_DEATHS = 20  # that one task may live through
 STOP_SECONDS = 60.0
+MOST_NEEDED = 2**16  # cores or cards of a node
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ def launch_on_ray(
     `options` may name the cluster's `address` and what a task takes: `num_cpus`, `num_gpus`. Without an
     address Ray starts on this machine. KeyboardInterrupt asks the workers to save first.
     """
-    ray, needs = _ray(), _needs(options)
+    ray, needs = _ray(), task_needs(options)
     address = options.get("address")
     ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
     try:
@@ -172,7 +174,8 @@ def _train(store: str, run: str, device: str) -> int:
         raise
 
 
-def _needs(options: Mapping[str, str]) -> dict[str, float]:
+def task_needs(options: Mapping[str, str]) -> dict[str, float]:
+    """What a task takes of a node, by Ray's own names; raises InputError for what Ray does not take."""
     known = {"num_cpus": 1.0, "num_gpus": 0.0}
     for name, text in options.items():
         if name == "address":
@@ -182,12 +185,14 @@ def _needs(options: Mapping[str, str]) -> dict[str, float]:
                 f"--launcher-options has {name}, which Ray tasks do not take here",
                 hint=f"use address, {', '.join(known)}, such as 'address=auto num_gpus=0.25'",
             )
-        try:
+        with suppress(ValueError):
             known[name] = float(text)
-        except ValueError:
-            raise InputError(
-                f"--launcher-options: {name} is {text!r}, not a number", hint=f"write {name}=1"
-            ) from None
+            if 0 <= known[name] < 1 or known[name] in range(1, MOST_NEEDED):
+                continue
+        raise InputError(
+            f"--launcher-options: {name} is {text!r}, neither a whole number nor a part of one",
+            hint=f"write {name}=1",
+        )
     return known
 
 

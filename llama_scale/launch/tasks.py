@@ -39,13 +39,16 @@ class Task:
     def run(self) -> str:
         return self.folder.run
 
-    def is_finished(self) -> bool:
-        """A branch is finished by its result; a trunk when every unfinished branch has its point."""
-        if self.folder.is_finished:
+    def is_finished(self, anew: Collection[str] = ()) -> bool:
+        """A branch is finished by its result; a trunk when every unfinished branch has its point.
+
+        The results of runs in `anew` do not count: they will be set aside.
+        """
+        if self.folder.is_finished and self.run not in anew:
             return True
         if self.config.role != "trunk":
             return False
-        unfinished = [step for branch, step in self.branches if not branch.is_finished]
+        unfinished = [step for branch, step in self.branches if branch.run in anew or not branch.is_finished]
         return not unfinished or set(self.folder.checkpoint_steps()).issuperset(unfinished)
 
     def is_ready(self) -> bool:
@@ -77,7 +80,7 @@ class Running:
 
 @frozen
 class Progress:
-    """The whole sweep at a moment."""
+    """The whole sweep at a moment; `held` are runs that wait for another process to finish or to be gone."""
 
     done: int
     total: int
@@ -87,6 +90,7 @@ class Progress:
     flops_total: float
     elapsed_seconds: float
     remaining_seconds: float | None
+    held: tuple[str, ...] = ()
 
 
 @frozen
@@ -136,6 +140,7 @@ def progress_of(
     running: Sequence[Task],
     failed: tuple[str, ...],
     elapsed_seconds: float,
+    held: tuple[str, ...] = (),
 ) -> Progress:
     """The whole sweep now; `before` is the share of each run that was done when this launch began."""
     members = [running_now(task) for task in running]
@@ -154,6 +159,7 @@ def progress_of(
         flops_total=sum(task.flops for task in tasks),
         elapsed_seconds=elapsed_seconds,
         remaining_seconds=None if remaining is None else max(remaining, longest),
+        held=held,
     )
 
 

@@ -47,8 +47,8 @@ from llama_scale.runs.folders import (
     run_folders,
 )
 from llama_scale.runs.leases import BusyError
-from llama_scale.runs.limits import mup_problems, out_of_limits, precision_problems
-from llama_scale.runs.listing import import_records, read_records
+from llama_scale.runs.limits import mup_problems, out_of_limits, precision_problems, seed_problems
+from llama_scale.runs.listing import import_records, imported_records, read_records
 from llama_scale.runs.records import RunRecord, RunStatus, load_records, read_record, write_records
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "evaluation_problems",
     "find_run",
     "import_records",
+    "imported_records",
     "load_records",
     "mup_problems",
     "out_of_limits",
@@ -96,6 +97,7 @@ __all__ = [
     "read_records",
     "run_folders",
     "run_id",
+    "seed_problems",
     "text_problems",
     "vocabulary_problems",
     "write_records",

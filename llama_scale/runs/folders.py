@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ STEP = re.compile("step-([0-9]{9,})")  # a checkpoint's name
 WEIGHTS, INITIAL_WEIGHTS = "weights.safetensors", "initial.safetensors"
 LEASES = "leases"
 PASSED_OVER = "checkpoint_passed_over"  # an event
+MOST_STEPS = 2**53  # beyond which a float counts no single steps
 WRITERS = 32  # specs on their way to the disk at once
 # How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).
 EXIT_DONE, EXIT_FAILED, EXIT_RETRY = 0, 1, 75
@@ -90,7 +92,7 @@ class RunFolder:
             content = _checked_spec(self._read_json("spec.json"))
             return content, structure(content, RunConfig, source=f"{self.path}/spec.json")
         except (OSError, ValueError, InputError) as error:
-            torn = isinstance(error, ValueError)
+            torn = not isinstance(error, OSError)
             way_out = "which writes it anew" if torn else "with this run's folder moved away"
             raise StoreError(
                 f"spec.json of run {self.run} cannot be read: {error}",
@@ -116,7 +118,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What the run ended with, or None while it has not."""
         try:
-            return _checked_result(self._read_json("result.json"))
+            return _checked_result(self._read_json("result.json"), self.run)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -127,12 +129,15 @@ class RunFolder:
 
     def is_torn(self, name: str) -> bool:
         """Whether that spec or result is there and holds none of what they say, as after a power cut."""
-        check = _checked_spec if name.startswith("spec.") else _checked_result
         try:
-            check(self._read_json(name))
+            found = self._read_json(name)
+            if not name.startswith("spec."):
+                _checked_result(found, self.run)
+            elif canonical_hash(_checked_spec(found)) != self.run:  # another run's spec is whole, if not ours
+                structure(found["config"], RunConfig, source=name)
         except OSError:  # of files that are not there, or not ours to read
             return False
-        except ValueError:
+        except (ValueError, InputError):
             return True
         return False
 
@@ -319,21 +324,39 @@ def _checked_spec(found: Any) -> dict[str, Any]:
     return found["config"]
 
 
-def _checked_result(found: Any) -> dict[str, Any]:
-    """What a result holds; ValueError for JSON that is no run's."""
+def _checked_result(found: Any, run: str) -> dict[str, Any]:
+    """What the result of `run` holds; ValueError for JSON that no run ends with, or another run did."""
     if not isinstance(found, dict) or found.get("status") not in ("done", "diverged", "failed"):
         raise ValueError("it tells no status")
-    if type(found.get("steps")) is not int:
+    if found.get("run", run) != run:
+        raise ValueError(f"it is that of run {found['run']}")
+    if type(found.get("steps")) is not int or not 0 <= found["steps"] <= MOST_STEPS:
         raise ValueError("it tells no steps")
     for name in ("loss_nats", "bits_per_byte"):
-        if type(found.get(name, 0.0)) not in (float, int, type(None)):
-            raise ValueError(f"{name} is no number")
+        if found.get(name) is not None and not _is_measured(found[name]):
+            raise ValueError(f"{name} is no number that a run ends with")
+    if found["status"] == "done" and found.get("loss_nats") is None:
+        raise ValueError("it is done without a loss")
+    if not isinstance(found.get("tokenizer", ""), str):
+        raise ValueError("its tokenizer is no hash")
     texts = found.get("data", [])
-    if not isinstance(texts, list) or not all(
-        isinstance(text, dict) and {"tokens", "unique_tokens"} <= text.keys() for text in texts
-    ):
-        raise ValueError("its data are not counted in tokens and unique_tokens")
+    if not isinstance(texts, list) or not all(map(_is_text_seen, texts)):
+        raise ValueError("its data are not counted in tokens, unique_tokens, share and epochs")
     return found
+
+
+def _is_text_seen(text: Any) -> bool:
+    counts = ("tokens", "unique_tokens", "share", "epochs")
+    return (
+        isinstance(text, dict)
+        and isinstance(text.get("name"), str)
+        and all(_is_measured(text.get(name)) for name in counts)
+    )
+
+
+def _is_measured(value: Any) -> bool:
+    """Whether it is a number from 0 on: nan, infinities and integers that no float can hold are not."""
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max
 
 
 def create_runs(store: Path, by_id: Mapping[str, RunConfig]) -> None:

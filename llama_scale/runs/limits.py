@@ -26,6 +26,7 @@ class Limits:
         return start + (f" and less than {self.below:g}" if self.below < math.inf else " and finite")
 
 
+SEEDS = 2**32  # of these every generator here takes products and sums in 64 bits
 POSITIVE, COUNT, SHARE = Limits(above=0.0), Limits(least=1.0), Limits(least=0.0, below=1.0)
 LIMITS = {
     **dict.fromkeys(("learning_rate", "learning_rate_times_width", "epsilon", "clip_norm"), POSITIVE),
@@ -35,6 +36,14 @@ LIMITS = {
     "initial_gain": POSITIVE,
     "decay_fraction": Limits(above=0.0, below=1.0),
 }
+
+
+def seed_problems(seed: int) -> Iterator[InputError]:
+    """A problem for a seed that random numbers cannot be drawn by."""
+    if not 0 <= seed < SEEDS:
+        yield InputError(
+            f"seed is {seed}, but seeds lie from 0 to {SEEDS - 1:,}", hint=f"set seed to one below {SEEDS:,}"
+        )
 
 
 def out_of_limits(value: object) -> Iterator[InputError]:

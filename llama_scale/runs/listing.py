@@ -56,14 +56,21 @@ def _records(
                 named.append(record)
         return tuple(named)
     found = {run: record for run, _, record in _runs_of(store, unreadable)}
+    for record in imported_records(store, unreadable):
+        if record.run not in found or record.is_beyond(found[record.run]):
+            found[record.run] = record
+    return tuple(found.values())
+
+
+def imported_records(
+    store: Path, unreadable: Callable[[StoreError], None] = lambda _: None
+) -> Iterator[RunRecord]:
+    """The records that were imported, set by set; files that hold none are told to `unreadable`."""
     for file in sorted((store / IMPORTED).glob("*.json")):
         try:
-            for record in load_records(file):
-                if record.run not in found or record.is_beyond(found[record.run]):
-                    found[record.run] = record
+            yield from load_records(file)
         except InputError as error:
             unreadable(StoreError(error.message, hint=f"delete {file}, and import its runs again"))
-    return tuple(found.values())
 
 
 def import_records(store: Path, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:

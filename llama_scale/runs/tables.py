@@ -72,7 +72,7 @@ def _problems(records: Sequence[RunRecord], path: Path) -> Iterator[InputError]:
     for run, times in Counter(record.run for record in records).items():
         if times > 1:
             yield InputError(f"{path} names run {run} {times} times", hint="leave one row of it")
-        if run in ("", "..") or Path(run).name != run:
+        if run in ("", "..") or Path(run).name != run.strip() or not run.isprintable():
             yield InputError(f"{path} names a run {run!r}", hint="export the runs again: it is no run's id")
     for record in records:
         if reason := _contradiction(record):

@@ -22,6 +22,7 @@ from llama_scale.runs import (
     mup_problems,
     out_of_limits,
     precision_problems,
+    seed_problems,
     text_problems,
 )
 from llama_scale.shapes import ExplicitShape, ShapeSpec, models_named
@@ -200,6 +201,19 @@ class Lasting(Members):
 
 
 @frozen
+class Search(Lasting):
+    """Designs whose runs are compared, not fitted: there is no law for a hold-out to test."""
+
+    def problems(self) -> Iterator[InputError]:
+        yield from Lasting.problems(self)
+        if self.holdouts:
+            yield InputError(
+                "design.holdouts test a law, but runs of a search are never fitted",
+                hint="leave design.holdouts out, or use them in an isoflop, grid or overtrain design",
+            )
+
+
+@frozen
 class Grid(Lasting):
     """Sizes x durations: every model for every duration, all of a model from one trunk."""
 
@@ -228,7 +242,7 @@ class Overtrain(Lasting):
 
 
 @frozen
-class LearningRateSearch(Lasting):
+class LearningRateSearch(Search):
     """Learning rates x sizes x durations: `learning_rates`, or `factors` of the one that [training] gives."""
 
     kind: Literal["lr"] = "lr"
@@ -236,7 +250,7 @@ class LearningRateSearch(Lasting):
     factors: tuple[float, ...] = ()
 
     def problems(self) -> Iterator[InputError]:
-        yield from Lasting.problems(self)
+        yield from Search.problems(self)
         if bool(self.learning_rates) == bool(self.factors):
             yield InputError(
                 "an lr design needs learning rates, said in one way",
@@ -245,7 +259,7 @@ class LearningRateSearch(Lasting):
 
 
 @frozen
-class BatchSearch(Lasting):
+class BatchSearch(Search):
     """Batch sizes x sizes x durations.
 
     The learning rate moves from that of [training]'s batch as (batch / its batch)^`learning_rate_exponent`;
@@ -257,7 +271,7 @@ class BatchSearch(Lasting):
     learning_rate_exponent: float = 0.5
 
     def problems(self) -> Iterator[InputError]:
-        yield from Lasting.problems(self)
+        yield from Search.problems(self)
         if not self.batches_tokens:
             yield InputError("design.batches_tokens is empty", hint='add batches, such as ["64k", "128k"]')
 
@@ -307,8 +321,8 @@ class SweepSpec(Checked):
     def problems(self) -> Iterator[InputError]:
         names = ("seed", "training", "design", "shape", "data")
         seed, training, design, shape, data = (getattr(self, name, None) for name in names)
-        if seed is not None and seed < 0:
-            yield InputError(f"seed is {seed}, but seeds start at 0", hint="set seed to 0 or more")
+        if seed is not None:
+            yield from seed_problems(seed)
         if training and shape and shape.tied_head:
             yield from mup_problems(training.mup_base_width, optimizer="adamw", tied_head=True)
         if training and isinstance(design, (IsoFlop, Grid)) and training.schedule == "constant":
