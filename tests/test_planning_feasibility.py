@@ -94,6 +94,7 @@ def test_every_way_that_a_hint_offers_leads_to_an_answer(seed: int) -> None:
         ({"serve_tokens": 1e12, "target_loss": 1.7, "budget": "$9"}, ["budget", "target_loss"]),
         ({"serve_tokens": 2.8e11, "budget": 5.7e15, "unique_tokens": "5T"}, ["budget"]),
         ({"serve_tokens": 1e12, "budget": 1e12}, ["budget"]),
+        ({"serve_tokens": 1e12, "unique_tokens": 1e4}, ["unique_tokens"]),
         (
             {
                 "requests": 2.26e11, "match": "llama-3.1-405b", "law": "muennighoff-2023",
@@ -121,6 +122,17 @@ def test_few_data_are_not_blamed_for_a_budget_that_buys_nothing() -> None:
     assert starved is not None
     assert starved.message.startswith("100K unique tokens are too few")
     assert [way.keys() for way in ways(starved.hint)] == [{"unique_tokens"}]
+
+
+def test_what_a_size_would_need_is_the_least_where_no_shape_answers() -> None:
+    """No LLaMA of about these sizes has sixteen heads to share: what the continuum needs is not enough."""
+    error = refusal({
+        "serve_tokens": 4.34e6, "target_loss": 3.648, "max_parameters": 319e3, "input_tokens": 83400,
+        "kv_heads": 16,
+    })  # fmt: skip
+    assert error is not None
+    assert "would have to be at least 10M" in error.message
+    assert error.hint == "ask for less, or loosen more than one condition"
 
 
 def test_what_no_option_takes_is_offered_by_none() -> None:

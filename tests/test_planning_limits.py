@@ -13,6 +13,7 @@ import pytest
 from drawn import drawn_fit
 
 from llama_scale import plan
+from llama_scale.architecture import aspect_ratio
 from llama_scale.errors import InfeasibleError, InputError, UnidentifiedError
 from llama_scale.laws import Downstream, Fit, Range, RepeatedDataLaw, ScalingLaw, published, write_fit
 from llama_scale.laws.downstream import Sigmoid
@@ -124,7 +125,7 @@ def test_memory_binds_where_no_larger_model_can_be_served() -> None:
     ("question", "named"),
     [
         ({"accelerators": 1024, "deadline": "3d", "target_loss": 1.95}, "accelerators"),
-        ({"accelerators": 8, "deadline": "1d", "target_loss": 1.92}, "the number of accelerators, 8,"),
+        ({"accelerators": 8, "deadline": "1d", "target_loss": 1.92}, "the deadline with 8 accelerators, 1d,"),
         ({"max_parameters": "7B", "target_loss": 1.95}, "the largest size, 7B"),
         ({"unique_tokens": "100B", "target_loss": 1.95}, "the unique data, 100B"),
         (
@@ -331,14 +332,58 @@ def test_a_limit_on_serving_binds_a_model_that_serves_nothing_too(words: Any, na
     ("words", "most"),
     [
         ({"serve_tokens": 1e11, "budget": 3e19, "flops": "exact"}, 2.975),
-        ({"serve_tokens": 1e14, "budget": "$50k", "kv_heads": 8}, 2.96),
+        ({"serve_tokens": 3.76e15, "law": "hoffmann-2022-sardana", "time_per_output_token": "10ms"}, 2.512),
+        ({"serve_tokens": 2.78e8, "accelerator": "h200", "time_per_output_token": "2ms"}, 2.158),
     ],
 )
 def test_the_shape_is_the_best_of_those_that_may_be(words: Any, most: float) -> None:
-    """With 8 KV heads for all, and no look beyond a better rival, losses were 3.00 and 3.26."""
+    """With 8 KV heads for all, and no look at the nearest's neighbours, losses were 3.00, 2.59, 2.161."""
     answer = plan(**words)
     assert answer.recommended.loss_nats < most
     assert answer.kv_choice is None or answer.kv_choice.shape.heads == answer.shape.heads
+
+
+@pytest.mark.parametrize("loss", [3.5, 3.0, 2.7, 2.5])
+def test_small_models_keep_the_familys_proportions_though_fewer_layers_serve_cheaper(loss: float) -> None:
+    """No law sees depth, and every layer takes time to serve: the cheapest had 1, 3, 5 and 9 layers."""
+    shape = ask(target_loss=loss, cost_in="usd").shape
+    assert 0.5 <= shape.width / shape.layers / aspect_ratio(shape.parameters.total) <= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ({"serve_tokens": 1.66e16, "output_tokens": 3200, "target_loss": 2.186, "price": 1.91}, 5.6e8),
+        (
+            {"serve_tokens": 1.03e14, "output_tokens": 12000, "match": "llama-3.1-8b", "serve_price": 0.323},
+            3.1e6,
+        ),
+    ],
+)
+def test_a_shape_is_sought_beyond_those_that_jumps_in_what_serving_costs_hide(
+    words: Any, most: float
+) -> None:
+    """Of 1.38 instead of 2.11 billion parameters, of 9.9 instead of 8.6: $782M and $3.66M."""
+    law = "muennighoff-2023" if "price" in words else "kaplan-2020"
+    assert plan(**words, law=law).recommended.lifetime.total("usd") < most
+
+
+def test_heads_to_share_are_not_worth_a_shape_far_from_the_best() -> None:
+    """Eight KV heads need widths in steps of eight heads: the nearest had 166M and cost a tenth more."""
+    answer = plan(serve_tokens=2.2e13, target_loss=2.55, law="hoffmann-2022")
+    assert answer.gap.cost < 1e-3
+
+
+def test_a_size_that_holds_a_budget_back_is_said_to() -> None:
+    held = ask(max_parameters="100M")
+    assert held.warnings[0].startswith("the largest size holds it back, not the budget")
+    nearly = float(re.findall(r"--target-loss ([\d.]+)", held.warnings[0])[0])
+    cheaper = ask(max_parameters="100M", target_loss=nearly)
+    said = float(re.findall(r"([\d.e]+) FLOPs", held.warnings[0])[0])
+    assert cheaper.recommended.lifetime.total_flops == pytest.approx(said, rel=0.01)
+    slow = ask(time_per_output_token="2ms")
+    assert slow.warnings[0].startswith("the limits on serving hold it back, not the budget")
+    assert not any("hold it back" in warning for warning in ask(max_parameters="13B").warnings)
 
 
 @pytest.mark.parametrize(
@@ -394,6 +439,21 @@ def test_fewer_kv_heads_serve_cheaper() -> None:
     )
     assert after < before
     assert eight.gap.cost >= -1e-6
+
+
+def test_a_shape_is_never_trained_on_more_data_than_do_it_good() -> None:
+    """The largest that 32 accelerators serve: more tokens, which the budget buys, made it .06 nats worse."""
+    words: dict[str, Any] = {"requests": 1.58e11, "samples": 2, "utilisation": 0.33, "context": 2048}
+    quantised: dict[str, Any] = {"serve_precision": "int4", "quantisation_penalty": True}
+    answer = plan(**words, **quantised, law="kaplan-2020", budget="9.21e7 GPU-hours")
+    model, law = answer.recommended, answer.request.law
+    assert model.loss_nats <= law.loss(model.parameters, 0.9 * model.tokens)
+    assert answer.gap.loss_nats < 0.01
+    dear = plan(
+        serve_tokens=3.31e16, unique_tokens=5.32e10, **quantised
+    )  # 1 % of its serving trains 8.3 nats
+    assert dear.recommended.loss_nats < 3.8
+    assert "1e24 FLOPs (our default budget) buy" in dear.sentence
 
 
 def test_a_quantisation_penalty_asks_for_a_larger_model_on_fewer_tokens() -> None:

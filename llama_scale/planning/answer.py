@@ -18,7 +18,7 @@ from llama_scale.planning.assumptions import assumptions
 from llama_scale.planning.buildable import Settled, has_answer, model_of, settle, shaped
 from llama_scale.planning.cautions import far_beyond, warnings
 from llama_scale.planning.family import neighbours
-from llama_scale.planning.limits import limits_of
+from llama_scale.planning.limits import is_tight, limits_of
 from llama_scale.planning.optimum import (
     Objective,
     Problem,
@@ -74,14 +74,20 @@ def answer(request: Request) -> Plan:
     extrapolation = _extrapolation(request, recommended)
     at_loss = Objective("loss", optimum.loss_nats * (1 + 1e-9), request.limits)
     ranges = zip(FLATNESS, cheap_ranges(problem, at_loss, FLATNESS, optimum.parameters), strict=True)
-    in_vain = tuple(_spent_in_vain(request, problem, recommended))
+    in_vain = tuple(_spent_in_vain(request, problem, recommended, optimum))
     demand = request.economics.demand
     how = recipe(shape, recommended.tokens)
     return Plan(
         request=request,
         recommended=recommended,
         shape=shape,
-        gap=_gap(request, problem, recommended, optimum, in_vain=bool(in_vain)),
+        gap=_gap(
+            request,
+            problem,
+            recommended,
+            optimum,
+            in_vain=bool(in_vain) and request.unique_tokens is not None,
+        ),
         optimum=optimum,
         compute_optimal=same_loss,
         compute_optimal_on_budget=on_budget,
@@ -109,18 +115,29 @@ def answer(request: Request) -> Plan:
     )
 
 
-def _spent_in_vain(request: Request, problem: Problem, recommended: PlannedModel) -> Iterator[str]:
-    """Says so where the data end before the budget or the time does, so that repeats buy next to nothing."""
-    unique = request.unique_tokens
-    if unique is None or request.has_target or recommended.tokens <= unique:
+def _spent_in_vain(
+    request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel
+) -> Iterator[str]:
+    """Says so where data or size end before the budget or the time does, so that more of these buy little."""
+    unique, largest = request.unique_tokens, request.limits.parameters
+    if request.has_target:
         return
+    if unique is not None and recommended.tokens > unique:
+        held, instead = "the data hold", "find more data"
+    elif not is_tight(optimum.parameters, largest):
+        return
+    elif largest == request.most_parameters:
+        held, instead = "the largest size holds", "allow more with --max-parameters"
+    else:
+        held, instead = "the limits on serving hold", "loosen these"
     ends = "budget" if request.budget is not None else "deadline"
-    nearly = recommended.loss_nats + NEARLY
-    least = float(problem.cost(*lowest_cost(problem, nearly, request.limits)))
+    nearly = math.ceil(1000 * (recommended.loss_nats + NEARLY)) / 1000
+    ours = request.limits._replace(parameters=min(largest, recommended.parameters))  # what can be built
+    least = float(problem.cost(*lowest_cost(problem, nearly, ours)))
     if least < WORTHWHILE * recommended.lifetime.total(request.unit):
         yield (
-            f"the data hold it back, not the {ends}: {amount(least, request.unit)} reach a loss within "
-            f"{NEARLY:g} of it; ask for --target-loss {nearly:.3f}, or find more data"
+            f"{held} it back, not the {ends}: {amount(least, request.unit)} reach a loss within "
+            f"{NEARLY:g} of it; ask for --target-loss {nearly:.3f}, or {instead}"
         )
 
 
@@ -169,7 +186,7 @@ def _shaped(problem: Problem, sizes: Sizes) -> Sizes:
 def _gap(
     request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel, *, in_vain: bool
 ) -> Gap:
-    """What rounding to a shape costs; no share of what is spent in vain, to which its loss is not owed."""
+    """What rounding to a shape costs; no share of what is spent on repeats of data in vain."""
     reached = recommended.loss_nats * (1 + 1e-12)
     least = float(problem.cost(*lowest_cost(problem, reached, request.limits)))
     least = math.nan if in_vain else least

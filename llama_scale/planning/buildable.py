@@ -6,11 +6,18 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from llama_scale.architecture import ModelConfig, nearest_shape, widened
+from llama_scale.architecture import (
+    ModelConfig,
+    ParameterConvention,
+    aspect_ratio,
+    nearest_shape,
+    widened,
+)
 from llama_scale.costs.serving import ServedShape, serve
 from llama_scale.errors import InputError
 from llama_scale.laws import Numbers
@@ -29,9 +36,12 @@ from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_k
 from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
-NEARBY = tuple(1.02**step for step in range(-16, 17))
-ELSEWHERE = tuple(1.02**step for step in range(-70, 71))  # from a quarter to four times the size
+RUNG = 1.01  # sizes apart from each other, on one ladder for all questions
+NEARBY, ELSEWHERE = 32, 140  # rungs either way: a third of the size, and a quarter to four times it
 NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
+# shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
+SLIGHT, SMALL = {"budget": 1e-4, "loss": 1e-3}, {"budget": 1e-3, "loss": 1e-2}
+ILL_SHAPED = 2.0  # times as wide for its layers as the family's, or as narrow: laws know no such models
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
@@ -76,21 +86,29 @@ class Settled(NamedTuple):
 def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusal]:
     """The request with what it leaves to be chosen, the choice of its KV heads, and what it comes to.
 
-    Where heads are as few as the floor, larger models might share them and smaller ones have fewer: both
+    Where heads are as few as the floor, larger models might share them and smaller ones have fewer; where
+    the shapes with heads to share are far from the best, one whose heads share nothing may be nearer: both
     are settled, and the better is taken.
     """
     completed, choice = with_chosen_kv_heads(with_recomputation(request))
     found = [(completed, choice, _settled(completed))]
-    if choice is not None and completed.kv_heads == choice.shape.heads:
+    heads = None if choice is None else choice.shape.heads
+    may_share = completed.kv_heads is not None and heads is not None
+    if may_share and (completed.kv_heads == heads or _leaves_much(completed, found[0][-1])):
         alone = limited(replace(completed, kv_heads=None))
         found.append((alone, *_with_own_heads(alone)))
     objective = completed.objective(completed.law)
-    worth = [
-        _worth(completed, objective, settled.model) if isinstance(settled, Settled) else math.inf
-        for *_, settled in found
-    ]
+    able = [(_rank(completed, objective, one[-1]), one) for one in found if isinstance(one[-1], Settled)]
     # a refusal is of the question as it was asked, not of heads that we chose
-    return found[-1] if min(worth) == math.inf else found[worth.index(min(worth))]
+    return min(able, key=lambda ranked: ranked[0])[1] if able else found[-1]
+
+
+def _leaves_much(request: Request, settled: Settled | Refusal) -> bool:
+    """Whether there is no shape, none of good proportions, or one much worse than the optimum."""
+    if not isinstance(settled, Settled) or is_ill_shaped(settled.shape):
+        return True
+    objective = request.objective(request.law)
+    return _is_beaten(request, settled, objective, SMALL[objective.fixed])
 
 
 def _with_own_heads(request: Request) -> tuple[KvChoice | None, Settled | Refusal]:
@@ -129,29 +147,56 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
     Serving may make two sizes nearly as good: where the proportions of the shape move the optimum far from
     it, the shape there is looked at too.
     """
-    through = problem.through(built.shape)
-    solution, chosen = best(through, objective), built
+    chosen = _on_continuum(built, problem, objective)
     for _ in range(2):  # the best near the first may have proportions that lead farther
-        far = abs(math.log(float(solution.sizes.parameters) / chosen.model.parameters)) > FAR_FROM_OPTIMUM
+        at = float(chosen.solution.sizes.parameters)
+        far = abs(math.log(at / chosen.model.parameters)) > FAR_FROM_OPTIMUM
         rivals: list[Built | Refusal | None] = []
         if far:
-            rivals.append(_buildable(request, through, objective, solution))
-        if problem.serving.needs_shapes or _is_held(request, float(solution.sizes.parameters)):
+            rivals.append(_buildable(request, chosen.problem, objective, chosen.solution))
+        if problem.serving.needs_shapes or _is_beaten(request, chosen, objective, SLIGHT[objective.fixed]):
             about = chosen.model.parameters
-            rivals.append(_best_shape(request, problem, objective, about, ELSEWHERE if far else NEARBY))
-        able = [chosen, *(rival for rival in rivals if isinstance(rival, Built))]
-        found = min(able, key=lambda one: _worth(request, objective, one.model))
-        if found is chosen:
+            # heads that are shared make what serving costs jump with width: one size may hide a better one
+            reach = ELSEWHERE if far or problem.serving.needs_shapes else NEARBY
+            rivals.append(_best_shape(request, problem, objective, about, reach))
+        able = [rival for rival in rivals if isinstance(rival, Built)]
+        found = min([chosen, *able], key=lambda one: _rank(request, objective, one))
+        if isinstance(found, Settled):
             break
-        chosen = found
-        through = problem.through(chosen.shape)
-        solution = best(through, objective)
-    return Settled(chosen.shape, chosen.model, through, solution)
+        chosen = _on_continuum(found, problem, objective)
+    return chosen
+
+
+def _on_continuum(built: Built, problem: Problem, objective: Objective) -> Settled:
+    through = problem.through(built.shape)
+    return Settled(built.shape, built.model, through, best(through, objective))
 
 
 def _worth(request: Request, objective: Objective, model: PlannedModel) -> float:
     """What is sought least of: loss on a budget, cost at a loss."""
     return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
+
+
+def _rank(request: Request, objective: Objective, built: Built | Settled) -> tuple[bool, float]:
+    """What is sought least of, with what is ill-shaped after all that is not."""
+    return is_ill_shaped(built.shape), _worth(request, objective, built.model)
+
+
+def _is_beaten(request: Request, settled: Settled, objective: Objective, share: float) -> bool:
+    """Whether the optimum is better by more than a share."""
+    problem, optimum = settled.problem, settled.solution
+    least = problem.loss(optimum) if objective.fixed == "budget" else problem.cost(*optimum)
+    return _worth(request, objective, settled.model) > float(least) * (1 + share)
+
+
+def is_ill_shaped(shape: ModelConfig) -> bool:
+    """Whether a shape is far wider for its layers than the family, or far narrower.
+
+    A law counts parameters alone, so that serving, which is cheaper with few layers, would choose a single
+    one for a small model; the runs behind laws were of the family's proportions.
+    """
+    stretched = shape.width / shape.layers / aspect_ratio(shape.parameters.total)
+    return abs(math.log(stretched)) > math.log(ILL_SHAPED)
 
 
 class Built(NamedTuple):
@@ -166,6 +211,7 @@ def _buildable(
 ) -> Built | Refusal:
     """The real shape nearest the optimum that keeps the limits, its tokens chosen anew; or why none does."""
     wanted = float(solution.sizes.parameters)
+    able: list[Built] = []
     for factor in ROUNDINGS:
         shape = _shape_of(request, wanted * factor)
         sizes = problem.family.size_of(shape)
@@ -173,9 +219,14 @@ def _buildable(
             return refusal
         tokens = float(_tokens_for(request, problem, objective, sizes))
         if math.isfinite(tokens) and request.allows(shape):
-            return Built(shape, _planned(request, problem, sizes, tokens))
-    found = _best_shape(request, problem, objective, wanted, ELSEWHERE)
-    return found or unbuildable(request, wanted)
+            able.append(Built(shape, _planned(request, problem, sizes, tokens)))
+            if not is_ill_shaped(shape):
+                return able[-1]
+    if found := _best_shape(request, problem, objective, wanted, ELSEWHERE):
+        able.append(found)
+    if not able:
+        return unbuildable(request, wanted)
+    return min(able, key=lambda one: _rank(request, objective, one))
 
 
 def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
@@ -192,12 +243,15 @@ def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes:
 
 def _shape_of(request: Request, parameters: float) -> ModelConfig:
     """The LLaMA of about that size, with what the question says of shapes."""
+    return _shape(parameters, request.fit.convention, request.vocabulary, request.context, request.kv_heads)
+
+
+@lru_cache(maxsize=4096)  # one question, and the hints of its refusal, ask for the same rungs many times
+def _shape(
+    parameters: float, convention: ParameterConvention, vocabulary: int, context: int, kv_heads: int | None
+) -> ModelConfig:
     return nearest_shape(
-        parameters,
-        convention=request.fit.convention,
-        vocabulary=request.vocabulary,
-        context=request.context,
-        kv_heads=request.kv_heads,
+        parameters, convention=convention, vocabulary=vocabulary, context=context, kv_heads=kv_heads
     )
 
 
@@ -218,17 +272,18 @@ def _is_held(request: Request, parameters: float) -> bool:
 
 
 def _best_shape(
-    request: Request, problem: Problem, objective: Objective, wanted: float, factors: tuple[float, ...]
+    request: Request, problem: Problem, objective: Objective, wanted: float, reach: int
 ) -> Built | None:
-    """The best of the shapes of about `factors` times the size, with its tokens; None where none will do.
+    """The best of the shapes within `reach` rungs of the size, with its tokens; None where none will do.
 
     Serving follows heads and layers as well as size, least smoothly where models are small and prompts
     long: there the shape nearest in size need not be the best, nor do what is asked at all.
     """
     found: dict[ModelConfig, Sizes] = {}
-    for factor in factors:
+    rung = round(math.log(wanted) / math.log(RUNG))
+    for size in (wanted, *(RUNG**step for step in range(rung - reach, rung + reach + 1))):
         with suppress(InputError):  # too small for so many KV heads
-            for shape in _shapes_of(request, wanted * factor):
+            for shape in _shapes_of(request, size):
                 found[shape] = problem.family.size_of(shape)
     if not found:
         return None
@@ -236,8 +291,12 @@ def _best_shape(
     tokens = np.asarray(_tokens_for(request, problem, objective, sizes))
     on_budget = objective.fixed == "budget"
     worth = problem.law.loss(sizes.parameters, tokens) if on_budget else problem.cost(sizes, tokens)
+    worth = np.asarray(worth)
     if np.all(np.isnan(worth)):
         return None
+    ill = np.array([is_ill_shaped(shape) for shape in found])
+    if not np.all(np.isnan(worth[~ill])):
+        worth = np.where(ill, np.nan, worth)
     index = int(np.nanargmin(worth))
     shape = list(found)[index]
     return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))

@@ -42,7 +42,8 @@ def described(plan: Plan) -> Iterator[Reason]:
     shape = plan.shape
     size, miss = format_count(shape.parameters.total, 4), f"{100 * plan.gap.parameters:+.1f}%"
     cost = plan.gap.cost
-    dearer = "" if cost != cost else f", {format_fraction(max(0.0, cost), 2)} dearer for its loss"
+    dearer = f"{format_fraction(max(0.0, cost), 2)} dearer" if cost <= 1 else "over twice as dear"
+    dearer = "" if cost != cost else f", {dearer} for its loss"
     yield Reason(
         "shape",
         f"{shape.layers} layers of width {shape.width:,}, {shape.heads} heads of {shape.head_size}"

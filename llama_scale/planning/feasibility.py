@@ -102,6 +102,7 @@ def _missing_shape(request: Request, smallest: float, wanted: float, answers: An
         ways += [f"a lower loss, such as {way}"] if way else []
     elif way := nearest_budget(request, request.problem(), smallest, answers, more=True):
         ways.append(f"at least {way.text}")
+    ways += [way.text for way in loosened(request, answers, ["unique_tokens"], least=smallest / wanted)]
     return InfeasibleError(
         f"the best model has {format_count(wanted)} parameters, but the nearest LLaMA with a vocabulary "
         f"of {request.vocabulary:,} has {format_count(smallest)}",
@@ -201,10 +202,11 @@ def _refused(
         (one.form(one.value), one.form(needed))
         for one, needed in zip(nearest.conditions, nearest.needed, strict=True)
     ]
-    what = f"{first.name}, {moved[0][0]}, would have to be {moved[0][1]},"
+    least = "" if nearest.way else "at least "  # what can be built may need more, or never do
+    what = f"{first.name}, {moved[0][0]}, would have to be {least}{moved[0][1]},"
     if len(moved) > 1:
         named = (
-            f"{one.name} ({now} to {needed})"
+            f"{one.name} ({now} to {least}{needed})"
             for one, (now, needed) in zip(nearest.conditions, moved, strict=True)
         )
         what = f"moving one is not enough, all would have to move: {', '.join(named)}, up to"
@@ -213,7 +215,7 @@ def _refused(
         ways.append(way.text)
     return InfeasibleError(
         f"no model can {wish} under these conditions: {what} {format_number(nearest.factor)} times as much",
-        hint=_give(ways) or "ask for less: no option goes so far",
+        hint=_give(ways) or "ask for less, or loosen more than one condition",
     )
 
 

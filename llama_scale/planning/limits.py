@@ -51,7 +51,7 @@ def _target(request: Request, recommended: PlannedModel) -> Iterator[Limit]:
 def _budget(request: Request, recommended: PlannedModel, optimum: PlannedModel) -> Iterator[Limit]:
     if request.budget is not None:
         limit, used = request.budget.value, recommended.lifetime.total(request.unit)
-        binds = not request.has_target and _is_tight(optimum.lifetime.total(request.unit), limit)
+        binds = not request.has_target and is_tight(optimum.lifetime.total(request.unit), limit)
         yield Limit("total budget", request.budget, used, binds, "budget" not in request.given)
 
 
@@ -65,7 +65,7 @@ def _training(request: Request, recommended: PlannedModel, optimum: PlannedModel
         request.deadline.name,
         Quantity(value=seconds, kind="seconds"),
         seconds * ours,
-        _is_tight(share, 1.0),
+        is_tight(share, 1.0),
         False,
     )
 
@@ -73,7 +73,7 @@ def _training(request: Request, recommended: PlannedModel, optimum: PlannedModel
 def _size(request: Request, shape: ModelConfig, optimum: PlannedModel) -> Iterator[Limit]:
     if request.max_parameters is not None:
         largest = Quantity(value=request.max_parameters, kind="count")
-        binds = _is_tight(optimum.parameters, request.most_parameters)
+        binds = is_tight(optimum.parameters, request.most_parameters)
         yield Limit("largest size", largest, float(shape.parameters.total), binds, False)
 
 
@@ -89,7 +89,7 @@ def _latency(
         ("time to first token", deployment.time_to_first_token_seconds, served[3]),
     ):
         if limit is not None:
-            binds = _is_tight(optimum.parameters, request.servable)
+            binds = is_tight(optimum.parameters, request.servable)
             yield Limit(name, Quantity(value=limit, kind="seconds"), float(used), binds, False)
 
 
@@ -110,5 +110,6 @@ def _memory(
         yield Limit(name, Quantity(value=largest, kind="count"), recommended.parameters, True, False)
 
 
-def _is_tight(used: float, limit: float) -> bool:
+def is_tight(used: float, limit: float) -> bool:
+    """Whether so little of a limit is left that it holds the optimum back."""
     return used >= limit * (1 - TIGHT)

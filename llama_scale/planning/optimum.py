@@ -188,7 +188,7 @@ def tokens_for(problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
         left = objective.value - problem.serving_cost(sizes)
         tokens = left / (problem.train_rate * sizes.train_flops_per_token)
         tokens = np.minimum(tokens, limits.train_flops / sizes.train_flops_per_token)
-        if isinstance(problem.law, QuantisedLaw) and limits != NO_LIMITS:
+        if isinstance(problem.law, QuantisedLaw):  # more data than these would make the model worse
             tokens = np.minimum(tokens, problem.law.best_tokens(sizes.parameters))
         tokens = np.where(tokens > 0, tokens, np.nan)
     if limits.parameters < math.inf:

@@ -28,7 +28,7 @@ CAVEAT = (
 )
 SUPPORT = {"parameters": Range(160e6, 12e9), "tokens": Range(1e9, 206e9), "bits": Range(2, 4)}
 UNQUANTISED_BITS = 16
-HALVINGS = 60  # of a bracket in log D: to rounding
+HALVINGS = 40  # of a bracket in log D: to 1e-10, about a lowest loss that is flat
 NEWTON_STEPS = 40  # about ten do
 ROUNDING = 1e-9  # of a loss
 WIDEST = 60.0  # in log D
@@ -125,15 +125,13 @@ class QuantisedLaw:
     def best_tokens(self, parameters: ArrayLike) -> Numbers:
         """The tokens beyond which more data make the quantised model worse.
 
-        Under an additive law the root in x = log D of k beta B D^-beta S^(k-1) = b delta, S = A N^-alpha +
+        Of data seen once the root in x = log D of k beta B D^-beta S^(k-1) = b delta, S = A N^-alpha +
         B D^-beta, whose logarithm is nearly linear in x; under repeated data it is bisected.
         """
-        n, law = np.asarray(parameters, float), self.trained
+        n, law = np.asarray(parameters, float), self.law
         if self.penalty.scale == 0.0:
             return np.full(np.broadcast(n, np.asarray(self.law.E)).shape, np.exp(WIDEST))
-        if not isinstance(law, ScalingLaw):
-            return self._bisected(n)
-        by_size, rising = law.A * n**-law.alpha, np.log(BY_TOKENS * self.penalty.loss(n, 1.0))
+        by_size, rising = self._by_size(n), np.log(BY_TOKENS * self.penalty.loss(n, 1.0))
         start = np.log(law.k * law.beta * law.B) - rising
         x = start / (law.beta + BY_TOKENS)
         for _ in range(NEWTON_STEPS):
@@ -145,13 +143,18 @@ class QuantisedLaw:
             x = x - change
             if not np.any(np.abs(change) > 1e-8):
                 break
-        return np.exp(np.minimum(x, WIDEST))
+        x = np.minimum(x, WIDEST)
+        repeated = self.trained
+        return np.exp(x) if isinstance(repeated, ScalingLaw) else self._bisected(n, x, repeated.unique_tokens)
 
-    def _bisected(self, n: Numbers) -> Numbers:
-        shape = np.broadcast(n, np.asarray(self.law.E)).shape
-        low, high = np.zeros(shape), np.full(shape, WIDEST)
+    def _bisected(self, n: Numbers, fresh: Numbers, unique_tokens: Numbers) -> Numbers:
+        """The same under repeated data, which are worth less than as many `fresh` ones beyond the unique."""
+        high = np.asarray(fresh, float)
+        low = np.minimum(high, np.log(unique_tokens))
         by_size, rising = self._by_size(n), BY_TOKENS * self.penalty.loss(n, 1.0)
         for _ in range(HALVINGS):
+            if not np.any(high - low > 1e-10):
+                break
             middle = (low + high) / 2
             rises = self._fall(by_size, middle)[1] + rising * np.exp(BY_TOKENS * middle) > 0
             low, high = np.where(rises, low, middle), np.where(rises, middle, high)

@@ -47,8 +47,9 @@ def _answer(plan: Plan) -> str:
     if binding and "total budget" not in binding:
         within = " and ".join(f"the {name}" for name in binding)
         return f"{what}: a loss of {model.loss_nats:.3f}, the lowest within {within}; {total} for {purpose}."
-    default = "" if "budget" in request.given else " (our default budget)"
-    return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {total}{default} buy for {purpose}."
+    if "budget" not in request.given and request.budget is not None:  # of which rounding may leave some
+        total = f"{amount(request.budget.value, request.unit)} (our default budget)"
+    return f"{what}: a loss of {model.loss_nats:.3f}, the lowest that {total} buy for {purpose}."
 
 
 def named_parameters(convention: ParameterConvention) -> str:

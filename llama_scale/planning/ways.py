@@ -37,6 +37,7 @@ STEPS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)  # tried where only what can 
 LEAPS = tuple(4.0**power for power in range(2, 12))  # and beyond, where a budget is out of all reach
 NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # above a loss that can just be reached, likewise
 SLACK = 2.0  # how much further than needed conditions move together, but for the last
+PRECISION = 1e-3  # of what a condition would have to be, of which three digits are said
 MOST_STRETCH = 1e9  # how much further a condition is moved in search of an answer
 
 Answers = Callable[[Mapping[str, Any]], bool]  # whether the question has an answer with these words instead
@@ -72,7 +73,8 @@ class Condition(NamedTuple):
 class Stretch(NamedTuple):
     """Conditions that give the question an answer if they move, and the values that they then need.
 
-    `way` asks for them; None where their options do not go so far.
+    `way` asks for them; None where their options do not go so far, or no shape that can be built answers:
+    the values are then the least that a model of any size would need.
     """
 
     conditions: tuple[Condition, ...]
@@ -110,25 +112,50 @@ def stretched(request: Request, moving: tuple[Condition, ...], answers: Answers)
     if factors is None:
         return None
     needing = [(one, by) for one, by in zip(moving, factors, strict=True) if by > 1 or len(moving) == 1]
-    needed: list[tuple[float, ...]] = []
-    for step in STEPS:
-        needed.append(tuple(one.rounded(one.value * by * step * one.room) for one, by in needing))
-        ways = [one.at(value) for (one, _), value in zip(needing, needed[-1], strict=True)]
-        words = {word: text for way in ways for word, text in way.words.items()}
-        if answers(words):
-            way = Way(words, " ".join(way.text for way in ways))
-            return Stretch(tuple(one for one, _ in needing), needed[-1], way)
-    return Stretch(tuple(one for one, _ in needing), needed[0], None)
+    moved = tuple(one for one, _ in needing)
+
+    def values(step: float) -> tuple[float, ...]:
+        return tuple(one.rounded(one.value * by * step * one.room) for one, by in needing)
+
+    def at(step: float) -> Way:
+        ways = [one.at(value) for one, value in zip(moved, values(step), strict=True)]
+        return Way(
+            {word: text for way in ways for word, text in way.words.items()},
+            " ".join(way.text for way in ways),
+        )
+
+    step = _least_enough(at, answers, (*STEPS, *LEAPS[:2]))
+    return Stretch(moved, values(step or 1.0), at(step) if step else None)
 
 
 def loosened(request: Request, answers: Answers, words: Collection[str], *, least: float = 1.0) -> list[Way]:
     """Each of these conditions alone, looser by `least` or more, where what can be built is in the way."""
-    found = (
-        first_answered((one.at(one.value * least * step) for step in STEPS[1:]), answers)
-        for one in conditions(request)
-        if one.word in words
-    )
-    return [way for way in found if way is not None]
+    found: list[Way] = []
+    for one in conditions(request):
+        if one.word in words:
+            at = partial(_times, one, one.value * least)
+            step = _least_enough(at, answers)
+            found += [at(step)] if step else []
+    return found
+
+
+def _times(condition: Condition, value: float, step: float) -> Way:
+    return condition.at(value * step)
+
+
+def _least_enough(
+    at: Callable[[float], Way], answers: Answers, steps: Sequence[float] = (*STEPS, *LEAPS)
+) -> float | None:
+    """About the least step whose way leads to an answer; None where that of none of `steps` does."""
+    before = 1.0
+    for step in steps:
+        if answers(at(step).words):
+            while step > 1.1 * before:
+                middle = math.sqrt(before * step)
+                before, step = (before, middle) if answers(at(middle).words) else (middle, step)
+            return step
+        before = step
+    return None
 
 
 def conditions(request: Request) -> Iterator[Condition]:
@@ -238,7 +265,7 @@ def _least_factor(is_enough: Callable[[float], bool], most: float) -> float | No
         if high >= most:
             return None
         low, high = high, min(high * high, most)
-    while high > (1 + 1e-6) * low:
+    while high > (1 + PRECISION) * low:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high
@@ -326,16 +353,13 @@ def nearest_budget(
         middle = (inside + outside) / 2
         reached = float(lowest_loss(problem, math.exp(middle), request.limits).sizes.parameters)
         inside, outside = (middle, outside) if (reached >= edge) == more else (inside, middle)
-    before, sign = 1.0, 1 if more else -1
-    for step in (*STEPS, *LEAPS):
-        if answers(budget.at(math.exp(inside) * (ROOM * step) ** sign).words):
-            while step > 1.1 * before:
-                middle = math.sqrt(before * step)
-                is_enough = answers(budget.at(math.exp(inside) * (ROOM * middle) ** sign).words)
-                before, step = (before, middle) if is_enough else (middle, step)
-            return budget.at(math.exp(inside) * (ROOM * step) ** sign)
-        before = step
-    return None
+    sign = 1 if more else -1
+
+    def at(step: float) -> Way:
+        return budget.at(math.exp(inside) * (ROOM * step) ** sign)
+
+    step = _least_enough(at, answers)
+    return at(step) if step else None
 
 
 def duration(seconds: float) -> str:
