@@ -86,6 +86,12 @@ def test_tables_in_memory_are_read_as_files_are() -> None:
         assert found.names == ("table row 2", "c")
         assert found.parameters.tolist() == [2e8, 4e8]
         assert found.exclusions[0].run == "a"
+    twice = pandas.concat([pandas.DataFrame(ROWS), pandas.DataFrame({"loss": [9.0] * len(ROWS)})], axis=1)
+    with pytest.raises(InputError, match="the data frame has more than one column 'loss'"):
+        gather(twice)
+    with pytest.raises(InputError, match="is no run"):
+        gather(pandas.DataFrame(ROWS)["loss"])
+    assert gather(ROWS, where=None).names == gather(ROWS).names
     rows = [*ROWS, {"Params (M)": 800, "tokens": 2e9, "loss": None, "run": "d"}]
     with pytest.raises(InputError, match=r"table row 4 \(d\), column loss: the cell is empty"):
         gather(rows)
@@ -111,6 +117,8 @@ def test_words_that_only_python_lets_through_are_checked() -> None:
     for words, said in (
         ({"convention": "foo"}, "no parameter convention 'foo'"),
         ({"rules": "best"}, "rules are 'best'"),
+        ({"where": 3}, "the filters are 3"),
+        ({"where": [3]}, r"the filters are \[3\]"),
     ):
         with pytest.raises(InputError, match=said):
             gather(EXPORT, **words)
