@@ -32,6 +32,14 @@ def test_records_exports_and_tables_are_fitted_together(tmp_path: Path) -> None:
     assert gather(records).names == found.names[:-1]
 
 
+def test_a_table_that_is_named_twice_is_warned_of_once(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("N,D,L\n1e8,1e10,3.1\n2e8,1e10,2.9\n")
+    once, twice = gather(path), gather([path, path])
+    assert (len(twice), twice.warnings) == (2, once.warnings)
+    assert {exclusion.reason for exclusion in twice.exclusions} == {f"the same run is in {path}"}
+
+
 def test_sources_of_two_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("parameters_matmul,D,L\n2e5,4e6,3.1\n")
     with pytest.raises(InputError, match="more than one corpus"):

@@ -122,6 +122,15 @@ def test_the_filter_that_an_error_names_leaves_the_row_out(tmp_path: Path, heade
     assert gather(path, where=[where[1]]).names == ("runs.csv line 2", "runs.csv line 4")
 
 
+def test_a_count_made_of_bad_flops_is_left_out_by_its_flops(tmp_path: Path) -> None:
+    path = table(tmp_path, "N,C,L\n1e7,6e16,3.5\n1e8,-6e18,2\n1e8,6e18,2.5\n")
+    with pytest.raises(InputError, match=r"line 3 has train_flops -6e\+18") as caught:
+        gather(path)
+    where = re.search(r"--where '(.*)'", caught.value.hint)
+    assert where
+    assert gather(path, where=[where[1]]).names == ("runs.csv line 2", "runs.csv line 4")
+
+
 def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x01")
     for name in ("x.csv", "absent.csv"):
