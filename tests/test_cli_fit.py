@@ -107,6 +107,22 @@ def test_filters_budgets_and_conventions_reach_the_fit(table: Path) -> None:
     assert {e["reason"] for e in content["exclusions"]} == {"not family != w96"}
 
 
+def test_without_draws_no_run_is_said_to_lie_inside_or_outside(table: Path) -> None:
+    shown = invoke(str(table), "--form", "chinchilla", "--draws", "0", "--level", "80%").stdout
+    (line,) = [line for line in shown.splitlines() if "never saw" in line]
+    assert line.startswith("Runs that the law never saw (worst error")
+    assert "% interval" not in shown
+
+
+def test_flops_that_are_not_6nd_are_said_to_be_counted_otherwise(table: Path) -> None:
+    header, *rows = table.read_text().splitlines()
+    counted = [f"{row},{6.6 * float(row.split(',')[1]) * float(row.split(',')[2]):.8g}" for row in rows]
+    table.write_text("\n".join([f"{header},train_flops", *counted]) + "\n")
+    words = (str(table), "--form", "chinchilla", "--draws", "0")
+    assert "C is counted as the runs count it: 1.1 times 6ND" in invoke(*words).stdout
+    assert "C is counted" not in invoke(*words, "--flops", "6nd").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -117,6 +133,8 @@ def test_filters_budgets_and_conventions_reach_the_fit(table: Path) -> None:
         (["sweep.csv", "--where", "famly = w16"], "no column 'famly'"),
         (["sweep.csv", "--where", "family = w16"], "1 size"),
         (["sweep.csv", "--draws", "3"], "3 draws make no interval"),
+        (["sweep.csv", "--draws", "100", "--level", "99%"], "100 draws make no interval of 99%"),
+        (["sweep.csv", "--level", "99.9%"], "use --draws 2000"),
         (["sweep.csv", "--seed", "-1"], "seed is -1"),
         (["sweep.csv", "--budget", "0"], "no law has an optimum at 0 FLOPs"),
         (["sweep.csv", "--convention", "total"], ""),

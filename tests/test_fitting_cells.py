@@ -32,6 +32,12 @@ def test_separators_and_line_ends_of_all_kinds(tmp_path: Path, mark: str, end: s
     assert list(found.rows[0]) == ["7e9", "1e12", "2.5"]
 
 
+@pytest.mark.parametrize("mark", [";", ",", "\t", "|"])
+def test_the_first_line_that_excel_writes_tells_the_separator(tmp_path: Path, mark: str) -> None:
+    found = read_cells(write(tmp_path, f"sep={mark}\nrun{mark}a,b\nx{mark}1\n".replace("a,b", "ab")))
+    assert (found.header, found.rows, found.places) == (("run", "ab"), (["x", "1"],), ("line 3",))
+
+
 def test_decimal_commas_are_understood_where_they_cannot_part_thousands(tmp_path: Path) -> None:
     table = read_table(write(tmp_path, "N;D;L\n7e9;1e12;2,51\n7,5e9;1e12;2,125\n"))
     assert [row.loss for row in table.rows] == [2.51, 2.125]
@@ -65,6 +71,9 @@ def test_a_cell_may_hold_a_line_end_and_rows_keep_their_lines(tmp_path: Path) ->
         (gzip.compress(b"N,D,L\n1,2,3\n", mtime=0), "gzip"),
         (b"PK\x03\x04rest", "spreadsheet or a zip"),
         (b"N,D,L\n1,\x00,3\n", "zero bytes"),
+        (b'{"N": 1e8, "D": 1e9, "L": 3}\n{"N": 2e8, "D": 1e9, "L": 2.9}\n', "it is JSON, not a table"),
+        (b'[{"N": 1e8, "D": 1e9},\n{"N": 2e8, "D": 1e9}]\n', "it is JSON, not a table"),
+        (b"# N,D,L\n1e8,1e9,3\n2e8,1e9,2.9\n", "line 2 is its first that is no comment, but holds numbers"),
         (b'N,D,L\n1,2,"' + b"x" * 200_000 + b'"\n', "line 2 cannot be read as CSV"),
     ],
 )

@@ -253,6 +253,9 @@ def test_an_unknown_curve_or_schedule_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no curve 'cosin_8000'") as caught:
         fit_curve_laws([source], fit_on=["cosin_8000"])
     assert "cosine_8000" in caught.value.hint
+    for delta in (-1.0, float("nan")):
+        with pytest.raises(InputError, match=r"delta is .* must be positive"):
+            fit_curve_laws(source, delta=delta)
     with pytest.raises(InputError, match="no schedule"):
         schedule_of("zigzag", 1000, peak=1.0, warmup_steps=10)
 

@@ -18,7 +18,7 @@ from llama_scale.fitting import fit
 from llama_scale.fitting.downstream import fit_downstream, with_scores
 from llama_scale.fitting.scores import ScorePairs, read_scores
 from llama_scale.fitting.sigmoids import best_sigmoid
-from llama_scale.laws import ScorePrediction, Sigmoid, read_fit
+from llama_scale.laws import ScorePrediction, Sigmoid, published, read_fit
 
 CURVE = Sigmoid(floor=0.25, ceiling=0.85, steepness=3.5, midpoint=2.6)
 
@@ -201,3 +201,8 @@ def test_the_command_keeps_scores_with_the_law(tmp_path: Path) -> None:
     assert "Score of score by loss (24 models" in shown.output
     wrong = CliRunner().invoke(main, [*words, "--task", "x"])
     assert "--scores" in wrong.stderr
+
+
+def test_scores_are_the_path_of_a_table() -> None:
+    with pytest.raises(InputError, match="scores are a list, but must be the path"):
+        with_scores(published(), [{"loss": 3.0, "score": 0.5}])  # pyright: ignore[reportArgumentType]

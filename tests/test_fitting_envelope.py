@@ -170,7 +170,7 @@ def test_too_few_best_sizes_are_refused_with_the_reason() -> None:
     large = envelope(runs.take(runs.parameters > 55_000))
     assert large is not None
     assert large.of_parameters is None
-    assert "between others" in str(large.reason)
+    assert "no size is ever best between a smaller and a larger one" in str(large.reason)
     assert envelope(runs.take(runs.budgets == BUDGETS[0])) is None
 
 

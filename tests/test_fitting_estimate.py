@@ -18,6 +18,7 @@ from llama_scale.fitting.candidates import weights_of
 from llama_scale.fitting.document import selection_json
 from llama_scale.fitting.selection import AUTO_FORMS, Choice
 from llama_scale.laws import ScalingLaw, fit_to_json, read_fit, write_fit
+from llama_scale.laws.notebook import weighed_by
 from llama_scale.runs import RunRecord, RunRole
 
 NOTHING_TRIED = {"tried": (), "directions": ("compute",), "direction_note": "", "note": ""}
@@ -233,6 +234,25 @@ def test_a_fit_shows_itself_in_a_notebook() -> None:
         assert word in shown
     assert "3 of 3 inside" in shown or "of 3 inside" in shown
     assert "unknown" in fit(sweep(0), form="chinchilla", draws=0)._repr_markdown_()
+    bare = fit(records(), form="chinchilla", draws=0)
+    assert "Runs that the law never saw:" in bare._repr_markdown_()
+    runs = [{**run, "run": "a|b"} for run in bare.evidence["held_out"]]
+    piped = replace(bare, evidence={**bare.evidence, "held_out": runs})._repr_markdown_()
+    assert piped.count("a\\|b") == len(runs)  # a bare bar would end the cell
+
+
+def test_what_runs_weigh_by_is_said() -> None:
+    assert weighed_by({"weights": "none", "seed_noise": None}) == "none"
+    measured = {"weights": "none", "seed_noise": "20 points were run with several seeds"}
+    assert weighed_by(measured) == "by the noise of seeds"
+    assert weighed_by(measured | {"weights": "(C/Cmax)^0.5"}) == "by the noise of seeds, times (C/Cmax)^0.5"
+
+
+def test_few_budgets_drawn_whole_are_a_warning() -> None:
+    words: Any = {"form": "chinchilla", "draws": 20, "backtest": False}
+    few = fit(sweep(0), resampling="budgets", **words)
+    assert any("6 budgets are few to draw whole" in text for text in few.evidence["warnings"])
+    assert not any("draw whole" in text for text in fit(sweep(0), **words).evidence["warnings"])
 
 
 def test_words_of_the_command_line_are_words_in_python() -> None:

@@ -139,12 +139,27 @@ def test_flops_that_are_not_6nd_are_counted_exactly() -> None:
         ([row(1e6, 1e7 * 2**i) for i in range(8)], "runs of 1 size cannot say"),
         ([row(1e6 * (1 + i % 2), 1e7 * 2**i) for i in range(8)], "runs of 2 sizes cannot say"),
         ([row(1e6 * 2**i, 1e7) for i in range(8)], "runs of 1 duration cannot say"),
+        (
+            [row(1e6 * 2**i, 2.01e7 * 2**i) for i in range(8)],
+            "all 8 runs, 20 tokens a parameter: nothing says",
+        ),
+        ([row(1e6 * 4**i, 1e7 * 2**i) for i in range(8)], "all 8 runs, 0.078 to 10 tokens a parameter"),
     ],
 )
 def test_designs_that_identify_nothing_are_refused(found: list[Row], said: str) -> None:
     with pytest.raises(UnidentifiedError, match=said) as caught:
         check_design(observe([rows(*found)]))
     assert "add runs" in caught.value.hint
+
+
+def test_one_run_off_the_line_tells_sizes_from_durations() -> None:
+    ladder = [row(1e6 * 2**i, 2e7 * 2**i) for i in range(8)]
+    check_design(observe([rows(*ladder, row(1e6, 8e7))]))
+
+
+def test_a_single_budget_is_no_ladder() -> None:
+    """There sizes grow as durations fall, and the loss has a minimum between the two."""
+    check_design(observe([rows(*(row(1e6 * 2**i, 1e9 / 2**i) for i in range(8)))]))
 
 
 def test_a_subset_keeps_its_columns_together() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,12 +251,34 @@ def test_python_says_the_same_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        {"resampling": "budgets"},
+        {"resampling": "runs"},
+        {"weights": 0.5},
+        {"direction": "overtraining"},
+        {"budgets": (1e22,)},
+        {"protocol": True},
+        {"profile": True},
+        {"form": "chinchilla"},
+    ],
+)
+def test_settings_of_other_forms_are_refused_from_python_too(tmp_path: Path, words: dict[str, Any]) -> None:
+    source = write_csv(tmp_path / "runs.csv", made_up())
+    with pytest.raises(InputError, match=f"makes nothing of {next(iter(words))}="):
+        fit_repeated(source, settings=Settings(draws=0, **words))
+
+
+@pytest.mark.parametrize(
     ("words", "problem"),
     [
         (["--base-law", "own"], "--base-law is of no use with --form auto"),
         (["--fit-on", "a"], "--fit-on is of no use"),
         (["--form", "repeated", "--weights", ".5"], "repeated takes no --weights"),
         (["--form", "multi-power", "--scores", "x.csv"], "multi-power takes no --scores"),
+        (["--form", "multi-power", "--seed", "0"], "multi-power takes no --seed"),
+        (["--form", "multi-power", "--draws", "1000"], "multi-power takes no --draws"),
+        (["--form", "multi-power", "--flops", "6nd"], "multi-power takes no --flops"),
     ],
 )
 def test_options_that_a_form_makes_nothing_of_are_refused(words: list[str], problem: str) -> None:

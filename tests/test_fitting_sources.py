@@ -32,6 +32,14 @@ def test_records_exports_and_tables_are_fitted_together(tmp_path: Path) -> None:
     assert gather(records).names == found.names[:-1]
 
 
+def test_a_table_that_is_named_twice_is_warned_of_once(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("N,D,L\n1e8,1e10,3.1\n2e8,1e10,2.9\n")
+    once, twice = gather(path), gather([path, path])
+    assert (len(twice), twice.warnings) == (2, once.warnings)
+    assert {exclusion.reason for exclusion in twice.exclusions} == {f"the same run is in {path}"}
+
+
 def test_sources_of_two_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("parameters_matmul,D,L\n2e5,4e6,3.1\n")
     with pytest.raises(InputError, match="more than one corpus"):
@@ -86,6 +94,12 @@ def test_tables_in_memory_are_read_as_files_are() -> None:
         assert found.names == ("table row 2", "c")
         assert found.parameters.tolist() == [2e8, 4e8]
         assert found.exclusions[0].run == "a"
+    twice = pandas.concat([pandas.DataFrame(ROWS), pandas.DataFrame({"loss": [9.0] * len(ROWS)})], axis=1)
+    with pytest.raises(InputError, match="the data frame has more than one column 'loss'"):
+        gather(twice)
+    with pytest.raises(InputError, match="is no run"):
+        gather(pandas.DataFrame(ROWS)["loss"])
+    assert gather(ROWS, where=None).names == gather(ROWS).names
     rows = [*ROWS, {"Params (M)": 800, "tokens": 2e9, "loss": None, "run": "d"}]
     with pytest.raises(InputError, match=r"table row 4 \(d\), column loss: the cell is empty"):
         gather(rows)
@@ -111,6 +125,8 @@ def test_words_that_only_python_lets_through_are_checked() -> None:
     for words, said in (
         ({"convention": "foo"}, "no parameter convention 'foo'"),
         ({"rules": "best"}, "rules are 'best'"),
+        ({"where": 3}, "the filters are 3"),
+        ({"where": [3]}, r"the filters are \[3\]"),
     ):
         with pytest.raises(InputError, match=said):
             gather(EXPORT, **words)

@@ -122,6 +122,15 @@ def test_the_filter_that_an_error_names_leaves_the_row_out(tmp_path: Path, heade
     assert gather(path, where=[where[1]]).names == ("runs.csv line 2", "runs.csv line 4")
 
 
+def test_a_count_made_of_bad_flops_is_left_out_by_its_flops(tmp_path: Path) -> None:
+    path = table(tmp_path, "N,C,L\n1e7,6e16,3.5\n1e8,-6e18,2\n1e8,6e18,2.5\n")
+    with pytest.raises(InputError, match=r"line 3 has train_flops -6e\+18") as caught:
+        gather(path)
+    where = re.search(r"--where '(.*)'", caught.value.hint)
+    assert where
+    assert gather(path, where=[where[1]]).names == ("runs.csv line 2", "runs.csv line 4")
+
+
 def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x01")
     for name in ("x.csv", "absent.csv"):
@@ -173,6 +182,9 @@ def test_a_column_that_is_passed_over_is_named(tmp_path: Path) -> None:
     assert "'tokens' and '(B) D'" in said("N,tokens,(B) D,L\n1e8,1e9,2,3\n")[0]
     both = "Params (total),Params (non-embedding),D,L\n2e8,1e8,1e9,3\n"
     assert said(both) == []  # each is read, as a count of its own
+    assert said("active_params,total_params,D,L\n1e8,8e8,1e9,3\n") == [
+        "runs.csv has 'total_params' and 'active_params': the latter is not read, nor its FLOPs counted"
+    ]
 
 
 def test_filters_know_our_names_and_units(tmp_path: Path) -> None:
@@ -255,7 +267,10 @@ def test_flops_may_have_a_factor_in_their_header(tmp_path: Path) -> None:
         assert row.train_flops == pytest.approx(4.2e19)
 
 
-@pytest.mark.parametrize("header", ["loss (bits)", "Val Loss [bits per token]", "loss (bits/token)"])
+@pytest.mark.parametrize(
+    "header",
+    ["loss (bits)", "Val Loss [bits per token]", "loss (bits/token)", "loss (log2)", "loss (base 2)"],
+)
 def test_losses_in_bits_are_turned_into_nats_and_said(tmp_path: Path, header: str) -> None:
     found = read_table(table(tmp_path, f"N,D,{header}\n7B,1e9,3.0\n"))
     assert found.rows[0].loss == pytest.approx(3 * np.log(2))
@@ -300,7 +315,9 @@ def test_yes_and_no_are_read_as_words_and_as_numbers(tmp_path: Path) -> None:
     assert "1 or 0" in caught.value.hint
 
 
-@pytest.mark.parametrize("absent", ["", "NA", "na", "NaN", "nan", "None", "none", "<NA>", "N/A", "NULL"])
+@pytest.mark.parametrize(
+    "absent", ["", "NA", "na", "NaN", "nan", "None", "none", "<NA>", "N/A", "NULL", "#N/A", "-"]
+)
 def test_a_cell_without_a_value_is_one_however_it_is_written(tmp_path: Path, absent: str) -> None:
     columns = ("outlier", "budget", "C", "family", "corpus", "status", "unique_tokens", "run", "role")
     rest = ",".join([absent] * len(columns))

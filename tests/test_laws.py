@@ -172,12 +172,19 @@ def test_a_level_is_a_chance(level: Any) -> None:
             ask()
 
 
-@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "7B", None, [1e9, 0.0]])
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "7B", None, [1e9, 0.0], 10**400])
 def test_predictions_and_optima_are_of_numbers_above_zero(bad: Any) -> None:
     fit = published()
     for ask in (lambda: fit.predict(bad, 1e12), lambda: fit.predict(7e9, bad), lambda: fit.optimum(bad)):
         with pytest.raises(InputError, match="must be finite and above 0"):
             ask()
+
+
+def test_sizes_and_durations_that_make_no_pairs_are_refused() -> None:
+    with pytest.raises(InputError, match=r"shape \(2,\) and tokens of shape \(3,\) make no pairs"):
+        published().predict([1e9, 2e9], [1e10, 1e11, 1e12])
+    grid = published().predict(np.array([[1e9], [2e9]]), [1e10, 1e11, 1e12])
+    assert np.shape(grid.loss) == (2, 3)
 
 
 def test_an_optimum_is_of_one_budget() -> None:

@@ -122,7 +122,7 @@ def test_an_envelope_that_has_no_inner_size_says_so() -> None:
         Row(name=f"r{n}", place=f"r{n}", parameters=size, tokens=tokens, loss=float(LAW.loss(size, tokens)))
         for n, (size, tokens) in enumerate(swept)
     )
-    with pytest.raises(UnidentifiedError, match="there is no envelope: best between others"):
+    with pytest.raises(UnidentifiedError, match="there is no envelope: no size is ever best"):
         plots.envelope(observe([Rows(source="synthetic", rows=rows, convention="total")]))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from llama_scale.architecture import CONVENTIONS
 from llama_scale.cli import options
@@ -171,7 +172,8 @@ def command(
             "burn-in": words["burn_in"],
             "backtest": words["protocol"],
             "profile": words["profile"],
-            **{name: words[name] for name in ("weights", "direction", "resampling", "convention")},
+            **{name: words[name] for name in ("weights", "direction", "resampling", "convention", "flops")},
+            **{name: _on_the_line(name) for name in fit_extras.DEFAULTED},
         },
     )
     if words["form"] == fit_extras.MULTI_POWER:
@@ -190,6 +192,11 @@ def command(
     current_output().result(
         _document(fit, file), lambda: fit_extras.with_scores_shown(list(report(fit, file)), fit)
     )
+
+
+def _on_the_line(option: str) -> bool:
+    """Whether the command line itself gives the option."""
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 REPEATED = "repeated"
 MULTI_POWER = "multi-power"
 ONLY_WITH = {"base-law": (REPEATED,), "fit-on": (MULTI_POWER,), "predict": (MULTI_POWER,)}
+DEFAULTED = ("repeats", "draws", "level", "seed")  # options whose default is a value like any other
 NOT_WITH = {
     REPEATED: ("weights", "direction", "resampling", "budget", "backtest", "profile"),
     MULTI_POWER: (
         *("weights", "direction", "resampling", "budget", "backtest", "profile"),
-        *("scores", "task", "convention", "burn-in"),
+        *("scores", "task", "convention", "burn-in", *DEFAULTED, "flops"),
     ),
 }
 SCORE_ROWS = 5
@@ -96,10 +97,11 @@ def _scores(fit: Fit) -> Iterator[Any]:
     yield table(rows, ("loss", "score", f"{format_fraction(level)} interval"))
     curve = found.sigmoid
     tested = found.evidence["backtest"]
+    factor = tested["factor"] if tested else 1.0
+    widened = f", so intervals are widened by {format_fraction(factor - 1, 2)}" if factor > 1 else ""
     sure = (
         f"; curves of the worse models missed {tested['predicted_models']} better ones by"
-        f" {tested['mean_error']:.3f} on average, {format_fraction(tested['coverage'], 2)} inside, so"
-        f" intervals are widened by {tested['factor']:.2f}"
+        f" {tested['mean_error']:.3f} on average, {format_fraction(tested['coverage'], 2)} inside{widened}"
         if tested
         else ""
     )

@@ -166,6 +166,9 @@ def _optima(fit: Fit) -> Iterator[Any]:
         rows.append([*row, *([_parabola(profiles.get(optimum["train_flops"]))] if profiles else [])])
     yield table(rows, [*columns, *(["IsoFLOP N"] if profiles else [])])
     yield f"   N counts {fit.convention.replace('_', '-')} parameters, loss is in nats/token"
+    if fit.flops_accounting == "exact":
+        over = format_number(fit.evidence["diagnostics"]["flops_over_6nd"])
+        yield f"   C is counted as the runs count it: {over} times 6ND"
 
 
 def _parabola(profile: Mapping[str, Any] | None) -> str:
@@ -180,36 +183,35 @@ def _held_out(fit: Fit) -> Iterator[Any]:
     if not rows:
         return
     yield ""
-    inside = sum(bool(row["inside"]) for row in rows)
+    intervals = fit.evidence.get("intervals")
+    known = f"{sum(bool(row['inside']) for row in rows)} of {len(rows)} inside, " if intervals else ""
     worst = max(abs(row["relative_error"]) for row in rows)
-    yield (
-        f"Runs that the law never saw ({inside} of {len(rows)} inside, worst error"
-        f" {format_fraction(worst, 2)}):"
-    )
+    yield (f"Runs that the law never saw ({known}worst error {format_fraction(worst, 2)}):")
     cells = [
         (
             row["run"],
             format_count(row["parameters"]),
             format_count(row["tokens"]),
             f"{row['predicted']:.4f}",
-            _span((row["low"], row["high"]), lambda v: f"{v:.3f}"),
+            *([_span((row["low"], row["high"]), lambda v: f"{v:.3f}")] if intervals else []),
             f"{row['measured']:.4f}",
             f"{row['relative_error']:+z.2%}",
         )
         for row in rows
     ]
-    level = format_fraction((fit.evidence.get("intervals") or {}).get("level", 0.9))
-    yield table(cells, ("run", "N", "D", "predicted", f"{level} interval", "measured", "error"))
+    yield table(cells, ("run", "N", "D", "predicted", *_interval_columns(fit), "measured", "error"))
 
 
 def _reasons(fit: Fit) -> Iterator[str]:
+    from llama_scale.laws.notebook import weighed_by
+
     found, selection = fit.evidence["diagnostics"], fit.evidence["selection"]
     yield entry(
         "fit",
         f"{found['starts_agreed']} of {found['starts']} starts agree on the optimum{_scipy(fit)}; worst run"
         f" {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; noise {_noise(fit)};"
         f" {selection['form']} form, Huber delta {format_number(selection['delta'])}, weights"
-        f" {selection['weights']}; {selection['note']}",
+        f" {weighed_by(selection)}; {selection['note']}",
     )
     if selection.get("seed_noise"):
         yield entry("seeds", selection["seed_noise"])

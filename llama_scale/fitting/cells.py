@@ -22,9 +22,10 @@ OTHER_FILES = {  # the first bytes of files that people give for a CSV
     b"\xfe\xff": "it is UTF-16 text",
 }
 ABSENT = frozenset(
-    {"none", "nan", "na", "<na>", "n/a", "nat", "null"}
+    {"none", "nan", "-nan", "na", "<na>", "n/a", "#n/a", "nat", "null", "-"}
 )  # no value, as people and programs write it
 BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")  # one that a unit in its header multiplies
+_TOLD_SEPARATOR = re.compile(r"sep=([,;\t|])\s*", re.IGNORECASE)  # Excel's own first line
 _COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
 
@@ -41,9 +42,9 @@ class Cells:
 def read_cells(path: Path) -> Cells:
     """The cells of a CSV or Parquet file.
 
-    CSV: UTF-8, a byte order mark or not; separated by commas, semicolons, tabs or bars; lines that start with
-    # are comments; decimal commas are understood where the separator is another. Raises InputError, which
-    names the line, for anything else.
+    CSV: UTF-8, a byte order mark or not; separated by commas, semicolons, tabs or bars, or as Excel's line
+    sep=; says; lines that start with # are comments; decimal commas are understood where the separator is
+    another. Raises InputError, which names the line, for anything else.
     """
     try:
         data = path.read_bytes()
@@ -80,11 +81,14 @@ def _csv(path: Path, text: str) -> Cells:
     lines = [
         (number, line) for number, line in enumerate(plain, 1) if line.strip() and line.lstrip()[0] != "#"
     ]
+    told = _TOLD_SEPARATOR.fullmatch(lines[0][1]) if lines else None
+    lines = lines[1:] if told else lines
     if len(lines) < 2:
         raise InputError(f"{path} holds no rows", hint="a header line and a line a run are needed")
-    separator = max(SEPARATORS, key=lambda mark: len(_first_row(lines[0][1], mark)))
+    separator = told[1] if told else max(SEPARATORS, key=lambda mark: len(_first_row(lines[0][1], mark)))
     records = list(_records(path, lines, separator))
     header = [cell.strip() for cell in records[0][1]]
+    _check_header(path, lines[0][0], header)
     for number, cells in records[1:]:
         if len(cells) != len(header):
             raise InputError(
@@ -96,6 +100,19 @@ def _csv(path: Path, text: str) -> Cells:
     if separator != ",":
         rows = _without_decimal_commas(path, rows, places)
     return Cells(header=tuple(header), places=places, rows=tuple(rows))
+
+
+def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
+    """Raises InputError for a first line that is no header: a row, as of a file whose header is a comment."""
+    if header[0].startswith(("{", "[{")):
+        raise _unreadable(
+            path, "it is JSON, not a table", hint="write it as CSV; in Python, fit takes a list of dicts"
+        )
+    if all(BARE_NUMBER.fullmatch(cell) for cell in header):
+        raise InputError(
+            f"{path.name} line {line} is its first that is no comment, but holds numbers, not names",
+            hint="put a header above it, such as parameters,tokens,loss, with no # in front",
+        )
 
 
 def _first_row(line: str, separator: str) -> list[str]:

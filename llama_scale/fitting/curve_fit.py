@@ -17,8 +17,9 @@ from llama_scale.architecture import ParameterConvention
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting.curve_sources import curves_of_store, curves_of_table, schedule_of
 from llama_scale.fitting.curves import DEFAULT_DELTA, Curve, CurveError, CurveFit, error_of, fit_curves
-from llama_scale.fitting.filters import parse_filter
+from llama_scale.fitting.filters import parse_filters
 from llama_scale.fitting.rows import Exclusion, Row, Rows
+from llama_scale.fitting.settings import Settings
 from llama_scale.frozen import frozen
 from llama_scale.laws.curves import MultiPowerLaw
 
@@ -85,13 +86,13 @@ class CurveLaws:
 
 
 def gather_curves(
-    sources: Sequence[str | Path], *, where: Sequence[str] = ()
+    sources: str | Path | Sequence[str | Path], *, where: Sequence[str] = ()
 ) -> tuple[list[Curve], list[Exclusion]]:
     """All curves of some CSV files and run stores."""
-    filters = [parse_filter(text) for text in where]
+    filters = parse_filters(where)
     curves: list[Curve] = []
     left: list[Exclusion] = []
-    for source in map(Path, sources):
+    for source in (paths := _paths(sources)):
         if not source.exists():
             raise InputError(
                 f"there is no run store or CSV at {str(source)!r}",
@@ -107,14 +108,18 @@ def gather_curves(
         left += out
     if not curves:
         raise UnidentifiedError(
-            f"no loss curve in {', '.join(map(str, sources))}",
+            f"no loss curve in {', '.join(map(str, paths))}",
             hint="a CSV of curves has columns run, step, lr and loss, a row a logged step",
         )
     return curves, left
 
 
+def _paths(sources: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
+
+
 def fit_curve_laws(
-    sources: Sequence[str | Path],
+    sources: str | Path | Sequence[str | Path],
     *,
     where: Sequence[str] = (),
     fit_on: Sequence[str] = (),
@@ -124,10 +129,10 @@ def fit_curve_laws(
     """A multi-power law for each model of the sources.
 
     `fit_on` names the curves to fit, by run or by the end of its name: the others are only tested.
-    Raises UnidentifiedError where no model has the curves that it takes.
+    Raises InputError for a delta that is none, UnidentifiedError where no model has the curves that it takes.
     """
     curves, left = gather_curves(sources, where=where)
-    wanted = delta or DEFAULT_DELTA
+    wanted = Settings(delta=delta).delta or DEFAULT_DELTA
     by_model: dict[str, list[Curve]] = {}
     for curve in curves:
         by_model.setdefault(curve.model, []).append(curve)
@@ -145,7 +150,7 @@ def fit_curve_laws(
     warnings = [text for model in models for text in _warnings(model)]
     return CurveLaws(
         models=tuple(models),
-        sources=tuple(map(str, sources)),
+        sources=tuple(map(str, _paths(sources))),
         delta=wanted,
         exclusions=tuple(left),
         warnings=tuple(warnings),
@@ -271,9 +276,11 @@ def _tokens(model: ModelCurves, schedule: FutureSchedule) -> float | None:
 def _warnings(model: ModelCurves) -> list[str]:
     found = []
     if model.fit.at_bound:
+        lie, them = ("lies", "it") if len(model.fit.at_bound) == 1 else ("lie", "them")
+        names = " and ".join(model.fit.at_bound)
         found.append(
-            f"{model.model}: {', '.join(model.fit.at_bound)} lie at their bounds: these curves do not"
-            " identify them; more curves whose learning rate falls by different amounts would"
+            f"{model.model}: {names} {lie} on a bound: these curves do not identify"
+            f" {them}; more curves whose learning rate falls by different amounts would"
         )
     if model.fit.starts > 1 and model.fit.agreed == 1:
         found.append(f"{model.model}: the starts disagree, 1 of {model.fit.starts} reached the law shown")

@@ -43,10 +43,10 @@ LOSSES = (1e-6, 1e6)  # nats: beyond them squares and powers leave the range of 
 def check_values(row: Row) -> None:
     """Raises InputError for values that no run can have."""
     values: Mapping[str, float | None] = {
+        "train_flops": row.train_flops,  # first: a count that was missing is made of them
         "parameters": row.parameters,
         "tokens": row.tokens,
         "loss": row.loss,
-        "train_flops": row.train_flops,
         "budget": row.budget,
         "unique_tokens": row.unique_tokens,
         **{f"parameters_{name}": value for name, value in row.counts.items()},

@@ -86,6 +86,11 @@ def with_scores(fit: Fit, scores: str | Path | None, task: str | None = None) ->
         if task is not None:
             raise InputError("a task names no scores to choose from", hint="give their CSV with --scores")
         return fit
+    if not isinstance(scores, str | Path):
+        raise InputError(
+            f"scores are a {type(scores).__name__}, but must be the path of a CSV",
+            hint="write scores='scores.csv'",
+        )
     level = (fit.evidence.get("intervals") or {}).get("level", DEFAULT_LEVEL)
     found = fit_downstream(read_scores(Path(scores), task=task), level=level)
     warnings = [*fit.evidence.get("warnings", ()), *found.evidence["warnings"], *_apart(fit, found)]

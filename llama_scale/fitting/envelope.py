@@ -121,7 +121,8 @@ def bias_under(observations: Observations, law: ScalingLaw, *, noise: Noise, see
 
 def _why_not(log_flops: Array, distinct: int) -> str:
     if distinct < LEAST_BEST:
-        return f"best between others is ever {counted(distinct, 'size')}: {LEAST_BEST} are the least"
+        found = counted(distinct, "size") if distinct else "no size"
+        return f"{found} is ever best between a smaller and a larger one: {LEAST_BEST} are the least"
     span = float(np.exp(np.ptp(log_flops)))
     return f"sizes between others are best over a factor of {span:.2g} in FLOPs alone: 3 is the least"
 

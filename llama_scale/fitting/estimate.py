@@ -25,8 +25,8 @@ from llama_scale.fitting.drift import ends_of, turns_of, waver
 from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
-from llama_scale.fitting.settings import Settings, settings_of
-from llama_scale.fitting.uncertainty import Draws, Mixture, draw_laws, draw_mixtures
+from llama_scale.fitting.settings import Settings, least_draws, settings_of
+from llama_scale.fitting.uncertainty import Draws, Mixture, doubts_of_resampling, draw_laws, draw_mixtures
 from llama_scale.laws import Fit, median
 
 __all__ = ["Settings", "estimate", "settings_of"]
@@ -81,6 +81,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "warnings": [
                 *observations.warnings,
                 *warnings_of(diagnostics, form),
+                *(doubts_of_resampling(observations, settings.resampling) if draws else ()),
                 *(calibration.warnings(choice) if calibration else ()),
             ],
             "provenance": provenance_json(observations, settings),
@@ -168,8 +169,9 @@ def _backtest_json(
     from llama_scale.fitting.protocol import run_protocol  # seldom asked for
 
     def fit_of(known: Observations, direction: Direction) -> Fit:
+        draws = max(PROTOCOL_DRAWS, least_draws(settings.level))
         return estimate(
-            known, replace(settings, protocol=False, profile=False, direction=direction, draws=PROTOCOL_DRAWS)
+            known, replace(settings, protocol=False, profile=False, direction=direction, draws=draws)
         )
 
     verdicts = run_protocol(observations, settings.candidates, fit_of, level=settings.level)
@@ -182,11 +184,12 @@ def _own_draws(
     """Draws of the fitted candidate alone: what the constants' standard errors and intervals are of."""
     if not settings.draws:
         return None
+    spread = max(SPREAD_DRAWS, least_draws(settings.level))
     return draw_laws(
         observations,
         choice.candidate,
         solution.constants,
-        draws=min(settings.draws, SPREAD_DRAWS) if choice.is_mixed else settings.draws,
+        draws=min(settings.draws, spread) if choice.is_mixed else settings.draws,
         seed=settings.seed,
         method=settings.resampling,
     )

@@ -80,6 +80,14 @@ def parse_filter(text: str) -> Filter:
     )
 
 
+def parse_filters(where: str | Sequence[str] | None) -> list[Filter]:
+    """Filters as Python gives them, one or several; InputError for what is no text."""
+    texts = [where] if isinstance(where, str) else [] if where is None else where
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"the filters are {where!r}", hint="write where=['parameters > 1e8']")
+    return [parse_filter(text) for text in texts]
+
+
 def check_columns(filters: Sequence[Filter], columns: Sequence[str], source: str) -> None:
     """Raises InputError for a filter on a column that `source` doesn't have, with the nearest one."""
     for condition in filters:

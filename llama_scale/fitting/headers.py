@@ -28,7 +28,9 @@ _CONVENTIONS: dict[ParameterConvention, re.Pattern[str]] = {
 }
 _PERPLEXITY = re.compile(r"perplexity|ppl")
 _OTHER_LOSS = re.compile(r"(?:\bper|/|\ba)\s*(?:byte|char|word)|bp[bcw]\b")
-_BITS = re.compile(r"(?<![\d-])(?<!\d )\bbits?\b|\bbpt\b")  # not those of a 16-bit or 8 bit number
+_BITS = re.compile(  # not those of a 16-bit or 8 bit number
+    r"(?<![\d-])(?<!\d )\bbits?\b|\bbpt\b|\blog ?2\b|\bbase[ -]?2\b|\bshannons?\b"
+)
 
 
 @frozen

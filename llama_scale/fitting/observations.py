@@ -25,7 +25,7 @@ from llama_scale.fitting.rows import Array, Exclusion, Row, Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules, count_rows
 from llama_scale.frozen import frozen
 from llama_scale.laws import FlopsAccounting, Range, Support, median
-from llama_scale.quantities import counted
+from llama_scale.quantities import counted, format_number
 
 __all__ = ["Exclusion", "Observations", "Row", "Rows", "check_design", "observe"]
 
@@ -152,7 +152,7 @@ def observe(parts: Sequence[Rows], rules: Rules = EVERY_POINT) -> Observations:
         **shared,
         exclusions=exclusions,
         warnings=(
-            *chain.from_iterable(part.warnings for part in parts),
+            *dict.fromkeys(chain.from_iterable(part.warnings for part in parts)),
             *(() if units_known else unit_doubts(train)),
             *doubts_of(train),
         ),
@@ -218,7 +218,7 @@ def _nothing_left(parts: Sequence[Rows], exclusions: Sequence[Exclusion]) -> Uni
 
 
 def check_spread(parameters: ArrayLike, tokens: ArrayLike, constants: int = LAW_CONSTANTS) -> None:
-    """Raises UnidentifiedError where runs of these sizes and durations are too few or too alike for a law."""
+    """Raises UnidentifiedError where sizes and durations of runs are too few, or too alike, for a law."""
     sizes, durations = np.asarray(parameters, float), np.asarray(tokens, float)
     if len(sizes) <= constants:
         raise UnidentifiedError(
@@ -232,6 +232,28 @@ def check_spread(parameters: ArrayLike, tokens: ArrayLike, constants: int = LAW_
                 f"runs of {counted(count, noun)} cannot say how loss falls with {name}: 3 are the least",
                 hint=f"add runs of other {noun}s, or fit more sources together",
             )
+    if _grow_together(sizes, durations):
+        raise UnidentifiedError(
+            f"sizes and durations grow together in all {len(sizes)} runs, {_ratios(durations / sizes)}"
+            " tokens a parameter: nothing says with which of the two the loss falls",
+            hint="add runs of some of these sizes on several times more or fewer tokens, or fit more sources"
+            " together",
+        )
+
+
+def _grow_together(sizes: Array, durations: Array) -> bool:
+    """Whether durations are one rising power of the sizes, such as D = 20N.
+
+    Both terms of a law are then powers of N: with A, alpha and B, beta exchanged it fits just as well.
+    """
+    x, y = (np.log(values) - np.log(values).mean() for values in (sizes, durations))
+    slope = float((x * y).sum() / (x * x).sum())
+    return slope > 0 and bool(np.abs(y - slope * x).max() < SAME_SIZE)
+
+
+def _ratios(ratios: Array) -> str:
+    ends = [format_number(float(value), 2) for value in (ratios.min(), ratios.max())]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def check_design(observations: Observations, constants: int = LAW_CONSTANTS) -> None:

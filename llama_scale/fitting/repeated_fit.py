@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from llama_scale.config import canonical_hash
+from llama_scale.errors import InputError
 from llama_scale.fitting.estimate import Settings
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
@@ -37,6 +38,7 @@ from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
 
+OF_OTHER_FORMS = ("form", "weights", "direction", "resampling", "budgets", "protocol", "profile")
 UNTESTED = (
     "the cheaper runs allow no backtest (too few repeat data, or they identify no law of data seen once): how"
     " often these intervals hold is not known, and they are likely too narrow"
@@ -73,8 +75,10 @@ def estimate_repeated(
     `base_law` is that law: a published name, a fit's file, constants on the line, or `own`, fitted to the
     runs that saw no token twice. None means the published law of Muennighoff et al., unless it errs by more
     than a quarter on those runs: then they are of other text, and their own law is taken.
-    Raises InputError without unique tokens, UnidentifiedError where too few runs repeat any.
+    Raises InputError without unique tokens or for settings that it makes nothing of, UnidentifiedError where
+    too few runs repeat any.
     """
+    _check_settings(settings)
     runs, delta = runs_of(observations), settings.delta or DEFAULT_DELTA
     share = np.full(len(runs), 1 / len(runs))
     weights = np.random.default_rng(settings.seed).multinomial(len(runs), share, size=settings.draws)
@@ -124,6 +128,16 @@ def estimate_repeated(
             "provenance": _provenance(observations, runs, settings),
         },
     )
+
+
+def _check_settings(settings: Settings) -> None:
+    """Raises InputError for what other forms take: here runs are drawn alone and weigh alike."""
+    usual = Settings()
+    for name in OF_OTHER_FORMS:
+        if (value := getattr(settings, name)) != getattr(usual, name):
+            raise InputError(
+                f"the form 'repeated' makes nothing of {name}={value!r}", hint=f"leave {name} out"
+            )
 
 
 def _find(runs: RepeatedRuns, base_law: str | None, weights: Array, delta: float) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from math import ceil
 from numbers import Integral, Real
 from typing import Any, get_args
 
@@ -19,10 +20,12 @@ from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.fitting.uncertainty import Resampling
 from llama_scale.frozen import frozen
 from llama_scale.laws import DEFAULT_LEVEL, FORMS, FormName
+from llama_scale.quantities import format_fraction
 
 AUTO = "auto"
 TRUNK_DELTA = 1e-2
 DEFAULT_DRAWS = 1000
+LEAST_DRAWS = 20
 MOST_POWER = 2.0
 EXAMPLES = {"draws": 1000, "seed": 0, "delta": 1e-3, "weights": 0.5, "level": 0.9}
 MAY_BE_NONE = ("delta", "weights")
@@ -84,9 +87,13 @@ class Settings:
                 raise InputError(
                     f"no law has an optimum at {budget:g} FLOPs", hint="use a budget such as --budget 1e24"
                 )
-        if self.draws < 0 or 0 < self.draws < 20:
+        least = least_draws(self.level)
+        if self.draws < 0 or 0 < self.draws < least:
+            most = f" of {format_fraction(self.level, 4)}" if self.draws >= LEAST_DRAWS else ""
+            enough = max(least, DEFAULT_DRAWS)
             raise InputError(
-                f"{self.draws} draws make no interval", hint="use --draws 1000, or --draws 0 for none"
+                f"{self.draws} draws make no interval{most}",
+                hint=f"use --draws {enough}, or --draws 0 for none",
             )
 
     def check_resampling(self, observations: Observations) -> None:
@@ -130,6 +137,11 @@ class Settings:
         return min(wanted, key=lambda one: (one.form != "chinchilla", abs(one.delta - delta)))
 
 
+def least_draws(level: float) -> int:
+    """Draws that an interval of this level takes: one beyond each end of it, and never fewer than 20."""
+    return max(LEAST_DRAWS, ceil(2 / (1 - level) - 1e-6))
+
+
 def _check_kinds(settings: Settings) -> None:
     """Raises InputError for a word that is no number where one is wanted: Python hands on anything."""
     for kind, what, names in (
@@ -142,6 +154,11 @@ def _check_kinds(settings: Settings) -> None:
                 raise InputError(
                     f"{name} is {value!r}, but must be {what}", hint=f"write {name}={EXAMPLES[name]}"
                 )
+    for name in ("backtest", "protocol", "profile"):
+        if not isinstance(getattr(settings, name), bool | np.bool_):
+            raise InputError(
+                f"{name} is {getattr(settings, name)!r}, but must be a yes or no", hint=f"write {name}=True"
+            )
     budgets = settings.budgets
     if not isinstance(budgets, Sequence | np.ndarray) or not all(isinstance(one, Real) for one in budgets):
         raise InputError(f"budgets are {budgets!r}, but must be FLOPs", hint="write budgets=(1e21, 1e22)")

