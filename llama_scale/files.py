@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import re
@@ -127,13 +128,17 @@ def publish_folder(path: Path, *, check: Callable[[], None] | None = None) -> It
 
     `check` has the last word before that, and may raise. If `path` came into being meanwhile (another
     process published the same), that one stays. Raises StoreError where the disk refuses; then nothing is
-    left behind.
+    left behind. What processes that were killed left of the same is cleared away.
     """
     from shutil import rmtree  # here: it imports every compression, which a plan does without
 
     temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
+        for earlier in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with contextlib.suppress(OSError):
+                if is_left_behind(earlier):
+                    rmtree(earlier, ignore_errors=True)
         yield temporary
         for file in temporary.iterdir():
             _sync(file)

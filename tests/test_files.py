@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from llama_scale.files import (
     is_left_behind,
     make_folder,
     parse_json,
+    publish_folder,
     write_atomically,
 )
 
@@ -89,6 +91,12 @@ with publish_folder(Path(sys.argv[1]) / "text") as new:
     process.kill()
     process.communicate()
     assert is_left_behind(left)
+    with publish_folder(tmp_path / "other"):
+        assert left.exists()
+    copy = shutil.copytree(left, tmp_path / "copy")
+    with publish_folder(tmp_path / "text") as new:  # who makes the same again clears it away
+        assert new.exists() and not left.exists()
+    copy.rename(left)
     elsewhere = left.rename(tmp_path / ".text.00000000-1-00000000.tmp")  # another machine's: who knows
     assert not is_left_behind(elsewhere)
     long_ago = time.time() - 2 * ABANDONED_SECONDS
