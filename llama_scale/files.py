@@ -164,6 +164,20 @@ def machine() -> str | None:
         return None
 
 
+def is_running(pid: int) -> bool:
+    """Whether this machine has such a process; one that has ended counts no more, be it reaped or not.
+
+    A container's first process may reap nothing: there the killed stay listed for good.
+    """
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except ProcessLookupError:
+        return False
+    except (OSError, IndexError):  # another user's, or a system without /proc
+        return True
+
+
 def _temporary(path: Path) -> Path:
     """A new name beside `path`, hidden, that says which process of which machine took it."""
     return path.with_name(f".{path.name}.{_machine_mark()}-{os.getpid()}-{os.urandom(4).hex()}.tmp")
@@ -180,13 +194,8 @@ def is_left_behind(temporary: Path) -> bool:
     restart, it is believed once nothing was written for ABANDONED_SECONDS. Raises OSError.
     """
     found = _TEMPORARY.search(temporary.name)
-    if found and machine() and found[1] == _machine_mark():
-        try:
-            os.kill(int(found[2]), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
+    if found and machine() and found[1] == _machine_mark() and not is_running(int(found[2])):
+        return True
     newest = max(path.lstat().st_mtime for path in (temporary, *temporary.rglob("*")))
     return time.time() - newest > ABANDONED_SECONDS
 

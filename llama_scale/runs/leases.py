@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llama_scale.errors import StoreError
-from llama_scale.files import machine, make_folder, parse_json, store_error
+from llama_scale.files import is_running, machine, make_folder, parse_json, store_error
 
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
@@ -154,13 +154,7 @@ def _is_gone(path: Path) -> bool:
     ours = _identity(pid)
     if not machine or machine != ours["machine"]:
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return holder.get("started") != ours["started"]
+    return not is_running(pid) or holder.get("started") != ours["started"]
 
 
 def _stands_still(path: Path) -> bool:
