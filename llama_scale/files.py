@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import re
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +27,11 @@ _HINTS = {
     errno.EEXIST: "a file stands where a folder is needed: move it, or choose {other}",
     errno.EISDIR: "a folder stands where a file is needed: move it, or choose another name",
     errno.ENOENT: "check the path for typing errors",
+    errno.EFBIG: "raise the limit on the size of files (`ulimit -f`), or choose {other}",
 }
 
+ABANDONED_SECONDS = 24 * 3600.0
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp$")
 _DISK_FAILS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -47,7 +54,7 @@ def write_atomically(
     the file cannot be written, with the advice to choose the `other` place; nothing is left behind.
     """
     content = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -121,13 +128,17 @@ def publish_folder(path: Path, *, check: Callable[[], None] | None = None) -> It
 
     `check` has the last word before that, and may raise. If `path` came into being meanwhile (another
     process published the same), that one stays. Raises StoreError where the disk refuses; then nothing is
-    left behind.
+    left behind. What processes that were killed left of the same is cleared away.
     """
     from shutil import rmtree  # here: it imports every compression, which a plan does without
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
+        for earlier in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with contextlib.suppress(OSError):
+                if is_left_behind(earlier):
+                    rmtree(earlier, ignore_errors=True)
         yield temporary
         for file in temporary.iterdir():
             _sync(file)
@@ -142,6 +153,51 @@ def publish_folder(path: Path, *, check: Callable[[], None] | None = None) -> It
             raise store_error(error, f"cannot write {path}") from error
     finally:
         rmtree(temporary, ignore_errors=True)
+
+
+def machine() -> str | None:
+    """Boot and process namespace: within one, process numbers mean the same; None where that is unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return None
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has such a process; one that has ended counts no more, be it reaped or not.
+
+    A container's first process may reap nothing: there the killed stay listed for good.
+    """
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except ProcessLookupError:
+        return False
+    except (OSError, IndexError):  # another user's, or a system without /proc
+        return True
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside `path`, hidden, that says which process of which machine took it."""
+    return path.with_name(f".{path.name}.{_machine_mark()}-{os.getpid()}-{os.urandom(4).hex()}.tmp")
+
+
+def _machine_mark() -> str:
+    return f"{zlib.crc32((machine() or '').encode()):08x}"
+
+
+def is_left_behind(temporary: Path) -> bool:
+    """Whether nobody will publish any more what was begun under this name.
+
+    So it is where the process was one of this machine and is gone. Of others, as those from before a
+    restart, it is believed once nothing was written for ABANDONED_SECONDS. Raises OSError.
+    """
+    found = _TEMPORARY.search(temporary.name)
+    if found and machine() and found[1] == _machine_mark() and not is_running(int(found[2])):
+        return True
+    newest = max(path.lstat().st_mtime for path in (temporary, *temporary.rglob("*")))
+    return time.time() - newest > ABANDONED_SECONDS
 
 
 def _sync(path: Path) -> None:

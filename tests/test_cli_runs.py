@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -306,6 +307,14 @@ def test_prune_deletes_what_no_run_needs_and_nothing_else(store: Path) -> None:
     older = {str(trunk.checkpoint_path(step)) for step in kept[:-1]}
     assert {spare["path"] for spare in did["spares"]} == {str(copy), str(leftover), *older}
     assert not copy.exists() and not leftover.exists()
+    preparing = store / "data" / ".text-bpe300.00000000-1-00000000.tmp"  # from before a restart
+    (preparing / "sub").mkdir(parents=True)
+    assert runs(store, "prune")[1]["spares"] == []
+    for path in (preparing / "sub", preparing):
+        os.utime(path, (1, 1))
+    assert runs(store, "prune", first.run)[1]["spares"] == []  # of that run alone
+    assert [spare["run"] for spare in runs(store, "prune")[1]["spares"]] == [None]
+    assert not preparing.exists()
     assert trunk.checkpoint_steps() == kept[-1:]  # from here a longer duration goes on
     _, did = runs(store, "prune", "--weights")
     assert len(did["spares"]) == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from llama_scale.errors import StoreError
-from llama_scale.files import make_folder, parse_json, write_atomically
+from llama_scale.files import (
+    ABANDONED_SECONDS,
+    is_left_behind,
+    make_folder,
+    parse_json,
+    publish_folder,
+    write_atomically,
+)
 
 
 @pytest.fixture
@@ -64,6 +72,38 @@ def test_a_read_only_disk_is_named(small_disk: Path) -> None:
     with pytest.raises(StoreError, match="read-only") as raised:
         write_atomically(small_disk / "result.json", "x")
     assert "--store" in raised.value.hint
+
+
+def test_what_a_killed_process_left_is_known_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from llama_scale.files import publish_folder
+with publish_folder(Path(sys.argv[1]) / "text") as new:
+    (new / "part").write_text("half")
+    print(new, flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    left = Path(process.stdout.readline().strip())
+    assert left.parent == tmp_path and not is_left_behind(left)
+    process.kill()
+    process.communicate()
+    assert is_left_behind(left)
+    with publish_folder(tmp_path / "other"):
+        assert left.exists()
+    copy = shutil.copytree(left, tmp_path / "copy")
+    with publish_folder(tmp_path / "text") as new:  # who makes the same again clears it away
+        assert new.exists() and not left.exists()
+    copy.rename(left)
+    elsewhere = left.rename(tmp_path / ".text.00000000-1-00000000.tmp")  # another machine's: who knows
+    assert not is_left_behind(elsewhere)
+    long_ago = time.time() - 2 * ABANDONED_SECONDS
+    os.utime(elsewhere, (long_ago, long_ago))
+    assert not is_left_behind(elsewhere)
+    os.utime(elsewhere / "part", (long_ago, long_ago))
+    assert is_left_behind(elsewhere)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write into any folder")

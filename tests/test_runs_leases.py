@@ -138,6 +138,21 @@ def test_a_killed_holder_is_replaced_at_once(
         assert lease.token == 2
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc here")
+def test_a_killed_holder_that_nobody_reaps_is_replaced_too(
+    folder: Path, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    """As in a container whose first process waits for none of the orphans that it gets."""
+    process = start()
+    assert said(process) == "1"
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended and stays listed
+    assert Path(f"/proc/{process.pid}").exists()
+    with hold(folder) as lease:
+        assert lease.token == 2
+    process.wait()
+
+
 def test_a_stopped_holder_is_fenced_off_when_it_goes_on(
     folder: Path, start: Callable[[], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,9 @@ from llama_scale.runs import BUILTIN, DataConfig, SourceConfig
 from llama_scale.training import builtin as builtin_module
 from llama_scale.training.builtin import VALIDATION_PACKAGES, builtin_listing
 from llama_scale.training.corpus import Corpus, Text, fingerprint, read_corpus
+from llama_scale.training.data import find_prepared
 from llama_scale.training.documents import Document
+from llama_scale.training.preparing import find_text, prepare
 
 
 def read(store: Path, *sources: SourceConfig | str | Path) -> Corpus:
@@ -131,6 +133,23 @@ def test_hidden_files_are_no_text(tmp_path: Path) -> None:
     (folder / ".git" / "index").write_bytes(b"\xff\xfe")
     (folder / ".DS_Store").write_bytes(b"\xff")
     assert read(tmp_path, folder).corpus == plain.corpus
+
+
+def test_a_store_that_lies_in_its_source_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where data.source is "." and the store its default, ./runs."""
+    monkeypatch.chdir(write_text(tmp_path / "text"))
+    config, store = DataConfig(source=".", tokenizer="bytes", vocabulary=257), Path("runs")
+    files = prepare(find_text(config, store), config, store)
+    assert read_corpus(config, store).corpus == files.corpus
+    again = find_prepared(config, store)
+    assert again is not None and again.corpus == files.corpus
+
+
+def test_the_built_in_corpus_has_a_limit_too(tmp_path: Path) -> None:
+    (text,) = read(tmp_path, SourceConfig(source=BUILTIN, limit_bytes=12_000_000)).texts
+    assert 12_000_000 <= int(text.catalogue.sizes.sum()) < 13_000_000
+    with pytest.raises(InputError, match="first 1,000 bytes of the built-in corpus hold nothing"):
+        read(tmp_path, SourceConfig(source=BUILTIN, limit_bytes=1000))
 
 
 def write_lines(path: Path, texts: list[str]) -> Path:
@@ -256,6 +275,7 @@ def test_every_text_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
         ('[[sources]]\nsource = "x/a"\n[[sources]]\nsource = "y/a"', "two of data.sources are called 'a'"),
         ('[[sources]]\nsource = "a"\nlimit_bytes = 0', "limit_bytes of a is 0"),
         ("vocabulary = 4294967297", "ids of 32 bits"),
+        ('sources = [{source = "a", weight = 1e308}, {source = "b", weight = 1e300}]', "b has less"),
         ('[[sources]]\nsource = "a"\nwieght = 1', "did you mean 'weight'"),
     ],
 )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow
@@ -12,7 +15,14 @@ import pyarrow.parquet
 import pytest
 
 from llama_scale.errors import InputError
-from llama_scale.training.documents import PIECE_BYTES, SEPARATOR, Document, read_documents, text_files
+from llama_scale.training.documents import (
+    PIECE_BYTES,
+    SEPARATOR,
+    Document,
+    is_there,
+    read_documents,
+    text_files,
+)
 
 TEXTS = ["first\n", "the second, naïve 😀", "a third\nof two lines"]
 
@@ -79,6 +89,96 @@ def test_the_field_is_found_or_chosen(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="url, code are all text"):
         read(tmp_path / "t.parquet")
     assert read(tmp_path / "t.parquet", field="code") == ["c"]
+
+
+def test_a_field_that_is_null_at_first_is_still_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+
+    def holding(*records: object) -> Path:
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return file
+
+    assert read(holding({"text": None, "id": "a7"}, {"text": "once", "id": "a8"})) == ["once"]
+    assert read(holding({"story": None, "n": 1}, {"story": "upon", "n": 2})) == ["upon"]
+    assert read(holding({"text": "a", "content": None})) == ["a"]
+    with pytest.raises(InputError, match="id are all text, story may be where it is not null"):
+        read(holding({"story": None, "id": "a7"}, {"story": "upon", "id": "a8"}))
+    with pytest.raises(InputError, match="body are all text, text may be"):
+        read(holding({"text": None, "body": "b"}, {"text": "a", "body": None}))
+
+
+def test_columns_of_text_are_so_however_they_are_kept(tmp_path: Path) -> None:
+    texts = pyarrow.array(["a", "b", "a"])
+    views = pyarrow.array(["a", "b", "a"], pyarrow.string_view())
+    for column in (texts, texts.dictionary_encode(), texts.cast(pyarrow.large_string()), views):
+        pyarrow.parquet.write_table(pyarrow.table({"text": column, "n": [1, 2, 3]}), tmp_path / "t.parquet")
+        assert read(tmp_path / "t.parquet") == ["a", "b", "a"]
+
+
+def test_names_are_read_in_either_case_and_marks_of_byte_order_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "T.JSONL.GZ").write_bytes(gzip.compress(json_lines(["a"])))
+    (tmp_path / "t.Txt").write_bytes(b"\xef\xbb\xbfb\r\n\xef\xbb\xbfc")
+    (tmp_path / "u.txt").write_bytes(b"\xef\xbb\xbf")
+    assert read(*text_files(tmp_path)) == ["a", "b\r\n\ufeffc"]
+
+
+def test_odd_names_of_fields_stay_on_one_line(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"a\nb": "x", "\ud800": "y", "k" * 5000: "z"}) + "\n")
+    with pytest.raises(InputError) as refusal:
+        read(tmp_path / "t.jsonl")
+    assert r"a\nb, \ud800, kkk" in refusal.value.message
+    assert "\n" not in refusal.value.message and len(refusal.value.message) < 400
+    refusal.value.message.encode()
+
+
+def test_folders_that_links_lead_to_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "b.txt").write_text("b")
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "a.txt").write_text("a")
+    (source / "linked").symlink_to(tmp_path / "far")
+    (source / "again").symlink_to(tmp_path / "far")
+    (source / "0").symlink_to(source / "sub")
+    (source / "sub" / "round").symlink_to(source)
+    (source / "link.txt").symlink_to(tmp_path / "far" / "b.txt")
+    names = [str(file.relative_to(source)) for file in text_files(source)]
+    assert names == ["again/b.txt", "link.txt", "sub/a.txt"]
+
+
+def test_what_cannot_be_read_is_named_and_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"gone\.txt is a link to .*nowhere, which is not there"):
+        text_files(source)
+    (source / "gone.txt").unlink()
+    os.mkfifo(source / "pipe.txt")
+    for place in (source, source / "pipe.txt"):
+        with pytest.raises(InputError, match=r"pipe\.txt is neither a file nor a folder"):
+            text_files(place)
+    (source / "pipe.txt").unlink()
+    with pytest.raises(InputError, match=r"cannot read .*: file name too long"):
+        is_there(source / ("x" * 300))
+    (source / "sub").chmod(0)
+    monkeypatch.chdir(tmp_path)  # from here: others may not look into the folders above
+    with as_nobody(), pytest.raises(InputError, match="cannot read source/sub: permission denied"):
+        text_files(Path("source"))
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """The superuser may read everything: be somebody else for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.chmod(".", 0o755)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 @pytest.mark.parametrize("seed", range(5))

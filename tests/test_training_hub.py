@@ -53,12 +53,22 @@ def test_streaming_stops_at_the_limit(dataset: Path, tmp_path: Path) -> None:
     assert 2000 <= len(lines) < 4000 < size
 
 
+def test_a_first_row_without_text_hides_no_field_and_a_name_leads_nowhere_else(tmp_path: Path) -> None:
+    rows = pyarrow.table({"key": ["k1", "k2"], "text": [None, "once"]})
+    make_folder(tmp_path / "stories")
+    pyarrow.parquet.write_table(rows, tmp_path / "stories" / "train.parquet")
+    folder = fetch(SourceConfig(source=f"hub:{tmp_path / 'stories'}", name="../../a b"), tmp_path / "store")
+    assert folder.parent == tmp_path / "store" / "data" / "fetched"
+    assert [file.read_text() for file in folder.glob("*.jsonl")] == ['{"text":"once"}\n']
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"split": "test"}, "Bad split: test"),
         ({"subset": "german"}, "german"),
         ({"field": "story"}, "has no field 'story'"),
+        ({"field": "id"}, "the field 'id' of .* is of int, no text"),
     ],
 )
 def test_what_a_dataset_lacks_is_one_clear_error(

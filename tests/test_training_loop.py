@@ -85,6 +85,21 @@ def straight(config: RunConfig) -> RunConfig:
     return replace(config, branch=None)
 
 
+def test_a_run_goes_on_with_its_own_tokenizer_only(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    """Prepared anew by another version of the library that trains it, the same text makes other tokens."""
+    store, files = store_with(tmp_path, world)
+    trunk, branch = world[1][:2]
+    assert train(store, trunk, files, stop_after=0) == "stopped"
+    other = {**files.manifest, "tokenizer": {**files.manifest["tokenizer"], "sha256": "0" * 64}}
+    for config in (trunk, branch):
+        folder = RunFolder(store / run_id(config))
+        loop.check_corpus(folder, files)
+        with pytest.raises(StoreError, match=f"run {run_id(trunk)} began on tokenizer .* of tokenizer 000"):
+            loop.check_corpus(folder, replace(files, manifest=other))
+
+
 def test_a_trunk_and_branch_end_as_one_straight_run_does_to_the_bit(
     tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
 ) -> None:

@@ -167,6 +167,7 @@ def test_shards_read_as_one_text(cuts: list[int]) -> None:
 def test_shares_are_whole_and_sources_have_names() -> None:
     assert apportion([67, 15, 4.5, 4.5, 4.5, 2.5, 2], 1000) == (670, 150, 45, 45, 45, 25, 20)
     assert apportion([1, 1, 1], 1000) == (334, 333, 333)
+    assert apportion([1e308, 1e308], 1000) == apportion([5e-324, 5e-324], 1000) == (500, 500)
     assert SourceConfig(source="hub:allenai/c4").label == "c4"
     assert SourceConfig(source="texts/books/").label == "books"
     assert SourceConfig(source="texts", name="web").label == "web"

@@ -229,7 +229,7 @@ def prune_runs(runs: tuple[str, ...], weights: bool, dry_run: bool, store: Path,
     results stay, so every fit stays what it is; runs in training are left alone.
     """
     from llama_scale.runs import branches_by_trunk, run_folders
-    from llama_scale.runs.upkeep import prune, spares
+    from llama_scale.runs.upkeep import prune, prune_store, spares, spares_of_store
 
     named, every = _folders(store, runs), run_folders(store)
     torn = {error.message for folder in every if (error := _unreadable(folder))}
@@ -244,10 +244,12 @@ def prune_runs(runs: tuple[str, ...], weights: bool, dry_run: bool, store: Path,
         if not _unreadable(folder) and not (torn and folder.config.schedule.total_steps is None)
         for spare in (spares if dry_run else prune)(folder, grown.get(folder.run, []), weights=weights)
     ]
+    if not runs:
+        found += (spares_of_store if dry_run else prune_store)(store)
     size = sum(spare.bytes for spare in found)
     verb = "would go" if dry_run else "deleted"
     summary = f"{len(found)} files and folders {verb}, {quantities.format_bytes(size)}."
-    rows = [(spare.run, spare.path.name, spare.what, quantities.format_bytes(spare.bytes)) for spare in found]
+    rows = [(s.run or "–", s.path.name, s.what, quantities.format_bytes(s.bytes)) for s in found]
     current_output().result(
         {"dry_run": dry_run, "bytes": size, "spares": found},
         lambda: [summary, *(["", table(rows, ("run", "name", "what", "size"))] if rows else [])],

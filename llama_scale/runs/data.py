@@ -111,7 +111,7 @@ class DataConfig(Checked):
 
 def text_problems(config: DataConfig, context: int) -> Iterator[InputError]:
     """What is amiss with a text before it is read, for models of this context."""
-    if not all(source.source.strip() for source in config.mixture):
+    if not all(source.source.removeprefix(HUB).strip() for source in config.mixture):
         yield InputError(
             "a source of the text has no name",
             hint='name a file or a folder: data.source = "." is the folder that you are in',
@@ -149,8 +149,10 @@ def apportion(weights: Sequence[float], seats: int) -> tuple[int, ...]:
     >>> apportion([67, 15, 4.5, 4.5, 4.5, 2.5, 2], 1000)
     (670, 150, 45, 45, 45, 25, 20)
     """
-    total = math.fsum(weights)
-    exact = [weight / total * seats for weight in weights]
+    _, exponent = math.frexp(max(weights))
+    scaled = [math.ldexp(weight, -exponent) for weight in weights]  # to the bit; their sum is a float, too
+    total = math.fsum(scaled)
+    exact = [weight / total * seats for weight in scaled]
     whole = [math.floor(share) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])
     for i in by_remainder[: seats - sum(whole)]:

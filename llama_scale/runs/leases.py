@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llama_scale.errors import StoreError
-from llama_scale.files import make_folder, parse_json, store_error
+from llama_scale.files import is_running, machine, make_folder, parse_json, store_error
 
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
@@ -154,13 +154,7 @@ def _is_gone(path: Path) -> bool:
     ours = _identity(pid)
     if not machine or machine != ours["machine"]:
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return holder.get("started") != ours["started"]
+    return not is_running(pid) or holder.get("started") != ours["started"]
 
 
 def _stands_still(path: Path) -> bool:
@@ -183,19 +177,10 @@ def _identity(pid: int) -> dict[str, str | int | None]:
     """A process by machine, boot, process namespace, number and start; parts are None where unknown."""
     return {
         "pid": pid,
-        "machine": _machine(),
+        "machine": machine(),
         "started": _start_of(pid),
         "host": socket.gethostname(),
     }
-
-
-def _machine() -> str | None:
-    """Boot and process namespace: within one, process numbers mean the same; None where that is unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return None
 
 
 def _start_of(pid: int) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llama_scale.config import plain
 from llama_scale.errors import StoreError
+from llama_scale.files import is_left_behind
 from llama_scale.frozen import frozen
 from llama_scale.runs.configs import RunConfig
 from llama_scale.runs.folders import INITIAL_WEIGHTS, WEIGHTS, RunFolder, write_spec
@@ -17,6 +18,7 @@ from llama_scale.runs.leases import BusyError
 from llama_scale.runs.manifests import check_files, read_manifest, sha256_of
 
 MEASURED = ("loss_nats", "bits_per_byte", "evaluation_tokens")  # of a run's end, in its log and its result
+KILLED = "left by a process that was killed"
 NEWEST = 2  # checkpoints that a run which has not ended keeps, as while it trains
 
 
@@ -148,9 +150,9 @@ def _checkpoint_harm(folder: RunFolder, step: int) -> str | None:
 
 @frozen
 class Spare:
-    """A file or folder that its run no longer needs, and the bytes that it takes."""
+    """A file or folder that its run, or the store, no longer needs, and the bytes that it takes."""
 
-    run: str
+    run: str | None
     path: Path
     what: str
     bytes: int
@@ -164,7 +166,7 @@ def spares(
     `branches` are the runs that grow from it.
     """
     leftovers = [*folder.path.glob(".*.tmp"), *folder.checkpoints.glob(".*.tmp")]
-    yield from (_spare(folder, path, "left by a process that was killed") for path in leftovers)
+    yield from (_spare(folder.run, path, KILLED) for path in leftovers)
     steps = folder.checkpoint_steps()
     waiting = [branch for branch in branches if not branch.is_finished]
     needed = {branch.config.first_step for branch in waiting}
@@ -172,16 +174,35 @@ def spares(
     # A trunk keeps its newest: from there it goes on when a longer duration is added.
     kept = NEWEST if waiting else 1 if is_trunk else 0 if folder.is_finished else NEWEST
     old = [step for step in steps[: len(steps) - kept] if step not in needed]
-    yield from (_spare(folder, folder.checkpoint_path(step), "checkpoint not needed again") for step in old)
+    passed = (folder.checkpoint_path(step) for step in old)
+    yield from (_spare(folder.run, path, "checkpoint not needed again") for path in passed)
     if folder.is_finished and (folder.path / INITIAL_WEIGHTS).exists():
-        yield _spare(folder, folder.path / INITIAL_WEIGHTS, "weights at the start of the run")
+        yield _spare(folder.run, folder.path / INITIAL_WEIGHTS, "weights at the start of the run")
     if weights and (folder.path / WEIGHTS).exists():
-        yield _spare(folder, folder.path / WEIGHTS, "weights at the end of the run")
+        yield _spare(folder.run, folder.path / WEIGHTS, "weights at the end of the run")
 
 
-def _spare(folder: RunFolder, path: Path, what: str) -> Spare:
+def _spare(run: str | None, path: Path, what: str) -> Spare:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return Spare(run=folder.run, path=path, what=what, bytes=sum(file.stat().st_size for file in files))
+    return Spare(run=run, path=path, what=what, bytes=sum(file.stat().st_size for file in files))
+
+
+def spares_of_store(store: Path) -> Iterator[Spare]:
+    """What processes that were killed left beside the runs, as of a text that they were preparing."""
+    folders = (store, *(store / name for name in ("data", "data/fetched", "fits", "exports")))
+    for path in sorted(found for folder in folders for found in folder.glob(".*.tmp")):
+        with suppress(OSError):  # gone or published meanwhile
+            if is_left_behind(path):
+                yield _spare(None, path, KILLED)
+
+
+def prune_store(store: Path) -> tuple[Spare, ...]:
+    """Delete what `spares_of_store` finds."""
+    found = tuple(spares_of_store(store))
+    for spare in found:
+        with suppress(FileNotFoundError):  # by another that prunes
+            _delete(spare.path)
+    return found
 
 
 def prune(

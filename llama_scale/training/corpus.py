@@ -20,7 +20,7 @@ from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.runs import BUILTIN, HUB, DataConfig, SourceConfig
 from llama_scale.training.builtin import builtin_documents, builtin_listing, builtin_versions, is_held_out
-from llama_scale.training.documents import PIECE_BYTES, Document, read_documents, text_files
+from llama_scale.training.documents import PIECE_BYTES, Document, is_there, read_documents, text_files
 from llama_scale.training.hub import FIELD, fetch, fetched_folder
 
 VALIDATION_SHARE = 0.02
@@ -124,7 +124,7 @@ def read_corpus(config: DataConfig, store: Path) -> Corpus:
 def absent_sources(config: DataConfig, store: Path) -> tuple[str, ...]:
     """The files and folders of `config` that are not there, and datasets of the hub not fetched yet."""
     own = [source for source in config.mixture if source.source != BUILTIN]
-    return tuple(source.source for source in own if not _place(source, store).exists())
+    return tuple(source.source for source in own if not is_there(_place(source, store)))
 
 
 def fingerprint(source: SourceConfig, store: Path) -> str:
@@ -136,7 +136,7 @@ def fingerprint(source: SourceConfig, store: Path) -> str:
         stated = builtin_listing()
     else:
         folder = _place(source, store)
-        stated = [(str(file), file.stat()) for file in text_files(folder)] if folder.exists() else []
+        stated = [(str(file), file.stat()) for file in _files(folder, store)] if is_there(folder) else []
     listing = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stated]
     return hashlib.sha256(canonical_json(listing).encode()).hexdigest()
 
@@ -148,16 +148,23 @@ def _place(source: SourceConfig, store: Path) -> Path:
     return Path(source.source).expanduser()
 
 
+def _files(place: Path, store: Path) -> list[Path]:
+    """The files of a source; a store that lies in it is no text, unless the source lies in the store."""
+    within = place.resolve().is_relative_to(store.resolve())
+    return text_files(place, less=None if within else store)
+
+
 def _catalogue(source: SourceConfig, store: Path) -> Catalogue:
     if source.source == BUILTIN:
         mark = fingerprint(source, store)
-        documents = tuple(builtin_documents())  # read and checked once; it is small
+        # Read and checked once; it is small.
+        documents = tuple(_limited(builtin_documents(), source.limit_bytes))
         return _read_through(source, lambda: documents, mark)
     field = source.field
     if source.source.startswith(HUB):
         fetch(source, store)
         field = FIELD
-    mark, files = fingerprint(source, store), text_files(_place(source, store))
+    mark, files = fingerprint(source, store), _files(_place(source, store), store)
     return _read_through(source, lambda: _limited(read_documents(files, field), source.limit_bytes), mark)
 
 
@@ -184,6 +191,11 @@ def _read_through(source: SourceConfig, read: Read, mark: str) -> Catalogue:
         raise InputError(
             f"the source {source.source!r} holds no text",
             hint=f'give UTF-8 text, JSONL, Parquet or a folder of them, or "{BUILTIN}"',
+        )
+    if source.source == BUILTIN and not any(held_out):
+        raise InputError(
+            f"the first {source.limit_bytes:,} bytes of the built-in corpus hold nothing that is held out",
+            hint="give a larger limit_bytes, such as 10MB, or leave it out",
         )
     hashes = np.frombuffer(bytes(digests), dtype="S32")
     return Catalogue(

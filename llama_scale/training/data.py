@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.checked import raise_all
-from llama_scale.config import plain
+from llama_scale.config import canonical_json, plain
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json
 from llama_scale.frozen import frozen
@@ -21,7 +22,8 @@ from llama_scale.training.shards import Tokens, TokenShards, file_sha256, map_sh
 from llama_scale.training.tokenizer import Tokenizer
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
-SCHEMA = 2
+SCHEMA = 3  # 2 had no hash of the manifest itself
+SELF = "manifest_sha256"
 PARTS = ("train", "validation")
 
 
@@ -126,25 +128,45 @@ def what_is_read(config: DataConfig) -> dict[str, Any]:
     return {name: value for name, value in plain(config).items() if name != "evaluation_tokens"}
 
 
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of `content`, with the sha256 of itself: what it says of shares decides what is learnt."""
+    return {**content, SELF: hashlib.sha256(canonical_json(content).encode()).hexdigest()}
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     """What a folder's manifest says, nothing where it cannot be read."""
     try:
-        return dict(parse_json((folder / MANIFEST).read_text()))
-    except (OSError, ValueError, TypeError):
+        return _read_manifest(folder)
+    except (OSError, ValueError):
         return {}
 
 
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises OSError, and ValueError for anything but what was written there."""
+    found = parse_json((folder / MANIFEST).read_bytes())
+    if not isinstance(found, dict):
+        raise ValueError(f"{MANIFEST} holds no manifest")
+    if found.get("schema") != SCHEMA:
+        raise ValueError(f"it is of schema {found.get('schema')}, not {SCHEMA}")
+    if found != sealed({name: value for name, value in found.items() if name != SELF}):
+        raise ValueError(f"{MANIFEST} has changed since it was prepared")
+    return found
+
+
 def open_tokens(folder: Path) -> TokenFiles:
-    """Map a prepared folder; raises StoreError where it is missing, torn or of another size than it says."""
+    """Map a prepared folder; raises StoreError where it is missing, torn or of another size than it says.
+
+    The hashes of the manifest and the tokenizer are checked here, those of the shards by `verify_tokens`.
+    """
     try:
-        manifest = parse_json((folder / MANIFEST).read_text())
-        if manifest["schema"] != SCHEMA:
-            raise ValueError(f"it is of schema {manifest['schema']}, not {SCHEMA}")
-        _ = dict(manifest["reads"]), manifest["corpus"]["sha256"], manifest["tokenizer"]["sha256"]
+        manifest = _read_manifest(folder)
+        tokenizer = (folder / TOKENIZER).read_bytes()
+        if hashlib.sha256(tokenizer).hexdigest() != manifest["tokenizer"]["sha256"]:
+            raise ValueError(f"{TOKENIZER} has changed since it was prepared")
         return TokenFiles(
             folder=folder,
             manifest=manifest,
-            tokenizer=Tokenizer.from_json((folder / TOKENIZER).read_text()),
+            tokenizer=Tokenizer.from_json(tokenizer),
             sources=tuple(
                 TokenSource(
                     name=stated["name"],

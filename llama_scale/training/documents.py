@@ -9,9 +9,11 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
+import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +30,7 @@ COMPRESSED = (".gz", ".zst")
 TEXT_FIELDS = ("text", "content", "document", "body")  # where data sets keep their text, by custom
 PARQUET_ROWS = 256
 BLOCK_CHARACTERS = 1_000_000
+NAMES, NAME_CHARACTERS = 8, 40  # of fields that an error names
 _LINE_END = re.compile(r"\r?\n|\Z")
 
 
@@ -58,18 +61,77 @@ def read_documents(files: Iterable[Path], field: str = "") -> Iterator[Document]
                 yield _document(file, number, text)
 
 
-def text_files(source: Path) -> list[Path]:
-    """The file itself, or every file below a folder, in order of path.
+def text_files(source: Path, *, less: Path | None = None) -> list[Path]:
+    """The file itself, or every file below a folder and the folders it links to, in order of path.
 
-    Files that a desktop or git keeps in hidden places are no text.
+    What a desktop or git keeps in hidden places is no text, nor what lies in the folder `less`. Raises
+    InputError for what cannot be read twice, as a pipe, or not at all.
     """
-    if not source.is_dir():
-        return [source]
-    return sorted(
-        path
-        for path in source.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    try:
+        if not source.is_dir():
+            return [_readable(source)]
+        hidden_from = {less.resolve()} if less is not None else set()
+        return sorted(file for folder in _folders(source, hidden_from) for file in folder)
+    except OSError as error:
+        raise _unreadable(source, error) from None
+
+
+def is_there(source: Path) -> bool:
+    """Whether there is such a file or folder; raises InputError where that cannot be told."""
+    try:
+        return source.exists()
+    except OSError as error:
+        raise _unreadable(source, error) from None
+
+
+def _unreadable(source: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot read {error.filename or source}: {(error.strerror or str(error)).lower()}",
+        hint="check its name and your permission to read it, or take it out of the source",
     )
+
+
+def _folders(source: Path, seen: set[Path]) -> Iterator[list[Path]]:
+    """The files of `source` and of each folder below it but those `seen`, once however many links lead there.
+
+    Folders come before those that links lead to, so that where a text lies decides what it is called.
+    """
+    below, linked = [source], []
+    while below or linked:
+        folder = below.pop() if below else linked.pop(0)
+        if (real := folder.resolve()) in seen:
+            continue
+        seen.add(real)
+        files = []
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith("."):
+                continue
+            if not path.is_dir():
+                files.append(_readable(path))
+            elif path.is_symlink():
+                linked.append(path)
+            else:
+                below.append(path)
+        yield files
+
+
+def _readable(path: Path) -> Path:
+    """`path` itself where it is a file, for a source is read more than once; raises OSError, InputError."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        if not path.is_symlink():
+            raise
+        raise InputError(
+            f"{path} is a link to {os.readlink(path)}, which is not there",
+            hint="mend the link, or delete it",
+        ) from None
+    if not stat.S_ISREG(mode):
+        raise InputError(
+            f"{path} is neither a file nor a folder, and a text is read more than once",
+            hint="write its text into a file first, or move it out of the folder",
+        )
+    return path
 
 
 def _document(file: Path, number: int, text: str) -> Document:
@@ -84,10 +146,16 @@ def _document(file: Path, number: int, text: str) -> Document:
 
 def _texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
     """Texts of one file, each with the number of its line, row or piece."""
-    kind = file.with_suffix("").suffix if file.suffix in COMPRESSED else file.suffix
+    ending = _ending(file)
+    kind = _ending(file.with_suffix("")) if ending in COMPRESSED else ending
     if kind in PARQUET:
         return _parquet_texts(file, field)
     return _json_texts(file, field) if kind in JSON_LINES else enumerate(_pieces(file))
+
+
+def _ending(file: Path) -> str:
+    """What the name says of the format; some tools shout it."""
+    return file.suffix.lower()
 
 
 @contextmanager
@@ -105,9 +173,9 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
 
 
 def _binary(file: Path) -> IO[bytes]:
-    if file.suffix == ".gz":
+    if _ending(file) == ".gz":
         return gzip.open(file)  # type: ignore[return-value]
-    if file.suffix == ".zst":
+    if _ending(file) == ".zst":
         return io.BufferedReader(_arrow(file).CompressedInputStream(file.open("rb"), "zstd"))
     return file.open("rb")
 
@@ -152,7 +220,7 @@ def _piece_end(text: str, at: int) -> tuple[int, int]:
 def _blocks(file: Path) -> Iterator[str]:
     """The text in large parts, the last of them empty."""
     with _opened(file) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")  # a mark of byte order is no text
         while block := _next_block(text, file):
             yield block
     yield ""
@@ -190,7 +258,7 @@ def _json_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
             if not line.strip():
                 continue
             record = _json_record(file, number, line)
-            field = field or text_field(f"{file}:{number}", [k for k, v in record.items() if _is_text(v)])
+            field = field or field_of(f"{file}:{number}", record)
             if field in record and record[field] is None:
                 continue  # as an empty cell of Parquet
             if not _is_text(record.get(field)):
@@ -200,9 +268,10 @@ def _json_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
 
 def _no_text(file: Path, number: int, record: dict[str, Any], field: str) -> InputError:
     if field in record:
-        found, hint = f"is {json.dumps(record[field])[:40]}, no text", "put it in quotes, or drop that line"
+        found = f"is {json.dumps(record[field])[:NAME_CHARACTERS]}, no text"
+        hint = "put it in quotes, or drop that line"
     else:
-        hint = f"the line has {', '.join(record) or 'no fields'}: mend it, or name the text with field = ..."
+        hint = f"the line has {named(record) or 'no fields'}: mend it, or name the text with field = ..."
         found = "is missing"
     return InputError(f"{file}:{number}: the field {field!r} {found}", hint=hint)
 
@@ -231,17 +300,34 @@ def _json_record(file: Path, number: int, line: bytes) -> dict[str, Any]:
     return record
 
 
-def text_field(place: str, fields: list[str]) -> str:
-    """The field that holds the text: one with a customary name, or the only one that is text."""
-    customary = [name for name in TEXT_FIELDS if name in fields]
-    found = customary or fields
-    if len(found) == 1 or customary:
+def field_of(place: str, record: Mapping[str, Any]) -> str:
+    """The field that holds the text, by the first record there is."""
+    fields = [name for name, value in record.items() if _is_text(value)]
+    return text_field(place, fields, [name for name, value in record.items() if value is None])
+
+
+def text_field(place: str, fields: list[str], nulls: Sequence[str] = ()) -> str:
+    """The field that holds the text: one with a customary name, or the only one that is text.
+
+    `nulls` are empty at `place` and may be text elsewhere. Raises InputError where that leaves a doubt: a
+    guess would learn from titles or numbers in place of texts, and nobody would hear of it.
+    """
+    customary = [name for name in TEXT_FIELDS if name in fields or name in nulls]
+    found = customary or [*fields, *nulls]
+    if len(found) == 1 or (customary and found[0] in fields):
         return found[0]
+    empty = f"{named(nulls)} may be where it is not null" if nulls else ""
+    known = f"{named(fields)} are all text" if fields else "none of them is text"
     raise InputError(
-        f"{place}: cannot tell which field is the text: "
-        + (f"{', '.join(fields)} are all text" if fields else "none of them is text"),
+        f"{place}: cannot tell which field is the text: {known}{f', {empty}' if empty else ''}",
         hint="name it: [[data.sources]] with source = ... and field = ...",
     )
+
+
+def named(fields: Iterable[str]) -> str:
+    """Fields as a line can name them, however odd they are."""
+    names = [json.dumps(name, ensure_ascii=not name.isprintable())[1:-1][:NAME_CHARACTERS] for name in fields]
+    return ", ".join(names[:NAMES]) + (", ..." if len(names) > NAMES else "")
 
 
 def _parquet_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
@@ -259,13 +345,20 @@ def _cells(opened: Any, column: str) -> Iterator[str | None]:
 def _text_column(file: Path, schema: Any, field: str) -> str:
     """The column called `field`, or the one that holds the text; raises InputError where there is none."""
     types = _arrow(file).types
-    columns = [c.name for c in schema if types.is_string(c.type) or types.is_large_string(c.type)]
+    columns = [column.name for column in schema if _holds_text(types, column.type)]
     if field and field not in columns:
         raise InputError(
             f"{file} has no column of text called {field!r}",
-            hint=f"its columns of text are {', '.join(columns) or 'none'}",
+            hint=f"its columns of text are {named(columns) or 'none'}",
         )
     return field or text_field(str(file), columns)
+
+
+def _holds_text(types: Any, kind: Any) -> bool:
+    """Whether a column is of text, as it stands or as a dictionary of the texts that occur."""
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 @contextmanager

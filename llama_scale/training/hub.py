@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,17 +15,19 @@ from llama_scale.config import canonical_hash, canonical_json
 from llama_scale.errors import InputError
 from llama_scale.files import publish_folder, write_atomically
 from llama_scale.runs import BUILTIN, HUB, SourceConfig
-from llama_scale.training.documents import text_field
+from llama_scale.training.documents import field_of, named
 
 FILE_BYTES = 1_000_000_000
 FETCHED = "fetched"
+NAME_CHARACTERS = 80
 FIELD = "text"  # of what is fetched, whatever the dataset called it
 
 
 def fetched_folder(source: SourceConfig, store: Path) -> Path:
     """Where a dataset of the hub lies once it is fetched: named by all that decides what is read."""
     wanted = [source.source, source.subset, source.split, source.revision, source.field, source.limit_bytes]
-    return store / "data" / FETCHED / f"{source.label}-{canonical_hash(wanted)}"
+    name = re.sub(r"[^\w.-]+", "-", source.label)[:NAME_CHARACTERS].lstrip(".-")  # a label may be any words
+    return store / "data" / FETCHED / f"{name}-{canonical_hash(wanted)}"
 
 
 def fetch(source: SourceConfig, store: Path) -> Path:
@@ -47,13 +50,19 @@ def _texts(source: SourceConfig) -> Iterator[str]:
     try:
         field = source.field
         for row in _rows(source):
-            field = field or text_field(source.source, [k for k, v in row.items() if isinstance(v, str)])
+            field = field or field_of(source.source, row)
             if field not in row:
                 raise InputError(
-                    f"{source.source} has no field {field!r}", hint=f"its fields are {', '.join(row)}"
+                    f"{source.source} has no field {field!r}", hint=f"its fields are {named(row)}"
                 )
-            if row[field] is not None:
-                yield row[field]
+            if row[field] is None:
+                continue
+            if not isinstance(row[field], str):
+                raise InputError(
+                    f"the field {field!r} of {source.source} is of {type(row[field]).__name__}, no text",
+                    hint=f"name another with field = ...; its fields are {named(row)}",
+                )
+            yield row[field]
     except InputError:
         raise
     except Exception as error:  # of requests, of the hub, of fsspec, of pyarrow: there is no common one

@@ -232,6 +232,7 @@ def _start(
         step=trainer.step,
         micro_batch=trainer.micro_batch,
         config=trainer.config,
+        tokenizer=trainer.files.tokenizer_sha256,
         **software(trainer.device, trainer.computed_by),
     )
     return interval
@@ -391,10 +392,24 @@ def _record(trainer: Trainer, log: Log, status: RunStatus, steps: int, measured:
 
 
 def check_corpus(folder: RunFolder, files: TokenFiles) -> None:
-    """Raises StoreError if the prepared data is not the corpus that the run was planned on."""
-    if files.corpus != folder.config.corpus:
+    """Raises StoreError if the prepared data is not the corpus that the run was planned on.
+
+    Nor may its tokenizer be another than that of the run's steps so far, or of its trunk's.
+    """
+    config = folder.config
+    if files.corpus != config.corpus:
         raise StoreError(
-            f"run {folder.run} was planned on corpus {folder.config.corpus[:12]}, but the data is of "
+            f"run {folder.run} was planned on corpus {config.corpus[:12]}, but the data is of "
             f"{files.corpus[:12]}",
             hint="install the same package versions again, or start a new store with --store",
         )
+    trunk = RunFolder(folder.path.parent / config.branch.parent) if config.branch else folder
+    for begun in dict.fromkeys((folder, trunk)):
+        before = next((event["tokenizer"] for event in begun.events() if "tokenizer" in event), None)
+        if before not in (None, files.tokenizer_sha256):
+            raise StoreError(
+                f"run {begun.run} began on tokenizer {before[:12]}, but the data is of tokenizer "
+                f"{files.tokenizer_sha256[:12]}, so losses would not be of the same tokens",
+                hint="prepare the data with the version of tokenizers used then, or start a new store with "
+                "--store",
+            )

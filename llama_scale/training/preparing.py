@@ -25,6 +25,7 @@ from llama_scale.training.data import (
     data_folder,
     find_prepared,
     open_tokens,
+    sealed,
     what_is_read,
 )
 from llama_scale.training.documents import Document
@@ -93,7 +94,7 @@ def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> No
             for number, (source, count) in enumerate(zip(corpus.texts, config.block_counts, strict=True))
         ],
     }
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
+    write_atomically(folder / MANIFEST, json.dumps(sealed(manifest), indent=1))
 
 
 def _tokenizer(corpus: Corpus, config: DataConfig) -> Tokenizer:

@@ -78,7 +78,7 @@ class Tokenizer:
         return json.dumps({"kind": self.kind, "tokens": [token.hex() for token in self.tokens]})
 
     @classmethod
-    def from_json(cls, text: str) -> Tokenizer:
+    def from_json(cls, text: str | bytes) -> Tokenizer:
         content = parse_json(text)
         return cls(kind=content["kind"], tokens=tuple(bytes.fromhex(token) for token in content["tokens"]))
 
@@ -87,7 +87,12 @@ def _stretches(text: str) -> list[str]:
     """The text, cut only where a run of spaces is longer than the matcher can take."""
     if len(text) <= LONGEST_RUN:
         return [text]
-    return [part for part in re.split(rf"(\s{{{LONGEST_RUN}}})", text) if part] or [text]
+    cuts = [0]
+    # Runs of any length: a pattern of this length alone would be tried at each space of a shorter one.
+    for run in re.finditer(r"\s+", text):
+        for start in range(run.start(), run.end() - LONGEST_RUN + 1, LONGEST_RUN):
+            cuts += [start, start + LONGEST_RUN]
+    return [text[start:end] for start, end in pairwise([*cuts, len(text)]) if start < end]
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -102,7 +107,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     by_id = sorted(trainee.get_vocab().items(), key=lambda item: item[1])
     if len(by_id) < vocabulary - 1:
         raise InputError(
-            f"the text gives only {len(by_id) + 1} tokens, fewer than model.vocabulary = {vocabulary}",
+            f"the text gives only {len(by_id) + 1} tokens, fewer than data.vocabulary = {vocabulary}",
             hint=f"use a vocabulary of at most {len(by_id) + 1}, or more text",
         )
     letters = _byte_of_letter()
