@@ -78,16 +78,14 @@ class TrainingSpec(Checked):
     def problems(self) -> Iterator[InputError]:
         yield from out_of_limits(self)
         yield from precision_problems(self.precision, self.recompute)
-        yield from mup_problems(self.mup_base_width, optimizer=self.optimizer)
+        yield from mup_problems(
+            self.mup_base_width,
+            optimizer=self.optimizer,
+            rate_is_given=self.learning_rate is not None,
+        )
         for names in (("learning_rate", "learning_rate_times_width"), ("sequences_per_step", "batch_tokens")):
             if self.rule == "fixed" or all(getattr(self, name) is not None for name in names):
                 yield from _one_of("training", self, names)
-        if self.mup_base_width is not None and self.learning_rate is None:
-            yield InputError(
-                "training.mup_base_width carries the rate of one width to all, but no training.learning_rate "
-                "is given",
-                hint=f"set training.learning_rate to what suits a width of {self.mup_base_width}",
-            )
 
 
 @frozen
