@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from control_group import limited
 from small_runs import small_run
 from torch import Tensor
 
@@ -58,9 +63,37 @@ def test_a_step_that_does_not_fit_is_taken_in_halves_with_the_same_loss() -> Non
 
 
 def test_a_single_sequence_that_does_not_fit_is_refused_with_what_to_set() -> None:
-    with pytest.raises(InputError, match="1 sequences of 32 tokens at once do not fit") as refusal:
+    with pytest.raises(InputError, match="1 sequence of 32 tokens at once does not fit") as refusal:
         with_room_for(0).advance()
     assert "training.recompute" in refusal.value.hint
+
+
+def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_made() -> None:
+    """Else the system ends the process, without a word, when it writes to what it was promised."""
+    config = small_run(replace(CONFIG.model, layers=10**9))
+    with pytest.raises(
+        InputError, match=r"does not fit in the memory of cpu: .* take \d.* are free"
+    ) as refusal:
+        Trainer(config, random_tokens(CONFIG), CPU)
+    assert "torchrun" in refusal.value.hint
+
+
+CONTAINED = """
+import torch
+from small_runs import small_run
+from llama_scale.training.micro_batch import first_micro_batch
+print(first_micro_batch(small_run(sequences_per_step=2**20), torch.device("cpu")))
+"""
+
+
+def test_what_fits_is_what_the_control_group_leaves(tmp_path: Path) -> None:
+    """Beyond a container's limit no allocation fails: the process is killed, and nothing would be halved."""
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    with limited(tmp_path, 700_000_000, sys.executable) as python:
+        said = subprocess.run(
+            [python, "-c", CONTAINED], capture_output=True, text=True, check=True, env=here
+        ).stdout
+    assert 1 < int(said) * sequence_bytes(CONFIG) < 700_000_000
 
 
 def test_what_seems_not_to_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -317,17 +317,18 @@ class SweepSpec(Checked):
         if shape and data:
             yield from text_problems(data, shape.context)
         if design and shape and data:
-            yield from _unbuilt(design, shape, data.vocabulary)
+            mup = bool(training and training.mup_base_width)
+            yield from _model_problems(design, shape, data.vocabulary, mup=mup)
 
 
-def _unbuilt(design: Members, shape: ShapeSpec, vocabulary: int) -> Iterator[InputError]:
-    """A problem for each model that is named and cannot be built."""
+def _model_problems(design: Members, shape: ShapeSpec, vocabulary: int, *, mup: bool) -> Iterator[InputError]:
+    """A problem for each model that is named and cannot be built, and for heads that muP cannot compare."""
     again, tests = design.repeats, design.holdouts
     widths = (*design.widths, *(map(int, again) if design.widths else ()), *(h.width for h in tests))
     sizes = (*design.sizes, *(() if design.widths else again), *(h.size for h in tests))
     shapes = (*design.shapes, *(h.shape for h in tests))
     try:
-        models_named(
+        models = models_named(
             shape,
             vocabulary=vocabulary,
             widths=[width for width in dict.fromkeys(widths) if width is not None],
@@ -336,6 +337,14 @@ def _unbuilt(design: Members, shape: ShapeSpec, vocabulary: int) -> Iterator[Inp
         )
     except InputError as error:
         yield from problems_in(error)
+        return
+    head_sizes = sorted({model.head_size for model in models})
+    if mup and len(head_sizes) > 1:
+        yield InputError(
+            "training.mup_base_width needs heads of one size at every width, but the models here have heads "
+            "of " + " and ".join(map(str, head_sizes)),
+            hint=f"set shape.head_size = {head_sizes[0]}",
+        )
 
 
 def _one_of(table: str, value: Any, names: Iterable[str]) -> Iterator[InputError]:
