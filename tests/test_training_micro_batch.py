@@ -24,6 +24,7 @@ from llama_scale.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CONFIG = small_run()
+HERE = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
 
 
 @frozen(kw_only=False)
@@ -78,6 +79,31 @@ def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_made() -> Non
     assert "torchrun" in refusal.value.hint
 
 
+LIMITED = """
+import resource, torch
+from small_runs import small_model, small_run
+from llama_scale.errors import InputError
+from llama_scale.training.speed import random_tokens
+from llama_scale.training.trainer import Trainer
+config = small_run(small_model(layers=40, width=512, hidden=1024))
+files = random_tokens(config)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, resource.RLIM_INFINITY))
+try:
+    Trainer(config, files, torch.device("cpu"))
+except InputError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit counts address space as Linux does")
+def test_a_model_that_the_process_is_not_given_memory_for_is_refused() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True, env=HERE
+    ).stdout
+    assert "which this process was not given" in said
+
+
 CONTAINED = """
 import torch
 from small_runs import small_run
@@ -88,10 +114,9 @@ print(first_micro_batch(small_run(sequences_per_step=2**20), torch.device("cpu")
 
 def test_what_fits_is_what_the_control_group_leaves(tmp_path: Path) -> None:
     """Beyond a container's limit no allocation fails: the process is killed, and nothing would be halved."""
-    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     with limited(tmp_path, 700_000_000, sys.executable) as python:
         said = subprocess.run(
-            [python, "-c", CONTAINED], capture_output=True, text=True, check=True, env=here
+            [python, "-c", CONTAINED], capture_output=True, text=True, check=True, env=HERE
         ).stdout
     assert 1 < int(said) * sequence_bytes(CONFIG) < 700_000_000
 

@@ -58,17 +58,17 @@ def state_bytes(config: RunConfig) -> float:
 
 def check_model_fits(config: RunConfig, device: torch.device) -> None:
     """Raises InputError for a model that one process cannot hold: the system would end it without a word."""
-    if state_bytes(config) > free_bytes(device):
-        raise model_too_large(config, device)
+    free = free_bytes(device)
+    if state_bytes(config) > free:
+        raise model_too_large(config, device, f"but {quantities.format_bytes(free)} are free")
 
 
-def model_too_large(config: RunConfig, device: torch.device) -> InputError:
+def model_too_large(config: RunConfig, device: torch.device, why: str) -> InputError:
     """The refusal of a model whose weights, gradients and moments find no room."""
-    parameters, needed = config.model.parameters.total, state_bytes(config)
+    parameters, needed = config.model.parameters.total, quantities.format_bytes(state_bytes(config))
     return InputError(
         f"a model of {quantities.format_count(parameters)} parameters does not fit in the memory of "
-        f"{device}: weights, gradients and moments take {quantities.format_bytes(needed)}, of which "
-        f"{quantities.format_bytes(free_bytes(device))} are free",
+        f"{device}: weights, gradients and moments take {needed}, {why}",
         hint="train a smaller model, or share this one out among processes with torchrun",
     )
 

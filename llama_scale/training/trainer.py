@@ -186,4 +186,4 @@ def _build(config: RunConfig, device: torch.device, world: World) -> tuple[Llama
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise model_too_large(config, device) from error
+        raise model_too_large(config, device, "which this process was not given") from error
