@@ -98,7 +98,14 @@ def model_of_width(width: int, shape: ShapeSpec, *, vocabulary: int) -> ModelCon
     >>> model_of_width(4096, ShapeSpec(layers=32), vocabulary=32_000).parameters.total
     6738415616
     """
-    head_size = shape.head_size or next((size for size in HEAD_SIZES if width % size == 0), 1)
+    head_size = shape.head_size or next((size for size in HEAD_SIZES if width % size == 0), None)
+    if head_size is None:
+        least = HEAD_SIZES[-1]
+        nearest = max(1, round(width / least)) * least
+        raise InputError(
+            f"no usual head size divides the width {width}: {least} is the smallest",
+            hint=f"use a width of {nearest}, or set shape.head_size to an even divisor",
+        )
     if width < 1 or width % head_size:
         raise InputError(
             f"the width {width} is not a multiple of shape.head_size = {head_size}",

@@ -30,7 +30,9 @@ from llama_scale.runs import (
     RunConfig,
     ScheduleConfig,
     ScheduleKind,
+    mup_problems,
     out_of_limits,
+    precision_problems,
     seed_problems,
     text_problems,
 )
@@ -107,6 +109,20 @@ class SingleSpec(Checked):
         training, shape, data = (getattr(self, name, None) for name in ("training", "shape", "data"))
         if training:
             yield from out_of_limits(training)
+            yield from precision_problems(training.precision, training.recompute)
+            yield from mup_problems(
+                training.mup_base_width,
+                optimizer=training.optimizer,
+                tied_head=bool(shape and shape.tied_head),
+                rate_is_given=training.learning_rate is not None,
+            )
+        model = getattr(self, "model", None)
+        if shape and _layers_and_width(model) and (shape.layers or shape.aspect_ratio):
+            which = "layers" if shape.layers else "aspect_ratio"
+            yield InputError(
+                f"model {model} says how deep it is, and so does shape.{which}",
+                hint=f"leave out shape.{which}, or name the model by its size",
+            )
         if shape and data:
             yield from text_problems(data, shape.context)
 
@@ -127,10 +143,10 @@ def with_family_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_defaults_of(model: ModelConfig, tables: Mapping[str, Any]) -> dict[str, Any]:
     """`tables` of a recipe, with the vocabulary and context of `model` where they say none."""
-    data, shape = dict(tables.get("data", {})), dict(tables.get("shape", {}))
-    data.setdefault("vocabulary", model.vocabulary)
-    shape.setdefault("context", model.context)
-    return {**tables, "data": data, "shape": shape}
+    defaults = {"data": {"vocabulary": model.vocabulary}, "shape": {"context": model.context}}
+    given = {name: tables.get(name, {}) for name in defaults}
+    # what is no table is left for the reading to refuse
+    return {**tables, **{n: {**defaults[n], **g} for n, g in given.items() if isinstance(g, Mapping)}}
 
 
 def single_run(spec: SingleSpec, corpus: str, start: Start | None = None) -> RunConfig:
@@ -192,11 +208,14 @@ def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[Tuning, int]:
 
 
 def _schedule(training: SingleTraining, steps: int, warmup: int) -> ScheduleConfig:
-    decay = round(steps * training.decay_fraction) if training.schedule == "wsd" else 0
-    if warmup + decay > steps or (training.schedule == "wsd" and decay < 1):
+    decay = max(1, round(steps * training.decay_fraction)) if training.schedule == "wsd" else 0
+    if warmup + decay > steps:
         raise InputError(
-            f"{steps} steps are too few for {warmup} steps of warm-up and {max(decay, 1)} of decay",
-            hint="train for more tokens, or set training.warmup_steps lower",
+            f"a run of {quantities.counted(steps, 'step')} is too short for "
+            f"{quantities.counted(warmup, 'step')} of warm-up"
+            + (f" and {decay:,} of decay" if decay else ""),
+            hint="train for longer, or set training.warmup_steps"
+            + (" or training.decay_fraction lower" if decay > 1 else " lower"),
         )
     return ScheduleConfig(
         kind=training.schedule,
@@ -215,19 +234,23 @@ def model_of(spec: SingleSpec) -> ModelConfig:
     4096
     """
     asked, vocabulary = spec.model or DEFAULT_MODEL, spec.data.vocabulary
-    name = asked.strip().lower()
-    if family := FAMILY.get(name):
-        shape = spec.shape
-        kept = {"context": shape.context, "tied_head": shape.tied_head, "qk_norm": shape.qk_norm}
-        return replace(family, vocabulary=vocabulary, **kept)
-    if sizes := LAYERS_BY_WIDTH.fullmatch(name):
-        layers, width = map(int, sizes.groups())
+    if named := _layers_and_width(asked):
+        layers, width = named
         return model_of_shape(ExplicitShape(layers=layers, width=width), spec.shape, vocabulary=vocabulary)
     try:
-        size = quantities.parse_count(name)
+        size = quantities.parse_count(asked.strip().lower())
     except InputError:
         raise InputError(
             f"no model is called {asked!r}",
             hint=f"use {', '.join(FAMILY)}, a parameter count such as 10M, or layers by width such as 4x256",
         ) from None
     return model_of_size(size, spec.shape, vocabulary=vocabulary)
+
+
+def _layers_and_width(model: str | None) -> tuple[int, int] | None:
+    """The layers and the width that a model's name says: that of LLaMA's family, or layers by width."""
+    name = (model or "").strip().lower()
+    if family := FAMILY.get(name):
+        return family.layers, family.width
+    sizes = LAYERS_BY_WIDTH.fullmatch(name)
+    return (int(sizes[1]), int(sizes[2])) if sizes else None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,10 @@ from recipes import write_recipe
 
 from llama_scale.cli import main
 from llama_scale.config import load_toml
-from llama_scale.runs import RunFolder, create_run, run_id
+from llama_scale.runs import RunFolder, ScheduleConfig, create_run, run_id
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training.corpus import read_corpus
-from llama_scale.training.data import evaluation_batches, open_tokens
+from llama_scale.training.data import data_folder, evaluation_batches, open_tokens
 from llama_scale.training.loop import train_run
 from llama_scale.training.preparing import prepare
 from llama_scale.training.weights import load_weights
@@ -90,6 +93,31 @@ def test_an_unfinished_run_gives_its_checkpoint(
     assert (tmp_path / "trunk" / "model.safetensors").exists()
 
 
+def test_a_run_may_be_named_by_how_it_begins(store: tuple[Path, RunFolder, RunFolder]) -> None:
+    place, trunk, _ = store
+    code, out, _ = export(place, trunk.run[:12], "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["run"] == trunk.run and told["folder"] == str(place / "exports" / trunk.run)
+
+
+def test_a_run_that_diverged_has_no_weights_and_says_so(
+    store: tuple[Path, RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    _, trunk, _ = store
+    wild = replace(trunk.config.optimizer, learning_rate=1e30, clip_norm=1e30)
+    schedule = ScheduleConfig(kind="constant", total_steps=20, warmup_steps=0)
+    config = replace(trunk.config, role="train", optimizer=wild, schedule=schedule)
+    place = tmp_path / "runs"
+    shutil.copytree(trunk.path.parent / "data", place / "data")
+    folder = create_run(place, config)
+    files = open_tokens(data_folder(place, config.data, config.corpus))
+    cpu = torch.device("cpu")
+    assert train_run(place, folder, files, device=cpu, should_stop=lambda: False) == "diverged"
+    code, _, err = export(place, folder.run)
+    assert code == 1 and re.search(r"diverged at step \d+, so it has no weights", err)
+
+
 def test_what_cannot_be_exported_says_why(store: tuple[Path, RunFolder, RunFolder], tmp_path: Path) -> None:
     place, _, branch = store
     code, _, err = export(place, "0123456789abcdef")
@@ -105,7 +133,7 @@ def test_what_cannot_be_exported_says_why(store: tuple[Path, RunFolder, RunFolde
         assert code == 1 and "cannot be used" in err
         weights.unlink()
         code, _, err = export(place, branch.run, "--output", str(tmp_path / "gone"))
-        assert code == 1 and "ended before weights were kept" in err
+        assert code == 1 and "weights.safetensors is not there" in err
     finally:
         weights.write_bytes(whole)
     assert not (tmp_path / "torn").exists()

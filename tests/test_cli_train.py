@@ -104,15 +104,17 @@ def test_mirrors_hold_what_the_log_holds(home: Path) -> None:
     [
         (["--model", "llama-9000b"], "no model is called"),
         (["--set", "training.sequencez=3"], "sequencez"),
-        (["--steps", "1"], "too few"),
+        (["--steps", "1"], "too short"),
         (["--data", "nowhere"], "nowhere"),
         (["--peak", "H9000"], "unknown accelerator"),
+        (["--peak", "0"], "a peak of 0 FLOP/s"),
         (["--set", "tokens=5000"], "both say how long"),
     ],
 )
 def test_bad_input_is_one_line_and_a_hint(home: Path, words: list[str], message: str) -> None:
     _, said = finish(start(home, "--store", "bad", *words), code=2)
     assert message in said and "hint: " in said and "Traceback" not in said
+    assert not (home / "bad").exists()
 
 
 def test_a_run_that_diverges_says_so_and_is_not_tried_again(home: Path) -> None:

@@ -14,9 +14,10 @@ from recipes import write_recipe
 
 from llama_scale.launch import prepare_sweep
 from llama_scale.launch.local import launch_locally
-from llama_scale.launch.memory import PROCESS_BYTES, free_memory_bytes, memory_bytes
+from llama_scale.launch.memory import PROCESS_BYTES, memory_bytes
 from llama_scale.launch.tasks import Task
 from llama_scale.runs import RunConfig, create_run
+from llama_scale.training.free_memory import free_memory_bytes
 from llama_scale.training.preparing import prepare
 
 PEAK = """
@@ -68,7 +69,7 @@ def test_the_estimate_holds_what_training_really_takes(recipe: Path, tmp_path: P
 
 
 def test_a_control_group_counts_as_the_machine(tmp_path: Path) -> None:
-    question = "from llama_scale.launch.memory import free_memory_bytes; print(free_memory_bytes())"
+    question = "from llama_scale.training.free_memory import free_memory_bytes; print(free_memory_bytes())"
     with limited(tmp_path, 300_000_000, sys.executable) as python:
         said = subprocess.run([python, "-c", question], capture_output=True, text=True, check=True).stdout
         assert 200_000_000 < float(said) < 300_000_000 < free_memory_bytes()
@@ -79,7 +80,7 @@ def test_a_run_that_is_killed_for_want_of_memory_is_named_and_the_others_are_tra
 ) -> None:
     store = tmp_path / "runs"
     small = a_run(recipe, store)
-    large = replace(small, sequences_per_step=65_536)
+    large = replace(small, sequences_per_step=65_536, micro_batch=65_536)  # by itself it takes what fits
     prepared = prepare_sweep(recipe, store=store, workers=1, device="cpu")
     assert prepared.text is not None
     prepare(prepared.text, prepared.sweep.spec.data, store)

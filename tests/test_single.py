@@ -30,6 +30,25 @@ def test_a_size_and_layers_by_width_mean_what_they_say() -> None:
     assert (model.layers, model.width, model.context, model.kv_heads) == (4, 256, 128, 1)
 
 
+def test_a_name_takes_what_the_recipe_says_of_its_heads_and_hidden_size() -> None:
+    spec = SingleSpec(
+        model="llama-7b",
+        shape=ShapeSpec(context=2048, kv_heads=8, head_size=64, hidden_ratio=3.5),
+        data=DataConfig(vocabulary=32_000),
+    )
+    assert model_of(spec) == replace(LLAMA_7B, heads=64, kv_heads=8, head_size=64, hidden=14_336)
+
+
+def test_the_shortest_run_of_wsd_warms_up_and_decays() -> None:
+    schedule = single_run(SingleSpec(model="2x64", steps=2), "corpus").schedule
+    assert (schedule.warmup_steps, schedule.decay_steps) == (1, 1)
+
+
+def test_what_is_no_table_is_refused_with_its_place() -> None:
+    with pytest.raises(InputError, match="data = 5: expected a table"):
+        structure(with_family_defaults({"model": "llama-7b", "data": 5}), SingleSpec, source="here")
+
+
 def test_a_run_trains_for_its_tokens_and_decays_at_its_end() -> None:
     config = single_run(SingleSpec(model="2x64", tokens=1e6), "corpus")
     steps = config.schedule.total_steps or 0
@@ -74,9 +93,26 @@ def test_everything_that_decides_the_curve_is_in_the_id() -> None:
         ({"steps": 0}, "fewer than 1"),
         ({"seed": -1}, "seed is -1, but seeds lie from 0 to 4,294,967,295"),
         ({"seed": 2**32}, "seed is 4294967296"),
-        ({"steps": 1}, "too few"),
-        ({"training": SingleTraining(warmup_steps=95), "steps": 100}, "too few"),
-        ({"model": "2x30"}, "head"),
+        ({"steps": 1}, "a run of 1 step is too short for 1 step of warm-up and 1 of decay"),
+        (
+            {"training": SingleTraining(warmup_steps=95), "steps": 100},
+            "a run of 100 steps is too short for 95 steps of warm-up and 20 of decay",
+        ),
+        (
+            {"training": SingleTraining(warmup_steps=11, schedule="cosine"), "steps": 10},
+            "a run of 10 steps is too short for 11 steps of warm-up$",
+        ),
+        ({"model": "2x30"}, "no usual head size divides the width 30"),
+        (
+            {"model": "2x64", "shape": ShapeSpec(layers=3)},
+            "2x64 says how deep it is, and so does shape.layers",
+        ),
+        ({"model": "LLaMA-7B", "shape": ShapeSpec(aspect_ratio=64)}, "so does shape.aspect_ratio"),
+        ({"training": SingleTraining(mup_base_width=32)}, "no training.learning_rate is given"),
+        (
+            {"training": SingleTraining(precision="i16", recompute="full", beta2=2.0)},
+            "(?s)2 problems.*beta2 is 2.*precision is i16",
+        ),
         ({"model": "0x64"}, "layers is 0"),
         ({"data": DataConfig(vocabulary=0)}, "vocabulary is 0"),
         ({"training": SingleTraining(learning_rate=0.0)}, "learning_rate is 0, but must be more than 0"),

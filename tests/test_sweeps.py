@@ -165,6 +165,13 @@ def test_a_width_that_heads_do_not_fill_is_refused(default: SweepSpec) -> None:
     assert "use 32" in refusal.value.message and "width 50" in refusal.value.message
 
 
+def test_mup_needs_heads_of_one_size(default: SweepSpec) -> None:
+    tuned = replace(default.training, learning_rate=1e-3, learning_rate_times_width=None, mup_base_width=16)
+    assert replace(default, training=tuned).training == tuned
+    with pytest.raises(InputError, match="heads of 16 and 32 and 64"):
+        replace(default, training=tuned, shape=replace(default.shape, head_size=None))
+
+
 def test_every_error_of_a_recipe_is_told_at_once(tmp_path: Path) -> None:
     recipe = tmp_path / "bad.toml"
     text = find_recipe("default").read_text()

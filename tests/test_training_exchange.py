@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.errors import InputError
@@ -34,6 +34,7 @@ TEXTS = [
     "def f(x):\n    return x + 12345  # naïve 🦙\n",
     "import os\n\n\nclass Law:\n    '''Loss.'''\n",
     "  \t tabs, and   runs of spaces\r\n\r\nend",
+    "text that spells <|endofdoc|> is text",
 ]
 
 
@@ -132,9 +133,17 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "scaled rotary"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"use_sliding_window": True}, "sliding window"),
-        ({"num_attention_heads": 0, "head_dim": None}, "lacks or garbles"),
-        ({"hidden_size": None}, "config.json"),
+        ({"num_attention_heads": 0, "head_dim": None}, "garbles num_attention_heads: it is 0"),
+        ({"hidden_size": None}, "config.json lacks hidden_size"),
+        ({"hidden_size": 48.5}, "garbles hidden_size: it is 48.5"),
+        ({"model_type": ["llama"]}, "model_type"),
+        ({"rope_parameters": ["default"]}, "garbles rope_parameters"),
+        ({"rope_parameters": {"rope_theta": 0}}, "garbles rope_theta: it is 0"),
+        ({"partial_rotary_factor": 0.5}, "rotations of parts of heads"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised weights"),
+        ({"vocab_size": 10**12}, "has shape"),
         ({"num_hidden_layers": 4}, "layers.3"),
+        ({"num_hidden_layers": 2}, r"layers\.2\.\S+ is no part of the model"),
         ({"intermediate_size": 96}, "has shape"),
     ],
 )
@@ -143,6 +152,52 @@ def test_what_is_not_ours_is_refused(changes: dict[str, object], message: str, t
     file = tmp_path / "hf" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(InputError, match=message):
+        read_hf(tmp_path / "hf")
+
+
+def test_a_config_that_leaves_out_what_llama_has_is_read_as_transformers_does(tmp_path: Path) -> None:
+    """The first LLaMA's files state neither the base of rotations nor KV heads, and keep rotation tables."""
+    ours = made(replace(SHAPE, norm_epsilon=1e-6))
+    write_hf(tmp_path / "hf", ours, None)
+    file, weights = tmp_path / "hf" / "config.json", tmp_path / "hf" / "model.safetensors"
+    stated = json.loads(file.read_text())
+    for key in ("rope_theta", "rope_parameters", "num_key_value_heads", "head_dim", "rms_norm_eps"):
+        del stated[key]
+    file.write_text(json.dumps(stated))
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    weights.write_bytes(save({**load(weights.read_bytes()), **table}))
+    back = read_hf(tmp_path / "hf")
+    assert back.config == ours.config
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    tokens = torch.arange(40)[None]
+    assert torch.allclose(back(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("model.layers.0.self_attn.q_proj.bias", torch.ones(48), "is no part of the model"),
+        ("model.norm.weight", torch.ones(48, dtype=torch.int8), "is of type int8"),
+        ("model.norm.weight", torch.ones(48).to(torch.float8_e4m3fn), "is of type float8_e4m3fn"),
+        ("model.norm.weight", torch.full((48,), float("nan")), "not finite"),
+        ("model.norm.weight", torch.full((48,), 1e300, dtype=torch.float64), "not finite"),
+    ],
+)
+def test_tensors_that_are_not_the_models_weights_are_refused(
+    name: str, tensor: torch.Tensor, message: str, tmp_path: Path
+) -> None:
+    write_hf(tmp_path / "hf", made(SHAPE), None)
+    weights = tmp_path / "hf" / "model.safetensors"
+    weights.write_bytes(save({**load(weights.read_bytes()), name: tensor}))
+    with pytest.raises(InputError, match=message):
+        read_hf(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("places", [None, {}, ["model.safetensors"], {"lm_head.weight": 1}])
+def test_an_index_that_names_no_files_is_refused(places: object, tmp_path: Path) -> None:
+    write_hf(tmp_path / "hf", made(SHAPE), None)
+    (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(InputError, match="does not say in which file"):
         read_hf(tmp_path / "hf")
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from control_group import limited
 from small_runs import small_run
 from torch import Tensor
 
@@ -19,6 +24,7 @@ from llama_scale.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CONFIG = small_run()
+HERE = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
 
 
 @frozen(kw_only=False)
@@ -58,9 +64,61 @@ def test_a_step_that_does_not_fit_is_taken_in_halves_with_the_same_loss() -> Non
 
 
 def test_a_single_sequence_that_does_not_fit_is_refused_with_what_to_set() -> None:
-    with pytest.raises(InputError, match="1 sequences of 32 tokens at once do not fit") as refusal:
+    with pytest.raises(InputError, match="1 sequence of 32 tokens at once does not fit") as refusal:
         with_room_for(0).advance()
     assert "training.recompute" in refusal.value.hint
+
+
+def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_made() -> None:
+    """Else the system ends the process, without a word, when it writes to what it was promised."""
+    config = small_run(replace(CONFIG.model, layers=10**9))
+    with pytest.raises(
+        InputError, match=r"does not fit in the memory of cpu: .* take \d.* are free"
+    ) as refusal:
+        Trainer(config, random_tokens(CONFIG), CPU)
+    assert "torchrun" in refusal.value.hint
+
+
+LIMITED = """
+import resource, torch
+from small_runs import small_model, small_run
+from llama_scale.errors import InputError
+from llama_scale.training.speed import random_tokens
+from llama_scale.training.trainer import Trainer
+config = small_run(small_model(layers=40, width=512, hidden=1024))
+files = random_tokens(config)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, resource.RLIM_INFINITY))
+try:
+    Trainer(config, files, torch.device("cpu"))
+except InputError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit counts address space as Linux does")
+def test_a_model_that_the_process_is_not_given_memory_for_is_refused() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True, env=HERE
+    ).stdout
+    assert "which this process was not given" in said
+
+
+CONTAINED = """
+import torch
+from small_runs import small_run
+from llama_scale.training.micro_batch import first_micro_batch
+print(first_micro_batch(small_run(sequences_per_step=2**20), torch.device("cpu")))
+"""
+
+
+def test_what_fits_is_what_the_control_group_leaves(tmp_path: Path) -> None:
+    """Beyond a container's limit no allocation fails: the process is killed, and nothing would be halved."""
+    with limited(tmp_path, 700_000_000, sys.executable) as python:
+        said = subprocess.run(
+            [python, "-c", CONTAINED], capture_output=True, text=True, check=True, env=HERE
+        ).stdout
+    assert 1 < int(said) * sequence_bytes(CONFIG) < 700_000_000
 
 
 def test_what_seems_not_to_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,13 @@ def test_grouped_queries_equal_heads_with_shared_keys_and_values() -> None:
     torch.testing.assert_close(grouped(tokens), plain(tokens), rtol=1e-5, atol=1e-5)
 
 
+def test_seeds_of_any_size_give_starts_of_their_own() -> None:
+    starts = [Llama(SMALL), Llama(SMALL)]
+    for model, seed in zip(starts, (10**30, 10**30 + 1), strict=True):
+        initialise(model, seed, 1.0)
+    assert not torch.equal(starts[0].head.weight, starts[1].head.weight)
+
+
 def test_initialisation_is_a_function_of_the_seed() -> None:
     models = [Llama(SMALL) for _ in range(3)]
     for model, seed in zip(models, (5, 5, 6), strict=True):

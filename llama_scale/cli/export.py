@@ -45,14 +45,14 @@ def command(run: str, form: str, output: Path | None, store: Path, as_json: bool
     from llama_scale.training.weights import load_weights
 
     source = find_run(store, run)
-    folder = output or store / "exports" / run
+    folder = output or store / "exports" / source.run
     tokenizer = open_tokens(data_folder(store, source.config.data, source.config.corpus)).tokenizer
     model, step = load_weights(source)
     write_hf(folder, model, tokenizer)
     kind = hf_config(model.config)["architectures"][0]
     where = "the end of its schedule" if step is None else f"step {step:,} of an unfinished schedule"
     current_output().result(
-        {"run": run, "format": form, "folder": str(folder), "architecture": kind, "step": step},
+        {"run": source.run, "format": form, "folder": str(folder), "architecture": kind, "step": step},
         [
             f"Wrote {folder}: {kind}, {shape_line(model.config)}; weights of {where}.",
             "",

@@ -90,10 +90,13 @@ def command(recipe: Path | None, dry_run: bool, device: str, store: Path, **opti
     from llama_scale.launch.single import prepare_run, read_single
     from llama_scale.training.kernels import check_precision
     from llama_scale.training.mirrors import check_mirrors
+    from llama_scale.training.peak import stated_peak
     from llama_scale.training.world import joined_world
 
     parent = os.getppid()
     check_mirrors(options["mirror_names"])
+    if options["peak"] is not None:  # before anything is written
+        stated_peak(options["peak"])
     spec = read_single(
         read_toml(recipe) if recipe else {}, _overrides(options), source=str(recipe or "the options")
     )

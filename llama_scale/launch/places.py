@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from llama_scale.frozen import frozen
-from llama_scale.launch.memory import PROCESS_BYTES, free_memory_bytes
+from llama_scale.launch.memory import PROCESS_BYTES
+from llama_scale.training.free_memory import free_memory_bytes
 
 QUESTION = ("nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits")
 

@@ -99,7 +99,7 @@ class RunConfig(Checked):
             yield InputError(
                 f"model.vocabulary is {self.model.vocabulary}, fewer than data.vocabulary: "
                 f"{self.data.vocabulary} tokens",
-                hint=f"set model.vocabulary to {self.data.vocabulary} or more",
+                hint=f"set data.vocabulary to {self.model.vocabulary} or less, or give the model more",
             )
         yield from precision_problems(self.precision, self.recompute)
         yield from mup_problems(

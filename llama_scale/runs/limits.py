@@ -72,10 +72,18 @@ def precision_problems(precision: str, recompute: str) -> Iterator[InputError]:
         )
 
 
-def mup_problems(base_width: int | None, *, optimizer: str, tied_head: bool = False) -> Iterator[InputError]:
-    """What muP has no rule for."""
+def mup_problems(
+    base_width: int | None, *, optimizer: str, tied_head: bool = False, rate_is_given: bool = True
+) -> Iterator[InputError]:
+    """What muP has no rule for, a rate that another rule has scaled by the size already among it."""
     if base_width is None:
         return
+    if not rate_is_given:
+        yield InputError(
+            "training.mup_base_width carries the rate of one width to all, but no training.learning_rate "
+            "is given",
+            hint=f"set training.learning_rate to what suits a width of {base_width}",
+        )
     if tied_head:
         yield InputError(
             "muP has different rules for embedding and head, but shape.tied_head makes them one",

@@ -79,16 +79,14 @@ class TrainingSpec(Checked):
     def problems(self) -> Iterator[InputError]:
         yield from out_of_limits(self)
         yield from precision_problems(self.precision, self.recompute)
-        yield from mup_problems(self.mup_base_width, optimizer=self.optimizer)
+        yield from mup_problems(
+            self.mup_base_width,
+            optimizer=self.optimizer,
+            rate_is_given=self.learning_rate is not None,
+        )
         for names in (("learning_rate", "learning_rate_times_width"), ("sequences_per_step", "batch_tokens")):
             if self.rule == "fixed" or all(getattr(self, name) is not None for name in names):
                 yield from _one_of("training", self, names)
-        if self.mup_base_width is not None and self.learning_rate is None:
-            yield InputError(
-                "training.mup_base_width carries the rate of one width to all, but no training.learning_rate "
-                "is given",
-                hint=f"set training.learning_rate to what suits a width of {self.mup_base_width}",
-            )
 
 
 @frozen
@@ -333,17 +331,18 @@ class SweepSpec(Checked):
         if shape and data:
             yield from text_problems(data, shape.context)
         if design and shape and data:
-            yield from _unbuilt(design, shape, data.vocabulary)
+            mup = bool(training and training.mup_base_width)
+            yield from _model_problems(design, shape, data.vocabulary, mup=mup)
 
 
-def _unbuilt(design: Members, shape: ShapeSpec, vocabulary: int) -> Iterator[InputError]:
-    """A problem for each model that is named and cannot be built."""
+def _model_problems(design: Members, shape: ShapeSpec, vocabulary: int, *, mup: bool) -> Iterator[InputError]:
+    """A problem for each model that is named and cannot be built, and for heads that muP cannot compare."""
     again, tests = design.repeats, design.holdouts
     widths = (*design.widths, *(map(int, again) if design.widths else ()), *(h.width for h in tests))
     sizes = (*design.sizes, *(() if design.widths else again), *(h.size for h in tests))
     shapes = (*design.shapes, *(h.shape for h in tests))
     try:
-        models_named(
+        models = models_named(
             shape,
             vocabulary=vocabulary,
             widths=[width for width in dict.fromkeys(widths) if width is not None],
@@ -352,6 +351,14 @@ def _unbuilt(design: Members, shape: ShapeSpec, vocabulary: int) -> Iterator[Inp
         )
     except InputError as error:
         yield from problems_in(error)
+        return
+    head_sizes = sorted({model.head_size for model in models})
+    if mup and len(head_sizes) > 1:
+        yield InputError(
+            "training.mup_base_width needs heads of one size at every width, but the models here have heads "
+            "of " + " and ".join(map(str, head_sizes)),
+            hint=f"set shape.head_size = {head_sizes[0]}",
+        )
 
 
 def _one_of(table: str, value: Any, names: Iterable[str]) -> Iterator[InputError]:

@@ -6,6 +6,7 @@ A LLaMA with QK-norm is what transformers calls Qwen3, name for name; one withou
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ BLOCK_NAMES = {
     "feed_forward.down": "mlp.down_proj",
 }
 OUTER_NAMES = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
+THEIR_HEAD = "lm_head.weight"
+# Types whose numbers are the weights themselves: narrower ones need the scales that lie beside them.
+WEIGHT_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def write_hf(folder: Path, model: Llama, tokenizer: Tokenizer | None) -> None:
@@ -61,6 +65,8 @@ def write_hf(folder: Path, model: Llama, tokenizer: Tokenizer | None) -> None:
                         "eos_token": END_OF_DOCUMENT,
                         "model_max_length": model.config.context,
                         "clean_up_tokenization_spaces": False,
+                        # text that spells the end of a document is text, as when the model was trained
+                        "split_special_tokens": True,
                     },
                     indent=1,
                 )
@@ -98,23 +104,46 @@ def hf_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> dict[s
 def read_hf(folder: str | Path) -> Llama:
     """The model of a folder that transformers wrote, or `write_hf`, in 32 bits.
 
-    Raises InputError for another architecture, for biases or scaled rotations, and for missing tensors.
+    Raises InputError for another architecture, for biases or scaled rotations, and for tensors that are
+    missing, of another shape, quantised, not finite, or no part of such a model.
     """
     path = Path(folder)
     config = read_shape(path)
     theirs = _read_tensors(path)
+    with torch.device("meta"):
+        needed = {_their_name(name): p.shape for name, p in Llama(config).named_parameters()}
+    for name in sorted(needed.keys() | theirs.keys()):
+        if problem := _tensor_problem(name, theirs.get(name), needed.get(name), config):
+            raise InputError(
+                f"{path}: {name} {problem}", hint="check that config.json belongs to these weights"
+            )
     model = Llama(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            tensor = theirs.get(_their_name(name))
-            if tensor is None or tensor.shape != parameter.shape:
-                found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
+            parameter.copy_(theirs[_their_name(name)])
+            if not parameter.isfinite().all():
                 raise InputError(
-                    f"{path}: {_their_name(name)} {found}, {tuple(parameter.shape)} is needed",
-                    hint="check that config.json belongs to these weights",
+                    f"{path}: {_their_name(name)} holds numbers that are not finite in 32 bits",
+                    hint="download or export it again, from a model that has not diverged",
                 )
-            parameter.copy_(tensor)
     return model
+
+
+def _tensor_problem(
+    name: str, tensor: Tensor | None, needed: torch.Size | None, config: ModelConfig
+) -> str | None:
+    """What is amiss with a tensor of the file, or with its absence; None where it is as it should be."""
+    if needed is None:
+        # tables that older files keep, and the copy of a tied head: transformers reads neither
+        known = name.endswith(".rotary_emb.inv_freq") or (config.tied_head and name == THEIR_HEAD)
+        return None if known else "is no part of the model that config.json describes"
+    if tensor is None:
+        return f"is missing, {tuple(needed)} is needed"
+    if tensor.shape != needed:
+        return f"has shape {tuple(tensor.shape)}, {tuple(needed)} is needed"
+    if tensor.dtype not in WEIGHT_TYPES:
+        return f"is of type {str(tensor.dtype).removeprefix('torch.')}, but must be of float16 or wider"
+    return None
 
 
 def read_shape(path: Path) -> ModelConfig:
@@ -122,12 +151,17 @@ def read_shape(path: Path) -> ModelConfig:
     content = _read_json(path / CONFIG)
     kind = content.get("model_type")
     rotation = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    if not isinstance(rotation, dict):
+        raise _garbled(path, "rope_parameters", rotation)
+    turned = [stated.get("partial_rotary_factor") for stated in (content, rotation)]
     refused = {
-        f"model_type {kind!r}": kind not in ARCHITECTURES,
+        f"model_type {kind!r}": kind not in tuple(ARCHITECTURES),
         "biases": bool(content.get("attention_bias") or content.get("mlp_bias")),
         "scaled rotary positions": rotation.get("rope_type", rotation.get("type", "default")) != "default",
+        "rotations of parts of heads": any(share not in (None, 1) for share in turned),
         f"hidden_act {content.get('hidden_act')!r}": content.get("hidden_act", "silu") != "silu",
         "a sliding window": bool(content.get("use_sliding_window")),
+        "quantised weights": bool(content.get("quantization_config")),
     }
     for what, is_there in refused.items():
         if is_there:
@@ -135,26 +169,36 @@ def read_shape(path: Path) -> ModelConfig:
                 f"{path / CONFIG} describes a model with {what}, which is no LLaMA of ours",
                 hint=f"import one of {', '.join(ARCHITECTURES)} without biases or scaled positions",
             )
-    try:
-        heads = int(content["num_attention_heads"])
-        return ModelConfig(
-            layers=int(content["num_hidden_layers"]),
-            width=int(content["hidden_size"]),
-            heads=heads,
-            kv_heads=int(content.get("num_key_value_heads") or heads),
-            head_size=int(content.get("head_dim") or content["hidden_size"] // heads),
-            hidden=int(content["intermediate_size"]),
-            vocabulary=int(content["vocab_size"]),
-            context=int(content["max_position_embeddings"]),
-            tied_head=bool(content.get("tie_word_embeddings", False)),
-            qk_norm=kind == "qwen3",
-            norm_epsilon=float(content["rms_norm_eps"]),
-            rope_theta=float(content.get("rope_theta") or rotation["rope_theta"]),
-        )
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise InputError(
-            f"{path / CONFIG} lacks or garbles {error}", hint="export the model again with save_pretrained"
-        ) from error
+
+    def number(key: str, type_: type, default: float | None = None) -> Any:
+        """What `key` says, or, where it says nothing, what transformers takes it for."""
+        value = rotation.get(key, content.get(key))
+        value = default if value is None else value
+        is_number = isinstance(value, (type_, int)) and not isinstance(value, bool)
+        if value is None or not is_number or not 0 < value < math.inf:
+            raise _garbled(path, key, value)
+        return type_(value)
+
+    width, heads = number("hidden_size", int), number("num_attention_heads", int)
+    return ModelConfig(
+        layers=number("num_hidden_layers", int),
+        width=width,
+        heads=heads,
+        kv_heads=number("num_key_value_heads", int, heads),
+        head_size=number("head_dim", int, width // heads),
+        hidden=number("intermediate_size", int),
+        vocabulary=number("vocab_size", int),
+        context=number("max_position_embeddings", int),
+        tied_head=bool(content.get("tie_word_embeddings", False)),
+        qk_norm=kind == "qwen3",
+        norm_epsilon=number("rms_norm_eps", float, 1e-6),
+        rope_theta=number("rope_theta", float, 10_000.0),  # LLaMA's first files do not state it
+    )
+
+
+def _garbled(path: Path, key: str, value: object) -> InputError:
+    stated = f"lacks {key}" if value is None else f"garbles {key}: it is {value!r}"
+    return InputError(f"{path / CONFIG} {stated}", hint="export the model again with save_pretrained")
 
 
 def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
@@ -172,7 +216,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of one safetensors file, or of the parts that an index names."""
     parts = [WEIGHTS]
     if (path / INDEX).exists():
-        parts = sorted(set(_read_json(path / INDEX).get("weight_map", {}).values()))
+        places = _read_json(path / INDEX).get("weight_map")
+        if not isinstance(places, dict) or not places or not all(isinstance(p, str) for p in places.values()):
+            raise InputError(
+                f"{path / INDEX} does not say in which file each tensor is", hint="download it again"
+            )
+        parts = sorted(set(places.values()))
     tensors: dict[str, Tensor] = {}
     for part in parts:
         if Path(part).name != part:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 
+from llama_scale import quantities
 from llama_scale.costs.memory import ACTIVATION_BYTES, LOGIT_BYTES, layer_activation_bytes
+from llama_scale.errors import InputError
 from llama_scale.runs import RunConfig
+from llama_scale.training.free_memory import free_memory_bytes
 
 # Shares of the free memory that a micro-batch may take by our estimate: a machine's is others' too.
 USABLE_SHARE = {"cuda": 0.85, "cpu": 0.4}
@@ -49,19 +49,30 @@ def sequence_bytes(config: RunConfig) -> float:
     return model.context * (layers + model.vocabulary * (F32_LOGIT_BYTES if wide else LOGIT_BYTES))
 
 
+def state_bytes(config: RunConfig) -> float:
+    """Bytes of weights, gradients and moments while one process trains: the least that a model takes."""
+    moments = 4 if config.optimizer.kind == "muon" else 8  # most of Muon's weights have one
+    copies = 4 if config.precision == "bf16" else 0  # of weights and of a micro-batch's gradients
+    return (8 + moments + copies) * config.model.parameters.total
+
+
+def check_model_fits(config: RunConfig, device: torch.device) -> None:
+    """Raises InputError for a model that one process cannot hold: the system would end it without a word."""
+    free = free_bytes(device)
+    if state_bytes(config) > free:
+        raise model_too_large(config, device, f"but {quantities.format_bytes(free)} are free")
+
+
+def model_too_large(config: RunConfig, device: torch.device, why: str) -> InputError:
+    """The refusal of a model whose weights, gradients and moments find no room."""
+    parameters, needed = config.model.parameters.total, quantities.format_bytes(state_bytes(config))
+    return InputError(
+        f"a model of {quantities.format_count(parameters)} parameters does not fit in the memory of "
+        f"{device}: weights, gradients and moments take {needed}, {why}",
+        hint="train a smaller model, or share this one out among processes with torchrun",
+    )
+
+
 def free_bytes(device: torch.device) -> float:
     """Memory of `device` that nobody uses; infinite where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return _free_pages()
-
-
-def _free_pages() -> float:
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return float("inf")
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()

@@ -48,7 +48,7 @@ def peak_of(device: torch.device, *, precision: Precision = "f32", wanted: str |
     where it is neither.
     """
     if wanted is not None:
-        return _stated(wanted)
+        return stated_peak(wanted)
     if device.type == "cuda":
         chip = accelerator_of_device(torch.cuda.get_device_name(device))
         return chip and Peak(flops_per_second=chip.peak("bf16"), source=f"{chip.name}, bf16 dense")
@@ -57,9 +57,15 @@ def peak_of(device: torch.device, *, precision: Precision = "f32", wanted: str |
     return None
 
 
-def _stated(wanted: str) -> Peak:
+def stated_peak(wanted: str) -> Peak:
+    """The peak that a rate or an accelerator names; raises InputError where `wanted` is neither."""
+    rate = None
     with suppress(InputError):
-        return Peak(flops_per_second=quantities.parse_flops_per_second(wanted), source="as given")
+        rate = quantities.parse_flops_per_second(wanted)
+    if rate == 0:
+        raise InputError("a peak of 0 FLOP/s has no shares", hint="give a rate such as 990 TFLOP/s")
+    if rate is not None:
+        return Peak(flops_per_second=rate, source="as given")
     chip = accelerator(wanted)
     return Peak(flops_per_second=chip.peak("bf16"), source=f"{chip.name}, bf16 dense")
 

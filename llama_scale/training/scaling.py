@@ -20,6 +20,8 @@ from llama_scale.runs import OptimizerKind, RunConfig
 from llama_scale.training.model import Llama
 from llama_scale.training.world import fill
 
+GENERATOR_SEEDS = 2**64  # what torch's generators tell apart
+
 Kind = Literal["matrix", "embedding", "head", "vector"]
 
 
@@ -40,7 +42,7 @@ def initialise(model: Llama, seed: int, gain: float, *, mup_base_width: int | No
         for position, (name, weight) in enumerate(model.named_parameters()):
             if weight.ndim < 2:
                 continue
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
+            generator = torch.Generator().manual_seed((seed * 1_000_003 + position) % GENERATOR_SEEDS)
             deviation = gain * _unit_deviation(model, name, weight, mup_base_width)
             fill(weight, torch.randn(weight.shape, generator=generator) * deviation)
 

@@ -9,10 +9,17 @@ from torch import Tensor
 
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
+from llama_scale.quantities import counted
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
 from llama_scale.training.kernels import gradients_of
-from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory
+from llama_scale.training.micro_batch import (
+    check_model_fits,
+    first_micro_batch,
+    halved,
+    is_out_of_memory,
+    model_too_large,
+)
 from llama_scale.training.model import Llama
 from llama_scale.training.optimizer import FlatOptimizer, Optimizer
 from llama_scale.training.scaling import initialise
@@ -107,8 +114,8 @@ class Trainer:
         if self.micro_batch > 1:
             which = f"training.micro_batch below {self.micro_batch}, {which}"
         return InputError(
-            f"{self.micro_batch} sequences of {self.config.model.context} tokens at once do not fit in the "
-            f"memory of {self.device}",
+            f"{counted(self.micro_batch, 'sequence')} of {self.config.model.context} tokens at once "
+            f"{'does' if self.micro_batch == 1 else 'do'} not fit in the memory of {self.device}",
             hint=f"set {which}",
         )
 
@@ -170,7 +177,13 @@ def _build(config: RunConfig, device: torch.device, world: World) -> tuple[Llama
         from llama_scale.training.sharding import sharded
 
         return sharded(config, device, world)
-    model = Llama(config.model, recompute=config.recompute)
-    initialise(model, config.seed, config.initial_gain, mup_base_width=config.mup_base_width)
-    model.to(device)
-    return model, FlatOptimizer(model, config)
+    check_model_fits(config, device)
+    try:
+        model = Llama(config.model, recompute=config.recompute)
+        initialise(model, config.seed, config.initial_gain, mup_base_width=config.mup_base_width)
+        model.to(device)
+        return model, FlatOptimizer(model, config)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise model_too_large(config, device, "which this process was not given") from error

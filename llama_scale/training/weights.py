@@ -65,15 +65,27 @@ def _from_checkpoint(folder: RunFolder, model: Llama) -> int:
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     restored, _ = restore_newest(folder, {"weights": weights}, up_to=max(steps, default=0))
     if restored is None:
-        how = "ended before weights were kept" if folder.is_finished else "has no checkpoint yet"
-        raise StoreError(
-            f"run {folder.run} {how}", hint="train it with `llama-scale sweep`, or choose another run"
-        )
+        raise _without_weights(folder)
     return restored.step
+
+
+def _without_weights(folder: RunFolder) -> StoreError:
+    result, again = folder.result(), "give the command that trained it again"
+    if result is None:
+        return StoreError(f"run {folder.run} has no checkpoint yet", hint=f"{again}, or choose another run")
+    if result["status"] == "diverged":
+        return StoreError(
+            f"run {folder.run} diverged at step {result['steps']:,}, so it has no weights",
+            hint="choose another run, or train one at a lower learning rate",
+        )
+    return StoreError(
+        f"run {folder.run} has ended, but {folder.path / WEIGHTS} is not there",
+        hint=f"copy it from a backup, or delete the run's folder and {again}",
+    )
 
 
 def _unusable(folder: RunFolder, reason: str) -> StoreError:
     return StoreError(
         f"{folder.path / WEIGHTS} cannot be used: {reason}",
-        hint="copy it from a backup, or delete the run's folder and run the sweep again",
+        hint="copy it from a backup, or delete the run's folder and give the command that trained it again",
     )
