@@ -98,7 +98,12 @@ def model_of_width(width: int, shape: ShapeSpec, *, vocabulary: int) -> ModelCon
     >>> model_of_width(4096, ShapeSpec(layers=32), vocabulary=32_000).parameters.total
     6738415616
     """
-    head_size = shape.head_size or next((size for size in HEAD_SIZES if width % size == 0), 1)
+    head_size = shape.head_size or next((size for size in HEAD_SIZES if width % size == 0), None)
+    if head_size is None:
+        raise InputError(
+            f"no heads of {', '.join(map(str, HEAD_SIZES[:-1]))} or {HEAD_SIZES[-1]} fill a width of {width}",
+            hint=f"use {max(1, round(width / HEAD_SIZES[-1])) * HEAD_SIZES[-1]}, or set shape.head_size",
+        )
     if width < 1 or width % head_size:
         raise InputError(
             f"the width {width} is not a multiple of shape.head_size = {head_size}",
@@ -136,6 +141,8 @@ def model_of_size(parameters: float, shape: ShapeSpec, *, vocabulary: int) -> Mo
     >>> model_of_size(6.74e9, ShapeSpec(), vocabulary=32_000).width
     4096
     """
+    if not 0 < parameters < math.inf:
+        raise InputError(f"a model cannot have {parameters:g} parameters", hint="ask for a size such as 10M")
     if shape.layers or shape.aspect_ratio or shape.head_size or shape.hidden_ratio:
         candidates = list(_candidates(parameters, shape, vocabulary))
         found = min(candidates, key=lambda m: _oddness(m, parameters, shape), default=None)

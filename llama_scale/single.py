@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from typing import Any
 
@@ -215,9 +215,11 @@ def model_of(spec: SingleSpec) -> ModelConfig:
     name = asked.strip().lower()
     if family := FAMILY.get(name):
         shape = spec.shape
+        _refuse(shape, ("layers", "aspect_ratio", "head_size", "hidden_ratio"), asked)
         kept = {"context": shape.context, "tied_head": shape.tied_head, "qk_norm": shape.qk_norm}
-        return replace(family, vocabulary=vocabulary, **kept)
+        return replace(family, vocabulary=vocabulary, kv_heads=shape.kv_heads or family.kv_heads, **kept)
     if sizes := LAYERS_BY_WIDTH.fullmatch(name):
+        _refuse(spec.shape, ("layers", "aspect_ratio"), asked)
         layers, width = map(int, sizes.groups())
         return model_of_shape(ExplicitShape(layers=layers, width=width), spec.shape, vocabulary=vocabulary)
     try:
@@ -228,3 +230,13 @@ def model_of(spec: SingleSpec) -> ModelConfig:
             hint=f"use {', '.join(FAMILY)}, a parameter count such as 10M, or layers by width such as 4x256",
         ) from None
     return model_of_size(size, spec.shape, vocabulary=vocabulary)
+
+
+def _refuse(shape: ShapeSpec, names: Iterable[str], asked: str) -> None:
+    """Raises InputError where `shape` says anew what the model `asked` for says itself."""
+    for name in names:
+        if (value := getattr(shape, name)) is not None:
+            raise InputError(
+                f"shape.{name} is {value:g}, but model = {asked} has its own",
+                hint=f"leave shape.{name} out, or name the model by its size, such as 10M",
+            )

@@ -30,6 +30,11 @@ def test_a_size_and_layers_by_width_mean_what_they_say() -> None:
     assert (model.layers, model.width, model.context, model.kv_heads) == (4, 256, 128, 1)
 
 
+def test_a_name_may_share_heads_but_keeps_its_own_shape() -> None:
+    grouped = SingleSpec(model="llama-7b", shape=ShapeSpec(kv_heads=8), data=DataConfig(vocabulary=32_000))
+    assert model_of(grouped) == replace(LLAMA_7B, kv_heads=8)
+
+
 def test_a_run_trains_for_its_tokens_and_decays_at_its_end() -> None:
     config = single_run(SingleSpec(model="2x64", tokens=1e6), "corpus")
     steps = config.schedule.total_steps or 0
@@ -76,7 +81,14 @@ def test_everything_that_decides_the_curve_is_in_the_id() -> None:
         ({"steps": 1}, "too few"),
         ({"training": SingleTraining(warmup_steps=95), "steps": 100}, "too few"),
         ({"model": "2x30"}, "head"),
+        ({"model": "2x66"}, "no heads of 128, 64, 32, 16 or 8 fill a width of 66"),
         ({"model": "0x64"}, "layers is 0"),
+        ({"model": "0"}, "cannot have 0 parameters"),
+        (
+            {"model": "llama-7b", "shape": ShapeSpec(head_size=64)},
+            "head_size is 64, but model = llama-7b has",
+        ),
+        ({"model": "4x256", "shape": ShapeSpec(layers=2)}, "layers is 2, but model = 4x256 has"),
         ({"data": DataConfig(vocabulary=0)}, "vocabulary is 0"),
         ({"training": SingleTraining(learning_rate=0.0)}, "learning_rate is 0, but must be more than 0"),
         ({"training": SingleTraining(learning_rate=math.nan)}, "learning_rate is nan"),
