@@ -70,7 +70,7 @@ class Trainer:
             sequences=config.sequences_per_step,
             context=config.model.context,
         )[self.world.rows(config.sequences_per_step)]
-        batch = torch.from_numpy(ids).to(self.device)
+        batch = _sent(torch.from_numpy(ids), self.device)
         while (loss := self._accumulate(batch)) is None:
             self.optimizer.discard()
             self.micro_batch = halved(self.micro_batch)
@@ -174,3 +174,8 @@ def _build(config: RunConfig, device: torch.device, world: World) -> tuple[Llama
     initialise(model, config.seed, config.initial_gain, mup_base_width=config.mup_base_width)
     model.to(device)
     return model, FlatOptimizer(model, config)
+
+
+def _sent(batch: Tensor, device: torch.device) -> Tensor:
+    """`batch` on `device`; for a GPU by pinned memory, as a copy from any other waits for earlier steps."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
