@@ -7,10 +7,11 @@
 
 Each contestant is a process of its own that sleeps between its turns; in every round each takes some steps,
 and ratios are medians over rounds of the ratio within a round, so that what else the machine does cancels.
-On a CPU each has one thread, and rates are tokens per second of CPU time. On a GPU they are by the clock,
-with the share of the card's measured bf16 matrix-product rate that they use (MFU), and several members
-share the card. `--sweep` tells what the default sweep takes with shared trunks, two runs at a time, and what
-its runs one after another do, each from its own start.
+On a CPU each has one thread, and rates are tokens per second of CPU time. On a GPU, whose memory may not hold
+all, they take their rounds one after another; rates are by the clock, with the share of the card's measured
+bf16 matrix-product rate that they use (MFU), and several members share the card. `--sweep` tells what the
+default sweep takes with shared trunks, two runs at a time, and what its runs one after another do, each from
+its own start.
 """
 
 from __future__ import annotations
@@ -123,7 +124,16 @@ def contestants(asked: argparse.Namespace) -> list[Contestant]:
 
 
 def race(size: Size, model: ModelConfig, entrants: Sequence[Contestant], rounds: int) -> Race:
-    """Start all, drop the hopeless, then rounds."""
+    """All in turns; on a GPU one after another, as its memory does not hold all of them at a time."""
+    groups = [[entrant] for entrant in entrants] if entrants[0].device == "cuda" else [entrants]
+    seconds = {c: s for group in groups for c, s in turns(size, model, group, rounds).items()}
+    return Race(size.name, model, size.sequences * model.context, seconds)
+
+
+def turns(
+    size: Size, model: ModelConfig, entrants: Sequence[Contestant], rounds: int
+) -> dict[Contestant, list[float]]:
+    """Start all, drop the hopeless, then rounds: seconds a step of each, by round."""
     clock = "wall" if entrants[0].device == "cuda" else "cpu"
     running: list[Running] = []
     first: dict[Contestant, float] = {}
@@ -155,7 +165,7 @@ def race(size: Size, model: ModelConfig, entrants: Sequence[Contestant], rounds:
             kept[runner.contestant].append(taken / steps[runner.contestant])
     for runner in running:
         runner.close()
-    return Race(size.name, model, size.sequences * model.context, seconds | kept)
+    return seconds | kept
 
 
 def rows(race: Race, peak_flops: float | None) -> Iterator[dict[str, Any]]:
@@ -354,6 +364,8 @@ def arguments() -> argparse.Namespace:
     asked.vocabularies = asked.vocabularies or ([8192] if on_gpu else [256] if asked.quick else [256, 4096])
     known = GPU_SIZES if on_gpu else CPU_SIZES
     names = asked.sizes or [size.name for size in (known[:2] if asked.quick else known)]
+    if unknown := set(names) - {size.name for size in known}:
+        parser.error(f"no size is called {', '.join(unknown)}: use {', '.join(s.name for s in known)}")
     asked.sizes = [size for size in known if size.name in names]
     return asked
 

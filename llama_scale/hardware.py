@@ -43,6 +43,11 @@ class Accelerator:
     unconfirmed: str | None = None
     note: str | None = None
 
+    @property
+    def trains_in(self) -> Precision:
+        """The number format that models are trained in on it: bf16, or fp16 where it has none."""
+        return "bf16" if "bf16" in self.peak_flops_per_second else "fp16"
+
     def peak(self, precision: Precision = "bf16") -> float:
         """Dense operations/s at `precision`; where only bf16 is listed, fp16 runs at its rate.
 
@@ -76,6 +81,7 @@ def accelerator_of_device(device_name: str) -> Accelerator | None:
     """The accelerator that a driver calls `device_name`, or None where none of ours is surely meant.
 
     Every part of our name must be among the words of the driver's; of several the longest match counts.
+    A part of a card (MIG) is not the card.
 
     >>> accelerator_of_device("NVIDIA H100 80GB HBM3").name
     'H100-SXM'
@@ -83,6 +89,8 @@ def accelerator_of_device(device_name: str) -> Accelerator | None:
     'A100-40GB-SXM'
     """
     words = set(_words(device_name))
+    if "mig" in words:
+        return None
     bare = {word.rstrip("0123456789") for word in words if not word[0].isdigit()}  # SXM4 is an SXM
     found = [
         (len(parts), chip)

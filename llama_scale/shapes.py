@@ -143,6 +143,8 @@ def model_of_size(parameters: float, shape: ShapeSpec, *, vocabulary: int) -> Mo
     >>> model_of_size(6.74e9, ShapeSpec(), vocabulary=32_000).width
     4096
     """
+    if not 0 < parameters < math.inf:
+        raise InputError(f"a model cannot have {parameters:g} parameters", hint="ask for a size such as 10M")
     if shape.layers or shape.aspect_ratio or shape.head_size or shape.hidden_ratio:
         candidates = list(_candidates(parameters, shape, vocabulary))
         found = min(candidates, key=lambda m: _oddness(m, parameters, shape), default=None)

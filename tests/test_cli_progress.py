@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import pty
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from llama_scale.cli.progress import _draw, _PlainLines, ending, headline
+from llama_scale.cli.train_view import draw
 from llama_scale.launch import LaunchReport, Progress
 from llama_scale.launch.tasks import Running
+from llama_scale.training.meter import Reading
+from llama_scale.training.trainer import Step
 
 MEMBER = Running(
     run="0123456789abcdef",
@@ -35,11 +41,25 @@ PROGRESS = Progress(
 )
 
 
-def seen(progress: Progress, height: int = 24) -> list[str]:
-    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80, height=height)
+READING = Reading(
+    steps=(Step(step=1_234_567, loss_nats=3.5, gradient_norm=0.25, learning_rate=1e-4),),
+    last_step=12_345_678,
+    smooth_loss_nats=3.25,
+    tokens_per_second=123_456.0,
+    mfu=0.421,
+    remaining_seconds=86_400.0,
+)
+
+
+def printed(view: RenderableType, columns: int) -> list[str]:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=columns, height=24)
     with console.capture() as capture:
-        console.print(_draw(progress, height))
+        console.print(view)
     return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def seen(progress: Progress, lines: int = 24, columns: int = 80) -> list[str]:
+    return printed(_draw(progress, columns, lines), columns)
 
 
 def test_the_view_says_where_the_sweep_and_each_member_are() -> None:
@@ -51,9 +71,40 @@ def test_the_view_says_where_the_sweep_and_each_member_are() -> None:
 
 def test_the_view_fits_the_terminal() -> None:
     crowd = replace(PROGRESS, running=(MEMBER,) * 100)
-    lines = seen(crowd, height=20)
+    lines = seen(crowd, lines=20)
     assert len(lines) <= 20 and max(map(len, lines)) <= 80
     assert lines[-1].startswith("… and ")
+    assert next(line for line in seen(PROGRESS, columns=46) if line.endswith(" 25%")).startswith("━" * 41)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(100, 1), (80, 1), (40, 3), (24, 4)])
+def test_the_view_of_one_run_shows_every_number_whole_at_any_width(columns: int, rows: int) -> None:
+    first, *numbers, curve = printed(draw(READING, "▁" * 60, columns), columns)
+    assert first.startswith("━") and first.endswith(" 10%")  # on a line of its own
+    assert len(numbers) == 2 * rows and curve == "▁" * min(60, columns)
+    words = " ".join(numbers).split()
+    names = ["step", "loss", "(nats)", "LR", "gradient", "tokens/s", "MFU", "left"]
+    values = ["1,234,567/12,345,678", "3.2500", "0.0001", "0.25", "123K", "42.1%", "1", "d"]
+    assert sorted(words) == sorted(names + values)
+
+
+def test_a_view_on_a_terminal_follows_its_width() -> None:
+    script = (
+        "import fcntl, struct, termios; from llama_scale.cli.output import console\n"
+        "screen = console(stderr=True)\n"
+        "for columns in (100, 50):\n"
+        "    fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))\n"
+        "    print(screen.width)"
+    )
+    _, terminal = pty.openpty()
+    shown = subprocess.run(
+        ["env", "-u", "COLUMNS", "-u", "NO_COLOR", "TERM=xterm", sys.executable, "-c", script],
+        stdin=terminal,
+        stderr=terminal,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert shown.stdout.split() == ["100", "50"]
 
 
 def logged(capsys: pytest.CaptureFixture[str], *steps: Progress) -> list[str]:

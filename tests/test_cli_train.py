@@ -12,7 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from single_recipe import ALONE, finish, only_run, start, surroundings, train, wait_for_start, write_single
+
+from llama_scale.cli.train_words import opening
+from llama_scale.launch.single import KnownRun, Seat
+from llama_scale.runs import RunFolder
+from llama_scale.single import SingleSpec, single_run
+from llama_scale.training.world import World
 
 STEPS = 120
 
@@ -99,6 +106,24 @@ def test_mirrors_hold_what_the_log_holds(home: Path) -> None:
     assert b"train/loss_nats" in data.read_bytes()
 
 
+def test_a_mode_that_weights_and_biases_lacks_is_refused_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "sideways")
+    _, said = finish(start(home, "--store", "bad", "--mirror", "wandb"), code=2)
+    assert said.startswith("error: WANDB_MODE is 'sideways'\nhint: use offline, online")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_says_on_how_many_processes_it_trains(home: Path, size: int) -> None:
+    config = single_run(SingleSpec(model="2x64", steps=100), "corpus")
+    run = KnownRun(config=config, folder=RunFolder(home / "nowhere" / "0123456789abcdef"))
+    seat = Seat(device=torch.device("cuda"), world=World(size=size, shards=True), peak=None)
+    said = opening(run, seat)
+    assert f"; on {size} {'process' if size == 1 else 'processes'} on cuda, kept" in said
+    assert said.endswith("in bf16: --set training.precision=bf16.")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -108,6 +133,7 @@ def test_mirrors_hold_what_the_log_holds(home: Path) -> None:
         (["--data", "nowhere"], "nowhere"),
         (["--peak", "H9000"], "unknown accelerator"),
         (["--peak", "0"], "a peak of 0 FLOP/s"),
+        (["--model", "0"], "cannot have 0 parameters"),
         (["--set", "tokens=5000"], "both say how long"),
     ],
 )

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from llama_scale.errors import InputError
-from llama_scale.hardware import accelerator, accelerator_names, accelerators, nearest_names_hint
+from llama_scale.hardware import (
+    accelerator,
+    accelerator_names,
+    accelerator_of_device,
+    accelerators,
+    nearest_names_hint,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +24,12 @@ from llama_scale.hardware import accelerator, accelerator_names, accelerators, n
 )
 def test_names_are_forgiving(asked: str, name: str) -> None:
     assert accelerator(asked).name == name
+
+
+def test_a_part_of_a_card_is_not_the_card() -> None:
+    whole = accelerator_of_device("NVIDIA H100 80GB HBM3")
+    assert whole and whole.name == "H100-SXM"
+    assert accelerator_of_device("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
 
 
 def test_an_unknown_name_gets_the_nearest_ones() -> None:

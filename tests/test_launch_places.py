@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from llama_scale.errors import InputError
 from llama_scale.launch.places import (
     Card,
+    cards_for,
     cards_from,
     cards_here,
     default_workers,
@@ -60,6 +62,24 @@ def test_a_card_gets_as_many_workers_as_its_memory_and_its_cores_allow() -> None
 )
 def test_the_cards_are_those_that_are_visible(visible: str | None, cards: tuple[Card, ...]) -> None:
     assert cards_from(TABLE, visible) == cards
+
+
+def test_a_device_by_number_is_one_card_that_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '{TABLE}'\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [cards_for(device) for device in ("auto", "cuda", "cuda:1", "cpu")] == [
+        (AA, BB),
+        (AA, BB),
+        (BB,),
+        (),
+    ]
+    with pytest.raises(InputError, match=r"there is no cuda:2: nvidia-smi knows of 2 cards"):
+        cards_for("cuda:2")
 
 
 def test_a_driver_that_says_nonsense_has_no_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

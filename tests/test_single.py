@@ -114,6 +114,7 @@ def test_everything_that_decides_the_curve_is_in_the_id() -> None:
             "(?s)2 problems.*beta2 is 2.*precision is i16",
         ),
         ({"model": "0x64"}, "layers is 0"),
+        ({"model": "0"}, "cannot have 0 parameters"),
         ({"data": DataConfig(vocabulary=0)}, "vocabulary is 0"),
         ({"training": SingleTraining(learning_rate=0.0)}, "learning_rate is 0, but must be more than 0"),
         ({"training": SingleTraining(learning_rate=math.nan)}, "learning_rate is nan"),

@@ -230,7 +230,7 @@ def test_a_record_says_what_was_trained(tmp_path: Path, world: tuple[TokenFiles,
     assert record.unique_tokens == min(record.tokens, text)
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip"])
+@pytest.mark.parametrize("harm", ["truncate", "flip", "no manifest"])
 def test_a_harmed_checkpoint_is_passed_over_and_the_curve_stays_the_same(
     tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], harm: str
 ) -> None:
@@ -245,9 +245,12 @@ def test_a_harmed_checkpoint_is_passed_over_and_the_curve_stays_the_same(
     folder = RunFolder(harmed / run_id(config))
     newest = folder.checkpoint_path(folder.checkpoint_steps()[-1]) / "state.pt"
     data = newest.read_bytes()
-    newest.write_bytes(
-        data[:-100] if harm == "truncate" else data[:5000] + bytes([data[5000] ^ 4]) + data[5001:]
-    )
+    if harm == "no manifest":
+        (newest.parent / "manifest.json").unlink()
+    else:
+        newest.write_bytes(
+            data[:-100] if harm == "truncate" else data[:5000] + bytes([data[5000] ^ 4]) + data[5001:]
+        )
     # The one made again at its step takes its place.
     at = folder.checkpoint_steps()[-1]
     assert train(harmed, config, files, stop_after=0) == "stopped"
@@ -259,8 +262,9 @@ def test_a_harmed_checkpoint_is_passed_over_and_the_curve_stays_the_same(
     assert any(e["event"] == "checkpoint_passed_over" for e in folder.events())
 
 
+@pytest.mark.parametrize("harmed", ["state.pt", "manifest.json"])
 def test_a_harmed_branch_point_is_made_again_by_its_trunk(
-    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], harmed: str
 ) -> None:
     store, files = store_with(tmp_path, world)
     trunk, branch = world[1][:2]
@@ -268,7 +272,7 @@ def test_a_harmed_branch_point_is_made_again_by_its_trunk(
     parent = RunFolder(store / run_id(trunk))
     state = parent.checkpoint_path(branch.first_step) / "state.pt"
     good = torch.load(state, weights_only=True)["weights"]
-    state.write_bytes(b"torn")
+    (state.parent / harmed).unlink()
     assert train(store, branch, files) == "waiting"
     assert train(store, trunk, files) == "done"
     again = torch.load(state, weights_only=True)["weights"]
@@ -554,7 +558,7 @@ def test_a_lease_that_cannot_be_made_is_a_store_error(
         pass
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda"])
+@pytest.mark.parametrize("name", ["gpu", "cuda", "meta", "mps"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     if name == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")

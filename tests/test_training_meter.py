@@ -58,6 +58,24 @@ def test_a_peak_is_what_was_asked_for_or_the_tables() -> None:
         peak_of(CPU, wanted="H9000")
 
 
+def test_accelerators_without_bf16_and_with_numbers_for_names_have_a_peak_too() -> None:
+    assert peak_of(CPU, wanted="T4") == Peak(flops_per_second=6.5e13, source="T4, fp16 dense")
+    assert peak_of(CPU, wanted="4090") == Peak(flops_per_second=1.65e14, source="RTX-4090, bf16 dense")
+
+
+@pytest.mark.parametrize("rate", ["0 TFLOP/s", "-3e12", "990 tokens"])
+def test_what_is_no_rate_is_no_peak(rate: str) -> None:
+    with pytest.raises(InputError, match=r"no rate to measure|negative|expected"):
+        peak_of(CPU, wanted=rate)
+
+
+def test_a_smoothed_loss_begins_as_the_mean_and_forgets_later() -> None:
+    meter = Meter(config(), last_step=1000, peak_flops_per_second=None)
+    assert meter.read(glance(1, 1, 1.0, loss=6.0)).smooth_loss_nats == 6.0
+    assert meter.read(glance(2, 3, 1.0, loss=2.0)).smooth_loss_nats == pytest.approx(3.0)
+    assert meter.read(glance(5, 500, 1.0, loss=1.0)).smooth_loss_nats == pytest.approx(1.0, abs=1e-3)
+
+
 def test_a_cpus_peak_is_measured_once_and_a_torn_cache_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,18 @@ def test_a_step_that_does_not_fit_is_taken_in_halves_with_the_same_loss() -> Non
         assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("words", "is_memory"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_libraries_of_a_gpu_say_that_memory_is_out_in_their_own_words(words: str, is_memory: bool) -> None:
+    assert is_out_of_memory(RuntimeError(words)) == is_memory
+
+
 def test_a_single_sequence_that_does_not_fit_is_refused_with_what_to_set() -> None:
     with pytest.raises(InputError, match="1 sequence of 32 tokens at once does not fit") as refusal:
         with_room_for(0).advance()

@@ -102,6 +102,19 @@ def test_a_process_killed_mid_run_ends_all_and_loses_nothing(
     assert result and result["loss_nats"] == pytest.approx(alone["loss_nats"], rel=1e-6)
 
 
+@pytest.mark.slow
+def test_processes_that_cannot_share_a_step_are_refused_before_anything_is_written(home: Path) -> None:
+    words = ("--store", "uneven", "--set", "training.sequences_per_step=3")
+    _, said = finish(start(home, *words, launcher=TOGETHER), code=1)
+    assert said.count("error: 2 processes cannot share 3 sequences a step evenly") == 1
+    assert not list((home / "uneven").glob("*/spec.json"))
+
+
+@pytest.mark.slow
+def test_one_of_all_processes_tells_a_dry_run(home: Path) -> None:
+    assert train(home, "--store", "dry", "--dry-run", launcher=TOGETHER)["steps"] == STEPS
+
+
 def children(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -149,7 +149,8 @@ def _layout(widths: list[int]) -> tuple[int, list[bool]]:
 def console(*, stderr: bool = False) -> Console:
     """A rich console that is plain text, 80 columns wide, wherever nobody looks at a terminal.
 
-    NO_COLOR and TERM=dumb switch every escape sequence off, bold included.
+    NO_COLOR and TERM=dumb switch every escape sequence off, bold included. On stderr views live on, so the
+    width is the terminal's, however it is resized.
     """
     from rich.console import Console
 
@@ -157,7 +158,7 @@ def console(*, stderr: bool = False) -> Console:
     plain = not file.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     return Console(
         file=file,
-        width=width(),
+        width=None if stderr and not plain else width(),
         force_terminal=False if plain else None,
         highlight=False,
         markup=False,

@@ -34,7 +34,7 @@ def watch_sweep(reason: Callable[[str], str]) -> Iterator[Callable[[Progress], N
         from rich.live import Live
 
         with Live(console=screen, refresh_per_second=4, transient=True) as live:
-            yield lambda progress: live.update(_draw(progress, screen.height))
+            yield lambda progress: live.update(_draw(progress, *screen.size))
     else:
         yield _PlainLines(reason)
 
@@ -105,12 +105,12 @@ def _about(seconds: float) -> str:
     return quantities.format_seconds(round(seconds / unit) * unit)
 
 
-def _draw(progress: Progress, room: int) -> Group:
-    """The view in at most `room` lines."""
+def _draw(progress: Progress, columns: int, lines: int) -> Group:
+    """The view in at most so many lines, of at most so many columns."""
     from rich.console import Group
     from rich.text import Text
 
-    shown = progress.running[: max(1, room - 5)]
+    shown = progress.running[: max(1, lines - 5)]
     rows = [
         (
             m.run[:8],
@@ -123,22 +123,22 @@ def _draw(progress: Progress, room: int) -> Group:
         )
         for m in shown
     ]
-    columns = ("run", "role", "width", "step", "loss", "tokens/s", "left")
-    parts: list[RenderableType] = [Text(headline(progress)), _bar(progress)]
+    names = ("run", "role", "width", "step", "loss", "tokens/s", "left")
+    share = progress.flops_done / max(progress.flops_total, 1.0)
+    parts: list[RenderableType] = [Text(headline(progress)), bar(share, columns)]
     if rows:
-        parts.append(table(rows, columns))
+        parts.append(table(rows, names))
     if more := len(progress.running) - len(shown):
         parts.append(Text(f"… and {more} more", style="dim"))
     return Group(*parts)
 
 
-def _bar(progress: Progress) -> Text:
-    """The share of the FLOPs that is done, as a line and a number."""
+def bar(share: float, columns: int) -> Text:
+    """The share that is done, as a line and a number, in at most so many columns."""
     from rich.text import Text
 
-    share = min(1.0, progress.flops_done / max(progress.flops_total, 1.0))
-    full = round(share * BAR_WIDTH)
+    share = min(1.0, share)
+    whole = max(0, min(BAR_WIDTH, columns - len(" 100%")))
+    full = round(share * whole)
     text = Text("━" * full, style="green")
-    return text.append("━" * (BAR_WIDTH - full), style="bright_black").append(
-        f" {share:.0%}", style="default"
-    )
+    return text.append("━" * (whole - full), style="bright_black").append(f" {share:.0%}", style="default")

@@ -91,7 +91,7 @@ def command(recipe: Path | None, dry_run: bool, device: str, store: Path, **opti
     from llama_scale.training.kernels import check_precision
     from llama_scale.training.mirrors import check_mirrors
     from llama_scale.training.peak import stated_peak
-    from llama_scale.training.world import joined_world
+    from llama_scale.training.world import joined_world, leads_here
 
     parent = os.getppid()
     check_mirrors(options["mirror_names"])
@@ -100,8 +100,8 @@ def command(recipe: Path | None, dry_run: bool, device: str, store: Path, **opti
     spec = read_single(
         read_toml(recipe) if recipe else {}, _overrides(options), source=str(recipe or "the options")
     )
-    if dry_run:
-        return _show(prepare_run(spec, store=store)[0], device)
+    if dry_run:  # every process would say the same
+        return _show(prepare_run(spec, store=store)[0], device) if leads_here() else 0
     with joined_world(device) as (world, chosen):
         check_precision(spec.training.precision, chosen, processes=world.size)
         run = _written(spec, store, world)
@@ -137,10 +137,12 @@ def _written(spec: SingleSpec, store: Path, world: World) -> KnownRun:
     """The run, its text tokenised and its spec written down by the process that leads."""
     from llama_scale.launch.single import KnownRun, prepare_run, write_run
     from llama_scale.runs import RunFolder
+    from llama_scale.training.world import check_shares
 
     name = None
     if world.leads:
         run, text = prepare_run(spec, store=store)
+        check_shares(run.config.sequences_per_step, world)
         current_output().warn_each(write_run(run, text, store=store))
         name = run.folder.run
     folder = RunFolder(store / str(world.agree(name)))
@@ -160,7 +162,8 @@ def _train(
     from llama_scale.training.peak import peak_of
 
     output, finished = current_output(), world.agree(run.folder.is_finished)
-    peak = peak_of(device, precision=run.config.precision, wanted=options["peak"])
+    # By one alone: where several measure a CPU at once each finds less than it has.
+    peak = peak_of(device, precision=run.config.precision, wanted=options["peak"]) if world.leads else None
     seat = Seat(device=device, world=world, peak=peak)
     if world.leads and not finished:
         output.talk(opening(run, seat))
@@ -205,5 +208,7 @@ def _same_command(seat: Seat) -> str:
     """The line that started this, or what torchrun should be given again."""
     words = shlex.join(sys.argv[sys.argv.index("train") :]) if "train" in sys.argv else "train"
     if seat.world.shards:
-        return f"torchrun --nproc-per-node {seat.world.size} -m llama_scale {words}"
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", seat.world.size))
+        machines = f"--nnodes {seat.world.size // here} " if here < seat.world.size else ""
+        return f"torchrun {machines}--nproc-per-node {here} -m llama_scale {words}"
     return f"llama-scale {words}"

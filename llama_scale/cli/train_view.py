@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llama_scale import quantities
 from llama_scale.cli.output import console, current_output
+from llama_scale.cli.progress import bar
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.text import Text
 
     from llama_scale.launch.single import KnownRun, Seat
     from llama_scale.training.meter import Reading
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = 20.0
 BARS = "▁▂▃▄▅▆▇█"
 POINTS = 60
+GAP = 3
 
 
 @contextmanager
@@ -36,7 +39,7 @@ def watch_run(run: KnownRun, seat: Seat) -> Iterator[Callable[[Reading], None]]:
     curve = LossCurve(run.last_step)
     # Drawn when there is something new: a thread that refreshes would take time from the steps.
     with Live(console=screen, auto_refresh=False, transient=True) as live:
-        yield lambda reading: live.update(draw(reading, curve.add(reading)), refresh=True)
+        yield lambda reading: live.update(draw(reading, curve.add(reading), screen.width), refresh=True)
 
 
 class PlainLines:
@@ -84,15 +87,12 @@ def line(reading: Reading) -> str:
     return " · ".join(parts)
 
 
-def draw(reading: Reading, curve: str) -> Group:
-    """The live view: a bar, the numbers, the loss so far."""
+def draw(reading: Reading, curve: str, columns: int) -> Group:
+    """The live view in at most so many columns: a bar, the numbers, the loss so far."""
     from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
     from rich.text import Text
 
     step = reading.step
-    numbers = Table.grid(padding=(0, 3, 0, 0))
     cells = [
         ("step", f"{step.step:,}/{reading.last_step:,}"),
         ("loss (nats)", f"{reading.smooth_loss_nats:.4f}"),
@@ -102,10 +102,25 @@ def draw(reading: Reading, curve: str) -> Group:
         ("MFU", "–" if reading.mfu is None else f"{reading.mfu:.1%}"),
         ("left", _left(reading)),
     ]
-    numbers.add_row(*(Text(name, style="dim") for name, _ in cells))
-    numbers.add_row(*(Text(value, style="bold") for _, value in cells))
-    bar = ProgressBar(total=reading.last_step, completed=step.step, width=POINTS)
-    return Group(bar, numbers, Text(curve, style="cyan"))
+    numbers = [line for row in _rows(cells, columns) for line in row]
+    return Group(
+        bar(step.step / max(reading.last_step, 1), columns), *numbers, Text(curve[-columns:], style="cyan")
+    )
+
+
+def _rows(cells: Sequence[tuple[str, str]], columns: int) -> Iterator[tuple[Text, Text]]:
+    """Names over their values, as many side by side as fit into so many columns."""
+    from rich.text import Text
+
+    names, values = Text(style="dim"), Text(style="bold")
+    for name, value in cells:
+        breadth = max(len(name), len(value))
+        if names and len(names) + breadth > columns:
+            yield names, values
+            names, values = Text(style="dim"), Text(style="bold")
+        names.append(name.ljust(breadth + GAP))
+        values.append(value.ljust(breadth + GAP))
+    yield names, values
 
 
 def _left(reading: Reading) -> str:

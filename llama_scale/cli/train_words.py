@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale import quantities
 from llama_scale.cli.output import table
+from llama_scale.quantities import counted
 
 if TYPE_CHECKING:
     from llama_scale.launch.single import KnownRun, Seat
@@ -15,7 +16,8 @@ def opening(run: KnownRun, seat: Seat) -> str:
     """The run in a few lines, as it starts or goes on."""
     config, model = run.config, run.config.model
     start = f"from step {run.reached:,}" if run.reached else "from its start"
-    where = f"{seat.world.size} processes on {seat.device.type}" if seat.world.shards else seat.device.type
+    count = f"{seat.world.size} process{'es' if seat.world.size > 1 else ''} on "
+    where = f"{count if seat.world.shards else ''}{seat.device.type}"
     peak = seat.peak
     against = (
         f"MFU is of {quantities.format_flops_per_second(peak.flops_per_second)} ({peak.source})"
@@ -23,11 +25,16 @@ def opening(run: KnownRun, seat: Seat) -> str:
         if peak
         else "no peak is known for this device, so no MFU; give one with --peak"
     )
+    slow = (
+        "\nIn 32 bits a GPU's products take several times as long as in bf16: --set training.precision=bf16."
+        if seat.device.type == "cuda" and config.precision == "f32"
+        else ""
+    )
     return (
         f"Run {run.folder.run}, {start}: {quantities.format_count(model.parameters.total)} parameters, "
         f"{quantities.format_count(run.last_step * config.tokens_per_step)} tokens in "
         f"{run.last_step:,} steps, {quantities.format_flops(config.train_flops(run.last_step))}; "
-        f"on {where}, kept in {run.folder.path}.\n{against}."
+        f"on {where}, kept in {run.folder.path}.\n{against}.{slow}"
     )
 
 
@@ -55,8 +62,9 @@ def dry_run_words(run: KnownRun, seconds: float, source: str) -> list[object]:
     config, model, schedule = run.config, run.config.model, run.config.schedule
     tokens = run.last_step * config.tokens_per_step
     falls = {"wsd": f"{schedule.decay_steps:,} steps of {schedule.decay_shape} decay"}.get(schedule.kind, "")
+    layers, heads = counted(model.layers, "layer"), counted(model.heads, "head")
     rows = [
-        ("model", f"{model.layers} layers, width {model.width}, {model.heads} heads of {model.head_size}"),
+        ("model", f"{layers}, width {model.width}, {heads} of {model.head_size}"),
         ("parameters", f"{model.parameters.total:,} ({model.parameters.non_embedding:,} without tables)"),
         ("tokens", f"{tokens:,}: {tokens / model.parameters.matmul:.3g} a parameter"),
         ("steps", f"{run.last_step:,} of {config.sequences_per_step} x {model.context} tokens"),

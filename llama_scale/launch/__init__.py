@@ -15,7 +15,7 @@ from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
 from llama_scale.launch.local import launch_locally
 from llama_scale.launch.memory import memory_bytes
 from llama_scale.launch.on_ray import launch_on_ray, task_needs
-from llama_scale.launch.places import Card, cards_here, default_workers, threads_per_worker
+from llama_scale.launch.places import Card, cards_for, default_workers, threads_per_worker
 from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
 from llama_scale.runs import Precision, RunConfig, RunFolder, RunRecord, create_runs, read_records
@@ -135,7 +135,7 @@ def prepare_sweep(
     # A changed recipe is another sweep: its fit and figures must not replace the recipe's own.
     name = f"{path.stem}-{canonical_hash(spec)[:8]}" if overrides else path.stem
     sweep = expand(name, spec, text.corpus if text else "")
-    cards = cards_here() if device in ("auto", "cuda") else ()  # cuda:1 is one for all
+    cards = cards_for(device)
     largest = max(map(memory_bytes, sweep.runs), default=0.0)
     count = workers or default_workers(cards, largest)
     threads = threads_per_worker(count)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from llama_scale.architecture import ModelConfig
 from llama_scale.costs.efficiency import training_mfu
 from llama_scale.frozen import frozen
-from llama_scale.hardware import Accelerator, Precision, accelerator, accelerator_of_device
+from llama_scale.hardware import accelerator, accelerator_of_device
 from llama_scale.quantities import format_fraction
 from llama_scale.runs import DataConfig, RunConfig
 from llama_scale.sweeps import MachineSpec, Sweep
@@ -107,7 +107,7 @@ def bytes_per_token(data: DataConfig) -> float:
 
 def _from_table(sweep: Sweep, machine: MachineSpec) -> StepTimes:
     chip = accelerator(machine.accelerator)
-    precision = _precision(chip)
+    precision = chip.trains_in
     seconds, mfus = {}, []
     for run, config in sweep.by_id.items():
         mfu = training_mfu(chip, config.model.parameters.total, accounting="exact", precision=precision)
@@ -120,10 +120,6 @@ def _from_table(sweep: Sweep, machine: MachineSpec) -> StepTimes:
         f"{mfus[0].date}"
     )
     return StepTimes(seconds=seconds, source=source, is_measured=False, parallel=machine.accelerators)
-
-
-def _precision(chip: Accelerator) -> Precision:
-    return "bf16" if "bf16" in chip.peak_flops_per_second else "fp16"
 
 
 def _key(config: RunConfig) -> _Key:
@@ -141,7 +137,7 @@ def _guess(config: RunConfig, here: str | None, threads: int) -> float:
         return CPU_SECONDS_PER_LAYER * config.model.layers + flops / (CPU_FLOPS_PER_SECOND * threads)
     chip = accelerator_of_device(here) or accelerator(STAND_IN)
     mfu = training_mfu(chip, config.model.parameters.total, accounting="exact").value
-    return 1e-3 + flops / (chip.peak(_precision(chip)) * mfu)
+    return 1e-3 + flops / (chip.peak(chip.trains_in) * mfu)
 
 
 def _spread(keys: list[_Key]) -> list[_Key]:

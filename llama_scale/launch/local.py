@@ -252,7 +252,7 @@ def launch_locally(
         "--store",
         str(store),
         "--device",
-        device,
+        device.partition(":")[0] if cards else device,  # each sees its own card alone, as the first
     ]
     began = time.monotonic()
     pool = _Pool(

@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 
+from llama_scale import quantities
+from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.launch.memory import PROCESS_BYTES
 from llama_scale.training.free_memory import free_memory_bytes
@@ -81,6 +83,25 @@ def cards_here() -> tuple[Card, ...]:
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return cards_from(said.stdout, os.environ.get("CUDA_VISIBLE_DEVICES")) if said.returncode == 0 else ()
+
+
+def cards_for(device: str) -> tuple[Card, ...]:
+    """The cards that a sweep on `device` shares out: all of them, or the one that it names as cuda:N.
+
+    Raises InputError where there is no card of that number.
+    """
+    kind, _, place = device.partition(":")
+    if kind not in ("auto", "cuda"):
+        return ()
+    cards = cards_here()
+    if not place.isdigit() or not cards:
+        return cards
+    if int(place) >= len(cards):
+        raise InputError(
+            f"there is no {device}: nvidia-smi knows of {quantities.counted(len(cards), 'card')} here",
+            hint=f"use cuda:0 to cuda:{len(cards) - 1}, or cuda",
+        )
+    return (cards[int(place)],)
 
 
 def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:

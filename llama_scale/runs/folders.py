@@ -61,8 +61,8 @@ class RunFolder:
         return self.checkpoints / f"step-{step:09d}"
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps that have a published checkpoint, in order."""
-        names = (manifest.parent.name for manifest in self.checkpoints.glob(f"step-*/{CHECKPOINT_MANIFEST}"))
+        """Steps that have a checkpoint, in order, harmed ones too: who reads one finds out."""
+        names = (path.name for path in self.checkpoints.glob("step-*") if path.is_dir())
         return sorted(int(found[1]) for name in names if (found := STEP.fullmatch(name)))
 
     @property

@@ -57,12 +57,15 @@ def read_manifest(checkpoint: Path, run: str, step: int) -> Manifest:
     """The manifest in a folder that should hold `step` of `run`.
 
     Raises ValueError, in words that follow the checkpoint's name, where it says anything but what was
-    written there, and OSError. Manifests from before they had a hash (schema 1) are refused as changed.
+    written there, or is missing, and OSError. Manifests from before they had a hash (schema 1) are refused as
+    changed.
     """
     try:
         found = parse_json((checkpoint / CHECKPOINT_MANIFEST).read_text())
         content, stated = found["manifest"], found["sha256"]
         whole = stated == _sha256(canonical_json(content))
+    except FileNotFoundError:
+        raise ValueError(f"{CHECKPOINT_MANIFEST} is missing") from None
     except KeyError:
         raise ValueError(
             f"{CHECKPOINT_MANIFEST} has no hash of its own (those of earlier versions lack it)"

@@ -47,7 +47,8 @@ def using_threads(count: int | None) -> Iterator[None]:
 def choose_device(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" is CUDA where there is one, else the CPU.
 
-    Raises InputError for a name that torch does not know and for CUDA where there is none.
+    Raises InputError for a name that torch does not know, a kind that nothing here was tried on, and for CUDA
+    where there is none.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -55,9 +56,16 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"there is no device called {name!r}", hint="use cpu, cuda or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"nothing trains on a device of type {device.type}", hint="use cpu, cuda or auto")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"device {name!r} was asked for, but torch {torch.__version__} finds no CUDA device here",
             hint="use --device cpu, or install a driver and a CUDA build of torch",
+        )
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError(
+            f"device {name!r} was asked for, but torch finds {count} here",
+            hint=f"use cuda:0 to cuda:{count - 1}, or cuda",
         )
     return device

@@ -39,7 +39,8 @@ class Meter:
         self.tokens_per_step = config.tokens_per_step
         self.flops_per_token = float(config.model.train_flops_per_token())
         self._steps = self._seconds = 0.0
-        self._smooth: float | None = None
+        self._seen = 0
+        self._smooth = 0.0
 
     def read(self, glance: Glance) -> Reading:
         """The reading after `glance`, which has at least one step."""
@@ -47,13 +48,13 @@ class Meter:
         self._steps = kept * self._steps + len(glance.steps)
         self._seconds = kept * self._seconds + glance.seconds
         for step in glance.steps:
-            before = step.loss_nats if self._smooth is None else self._smooth
-            self._smooth = before + TREND * (step.loss_nats - before)
+            self._seen += 1  # the plain mean at first: a trend that began at the first loss would lag behind
+            self._smooth += max(TREND, 1 / self._seen) * (step.loss_nats - self._smooth)
         rate = self._steps * self.tokens_per_step / max(self._seconds, 1e-9)
         return Reading(
             steps=glance.steps,
             last_step=self.last_step,
-            smooth_loss_nats=self._smooth or 0.0,
+            smooth_loss_nats=self._smooth,
             tokens_per_second=rate,
             mfu=rate * self.flops_per_token / self.peak if self.peak else None,
             remaining_seconds=(self.last_step - glance.steps[-1].step) * self.tokens_per_step / rate,

@@ -10,6 +10,13 @@ from llama_scale.errors import InputError
 from llama_scale.runs import RunConfig
 from llama_scale.training.free_memory import free_memory_bytes
 
+# How allocators besides torch's own for GPUs say that they have no more.
+REFUSED = (
+    "DefaultCPUAllocator: not enough memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 # Shares of the free memory that a micro-batch may take by our estimate: a machine's is others' too.
 USABLE_SHARE = {"cuda": 0.85, "cpu": 0.4}
 F32_LOGIT_BYTES = 12  # logits, log-probabilities and gradient
@@ -17,9 +24,8 @@ F32_LOGIT_BYTES = 12  # logits, log-probabilities and gradient
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on an accelerator or here."""
-    refused = ("DefaultCPUAllocator: not enough memory", "DefaultCPUAllocator: can't allocate memory")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in str(error) for words in refused
+        words in str(error) for words in REFUSED
     )
 
 

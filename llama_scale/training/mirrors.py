@@ -19,6 +19,7 @@ from llama_scale.training.meter import Reading
 
 MirrorName = Literal["tensorboard", "wandb"]
 MIRRORS: tuple[MirrorName, ...] = get_args(MirrorName)
+WANDB_MODES = ("offline", "online", "shared", "disabled", "dryrun", "run")
 
 
 class Mirror(Protocol):
@@ -28,13 +29,25 @@ class Mirror(Protocol):
 
 
 def check_mirrors(names: Sequence[MirrorName]) -> None:
-    """Raises InputError, with the extra that brings it, for a mirror whose package is missing."""
+    """Raises InputError, with the extra that brings it, for a mirror whose package is missing.
+
+    And for a WANDB_MODE that Weights & Biases does not have.
+    """
     for name in names:
         if find_spec(name) is None:
             raise InputError(
                 f"--mirror {name} needs the package {name}, which is not installed",
                 hint=f"pip install 'llama-scale[{name}]', or leave the mirror out",
             )
+
+    if "wandb" in names and (mode := _wandb_mode()) not in WANDB_MODES:
+        raise InputError(
+            f"WANDB_MODE is {mode!r}", hint=f"use {', '.join(WANDB_MODES[:-1])} or {WANDB_MODES[-1]}"
+        )
+
+
+def _wandb_mode() -> str:
+    return os.environ.get("WANDB_MODE") or "offline"
 
 
 @contextmanager
@@ -83,7 +96,7 @@ def _wandb(folder: RunFolder, first_step: int) -> Iterator[Mirror]:
     import wandb
 
     settings: dict[str, Any] = {
-        "mode": os.environ.get("WANDB_MODE", "offline"),
+        "mode": _wandb_mode(),
         "id": folder.run,
         "name": folder.run,
         "project": os.environ.get("WANDB_PROJECT", "llama-scale"),

@@ -22,7 +22,7 @@ from llama_scale import quantities
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json, write_atomically
 from llama_scale.frozen import frozen
-from llama_scale.hardware import accelerator, accelerator_of_device
+from llama_scale.hardware import Accelerator, accelerator, accelerator_of_device
 from llama_scale.runs import Precision
 from llama_scale.training.kernels import Library, product, product_scratch, used_on
 from llama_scale.training.kernels.products import Numbers
@@ -51,23 +51,34 @@ def peak_of(device: torch.device, *, precision: Precision = "f32", wanted: str |
         return stated_peak(wanted)
     if device.type == "cuda":
         chip = accelerator_of_device(torch.cuda.get_device_name(device))
-        return chip and Peak(flops_per_second=chip.peak("bf16"), source=f"{chip.name}, bf16 dense")
+        return chip and _of(chip)
     if device.type == "cpu":
         return _measured_here(precision)
     return None
 
 
 def stated_peak(wanted: str) -> Peak:
-    """The peak that a rate or an accelerator names; raises InputError where `wanted` is neither."""
-    rate = None
-    with suppress(InputError):
-        rate = quantities.parse_flops_per_second(wanted)
-    if rate == 0:
-        raise InputError("a peak of 0 FLOP/s has no shares", hint="give a rate such as 990 TFLOP/s")
-    if rate is not None:
-        return Peak(flops_per_second=rate, source="as given")
-    chip = accelerator(wanted)
-    return Peak(flops_per_second=chip.peak("bf16"), source=f"{chip.name}, bf16 dense")
+    """The peak of an accelerator's name, some of which are numbers (4090), or a rate.
+
+    Raises InputError where it is neither.
+    """
+    try:
+        return _of(accelerator(wanted))
+    except InputError:
+        if not wanted.lstrip(" +-.")[:1].isdigit():
+            raise
+    rate = quantities.parse_flops_per_second(wanted)
+    if rate <= 0:
+        raise InputError(
+            f"a peak of {wanted} is no rate to measure against",
+            hint='write it like "990 TFLOP/s", or name an accelerator such as H100-SXM',
+        )
+    return Peak(flops_per_second=rate, source="as given")
+
+
+def _of(chip: Accelerator) -> Peak:
+    precision = chip.trains_in
+    return Peak(flops_per_second=chip.peak(precision), source=f"{chip.name}, {precision} dense")
 
 
 def _measured_here(precision: Precision) -> Peak | None:

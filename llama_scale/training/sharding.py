@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from llama_scale.errors import InputError
 from llama_scale.runs import RunConfig
 from llama_scale.training.model import Llama, rotary_table
 from llama_scale.training.muon import SIZE_OF_ADAMW, orthogonal
 from llama_scale.training.optimizer import DTYPES, MOMENTS, MOMENTUM, Tensors, set_steps, start_moments
 from llama_scale.training.scaling import Treatment, initialise, treatments
-from llama_scale.training.world import World, fill, own_part, own_rows
+from llama_scale.training.world import World, check_shares, fill, own_part, own_rows
 
 
 def sharded(config: RunConfig, device: torch.device, world: World) -> tuple[Llama, ShardedOptimizer]:
@@ -24,11 +23,7 @@ def sharded(config: RunConfig, device: torch.device, world: World) -> tuple[Llam
     Its start is that of a model in one process, made a matrix at a time: no process ever holds more than one
     block and one matrix. Raises InputError where the processes cannot share a step evenly.
     """
-    if config.sequences_per_step % world.size:
-        raise InputError(
-            f"{world.size} processes cannot share {config.sequences_per_step} sequences a step evenly",
-            hint=f"start as many as divide {config.sequences_per_step}, or set training.sequences_per_step",
-        )
+    check_shares(config.sequences_per_step, world)
     with torch.device("meta"):
         model = Llama(config.model, recompute=config.recompute)
     mesh = init_device_mesh(device.type, (world.size,))

@@ -77,7 +77,7 @@ class Trainer:
             sequences=config.sequences_per_step,
             context=config.model.context,
         )[self.world.rows(config.sequences_per_step)]
-        batch = torch.from_numpy(ids).to(self.device)
+        batch = _sent(torch.from_numpy(ids), self.device)
         while (loss := self._accumulate(batch)) is None:
             self.optimizer.discard()
             self.micro_batch = halved(self.micro_batch)
@@ -187,3 +187,8 @@ def _build(config: RunConfig, device: torch.device, world: World) -> tuple[Llama
         if not is_out_of_memory(error):
             raise
         raise model_too_large(config, device, "which this process was not given") from error
+
+
+def _sent(batch: Tensor, device: torch.device) -> Tensor:
+    """`batch` on `device`; for a GPU by pinned memory, as a copy from any other waits for earlier steps."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)

@@ -67,6 +67,20 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def leads_here() -> bool:
+    """Whether this process will lead, before it has joined the others."""
+    return not is_launched() or os.environ.get("RANK", "0") == "0"
+
+
+def check_shares(sequences_per_step: int, world: World) -> None:
+    """Raises InputError where the processes of `world` cannot share a step's sequences evenly."""
+    if sequences_per_step % world.size:
+        raise InputError(
+            f"{world.size} processes cannot share {sequences_per_step} sequences a step evenly",
+            hint=f"start as many as divide {sequences_per_step}, or set training.sequences_per_step",
+        )
+
+
 @contextmanager
 def joined_world(device: str = "auto") -> Iterator[tuple[World, torch.device]]:
     """The world that torchrun made and this process's device in it; outside torchrun, one process alone.
