@@ -132,7 +132,7 @@ def test_a_run_says_on_how_many_processes_it_trains(home: Path, size: int) -> No
         (["--steps", "1"], "too short"),
         (["--data", "nowhere"], "nowhere"),
         (["--peak", "H9000"], "unknown accelerator"),
-        (["--peak", "0"], "a peak of 0 FLOP/s"),
+        (["--peak", "0"], "a peak of 0 is no rate"),
         (["--model", "0"], "cannot have 0 parameters"),
         (["--set", "tokens=5000"], "both say how long"),
     ],
