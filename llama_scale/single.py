@@ -106,6 +106,9 @@ class SingleSpec(Checked):
                 "model or shape says which model to train, and so does start_from",
                 hint="leave out model and all of shape but shape.context, or leave out start_from",
             )
+        yield from self._problems_of_tables()
+
+    def _problems_of_tables(self) -> Iterator[InputError]:
         training, shape, data = (getattr(self, name, None) for name in ("training", "shape", "data"))
         if training:
             yield from out_of_limits(training)
