@@ -139,6 +139,8 @@ def _ours(contestant: Contestant, model: ModelConfig, sequences: int) -> Take:
     )
     if contestant.precision != "f32":
         config = replace(config, precision=contestant.precision)
+    if contestant.compiled:
+        config = replace(config, compile=True)
     trainer = Trainer(config, random_tokens(config), choose_device(contestant.device))
 
     def take(steps: int) -> None:

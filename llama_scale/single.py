@@ -68,6 +68,7 @@ class SingleTraining:
     z_loss: float = 0.0
     mup_base_width: int | None = None
     recompute: Recompute = "none"
+    compile: bool = False
     micro_batch: int | None = None
 
 
@@ -112,7 +113,7 @@ class SingleSpec(Checked):
         training, shape, data = (getattr(self, name, None) for name in ("training", "shape", "data"))
         if training:
             yield from out_of_limits(training)
-            yield from precision_problems(training.precision, training.recompute)
+            yield from precision_problems(training.precision, training.recompute, compiled=training.compile)
             yield from mup_problems(
                 training.mup_base_width,
                 optimizer=training.optimizer,
@@ -182,6 +183,7 @@ def single_run(spec: SingleSpec, corpus: str, start: Start | None = None) -> Run
         z_loss=training.z_loss,
         mup_base_width=training.mup_base_width,
         recompute=training.recompute,
+        compile=training.compile,
         micro_batch=training.micro_batch,
         initial_weights=start.sha256 if start else None,
     )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.architecture import ModelConfig
 from llama_scale.training.kernels import (
     Absent,
     KernelGradients,
@@ -213,9 +213,9 @@ def test_transformers_finds_the_same_loss_and_gradients(kernels: Library, tmp_pa
         assert (mine - other).norm() <= 1e-5 * other.norm(), our_name
 
 
-def is_torch(model: Llama, recompute: Recompute = "none") -> bool:
+def is_torch(model: Llama) -> bool:
     """Whether torch computes the gradients, and does."""
-    found = gradients_of(model, recompute)
+    found = gradients_of(model)
     tokens, targets = batch(model.config, 1, 8)
     loss = found(tokens, targets, 0.0, 1.0)
     assert loss.item() == pytest.approx(model.loss(tokens, targets).item(), rel=1e-6)
@@ -225,14 +225,14 @@ def is_torch(model: Llama, recompute: Recompute = "none") -> bool:
 
 def test_kernels_are_for_what_they_compute(kernels: Library) -> None:
     assert not is_torch(made(SHAPE))
-    assert is_torch(made(SHAPE), "full")
+    assert is_torch(Llama(SHAPE, recompute="full"))
     assert is_torch(made(SHAPE).bfloat16())
-    assert gradients_of(made(SHAPE), "none").name == kernels.name
+    assert gradients_of(made(SHAPE)).name == kernels.name
     torch.set_num_threads(2)
     assert not is_torch(made(SHAPE))
-    assert gradients_of(made(SHAPE), "none", sequences=2).name == kernels.name
-    assert gradients_of(made(SHAPE), "none", sequences=1).name == "torch"  # one thread would be idle
-    assert gradients_of(made(SHAPE), "none", "i16", sequences=1).name == kernels.name
+    assert gradients_of(made(SHAPE), sequences=2).name == kernels.name
+    assert gradients_of(made(SHAPE), sequences=1).name == "torch"  # one thread would be idle
+    assert gradients_of(made(SHAPE), "i16", sequences=1).name == kernels.name
 
 
 @pytest.mark.parametrize("name", ["as LLaMA", "grouped, QK-norm", "multi-query, tied, wide heads"])

@@ -318,12 +318,12 @@ def test_a_weight_that_is_not_a_number_is_seen_in_the_loss(kernels: Library) -> 
 
 def test_what_kernels_do_not_train_is_refused_with_the_way_out(kernels: Library) -> None:
     model, run = made(SHAPE), small_run(SHAPE, learning_rate=1e-3)
-    assert isinstance(gradients_of(model, "none", "i16"), KernelGradients)
+    assert isinstance(gradients_of(model, "i16"), KernelGradients)
     with pytest.raises(InputError, match="recompute = full would compute again") as refused:
         replace(run, precision="i16", recompute="full")
     assert 'training.precision = "f32"' in str(refused.value.hint)
     with pytest.raises(InputError, match="meta has kernels of its own"):
-        gradients_of(model.to("meta"), "none", "i16")
+        gradients_of(model.to("meta"), "i16")
 
 
 def test_without_kernels_a_run_of_integers_is_refused(

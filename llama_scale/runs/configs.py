@@ -70,9 +70,9 @@ class RunConfig(Checked):
 
     `z_loss` weighs the squared log of softmax's denominator (PaLM, arXiv 2204.02311, section 5). With
     `mup_base_width` starts and rates are those of muP (`training/scaling.py`). `recompute` says what the
-    backward pass computes again rather than keeps. `micro_batch` are sequences that go through the model
-    at once; None finds what fits. `initial_weights` is the sha256 of weights that a continued run starts
-    from (`training/starts.py`); None draws them.
+    backward pass computes again rather than keeps, `compile` whether torch.compile has a part in it.
+    `micro_batch` are sequences that go through the model at once; None finds what fits. `initial_weights` is
+    the sha256 of weights that a continued run starts from (`training/starts.py`); None draws them.
     """
 
     role: RunRole
@@ -90,6 +90,7 @@ class RunConfig(Checked):
     z_loss: float = added(0.0)
     mup_base_width: int | None = added(None)
     recompute: Recompute = added("none")
+    compile: bool = added(False)
     micro_batch: int | None = added(None)
     initial_weights: str | None = added(None)
 
@@ -101,7 +102,7 @@ class RunConfig(Checked):
                 f"{self.data.vocabulary} tokens",
                 hint=f"set data.vocabulary to {self.model.vocabulary} or less, or give the model more",
             )
-        yield from precision_problems(self.precision, self.recompute)
+        yield from precision_problems(self.precision, self.recompute, compiled=self.compile)
         yield from mup_problems(
             self.mup_base_width, optimizer=self.optimizer.kind, tied_head=self.model.tied_head
         )

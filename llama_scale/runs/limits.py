@@ -62,13 +62,18 @@ def _limited(type_: type) -> tuple[str, ...]:
     return tuple(name for name in LIMITS if name in getattr(type_, "__dataclass_fields__", ()))
 
 
-def precision_problems(precision: str, recompute: str) -> Iterator[InputError]:
+def precision_problems(precision: str, recompute: str, *, compiled: bool) -> Iterator[InputError]:
     """What the precision leaves no room for."""
     if precision == "i16" and recompute != "none":
         yield InputError(
             f"training.precision is i16, whose kernels keep what training.recompute = {recompute} "
             "would compute again",
             hint='set training.recompute = "none", or training.precision = "f32"',
+        )
+    if precision == "i16" and compiled:
+        yield InputError(
+            "training.precision is i16, which C kernels compute, but training.compile leaves all to torch",
+            hint='set training.compile = false, or training.precision = "f32"',
         )
 
 

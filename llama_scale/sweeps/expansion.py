@@ -137,6 +137,7 @@ def _trunk(spec: SweepSpec, corpus: str, family: Family) -> RunConfig:
         z_loss=training.z_loss,
         mup_base_width=training.mup_base_width,
         recompute=training.recompute,
+        compile=training.compile,
         micro_batch=training.micro_batch,
     )
 

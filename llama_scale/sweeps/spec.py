@@ -67,6 +67,7 @@ class TrainingSpec(Checked):
     z_loss: float = added(0.0)
     mup_base_width: int | None = added(None)
     recompute: Recompute = added("none")
+    compile: bool = added(False)
     micro_batch: int | None = added(None)
 
     @property
@@ -78,7 +79,7 @@ class TrainingSpec(Checked):
 
     def problems(self) -> Iterator[InputError]:
         yield from out_of_limits(self)
-        yield from precision_problems(self.precision, self.recompute)
+        yield from precision_problems(self.precision, self.recompute, compiled=self.compile)
         yield from mup_problems(
             self.mup_base_width,
             optimizer=self.optimizer,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.training.compiling import compile_parts
 from llama_scale.training.recompute import recomputed
 
 
@@ -63,29 +64,36 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then SwiGLU, each on a normalised input and added to the residual stream."""
+    """Attention, then SwiGLU, each on a normalised input and added to the residual stream.
 
-    def __init__(self, config: ModelConfig) -> None:
+    `recompute` says what of it the backward pass computes again.
+    """
+
+    def __init__(self, config: ModelConfig, recompute: Recompute) -> None:
         super().__init__()
+        self.recompute: Recompute = recompute
         self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.width, config.norm_epsilon)
         self.feed_forward = SwiGLU(config)
 
     def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        return recomputed(self.recompute, self.through, x_BTD, rotation)
+
+    def through(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """The block itself, of which everything is kept."""
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation)
         return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))
 
 
 class Llama(nn.Module):
-    """Token ids in, logits out; `recompute` says what of a block the backward pass computes again."""
+    """Token ids in, logits out; `compiled` has torch.compile fuse what a block does between its products."""
 
-    def __init__(self, config: ModelConfig, *, recompute: Recompute = "none") -> None:
+    def __init__(self, config: ModelConfig, *, recompute: Recompute = "none", compiled: bool = False) -> None:
         super().__init__()
-        self.config = config
-        self.recompute: Recompute = recompute
+        self.config, self.recompute, self.compiled = config, recompute, compiled
         self.embedding = nn.Embedding(config.vocabulary, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, recompute) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.tied_head:
@@ -93,13 +101,16 @@ class Llama(nn.Module):
         cosine, sine = rotary_table(config)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
+        self.losses = losses
+        if compiled:
+            compile_parts(self)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         length = tokens_BT.shape[1]
         rotation = self.get_buffer("cosine")[:length], self.get_buffer("sine")[:length]
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
-            x_BTD = recomputed(self.recompute, block, x_BTD, rotation)
+            x_BTD = block(x_BTD, rotation)
         return self.head(self.norm(x_BTD))
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, reduction: str = "mean") -> Tensor:
@@ -108,9 +119,7 @@ class Llama(nn.Module):
 
     def objective(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
         """What training descends, mean loss + `z_loss` x mean log^2 Z; and the loss alone, in nats."""
-        logits_NV = self(tokens_BT).flatten(0, 1)
-        loss = cross_entropy(logits_NV, targets_BT.flatten(), "mean")
-        return loss + z_loss * squared_log_denominator(logits_NV) if z_loss else loss, loss
+        return self.losses(self(tokens_BT).flatten(0, 1), targets_BT.flatten(), z_loss)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -137,6 +146,12 @@ def attend(q_BTHS: Tensor, k_BTKS: Tensor, v_BTKS: Tensor) -> Tensor:
 def gated(gate_BTF: Tensor, up_BTF: Tensor) -> Tensor:
     """silu(gate) x up."""
     return F.silu(gate_BTF) * up_BTF
+
+
+def losses(logits_NV: Tensor, targets_N: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy + `z_loss` x mean log^2 Z; and the cross entropy alone, in nats."""
+    loss = cross_entropy(logits_NV, targets_N, "mean")
+    return loss + z_loss * squared_log_denominator(logits_NV) if z_loss else loss, loss
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor, reduction: str) -> Tensor:

@@ -25,7 +25,7 @@ def sharded(config: RunConfig, device: torch.device, world: World) -> tuple[Llam
     """
     check_shares(config.sequences_per_step, world)
     with torch.device("meta"):
-        model = Llama(config.model, recompute=config.recompute)
+        model = Llama(config.model, recompute=config.recompute, compiled=config.compile)
     mesh = init_device_mesh(device.type, (world.size,))
     policy = MixedPrecisionPolicy(
         param_dtype=DTYPES[config.precision], reduce_dtype=torch.float32, cast_forward_inputs=False

@@ -11,6 +11,7 @@ from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.quantities import counted
 from llama_scale.runs import RunConfig
+from llama_scale.training.compiling import refusal_of
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
 from llama_scale.training.kernels import gradients_of
 from llama_scale.training.micro_batch import (
@@ -56,7 +57,7 @@ class Trainer:
         self.model, self.optimizer = _build(config, device, world)
         own = config.sequences_per_step // world.size
         at_once = min(own, config.micro_batch or own)
-        self.gradients = gradients_of(self.model, config.recompute, config.precision, sequences=at_once)
+        self.gradients = gradients_of(self.model, config.precision, sequences=at_once)
         # The same in every process: a shared model goes through all of them together.
         self.micro_batch = min(world.gather(first_micro_batch(config, device, processes=world.size)))
         self.step = 0
@@ -99,6 +100,8 @@ class Trainer:
                 self.optimizer.gather()
                 total += loss * share
         except (RuntimeError, MemoryError) as error:
+            if self.config.compile and (refusal := refusal_of(error)) is not None:
+                raise refusal from error
             if not is_out_of_memory(error):
                 raise
             # The others of a world would go on without this one.
@@ -179,7 +182,7 @@ def _build(config: RunConfig, device: torch.device, world: World) -> tuple[Llama
         return sharded(config, device, world)
     check_model_fits(config, device)
     try:
-        model = Llama(config.model, recompute=config.recompute)
+        model = Llama(config.model, recompute=config.recompute, compiled=config.compile)
         initialise(model, config.seed, config.initial_gain, mup_base_width=config.mup_base_width)
         model.to(device)
         return model, FlatOptimizer(model, config)

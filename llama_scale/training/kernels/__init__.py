@@ -7,7 +7,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from llama_scale.architecture import Recompute
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.runs import Precision
@@ -56,7 +55,11 @@ class TorchGradients:
     """By torch, on any device."""
 
     model: Llama
-    name: str = "torch"
+
+    @property
+    def name(self) -> str:
+        """What computes, for a run's record."""
+        return "torch, compiled" if self.model.compiled else "torch"
 
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
         """Add gradients; gives the mean loss."""
@@ -70,15 +73,13 @@ class TorchGradients:
         return self.model.loss(tokens_BT, targets_BT, reduction="sum")
 
 
-def gradients_of(
-    model: Llama, recompute: Recompute, precision: Precision = "f32", *, sequences: int | None = None
-) -> Gradients:
+def gradients_of(model: Llama, precision: Precision = "f32", *, sequences: int | None = None) -> Gradients:
     """By kernels where they compute this model on this machine, else by torch.
 
     `sequences` are those that go through the model at once. Raises InputError where `precision` is one that
     only kernels have, and they don't.
     """
-    found, threads = _kernels_for(model, recompute), torch.get_num_threads()
+    found, threads = _kernels_for(model), torch.get_num_threads()
     if isinstance(found, Absent):
         if precision == "i16":
             raise _without_kernels(found)
@@ -105,14 +106,18 @@ def _without_kernels(why: Absent) -> InputError:
     )
 
 
-def _kernels_for(model: Llama, recompute: Recompute) -> Library | Absent:
+def _kernels_for(model: Llama) -> Library | Absent:
     weights = list(model.parameters())
     if any(weight.dtype != torch.float32 for weight in weights):
         return Absent("its weights are not of 32 bits", "hold them in 32 bits")
     if any(type(weight) is not torch.nn.Parameter for weight in weights):
         return SPREAD
-    if recompute != "none":
-        return Absent(f"they keep what recompute = {recompute} would compute again", "recompute nothing")
+    if model.compiled:
+        return Absent("torch compiles the model", "compile nothing")
+    if model.recompute != "none":
+        return Absent(
+            f"they keep what recompute = {model.recompute} would compute again", "recompute nothing"
+        )
     return used_on(weights[0].device)
 
 

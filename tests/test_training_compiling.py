@@ -1,0 +1,74 @@
+"""torch.compile: the same gradients to rounding, one block compiled for all of them, a clear refusal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.errors import InputError
+from llama_scale.single import SingleSpec, SingleTraining
+from llama_scale.training.kernels import TorchGradients, gradients_of, library
+from llama_scale.training.kernels.library import Absent
+from llama_scale.training.model import Llama
+from llama_scale.training.scaling import initialise
+
+SHAPE = ModelConfig(
+    layers=3, width=32, heads=4, kv_heads=2, head_size=8, hidden=96, vocabulary=64, context=32, qk_norm=True
+)
+WITHOUT_COMPILER = isinstance(library(), Absent)
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch about itself, which its compiler runs into
+needs_compiler = pytest.mark.skipif(WITHOUT_COMPILER, reason="no C compiler is on the path")
+
+
+def made(recompute: Recompute = "none", *, compiled: bool = False) -> Llama:
+    model = Llama(SHAPE, recompute=recompute, compiled=compiled)
+    initialise(model, 0, 1.0)
+    return model
+
+
+def stepped(model: Llama, sequences: int = 4) -> tuple[float, list[torch.Tensor]]:
+    """The loss and the gradients of one batch."""
+    shape = (sequences, SHAPE.context + 1)
+    tokens = torch.randint(SHAPE.vocabulary, shape, generator=torch.manual_seed(0))
+    loss = TorchGradients(model)(tokens[:, :-1], tokens[:, 1:], 1e-3, 0.5)
+    return loss.item(), [weight.grad for weight in model.parameters() if weight.grad is not None]
+
+
+@needs_compiler
+@pytest.mark.parametrize("recompute", ["none", "selective"])
+def test_a_compiled_model_has_the_gradients_of_an_eager_one(recompute: Recompute) -> None:
+    loss, gradients = stepped(made())
+    compiled = made(recompute, compiled=True)
+    counters.clear()
+    found, others = stepped(compiled)
+    assert found == pytest.approx(loss, rel=1e-6)
+    assert len(others) == len(gradients)
+    for ours, theirs in zip(others, gradients, strict=True):
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+    assert counters["graph_break"] == {}
+    assert counters["stats"]["unique_graphs"] == 2  # a block and the loss
+
+
+def test_a_machine_that_cannot_compile_says_so_in_a_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "llama_scale", "train", "--model", "1x16", "--steps", "2"]
+    command += ["--device", "cpu", "--store", str(tmp_path / "runs"), "--set", "training.compile=true"]
+    nowhere = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    ran = subprocess.run(command, env=os.environ | nowhere, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "Traceback" not in ran.stderr
+    (error, hint) = ran.stderr.strip().splitlines()[-2:]
+    assert error.startswith("error: training.compile is true, but torch can compile nothing here: ")
+    assert "training.compile = false" in hint
+
+
+def test_kernels_leave_a_compiled_model_to_torch() -> None:
+    assert gradients_of(made(compiled=True)).name == "torch, compiled"
+    with pytest.raises(InputError, match=r"C kernels compute, but training\.compile leaves all to torch"):
+        SingleSpec(training=SingleTraining(precision="i16", compile=True))
