@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,7 @@ import pytest
 from recipes import write_text
 
 from llama_scale.config import structure
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, StoreError
 from llama_scale.runs import BUILTIN, DataConfig, SourceConfig
 from llama_scale.training import builtin as builtin_module
 from llama_scale.training.builtin import VALIDATION_PACKAGES, builtin_listing
@@ -143,6 +144,31 @@ def test_a_store_that_lies_in_its_source_is_no_text(tmp_path: Path, monkeypatch:
     assert read_corpus(config, store).corpus == files.corpus
     again = find_prepared(config, store)
     assert again is not None and again.corpus == files.corpus
+
+
+def test_a_limit_that_leaves_one_document_is_named_as_the_cause(tmp_path: Path) -> None:
+    file = tmp_path / "two.jsonl"
+    file.write_text('{"text": "once"}\n{"text": "upon"}\n')
+    with pytest.raises(InputError, match="one single document") as refusal:
+        read(tmp_path, SourceConfig(source=str(file), limit_bytes=1))
+    assert "larger limit_bytes" in refusal.value.hint
+
+
+def test_a_home_that_nobody_has_holds_no_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no ~no such user/text"):
+        read(tmp_path, "~no such user/text")
+
+
+def test_what_stands_in_the_way_of_a_prepared_text_is_told_before_it_is_made(tmp_path: Path) -> None:
+    source, store = write_text(tmp_path / "text"), tmp_path / "store"
+    config = DataConfig(source=str(source), tokenizer="bytes", vocabulary=257)
+    folder = prepare(find_text(config, store), config, store).folder
+    (folder / "manifest.json").unlink()
+    text = find_text(config, store)
+    assert isinstance(text, Corpus)
+    shutil.rmtree(source)  # whoever read it again would not find it
+    with pytest.raises(StoreError, match="cannot be used"):
+        prepare(text, config, store)
 
 
 def test_the_built_in_corpus_has_a_limit_too(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_scale.config import apply_overrides, structure
+from llama_scale.files import at_home
 from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import disk_bytes, step_time
 from llama_scale.launch.places import default_workers
@@ -63,7 +64,7 @@ def read_single(tables: Mapping[str, Any], overrides: Sequence[str], *, source: 
     if "start_from" in told:
         from llama_scale.training.exchange import read_shape
 
-        complete = with_defaults_of(read_shape(Path(str(told["start_from"]))), told)
+        complete = with_defaults_of(read_shape(at_home(str(told["start_from"]))), told)
     else:
         complete = with_family_defaults(told)
     return structure(complete, SingleSpec, source=source)
@@ -73,7 +74,7 @@ def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
     """Find the text and work out the run. Writes nothing, but for a text that is fetched."""
     from llama_scale.training.preparing import find_text
 
-    start_from = Path(spec.start_from) if spec.start_from is not None else None
+    start_from = at_home(spec.start_from) if spec.start_from is not None else None
     # Before the text is read, which may take long: what makes no run is refused at once.
     config = single_run(spec, "", _start(start_from) if start_from else None)
     text = find_text(spec.data, store)

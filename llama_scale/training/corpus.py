@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llama_scale.config import canonical_json
 from llama_scale.errors import InputError
+from llama_scale.files import at_home
 from llama_scale.frozen import frozen
 from llama_scale.runs import BUILTIN, HUB, DataConfig, SourceConfig
 from llama_scale.training.builtin import builtin_documents, builtin_listing, builtin_versions, is_held_out
@@ -145,7 +146,7 @@ def _place(source: SourceConfig, store: Path) -> Path:
     """Where the files of a source lie, or will lie once they are fetched."""
     if source.source.startswith(HUB):
         return fetched_folder(source, store)
-    return Path(source.source).expanduser()
+    return at_home(source.source)
 
 
 def _files(place: Path, store: Path) -> list[Path]:
@@ -219,7 +220,9 @@ def _lowest_share(source: SourceConfig, digests: NDArray[np.bytes_]) -> NDArray[
     if lowest.all():
         raise InputError(
             f"the source {source.source!r} is one single document, so none can be held out for validation",
-            hint=f"give at least {2 * PIECE_BYTES // 1000} kB of text, or several documents",
+            hint="give a larger limit_bytes, or leave it out"
+            if source.limit_bytes is not None
+            else f"give at least {2 * PIECE_BYTES // 1000} kB of text, or several documents",
         )
     return (firsts >> 32 < int(VALIDATION_SHARE * 2**32)) | lowest
 

@@ -229,7 +229,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             tensors |= load((path / part).read_bytes())
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path / part} cannot be read: {error}", hint="download it again") from error
+            raise _unreadable(path / part, error, "it must be of safetensors: get it again") from error
     return tensors
 
 
@@ -237,12 +237,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}", hint="name a folder that save_pretrained wrote"
-        ) from error
+        raise _unreadable(path, error, "name a folder that save_pretrained wrote") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no object", hint="name a folder that save_pretrained wrote")
     return content
+
+
+def _unreadable(path: Path, error: Exception, hint: str) -> InputError:
+    reason = getattr(error, "strerror", None) or error  # the system's own words would name the path again
+    return InputError(f"{path} cannot be read: {reason}", hint=hint)
 
 
 def _their_name(name: str) -> str:

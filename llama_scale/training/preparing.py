@@ -68,7 +68,7 @@ def prepare(corpus: Corpus | TokenFiles, config: DataConfig, store: Path, *, thr
     if isinstance(corpus, TokenFiles):
         return corpus
     folder = data_folder(store, config, corpus.corpus)
-    if not (folder / MANIFEST).exists():
+    if not folder.exists():  # one without a manifest is for `open_tokens` to refuse
         with publish_folder(folder) as new:
             _write(corpus, config, new, threads)
     return open_tokens(folder)
