@@ -23,6 +23,7 @@ from llama_scale.runs import BUILTIN, HUB, DataConfig, SourceConfig
 from llama_scale.training.builtin import builtin_documents, builtin_listing, builtin_versions, is_held_out
 from llama_scale.training.documents import PIECE_BYTES, Document, is_there, read_documents, text_files
 from llama_scale.training.hub import FIELD, fetch, fetched_folder
+from llama_scale.training.tokenizer import GivenTokenizer
 
 VALIDATION_SHARE = 0.02
 Places = NDArray[np.int64]
@@ -81,10 +82,14 @@ class Text:
 
 @frozen(eq=False)
 class Corpus:
-    """All texts of a recipe; `corpus` is the sha256 of their parts, their order and how they are mixed."""
+    """All texts of a recipe; `corpus` is the sha256 of their parts, their order and how they are mixed.
+
+    And of the `tokenizer`, where one was given rather than made of them.
+    """
 
     texts: tuple[Text, ...]
     corpus: str
+    tokenizer: GivenTokenizer | None = None
 
     @property
     def train_tokens(self) -> None:
@@ -100,7 +105,7 @@ class Corpus:
         return self.train_bytes + sum(int(text.catalogue.sizes[text.validation].sum()) for text in self.texts)
 
 
-def read_corpus(config: DataConfig, store: Path) -> Corpus:
+def read_corpus(config: DataConfig, store: Path, tokenizer: GivenTokenizer | None = None) -> Corpus:
     """Read every source of `config` once through; datasets of the hub are fetched into `store` first.
 
     Documents that occur twice in a source are kept once, and none of a training part is in any
@@ -119,7 +124,10 @@ def read_corpus(config: DataConfig, store: Path) -> Corpus:
         _text(catalogue, validation, never_learnt, config.shuffle_seed)
         for catalogue, validation in zip(catalogues, held_out, strict=True)
     )
-    return Corpus(texts=texts, corpus=_mixture_sha256(texts, config.block_counts))
+    corpus = _mixture_sha256(texts, config.block_counts)
+    if tokenizer is not None:
+        corpus = hashlib.sha256(f"{corpus} {tokenizer.sha256}".encode()).hexdigest()
+    return Corpus(texts=texts, corpus=corpus, tokenizer=tokenizer)
 
 
 def absent_sources(config: DataConfig, store: Path) -> tuple[str, ...]:

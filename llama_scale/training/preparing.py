@@ -30,16 +30,21 @@ from llama_scale.training.data import (
 )
 from llama_scale.training.documents import Document
 from llama_scale.training.shards import Tokens, token_type, writing
-from llama_scale.training.tokenizer import Tokenizer, byte_tokenizer, train_bpe
+from llama_scale.training.tokenizer import AnyTokenizer, GivenTokenizer, byte_tokenizer, train_bpe
 
 SCRATCH = "reading-order.tmp"
 TOKENIZER_CHARACTERS = 10_000_000  # to train on: merges of a vocabulary up to 8k settle well before this
 CHARACTERS_TOGETHER = 4_000_000  # handed to the encoder at once
 
 
-def find_text(config: DataConfig, store: Path) -> Corpus | TokenFiles:
-    """The tokens of `config` where `store` holds them, or else its corpus, read through."""
-    return find_prepared(config, store) or read_corpus(config, store)
+def find_text(
+    config: DataConfig, store: Path, tokenizer: GivenTokenizer | None = None
+) -> Corpus | TokenFiles:
+    """The tokens of `config` where `store` holds them, or else its corpus, read through.
+
+    They are cut by `tokenizer` where `config` says that one is given.
+    """
+    return find_prepared(config, store, tokenizer) or read_corpus(config, store, tokenizer)
 
 
 def verify_source(files: TokenFiles, store: Path) -> str:
@@ -97,8 +102,10 @@ def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> No
     write_atomically(folder / MANIFEST, json.dumps(sealed(manifest), indent=1))
 
 
-def _tokenizer(corpus: Corpus, config: DataConfig) -> Tokenizer:
-    """The byte tokenizer, or one trained on the start of the training part, every source by its share."""
+def _tokenizer(corpus: Corpus, config: DataConfig) -> AnyTokenizer:
+    """A given one, that of bytes, or one trained on the start of the training part, sources by share."""
+    if corpus.tokenizer is not None:
+        return corpus.tokenizer
     if config.tokenizer == "bpe":
         shares = apportion(config.block_counts, TOKENIZER_CHARACTERS)
         samples = (_sample(text, share) for text, share in zip(corpus.texts, shares, strict=True))
@@ -116,7 +123,7 @@ def _sample(text: Text, characters: int) -> list[str]:
 
 
 def _source(
-    number: int, text: Text, count: int, tokenizer: Tokenizer, folder: Path, threads: int
+    number: int, text: Text, count: int, tokenizer: AnyTokenizer, folder: Path, threads: int
 ) -> dict[str, Any]:
     """Write the tokens of one source and state them.
 
@@ -153,7 +160,9 @@ def _source(
     return stated
 
 
-def _encoded(text: Text, places: Places, tokenizer: Tokenizer, threads: int) -> Iterator[tuple[int, Tokens]]:
+def _encoded(
+    text: Text, places: Places, tokenizer: AnyTokenizer, threads: int
+) -> Iterator[tuple[int, Tokens]]:
     """The place and the ids of each document, in the order of reading."""
     for batch in _batches(text.documents(places)):
         ids = tokenizer.encode([document.text for _, document in batch], threads=threads)
