@@ -21,10 +21,11 @@ from llama_scale.fitting.records import rows_of_records
 from llama_scale.launch.single import KnownRun, Seat, prepare_run, read_single, train_single, write_run
 from llama_scale.runs import INITIAL_WEIGHTS, read_record, run_folders
 from llama_scale.runs.upkeep import spares
-from llama_scale.training.data import evaluation_batches, open_tokens
+from llama_scale.training.data import data_folder, evaluation_batches, open_tokens
 from llama_scale.training.exchange import read_hf, read_tokenizer, write_hf
 from llama_scale.training.model import Llama
 from llama_scale.training.starts import identity
+from llama_scale.training.tokenizer import byte_tokenizer
 from llama_scale.training.weights import load_weights
 from llama_scale.training.world import ALONE
 
@@ -198,6 +199,18 @@ def test_one_text_is_kept_in_the_tokens_of_each_model(home: Path, tmp_path: Path
     runs = [prepared_run(home, tmp_path / "runs", way, "data.vocabulary=416") for way in (*ways, *ways)]
     assert runs[0] == runs[2] and runs[1] == runs[3] and runs[0].config.corpus != runs[1].config.corpus
     assert len(list((tmp_path / "runs" / "data").iterdir())) == 2
+
+
+def test_a_tokenizer_of_ours_is_read_as_ours_and_cuts_any_text(home: Path, tmp_path: Path) -> None:
+    [prepared] = (home / "base" / "data").iterdir()
+    write_hf(tmp_path / "bytes", read_hf(home / "ours"), byte_tokenizer())
+    assert read_tokenizer(tmp_path / "bytes", 257) == byte_tokenizer()
+    assert read_tokenizer(home / "ours", 300) == open_tokens(prepared).tokenizer
+    assert read_tokenizer(home / "theirs", 300) == open_tokens(prepared).tokenizer
+    (tmp_path / "other.txt").write_text("".join(f"line {n} after another\n" for n in range(20_000)))
+    run = prepared_run(home, tmp_path, from_theirs(home), f"data.source={tmp_path / 'other.txt'}")
+    files = open_tokens(data_folder(tmp_path, run.config.data, run.config.corpus))
+    assert files.tokenizer == open_tokens(prepared).tokenizer
 
 
 @pytest.mark.parametrize(

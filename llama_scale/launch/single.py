@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llama_scale.training.meter import Reading
     from llama_scale.training.mirrors import MirrorName
     from llama_scale.training.peak import Peak
-    from llama_scale.training.tokenizer import GivenTokenizer
+    from llama_scale.training.tokenizer import AnyTokenizer
     from llama_scale.training.world import World
 
     Text = Corpus | TokenFiles
@@ -84,7 +84,7 @@ def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
     return KnownRun(config=config, folder=RunFolder(store / run_id(config)), start_from=start_from), text
 
 
-def _tokenizer(folder: Path, data: DataConfig) -> GivenTokenizer | None:
+def _tokenizer(folder: Path, data: DataConfig) -> AnyTokenizer | None:
     """That of the model to start from, unless the recipe names another of the same ids."""
     from llama_scale.training.exchange import read_tokenizer
 

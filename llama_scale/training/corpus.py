@@ -23,7 +23,7 @@ from llama_scale.runs import BUILTIN, HUB, DataConfig, SourceConfig
 from llama_scale.training.builtin import builtin_documents, builtin_listing, builtin_versions, is_held_out
 from llama_scale.training.documents import PIECE_BYTES, Document, is_there, read_documents, text_files
 from llama_scale.training.hub import FIELD, fetch, fetched_folder
-from llama_scale.training.tokenizer import GivenTokenizer
+from llama_scale.training.tokenizer import AnyTokenizer, sha256_of
 
 VALIDATION_SHARE = 0.02
 Places = NDArray[np.int64]
@@ -89,7 +89,7 @@ class Corpus:
 
     texts: tuple[Text, ...]
     corpus: str
-    tokenizer: GivenTokenizer | None = None
+    tokenizer: AnyTokenizer | None = None
 
     @property
     def train_tokens(self) -> None:
@@ -105,7 +105,7 @@ class Corpus:
         return self.train_bytes + sum(int(text.catalogue.sizes[text.validation].sum()) for text in self.texts)
 
 
-def read_corpus(config: DataConfig, store: Path, tokenizer: GivenTokenizer | None = None) -> Corpus:
+def read_corpus(config: DataConfig, store: Path, tokenizer: AnyTokenizer | None = None) -> Corpus:
     """Read every source of `config` once through; datasets of the hub are fetched into `store` first.
 
     Documents that occur twice in a source are kept once, and none of a training part is in any
@@ -126,7 +126,7 @@ def read_corpus(config: DataConfig, store: Path, tokenizer: GivenTokenizer | Non
     )
     corpus = _mixture_sha256(texts, config.block_counts)
     if tokenizer is not None:
-        corpus = hashlib.sha256(f"{corpus} {tokenizer.sha256}".encode()).hexdigest()
+        corpus = hashlib.sha256(f"{corpus} {sha256_of(tokenizer)}".encode()).hexdigest()
     return Corpus(texts=texts, corpus=corpus, tokenizer=tokenizer)
 
 

@@ -19,7 +19,7 @@ from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion, evaluation_pr
 from llama_scale.training.corpus import fingerprint
 from llama_scale.training.mixture import chunk_starts, chunks_drawn, draw
 from llama_scale.training.shards import Tokens, TokenShards, file_sha256, map_shards
-from llama_scale.training.tokenizer import AnyTokenizer, GivenTokenizer, tokenizer_from_json
+from llama_scale.training.tokenizer import AnyTokenizer, sha256_of, tokenizer_from_json
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 SCHEMA = 3  # 2 had no hash of the manifest itself
@@ -92,7 +92,7 @@ def prepared_folders(store: Path) -> list[Path]:
 
 
 def find_prepared(
-    config: DataConfig, store: Path, tokenizer: GivenTokenizer | None = None
+    config: DataConfig, store: Path, tokenizer: AnyTokenizer | None = None
 ) -> TokenFiles | None:
     """The tokens of `config`, by the given tokenizer, if they were made before from files that look as now.
 
@@ -102,7 +102,7 @@ def find_prepared(
     alike = [pair for pair in made if pair[1].get("reads") == what_is_read(config)]
     marks = [fingerprint(source, store) for source in config.mixture] if alike else []
     for folder, manifest in alike:
-        cut_alike = tokenizer is None or manifest["tokenizer"]["sha256"] == tokenizer.sha256
+        cut_alike = tokenizer is None or manifest["tokenizer"]["sha256"] == sha256_of(tokenizer)
         if cut_alike and manifest["fingerprints"] == marks:
             return open_tokens(folder)
     return None

@@ -28,7 +28,9 @@ from llama_scale.training.tokenizer import (
     AnyTokenizer,
     GivenTokenizer,
     Tokenizer,
+    from_library,
     read_library,
+    same_ids,
     to_library,
 )
 
@@ -217,7 +219,7 @@ def _garbled(path: Path, key: str, value: object) -> InputError:
     return InputError(f"{path / CONFIG} {stated}", hint="export the model again with save_pretrained")
 
 
-def read_tokenizer(folder: Path, vocabulary: int) -> GivenTokenizer:
+def read_tokenizer(folder: Path, vocabulary: int) -> AnyTokenizer:
     """The tokenizer that lies beside a model in `folder`; documents end by its eos_token.
 
     Raises InputError for one that is no BPE, has ids beyond `vocabulary` or no such token, or cannot be read.
@@ -226,6 +228,7 @@ def read_tokenizer(folder: Path, vocabulary: int) -> GivenTokenizer:
     try:
         files = {n: (folder / n).read_text("utf-8") for n in TOKENIZER_FILES if (folder / n).exists()}
         library = read_library(files[TOKENIZER])
+        ours = from_library(library)
     except Exception as error:  # the library has no narrower one
         raise _unreadable(place, error, "name a folder that save_pretrained wrote") from error
     ids, end = library.get_vocab().values(), _end_of_document(folder, library)
@@ -240,6 +243,8 @@ def read_tokenizer(folder: Path, vocabulary: int) -> GivenTokenizer:
                 f"{place} {what}",
                 hint="give a folder whose tokenizer is its model's, and leave out data.vocabulary",
             )
+    if ours and (ours.vocabulary, ours.end_of_document) == (vocabulary, end):
+        return ours
     return GivenTokenizer(files=files, vocabulary=vocabulary, end_of_document=end or 0)
 
 
@@ -256,8 +261,7 @@ def _end_of_document(folder: Path, library: tokenizers.Tokenizer) -> int | None:
 
 def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Raises InputError unless the ids of the folder's model mean what those of `tokenizer` do."""
-    theirs, ours = _read_json(folder / TOKENIZER), json.loads(to_library(tokenizer).to_str())
-    if any(theirs.get(part) != ours[part] for part in ("model", "normalizer", "pre_tokenizer")):
+    if not same_ids(_read_json(folder / TOKENIZER), tokenizer):
         raise InputError(
             f"{folder / TOKENIZER} is not the tokenizer of this text ({tokenizer.kind}, "
             f"{tokenizer.vocabulary:,} entries): ids would mean other tokens to the model",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,16 +29,14 @@ from llama_scale.training.data import (
 )
 from llama_scale.training.documents import Document
 from llama_scale.training.shards import Tokens, token_type, writing
-from llama_scale.training.tokenizer import AnyTokenizer, GivenTokenizer, byte_tokenizer, train_bpe
+from llama_scale.training.tokenizer import AnyTokenizer, byte_tokenizer, sha256_of, train_bpe
 
 SCRATCH = "reading-order.tmp"
 TOKENIZER_CHARACTERS = 10_000_000  # to train on: merges of a vocabulary up to 8k settle well before this
 CHARACTERS_TOGETHER = 4_000_000  # handed to the encoder at once
 
 
-def find_text(
-    config: DataConfig, store: Path, tokenizer: GivenTokenizer | None = None
-) -> Corpus | TokenFiles:
+def find_text(config: DataConfig, store: Path, tokenizer: AnyTokenizer | None = None) -> Corpus | TokenFiles:
     """The tokens of `config` where `store` holds them, or else its corpus, read through.
 
     They are cut by `tokenizer` where `config` says that one is given.
@@ -81,8 +78,7 @@ def prepare(corpus: Corpus | TokenFiles, config: DataConfig, store: Path, *, thr
 
 def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> None:
     tokenizer = _tokenizer(corpus, config)
-    text = tokenizer.to_json()
-    write_atomically(folder / TOKENIZER, text)
+    write_atomically(folder / TOKENIZER, tokenizer.to_json())
     manifest = {
         "schema": SCHEMA,
         "reads": what_is_read(config),
@@ -91,7 +87,7 @@ def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> No
         "tokenizer": {
             "kind": tokenizer.kind,
             "vocabulary": tokenizer.vocabulary,
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "sha256": sha256_of(tokenizer),
         },
         "dtype": token_type(tokenizer.vocabulary),
         "sources": [

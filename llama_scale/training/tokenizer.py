@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -98,10 +99,6 @@ class GivenTokenizer:
     end_of_document: int
     kind: TokenizerName = "start"
 
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
     @cached_property
     def library(self) -> tokenizers.Tokenizer:
         return read_library(self.files[LIBRARY_FILE])
@@ -148,6 +145,11 @@ def tokenizer_from_json(text: str | bytes) -> AnyTokenizer:
     """What `to_json` of either wrote; raises ValueError, KeyError or TypeError for anything else."""
     content = parse_json(text)
     return GivenTokenizer(**content) if content["kind"] == "start" else Tokenizer.from_json(text)
+
+
+def sha256_of(tokenizer: AnyTokenizer) -> str:
+    """What a tokenizer is known by: the hash of its JSON."""
+    return hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
 
 
 def _bytes_of_piece(token: str) -> int:
@@ -224,6 +226,26 @@ def to_library(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     made = _byte_level(models.BPE({word: rank for rank, word in enumerate(words)}, spelled))
     made.add_special_tokens([tokenizers.AddedToken(END_OF_DOCUMENT, special=True, normalized=False)])
     return made
+
+
+def from_library(library: tokenizers.Tokenizer) -> Tokenizer | None:
+    """The tokenizer that `to_library` made this of, whose encoding takes a fifth of the time, or None."""
+    theirs, plain = json.loads(library.to_str()), json.loads(_byte_level(models.BPE()).to_str())
+    if theirs["model"]["type"] != "BPE" or theirs["pre_tokenizer"] != plain["pre_tokenizer"]:
+        return None
+    letters, vocabulary = _byte_of_letter(), theirs["model"]["vocab"]
+    words = sorted(vocabulary, key=vocabulary.__getitem__)
+    made = Tokenizer(
+        kind="bpe" if theirs["model"]["merges"] else "bytes",
+        tokens=tuple(bytes(letters[letter] for letter in word) for word in words),
+    )
+    return made if same_ids(theirs, made) else None
+
+
+def same_ids(library: Mapping[str, Any], tokenizer: Tokenizer) -> bool:
+    """Whether the JSON of a tokenizer of the library says that its ids are those of `tokenizer`."""
+    ours = json.loads(to_library(tokenizer).to_str())
+    return all(library.get(part) == ours[part] for part in ("model", "normalizer", "pre_tokenizer"))
 
 
 def _last_merge(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
