@@ -116,6 +116,13 @@ def text_problems(config: DataConfig, context: int, *, starts: bool = False) -> 
             "a source of the text has no name",
             hint='name a file or a folder: data.source = "." is the folder that you are in',
         )
+    for source in config.mixture:
+        of_the_hub = source.subset or source.revision or source.split != "train"
+        if of_the_hub and not source.source.startswith(HUB):
+            yield InputError(
+                f"{source.label} has a subset, split or revision, which only datasets of the hub have",
+                hint=f'begin its source with "{HUB}", or leave them out',
+            )
     if config.tokenizer == "start" and not starts:
         yield InputError(
             'data.tokenizer is "start", but no start_from names a model to take it from',
