@@ -38,8 +38,8 @@ class SeveralErrors(InputError):
 
 
 def raise_all(errors: Iterable[InputError]) -> None:
-    """Raises what was found amiss: nothing, the one error, or one that tells them all."""
-    found = list(errors)
+    """Raises what was found amiss: nothing, the one error, or one that tells them all, each once."""
+    found = list({(error.message, error.hint): error for error in errors}.values())
     if len(found) == 1:
         raise found[0]
     if found:

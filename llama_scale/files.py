@@ -35,6 +35,14 @@ _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp$")
 _DISK_FAILS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
+def at_home(path: str | Path) -> Path:
+    """`path` with its ~ spelt out; that of a user whom this machine does not know stays as it is.
+
+    Path.expanduser raises RuntimeError there, in place of a file that is simply not found.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def check_new(path: Path, *, overwrite: bool, other: str) -> None:
     """Raises InputError where a file stands that may not be replaced; `other` is what to give instead."""
     if path.exists() and not overwrite:

@@ -30,6 +30,7 @@ from llama_scale.runs import (
     RunConfig,
     ScheduleConfig,
     ScheduleKind,
+    TokenizerName,
     mup_problems,
     out_of_limits,
     precision_problems,
@@ -128,7 +129,7 @@ class SingleSpec(Checked):
                 hint=f"leave out shape.{which}, or name the model by its size",
             )
         if shape and data:
-            yield from text_problems(data, shape.context)
+            yield from text_problems(data, shape.context, starts=self.start_from is not None)
 
 
 @frozen
@@ -145,9 +146,12 @@ def with_family_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
     return with_defaults_of(named, tables) if named else dict(tables)
 
 
-def with_defaults_of(model: ModelConfig, tables: Mapping[str, Any]) -> dict[str, Any]:
-    """`tables` of a recipe, with the vocabulary and context of `model` where they say none."""
-    defaults = {"data": {"vocabulary": model.vocabulary}, "shape": {"context": model.context}}
+def with_defaults_of(
+    model: ModelConfig, tables: Mapping[str, Any], tokenizer: TokenizerName = "bpe"
+) -> dict[str, Any]:
+    """`tables` of a recipe with `tokenizer`, and vocabulary and context of `model`, where they say none."""
+    data = {"tokenizer": tokenizer, "vocabulary": model.vocabulary}
+    defaults = {"data": data, "shape": {"context": model.context}}
     given = {name: tables.get(name, {}) for name in defaults}
     # what is no table is left for the reading to refuse
     return {**tables, **{n: {**defaults[n], **g} for n, g in given.items() if isinstance(g, Mapping)}}

@@ -76,3 +76,11 @@ def test_several_errors_of_one_value_are_told_beside_those_of_others() -> None:
     with pytest.raises(InputError, match=r"^a$"):
         raise_all([InputError("a", hint="b")])
     raise_all([])
+
+
+def test_what_several_checks_find_is_told_once() -> None:
+    same = [InputError("too few seats", hint="hire a bus") for _ in range(3)]
+    with pytest.raises(InputError, match=r"^too few seats$"):
+        raise_all(same)
+    with pytest.raises(InputError, match=r"^2 problems\n"):
+        raise_all([*same, InputError("no days", hint="add days = [1]"), *same])

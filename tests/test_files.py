@@ -14,6 +14,7 @@ import pytest
 from llama_scale.errors import StoreError
 from llama_scale.files import (
     ABANDONED_SECONDS,
+    at_home,
     is_left_behind,
     make_folder,
     parse_json,
@@ -152,3 +153,11 @@ def test_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [b'{"a": 1}', b'\xef\xbb\xbf{"a": 1}', '{"a": 1}'])
 def test_json_may_begin_with_a_byte_order_mark(text: str | bytes) -> None:
     assert parse_json(text) == {"a": 1}
+
+
+def test_a_home_is_spelt_out_and_one_that_nobody_has_is_a_name_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert at_home("~/text") == at_home(Path("~/text")) == Path("/somewhere/text")
+    assert at_home("~no such user/text") == Path("~no such user/text")

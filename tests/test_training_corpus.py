@@ -6,17 +6,19 @@ import base64
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recipes import write_text
 
 from llama_scale.config import structure
-from llama_scale.errors import InputError
-from llama_scale.runs import BUILTIN, DataConfig, SourceConfig
+from llama_scale.errors import InputError, StoreError
+from llama_scale.runs import BUILTIN, DataConfig, SourceConfig, text_problems
 from llama_scale.training import builtin as builtin_module
 from llama_scale.training.builtin import VALIDATION_PACKAGES, builtin_listing
 from llama_scale.training.corpus import Corpus, Text, fingerprint, read_corpus
@@ -145,6 +147,41 @@ def test_a_store_that_lies_in_its_source_is_no_text(tmp_path: Path, monkeypatch:
     assert again is not None and again.corpus == files.corpus
 
 
+def test_a_limit_that_leaves_one_document_is_named_as_the_cause(tmp_path: Path) -> None:
+    file = tmp_path / "two.jsonl"
+    file.write_text('{"text": "once"}\n{"text": "upon"}\n')
+    with pytest.raises(InputError, match="one single document") as refusal:
+        read(tmp_path, SourceConfig(source=str(file), limit_bytes=1))
+    assert "larger limit_bytes" in refusal.value.hint
+
+
+@pytest.mark.parametrize("setting", [{"subset": "en"}, {"split": "test"}, {"revision": "v1"}])
+def test_what_only_the_hub_has_is_refused_elsewhere(setting: dict[str, Any]) -> None:
+    def told(source: str) -> list[str]:
+        config = DataConfig(sources=(SourceConfig(source=source, **setting),))
+        return [problem.message for problem in text_problems(config, 32)]
+
+    assert told("hub:allenai/c4") == []
+    assert told("allenai/c4") == ["c4 has a subset, split or revision, which only datasets of the hub have"]
+
+
+def test_a_home_that_nobody_has_holds_no_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no ~no such user/text"):
+        read(tmp_path, "~no such user/text")
+
+
+def test_what_stands_in_the_way_of_a_prepared_text_is_told_before_it_is_made(tmp_path: Path) -> None:
+    source, store = write_text(tmp_path / "text"), tmp_path / "store"
+    config = DataConfig(source=str(source), tokenizer="bytes", vocabulary=257)
+    folder = prepare(find_text(config, store), config, store).folder
+    (folder / "manifest.json").unlink()
+    text = find_text(config, store)
+    assert isinstance(text, Corpus)
+    shutil.rmtree(source)  # whoever read it again would not find it
+    with pytest.raises(StoreError, match="cannot be used"):
+        prepare(text, config, store)
+
+
 def test_the_built_in_corpus_has_a_limit_too(tmp_path: Path) -> None:
     (text,) = read(tmp_path, SourceConfig(source=BUILTIN, limit_bytes=12_000_000)).texts
     assert 12_000_000 <= int(text.catalogue.sizes.sum()) < 13_000_000
@@ -228,6 +265,7 @@ def test_text_larger_than_memory_is_read_and_tokenised(tmp_path: Path, ending: s
     code = f"""
 import re, resource
 from pathlib import Path
+from typing import Any
 from llama_scale.runs import DataConfig
 from llama_scale.training.preparing import find_text, prepare
 store, config = Path({str(tmp_path)!r}), DataConfig(source={str(file)!r}, tokenizer="bytes", vocabulary=257)

@@ -101,9 +101,9 @@ def test_a_field_that_is_null_at_first_is_still_the_text(tmp_path: Path) -> None
     assert read(holding({"text": None, "id": "a7"}, {"text": "once", "id": "a8"})) == ["once"]
     assert read(holding({"story": None, "n": 1}, {"story": "upon", "n": 2})) == ["upon"]
     assert read(holding({"text": "a", "content": None})) == ["a"]
-    with pytest.raises(InputError, match="id are all text, story may be where it is not null"):
+    with pytest.raises(InputError, match="id is text, story may be where it is not null"):
         read(holding({"story": None, "id": "a7"}, {"story": "upon", "id": "a8"}))
-    with pytest.raises(InputError, match="body are all text, text may be"):
+    with pytest.raises(InputError, match="body is text, text may be"):
         read(holding({"text": None, "body": "b"}, {"text": "a", "body": None}))
 
 

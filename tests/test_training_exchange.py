@@ -207,6 +207,9 @@ def test_torn_weights_and_paths_that_lead_out_are_refused(tmp_path: Path) -> Non
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(InputError, match="cannot be read"):
         read_hf(tmp_path / "hf")
+    weights.unlink()  # as of models that were saved as pytorch_model.bin
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read: No such file or directory$"):
+        read_hf(tmp_path / "hf")
     (tmp_path / "outside.safetensors").write_bytes(save({}))
     index = {"weight_map": {"lm_head.weight": "../outside.safetensors"}}
     (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))

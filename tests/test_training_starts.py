@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
 from recipes import write_text
 from single_recipe import RECIPE, train
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from llama_scale.errors import InputError, StoreError
 from llama_scale.fitting.records import rows_of_records
 from llama_scale.launch.single import KnownRun, Seat, prepare_run, read_single, train_single, write_run
 from llama_scale.runs import INITIAL_WEIGHTS, read_record, run_folders
 from llama_scale.runs.upkeep import spares
-from llama_scale.training.data import evaluation_batches, open_tokens
-from llama_scale.training.exchange import read_hf, write_hf
+from llama_scale.training.data import data_folder, evaluation_batches, open_tokens
+from llama_scale.training.exchange import read_hf, read_tokenizer, write_hf
 from llama_scale.training.model import Llama
 from llama_scale.training.starts import identity
+from llama_scale.training.tokenizer import byte_tokenizer
 from llama_scale.training.weights import load_weights
 from llama_scale.training.world import ALONE
 
@@ -161,13 +166,128 @@ def test_weights_that_changed_are_refused(home: Path, tmp_path: Path) -> None:
     assert go_on(prepared_run(home, tmp_path, from_theirs(home))) == "done"
 
 
+@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
+def test_a_model_of_others_is_trained_on_in_its_own_tokens(kind: str, home: Path, tmp_path: Path) -> None:
+    hub = Path(write_hub_folder(tmp_path / "hub", home / "text", kind))
+    auto = transformers.AutoTokenizer.from_pretrained(hub)
+    run = trained(home, tmp_path / "runs", {"start_from": str(hub)}, "data.vocabulary=416")
+    [prepared] = (tmp_path / "runs" / "data").iterdir()
+    files = open_tokens(prepared)
+    text = "def naïve(x):\n\treturn  x + 1  # 日本"
+    [ids] = files.tokenizer.encode([text])
+    assert ids.tolist() == [*auto(text)["input_ids"], auto.eos_token_id]
+    put_before = len(" ") if kind == "sentencepiece" else 0
+    assert files.tokenizer.token_bytes[ids].sum() == len(text.encode()) + put_before
+    spelt = f"{auto.bos_token} {auto.eos_token}"
+    [ids] = files.tokenizer.encode([spelt])  # text is text, whatever it spells
+    assert ids.tolist() == [*auto(spelt, split_special_tokens=True)["input_ids"], auto.eos_token_id]
+    stated = files.manifest["sources"][0]["train"]
+    [ids] = files.sources[0].train.gather(np.zeros(1, dtype=np.int64), stated["tokens"])
+    assert files.tokenizer.token_bytes[ids].sum() == stated["bytes"] + stated["documents"] * put_before
+    write_hf(tmp_path / "back", load_weights(run.folder)[0], files.tokenizer)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "back" / name).read_bytes() == (hub / name).read_bytes()
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    assert model.config.eos_token_id == auto.eos_token_id
+
+
+def test_one_text_is_kept_in_the_tokens_of_each_model(home: Path, tmp_path: Path) -> None:
+    ways = [
+        {"start_from": write_hub_folder(tmp_path / k, home / "text", k)}
+        for k in ("byte-level", "sentencepiece")
+    ]
+    runs = [prepared_run(home, tmp_path / "runs", way, "data.vocabulary=416") for way in (*ways, *ways)]
+    assert runs[0] == runs[2] and runs[1] == runs[3] and runs[0].config.corpus != runs[1].config.corpus
+    assert len(list((tmp_path / "runs" / "data").iterdir())) == 2
+
+
+def test_a_tokenizer_of_ours_is_read_as_ours_and_cuts_any_text(home: Path, tmp_path: Path) -> None:
+    [prepared] = (home / "base" / "data").iterdir()
+    write_hf(tmp_path / "bytes", read_hf(home / "ours"), byte_tokenizer())
+    assert read_tokenizer(tmp_path / "bytes", 257) == byte_tokenizer()
+    assert read_tokenizer(home / "ours", 300) == open_tokens(prepared).tokenizer
+    assert read_tokenizer(home / "theirs", 300) == open_tokens(prepared).tokenizer
+    (tmp_path / "other.txt").write_text("".join(f"line {n} after another\n" for n in range(20_000)))
+    run = prepared_run(home, tmp_path, from_theirs(home), f"data.source={tmp_path / 'other.txt'}")
+    files = open_tokens(data_folder(tmp_path, run.config.data, run.config.corpus))
+    assert files.tokenizer == open_tokens(prepared).tokenizer
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "tokenizer.json",
+            {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}},
+            "is no BPE",
+        ),
+        ("tokenizer.json", {"model": 3}, r"tokenizer\.json cannot be read: "),
+        ("tokenizer_config.json", {"eos_token": "<gone>"}, "has no token that tokenizer_config.json or"),
+        ("tokenizer_config.json", {"eos_token": {"content": "<|endofdoc|>"}}, None),
+        ("tokenizer_config.json", {"eos_token": None}, None),
+    ],
+)
+def test_a_tokenizer_that_cannot_cut_texts_is_refused(
+    name: str, changes: dict[str, Any], message: str | None, home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(home / "theirs", tmp_path / "theirs")
+    stated = json.loads((tmp_path / "theirs" / name).read_text())
+    (tmp_path / "theirs" / name).write_text(json.dumps({**stated, **changes}))
+    if message is None:  # the id that the model's own config calls so, where the tokenizer calls none
+        end = json.loads((home / "theirs" / "config.json").read_text())["eos_token_id"]
+        expected = end if changes["eos_token"] is None else 299
+        assert read_tokenizer(tmp_path / "theirs", 300).end_of_document == expected
+    else:
+        with pytest.raises(InputError, match=message):
+            read_tokenizer(tmp_path / "theirs", 300)
+
+
+def write_hub_folder(folder: Path, text: Path, kind: str) -> str:
+    """A model like those of the hub: with LLaMA 3's vocabulary of bytes or LLaMA 2's of pieces."""
+    special = {"byte-level": ["<|begin|>", "<|end|>"], "sentencepiece": ["<s>", "</s>", "<unk>"]}[kind]
+    if kind == "byte-level":
+        made = tokenizers.Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        first = pre_tokenizers.ByteLevel.alphabet()
+    else:
+        made = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        made.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+        first = []
+    bytes_ = [f"<0x{value:02X}>" for value in range(256)] if kind == "sentencepiece" else []
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=[*special, *bytes_], initial_alphabet=first, show_progress=False
+    )
+    lines = [line for file in text.iterdir() for line in file.read_text().splitlines()]
+    made.train_from_iterator(lines, trainer)
+    content = json.loads(made.to_str())  # pieces of bytes are no special tokens
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in special]
+    made = tokenizers.Tokenizer.from_str(json.dumps(content))
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{special[0]} $A", special_tokens=[(special[0], 0)]
+    )
+    names = {"bos_token": special[0], "eos_token": special[1]}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=made, **names).save_pretrained(folder)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=416, max_position_embeddings=64, eos_token_id=1, **shape)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
 def test_what_cannot_be_trained_on_is_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="so does start_from"):
         prepared_run(home, tmp_path, from_theirs(home) | {"model": "1M"})
     with pytest.raises(InputError, match="so does start_from"):
         prepared_run(home, tmp_path, from_theirs(home), "shape.qk_norm=true")
-    with pytest.raises(InputError, match="not the tokenizer of this text"):
+    with pytest.raises(InputError, match="has ids beyond a vocabulary of 290"):
         prepared_run(home, tmp_path, from_theirs(home), "data.vocabulary=290")
+    with pytest.raises(InputError, match="not the tokenizer of this text"):
+        prepared_run(home, tmp_path, from_theirs(home), "data.vocabulary=290", "data.tokenizer=bpe")
+    with pytest.raises(InputError, match="no start_from names a model to take it from"):
+        prepared_run(home, tmp_path, {"model": "1x16"}, "data.tokenizer=start")
     with pytest.raises(InputError, match="fewer than data"):
         prepared_run(home, tmp_path, from_theirs(home), "data.vocabulary=310")
     shutil.copytree(home / "theirs", tmp_path / "bare")

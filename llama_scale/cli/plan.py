@@ -76,9 +76,10 @@ def command(
     if form == "csv" and not as_json:
         _refuse_in_csv(explain=explain, sensitivity=sensitivity)
     if html is not None:
+        from llama_scale.files import at_home
         from llama_scale.report import check_target
 
-        check_target(html.expanduser(), overwrite=force)
+        check_target(at_home(html), overwrite=force)
     answer = plan(**words)
     if html is not None:
         from llama_scale.report import write_report

@@ -41,10 +41,11 @@ def command(output: Path, force: bool, as_json: bool, quiet: bool, **words: Any)
     its costs and what they rest on, with controls that ask the same question anew. The file needs no network.
     """
     from llama_scale.cli.output import current_output
+    from llama_scale.files import at_home
     from llama_scale.planning import plan
     from llama_scale.report import check_target, write_report
 
-    check_target(output.expanduser(), overwrite=force)
+    check_target(at_home(output), overwrite=force)
     answer = plan(**words)
     written = write_report(answer, output, overwrite=force)
     size = written.stat().st_size

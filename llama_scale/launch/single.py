@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_scale.config import apply_overrides, structure
+from llama_scale.files import at_home
 from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import disk_bytes, step_time
 from llama_scale.launch.places import default_workers
-from llama_scale.runs import RunConfig, RunFolder, create_run, run_id
+from llama_scale.runs import DataConfig, RunConfig, RunFolder, create_run, run_id
 from llama_scale.runs.upkeep import mend
 from llama_scale.single import SingleSpec, Start, single_run, with_defaults_of, with_family_defaults
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from llama_scale.training.meter import Reading
     from llama_scale.training.mirrors import MirrorName
     from llama_scale.training.peak import Peak
+    from llama_scale.training.tokenizer import AnyTokenizer
     from llama_scale.training.world import World
 
     Text = Corpus | TokenFiles
@@ -63,7 +65,7 @@ def read_single(tables: Mapping[str, Any], overrides: Sequence[str], *, source: 
     if "start_from" in told:
         from llama_scale.training.exchange import read_shape
 
-        complete = with_defaults_of(read_shape(Path(str(told["start_from"]))), told)
+        complete = with_defaults_of(read_shape(at_home(str(told["start_from"]))), told, tokenizer="start")
     else:
         complete = with_family_defaults(told)
     return structure(complete, SingleSpec, source=source)
@@ -73,12 +75,20 @@ def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
     """Find the text and work out the run. Writes nothing, but for a text that is fetched."""
     from llama_scale.training.preparing import find_text
 
-    start_from = Path(spec.start_from) if spec.start_from is not None else None
+    start_from = at_home(spec.start_from) if spec.start_from is not None else None
     # Before the text is read, which may take long: what makes no run is refused at once.
     config = single_run(spec, "", _start(start_from) if start_from else None)
-    text = find_text(spec.data, store)
+    given = _tokenizer(start_from, spec.data) if start_from else None
+    text = find_text(spec.data, store, given)
     config = replace(config, corpus=text.corpus)
     return KnownRun(config=config, folder=RunFolder(store / run_id(config)), start_from=start_from), text
+
+
+def _tokenizer(folder: Path, data: DataConfig) -> AnyTokenizer | None:
+    """That of the model to start from, unless the recipe names another of the same ids."""
+    from llama_scale.training.exchange import read_tokenizer
+
+    return read_tokenizer(folder, data.vocabulary) if data.tokenizer == "start" else None
 
 
 def _start(folder: Path) -> Start:
@@ -126,8 +136,10 @@ def write_run(run: KnownRun, text: Text, *, store: Path) -> tuple[str, ...]:
 def _keep_start(run: KnownRun, folder: Path, files: TokenFiles) -> None:
     from llama_scale.training.exchange import check_tokenizer, read_hf
     from llama_scale.training.starts import keep_start
+    from llama_scale.training.tokenizer import Tokenizer
 
-    check_tokenizer(folder, files.tokenizer)
+    if isinstance(files.tokenizer, Tokenizer):
+        check_tokenizer(folder, files.tokenizer)
     if not run.folder.is_finished:
         keep_start(run.folder, read_hf(folder))
 

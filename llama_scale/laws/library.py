@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
+from llama_scale.files import at_home
 from llama_scale.laws.files import checked_law, one_of, read_fit, support_of
 from llama_scale.laws.fits import Fit
 from llama_scale.laws.shipped import DATA, columns_of
@@ -101,7 +101,7 @@ def resolve_law(text: str) -> Fit:
         return published(text)
     if not text.strip():
         raise _unknown_law(text)
-    path = Path(text).expanduser()
+    path = at_home(text)
     if path.is_file():
         return read_fit(path)
     if "=" in text:

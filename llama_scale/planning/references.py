@@ -16,6 +16,7 @@ from llama_scale.architecture import (
 )
 from llama_scale.costs.serving import ServedShape
 from llama_scale.errors import InputError
+from llama_scale.files import at_home
 from llama_scale.frozen import frozen
 from llama_scale.hardware import name_key, nearest_names_hint
 from llama_scale.quantities import format_count
@@ -195,7 +196,7 @@ def find_model(text: str) -> ReferenceModel:
 
     Raises InputError with the nearest names, or with every problem of the file at once.
     """
-    path = Path(text).expanduser()
+    path = at_home(text)
     if path.suffix == ".toml" or path.is_file():
         from llama_scale.config import load_toml
 

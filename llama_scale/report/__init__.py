@@ -15,7 +15,7 @@ from typing import Any
 
 from llama_scale import __version__
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import check_new, write_atomically
+from llama_scale.files import at_home, check_new, write_atomically
 from llama_scale.planning import Plan
 from llama_scale.planning.again import command, command_words
 from llama_scale.planning.curves import cost_over_time
@@ -93,7 +93,7 @@ def write_report(plan: Plan, path: str | Path, *, overwrite: bool = False) -> Pa
 
     Raises InputError for a name that `check_target` refuses, and StoreError where nothing can be written.
     """
-    target = Path(path).expanduser()
+    target = at_home(path)
     check_target(target, overwrite=overwrite)
     try:
         write_atomically(target, page(plan))

@@ -13,7 +13,7 @@ from llama_scale.config import added
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 
-TokenizerName = Literal["bpe", "bytes"]
+TokenizerName = Literal["bpe", "bytes", "start"]  # start: that of the model which a run starts from
 BUILTIN = "builtin"
 HUB = "hub:"
 # Every block of so many training sequences holds each source exactly in its share, rounded to this grid.
@@ -109,12 +109,24 @@ class DataConfig(Checked):
         return apportion([source.weight for source in self.mixture], MIXTURE_BLOCK)
 
 
-def text_problems(config: DataConfig, context: int) -> Iterator[InputError]:
-    """What is amiss with a text before it is read, for models of this context."""
+def text_problems(config: DataConfig, context: int, *, starts: bool = False) -> Iterator[InputError]:
+    """What is amiss with a text before it is read, for models of this context that start afresh or not."""
     if not all(source.source.removeprefix(HUB).strip() for source in config.mixture):
         yield InputError(
             "a source of the text has no name",
             hint='name a file or a folder: data.source = "." is the folder that you are in',
+        )
+    for source in config.mixture:
+        of_the_hub = source.subset or source.revision or source.split != "train"
+        if of_the_hub and not source.source.startswith(HUB):
+            yield InputError(
+                f"{source.label} has a subset, split or revision, which only datasets of the hub have",
+                hint=f'begin its source with "{HUB}", or leave them out',
+            )
+    if config.tokenizer == "start" and not starts:
+        yield InputError(
+            'data.tokenizer is "start", but no start_from names a model to take it from',
+            hint='use "bpe" or "bytes", or `llama-scale train --start-from FOLDER`',
         )
     yield from vocabulary_problems(config.tokenizer, config.vocabulary)
     yield from evaluation_problems(config, context)

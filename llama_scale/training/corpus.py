@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from llama_scale.config import canonical_json
 from llama_scale.errors import InputError
+from llama_scale.files import at_home
 from llama_scale.frozen import frozen
 from llama_scale.runs import BUILTIN, HUB, DataConfig, SourceConfig
 from llama_scale.training.builtin import builtin_documents, builtin_listing, builtin_versions, is_held_out
 from llama_scale.training.documents import PIECE_BYTES, Document, is_there, read_documents, text_files
 from llama_scale.training.hub import FIELD, fetch, fetched_folder
+from llama_scale.training.tokenizer import AnyTokenizer, sha256_of
 
 VALIDATION_SHARE = 0.02
 Places = NDArray[np.int64]
@@ -80,10 +82,14 @@ class Text:
 
 @frozen(eq=False)
 class Corpus:
-    """All texts of a recipe; `corpus` is the sha256 of their parts, their order and how they are mixed."""
+    """All texts of a recipe; `corpus` is the sha256 of their parts, their order and how they are mixed.
+
+    And of the `tokenizer`, where one was given rather than made of them.
+    """
 
     texts: tuple[Text, ...]
     corpus: str
+    tokenizer: AnyTokenizer | None = None
 
     @property
     def train_tokens(self) -> None:
@@ -99,7 +105,7 @@ class Corpus:
         return self.train_bytes + sum(int(text.catalogue.sizes[text.validation].sum()) for text in self.texts)
 
 
-def read_corpus(config: DataConfig, store: Path) -> Corpus:
+def read_corpus(config: DataConfig, store: Path, tokenizer: AnyTokenizer | None = None) -> Corpus:
     """Read every source of `config` once through; datasets of the hub are fetched into `store` first.
 
     Documents that occur twice in a source are kept once, and none of a training part is in any
@@ -118,7 +124,10 @@ def read_corpus(config: DataConfig, store: Path) -> Corpus:
         _text(catalogue, validation, never_learnt, config.shuffle_seed)
         for catalogue, validation in zip(catalogues, held_out, strict=True)
     )
-    return Corpus(texts=texts, corpus=_mixture_sha256(texts, config.block_counts))
+    corpus = _mixture_sha256(texts, config.block_counts)
+    if tokenizer is not None:
+        corpus = hashlib.sha256(f"{corpus} {sha256_of(tokenizer)}".encode()).hexdigest()
+    return Corpus(texts=texts, corpus=corpus, tokenizer=tokenizer)
 
 
 def absent_sources(config: DataConfig, store: Path) -> tuple[str, ...]:
@@ -145,7 +154,7 @@ def _place(source: SourceConfig, store: Path) -> Path:
     """Where the files of a source lie, or will lie once they are fetched."""
     if source.source.startswith(HUB):
         return fetched_folder(source, store)
-    return Path(source.source).expanduser()
+    return at_home(source.source)
 
 
 def _files(place: Path, store: Path) -> list[Path]:
@@ -219,7 +228,9 @@ def _lowest_share(source: SourceConfig, digests: NDArray[np.bytes_]) -> NDArray[
     if lowest.all():
         raise InputError(
             f"the source {source.source!r} is one single document, so none can be held out for validation",
-            hint=f"give at least {2 * PIECE_BYTES // 1000} kB of text, or several documents",
+            hint="give a larger limit_bytes, or leave it out"
+            if source.limit_bytes is not None
+            else f"give at least {2 * PIECE_BYTES // 1000} kB of text, or several documents",
         )
     return (firsts >> 32 < int(VALIDATION_SHARE * 2**32)) | lowest
 

@@ -19,7 +19,7 @@ from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion, evaluation_pr
 from llama_scale.training.corpus import fingerprint
 from llama_scale.training.mixture import chunk_starts, chunks_drawn, draw
 from llama_scale.training.shards import Tokens, TokenShards, file_sha256, map_shards
-from llama_scale.training.tokenizer import Tokenizer
+from llama_scale.training.tokenizer import AnyTokenizer, sha256_of, tokenizer_from_json
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 SCHEMA = 3  # 2 had no hash of the manifest itself
@@ -43,7 +43,7 @@ class TokenFiles:
 
     folder: Path
     manifest: dict[str, Any]
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     sources: tuple[TokenSource, ...]
 
     @property
@@ -73,7 +73,7 @@ class TokenFiles:
         return sum(source[part]["bytes"] for source in self.manifest["sources"] for part in PARTS)
 
 
-def files_in_memory(tokens: Tokens, tokenizer: Tokenizer) -> TokenFiles:
+def files_in_memory(tokens: Tokens, tokenizer: AnyTokenizer) -> TokenFiles:
     """Tokens that no folder holds, as the one source and both its parts: to time steps on."""
     shards = TokenShards(arrays=(tokens,))
     source = TokenSource(name="memory", count=MIXTURE_BLOCK, train=shards, validation=shards)
@@ -91,8 +91,10 @@ def prepared_folders(store: Path) -> list[Path]:
     return [folder for folder in found if not folder.name.startswith(".")]
 
 
-def find_prepared(config: DataConfig, store: Path) -> TokenFiles | None:
-    """The tokens of `config` if they were made before, from files that look the same as now.
+def find_prepared(
+    config: DataConfig, store: Path, tokenizer: AnyTokenizer | None = None
+) -> TokenFiles | None:
+    """The tokens of `config`, by the given tokenizer, if they were made before from files that look as now.
 
     By names, sizes and times, so that a long text is not read at every start.
     """
@@ -100,7 +102,8 @@ def find_prepared(config: DataConfig, store: Path) -> TokenFiles | None:
     alike = [pair for pair in made if pair[1].get("reads") == what_is_read(config)]
     marks = [fingerprint(source, store) for source in config.mixture] if alike else []
     for folder, manifest in alike:
-        if manifest.get("fingerprints") == marks:
+        cut_alike = tokenizer is None or manifest["tokenizer"]["sha256"] == sha256_of(tokenizer)
+        if cut_alike and manifest["fingerprints"] == marks:
             return open_tokens(folder)
     return None
 
@@ -166,7 +169,7 @@ def open_tokens(folder: Path) -> TokenFiles:
         return TokenFiles(
             folder=folder,
             manifest=manifest,
-            tokenizer=Tokenizer.from_json(tokenizer),
+            tokenizer=tokenizer_from_json(tokenizer),
             sources=tuple(
                 TokenSource(
                     name=stated["name"],

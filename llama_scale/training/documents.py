@@ -317,7 +317,8 @@ def text_field(place: str, fields: list[str], nulls: Sequence[str] = ()) -> str:
     if len(found) == 1 or (customary and found[0] in fields):
         return found[0]
     empty = f"{named(nulls)} may be where it is not null" if nulls else ""
-    known = f"{named(fields)} are all text" if fields else "none of them is text"
+    verb = "is" if len(fields) == 1 else "are all"
+    known = f"{named(fields)} {verb} text" if fields else "none of them is text"
     raise InputError(
         f"{place}: cannot tell which field is the text: {known}{f', {empty}' if empty else ''}",
         hint="name it: [[data.sources]] with source = ... and field = ...",

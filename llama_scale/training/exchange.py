@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -20,9 +22,20 @@ from llama_scale.architecture import ModelConfig
 from llama_scale.errors import InputError
 from llama_scale.files import parse_json, publish_folder
 from llama_scale.training.model import Llama
-from llama_scale.training.tokenizer import END_OF_DOCUMENT, Tokenizer, to_library
+from llama_scale.training.tokenizer import (
+    END_OF_DOCUMENT,
+    LIBRARY_FILE,
+    AnyTokenizer,
+    GivenTokenizer,
+    Tokenizer,
+    from_library,
+    read_library,
+    same_ids,
+    to_library,
+)
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", LIBRARY_FILE, "tokenizer_config.json"
+TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 # Names of ours and theirs, within a block and outside.
@@ -45,7 +58,7 @@ THEIR_HEAD = "lm_head.weight"
 WEIGHT_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def write_hf(folder: Path, model: Llama, tokenizer: Tokenizer | None) -> None:
+def write_hf(folder: Path, model: Llama, tokenizer: AnyTokenizer | None) -> None:
     """Publish `folder` with what AutoModelForCausalLM and AutoTokenizer load; it must not exist yet.
 
     Raises InputError where it does, StoreError where the disk refuses.
@@ -56,24 +69,29 @@ def write_hf(folder: Path, model: Llama, tokenizer: Tokenizer | None) -> None:
     with publish_folder(folder) as new:
         (new / CONFIG).write_text(json.dumps(hf_config(model.config, tokenizer), indent=1) + "\n")
         (new / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
-        if tokenizer is not None:
-            (new / TOKENIZER).write_text(to_library(tokenizer).to_str(pretty=True))
-            (new / "tokenizer_config.json").write_text(
-                json.dumps(
-                    {
-                        "tokenizer_class": "PreTrainedTokenizerFast",
-                        "eos_token": END_OF_DOCUMENT,
-                        "model_max_length": model.config.context,
-                        "clean_up_tokenization_spaces": False,
-                        # text that spells the end of a document is text, as when the model was trained
-                        "split_special_tokens": True,
-                    },
-                    indent=1,
-                )
-            )
+        for name, text in _tokenizer_files(tokenizer, model.config.context).items() if tokenizer else ():
+            (new / name).write_text(text, encoding="utf-8")
 
 
-def hf_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+def _tokenizer_files(tokenizer: AnyTokenizer, context: int) -> Mapping[str, str]:
+    """What AutoTokenizer reads, by name: the files that were given, or those of a tokenizer of ours."""
+    if isinstance(tokenizer, GivenTokenizer):
+        return tokenizer.files
+    stated = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END_OF_DOCUMENT,
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+        # text that spells the end of a document is text, as when the model was trained
+        "split_special_tokens": True,
+    }
+    return {
+        TOKENIZER: to_library(tokenizer).to_str(pretty=True),
+        TOKENIZER_CONFIG: json.dumps(stated, indent=1),
+    }
+
+
+def hf_config(config: ModelConfig, tokenizer: AnyTokenizer | None = None) -> dict[str, Any]:
     """The config.json of a shape, as transformers 4 and 5 read it."""
     kind = "qwen3" if config.qk_norm else "llama"
     return {
@@ -201,14 +219,53 @@ def _garbled(path: Path, key: str, value: object) -> InputError:
     return InputError(f"{path / CONFIG} {stated}", hint="export the model again with save_pretrained")
 
 
+def read_tokenizer(folder: Path, vocabulary: int) -> AnyTokenizer:
+    """The tokenizer that lies beside a model in `folder`; documents end by its eos_token.
+
+    Raises InputError for one that is no BPE, has ids beyond `vocabulary` or no such token, or cannot be read.
+    """
+    place, kind = folder / TOKENIZER, _read_json(folder / TOKENIZER).get("model")
+    try:
+        files = {n: (folder / n).read_text("utf-8") for n in TOKENIZER_FILES if (folder / n).exists()}
+        library = read_library(files[TOKENIZER])
+        ours = from_library(library)
+    except Exception as error:  # the library has no narrower one
+        raise _unreadable(place, error, "name a folder that save_pretrained wrote") from error
+    ids, end = library.get_vocab().values(), _end_of_document(folder, library)
+    refused = {
+        "is no BPE": not isinstance(kind, dict) or kind.get("type") != "BPE",
+        f"has ids beyond a vocabulary of {vocabulary:,}": max(ids, default=0) >= vocabulary,
+        f"has no token that {TOKENIZER_CONFIG} or {CONFIG} call the end of a text": end is None,
+    }
+    for what, is_so in refused.items():
+        if is_so:
+            raise InputError(
+                f"{place} {what}",
+                hint="give a folder whose tokenizer is its model's, and leave out data.vocabulary",
+            )
+    if ours and (ours.vocabulary, ours.end_of_document) == (vocabulary, end):
+        return ours
+    return GivenTokenizer(files=files, vocabulary=vocabulary, end_of_document=end or 0)
+
+
+def _end_of_document(folder: Path, library: tokenizers.Tokenizer) -> int | None:
+    """The id of the tokenizer's eos_token, or where it states none the model's eos_token_id, or its first."""
+    place = folder / TOKENIZER_CONFIG
+    name = _read_json(place).get("eos_token") if place.exists() else None
+    if name is not None:
+        return library.token_to_id(str(name.get("content") if isinstance(name, dict) else name))
+    stated = _read_json(folder / CONFIG).get("eos_token_id")
+    end = stated[0] if isinstance(stated, list) and stated else stated
+    return end if type(end) is int and end in library.get_vocab().values() else None
+
+
 def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Raises InputError unless the ids of the folder's model mean what those of `tokenizer` do."""
-    theirs, ours = _read_json(folder / TOKENIZER), json.loads(to_library(tokenizer).to_str())
-    if any(theirs.get(part) != ours[part] for part in ("model", "normalizer", "pre_tokenizer")):
+    if not same_ids(_read_json(folder / TOKENIZER), tokenizer):
         raise InputError(
             f"{folder / TOKENIZER} is not the tokenizer of this text ({tokenizer.kind}, "
             f"{tokenizer.vocabulary:,} entries): ids would mean other tokens to the model",
-            hint="use the data.source, data.tokenizer and data.vocabulary that the model was trained with",
+            hint="leave out data.tokenizer and data.vocabulary: then the model's own tokenizer cuts the text",
         )
 
 
@@ -229,7 +286,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             tensors |= load((path / part).read_bytes())
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path / part} cannot be read: {error}", hint="download it again") from error
+            raise _unreadable(path / part, error, "it must be of safetensors: get it again") from error
     return tensors
 
 
@@ -237,12 +294,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}", hint="name a folder that save_pretrained wrote"
-        ) from error
+        raise _unreadable(path, error, "name a folder that save_pretrained wrote") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no object", hint="name a folder that save_pretrained wrote")
     return content
+
+
+def _unreadable(path: Path, error: Exception, hint: str) -> InputError:
+    reason = getattr(error, "strerror", None) or error  # the system's own words would name the path again
+    return InputError(f"{path} cannot be read: {reason}", hint=hint)
 
 
 def _their_name(name: str) -> str:

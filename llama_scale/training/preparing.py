@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,16 +29,19 @@ from llama_scale.training.data import (
 )
 from llama_scale.training.documents import Document
 from llama_scale.training.shards import Tokens, token_type, writing
-from llama_scale.training.tokenizer import Tokenizer, byte_tokenizer, train_bpe
+from llama_scale.training.tokenizer import AnyTokenizer, byte_tokenizer, sha256_of, train_bpe
 
 SCRATCH = "reading-order.tmp"
 TOKENIZER_CHARACTERS = 10_000_000  # to train on: merges of a vocabulary up to 8k settle well before this
 CHARACTERS_TOGETHER = 4_000_000  # handed to the encoder at once
 
 
-def find_text(config: DataConfig, store: Path) -> Corpus | TokenFiles:
-    """The tokens of `config` where `store` holds them, or else its corpus, read through."""
-    return find_prepared(config, store) or read_corpus(config, store)
+def find_text(config: DataConfig, store: Path, tokenizer: AnyTokenizer | None = None) -> Corpus | TokenFiles:
+    """The tokens of `config` where `store` holds them, or else its corpus, read through.
+
+    They are cut by `tokenizer` where `config` says that one is given.
+    """
+    return find_prepared(config, store, tokenizer) or read_corpus(config, store, tokenizer)
 
 
 def verify_source(files: TokenFiles, store: Path) -> str:
@@ -68,7 +70,7 @@ def prepare(corpus: Corpus | TokenFiles, config: DataConfig, store: Path, *, thr
     if isinstance(corpus, TokenFiles):
         return corpus
     folder = data_folder(store, config, corpus.corpus)
-    if not (folder / MANIFEST).exists():
+    if not folder.exists():  # one without a manifest is for `open_tokens` to refuse
         with publish_folder(folder) as new:
             _write(corpus, config, new, threads)
     return open_tokens(folder)
@@ -76,8 +78,7 @@ def prepare(corpus: Corpus | TokenFiles, config: DataConfig, store: Path, *, thr
 
 def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> None:
     tokenizer = _tokenizer(corpus, config)
-    text = tokenizer.to_json()
-    write_atomically(folder / TOKENIZER, text)
+    write_atomically(folder / TOKENIZER, tokenizer.to_json())
     manifest = {
         "schema": SCHEMA,
         "reads": what_is_read(config),
@@ -86,7 +87,7 @@ def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> No
         "tokenizer": {
             "kind": tokenizer.kind,
             "vocabulary": tokenizer.vocabulary,
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "sha256": sha256_of(tokenizer),
         },
         "dtype": token_type(tokenizer.vocabulary),
         "sources": [
@@ -97,8 +98,10 @@ def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> No
     write_atomically(folder / MANIFEST, json.dumps(sealed(manifest), indent=1))
 
 
-def _tokenizer(corpus: Corpus, config: DataConfig) -> Tokenizer:
-    """The byte tokenizer, or one trained on the start of the training part, every source by its share."""
+def _tokenizer(corpus: Corpus, config: DataConfig) -> AnyTokenizer:
+    """A given one, that of bytes, or one trained on the start of the training part, sources by share."""
+    if corpus.tokenizer is not None:
+        return corpus.tokenizer
     if config.tokenizer == "bpe":
         shares = apportion(config.block_counts, TOKENIZER_CHARACTERS)
         samples = (_sample(text, share) for text, share in zip(corpus.texts, shares, strict=True))
@@ -116,7 +119,7 @@ def _sample(text: Text, characters: int) -> list[str]:
 
 
 def _source(
-    number: int, text: Text, count: int, tokenizer: Tokenizer, folder: Path, threads: int
+    number: int, text: Text, count: int, tokenizer: AnyTokenizer, folder: Path, threads: int
 ) -> dict[str, Any]:
     """Write the tokens of one source and state them.
 
@@ -153,7 +156,9 @@ def _source(
     return stated
 
 
-def _encoded(text: Text, places: Places, tokenizer: Tokenizer, threads: int) -> Iterator[tuple[int, Tokens]]:
+def _encoded(
+    text: Text, places: Places, tokenizer: AnyTokenizer, threads: int
+) -> Iterator[tuple[int, Tokens]]:
     """The place and the ids of each document, in the order of reading."""
     for batch in _batches(text.documents(places)):
         ids = tokenizer.encode([document.text for _, document in batch], threads=threads)
