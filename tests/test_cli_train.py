@@ -86,6 +86,18 @@ def test_a_dry_run_names_the_text(home: Path) -> None:
     assert re.search(r"^ *text +\S+", out, re.MULTILINE)
 
 
+def test_what_is_typed_is_taken_to_the_letter(home: Path) -> None:
+    _, said = finish(start(home, "--data", "no\N{GRINNING FACE}where", "--store", "dry", "--dry-run"), code=2)
+    assert "there is no no\N{GRINNING FACE}where\n" in said
+
+
+def test_problems_of_the_options_are_told_with_those_of_the_recipe(home: Path) -> None:
+    words = ("--model", "nope", "--learning-rate", "-1")
+    _, said = finish(start(home, *words, "--dry-run"), code=2)
+    assert said.startswith("error: one.toml with the options has 2 problems\n")
+    assert "no model is called 'nope'" in said and "learning_rate is -1" in said
+
+
 def test_mirrors_hold_what_the_log_holds(home: Path) -> None:
     train(home, "--store", "mirrored", "--mirror", "tensorboard", "--mirror", "wandb")
     folder = only_run(home / "mirrored")
