@@ -388,22 +388,14 @@ def _type_but_none(type_: Any) -> Any | None:
 
 
 def _number(value: Any, type_: type, parse: Callable[[str], float]) -> int | float:
-    if type(value) is type_ and _is_finite(value):
-        return value
-    wanted = "a whole number" if type_ is int else "a number"
     number = parse(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise ValueError(f"expected {wanted}")
-    if not _is_finite(number):
-        raise ValueError(f"expected {wanted} that is finite")
-    if type_ is int and number != int(number):
-        raise ValueError(f"expected {wanted}")
-    return type_(number)
-
-
-def _is_finite(number: float) -> bool:
-    """Whether a float can hold it, which one cannot of an integer of 400 digits."""
-    return abs(number) <= sys.float_info.max
+    wanted = "a whole number" if type_ is int else "a number"
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        if not abs(number) <= sys.float_info.max:  # no float can hold an integer of 400 digits
+            raise ValueError(f"expected {wanted} that is finite")
+        if type_ is float or number == int(number):
+            return type_(number)
+    raise ValueError(f"expected {wanted}")
 
 
 def _exactly(type_: type, words: str) -> _Hook:

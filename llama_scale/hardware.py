@@ -12,6 +12,7 @@ from llama_scale.frozen import frozen
 
 Precision = Literal["bf16", "fp16", "fp8", "int8", "fp4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+OTHERS = {"mig", "laptop", "max", "d"}  # in a driver's name: RTX 4090 Laptop GPU, RTX 4090 D, ... Max-Q ...
 
 
 @frozen
@@ -81,7 +82,7 @@ def accelerator_of_device(device_name: str) -> Accelerator | None:
     """The accelerator that a driver calls `device_name`, or None where none of ours is surely meant.
 
     Every part of our name must be among the words of the driver's; of several the longest match counts.
-    A part of a card (MIG) is not the card.
+    A part of a card (MIG) is not the card, nor are slower ones that share its name.
 
     >>> accelerator_of_device("NVIDIA H100 80GB HBM3").name
     'H100-SXM'
@@ -89,7 +90,7 @@ def accelerator_of_device(device_name: str) -> Accelerator | None:
     'A100-40GB-SXM'
     """
     words = set(_words(device_name))
-    if "mig" in words:
+    if words & OTHERS:
         return None
     bare = {word.rstrip("0123456789") for word in words if not word[0].isdigit()}  # SXM4 is an SXM
     found = [

@@ -20,6 +20,7 @@ from llama_scale.frozen import frozen
 
 HEAD_SIZES = (128, 64, 32, 16, 8)
 MOST_HEADS = 1024  # of a width that is searched
+TOO_LARGE = 1e18  # parameters: a typing error
 
 
 @frozen
@@ -143,7 +144,7 @@ def model_of_size(parameters: float, shape: ShapeSpec, *, vocabulary: int) -> Mo
     >>> model_of_size(6.74e9, ShapeSpec(), vocabulary=32_000).width
     4096
     """
-    if not 0 < parameters < math.inf:
+    if not 0 < parameters < TOO_LARGE:
         raise InputError(f"a model cannot have {parameters:g} parameters", hint="ask for a size such as 10M")
     if shape.layers or shape.aspect_ratio or shape.head_size or shape.hidden_ratio:
         candidates = list(_candidates(parameters, shape, vocabulary))

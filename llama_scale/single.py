@@ -17,7 +17,7 @@ from llama_scale.architecture import (
     ModelConfig,
     Recompute,
 )
-from llama_scale.checked import Checked
+from llama_scale.checked import Checked, problems_in
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import Rule, Tuning, tuning
@@ -47,7 +47,7 @@ DEFAULT_MODEL = "1M"
 
 
 @frozen
-class SingleTraining:
+class SingleTraining(Checked):
     """How the run is trained; rate, batch, beta2 and warm-up that are left out are by the named `rule`."""
 
     rule: Rule = "measured"
@@ -71,6 +71,15 @@ class SingleTraining:
     recompute: Recompute = "none"
     compile: bool = False
     micro_batch: int | None = None
+
+    def problems(self) -> Iterator[InputError]:
+        yield from out_of_limits(self)
+        yield from precision_problems(self.precision, self.recompute, compiled=self.compile)
+        yield from mup_problems(
+            self.mup_base_width,
+            optimizer=self.optimizer,
+            rate_is_given=self.learning_rate is not None,
+        )
 
 
 @frozen
@@ -112,24 +121,21 @@ class SingleSpec(Checked):
 
     def _problems_of_tables(self) -> Iterator[InputError]:
         training, shape, data = (getattr(self, name, None) for name in ("training", "shape", "data"))
-        if training:
-            yield from out_of_limits(training)
-            yield from precision_problems(training.precision, training.recompute, compiled=training.compile)
-            yield from mup_problems(
-                training.mup_base_width,
-                optimizer=training.optimizer,
-                tied_head=bool(shape and shape.tied_head),
-                rate_is_given=training.learning_rate is not None,
-            )
-        model = getattr(self, "model", None)
-        if shape and _layers_and_width(model) and (shape.layers or shape.aspect_ratio):
-            which = "layers" if shape.layers else "aspect_ratio"
-            yield InputError(
-                f"model {model} says how deep it is, and so does shape.{which}",
-                hint=f"leave out shape.{which}, or name the model by its size",
-            )
+        if training and shape and shape.tied_head:
+            yield from mup_problems(training.mup_base_width, optimizer="adamw", tied_head=True)
         if shape and data:
             yield from text_problems(data, shape.context, starts=self.start_from is not None)
+        if shape and _layers_and_width(self.model) and (shape.layers or shape.aspect_ratio):
+            which = "layers" if shape.layers else "aspect_ratio"
+            yield InputError(
+                f"model {self.model} says how deep it is, and so does shape.{which}",
+                hint=f"leave out shape.{which}, or name the model by its size",
+            )
+        elif shape and data and self.start_from is None:
+            try:
+                model_of(self)
+            except InputError as error:
+                yield from problems_in(error)
 
 
 @frozen
@@ -141,9 +147,9 @@ class Start:
 
 
 def with_family_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """`tables` of a recipe, with LLaMA's own vocabulary and context where it names one of LLaMA's models."""
-    named = FAMILY.get(str(tables.get("model", "")).lower())
-    return with_defaults_of(named, tables) if named else dict(tables)
+    """`tables` of a recipe with the context, and for LLaMA's own models the vocabulary, that they lack."""
+    named = FAMILY.get(str(tables.get("model", "")).strip().lower())
+    return with_defaults_of(named, tables) if named else _with_defaults(tables, shape={"context": CONTEXT})
 
 
 def with_defaults_of(
@@ -151,7 +157,10 @@ def with_defaults_of(
 ) -> dict[str, Any]:
     """`tables` of a recipe with `tokenizer`, and vocabulary and context of `model`, where they say none."""
     data = {"tokenizer": tokenizer, "vocabulary": model.vocabulary}
-    defaults = {"data": data, "shape": {"context": model.context}}
+    return _with_defaults(tables, data=data, shape={"context": model.context})
+
+
+def _with_defaults(tables: Mapping[str, Any], **defaults: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: tables.get(name, {}) for name in defaults}
     # what is no table is left for the reading to refuse
     return {**tables, **{n: {**defaults[n], **g} for n, g in given.items() if isinstance(g, Mapping)}}

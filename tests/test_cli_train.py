@@ -86,6 +86,18 @@ def test_a_dry_run_names_the_text(home: Path) -> None:
     assert re.search(r"^ *text +\S+", out, re.MULTILINE)
 
 
+def test_what_is_typed_is_taken_to_the_letter(home: Path) -> None:
+    _, said = finish(start(home, "--data", "no\N{GRINNING FACE}where", "--store", "dry", "--dry-run"), code=2)
+    assert "there is no no\N{GRINNING FACE}where\n" in said
+
+
+def test_problems_of_the_options_are_told_with_those_of_the_recipe(home: Path) -> None:
+    words = ("--model", "nope", "--learning-rate", "-1")
+    _, said = finish(start(home, *words, "--dry-run"), code=2)
+    assert said.startswith("error: one.toml with the options has 2 problems\n")
+    assert "no model is called 'nope'" in said and "learning_rate is -1" in said
+
+
 def test_mirrors_hold_what_the_log_holds(home: Path) -> None:
     train(home, "--store", "mirrored", "--mirror", "tensorboard", "--mirror", "wandb")
     folder = only_run(home / "mirrored")
@@ -150,16 +162,16 @@ def test_a_run_that_diverges_says_so_and_is_not_tried_again(home: Path) -> None:
     assert train(home, *words, code=1)["steps"] == told["steps"]
 
 
-@pytest.mark.parametrize("colour", [True, False])
-def test_a_terminal_shows_a_live_view_unless_colours_are_off(home: Path, colour: bool) -> None:
+def on_a_terminal(home: Path, *words: str, **variables: str) -> tuple[int, str, bytes]:
+    """How `train one.toml` leaves, what it says on stdout, and what a terminal on its stderr shows."""
     master, slave = pty.openpty()
-    environment = surroundings() | {"TERM": "xterm", "COLUMNS": "100"} | ({} if colour else {"NO_COLOR": "1"})
     process = subprocess.Popen(
-        [*ALONE, "train", "one.toml", "--device", "cpu", "--store", f"terminal-{colour}"],
+        [*ALONE, "train", "one.toml", "--device", "cpu", *words],
         cwd=home,
-        env=environment,
+        env=surroundings() | {"TERM": "xterm", "COLUMNS": "100"} | variables,
         stdout=subprocess.PIPE,
         stderr=slave,
+        text=True,
     )
     os.close(slave)
     seen = b""
@@ -172,8 +184,21 @@ def test_a_terminal_shows_a_live_view_unless_colours_are_off(home: Path, colour:
             break
         seen += chunk
     os.close(master)
-    process.communicate(timeout=60)
-    assert process.returncode == 0
+    out, _ = process.communicate(timeout=60)
+    return process.returncode, out, seen
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_terminal_shows_a_live_view_unless_colours_are_off(home: Path, colour: bool) -> None:
+    variables = {} if colour else {"NO_COLOR": "1"}
+    code, _, seen = on_a_terminal(home, "--store", f"terminal-{colour}", **variables)
+    assert code == 0
     assert (b"\x1b[" in seen) == colour
     assert (b"step 120 of 120" in seen) != colour
     assert (b"120/120" in seen) == colour
+
+
+def test_a_live_view_outlives_a_loss_that_is_no_number(home: Path) -> None:
+    words = ("--learning-rate", "1e30", "--set", "training.clip_norm=1e30")
+    code, out, seen = on_a_terminal(home, "--store", "terminal-diverged", *words)
+    assert code == 1 and "diverged at step" in out and b"Traceback" not in seen

@@ -26,10 +26,21 @@ def test_names_are_forgiving(asked: str, name: str) -> None:
     assert accelerator(asked).name == name
 
 
-def test_a_part_of_a_card_is_not_the_card() -> None:
-    whole = accelerator_of_device("NVIDIA H100 80GB HBM3")
-    assert whole and whole.name == "H100-SXM"
-    assert accelerator_of_device("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100-SXM"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA GeForce RTX 4090", "RTX-4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX-PRO-6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
+    ],
+)
+def test_a_part_of_a_card_and_a_slower_one_are_not_the_card(driver: str, name: str | None) -> None:
+    found = accelerator_of_device(driver)
+    assert (found and found.name) == name
 
 
 def test_an_unknown_name_gets_the_nearest_ones() -> None:

@@ -16,7 +16,7 @@ from llama_scale.launch import prepare_sweep
 from llama_scale.launch.local import launch_locally
 from llama_scale.launch.memory import PROCESS_BYTES, memory_bytes
 from llama_scale.launch.tasks import Task
-from llama_scale.runs import RunConfig, create_run
+from llama_scale.runs import Precision, RunConfig, create_run
 from llama_scale.training.free_memory import free_memory_bytes
 from llama_scale.training.preparing import prepare
 
@@ -56,8 +56,11 @@ def alone(config: RunConfig, store: Path) -> Task:
     )
 
 
-def test_the_estimate_holds_what_training_really_takes(recipe: Path, tmp_path: Path) -> None:
-    config = a_run(recipe, tmp_path)
+@pytest.mark.parametrize(("precision", "micro_batch"), [("f32", None), ("bf16", None), ("f32", 64)])
+def test_the_estimate_holds_what_training_really_takes(
+    recipe: Path, tmp_path: Path, precision: Precision, micro_batch: int | None
+) -> None:
+    config = replace(a_run(recipe, tmp_path), precision=precision, micro_batch=micro_batch)
     model = replace(config.model, width=256, heads=8, kv_heads=8, head_size=32, hidden=768, vocabulary=8192)
     config = replace(config, model=model, sequences_per_step=256)
     folder = create_run(tmp_path, config).path
@@ -65,7 +68,7 @@ def test_the_estimate_holds_what_training_really_takes(recipe: Path, tmp_path: P
         [sys.executable, "-c", PEAK, str(folder)], capture_output=True, text=True, check=True
     )
     measured = int(done.stdout)
-    assert PROCESS_BYTES * 2 < measured < memory_bytes(config) < 2 * measured
+    assert PROCESS_BYTES * 1.2 < measured < memory_bytes(config) < 2 * measured
 
 
 def test_a_control_group_counts_as_the_machine(tmp_path: Path) -> None:

@@ -95,39 +95,66 @@ def test_everything_that_decides_the_curve_is_in_the_id() -> None:
         ({"seed": 2**32}, "seed is 4294967296"),
         ({"steps": 1}, "a run of 1 step is too short for 1 step of warm-up and 1 of decay"),
         (
-            {"training": SingleTraining(warmup_steps=95), "steps": 100},
+            {"training": {"warmup_steps": 95}, "steps": 100},
             "a run of 100 steps is too short for 95 steps of warm-up and 20 of decay",
         ),
         (
-            {"training": SingleTraining(warmup_steps=11, schedule="cosine"), "steps": 10},
+            {"training": {"warmup_steps": 11, "schedule": "cosine"}, "steps": 10},
             "a run of 10 steps is too short for 11 steps of warm-up$",
         ),
         ({"model": "2x30"}, "no usual head size divides the width 30"),
         (
-            {"model": "2x64", "shape": ShapeSpec(layers=3)},
+            {"model": "2x64", "shape": {"layers": 3}},
             "2x64 says how deep it is, and so does shape.layers",
         ),
-        ({"model": "LLaMA-7B", "shape": ShapeSpec(aspect_ratio=64)}, "so does shape.aspect_ratio"),
-        ({"training": SingleTraining(mup_base_width=32)}, "no training.learning_rate is given"),
+        ({"model": "LLaMA-7B", "shape": {"aspect_ratio": 64}}, "so does shape.aspect_ratio"),
+        ({"training": {"mup_base_width": 32}}, "no training.learning_rate is given"),
         (
-            {"training": SingleTraining(precision="i16", recompute="full", beta2=2.0)},
+            {"training": {"precision": "i16", "recompute": "full", "beta2": 2.0}},
             "(?s)2 problems.*beta2 is 2.*precision is i16",
         ),
         ({"model": "0x64"}, "layers is 0"),
         ({"model": "0"}, "cannot have 0 parameters"),
-        ({"data": DataConfig(vocabulary=0)}, "vocabulary is 0"),
-        ({"training": SingleTraining(learning_rate=0.0)}, "learning_rate is 0, but must be more than 0"),
-        ({"training": SingleTraining(learning_rate=math.nan)}, "learning_rate is nan"),
-        ({"training": SingleTraining(learning_rate=math.inf)}, "learning_rate is inf"),
-        ({"training": SingleTraining(beta2=1.5)}, "beta2 is 1.5, but must be at least 0 and less than 1"),
-        ({"training": SingleTraining(momentum=1.0)}, "momentum is 1"),
-        ({"training": SingleTraining(weight_decay=-0.1)}, "weight_decay is -0.1"),
-        ({"training": SingleTraining(clip_norm=0.0)}, "clip_norm is 0"),
-        ({"training": SingleTraining(final_fraction=2.0)}, "final_fraction is 2"),
-        ({"training": SingleTraining(z_loss=-1.0)}, "z_loss is -1"),
-        ({"training": SingleTraining(initial_gain=0.0)}, "initial_gain is 0"),
+        ({"model": "1e300"}, r"cannot have 1e\+300 parameters"),
+        ({"data": {"vocabulary": 0}}, "vocabulary is 0"),
+        ({"training": {"learning_rate": 0.0}}, "learning_rate is 0, but must be more than 0"),
+        ({"training": {"beta2": 1.5}}, "beta2 is 1.5, but must be at least 0 and less than 1"),
+        ({"training": {"momentum": 1.0}}, "momentum is 1"),
+        ({"training": {"weight_decay": -0.1}}, "weight_decay is -0.1"),
+        ({"training": {"clip_norm": 0.0}}, "clip_norm is 0"),
+        ({"training": {"final_fraction": 2.0}}, "final_fraction is 2"),
+        ({"training": {"z_loss": -1.0}}, "z_loss is -1"),
+        ({"training": {"initial_gain": 0.0}}, "initial_gain is 0"),
     ],
 )
 def test_what_makes_no_run_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        single_run(SingleSpec(**fields), "corpus")  # pyright: ignore[reportArgumentType]
+        single_run(structure(fields, SingleSpec, source="here"), "corpus")
+
+
+@pytest.mark.parametrize("rate", [math.nan, math.inf])
+def test_a_rate_that_is_no_number_is_refused_in_python_too(rate: float) -> None:
+    with pytest.raises(InputError, match=f"learning_rate is {rate}"):
+        SingleTraining(learning_rate=rate)
+
+
+def test_all_that_is_amiss_is_told_at_once() -> None:
+    recipe = {
+        "model": "4x250",
+        "seed": -1,
+        "shape": {"head_size": 7},
+        "training": {"schedule": "wds", "learning_rate": -1, "precision": "i16", "recompute": "full"},
+    }
+    with pytest.raises(InputError) as caught:
+        structure(with_family_defaults(recipe), SingleSpec, source="here")
+    told = caught.value.message.splitlines()
+    wanted = ("wds", "learning_rate is -1", "precision is i16", "seed is -1", "width 250 is not a multiple")
+    assert len(told) == 1 + len(wanted)
+    assert all(any(words in line for line in told) for words in wanted)
+
+
+def test_the_context_stays_when_a_recipe_says_something_else_of_the_shape() -> None:
+    spec = structure(
+        with_family_defaults({"model": "2x64", "shape": {"qk_norm": True}}), SingleSpec, source="here"
+    )
+    assert spec.shape == ShapeSpec(context=256, qk_norm=True)

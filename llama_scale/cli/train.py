@@ -97,9 +97,9 @@ def command(recipe: Path | None, dry_run: bool, device: str, store: Path, **opti
     check_mirrors(options["mirror_names"])
     if options["peak"] is not None:  # before anything is written
         stated_peak(options["peak"])
-    spec = read_single(
-        read_toml(recipe) if recipe else {}, _overrides(options), source=str(recipe or "the options")
-    )
+    changes = _overrides(options)
+    source = f"{recipe} with the options" if recipe and changes else str(recipe or "the command")
+    spec = read_single(read_toml(recipe) if recipe else {}, changes, source=source)
     if dry_run:  # every process would say the same
         return _show(prepare_run(spec, store=store)[0], device) if leads_here() else 0
     with joined_world(device) as (world, chosen):
@@ -121,7 +121,9 @@ def _overrides(options: dict[str, Any]) -> list[str]:
         "context": "shape.context",
         "sequences": "training.sequences_per_step",
     }
-    given = [f"{key}={json.dumps(options[name])}" for name, key in keys.items() if options[name] is not None]
+    said = {key: options[name] for name, key in keys.items() if options[name] is not None}
+    # TOML's escapes name whole characters, JSON's halves of them
+    given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in said.items()]
     return [*given, *options["overrides"]]
 
 

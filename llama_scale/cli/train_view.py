@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,9 +66,10 @@ class LossCurve:
 
     def add(self, reading: Reading) -> str:
         """The curve with this reading: low bars are low losses."""
-        self.points[POINTS * reading.step.step // max(self.last_step, 1)] = reading.smooth_loss_nats
+        if math.isfinite(reading.smooth_loss_nats):  # the last reading of a run that diverges has no bar
+            self.points[POINTS * reading.step.step // max(self.last_step, 1)] = reading.smooth_loss_nats
         values = [self.points[place] for place in sorted(self.points)]
-        low, high = min(values), max(values)
+        low, high = min(values, default=0.0), max(values, default=0.0)
         heights = (round((len(BARS) - 1) * (value - low) / ((high - low) or 1.0)) for value in values)
         return "".join(BARS[height] for height in heights)
 

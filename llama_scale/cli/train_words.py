@@ -61,7 +61,8 @@ def dry_run_words(run: KnownRun, seconds: float, source: str) -> list[object]:
     """The run as --dry-run shows it: one sentence, then what it is made of."""
     config, model, schedule = run.config, run.config.model, run.config.schedule
     tokens = run.last_step * config.tokens_per_step
-    falls = {"wsd": f"{schedule.decay_steps:,} steps of {schedule.decay_shape} decay"}.get(schedule.kind, "")
+    falls = f"{counted(schedule.decay_steps, 'step')} of {schedule.decay_shape} decay"
+    phases = (schedule.kind, f"{counted(schedule.warmup_steps, 'step')} of warm-up", falls)
     layers, heads = counted(model.layers, "layer"), counted(model.heads, "head")
     rows = [
         ("model", f"{layers}, width {model.width}, {heads} of {model.head_size}"),
@@ -69,10 +70,7 @@ def dry_run_words(run: KnownRun, seconds: float, source: str) -> list[object]:
         ("tokens", f"{tokens:,}: {tokens / model.parameters.matmul:.3g} a parameter"),
         ("steps", f"{run.last_step:,} of {config.sequences_per_step} x {model.context} tokens"),
         ("learning rate", f"{config.optimizer.learning_rate:.3g} at its peak"),
-        (
-            "schedule",
-            ", ".join(filter(None, (schedule.kind, f"{schedule.warmup_steps:,} steps of warm-up", falls))),
-        ),
+        ("schedule", ", ".join(phases if schedule.kind == "wsd" else phases[:2])),
         ("text", ", ".join(source.label for source in config.data.mixture)),
         ("tokenizer", f"{config.data.tokenizer}, {config.data.vocabulary:,} entries"),
         ("FLOPs", quantities.format_flops(config.train_flops(run.last_step))),

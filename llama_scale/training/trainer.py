@@ -180,8 +180,8 @@ def _build(config: RunConfig, device: torch.device, world: World) -> tuple[Llama
         from llama_scale.training.sharding import sharded
 
         return sharded(config, device, world)
-    check_model_fits(config, device)
     try:
+        check_model_fits(config, device)  # a GPU that others fill refuses even to say what is free
         model = Llama(config.model, recompute=config.recompute, compiled=config.compile)
         initialise(model, config.seed, config.initial_gain, mup_base_width=config.mup_base_width)
         model.to(device)
