@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from math import ceil
 from numbers import Integral, Real
 from typing import Any, get_args
 
@@ -19,13 +18,12 @@ from llama_scale.fitting.selection import AUTO_FORMS, Asked
 from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.fitting.uncertainty import Resampling
 from llama_scale.frozen import frozen
-from llama_scale.laws import DEFAULT_LEVEL, FORMS, FormName
+from llama_scale.laws import DEFAULT_LEVEL, FORMS, LEAST_DRAWS, FormName, least_draws
 from llama_scale.quantities import format_fraction
 
 AUTO = "auto"
 TRUNK_DELTA = 1e-2
 DEFAULT_DRAWS = 1000
-LEAST_DRAWS = 20
 MOST_POWER = 2.0
 EXAMPLES = {"draws": 1000, "seed": 0, "delta": 1e-3, "weights": 0.5, "level": 0.9}
 MAY_BE_NONE = ("delta", "weights")
@@ -135,11 +133,6 @@ class Settings:
         delta = TRUNK_DELTA if observations.shares_trunks else DEFAULT_DELTA
         wanted = [one for one in self.candidates if one.power == (self.weights or 0.0)]
         return min(wanted, key=lambda one: (one.form != "chinchilla", abs(one.delta - delta)))
-
-
-def least_draws(level: float) -> int:
-    """Draws that an interval of this level takes: one beyond each end of it, and never fewer than 20."""
-    return max(LEAST_DRAWS, ceil(2 / (1 - level) - 1e-6))
 
 
 def _check_kinds(settings: Settings) -> None:
