@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, shown
 
 DEFAULT_LEVEL = 0.9
 LEAST_DRAWS = 20
@@ -33,7 +33,7 @@ class Range(NamedTuple):
 def check_level(level: float) -> None:
     """Raises InputError unless `level` can be the chance of an interval."""
     if not (isinstance(level, Real) and 0 < level < 1):
-        raise InputError(f"level is {level!r}, but must lie between 0 and 1", hint="write level=0.9")
+        raise InputError(f"level is {shown(level)}, but must lie between 0 and 1", hint="write level=0.9")
 
 
 def least_draws(level: float) -> int:
