@@ -202,7 +202,7 @@ def test_repeats_weigh_a_fit_by_their_noise_unless_weights_are_named() -> None:
 )
 def test_words_of_another_kind_are_one_error(words: dict[str, Any], said: str, hint: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        fit([sweep(0)] if "where" in words else sweep(0), **words)
+        fit("absent.csv" if "where" in words else sweep(0), **words)
     assert hint in caught.value.hint
     assert "\n" not in caught.value.message and len(caught.value.message) < 150
 
