@@ -243,6 +243,14 @@ def test_a_fit_shows_itself_in_a_notebook() -> None:
     runs = [{**run, "run": "a|b"} for run in bare.evidence["held_out"]]
     piped = replace(bare, evidence={**bare.evidence, "held_out": runs})._repr_markdown_()
     assert piped.count("a\\|b") == len(runs)  # a bare bar would end the cell
+    for odd in (
+        {"intervals": {"level": [1]}, "standard_errors": 3},
+        {"held_out": [{"run": [1]}]},
+        {"warnings": 3},
+    ):
+        shown = replace(bare, evidence={**bare.evidence, **odd})._repr_markdown_()
+        assert shown.startswith("**fit**: L = ")
+        assert "evidence that came with it cannot be read" in shown
 
 
 def test_what_runs_weigh_by_is_said() -> None:

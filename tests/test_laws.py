@@ -293,6 +293,7 @@ def test_a_torn_fit_is_one_error_wherever_it_was_cut(tmp_path: Path) -> None:
         ({"other_forms": {"skaling": {"E": 1}}}, "its other form 'skaling' is no law: a law needs"),
         ({"other_forms": {"tied": [1]}}, "its other form 'tied' is no law"),
         ({"other_forms": [1]}, ""),
+        ({"parameters": {"E": [], "A": 1, "B": 1, "alpha": 1, "beta": 1}}, "float() argument must be"),
         ({"diagnostics": {"at_bound": 3}}, "at_bound must be a list"),
         ({"diagnostics": [1]}, "diagnostics must be a table"),
         ({"diagnostics": {"at_bound": [1]}}, "diagnostics.at_bound[0] is 1, but must be text"),
