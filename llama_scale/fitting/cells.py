@@ -108,8 +108,12 @@ def _csv(path: Path, text: str) -> Cells:
 
 
 def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
-    """Raises InputError for a first line that is no header: a row, as of a file whose header is a comment."""
-    if all(BARE_NUMBER.fullmatch(cell) for cell in header):
+    """Raises InputError for a first line that is no header: a row, as of a file whose header is a comment.
+
+    One cell of it may be a run's name; no table that anything is read from has fewer than two names.
+    """
+    numbers = sum(bool(BARE_NUMBER.fullmatch(cell)) for cell in header)
+    if numbers and len(header) - numbers < 2:
         raise InputError(
             f"{path.name} line {line} is its first that is no comment, but holds numbers, not names",
             hint="put a header above it, such as parameters,tokens,loss, with no # in front",
