@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from reprlib import repr as short_repr
+from textwrap import shorten
 from types import MappingProxyType
 from typing import Any
 
@@ -39,3 +41,8 @@ class UnidentifiedError(LlamaScaleError):
 
 class StoreError(LlamaScaleError):
     """A run folder, checkpoint or corpus that cannot be read or written (exit code 1)."""
+
+
+def shown(value: object) -> str:
+    """What Python handed on in place of a word or a number, in one short line: arrays have many."""
+    return shorten(short_repr(value), 100, placeholder=" ...")

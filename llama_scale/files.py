@@ -10,7 +10,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,33 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def check_new(path: Path, *, overwrite: bool, other: str) -> None:
-    """Raises InputError where a file stands that may not be replaced; `other` is what to give instead."""
-    if path.exists() and not overwrite:
+def check_new(path: Path, *, overwrite: bool, other: str, sources: Iterable[object] = ()) -> None:
+    """Raises InputError where a file stands that may not be replaced; `other` is what to give instead.
+
+    `sources` are the words that may name what the file is made from, or hold several such names: no file
+    among them is replaced, whatever `overwrite` says.
+    """
+    if not path.exists():
+        return
+    if any(_is_same(name, path) for name in _names(sources)):
+        raise InputError(f"{path} is read for this, so it cannot be replaced", hint=f"give another {other}")
+    if not overwrite:
         raise InputError(f"{path} exists already", hint=f"pass --force to replace it, or another {other}")
+
+
+def _names(words: Iterable[object]) -> Iterator[str]:
+    for word in words:
+        if isinstance(word, str | Path):
+            yield os.path.expanduser(word)
+        elif isinstance(word, tuple):
+            yield from _names(word)
+
+
+def _is_same(name: str, file: Path) -> bool:
+    try:
+        return os.path.samefile(name, file)
+    except (OSError, ValueError):  # no file's name
+        return False
 
 
 def write_atomically(

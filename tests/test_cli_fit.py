@@ -77,6 +77,26 @@ def test_nothing_is_overwritten_without_force(table: Path) -> None:
     assert invoke(*words, "--force").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "output"),
+    [
+        ([], "sweep.csv"),
+        (["--form", "multi-power"], "./sweep.csv"),
+        (["--scores", "scores.csv"], "scores.csv"),
+        (["--form", "repeated", "--base-law", "scores.csv"], "scores.csv"),
+        ([], "link.csv"),
+    ],
+)
+def test_what_is_read_is_never_replaced(table: Path, words: list[str], output: str) -> None:
+    Path("scores.csv").write_text("loss,score\n")
+    Path("link.csv").symlink_to("sweep.csv")
+    before = Path(output).read_bytes()
+    result = invoke("sweep.csv", *words, "--output", output, "--force")
+    assert result.exit_code == 2
+    assert "is read for this, so it cannot be replaced" in result.output
+    assert Path(output).read_bytes() == before
+
+
 def test_a_file_in_the_way_is_told_before_any_run_is_read(tmp_path: Path) -> None:
     law = tmp_path / "law.json"
     law.write_text("{}")
@@ -133,6 +153,9 @@ def test_flops_that_are_not_6nd_are_said_to_be_counted_otherwise(table: Path) ->
         (["sweep.csv", "--where", "famly = w16"], "no column 'famly'"),
         (["sweep.csv", "--where", "family = w16"], "1 size"),
         (["sweep.csv", "--draws", "3"], "3 draws make no interval"),
+        (["sweep.csv", "--draws", "-1"], "-1 draws make no interval"),
+        (["sweep.csv", "--draws", "1000000000"], "1,000,000,000 draws are too many: 100,000 are the most"),
+        (["sweep.csv", "--level", "99.99999%"], "level 0.9999999 takes more than 100,000 draws"),
         (["sweep.csv", "--draws", "100", "--level", "99%"], "100 draws make no interval of 99%"),
         (["sweep.csv", "--level", "99.9%"], "use --draws 2000"),
         (["sweep.csv", "--seed", "-1"], "seed is -1"),

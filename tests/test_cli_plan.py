@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from llama_scale.cli.plan import command
+from llama_scale.cli.plan import command, entry, wrapped
 from llama_scale.laws import ScalingLaw, published, write_fit
 
 MODEL_KEYS = {
@@ -48,6 +48,12 @@ def write_drawn_fit(path: Path, draws: int = 1000) -> Path:
         beta=0.3658 + 0.0135 * z[2],
     )
     return write_fit(path, replace(published(), name="mine", draws=drawn, noise=0.003, draws_note="drawn"))
+
+
+def test_long_words_such_as_paths_are_never_broken() -> None:
+    path = "a/" * 60
+    for text in (wrapped(f"Train it on {path}."), wrapped(path, indent=3), entry("written", f"{path}, 8 kB")):
+        assert path in text
 
 
 def test_the_demand_alone_is_answered_in_80_columns() -> None:

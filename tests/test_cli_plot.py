@@ -100,6 +100,17 @@ def test_the_command_that_makes_a_missing_law_does_so(here: Path) -> None:
     assert run(*asked).exit_code == 0
 
 
+def test_the_law_is_not_replaced_by_the_picture_of_it(here: Path) -> None:
+    law = here / "law.png"
+    shutil.copy(here / "runs" / "fits" / "default.json", law)
+    before = law.read_bytes()
+    for words in (("optima", "law.png"), ("cost", "--serve-tokens", "1e12", "--law", str(law))):
+        refused = run(*words, "-o", "law.png", "--force")
+        assert refused.exit_code == 2
+        assert "is read for this" in refused.stderr
+    assert law.read_bytes() == before
+
+
 def test_an_existing_file_is_kept_unless_forced(here: Path) -> None:
     (here / "cost.png").write_text("mine")
     refused = run("cost", "--serve-tokens", "1e12")
@@ -122,7 +133,11 @@ def test_an_existing_file_is_kept_unless_forced(here: Path) -> None:
         (("isoflop", "besiroglu-2024"), "comes without its runs", "plot optima besiroglu-2024"),
         (("optima", "besiroglu-2025"), "or published law called 'besiroglu-2025'", "besiroglu-2024"),
         (("curves", "runs/fits/default.json"), "holds no loss curves", "runs export --curves"),
-        (("curves", "runs/imported/seed0.json"), "no loss curves", "runs export --curves"),
+        (
+            ("curves", "runs/imported/seed0.json"),
+            "is JSON, which holds no loss curves",
+            "runs export --curves",
+        ),
         (
             ("residuals", "runs/fits/default.json", "--where", "tokens > 1e6"),
             "just the runs of its law",

@@ -130,7 +130,7 @@ def test_a_sweep_ends_with_a_law_its_test_a_figure_and_the_next_command(known: P
 
 
 def test_the_fit_of_another_sweep_is_never_replaced(known: Path, tmp_path: Path) -> None:
-    """Nor one that an earlier version wrote, which does not name its sweep; a sweep's own is."""
+    """Nor one of an earlier version, which does not name its sweep, nor what is no fit; a sweep's own is."""
     shutil.copytree(known, tmp_path / "home")
     fits = tmp_path / "home" / "runs" / "fits"
 
@@ -148,6 +148,10 @@ def test_the_fit_of_another_sweep_is_never_replaced(known: Path, tmp_path: Path)
     del content["sweep"]
     (fits / "wide.json").write_text(json.dumps(content))
     assert swept() == other and json.loads((fits / "wide.json").read_text()) == content
+    (fits / "wide.json").write_text("garbage")
+    said = run("sweep", "wide.toml", cwd=tmp_path / "home").stderr
+    assert f"wide.json is no fit of this sweep, and stays: this one is {Path(other).name}" in said
+    assert (fits / "wide.json").read_text() == "garbage"
 
 
 def test_a_harmed_branch_point_is_trained_again_and_it_says_so(

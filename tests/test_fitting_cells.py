@@ -73,7 +73,10 @@ def test_a_cell_may_hold_a_line_end_and_rows_keep_their_lines(tmp_path: Path) ->
         (b"N,D,L\n1,\x00,3\n", "zero bytes"),
         (b'{"N": 1e8, "D": 1e9, "L": 3}\n{"N": 2e8, "D": 1e9, "L": 2.9}\n', "it is JSON, not a table"),
         (b'[{"N": 1e8, "D": 1e9},\n{"N": 2e8, "D": 1e9}]\n', "it is JSON, not a table"),
+        (b'{"schema": 1, "form": "chinchilla"}\n', "it is JSON, not a table"),
+        (b'[\n  {"N": 1e8, "D": 1e9}\n]\n', "it is JSON, not a table"),
         (b"# N,D,L\n1e8,1e9,3\n2e8,1e9,2.9\n", "line 2 is its first that is no comment, but holds numbers"),
+        (b"# run,N,D,L\na,1e8,1e9,3\nb,2e8,1e9,2.9\n", "line 2 is its first that is no comment"),
         (b'N,D,L\n1,2,"' + b"x" * 200_000 + b'"\n', "line 2 cannot be read as CSV"),
     ],
 )

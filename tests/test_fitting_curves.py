@@ -251,7 +251,7 @@ def test_constant_rates_alone_identify_no_law(tmp_path: Path) -> None:
 def test_an_unknown_curve_or_schedule_names_the_nearest(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "curves.csv", TRAIN)
     with pytest.raises(InputError, match="no curve 'cosin_8000'") as caught:
-        fit_curve_laws([source], fit_on=["cosin_8000"])
+        fit_curve_laws([source], fit_on="cosin_8000")
     assert "cosine_8000" in caught.value.hint
     for delta in (-1.0, float("nan")):
         with pytest.raises(InputError, match=r"delta is .* must be positive"):

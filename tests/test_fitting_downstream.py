@@ -94,6 +94,15 @@ def test_percent_is_read_and_said(tmp_path: Path) -> None:
     assert read.task == "accuracy"
 
 
+def test_rows_that_repeat_others_are_told(tmp_path: Path) -> None:
+    rows = ["a,3.0,0.30", "b,2.5,0.45", "b,2.5,0.45", "c,2.5,0.45", "b,2.5,0.45"]
+    source = tmp_path / "scores.csv"
+    source.write_text("\n".join(["model,loss,score", *rows]) + "\n")
+    read = read_scores(source)
+    assert read.notes == ("rows repeat others exactly, 2 in all, such as scores.csv line 4: each counts",)
+    assert len(read.loss) == 5
+
+
 def test_scores_with_a_percent_sign_need_no_guess(tmp_path: Path) -> None:
     source = tmp_path / "scores.csv"
     source.write_text("loss,score\n3,0.5%\n2.9,0.8%\n2.8,1.5%\n")

@@ -193,14 +193,18 @@ def test_repeats_weigh_a_fit_by_their_noise_unless_weights_are_named() -> None:
         ({"delta": "x"}, "delta is 'x', but must be a number", "delta=0.001"),
         ({"level": "90%"}, "level is '90%', but must be a number", "level=0.9"),
         ({"budgets": 1e21}, "budgets are 1e[+]21", "budgets=(1e21, 1e22)"),
+        ({"budgets": np.full((9, 9), 1e22)}, "budgets are array", "budgets=(1e21, 1e22)"),
+        ({"level": np.full((9, 9), 0.9)}, "level is array", "level=0.9"),
+        ({"where": np.full((9, 9), 0.9)}, "the filters are array", "where="),
         ({"settings": {"draws": 100}}, "settings are {'draws': 100}", "Settings(...)"),
         ({"form": "multi-power"}, "loss curves", "fit_curve_laws"),
     ],
 )
 def test_words_of_another_kind_are_one_error(words: dict[str, Any], said: str, hint: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        fit(sweep(0), **words)
+        fit("absent.csv" if "where" in words else sweep(0), **words)
     assert hint in caught.value.hint
+    assert "\n" not in caught.value.message and len(caught.value.message) < 150
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
@@ -239,6 +243,14 @@ def test_a_fit_shows_itself_in_a_notebook() -> None:
     runs = [{**run, "run": "a|b"} for run in bare.evidence["held_out"]]
     piped = replace(bare, evidence={**bare.evidence, "held_out": runs})._repr_markdown_()
     assert piped.count("a\\|b") == len(runs)  # a bare bar would end the cell
+    for odd in (
+        {"intervals": {"level": [1]}, "standard_errors": 3},
+        {"held_out": [{"run": [1]}]},
+        {"warnings": 3},
+    ):
+        shown = replace(bare, evidence={**bare.evidence, **odd})._repr_markdown_()
+        assert shown.startswith("**fit**: L = ")
+        assert "evidence that came with it cannot be read" in shown
 
 
 def test_what_runs_weigh_by_is_said() -> None:

@@ -129,6 +129,9 @@ def test_a_backtest_widens_intervals_that_the_future_falls_out_of() -> None:
     assert surprised.evidence["backtest"]["coverage"] < 0.7
     assert surprised.evidence["backtest"]["covered"] > surprised.evidence["backtest"]["coverage"]
     assert "waver" in surprised.draws_note
+    wide = fit(broken, settings=replace(settings, level=0.998, draws=1000))
+    (said,) = [text for text in wide.evidence["warnings"] if "missed the farther ones" in text]
+    assert "in 99.8% intervals before" in said
 
 
 def test_a_backtest_needs_runs_to_fit() -> None:

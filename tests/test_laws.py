@@ -172,12 +172,15 @@ def test_a_level_is_a_chance(level: Any) -> None:
             ask()
 
 
-@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "7B", None, [1e9, 0.0], 10**400])
+@pytest.mark.parametrize(
+    "bad", [0, -1.0, float("nan"), float("inf"), "7B", None, [1e9, 0.0], 10**400, np.zeros((9, 9))]
+)
 def test_predictions_and_optima_are_of_numbers_above_zero(bad: Any) -> None:
     fit = published()
     for ask in (lambda: fit.predict(bad, 1e12), lambda: fit.predict(7e9, bad), lambda: fit.optimum(bad)):
-        with pytest.raises(InputError, match="must be finite and above 0"):
+        with pytest.raises(InputError, match="must be finite and above 0") as caught:
             ask()
+        assert "\n" not in caught.value.message and len(caught.value.message) < 150
 
 
 def test_sizes_and_durations_that_make_no_pairs_are_refused() -> None:
@@ -290,6 +293,7 @@ def test_a_torn_fit_is_one_error_wherever_it_was_cut(tmp_path: Path) -> None:
         ({"other_forms": {"skaling": {"E": 1}}}, "its other form 'skaling' is no law: a law needs"),
         ({"other_forms": {"tied": [1]}}, "its other form 'tied' is no law"),
         ({"other_forms": [1]}, ""),
+        ({"parameters": {"E": [], "A": 1, "B": 1, "alpha": 1, "beta": 1}}, "float() argument must be"),
         ({"diagnostics": {"at_bound": 3}}, "at_bound must be a list"),
         ({"diagnostics": [1]}, "diagnostics must be a table"),
         ({"diagnostics": {"at_bound": [1]}}, "diagnostics.at_bound[0] is 1, but must be text"),

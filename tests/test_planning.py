@@ -145,6 +145,16 @@ def test_intervals_come_from_the_draws() -> None:
     assert plan(serve_tokens=1e12, law=SARDANA_LINE).intervals is None
 
 
+def test_draws_too_few_for_the_level_are_warned_of() -> None:
+    def too_few(level: str) -> list[str]:
+        answer = plan(serve_tokens=1e12, law=drawn_fit(50), level=level)
+        return [warning for warning in answer.warnings if "too few for" in warning]
+
+    assert not too_few("96%")
+    (warning,) = too_few("99%")
+    assert warning.startswith("50 draws of the law are too few for 99% intervals, which take 200")
+
+
 def test_draws_that_cannot_reach_a_target_are_left_out_and_counted() -> None:
     fit = drawn_fit()
     answer = plan(serve_tokens=1e12, law=fit, target_loss=1.84)

@@ -155,11 +155,11 @@ def command(
     from llama_scale.cli.output import current_output
     from llama_scale.files import check_new
 
-    if output is not None:
-        check_new(output, overwrite=force, other="--output")
     given = sources or (Path("runs"),)
     fit_on, futures = words.pop("fit_on"), words.pop("futures")
     scores, task = words.pop("scores"), words.pop("task")
+    if output is not None:
+        check_new(output, overwrite=force, other="--output", sources=(given, scores, base_law))
     fit_extras.check_options(
         words["form"],
         {

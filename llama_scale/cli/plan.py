@@ -79,7 +79,7 @@ def command(
         from llama_scale.files import at_home
         from llama_scale.report import check_target
 
-        check_target(at_home(html), overwrite=force)
+        check_target(at_home(html), overwrite=force, sources=words.values())
     answer = plan(**words)
     if html is not None:
         from llama_scale.report import write_report
@@ -188,26 +188,19 @@ def wrapped(text: str, indent: int = 0) -> str:
     from textwrap import fill
 
     margin = " " * indent
-    return fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False)
+    return fill(
+        text,
+        WIDTH,
+        initial_indent=margin,
+        subsequent_indent=margin,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def entry(heading: str, text: str, indent: int = 11) -> str:
     """Text under a heading that stands in the margin."""
-    from textwrap import fill
-
-    margin = " " * indent
-    paragraphs = [
-        fill(
-            line,
-            WIDTH,
-            initial_indent=margin,
-            subsequent_indent=margin,
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
-        for line in text.split("\n")
-    ]
-    whole = "\n".join(paragraphs)
+    whole = "\n".join(wrapped(line, indent) for line in text.split("\n"))
     if len(heading) < indent:
         return heading.ljust(indent) + whole[indent:]
     return f"{heading}\n{whole}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ def _kind(
 
     def decorate(draw: Callable[..., Drawn]) -> click.Command:
         def run(output: Path, force: bool, as_json: bool, quiet: bool, **words: Any) -> None:
-            _write(name, output, force, lambda: draw(**words))
+            _write(name, output, force, words.values(), lambda: draw(**words))
 
         run.__doc__ = f"{question}\n\n{cleandoc(draw.__doc__ or '')}"
         function: Any = quiet_option(json_option(run))
@@ -60,14 +60,16 @@ def _kind(
     return decorate
 
 
-def _write(kind: str, output: Path, force: bool, draw: Callable[[], Drawn]) -> None:
+def _write(
+    kind: str, output: Path, force: bool, sources: Iterable[object], draw: Callable[[], Drawn]
+) -> None:
     """Checks the file's name before any work, draws, and writes."""
     from llama_scale.cli.output import current_output
     from llama_scale.files import check_new
     from llama_scale.plots.files import format_of, save
 
     form = format_of(output)
-    check_new(output, overwrite=force, other="-o")
+    check_new(output, overwrite=force, other="-o", sources=sources)
     figure, facts = draw()
     save(figure, output)
     title = " ".join(title for axes in figure.axes if (title := axes.get_title("left")))

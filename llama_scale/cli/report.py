@@ -45,7 +45,7 @@ def command(output: Path, force: bool, as_json: bool, quiet: bool, **words: Any)
     from llama_scale.planning import plan
     from llama_scale.report import check_target, write_report
 
-    check_target(at_home(output), overwrite=force)
+    check_target(at_home(output), overwrite=force, sources=words.values())
     answer = plan(**words)
     written = write_report(answer, output, overwrite=force)
     size = written.stat().st_size

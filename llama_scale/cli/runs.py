@@ -141,11 +141,11 @@ def export_runs(path: Path, curves: bool, force: bool, store: Path, as_json: boo
     Writes a record of every run, as JSON, CSV or Parquet by the ending of PATH: `llama-scale fit` and
     `llama-scale runs import` read it. Or, with --curves, how their losses fell.
     """
+    from llama_scale.files import check_new
     from llama_scale.runs import read_records
     from llama_scale.runs.tables import write_table
 
-    if path.exists() and not force:
-        raise InputError(f"{path} exists", hint="give another name, or --force to replace it")
+    check_new(path, overwrite=force, other="name")
     records = read_records(store)
     held = quantities.counted(len(records), "run")
     if curves:

@@ -218,7 +218,9 @@ def _conclude_with_law(
     runs, fits = prepared.sweep.by_id, store / "fits"
     name = free_name(fits, prepared.sweep.name, runs)
     if name != prepared.sweep.name:
-        current_output().talk(f"{fits / prepared.sweep.name}.json is the fit of another sweep, and stays.")
+        current_output().talk(
+            f"{fits / prepared.sweep.name}.json is no fit of this sweep, and stays: this one is {name}.json."
+        )
     found = fit(records, name=name)
     found = replace(found, evidence={**found.evidence, "sweep": sweep_hash(runs)})
     file = write_fit(fits / f"{name}.json", found, overwrite=True)

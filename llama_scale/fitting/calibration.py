@@ -26,6 +26,7 @@ from llama_scale.fitting.selection import Choice, nearest_of, score
 from llama_scale.fitting.uncertainty import Mixture, Resampling, draw_mixtures
 from llama_scale.frozen import frozen
 from llama_scale.laws import Fit, ScalingLaw, median
+from llama_scale.quantities import format_fraction
 
 CUTS = (0.6, 0.8)
 DRAWS = 100
@@ -89,8 +90,9 @@ class Calibration:
             return []
         other = "" if choice.tried else "; --form auto lets backtests choose another"
         return [
-            f"laws of the nearer runs missed the farther ones: {tested.coverage:.0%} in {tested.level:.0%}"
-            f" intervals before these were widened, so this form may not hold beyond the runs{other}"
+            f"laws of the nearer runs missed the farther ones: {tested.coverage:.0%} in"
+            f" {format_fraction(tested.level)} intervals before these were widened, so this form may not hold"
+            f" beyond the runs{other}"
         ]
 
 

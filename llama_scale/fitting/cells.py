@@ -26,6 +26,7 @@ ABSENT = frozenset(
 )  # no value, as people and programs write it
 BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")  # one that a unit in its header multiplies
 _TOLD_SEPARATOR = re.compile(r"sep=([,;\t|])\s*", re.IGNORECASE)  # Excel's own first line
+_JSON = re.compile(r"\s*(\{|\[\s*(\{|$))")  # an object, or the start of a list, perhaps of objects
 _COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
 
@@ -81,6 +82,10 @@ def _csv(path: Path, text: str) -> Cells:
     lines = [
         (number, line) for number, line in enumerate(plain, 1) if line.strip() and line.lstrip()[0] != "#"
     ]
+    if lines and _JSON.match(lines[0][1]):
+        raise _unreadable(
+            path, "it is JSON, not a table", hint="write it as CSV; in Python, fit takes a list of dicts"
+        )
     told = _TOLD_SEPARATOR.fullmatch(lines[0][1]) if lines else None
     lines = lines[1:] if told else lines
     if len(lines) < 2:
@@ -103,12 +108,12 @@ def _csv(path: Path, text: str) -> Cells:
 
 
 def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
-    """Raises InputError for a first line that is no header: a row, as of a file whose header is a comment."""
-    if header[0].startswith(("{", "[{")):
-        raise _unreadable(
-            path, "it is JSON, not a table", hint="write it as CSV; in Python, fit takes a list of dicts"
-        )
-    if all(BARE_NUMBER.fullmatch(cell) for cell in header):
+    """Raises InputError for a first line that is no header: a row, as of a file whose header is a comment.
+
+    One cell of it may be a run's name; no table that anything is read from has fewer than two names.
+    """
+    numbers = sum(bool(BARE_NUMBER.fullmatch(cell)) for cell in header)
+    if numbers and len(header) - numbers < 2:
         raise InputError(
             f"{path.name} line {line} is its first that is no comment, but holds numbers, not names",
             hint="put a header above it, such as parameters,tokens,loss, with no # in front",

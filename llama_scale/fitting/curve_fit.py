@@ -86,7 +86,7 @@ class CurveLaws:
 
 
 def gather_curves(
-    sources: str | Path | Sequence[str | Path], *, where: Sequence[str] = ()
+    sources: str | Path | Sequence[str | Path], *, where: str | Sequence[str] | None = ()
 ) -> tuple[list[Curve], list[Exclusion]]:
     """All curves of some CSV files and run stores."""
     filters = parse_filters(where)
@@ -121,8 +121,8 @@ def _paths(sources: str | Path | Sequence[str | Path]) -> list[Path]:
 def fit_curve_laws(
     sources: str | Path | Sequence[str | Path],
     *,
-    where: Sequence[str] = (),
-    fit_on: Sequence[str] = (),
+    where: str | Sequence[str] | None = (),
+    fit_on: str | Sequence[str] = (),
     delta: float | None = None,
     future: Sequence[FutureSchedule] = (),
 ) -> CurveLaws:
@@ -136,6 +136,7 @@ def fit_curve_laws(
     by_model: dict[str, list[Curve]] = {}
     for curve in curves:
         by_model.setdefault(curve.model, []).append(curve)
+    fit_on = [fit_on] if isinstance(fit_on, str) else fit_on
     _check_names(fit_on, curves)
     models, failures = [], []
     for name, group in by_model.items():

@@ -25,9 +25,9 @@ from llama_scale.fitting.drift import ends_of, turns_of, waver
 from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
-from llama_scale.fitting.settings import Settings, least_draws, settings_of
+from llama_scale.fitting.settings import Settings, settings_of
 from llama_scale.fitting.uncertainty import Draws, Mixture, doubts_of_resampling, draw_laws, draw_mixtures
-from llama_scale.laws import Fit, median
+from llama_scale.laws import Fit, least_draws, median
 
 __all__ = ["Settings", "estimate", "settings_of"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, shown
 from llama_scale.fitting.cells import BARE_NUMBER, present
 from llama_scale.frozen import frozen
 from llama_scale.quantities import parse_count, parse_flops
@@ -84,7 +84,7 @@ def parse_filters(where: str | Sequence[str] | None) -> list[Filter]:
     """Filters as Python gives them, one or several; InputError for what is no text."""
     texts = [where] if isinstance(where, str) else [] if where is None else where
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"the filters are {where!r}", hint="write where=['parameters > 1e8']")
+        raise InputError(f"the filters are {shown(where)}", hint="write where=['parameters > 1e8']")
     return [parse_filter(text) for text in texts]
 
 

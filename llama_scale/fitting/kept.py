@@ -21,7 +21,7 @@ def fingerprint(observations: Observations) -> str:
 
 
 def free_name(folder: Path, name: str, runs: Collection[str]) -> str:
-    """`name` for the fit of a sweep of these runs, or a longer one where another sweep's fit has it."""
+    """`name` for the fit of a sweep of these runs, or a longer one where something else has it."""
     file = folder / f"{name}.json"
     return name if not file.exists() or _is_of(file, runs) else f"{name}-{sweep_hash(runs)[:8]}"
 

@@ -36,9 +36,8 @@ def learning_curves(
             hint="check the path, or run `llama-scale sweep` to fill ./runs",
         )
     if path.suffix.lower() == ".json":
-        what = "is a fit, which holds" if is_fit(path) else "holds runs by their ends,"
         raise InputError(
-            f"{path} {what} no loss curves",
+            f"{path} is {'a fit' if is_fit(path) else 'JSON'}, which holds no loss curves",
             hint="name the store of its runs, or the table that `llama-scale runs export --curves` writes",
         )
     found = _of_store(path, convention or STORE_CONVENTION) if path.is_dir() else _of_table(path)

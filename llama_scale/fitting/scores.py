@@ -65,8 +65,17 @@ def read_scores(path: Path, *, task: str | None = None) -> ScorePairs:
         loss=losses,
         score=scores,
         source=str(path),
-        notes=notes,
+        notes=(*notes, *_copies(kept)),
     )
+
+
+def _copies(kept: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """A sentence on rows that are copies, cell by cell: models counted twice, more likely than meant."""
+    first: dict[tuple[str, ...], str] = {}
+    copies = [place for place, cells in kept if first.setdefault(tuple(cells), place) != place]
+    if not copies:
+        return []
+    return [f"rows repeat others exactly, {len(copies)} in all, such as {copies[0]}: each counts"]
 
 
 def _chosen_task(path: Path, table: Cells, columns: Mapping[str, int], task: str | None) -> str | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from math import ceil
 from numbers import Integral, Real
 from typing import Any, get_args
 
 import numpy as np
 
 from llama_scale.config import nearest
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, shown
 from llama_scale.fitting.candidates import DELTAS, POWERS, Candidate, candidates_of
 from llama_scale.fitting.doubts import MOST
 from llama_scale.fitting.observations import Observations
@@ -19,13 +18,13 @@ from llama_scale.fitting.selection import AUTO_FORMS, Asked
 from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.fitting.uncertainty import Resampling
 from llama_scale.frozen import frozen
-from llama_scale.laws import DEFAULT_LEVEL, FORMS, FormName
+from llama_scale.laws import DEFAULT_LEVEL, FORMS, LEAST_DRAWS, FormName, least_draws
 from llama_scale.quantities import format_fraction
 
 AUTO = "auto"
 TRUNK_DELTA = 1e-2
 DEFAULT_DRAWS = 1000
-LEAST_DRAWS = 20
+MOST_DRAWS = 100_000  # of 240 runs they take 50 s and .6 GB
 MOST_POWER = 2.0
 EXAMPLES = {"draws": 1000, "seed": 0, "delta": 1e-3, "weights": 0.5, "level": 0.9}
 MAY_BE_NONE = ("delta", "weights")
@@ -87,14 +86,8 @@ class Settings:
                 raise InputError(
                     f"no law has an optimum at {budget:g} FLOPs", hint="use a budget such as --budget 1e24"
                 )
-        least = least_draws(self.level)
-        if self.draws < 0 or 0 < self.draws < least:
-            most = f" of {format_fraction(self.level, 4)}" if self.draws >= LEAST_DRAWS else ""
-            enough = max(least, DEFAULT_DRAWS)
-            raise InputError(
-                f"{self.draws} draws make no interval{most}",
-                hint=f"use --draws {enough}, or --draws 0 for none",
-            )
+        if self.draws:
+            _check_draws(self.draws, self.level)
 
     def check_resampling(self, observations: Observations) -> None:
         """Raises InputError where whole budgets or trunks are to be drawn, and the runs name none."""
@@ -137,9 +130,24 @@ class Settings:
         return min(wanted, key=lambda one: (one.form != "chinchilla", abs(one.delta - delta)))
 
 
-def least_draws(level: float) -> int:
-    """Draws that an interval of this level takes: one beyond each end of it, and never fewer than 20."""
-    return max(LEAST_DRAWS, ceil(2 / (1 - level) - 1e-6))
+def _check_draws(draws: int, level: float) -> None:
+    """Raises InputError for draws too few for an interval of this level, or more than memory may hold."""
+    least = least_draws(level)
+    if least > MOST_DRAWS:
+        raise InputError(
+            f"an interval of level {level:.12g} takes more than {MOST_DRAWS:,} draws, the most there are",
+            hint="use a lower --level, such as 99%",
+        )
+    if draws > MOST_DRAWS:
+        raise InputError(
+            f"{draws:,} draws are too many: {MOST_DRAWS:,} are the most", hint="use --draws 1000"
+        )
+    if draws < least:
+        of = f" of {format_fraction(level, 4)}" if draws >= LEAST_DRAWS else ""
+        raise InputError(
+            f"{draws} draws make no interval{of}",
+            hint=f"use --draws {max(least, DEFAULT_DRAWS)}, or --draws 0 for none",
+        )
 
 
 def _check_kinds(settings: Settings) -> None:
@@ -152,22 +160,25 @@ def _check_kinds(settings: Settings) -> None:
             value = getattr(settings, name)
             if not isinstance(value, kind) and not (value is None and name in MAY_BE_NONE):
                 raise InputError(
-                    f"{name} is {value!r}, but must be {what}", hint=f"write {name}={EXAMPLES[name]}"
+                    f"{name} is {shown(value)}, but must be {what}", hint=f"write {name}={EXAMPLES[name]}"
                 )
     for name in ("backtest", "protocol", "profile"):
         if not isinstance(getattr(settings, name), bool | np.bool_):
             raise InputError(
-                f"{name} is {getattr(settings, name)!r}, but must be a yes or no", hint=f"write {name}=True"
+                f"{name} is {shown(getattr(settings, name))}, but must be a yes or no",
+                hint=f"write {name}=True",
             )
     budgets = settings.budgets
     if not isinstance(budgets, Sequence | np.ndarray) or not all(isinstance(one, Real) for one in budgets):
-        raise InputError(f"budgets are {budgets!r}, but must be FLOPs", hint="write budgets=(1e21, 1e22)")
+        raise InputError(
+            f"budgets are {shown(budgets)}, but must be FLOPs", hint="write budgets=(1e21, 1e22)"
+        )
 
 
 def settings_of(settings: Settings | None, words: Mapping[str, Any]) -> Settings:
     """Settings with further words; InputError names a word that is none, with the nearest."""
     if not isinstance(settings, Settings | None):
-        raise InputError(f"settings are {settings!r}", hint="give llama_scale.fitting.Settings(...)")
+        raise InputError(f"settings are {shown(settings)}", hint="give llama_scale.fitting.Settings(...)")
     known = [f.name for f in fields(Settings)]
     for word in words:
         if word not in known:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, shown
 from llama_scale.fitting.cells import cells_of_rows, repeated_names
 from llama_scale.fitting.filters import Filter, parse_filters
 from llama_scale.fitting.observations import EVERY_POINT, Observations, observe
@@ -76,7 +75,7 @@ def gather(
 def _check_words(rules: Any, convention: Any) -> None:
     """Raises InputError for what Python lets through and the command line does not."""
     if not isinstance(rules, Rules):
-        raise InputError(f"rules are {rules!r}", hint="give llama_scale.fitting.Rules(...)")
+        raise InputError(f"rules are {shown(rules)}", hint="give llama_scale.fitting.Rules(...)")
     if convention not in (None, *CONVENTIONS):
         raise InputError(
             f"there is no parameter convention {convention!r}", hint=f"use {' or '.join(CONVENTIONS)}"
@@ -94,7 +93,7 @@ def _items(source: Any) -> list[Any]:
                 source = method(*words)
     if hasattr(source, "__iter__") and not isinstance(source, Mapping | bytes):
         return list(source)
-    raise InputError(f"{_shown(source)} holds no runs", hint=SOURCES)
+    raise InputError(f"{type(source).__name__} {shown(source)} holds no runs", hint=SOURCES)
 
 
 def _check_one_of_each(frame: Frame) -> None:
@@ -112,11 +111,7 @@ def _check_records(items: Sequence[Any]) -> None:
 
     for item in items:
         if not isinstance(item, RunRecord):
-            raise InputError(f"{_shown(item)} is no run", hint=SOURCES)
-
-
-def _shown(value: Any) -> str:
-    return f"{type(value).__name__} {shorten(repr(value), 40)}"
+            raise InputError(f"{type(item).__name__} {shown(item)} is no run", hint=SOURCES)
 
 
 def _read(path: Path, filters: Sequence[Filter], convention: ParameterConvention | None) -> Rows:

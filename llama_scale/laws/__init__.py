@@ -26,13 +26,14 @@ from llama_scale.laws.library import (
 )
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
 from llama_scale.laws.shipped import published_decays
-from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range, median
+from llama_scale.laws.spread import DEFAULT_LEVEL, LEAST_DRAWS, Range, central_range, least_draws, median
 
 __all__ = [
     "ACCOUNTINGS",
     "DEFAULT_LAW",
     "DEFAULT_LEVEL",
     "FORMS",
+    "LEAST_DRAWS",
     "MUENNIGHOFF_REPETITION",
     "Allocation",
     "Downstream",
@@ -54,6 +55,7 @@ __all__ = [
     "central_range",
     "fit_to_json",
     "is_fit",
+    "least_draws",
     "median",
     "parse_law_line",
     "published",

@@ -162,7 +162,7 @@ def _evidence(found: dict[str, Any]) -> dict[str, Any]:
 
 def _law_from_json(content: Mapping[str, Any]) -> tuple[ScalingLaw, Repetition | None]:
     """The law of the form that the file names, and what repeated data are worth where it says so."""
-    constants = dict(content["parameters"])
+    constants = {name: float(value) for name, value in content["parameters"].items()}
     if content.get("form") == REPEATED:
         decays = {name: constants.pop(name) for name in DECAYS}
         return checked_law(constants), checked_repetition(decays)

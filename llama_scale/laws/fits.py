@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llama_scale.architecture import ParameterConvention
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, shown
 from llama_scale.frozen import frozen
 from llama_scale.laws.downstream import Downstream
 from llama_scale.laws.forms import Numbers, ScalingLaw
@@ -217,4 +217,6 @@ def _check_positive(name: str, values: ArrayLike) -> None:
     except (TypeError, ValueError, OverflowError):
         good = False
     if not good:
-        raise InputError(f"{name} is {values!r}, but must be finite and above 0", hint=f"write {name} as 7e9")
+        raise InputError(
+            f"{name} is {shown(values)}, but must be finite and above 0", hint=f"write {name} as 7e9"
+        )

@@ -16,9 +16,12 @@ MOST_ROWS = 12  # of held-out runs
 
 
 def fit_markdown(fit: Fit) -> str:
-    """Markdown of a fit, its tables as a notebook draws them."""
-    parts = [_title(fit), *_constants(fit), *_sureness(fit), *_held_out(fit), *_warnings(fit)]
-    return "\n".join(parts)
+    """Markdown of a fit, its tables as a notebook draws them; anybody may have written its evidence."""
+    try:
+        shown = [*_constants(fit), *_sureness(fit), *_held_out(fit), *_warnings(fit)]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        shown = [f"The evidence that came with it cannot be read: {error!r}."]
+    return "\n".join([_title(fit), *shown])
 
 
 def weighed_by(selection: Mapping[str, Any]) -> str:

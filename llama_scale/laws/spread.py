@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, shown
 
 DEFAULT_LEVEL = 0.9
+LEAST_DRAWS = 20
 NOISE_STRATA = 33  # quantiles of the normal that stand for the noise of a new run, at each draw
 
 
@@ -32,7 +33,12 @@ class Range(NamedTuple):
 def check_level(level: float) -> None:
     """Raises InputError unless `level` can be the chance of an interval."""
     if not (isinstance(level, Real) and 0 < level < 1):
-        raise InputError(f"level is {level!r}, but must lie between 0 and 1", hint="write level=0.9")
+        raise InputError(f"level is {shown(level)}, but must lie between 0 and 1", hint="write level=0.9")
+
+
+def least_draws(level: float) -> int:
+    """Draws that an interval of this level takes: one beyond each end of it, and never fewer than 20."""
+    return max(LEAST_DRAWS, math.ceil(2 / (1 - level) - 1e-6))
 
 
 def central_range(values: ArrayLike, level: float = DEFAULT_LEVEL) -> Range:

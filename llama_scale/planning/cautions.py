@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from llama_scale.laws import least_draws
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty
 from llama_scale.planning.request import Request
 from llama_scale.quantities import format_count, format_fraction, format_number
@@ -162,6 +163,11 @@ def caveats(request: Request, spread: Intervals | None = None) -> Iterator[str]:
     if spread and spread.unreached:
         share = format_fraction(spread.unreached, 2)
         yield f"under {share} of the law's draws no model reaches the target; intervals leave these out"
+    if spread and spread.draws < (least := least_draws(spread.level)):
+        yield (
+            f"{spread.draws:,} draws of the law are too few for {format_fraction(spread.level, 4)} intervals,"
+            f" which take {least:,}: their ends are no more than the outermost draws"
+        )
     trained_on, served_on = economics.training.rental.accelerator, economics.serving.rental.accelerator
     if request.unit == "gpu_hours" and trained_on is not served_on and economics.demand.serve_tokens:
         yield f"an hour of {served_on.name} is counted like an hour of {trained_on.name}"

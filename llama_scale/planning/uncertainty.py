@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llama_scale.laws import Numbers, Prediction, Range, central_range
+from llama_scale.laws import Numbers, Prediction, Range, central_range, least_draws
 from llama_scale.laws.repeated import RepeatedDataLaw
 from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.optimum import Problem, Solution, best, count_of, lowest_cost, tokens_for
@@ -18,7 +18,7 @@ SPREAD, SIZES = 10.0, 81  # tried for the best on average: within ten times the 
 
 def intervals(request: Request, problem: Problem, recommended: PlannedModel) -> Intervals | None:
     """Where the draws put the answer; None for a law without draws."""
-    draws = request.draws(MOST_DRAWS)
+    draws = request.draws(max(MOST_DRAWS, 2 * least_draws(request.level)))  # as many, though thinned by half
     if draws is None:
         return None
     drawn = problem.with_law(draws)

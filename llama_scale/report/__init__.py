@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def write_report(plan: Plan, path: str | Path, *, overwrite: bool = False) -> Pa
     return target
 
 
-def check_target(path: Path, *, overwrite: bool) -> None:
+def check_target(path: Path, *, overwrite: bool, sources: Iterable[object] = ()) -> None:
     """Raises InputError for a name that is no page's, a folder, or a file that may not be replaced."""
     if path.is_dir():
         raise InputError(f"{path} is a folder", hint=f"name a file in it, such as {path / 'plan.html'}")
@@ -111,7 +112,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
             f"the page of a plan is HTML, which {path.name!r} does not say",
             hint=f"end its name with {' or '.join(ENDINGS)}; a browser prints the page as PDF",
         )
-    check_new(path, overwrite=overwrite, other="name")
+    check_new(path, overwrite=overwrite, other="name", sources=sources)
 
 
 def _data(plan: Plan) -> dict[str, Any]:
