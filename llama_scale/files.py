@@ -31,7 +31,8 @@ _HINTS = {
 }
 
 ABANDONED_SECONDS = 24 * 3600.0
-_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp$")
+# Those of earlier versions name no machine; who deletes them renames them first.
+_TEMPORARY = re.compile(r"\..*\.(?:([0-9a-f]{8})-)?([0-9]+)-[0-9a-f]{8}\.tmp(\.pruned\.tmp)*")
 _DISK_FAILS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -203,7 +204,7 @@ def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter for numbers that no process can have
         return False
     except (OSError, IndexError):  # another user's, or a system without /proc
         return True
@@ -219,13 +220,15 @@ def _machine_mark() -> str:
 
 
 def is_left_behind(temporary: Path) -> bool:
-    """Whether nobody will publish any more what was begun under this name.
+    """Whether nobody will publish any more what was begun under this name; names that are not ours say no.
 
     So it is where the process was one of this machine and is gone. Of others, as those from before a
     restart, it is believed once nothing was written for ABANDONED_SECONDS. Raises OSError.
     """
-    found = _TEMPORARY.search(temporary.name)
-    if found and machine() and found[1] == _machine_mark() and not is_running(int(found[2])):
+    found = _TEMPORARY.fullmatch(temporary.name)
+    if not found:
+        return False
+    if machine() and found[1] == _machine_mark() and not is_running(int(found[2])):
         return True
     newest = max(path.lstat().st_mtime for path in (temporary, *temporary.rglob("*")))
     return time.time() - newest > ABANDONED_SECONDS

@@ -315,6 +315,14 @@ def test_prune_deletes_what_no_run_needs_and_nothing_else(store: Path) -> None:
     assert runs(store, "prune", first.run)[1]["spares"] == []  # of that run alone
     assert [spare["run"] for spare in runs(store, "prune")[1]["spares"]] == [None]
     assert not preparing.exists()
+    figure = store / "figures" / ".default.png.1-00000000.tmp"  # of a version that named no machine
+    theirs = store / "figures" / ".notes.tmp"
+    for path in (figure, theirs):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+        os.utime(path, (1, 1))
+    assert [spare["path"] for spare in runs(store, "prune")[1]["spares"]] == [str(figure)]
+    assert theirs.exists() and not figure.exists()
     assert trunk.checkpoint_steps() == kept[-1:]  # from here a longer duration goes on
     _, did = runs(store, "prune", "--weights")
     assert len(did["spares"]) == 2
@@ -363,4 +371,7 @@ def test_a_run_that_was_imported_is_said_to_be(store: Path, tmp_path: Path) -> N
     for words in (("show", run[:8]), ("diff", run, run), ("verify", run), ("prune", run)):
         code, told = runs(other, *words)
         assert code == 2 and told["error"].startswith(f"run {run} was imported into {other}")
+    shutil.copytree(store / run, other / f"{run[:8]}00000000")
+    shutil.copytree(store / run, other / f"{run[:8]}11111111")
+    assert "2 runs" in runs(other, "show", run[:8])[1]["error"]  # neither of which was imported
     assert runs(other, "show", "nosuchrun")[1]["error"] == f"there is no run nosuchrun in {other}"

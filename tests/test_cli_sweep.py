@@ -205,9 +205,21 @@ def test_torn_results_and_specs_are_made_anew_and_it_says_so(
 
 def test_a_device_that_is_not_here_is_refused_before_anything_trains(home: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
-    said = run("sweep", "tiny.toml", "--device", "tpu", "--store", str(store), cwd=home, code=2).stderr
-    assert said.splitlines()[-2] == "error: there is no device called 'tpu'"
-    assert not store.exists()
+    for recipe, *words in (
+        ("tiny.toml",),
+        ("tiny.toml", "--launcher", "slurm"),
+        ("one-gpu-night", "--dry-run"),
+    ):
+        words += ["--device", "tpu", "--store", str(store)]
+        said = run("sweep", recipe, *words, cwd=home, code=2).stderr
+        assert said.splitlines()[-2] == "error: there is no device called 'tpu'"
+        assert not store.exists()
+
+
+def test_what_trains_elsewhere_is_not_timed_here(home: Path, tmp_path: Path) -> None:
+    words = ["--launcher", "slurm", "--device", "cuda:63", "--store", str(tmp_path / "runs")]
+    plan = json.loads(run("sweep", "tiny.toml", *words, "--dry-run", "--json", cwd=home).stdout)
+    assert not plan["is_measured"] and len(plan["runs"]) == 7
 
 
 def test_a_sweep_of_which_nothing_ended_says_that(home: Path, tmp_path: Path) -> None:

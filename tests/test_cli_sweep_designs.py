@@ -72,6 +72,13 @@ def test_seeds_are_told_apart_and_compared_with_their_own(tmp_path: Path, design
     assert sorted(again) == sorted(changes * 2) and changes
 
 
+def test_a_hold_out_of_another_size_is_told_apart_too(tmp_path: Path) -> None:
+    said = swept(tmp_path, OVERTRAIN.replace("}", ", holdouts=[{width=16, tokens_per_parameter=100}]}"))
+    assert "tokens per parameter the loss of 3.06K parameters went from" in said
+    assert "At 100 tokens per parameter the loss of 7.41K parameters was 3.1000 nats per token." in said
+    assert re.search(r"^ *7\.41K +100 .* –$", said, re.MULTILINE)
+
+
 def test_a_learning_rate_that_diverges_is_an_outcome(tmp_path: Path) -> None:
     """Really trained: its trunk ends long before the branch would, and nothing waits for it or fails."""
     recipe, store = write_recipe(tmp_path), tmp_path / "runs"

@@ -83,6 +83,16 @@ def test_a_million_to_one_is_counted() -> None:
     assert named == ["3.45", "1,000", "1M"]
 
 
+def test_values_that_rounding_alone_tells_apart_look_alike() -> None:
+    axes = Figure(figsize=(5.6, 5.0)).add_subplot()
+    axes.plot([1, 2], [3.0, np.nextafter(3.0, 4)])
+    plain_axis(axes, "y")
+    low, high = axes.get_ylim()
+    assert low < 2.9998 and high > 3.0002
+    form, ticks = axes.yaxis.get_major_formatter(), axes.yaxis.get_majorticklocs()
+    assert len(ticks) > 2 and len({form(tick) for tick in ticks}) == len(ticks)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_text_is_a_formula(name: str) -> None:
     """Setting one takes a tenth of a picture's time, and a name with two dollars may be a broken one."""

@@ -169,6 +169,15 @@ def test_what_is_whole_or_another_spec_is_left_as_it_is(folder: RunFolder) -> No
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
+def test_what_the_system_does_not_let_us_read_is_not_said_to_be_mended(folder: RunFolder) -> None:
+    """A folder in the result's place is nothing that a torn write leaves: it stays where it is."""
+    (folder.path / "result.json").mkdir()
+    assert mend(folder.path.parent, {folder.run: CONFIG}) == ()
+    with pytest.raises(StoreError) as refused:
+        folder.result()
+    assert "with that file moved away" in refused.value.hint
+
+
 def test_a_torn_result_is_set_aside_though_the_run_looks_held(folder: RunFolder) -> None:
     """As after a power cut: the run's last lease is that of a process of before."""
     (folder.path / "result.json").write_text("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import shutil
@@ -191,14 +192,24 @@ def written_by(folder: Path, **changes: object) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="starts of processes are read from /proc")
-def test_a_process_number_that_is_used_again_holds_nothing(folder: Path) -> None:
-    written_by(folder, started="1")
+@pytest.mark.parametrize("changes", [{"started": "1"}, {"pid": 10**30}])
+def test_a_process_number_that_is_used_again_or_none_holds_nothing(
+    folder: Path, changes: dict[str, object]
+) -> None:
+    written_by(folder, **changes)
     with hold(folder) as lease:
         assert lease.token == 8
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"machine": "another boot 1", "pid": 2**22 - 1}, {"machine": None}, {"pid": "x"}]
+    "changes",
+    [
+        {},
+        {"machine": "another boot 1", "pid": 2**22 - 1},
+        {"machine": None},
+        {"pid": "x"},
+        {"pid": math.inf},
+    ],
 )
 def test_a_holder_that_may_live_is_waited_for(
     folder: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch

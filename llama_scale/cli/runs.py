@@ -267,14 +267,14 @@ def _unreadable(folder: RunFolder) -> StoreError | None:
 
 def _find(store: Path, run: str) -> RunFolder:
     """The run of that id or beginning; raises InputError where there is none, or its record alone."""
-    from llama_scale.runs import find_run, imported_records
+    from llama_scale.runs import find_run, imported_records, run_folders
 
     try:
         return find_run(store, run)
     except InputError:
         named = next((r.run for r in imported_records(store) if run and r.run.startswith(run)), None)
-        if named is None:
-            raise
+        if named is None or any(folder.run.startswith(run) for folder in run_folders(store)):
+            raise  # there is none of that name, or there are several
         raise InputError(
             f"run {named} was imported into {store}, which holds its record and nothing else of it",
             hint="`llama-scale runs ls` shows the record; give --store the store that it was trained in",

@@ -84,7 +84,13 @@ def command(
     output = current_output()
     option_words(launcher, launcher_options)  # refused before a text is read, and in a dry run
     prepared = prepare_sweep(
-        recipe, store=store, overrides=overrides, workers=workers, device=device, dry_run=dry_run
+        recipe,
+        store=store,
+        overrides=overrides,
+        workers=workers,
+        device=device,
+        launcher=launcher,
+        dry_run=dry_run,
     )
     output.warn_each(prepared.mended)
     if dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,13 @@ from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
     from llama_scale.runs import RunConfig, RunRecord
+
+
+# By what runs of a study are told apart: a loss is compared with that of the same model and seed.
+TOLD_BY: dict[str, Callable[[Tried], str]] = {
+    "params": lambda run: quantities.format_count(run.record.parameters.matmul),
+    "seed": lambda run: str(run.config.seed),
+}
 
 
 @frozen
@@ -94,44 +101,52 @@ def search_in_words(runs: Sequence[Tried], varied: str) -> list[object]:
 
 
 def overtraining_in_words(runs: Sequence[Tried]) -> list[object]:
-    """Loss by tokens per parameter, and what each step further brought."""
-    diverged = [f"{_at(run)} diverged." for run in runs if run.diverged]
+    """Loss by tokens per parameter, and what each step further brought, of one model and seed at a time."""
+    names = [name for name, of in TOLD_BY.items() if len({of(run) for run in runs}) > 1]
+    diverged = [f"The run of {_ratio(run)}{_whose(run, names)} diverged." for run in runs if run.diverged]
     runs = [run for run in runs if not run.diverged]
     if not runs:
         return [*diverged]
-    by_seed = [list(group) for _, group in groupby(runs, key=lambda run: run.config.seed)]
+    alike = [list(group) for _, group in groupby(runs, lambda run: [of(run) for of in TOLD_BY.values()])]
     rows = [
         (
-            *((run.config.seed,) if len(by_seed) > 1 else ()),
+            *(TOLD_BY[name](run) for name in names),
             quantities.format_number(run.ratio),
             quantities.format_count(run.record.tokens),
             f"{run.loss_nats:.4f}",
             f"{run.loss_nats - before.loss_nats:+.4f}" if before else "–",
         )
-        for group in by_seed
+        for group in alike
         for before, run in zip([None, *group], group, strict=False)
     ]
-    seeds = ("seed",) if len(by_seed) > 1 else ()
     return [
-        *(_from_first_to_last(group, len(by_seed) > 1) for group in by_seed),
+        *(_from_first_to_last(group, _whose(group[0], names)) for group in alike),
         *diverged,
         "",
-        table(rows, (*seeds, "tokens/parameter", "tokens", "nats", "change")),
+        table(rows, (*names, "tokens/parameter", "tokens", "nats", "change")),
     ]
 
 
-def _from_first_to_last(runs: Sequence[Tried], name_seed: bool) -> str:
-    """What the first and the last run of one seed say."""
+def _from_first_to_last(runs: Sequence[Tried], whose: str) -> str:
+    """What the first and the last run say."""
     first, last = runs[0], runs[-1]
-    of_seed = f" of seed {first.config.seed}" if name_seed else ""
+    if first is last:
+        return f"At {_ratio(first)} the loss{whose} was {first.loss_nats:.4f} nats per token."
     return (
-        f"From {quantities.format_number(first.ratio)} to {quantities.format_number(last.ratio)} tokens per "
-        f"parameter the loss{of_seed} went from {first.loss_nats:.4f} to {last.loss_nats:.4f} nats per token."
+        f"From {quantities.format_number(first.ratio)} to {_ratio(last)} the loss{whose} went from "
+        f"{first.loss_nats:.4f} to {last.loss_nats:.4f} nats per token."
     )
 
 
-def _at(run: Tried) -> str:
-    return f"The run of {quantities.format_number(run.ratio)} tokens per parameter"
+def _ratio(run: Tried) -> str:
+    return f"{quantities.format_number(run.ratio)} tokens per parameter"
+
+
+def _whose(run: Tried, names: Sequence[str]) -> str:
+    """Which run that is, where there are others: " of 10M parameters and seed 1"."""
+    said = {"params": "{} parameters", "seed": "seed {}"}
+    words = " and ".join(said[name].format(TOLD_BY[name](run)) for name in names)
+    return f" of {words}" if words else ""
 
 
 def _value(run: Tried, varied: str) -> str:

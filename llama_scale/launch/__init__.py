@@ -118,16 +118,19 @@ def prepare_sweep(
     overrides: Sequence[str] = (),
     workers: int | None = None,
     device: str = "auto",
+    launcher: Launcher = "local",
     dry_run: bool = False,
 ) -> PreparedSweep:
     """Read a recipe and its text. Writes nothing, but for a text that is fetched and what it mends of runs.
 
-    A dry run takes a few steps of the models here, and neither needs the text nor fetches any, nor mends;
-    otherwise InputError is raised where it is missing.
+    A dry run takes a few steps of the models here if it is here that they will train, and neither needs the
+    text nor fetches any, nor mends; otherwise InputError is raised where it is missing. It is raised for a
+    device that no machine has, too.
     """
     from llama_scale.training.corpus import absent_sources
     from llama_scale.training.preparing import find_text
 
+    _check_name(device)
     path = find_recipe(str(recipe))
     spec = load_recipe(str(path), overrides)
     missing = absent_sources(spec.data, store) if dry_run else ()
@@ -139,7 +142,7 @@ def prepare_sweep(
     largest = max(map(memory_bytes, sweep.runs), default=0.0)
     count = workers or default_workers(cards, largest)
     threads = threads_per_worker(count)
-    timed = _measure(device, threads) if dry_run else None
+    timed = _measure(device, threads) if dry_run and launcher == "local" else None
     times = step_times(sweep, device=device, threads=threads, measure=timed)
     return PreparedSweep(
         sweep=sweep,
@@ -246,6 +249,13 @@ def option_words(launcher: Launcher, options: str) -> list[str]:
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def _check_name(device: str) -> None:
+    if device not in ("auto", "cpu"):
+        from llama_scale.training.environment import device_named  # torch, which most starts do without
+
+        device_named(device)
 
 
 def _check_device(precisions: Set[Precision], device: str) -> None:

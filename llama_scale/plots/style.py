@@ -34,6 +34,7 @@ WIDTH = 7.2  # inches: a notebook's column, and two thirds of a printed page
 SMALL = 8.5  # points, of labels within a figure
 BAND = 0.18  # opacity
 MOST_NAMED = 14  # lines that each get a name at their end
+LEAST_SPAN = 1e-4  # of a logarithmic axis: within less, ticks share names and rounding looks like steps
 READABLE = 4.5  # contrast of text with its ground
 HALO = withStroke(linewidth=2.5, foreground="white")  # keeps lines out of the names beside them
 STYLE: Any = {
@@ -167,6 +168,9 @@ def _logarithmic(axes: Axes, which: Which, form: Callable[[float], str], most: i
     """Ticks at 1, 2 and 5 of every decade, at powers of ten where these are many, closer where few."""
     axis = _scaled(axes, which)
     low, high = _limits(axes, which)
+    if high < low * (1 + LEAST_SPAN):
+        low, high = low * (1 - LEAST_SPAN), high * (1 + LEAST_SPAN)
+        (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
     decades = math.log10(high / low)
     if decades < 0.75:
         axis.set_major_locator(FixedLocator(_close_ticks(axes, which, form, most)))

@@ -122,9 +122,11 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
+            torn = not isinstance(error, OSError)
+            way_out = "which sets that file aside" if torn else "with that file moved away"
             raise StoreError(
                 f"result.json of run {self.run} cannot be read: {error}",
-                hint="run its sweep or `train` again, which sets that file aside and trains this run anew",
+                hint=f"run its sweep or `train` again, {way_out}: it trains this run anew",
             ) from None
 
     def is_torn(self, name: str) -> bool:

@@ -149,7 +149,7 @@ def _is_gone(path: Path) -> bool:
         pid, machine = int(holder["pid"]), holder["machine"]
     except FileNotFoundError:
         return True  # released meanwhile: the race for the next token decides
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return False
     ours = _identity(pid)
     if not machine or machine != ours["machine"]:

@@ -18,6 +18,7 @@ from llama_scale.runs.leases import BusyError
 from llama_scale.runs.manifests import check_files, read_manifest, sha256_of
 
 MEASURED = ("loss_nats", "bits_per_byte", "evaluation_tokens")  # of a run's end, in its log and its result
+LEFT = (".*.tmp", "[!.]*/.*.tmp", "data/fetched/.*.tmp")  # texts, fits, figures, exports, jobs, ...
 KILLED = "left by a process that was killed"
 NEWEST = 2  # checkpoints that a run which has not ended keeps, as while it trains
 
@@ -189,10 +190,10 @@ def _spare(run: str | None, path: Path, what: str) -> Spare:
 
 def spares_of_store(store: Path) -> Iterator[Spare]:
     """What processes that were killed left beside the runs, as of a text that they were preparing."""
-    folders = (store, *(store / name for name in ("data", "data/fetched", "fits", "exports")))
-    for path in sorted(found for folder in folders for found in folder.glob(".*.tmp")):
+    # Runs are told by their specs: what lies in their folders is for who holds them.
+    for path in sorted(found for pattern in LEFT for found in store.glob(pattern)):
         with suppress(OSError):  # gone or published meanwhile
-            if is_left_behind(path):
+            if is_left_behind(path) and not (path.parent / "spec.json").exists():
                 yield _spare(None, path, KILLED)
 
 

@@ -44,20 +44,28 @@ def using_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is one, else the CPU.
+def device_named(name: str) -> torch.device:
+    """The device that `name` means on any machine, be there one here or not.
 
-    Raises InputError for a name that torch does not know, a kind that nothing here was tried on, and for CUDA
-    where there is none.
+    Raises InputError for a name that torch does not know and a kind that nothing here was tried on.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"there is no device called {name!r}", hint="use cpu, cuda or auto") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"nothing trains on a device of type {device.type}", hint="use cpu, cuda or auto")
+    return device
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is one, else the CPU.
+
+    Raises InputError for what `device_named` refuses, and for CUDA where there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_named(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"device {name!r} was asked for, but torch {torch.__version__} finds no CUDA device here",
