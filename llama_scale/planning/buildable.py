@@ -36,8 +36,9 @@ from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_k
 from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
-RUNG = 1.01  # sizes apart from each other, on one ladder for all questions
-NEARBY, ELSEWHERE = 32, 140  # rungs either way: a third of the size, and a quarter to four times it
+RUNG = 1.005  # sizes apart from each other, on one ladder for all questions
+CLOSE, LEAP = 32, 4  # rungs either way that are all looked at, and of which one is looked at beyond these
+NEARBY, ELSEWHERE = 64, 280  # rungs either way: a third of the size, and a quarter to four times it
 NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
 SLIGHT, SMALL = {"budget": 1e-4, "loss": 1e-3}, {"budget": 1e-3, "loss": 1e-2}
@@ -154,7 +155,7 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
         rivals: list[Built | Refusal | None] = []
         if far:
             rivals.append(_buildable(request, chosen.problem, objective, chosen.solution))
-        if problem.serving.needs_shapes or _is_beaten(request, chosen, objective, SLIGHT[objective.fixed]):
+        if problem.sees_shapes or _is_beaten(request, chosen, objective, SLIGHT[objective.fixed]):
             about = chosen.model.parameters
             # heads that are shared make what serving costs jump with width: one size may hide a better one
             reach = ELSEWHERE if far or problem.serving.needs_shapes else NEARBY
@@ -280,8 +281,7 @@ def _best_shape(
     long: there the shape nearest in size need not be the best, nor do what is asked at all.
     """
     found: dict[ModelConfig, Sizes] = {}
-    rung = round(math.log(wanted) / math.log(RUNG))
-    for size in (wanted, *(RUNG**step for step in range(rung - reach, rung + reach + 1))):
+    for size in (wanted, *_sizes_about(wanted, reach)):
         with suppress(InputError):  # too small for so many KV heads
             for shape in _shapes_of(request, size):
                 found[shape] = problem.family.size_of(shape)
@@ -300,6 +300,13 @@ def _best_shape(
     index = int(np.nanargmin(worth))
     shape = list(found)[index]
     return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))
+
+
+def _sizes_about(wanted: float, reach: int) -> Iterator[float]:
+    """Rungs of the ladder, close about a size, since some shapes are the nearest to few sizes."""
+    rung = round(math.log(wanted) / math.log(RUNG))
+    coarse = range(rung - reach + -(rung - reach) % LEAP, rung + reach + 1, LEAP)
+    return (RUNG**step for step in sorted({*coarse, *range(rung - CLOSE, rung + CLOSE + 1)}))
 
 
 def _together(sizes: list[Sizes]) -> Sizes:
