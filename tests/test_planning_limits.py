@@ -14,6 +14,7 @@ from drawn import drawn_fit
 
 from llama_scale import plan
 from llama_scale.architecture import aspect_ratio, nearest_shape
+from llama_scale.costs import CostUnit
 from llama_scale.errors import InfeasibleError, InputError, UnidentifiedError
 from llama_scale.laws import Downstream, Fit, Range, RepeatedDataLaw, ScalingLaw, published, write_fit
 from llama_scale.laws.downstream import Sigmoid
@@ -342,6 +343,23 @@ def test_the_shape_is_the_best_of_those_that_may_be(words: Any, most: float) -> 
     answer = plan(**words)
     assert answer.recommended.loss_nats < most
     assert answer.kv_choice is None or answer.kv_choice.shape.heads == answer.shape.heads
+
+
+@pytest.mark.parametrize(
+    ("words", "unit", "most"),
+    [
+        ({"match": "chinchilla-70b", "cost_in": "usd", "input_tokens": 30_000}, "usd", 7.1e6),
+        ({"target_loss": 1.94, "time_per_output_token": "8.17ms", "flops": "exact"}, "flops", 1.37e25),
+    ],
+)
+def test_a_limit_on_serving_holds_the_shape_itself(words: Any, unit: CostUnit, most: float) -> None:
+    """Held to the size that it allows at the usual proportions, wider ones passed by: $9.6M, 1.52e25."""
+    demand = 3.07e13 if unit == "flops" else 6.12e11
+    answer = plan(serve_tokens=demand, time_to_first_token="500ms", **words)
+    assert answer.recommended.lifetime.total(unit) < most
+    first = next(limit for limit in answer.limits if limit.name == "time to first token")
+    assert first.used <= 0.5
+    assert answer.gap.cost >= 0
 
 
 @pytest.mark.parametrize("budget", [4.16e18, 2.2e17, 1.86e18])

@@ -121,8 +121,6 @@ class Problem:
 
     def through(self, shape: ModelConfig) -> Problem:
         """The problem on the continuum through a real shape: no proportions but its size are compared."""
-        if not self.sees_shapes:
-            return self
         family, serving = self.family.through(shape), self.serving
         if isinstance(serving, RooflineServing):
             serving = replace(serving, family=family)
