@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 from llama_scale.errors import InputError
@@ -164,19 +165,17 @@ def nearest_shape(
     >>> nearest_shape(6.74e9) == LLAMA_7B
     True
     """
-    shapes = list(_ladder(parameters, convention, vocabulary=vocabulary, context=context))
-    if kv_heads is not None:
-        most = max(shape.heads for shape in shapes)
-        fitting = [shape for shape in shapes if kv_heads > 0 and shape.heads % kv_heads == 0]
-        shapes = [with_kv_heads(shape, kv_heads) for shape in fitting]
-        if not shapes:
-            raise InputError(
-                f"no LLaMA of about {parameters:.3g} parameters has a multiple of {kv_heads} heads",
-                hint=f"ask for fewer KV heads: a power of two up to {1 << (most.bit_length() - 1)}",
-            )
-    near = [s for s in shapes if abs(s.parameters.by(convention) / parameters - 1) < 0.03]
-    kept = near if near and parameters >= 1e8 else shapes
-    return min(kept, key=lambda shape: _oddness(shape, parameters, convention))
+    shapes = list(_ladder(parameters, convention, vocabulary, context, kv_heads))
+    if not shapes:
+        heads = max(shape.heads for shape in _ladder(parameters, convention, vocabulary, context))
+        raise InputError(
+            f"no LLaMA of about {parameters:.3g} parameters has a multiple of {kv_heads} heads",
+            hint=f"ask for fewer KV heads: a power of two up to {1 << (heads.bit_length() - 1)}",
+        )
+    missed = [math.log(shape.parameters.by(convention) / parameters) for shape in shapes]
+    most = 0.03 if parameters >= 1e8 and min(map(abs, missed)) < 0.03 else math.inf
+    kept = ((shape, by) for shape, by in zip(shapes, missed, strict=True) if abs(by) < most)
+    return min(kept, key=lambda one: _oddness(*one, parameters))[0]
 
 
 def with_kv_heads(shape: ModelConfig, kv_heads: int, *, widen: bool = True) -> ModelConfig:
@@ -227,7 +226,11 @@ def usual_head_size(width: float) -> int:
 
 
 def _ladder(
-    parameters: float, convention: ParameterConvention, *, vocabulary: int, context: int
+    parameters: float,
+    convention: ParameterConvention,
+    vocabulary: int,
+    context: int,
+    kv_heads: int | None = None,
 ) -> Iterator[ModelConfig]:
     """Shapes around the width that holds `parameters` at the family's aspect ratio."""
     tables = {"total": 2, "matmul": 1, "non_embedding": 0}[convention] * vocabulary
@@ -237,21 +240,31 @@ def _ladder(
     step = head_size * (4 if guess >= 2048 else 1)
     for count in range(max(1, math.floor(0.75 * guess / step)), math.ceil(1.3 * guess / step) + 2):
         width = count * step
+        heads = width // head_size
+        if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
+            continue
         hidden = llama_hidden(width, HIDDEN_MULTIPLE if width >= 768 else 16)
         a_layer = 4 * width**2 + 3 * width * hidden + 2 * width
         wanted = (parameters - tables * width) / a_layer
         for layers in sorted({max(1, math.floor(wanted) + extra) for extra in (-1, 0, 1, 2)}):
-            heads = width // head_size
-            yield llama(layers, width, heads=heads, hidden=hidden, vocabulary=vocabulary, context=context)
+            yield _rung(layers, width, heads, kv_heads or heads, hidden, vocabulary, context)
 
 
-def _oddness(shape: ModelConfig, parameters: float, convention: ParameterConvention) -> float:
-    """How unlike the wish a shape is: 0.3 for 1 % of missed parameters, 1.2 for 2 %, more if ill-shaped."""
-    missed = 0.3 * (100 * math.log(shape.parameters.by(convention) / parameters)) ** 2
+@lru_cache(maxsize=4096)  # who looks for the best of many sizes meets each shape again and again
+def _rung(
+    layers: int, width: int, heads: int, kv_heads: int, hidden: int, vocabulary: int, context: int
+) -> ModelConfig:
+    plain = llama(layers, width, heads=heads, hidden=hidden, vocabulary=vocabulary, context=context)
+    return with_kv_heads(plain, kv_heads)
+
+
+def _oddness(shape: ModelConfig, missed: float, parameters: float) -> float:
+    """How unlike the wish a shape is: 0.3 for a `missed` log of 0.01, 1.2 for 0.02, more if ill-shaped."""
+    far = 0.3 * (100 * missed) ** 2
     stretched = 8 * math.log(shape.width / shape.layers / aspect_ratio(parameters)) ** 2
     uneven_heads = 0.3 if shape.width >= 1024 and shape.heads % (8 if shape.width >= 2048 else 2) else 0.0
     uneven_layers = 1.2 if shape.layers % 2 else 0.1 if shape.layers % 4 else 0.0
-    return missed + stretched + uneven_heads + uneven_layers
+    return far + stretched + uneven_heads + uneven_layers
 
 
 def _positive_root(increasing: Callable[[float], float]) -> float:

@@ -82,7 +82,8 @@ def test_laws_of_every_convention(flops: str, convention: ParameterConvention) -
     answer = plan(serve_tokens=1e10, budget=1e21, law=fit, flops=flops)
     shape = answer.shape
     assert answer.recommended.parameters == shape.parameters.by(convention)
-    assert abs(answer.gap.parameters) < 0.04  # shapes are up to 4 % apart
+    # shapes are up to 4 % apart; of exact FLOPs one of better proportions that is farther may take fewer
+    assert abs(answer.gap.parameters) < (0.04 if flops == "6nd" else 0.08)
     assert abs(answer.gap.cost) < 0.01
     a_token = shape.train_flops_per_token() if flops == "exact" else 6 * shape.parameters.by(convention)
     assert answer.recommended.lifetime.train_flops == pytest.approx(a_token * answer.recommended.tokens)

@@ -242,7 +242,7 @@ def test_savings_are_named_in_the_unit_that_they_are_a_share_of() -> None:
 def test_the_family_beside_a_plan_in_words() -> None:
     loose = plan(serve_tokens=1e12, target_loss=2.0)
     assert "would cost" in said(loose)["family"]
-    tight = plan(serve_tokens=1e12, target_loss=2.0, max_parameters="30B", utilisation=0.4, cost_in="usd")
+    tight = plan(serve_tokens=1e12, target_loss=2.0, max_parameters="29B", utilisation=0.4, cost_in="usd")
     assert "llama-13b would cost 2.3 times as much" in said(tight)["family"]
     assert "llama-33b would be larger than allowed" in said(tight)["family"]
 

@@ -47,10 +47,12 @@ def asked(made: Plan, settings: dict[str, Any]) -> tuple[Request, Problem, Objec
         demand=demand,
         deployment=deployment,
     )
-    request = limited(replace(made.request, economics=changed))
+    asked = replace(made.request, economics=changed)
+    problem = asked.problem().through(made.shape)
+    request = limited(asked, problem.family)
     value = settings["target_loss" if settings["goal"] == "loss" else "budget"]
     objective = Objective(settings["goal"], math.inf if value is None else value, request.limits)
-    return request, request.problem().through(made.shape), objective
+    return request, problem, objective
 
 
 SOLVE = """

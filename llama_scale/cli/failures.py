@@ -91,7 +91,9 @@ def _hint(error: click.UsageError) -> str:
 
     see = f"see `{error.ctx.command_path} --help`" if error.ctx else "see `llama-scale --help`"
     if isinstance(error, click.NoSuchOption):
-        return f"did you mean {error.possibilities[0]}?" if error.possibilities else see
+        names = (name.lstrip("-") for name in error.possibilities or ())  # dashes alone make names alike
+        close = nearest(error.option_name.lstrip("-"), names)
+        return f"did you mean --{close[0]}?" if close else see
     if isinstance(error, click.BadParameter):
         if hint := getattr(error, "hint", None):
             return str(hint)

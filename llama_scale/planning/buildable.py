@@ -17,6 +17,7 @@ from llama_scale.architecture import (
     aspect_ratio,
     nearest_shape,
     widened,
+    with_kv_heads,
 )
 from llama_scale.costs.serving import ServedShape, serve
 from llama_scale.errors import InputError
@@ -36,8 +37,9 @@ from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_k
 from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
-RUNG = 1.01  # sizes apart from each other, on one ladder for all questions
-NEARBY, ELSEWHERE = 32, 140  # rungs either way: a third of the size, and a quarter to four times it
+RUNG = 1.005  # sizes apart from each other, on one ladder for all questions
+CLOSE, LEAP = 32, 4  # rungs either way that are all looked at, and of which one is looked at beyond these
+NEARBY, ELSEWHERE = 64, 280  # rungs either way: a third of the size, and a quarter to four times it
 NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
 SLIGHT, SMALL = {"budget": 1e-4, "loss": 1e-3}, {"budget": 1e-3, "loss": 1e-2}
@@ -91,16 +93,28 @@ def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusa
     are settled, and the better is taken.
     """
     completed, choice = with_chosen_kv_heads(with_recomputation(request))
-    found = [(completed, choice, _settled(completed))]
+    found = [(completed, _settled(completed))]
     heads = None if choice is None else choice.shape.heads
     may_share = completed.kv_heads is not None and heads is not None
-    if may_share and (completed.kv_heads == heads or _leaves_much(completed, found[0][-1])):
+    if may_share and (completed.kv_heads == heads or _leaves_much(completed, found[0][1])):
         alone = limited(replace(completed, kv_heads=None))
-        found.append((alone, *_with_own_heads(alone)))
+        found.append((alone, _settled(alone)))
     objective = completed.objective(completed.law)
-    able = [(_rank(completed, objective, one[-1]), one) for one in found if isinstance(one[-1], Settled)]
-    # a refusal is of the question as it was asked, not of heads that we chose
-    return min(able, key=lambda ranked: ranked[0])[1] if able else found[-1]
+    able = [(asked, one) for asked, one in found if isinstance(one, Settled)]
+    if not able:  # a refusal is of the question as it was asked, not of heads that we chose
+        return found[-1][0], None, found[-1][1]
+    asked, settled = min(able, key=lambda one: _rank(completed, objective, one[1]))
+    why = None if choice is None else _choice_of(asked, settled.shape)
+    return limited(asked, settled.problem.family), why, settled
+
+
+def _choice_of(request: Request, shape: ModelConfig) -> KvChoice | None:
+    """What its KV heads save this shape; None where others would serve it cheaper."""
+    deployment = request.economics.deployment
+    if deployment is None:
+        return None
+    choice = choose_kv_heads(with_kv_heads(shape, shape.heads), deployment)
+    return choice if choice.shape.kv_heads == shape.kv_heads else None
 
 
 def _leaves_much(request: Request, settled: Settled | Refusal) -> bool:
@@ -109,15 +123,6 @@ def _leaves_much(request: Request, settled: Settled | Refusal) -> bool:
         return True
     objective = request.objective(request.law)
     return _is_beaten(request, settled, objective, SMALL[objective.fixed])
-
-
-def _with_own_heads(request: Request) -> tuple[KvChoice | None, Settled | Refusal]:
-    """What it comes to with a KV head for each head, and why, where sharing saves its shape too little."""
-    settled, deployment = _settled(request), request.economics.deployment
-    if not isinstance(settled, Settled) or deployment is None:
-        return None, settled
-    choice = choose_kv_heads(settled.shape, deployment)
-    return choice if choice.shape == settled.shape else None, settled
 
 
 def has_answer(request: Request, changes: Mapping[str, Any]) -> bool:
@@ -147,14 +152,15 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
     Serving may make two sizes nearly as good: where the proportions of the shape move the optimum far from
     it, the shape there is looked at too.
     """
-    chosen = _on_continuum(built, problem, objective)
+    chosen = _on_continuum(request, built, problem, objective)
     for _ in range(2):  # the best near the first may have proportions that lead farther
         at = float(chosen.solution.sizes.parameters)
         far = abs(math.log(at / chosen.model.parameters)) > FAR_FROM_OPTIMUM
         rivals: list[Built | Refusal | None] = []
         if far:
             rivals.append(_buildable(request, chosen.problem, objective, chosen.solution))
-        if problem.serving.needs_shapes or _is_beaten(request, chosen, objective, SLIGHT[objective.fixed]):
+        by_shape = problem.sees_shapes or request.must_be_servable
+        if by_shape or _is_beaten(request, chosen, objective, SLIGHT[objective.fixed]):
             about = chosen.model.parameters
             # heads that are shared make what serving costs jump with width: one size may hide a better one
             reach = ELSEWHERE if far or problem.serving.needs_shapes else NEARBY
@@ -163,13 +169,14 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
         found = min([chosen, *able], key=lambda one: _rank(request, objective, one))
         if isinstance(found, Settled):
             break
-        chosen = _on_continuum(found, problem, objective)
+        chosen = _on_continuum(request, found, problem, objective)
     return chosen
 
 
-def _on_continuum(built: Built, problem: Problem, objective: Objective) -> Settled:
+def _on_continuum(request: Request, built: Built, problem: Problem, objective: Objective) -> Settled:
     through = problem.through(built.shape)
-    return Settled(built.shape, built.model, through, best(through, objective))
+    within = objective._replace(limits=limited(request, through.family).limits)
+    return Settled(built.shape, built.model, through, best(through, within))
 
 
 def _worth(request: Request, objective: Objective, model: PlannedModel) -> float:
@@ -232,12 +239,14 @@ def _buildable(
 def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
     """Training tokens of real shapes; nan too where one is beyond the limits on serving that were asked for.
 
-    The size that these allow is that of the continuum: a shape a little below it may not quite keep them.
+    Each is held to these itself: the size that they allow is that of a continuum of the usual proportions,
+    and a shape above it may keep them where one below may not.
     """
-    tokens = tokens_for(problem, objective, sizes)
     deployment = request.economics.deployment
     if deployment is None or sizes.shape is None or not request.must_be_servable:
-        return tokens
+        return tokens_for(problem, objective, sizes)
+    by_size = objective.limits._replace(parameters=request.most_parameters)
+    tokens = tokens_for(problem, objective._replace(limits=by_size), sizes)
     return np.where(np.isnan(serve(deployment, sizes.shape).batch), np.nan, tokens)
 
 
@@ -280,8 +289,7 @@ def _best_shape(
     long: there the shape nearest in size need not be the best, nor do what is asked at all.
     """
     found: dict[ModelConfig, Sizes] = {}
-    rung = round(math.log(wanted) / math.log(RUNG))
-    for size in (wanted, *(RUNG**step for step in range(rung - reach, rung + reach + 1))):
+    for size in (wanted, *_sizes_about(wanted, reach)):
         with suppress(InputError):  # too small for so many KV heads
             for shape in _shapes_of(request, size):
                 found[shape] = problem.family.size_of(shape)
@@ -300,6 +308,13 @@ def _best_shape(
     index = int(np.nanargmin(worth))
     shape = list(found)[index]
     return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))
+
+
+def _sizes_about(wanted: float, reach: int) -> Iterator[float]:
+    """Rungs of the ladder, close about a size, since some shapes are the nearest to few sizes."""
+    rung = round(math.log(wanted) / math.log(RUNG))
+    coarse = range(rung - reach + -(rung - reach) % LEAP, rung + reach + 1, LEAP)
+    return (RUNG**step for step in sorted({*coarse, *range(rung - CLOSE, rung + CLOSE + 1)}))
 
 
 def _together(sizes: list[Sizes]) -> Sizes:

@@ -114,10 +114,13 @@ class Problem:
         """The same problem under another law, or under a batch of draws."""
         return replace(self, law=law)
 
+    @property
+    def sees_shapes(self) -> bool:
+        """Whether models of one size cost more or less by their proportions."""
+        return self.serving.needs_shapes or isinstance(self.family, ExactFamily)
+
     def through(self, shape: ModelConfig) -> Problem:
         """The problem on the continuum through a real shape: no proportions but its size are compared."""
-        if not (self.serving.needs_shapes or isinstance(self.family, ExactFamily)):
-            return self
         family, serving = self.family.through(shape), self.serving
         if isinstance(serving, RooflineServing):
             serving = replace(serving, family=family)

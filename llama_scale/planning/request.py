@@ -260,12 +260,15 @@ def _recompute(words: Words) -> Recompute | None:
     return cast(Recompute, words.choice("recompute", RECOMPUTE_MODES, "full"))
 
 
-def limited(request: Request) -> Request:
-    """The request with what its deadline, largest size and limits on serving come to worked out."""
+def limited(request: Request, family: Family | None = None) -> Request:
+    """The request with what its deadline, largest size and limits on serving come to worked out.
+
+    Serving allows sizes of a `family`: by default of the usual proportions, where wider ones may be faster.
+    """
     deployment = request.economics.deployment
     servable = math.inf
     if deployment is not None and request.must_be_servable:
-        servable = largest_servable(deployment, request.family)
+        servable = largest_servable(deployment, family or request.family)
     largest = min(servable, request.most_parameters)
     flops = math.inf if request.deadline is None else train_flops_by(request.deadline, request.economics)
     return replace(request, limits=Limits(train_flops=flops, parameters=largest), servable=servable)

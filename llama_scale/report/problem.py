@@ -35,7 +35,6 @@ def problem_values(plan: Plan) -> dict[str, Any]:
         "law": _law(request.law),
         "draws": _draws(request),
         "family": _family(problem_of(plan).family),
-        "plain_family": _family(request.family),
         **_economics(request.economics),
         "limits": {
             "deadline_hours": _deadline(request),

@@ -29,7 +29,6 @@ const answers = (() => {
     const family = model.familyOf(problem.family);
     const base = {
       ...problem, family,
-      plainFamily: model.familyOf(problem.plain_family),
       ownLaw: model.lawOf(problem.law.constants, problem.law),
       isMatched: problem.match !== null,
     };

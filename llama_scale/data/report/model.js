@@ -398,7 +398,7 @@ const model = (() => {
   function limitsOf(problem) {
     const { base, rates } = problem;
     const { limits } = base;
-    const served = limits.must_be_servable ? largestServable(problem, base.plainFamily) : Infinity;
+    const served = limits.must_be_servable ? largestServable(problem, base.family) : Infinity;
     return {
       flops: limits.deadline_hours === null ? Infinity : limits.deadline_hours / rates.hoursPerFlop,
       parameters: Math.min(served, limits.max_parameters ?? Infinity),
