@@ -52,7 +52,9 @@ def texts_of(corpus: Corpus, part: str) -> list[str]:
 @given(text=st.text())
 @settings(max_examples=200)
 def test_any_text_survives_both_tokenizers(files: TokenFiles, text: str) -> None:
-    for tokenizer in (files.tokenizer, byte_tokenizer()):
+    trained = files.tokenizer
+    assert isinstance(trained, Tokenizer)
+    for tokenizer in (trained, byte_tokenizer()):
         (ids,) = tokenizer.encode([text])
         assert ids[-1] == tokenizer.end_of_document
         assert tokenizer.decode(int(i) for i in ids) == text
@@ -62,6 +64,7 @@ def test_any_text_survives_both_tokenizers(files: TokenFiles, text: str) -> None
 @pytest.mark.parametrize("run", [" ", "\n", "a", "="])
 def test_long_runs_of_one_character_are_encoded(files: TokenFiles, run: str) -> None:
     text = f"x{run * 1_500_000}y"
+    assert isinstance(files.tokenizer, Tokenizer)
     (ids,) = files.tokenizer.encode([text])
     assert files.tokenizer.decode(ids.tolist()) == text
 

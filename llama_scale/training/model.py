@@ -69,7 +69,7 @@ class Block(nn.Module):
     `recompute` says what of it the backward pass computes again.
     """
 
-    def __init__(self, config: ModelConfig, recompute: Recompute) -> None:
+    def __init__(self, config: ModelConfig, recompute: Recompute = "none") -> None:
         super().__init__()
         self.recompute: Recompute = recompute
         self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
