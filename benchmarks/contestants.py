@@ -10,10 +10,13 @@ from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.frozen import frozen
+
+if TYPE_CHECKING:
+    from llama_scale.training.trainer import Trainer
 
 Take = Callable[[int], None]  # so many training steps
 LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
@@ -121,6 +124,17 @@ def _ready(contestant: Contestant, model: ModelConfig, sequences: int) -> Take:
 
 
 def _ours(contestant: Contestant, model: ModelConfig, sequences: int) -> Take:
+    trainer = trainer_of(contestant, model, sequences)
+
+    def take(steps: int) -> None:
+        for _ in range(steps):
+            trainer.advance()
+        trainer.collect()
+
+    return take
+
+
+def trainer_of(contestant: Contestant, model: ModelConfig, sequences: int) -> Trainer:
     """The trainer as a sweep's worker runs it, batches from token files included."""
     from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
     from llama_scale.training.environment import choose_device
@@ -141,14 +155,7 @@ def _ours(contestant: Contestant, model: ModelConfig, sequences: int) -> Take:
         config = replace(config, precision=contestant.precision)
     if contestant.compiled:
         config = replace(config, compile=True)
-    trainer = Trainer(config, random_tokens(config), choose_device(contestant.device))
-
-    def take(steps: int) -> None:
-        for _ in range(steps):
-            trainer.advance()
-        trainer.collect()
-
-    return take
+    return Trainer(config, random_tokens(config), choose_device(contestant.device))
 
 
 def _peer(contestant: Contestant, model: ModelConfig, sequences: int) -> Take:
