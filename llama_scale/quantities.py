@@ -408,6 +408,11 @@ def format_fraction(value: float, digits: int = 3) -> str:
     return f"{format_number(value * 100, digits)}%"
 
 
+def format_level(level: float) -> str:
+    """How sure an interval is, with its nines: `99.99%`."""
+    return format_fraction(level, 4)
+
+
 def format_quantity(quantity: Quantity) -> str:
     """`quantity` in the words of its kind."""
     formats: dict[QuantityKind, Callable[[float], str]] = {

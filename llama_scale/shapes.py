@@ -20,7 +20,7 @@ from llama_scale.frozen import frozen
 
 HEAD_SIZES = (128, 64, 32, 16, 8)
 MOST_HEADS = 1024  # of a width that is searched
-TOO_LARGE = 1e18  # parameters: a typing error
+TOO_LARGE = 1e18  # parameters, or tokens: a typing error
 
 
 @frozen

@@ -37,7 +37,7 @@ from llama_scale.runs import (
     seed_problems,
     text_problems,
 )
-from llama_scale.shapes import ExplicitShape, ShapeSpec, model_of_shape, model_of_size
+from llama_scale.shapes import TOO_LARGE, ExplicitShape, ShapeSpec, model_of_shape, model_of_size
 
 FAMILY = {"llama-7b": LLAMA_7B, "llama-13b": LLAMA_13B, "llama-33b": LLAMA_33B, "llama-65b": LLAMA_65B}
 LAYERS_BY_WIDTH = re.compile(r"(\d+)x(\d+)")
@@ -102,10 +102,13 @@ class SingleSpec(Checked):
     seed: int = 0
 
     def problems(self) -> Iterator[InputError]:
-        for name, least in (("tokens", 1), ("steps", 1)):
+        for name in ("tokens", "steps"):
             value = getattr(self, name, None)  # a field that could not be read is told elsewhere
-            if value is not None and value < least:
-                yield InputError(f"{name} is {value:g}, fewer than {least}", hint=f"set {name} higher")
+            if value is not None and not 1 <= value < TOO_LARGE:
+                yield InputError(
+                    f"{name} is {value:g}, but must be at least 1 and below {TOO_LARGE:g}",
+                    hint=f"correct {name}, or leave it out",
+                )
         if getattr(self, "seed", None) is not None:
             yield from seed_problems(self.seed)
         if self.tokens is not None and self.steps is not None:

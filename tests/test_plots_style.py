@@ -18,7 +18,7 @@ from llama_scale.cli.plot import DEFAULT_MODELS
 from llama_scale.costs import CostUnit
 from llama_scale.planning import compare
 from llama_scale.plots.models import CYCLE
-from llama_scale.plots.style import as_text, by_rank, plain_axis, spread
+from llama_scale.plots.style import as_text, by_rank, of_draws, plain_axis, spread
 from tests.figures import FIGURES, figure, words
 
 MORE_MODELS = ("palm-62b", "llama-2-70b", "llama-3.1-8b", "llama-3.1-70b", "qwen-2.5-72b", "opt-175b")
@@ -126,3 +126,10 @@ def test_labels_keep_apart_and_in_order() -> None:
     assert (np.diff(places) >= 10 - 1e-9).all()
     assert places[3] == pytest.approx(40.0)
     assert np.mean(places[:3]) == pytest.approx(3.1)
+
+
+def test_a_level_keeps_its_nines() -> None:
+    assert [of_draws(level) for level in (0.9, 0.9999)] == [
+        "90% of the law's draws",
+        "99.99% of the law's draws",
+    ]

@@ -90,7 +90,8 @@ def test_everything_that_decides_the_curve_is_in_the_id() -> None:
     [
         ({"model": "huge"}, "no model is called"),
         ({"tokens": 1e6, "steps": 3}, "both say"),
-        ({"steps": 0}, "fewer than 1"),
+        ({"steps": 0}, "steps is 0, but must be at least 1"),
+        ({"tokens": 1e300}, r"tokens is 1e\+300, but must be at least 1 and below"),
         ({"seed": -1}, "seed is -1, but seeds lie from 0 to 4,294,967,295"),
         ({"seed": 2**32}, "seed is 4294967296"),
         ({"steps": 1}, "a run of 1 step is too short for 1 step of warm-up and 1 of decay"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llama_scale.cli.fit_report import WIDTH, entry
 from llama_scale.cli.output import table
 from llama_scale.errors import InputError
-from llama_scale.quantities import format_fraction, format_number
+from llama_scale.quantities import format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
     from llama_scale.laws import Fit
@@ -94,7 +94,7 @@ def _scores(fit: Fit) -> Iterator[Any]:
         span = "unknown" if guess.low is None else f"{float(guess.low):.3f} to {float(guess.high or 0):.3f}"
         rows.append((f"{loss:.3f}", f"{float(guess.score):.3f}", span))
     yield f"Score of {found.task} by loss ({found.models} models of {found.source}):"
-    yield table(rows, ("loss", "score", f"{format_fraction(level)} interval"))
+    yield table(rows, ("loss", "score", f"{format_level(level)} interval"))
     curve = found.sigmoid
     tested = found.evidence["backtest"]
     factor = tested["factor"] if tested else 1.0
@@ -150,7 +150,7 @@ def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
             "backtest",
             f"laws of the cheaper runs erred {format_fraction(tested['mean_error'], 2)} on average over"
             f" {tested['predicted_runs']} dearer ones, of which {format_fraction(tested['coverage'], 2)} lay"
-            f" inside {format_fraction(tested['level'])} intervals; predictions are widened by"
+            f" inside {format_level(tested['level'])} intervals; predictions are widened by"
             f" {tested['factor']:.2f}",
         )
     yield from _intervals(fit)
@@ -175,7 +175,7 @@ def _worths(fit: Fit) -> Any:
             low, high = central_range(drawn.effective_tokens(float(epochs)), level)
             row.append(f"{format_number(low, 3)} to {format_number(high, 3)}")
         rows.append(row)
-    columns = ["epochs", "worth, x unique data", *([f"{format_fraction(level)} interval"] if level else [])]
+    columns = ["epochs", "worth, x unique data", *([f"{format_level(level)} interval"] if level else [])]
     return table(rows, columns)
 
 
@@ -203,5 +203,5 @@ def _intervals(fit: Fit) -> Iterator[str]:
     ]
     yield entry(
         "intervals",
-        f"{', '.join(spans)}: the middle {format_fraction(intervals['level'])} of {fit.draws_note}",
+        f"{', '.join(spans)}: the middle {format_level(intervals['level'])} of {fit.draws_note}",
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale.cli import fit_approaches, fit_selection
 from llama_scale.cli.output import table
-from llama_scale.quantities import format_count, format_fraction, format_number
+from llama_scale.quantities import format_count, format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
     from llama_scale.laws import Fit
@@ -110,7 +110,7 @@ def _falling(law: Mapping[str, str]) -> str:
 
 def _interval_columns(fit: Fit) -> list[str]:
     intervals = fit.evidence.get("intervals")
-    return [f"{format_fraction(intervals['level'])} interval"] if intervals else []
+    return [f"{format_level(intervals['level'])} interval"] if intervals else []
 
 
 def _constants(fit: Fit) -> list[list[str]]:
@@ -133,7 +133,7 @@ def _profiles(found: Mapping[str, Any]) -> Iterator[Any]:
         [name.replace("exponent_a", "a"), *(_end(bound) for bound in bounds)]
         for name, bounds in found["intervals"].items()
     ]
-    yield table(rows, ("constant", f"{format_fraction(found['level'])} by profile: from", "to"))
+    yield table(rows, ("constant", f"{format_level(found['level'])} by profile: from", "to"))
     gap = found["scipy"]["gap"]
     verdict = f"{-gap:.1e} lower" if gap < -SAME else "no lower"
     yield entry(
@@ -247,12 +247,12 @@ def _certainty(fit: Fit) -> Iterator[str]:
             "backtest",
             f"laws of the nearer runs erred {format_fraction(tested['mean_error'], 2)} on average over"
             f" {tested['predicted_runs']} predictions of farther ones, of which"
-            f" {format_fraction(tested['coverage'], 2)} lay inside {format_fraction(tested['level'])}"
+            f" {format_fraction(tested['coverage'], 2)} lay inside {format_level(tested['level'])}"
             f" intervals; {widened}, so that {format_fraction(tested['covered'], 2)} do{more}",
         )
     intervals = fit.evidence.get("intervals")
     if intervals:
-        level = format_fraction(intervals["level"])
+        level = format_level(intervals["level"])
         yield entry(
             "intervals",
             f"constants: given the form; optima and losses: the middle {level} of {fit.draws_note}."

@@ -7,7 +7,7 @@ from textwrap import fill
 from typing import Any
 
 from llama_scale.cli.output import table
-from llama_scale.quantities import format_fraction, format_number
+from llama_scale.quantities import format_fraction, format_level, format_number
 
 ALONG = {"compute": "compute", "overtraining": "tokens per parameter"}
 
@@ -40,7 +40,7 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
                 "unknown" if verdict["half_width"] is None else format_fraction(verdict["half_width"], 2),
             )
         ]
-        level = format_fraction(verdict["level"])
+        level = format_level(verdict["level"])
         yield table(cells, ("chosen", "error", "bias", f"in {level} intervals", "half-width"))
         if len(verdict["candidates"]) > 1:
             yield "   every candidate's error on them:"

@@ -26,7 +26,7 @@ from llama_scale.fitting.selection import Choice, nearest_of, score
 from llama_scale.fitting.uncertainty import Mixture, Resampling, draw_mixtures
 from llama_scale.frozen import frozen
 from llama_scale.laws import Fit, ScalingLaw, median
-from llama_scale.quantities import format_fraction
+from llama_scale.quantities import format_level
 
 CUTS = (0.6, 0.8)
 DRAWS = 100
@@ -91,7 +91,7 @@ class Calibration:
         other = "" if choice.tried else "; --form auto lets backtests choose another"
         return [
             f"laws of the nearer runs missed the farther ones: {tested.coverage:.0%} in"
-            f" {format_fraction(tested.level)} intervals before these were widened, so this form may not hold"
+            f" {format_level(tested.level)} intervals before these were widened, so this form may not hold"
             f" beyond the runs{other}"
         ]
 

@@ -57,7 +57,7 @@ def check_values(row: Row) -> None:
             low, high = format_number(least), format_number(most)
             sound = f"< {high}" if value >= most else f"> {low}"
             raise InputError(
-                f"{row.place} has {name} {value:g}, but it must lie between {low} and {high}",
+                f"{row.place} has {name} {value:g}, but it must be above {low} and below {high}",
                 hint=f"correct that row, or leave it out: --where '{name} {sound}'",
             )
 

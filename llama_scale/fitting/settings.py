@@ -19,7 +19,7 @@ from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.fitting.uncertainty import Resampling
 from llama_scale.frozen import frozen
 from llama_scale.laws import DEFAULT_LEVEL, FORMS, LEAST_DRAWS, FormName, least_draws
-from llama_scale.quantities import format_fraction
+from llama_scale.quantities import format_level
 
 AUTO = "auto"
 TRUNK_DELTA = 1e-2
@@ -143,7 +143,7 @@ def _check_draws(draws: int, level: float) -> None:
             f"{draws:,} draws are too many: {MOST_DRAWS:,} are the most", hint="use --draws 1000"
         )
     if draws < least:
-        of = f" of {format_fraction(level, 4)}" if draws >= LEAST_DRAWS else ""
+        of = f" of {format_level(level)}" if draws >= LEAST_DRAWS else ""
         raise InputError(
             f"{draws} draws make no interval{of}",
             hint=f"use --draws {max(least, DEFAULT_DRAWS)}, or --draws 0 for none",

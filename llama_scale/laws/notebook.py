@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_scale.quantities import format_count, format_fraction, format_number
+from llama_scale.quantities import format_count, format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
     from llama_scale.laws.fits import Fit
@@ -51,7 +51,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
 def _constants(fit: Fit) -> Iterator[str]:
     intervals, errors = fit.evidence.get("intervals"), fit.evidence.get("standard_errors")
     values = {**fit.law.constants, "exponent_a": fit.law.exponent_a}
-    level = format_fraction(intervals["level"]) if intervals else ""
+    level = format_level(intervals["level"]) if intervals else ""
     rows = []
     for name, value in values.items():
         row = [name, format_number(float(value), 4)]
@@ -83,7 +83,7 @@ def _sureness(fit: Fit) -> Iterator[str]:
         inside = f"{format_fraction(tested['coverage'], 2)} of {tested['predicted_runs']}"
         spread = f", {format_fraction(tested['covered'], 2)} once widened" if tested["spread"] else ""
         rows.append(("backtest error", format_fraction(tested["mean_error"], 2)))
-        rows.append((f"inside {format_fraction(tested['level'])} intervals there", inside + spread))
+        rows.append((f"inside {format_level(tested['level'])} intervals there", inside + spread))
     counted = fit.draws_note[:1].isdigit()  # our own notes begin with the number
     draws = (
         "none"

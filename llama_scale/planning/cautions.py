@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llama_scale.laws import least_draws
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty
 from llama_scale.planning.request import Request
-from llama_scale.quantities import format_count, format_fraction, format_number
+from llama_scale.quantities import format_count, format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
     from llama_scale.planning.values import Intervals, PlannedModel
@@ -165,7 +165,7 @@ def caveats(request: Request, spread: Intervals | None = None) -> Iterator[str]:
         yield f"under {share} of the law's draws no model reaches the target; intervals leave these out"
     if spread and spread.draws < (least := least_draws(spread.level)):
         yield (
-            f"{spread.draws:,} draws of the law are too few for {format_fraction(spread.level, 4)} intervals,"
+            f"{spread.draws:,} draws of the law are too few for {format_level(spread.level)} intervals,"
             f" which take {least:,}: their ends are no more than the outermost draws"
         )
     trained_on, served_on = economics.training.rental.accelerator, economics.serving.rental.accelerator

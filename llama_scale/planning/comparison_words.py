@@ -12,7 +12,7 @@ from llama_scale.planning.described import Reason
 from llama_scale.planning.markdown import plain, table
 from llama_scale.planning.sentence import amount, format_cost
 from llama_scale.planning.words import UNIT_NAMES, assumed
-from llama_scale.quantities import format_count, format_fraction, format_number
+from llama_scale.quantities import format_count, format_level, format_number
 
 if TYPE_CHECKING:
     from llama_scale.planning.comparison import BuyOrTrain, ComparedModel, Comparison, Crossing
@@ -181,7 +181,7 @@ def table_note(comparison: Comparison) -> str:
 
 def optimal_note(comparison: Comparison) -> str:
     """What the second table's columns mean."""
-    level = format_fraction(comparison.request.level)
+    level = format_level(comparison.request.level)
     fit = comparison.request.fit
     interval = f"where {level} of such runs should land" if fit.draws is not None else fit.draws_note
     return (

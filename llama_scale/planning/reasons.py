@@ -17,6 +17,7 @@ from llama_scale.quantities import (
     counted,
     format_count,
     format_fraction,
+    format_level,
     format_number,
 )
 
@@ -142,7 +143,7 @@ def _score(plan: Plan) -> str:
     if score.low is None or score.high is None:
         return text
     low, high = (format_fraction(float(end)) for end in (score.low, score.high))
-    return f"{text} ({low} to {high} with {format_fraction(plan.request.level)})"
+    return f"{text} ({low} to {high} with {format_level(plan.request.level)})"
 
 
 def _buying(plan: Plan, bought: Offer) -> str:
@@ -254,7 +255,7 @@ def _interval(plan: Plan, spread: Intervals) -> Reason:
     parameters = _range(spread.ranges["parameters"], format_count)
     tokens = _range(spread.ranges["tokens"], format_count)
     text = (
-        f"{format_fraction(spread.level)} of {spread.draws:,} draws of the law put the optimum at "
+        f"{format_level(spread.level)} of {spread.draws:,} draws of the law put the optimum at "
         f"{parameters} parameters, {tokens} tokens{_cost_interval(plan, spread)}"
     )
     if loss := spread.ranges.get("loss_nats"):

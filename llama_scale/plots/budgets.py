@@ -27,7 +27,7 @@ from llama_scale.plots.style import (
     plain_axis,
     styled,
 )
-from llama_scale.quantities import format_count, format_flops
+from llama_scale.quantities import format_count, format_flops, format_level
 
 if TYPE_CHECKING:
     from llama_scale.fitting import Observations
@@ -88,7 +88,7 @@ def _minima(axes: Axes, profiles: tuple[Profile, ...], level: float) -> None:
             edge if end is None else end
             for end, edge in zip(profile.interval, (profile.sizes[0], profile.sizes[-1]), strict=True)
         )
-        label = f"minimum, with its {level:.0%} interval" if index == 0 else None
+        label = f"minimum, with its {format_level(level)} interval" if index == 0 else None
         axes.plot([low, high], [loss] * 2, color=BLACK, linewidth=1.1, zorder=4)
         axes.plot([size], [loss], "x", color=BLACK, markeredgewidth=1.8, zorder=5, label=label)
 
@@ -106,7 +106,7 @@ def _held_out(axes: Axes, held_out: Observations, fit: Fit, labels: Labels) -> N
         axes.plot(grid, guess.loss, color=VERMILION, linestyle="--", linewidth=1.2)
         if guess.low is not None:
             band(axes, grid, (guess.low, guess.high), VERMILION)
-        label = f"held out, with the law's {guess.level:.0%} interval" if index == 0 else None
+        label = f"held out, with the law's {format_level(guess.level)} interval" if index == 0 else None
         axes.plot(sizes, held_out.loss[rows], "D", color=VERMILION, label=label, zorder=5)
         end = float(np.asarray(guess.loss)[-1])
         labels.append((grid[-1], end, format_flops(budget).removesuffix(" FLOPs"), VERMILION))

@@ -22,6 +22,7 @@ from llama_scale.plots.style import (
     count_axis,
     new_figure,
     note,
+    of_draws,
     parameters_label,
     styled,
 )
@@ -59,7 +60,7 @@ def cost_by_size(curve: CostBySize, *, convention: str = "total") -> Figure:
     axes.set_xlim(sizes[0], sizes[-1])
     axes.set_xscale("log")
     if curve.band is not None:
-        for end, label in zip(curve.band, (f"{curve.level:.0%} of the law's draws", "_"), strict=True):
+        for end, label in zip(curve.band, (of_draws(curve.level), "_"), strict=True):
             axes.plot(sizes, end[shown], color=BLACK, linewidth=0.9, linestyle=(0, (4, 2)), label=label)
     _veil(axes, sizes, total, curve.allowed[shown])
     _parts(axes, sizes, curve.train[shown], total)
@@ -208,7 +209,7 @@ def loss_by_size(curve: LossBySize, *, convention: str = "total") -> Figure:
     axes = figure.add_subplot()
     axes.plot(sizes, curve.loss_nats[known], color=BLUE)
     if curve.band is not None:
-        band(axes, sizes, [end[known] for end in curve.band], BLUE, f"{curve.level:.0%} of the law's draws")
+        band(axes, sizes, [end[known] for end in curve.band], BLUE, of_draws(curve.level))
     axes.set_xlim(sizes[0], sizes[-1])
     axes.set_xscale("log")
     _marks(axes, curve, f"{curve.compute_optimal.value:.3f}")

@@ -22,11 +22,12 @@ from llama_scale.plots.style import (
     end_labels,
     new_figure,
     note,
+    of_draws,
     parameters_label,
     plain_axis,
     styled,
 )
-from llama_scale.quantities import format_count, format_number
+from llama_scale.quantities import format_count, format_level, format_number
 
 if TYPE_CHECKING:
     from llama_scale.planning.curves import BestByDemand, CostOverTime
@@ -37,7 +38,7 @@ def best_by_demand(curve: BestByDemand, *, convention: str = "total") -> Figure:
     """The best size, and its tokens per parameter, against the tokens that it will serve."""
     figure = new_figure(height=5.6)
     sizes, ratios = figure.subplots(2, 1, sharex=True)
-    level = f"{curve.level:.0%} of the law's draws"
+    level = of_draws(curve.level)
     rows: tuple[tuple[Axes, Any, Any, float, float], ...] = (
         (sizes, curve.parameters, curve.parameters_band, curve.chosen.parameters, curve.unserved.parameters),
         (
@@ -105,7 +106,7 @@ def cost_over_time(curve: CostOverTime, *, convention: str = "total") -> Figure:
     saved.plot(curve.at, difference, color=GREEN)
     saved.axhline(0, color=GREY, linewidth=1)
     if curve.band is not None:
-        band(spent, curve.at, curve.band, VERMILION, f"{curve.level:.0%} of the law's draws")
+        band(spent, curve.at, curve.band, VERMILION, of_draws(curve.level))
         band(saved, curve.at, [end - curve.chosen for end in curve.band], GREEN)
         spent.legend(loc="lower right")
     spent.set_ylim(0, None)
@@ -138,7 +139,7 @@ def _break_even(spent: Axes, saved: Axes, curve: CostOverTime) -> None:
     if curve.break_even_interval is not None:
         low, high = curve.break_even_interval
         upper = _moment(high, curve) if np.isfinite(high) else "never"
-        text += f"\n({curve.level:.0%}: {_moment(low, curve)} to {upper})"
+        text += f"\n({format_level(curve.level)}: {_moment(low, curve)} to {upper})"
     # The line rises through zero: there is room below it on the right, and above it on the left.
     early = curve.break_even < (curve.at[0] + curve.at[-1]) / 2
     low, high = saved.get_ylim()

@@ -25,6 +25,7 @@ from llama_scale.plots.style import (
     parameters_label,
     styled,
 )
+from llama_scale.quantities import format_level
 
 if TYPE_CHECKING:
     from llama_scale.fitting import Observations
@@ -116,7 +117,7 @@ def optima(fit: Fit, *, level: float = 0.9) -> Figure:
         axes.plot(flops, getattr(best, name), color=BLUE, label=f"law ({fit.law.form})")
         if fit.draws is not None:
             drawn = np.asarray(getattr(fit.draws.compute_optimum(flops[:, None]), name))
-            band(axes, flops, tails(drawn, level), BLUE, f"{level:.0%} of its draws")
+            band(axes, flops, tails(drawn, level), BLUE, f"{format_level(level)} of its draws")
         _beside(axes, fit, name)
         axes.set_xlim(low, high)
         flops_axis(axes, "x")

@@ -25,7 +25,7 @@ from matplotlib.ticker import (
 )
 
 from llama_scale.costs import CostUnit
-from llama_scale.quantities import format_count, format_usd
+from llama_scale.quantities import format_count, format_level, format_usd
 
 # Okabe & Ito 2008, told apart by readers with any colour vision; markers and dashes tell them apart in grey.
 BLUE, ORANGE, GREEN, VERMILION, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
@@ -206,6 +206,11 @@ def _scaled(axes: Axes, which: Which) -> Any:
 def _limits(axes: Axes, which: Which) -> tuple[float, float]:
     low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
     return low, high
+
+
+def of_draws(level: float) -> str:
+    """What a band says that it holds."""
+    return f"{format_level(level)} of the law's draws"
 
 
 def band(axes: Axes, x: Any, ends: Any, colour: str, label: str | None = None) -> None:

@@ -22,7 +22,7 @@ from llama_scale.plots.style import (
     plain_axis,
     styled,
 )
-from llama_scale.quantities import format_fraction, format_number
+from llama_scale.quantities import format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
     from llama_scale.fitting import Observations
@@ -66,7 +66,8 @@ def predictions(fit: Fit, observations: Observations) -> Figure:
             markersize=7,
             capsize=3,
             zorder=4,
-            label=f"{len(held)} held out" + (f", {guess.level:.0%} intervals" if bars is not None else ""),
+            label=f"{len(held)} held out"
+            + (f", {format_level(guess.level)} intervals" if bars is not None else ""),
         )
         everything += [held.loss, loss]
     ends = _around(np.concatenate(everything), bounds)
@@ -165,7 +166,7 @@ def _verdict(axes: Axes, verdict: Mapping[str, Any]) -> None:
     covered = verdict["coverage"]
     told = f"{verdict['held_out_runs']} runs held out, {verdict['fitted_runs']} fitted"
     if covered is not None:
-        told += f"\n{covered:.0%} inside the {verdict['level']:.0%} intervals"
+        told += f"\n{covered:.0%} inside the {format_level(verdict['level'])} intervals"
     axes.text(0.03, 0.97, told, transform=axes.transAxes, va="top", fontsize=SMALL)
     axes.set_ylim(0, 1.3 * 100 * max((one["mean_error"] for one in errors), default=1.0))
     axes.set_xticks([])

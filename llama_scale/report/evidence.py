@@ -9,7 +9,7 @@ import numpy as np
 
 from llama_scale.laws import Fit
 from llama_scale.planning import Plan
-from llama_scale.quantities import format_count, format_flops, format_fraction, format_number
+from llama_scale.quantities import format_count, format_flops, format_fraction, format_level, format_number
 from llama_scale.report.markup import Column, Markup, described, joined, table
 
 MOST_RUNS, MOST_RINGS, PLACES = 300, 100, 41
@@ -49,7 +49,7 @@ def evidence_caption(plan: Plan) -> str:
     )
     rings = len(fit.evidence.get("held_out") or ())
     held = f" Rings: {_counted(rings, MOST_RINGS)} held out of the fit." if rings else ""
-    level = format_fraction(plan.request.level)
+    level = format_level(plan.request.level)
     band = (
         f" with the central {level} of its draws" if fit.draws is not None else " (no band: it has no draws)"
     )
@@ -98,7 +98,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
             "backtest",
             f"laws of its nearer runs erred {format_fraction(backtest['mean_error'], 2)} on average over "
             f"{backtest['predicted_runs']} predictions of farther ones; "
-            f"{format_fraction(backtest['coverage'], 2)} lay inside {format_fraction(backtest['level'])} "
+            f"{format_fraction(backtest['coverage'], 2)} lay inside {format_level(backtest['level'])} "
             "intervals before any widening",
         )
     elif fit.interval_factor > 1:

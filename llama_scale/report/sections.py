@@ -13,7 +13,7 @@ from llama_scale.planning import Plan
 from llama_scale.planning.reasons import reasons
 from llama_scale.planning.sensitivity import Case, Sensitivity
 from llama_scale.planning.sentence import format_cost
-from llama_scale.quantities import format_count, format_fraction, format_usd
+from llama_scale.quantities import format_count, format_level, format_usd
 from llama_scale.report.markup import Column, Markup, described, joined, paragraph, table, tag
 
 HALF = 50.0  # of a bar's width: the plan's own bill stands in the middle
@@ -30,7 +30,7 @@ def lead(plan: Plan) -> str:
     sure = "How sure the law is of it is not known: it comes without draws"
     if spread is not None and "parameters" in spread.ranges:
         low, high = (format_count(end) for end in spread.ranges["parameters"])
-        sure = f"The law's draws put the best size at {low} to {high} ({format_fraction(spread.level)})"
+        sure = f"The law's draws put the best size at {low} to {high} ({format_level(spread.level)})"
     return f"{parts}{dollars}. {sure}. Law: {plan.request.fit.name}."
 
 
