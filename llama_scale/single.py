@@ -32,10 +32,9 @@ from llama_scale.runs import (
     ScheduleKind,
     TokenizerName,
     mup_problems,
-    out_of_limits,
-    precision_problems,
     seed_problems,
     text_problems,
+    training_problems,
 )
 from llama_scale.shapes import TOO_LARGE, ExplicitShape, ShapeSpec, model_of_shape, model_of_size
 
@@ -73,13 +72,7 @@ class SingleTraining(Checked):
     micro_batch: int | None = None
 
     def problems(self) -> Iterator[InputError]:
-        yield from out_of_limits(self)
-        yield from precision_problems(self.precision, self.recompute, compiled=self.compile)
-        yield from mup_problems(
-            self.mup_base_width,
-            optimizer=self.optimizer,
-            rate_is_given=self.learning_rate is not None,
-        )
+        yield from training_problems(self)
 
 
 @frozen

@@ -47,7 +47,7 @@ from llama_scale.runs.folders import (
     run_folders,
 )
 from llama_scale.runs.leases import BusyError
-from llama_scale.runs.limits import mup_problems, out_of_limits, precision_problems, seed_problems
+from llama_scale.runs.limits import mup_problems, seed_problems, training_problems
 from llama_scale.runs.listing import import_records, imported_records, read_records
 from llama_scale.runs.records import RunRecord, RunStatus, load_records, read_record, write_records
 
@@ -91,14 +91,13 @@ __all__ = [
     "imported_records",
     "load_records",
     "mup_problems",
-    "out_of_limits",
-    "precision_problems",
     "read_record",
     "read_records",
     "run_folders",
     "run_id",
     "seed_problems",
     "text_problems",
+    "training_problems",
     "vocabulary_problems",
     "write_records",
 ]

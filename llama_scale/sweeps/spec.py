@@ -20,10 +20,9 @@ from llama_scale.runs import (
     Precision,
     ScheduleKind,
     mup_problems,
-    out_of_limits,
-    precision_problems,
     seed_problems,
     text_problems,
+    training_problems,
 )
 from llama_scale.shapes import ExplicitShape, ShapeSpec, models_named
 
@@ -78,13 +77,7 @@ class TrainingSpec(Checked):
         return self.rule or ("fixed" if by_hand else "measured")
 
     def problems(self) -> Iterator[InputError]:
-        yield from out_of_limits(self)
-        yield from precision_problems(self.precision, self.recompute, compiled=self.compile)
-        yield from mup_problems(
-            self.mup_base_width,
-            optimizer=self.optimizer,
-            rate_is_given=self.learning_rate is not None,
-        )
+        yield from training_problems(self)
         for names in (("learning_rate", "learning_rate_times_width"), ("sequences_per_step", "batch_tokens")):
             if self.rule == "fixed" or all(getattr(self, name) is not None for name in names):
                 yield from _one_of("training", self, names)
