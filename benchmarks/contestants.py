@@ -113,7 +113,7 @@ def _serve(connection: Connection, contestant: Contestant, model: ModelConfig, s
             if contestant.device == "cuda":
                 torch.cuda.synchronize()
             connection.send(Taken(time.process_time() - cpu, time.perf_counter() - wall))
-        except (RuntimeError, ValueError, ImportError) as error:
+        except Exception as error:  # whatever keeps one from the race is told, and the others go on
             connection.send(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
 
 

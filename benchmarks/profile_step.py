@@ -24,11 +24,11 @@ from train_step import CPU_SIZES, GPU_SIZES, Size, machine, matrix_product_flops
 
 STEPS, WARM = 5, 5
 KINDS = {  # the first that matches a kernel's name, or on a CPU an operator's
+    "compiled": r"^triton_|Compiled",  # first: named by all that they fuse, be it beside attention
     "attention": r"flash|fmha|attention|sdpa",
     "products": r"gemm|gemv|cutlass|nvjet|xmma|::(?:mm|addmm|bmm|linear)\b|mkl|dnnl",
     "update": r"adam|multi_tensor|foreach|norm_kernel.*Lp|linalg_vector_norm",
     "copies": r"memcpy|memset|::copy_|::_to_copy",
-    "compiled": r"^triton_|Compiled",
 }
 
 
@@ -148,6 +148,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where to write all figures")
     asked = parser.parse_args()
     on_gpu = asked.device == "cuda"
+    known = [size.name for size in (GPU_SIZES if on_gpu else CPU_SIZES)]
+    if unknown := set(asked.sizes or ()) - set(known):
+        parser.error(f"no size is called {', '.join(unknown)}: use {', '.join(known)}")
     asked.sizes = asked.sizes or (["100M", "400M", "1B"] if on_gpu else ["1M"])
     asked.context = asked.context or (1024 if on_gpu else 256)
     asked.precision = asked.precision or ("bf16" if on_gpu else "f32")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
+from torch._inductor.exc import TritonMissing
 
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.errors import InputError
 from llama_scale.single import SingleSpec, SingleTraining
+from llama_scale.training.compiling import refusal_of
 from llama_scale.training.kernels import TorchGradients, gradients_of, library
 from llama_scale.training.kernels.library import Absent
 from llama_scale.training.model import Llama
@@ -54,6 +59,26 @@ def test_a_compiled_model_has_the_gradients_of_an_eager_one(recompute: Recompute
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
     assert counters["graph_break"] == {}
     assert counters["stats"]["unique_graphs"] == 2  # a block and the loss
+
+
+def test_every_shape_is_compiled_and_no_weight_outlives_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # soon done
+    compiled = made(compiled=True)
+    counters.clear()
+    for sequences in range(2, 11):  # torch by itself stops at 8
+        stepped(compiled, sequences)
+    assert counters["stats"]["unique_graphs"] == 2 * 9
+    weight = weakref.ref(compiled.head.weight), weakref.ref(next(compiled.blocks.parameters()))
+    del compiled
+    assert [one() for one in weight] == [None, None]  # with no garbage collected
+
+
+def test_whatever_keeps_torch_from_compiling_is_told() -> None:
+    assert "nothing here: Cannot find a working triton" in str(refusal_of(TritonMissing(None)))
+    assert "nothing here: no ninja" in str(
+        refusal_of(BackendCompilerFailed(print, OSError("no ninja"), None))
+    )
+    assert refusal_of(RuntimeError("another")) is None
 
 
 def test_a_machine_that_cannot_compile_says_so_in_a_line(tmp_path: Path) -> None:

@@ -242,6 +242,21 @@ def test_a_tokenizer_that_cannot_cut_texts_is_refused(
             read_tokenizer(tmp_path / "theirs", 300)
 
 
+def test_a_tokenizer_may_leave_its_type_out_and_add_words(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "theirs", tmp_path / "theirs")
+    place = tmp_path / "theirs" / "tokenizer.json"
+    content = json.loads(place.read_text())
+    del content["model"]["type"]  # as in GPT-2's file
+    [end] = content["added_tokens"]
+    end["special"] = False  # it ends texts all the same, and is no byte of any
+    content["added_tokens"].append({**end, "id": 300, "content": "日本"})  # no letter a byte
+    place.write_text(json.dumps(content))
+    found = read_tokenizer(tmp_path / "theirs", 320)
+    [ids] = found.encode(["a日本"])
+    assert ids[-2:].tolist() == [300, 299]
+    assert found.token_bytes[ids].sum() == len("a日本".encode())
+
+
 def write_hub_folder(folder: Path, text: Path, kind: str) -> str:
     """A model like those of the hub: with LLaMA 3's vocabulary of bytes or LLaMA 2's of pieces."""
     special = {"byte-level": ["<|begin|>", "<|end|>"], "sentencepiece": ["<s>", "</s>", "<unk>"]}[kind]

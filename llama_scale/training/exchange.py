@@ -224,7 +224,8 @@ def read_tokenizer(folder: Path, vocabulary: int) -> AnyTokenizer:
 
     Raises InputError for one that is no BPE, has ids beyond `vocabulary` or no such token, or cannot be read.
     """
-    place, kind = folder / TOKENIZER, _read_json(folder / TOKENIZER).get("model")
+    place = folder / TOKENIZER
+    _read_json(place)
     try:
         files = {n: (folder / n).read_text("utf-8") for n in TOKENIZER_FILES if (folder / n).exists()}
         library = read_library(files[TOKENIZER])
@@ -233,7 +234,7 @@ def read_tokenizer(folder: Path, vocabulary: int) -> AnyTokenizer:
         raise _unreadable(place, error, "name a folder that save_pretrained wrote") from error
     ids, end = library.get_vocab().values(), _end_of_document(folder, library)
     refused = {
-        "is no BPE": not isinstance(kind, dict) or kind.get("type") != "BPE",
+        "is no BPE": not isinstance(library.model, tokenizers.models.BPE),  # GPT-2's file does not say so
         f"has ids beyond a vocabulary of {vocabulary:,}": max(ids, default=0) >= vocabulary,
         f"has no token that {TOKENIZER_CONFIG} or {CONFIG} call the end of a text": end is None,
     }

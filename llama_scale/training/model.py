@@ -76,9 +76,10 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.width, config.norm_epsilon)
         self.feed_forward = SwiGLU(config)
+        self.output = block_output
 
     def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        return recomputed(self.recompute, self.through, x_BTD, rotation)
+        return self.output(self, x_BTD, rotation)
 
     def through(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """The block itself, of which everything is kept."""
@@ -103,7 +104,7 @@ class Llama(nn.Module):
         self.register_buffer("sine", sine, persistent=False)
         self.losses = losses
         if compiled:
-            compile_parts(self)
+            compile_parts(self, block_output)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         length = tokens_BT.shape[1]
@@ -120,6 +121,11 @@ class Llama(nn.Module):
     def objective(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
         """What training descends, mean loss + `z_loss` x mean log^2 Z; and the loss alone, in nats."""
         return self.losses(self(tokens_BT).flatten(0, 1), targets_BT.flatten(), z_loss)
+
+
+def block_output(block: Block, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """What `block` makes of x, keeping for the backward pass what its `recompute` says."""
+    return recomputed(block.recompute, block.through, x_BTD, rotation)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

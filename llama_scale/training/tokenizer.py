@@ -107,15 +107,18 @@ class GivenTokenizer:
     def token_bytes(self) -> np.ndarray:
         """Length in bytes of every token, [vocabulary]; special ones have none.
 
-        Byte-level vocabularies spell each byte as one letter, those of SentencePiece spaces as U+2581 and
-        bytes that no token holds as <0x0A>. The space that the latter put before a text counts as one of it.
+        Byte-level vocabularies spell each byte as one letter, but for tokens that were added; those of
+        SentencePiece spaces as U+2581 and bytes that no token holds as <0x0A>. The space that the latter put
+        before a text counts as one of it.
         """
-        special = {number for number, t in self.library.get_added_tokens_decoder().items() if t.special}
+        added = self.library.get_added_tokens_decoder()
+        special = {self.end_of_document, *(number for number, token in added.items() if token.special)}
         letters = "ByteLevel" in json.dumps(parse_json(self.files[LIBRARY_FILE]).get("decoder"))
         lengths = np.zeros(self.vocabulary, dtype=np.int64)
         for token, number in self.library.get_vocab().items():
             if number not in special:
-                lengths[number] = len(token) if letters else _bytes_of_piece(token)
+                spelt = letters and number not in added
+                lengths[number] = len(token) if spelt else _bytes_of_piece(token)
         return lengths
 
     def encode(self, texts: Sequence[str], *, threads: int = 1) -> Iterator[np.ndarray]:
