@@ -362,6 +362,25 @@ def test_a_limit_on_serving_holds_the_shape_itself(words: Any, unit: CostUnit, m
     assert answer.gap.cost >= 0
 
 
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        (
+            {
+                **{"serve_tokens": 4.394e11, "match": "llama-7b", "time_per_output_token": "4.74ms"},
+                "max_parameters": 8.6135e9,
+            },
+            146e3,
+        ),
+        ({"serve_tokens": 5.943e12, "target_loss": 1.999, "flops": "exact"}, 1.33e6),
+    ],
+)
+def test_shapes_that_are_the_nearest_to_few_sizes_are_looked_at(words: Any, most: float) -> None:
+    """Wide ones of 26 and 46 layers, passed by in large steps: $160,769 and $1.337M."""
+    answer = plan(**words, cost_in="usd")
+    assert answer.recommended.lifetime.total("usd") < most
+
+
 @pytest.mark.parametrize("budget", [4.16e18, 2.2e17, 1.86e18])
 def test_no_neighbour_spends_exact_flops_better(budget: float) -> None:
     """Wide shapes of a size take fewer FLOPs a token: the nearest to the best size lost 0.6 to 1.5 %."""

@@ -37,8 +37,7 @@ from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_k
 from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
-RUNG = 1.005  # sizes apart from each other, on one ladder for all questions
-CLOSE, LEAP = 32, 4  # rungs either way that are all looked at, and of which one is looked at beyond these
+RUNG = 1.005  # sizes apart from each other, on one ladder for all questions: some shapes are near to few
 NEARBY, ELSEWHERE = 64, 280  # rungs either way: a third of the size, and a quarter to four times it
 NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
@@ -289,7 +288,8 @@ def _best_shape(
     long: there the shape nearest in size need not be the best, nor do what is asked at all.
     """
     found: dict[ModelConfig, Sizes] = {}
-    for size in (wanted, *_sizes_about(wanted, reach)):
+    rung = round(math.log(wanted) / math.log(RUNG))
+    for size in (wanted, *(RUNG**step for step in range(rung - reach, rung + reach + 1))):
         with suppress(InputError):  # too small for so many KV heads
             for shape in _shapes_of(request, size):
                 found[shape] = problem.family.size_of(shape)
@@ -308,13 +308,6 @@ def _best_shape(
     index = int(np.nanargmin(worth))
     shape = list(found)[index]
     return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))
-
-
-def _sizes_about(wanted: float, reach: int) -> Iterator[float]:
-    """Rungs of the ladder, close about a size, since some shapes are the nearest to few sizes."""
-    rung = round(math.log(wanted) / math.log(RUNG))
-    coarse = range(rung - reach + -(rung - reach) % LEAP, rung + reach + 1, LEAP)
-    return (RUNG**step for step in sorted({*coarse, *range(rung - CLOSE, rung + CLOSE + 1)}))
 
 
 def _together(sizes: list[Sizes]) -> Sizes:
