@@ -154,6 +154,8 @@ def test_draws_too_few_for_the_level_are_warned_of() -> None:
     assert not too_few("96%")
     (warning,) = too_few("99%")
     assert warning.startswith("50 draws of the law are too few for 99% intervals, which take 200")
+    answer = plan(serve_tokens=1e12, target_loss=1.84, level="99.8%")  # a sixth of 1,000 reach no such loss
+    assert any("draws of the law are too few for 99.8% intervals" in warning for warning in answer.warnings)
 
 
 def test_draws_that_cannot_reach_a_target_are_left_out_and_counted() -> None:

@@ -163,9 +163,10 @@ def caveats(request: Request, spread: Intervals | None = None) -> Iterator[str]:
     if spread and spread.unreached:
         share = format_fraction(spread.unreached, 2)
         yield f"under {share} of the law's draws no model reaches the target; intervals leave these out"
-    if spread and spread.draws < (least := least_draws(spread.level)):
+    reached = round(spread.draws * (1 - spread.unreached)) if spread else 0
+    if spread and reached < (least := least_draws(spread.level)):
         yield (
-            f"{spread.draws:,} draws of the law are too few for {format_level(spread.level)} intervals,"
+            f"{reached:,} draws of the law are too few for {format_level(spread.level)} intervals,"
             f" which take {least:,}: their ends are no more than the outermost draws"
         )
     trained_on, served_on = economics.training.rental.accelerator, economics.serving.rental.accelerator
