@@ -39,7 +39,8 @@ from llama_scale.planning.values import PlannedModel
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
 RUNG = 1.005  # sizes apart from each other, on one ladder for all questions: some shapes are near to few
 NEARBY, ELSEWHERE = 64, 280  # rungs either way: a third of the size, and a quarter to four times it
-AS_GOOD = {"budget": 2e-4, "loss": 2e-3}  # shares of the loss, or of the cost, that no model of either knows
+SAME_SIZE = 0.1  # in log N
+AS_GOOD = {"budget": 2e-4, "loss": 1e-3}  # shares of the loss, or of the cost, that no model of either knows
 NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
 SLIGHT, SMALL = {"budget": 1e-4, "loss": 1e-3}, {"budget": 1e-3, "loss": 1e-2}
@@ -285,7 +286,7 @@ def _best_shape(
 ) -> Built | None:
     """The best of the shapes within `reach` rungs of the size, with its tokens; None where none will do.
 
-    Of those that are as good the nearest: a size that is far from the best one needs a reason.
+    One that is more than SAME_SIZE away is taken if none nearer is as good.
 
     Serving follows heads and layers as well as size, least smoothly where models are small and prompts
     long: there the shape nearest in size need not be the best, nor do what is asked at all.
@@ -309,8 +310,8 @@ def _best_shape(
     if not np.all(np.isnan(worth[~ill])):
         worth = np.where(ill, np.nan, worth)
     as_good = worth <= np.nanmin(worth) * (1 + AS_GOOD[objective.fixed])
-    away = np.abs(np.log(np.asarray(sizes.parameters) / wanted))
-    index = int(np.where(as_good, away, np.inf).argmin())
+    away = np.maximum(np.abs(np.log(np.asarray(sizes.parameters) / wanted)), SAME_SIZE)
+    index = int(np.lexsort((worth, np.where(as_good, away, np.inf)))[0])
     shape = list(found)[index]
     return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))
 
