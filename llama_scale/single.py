@@ -121,13 +121,17 @@ class SingleSpec(Checked):
             yield from mup_problems(training.mup_base_width, optimizer="adamw", tied_head=True)
         if shape and data:
             yield from text_problems(data, shape.context, starts=self.start_from is not None)
-        if shape and _layers_and_width(self.model) and (shape.layers or shape.aspect_ratio):
+        if shape:
+            yield from self._problems_of_model(shape)
+
+    def _problems_of_model(self, shape: ShapeSpec) -> Iterator[InputError]:
+        if _layers_and_width(self.model) and (shape.layers or shape.aspect_ratio):
             which = "layers" if shape.layers else "aspect_ratio"
             yield InputError(
                 f"model {self.model} says how deep it is, and so does shape.{which}",
                 hint=f"leave out shape.{which}, or name the model by its size",
             )
-        elif shape and data and self.start_from is None:
+        elif self.start_from is None:
             try:
                 model_of(self)
             except InputError as error:

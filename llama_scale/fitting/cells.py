@@ -77,7 +77,8 @@ def _text(path: Path, data: bytes) -> str:
         raise _unreadable(path, reason, hint="save it as CSV, UTF-8") from None
 
 
-def _csv(path: Path, text: str) -> Cells:
+def _lines(path: Path, text: str) -> tuple[list[tuple[int, str]], str | None]:
+    """Numbered lines that are no comments, and the separator that a first one states."""
     plain = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     lines = [
         (number, line) for number, line in enumerate(plain, 1) if line.strip() and line.lstrip()[0] != "#"
@@ -87,10 +88,14 @@ def _csv(path: Path, text: str) -> Cells:
             path, "it is JSON, not a table", hint="write it as CSV; in Python, fit takes a list of dicts"
         )
     told = _TOLD_SEPARATOR.fullmatch(lines[0][1]) if lines else None
-    lines = lines[1:] if told else lines
+    return (lines[1:], told[1]) if told else (lines, None)
+
+
+def _csv(path: Path, text: str) -> Cells:
+    lines, told = _lines(path, text)
     if len(lines) < 2:
         raise InputError(f"{path} holds no rows", hint="a header line and a line a run are needed")
-    separator = told[1] if told else max(SEPARATORS, key=lambda mark: len(_first_row(lines[0][1], mark)))
+    separator = told or max(SEPARATORS, key=lambda mark: len(_first_row(lines[0][1], mark)))
     records = list(_records(path, lines, separator))
     header = [cell.strip() for cell in records[0][1]]
     _check_header(path, lines[0][0], header)

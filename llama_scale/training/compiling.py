@@ -8,34 +8,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
 
 from llama_scale.errors import InputError
 
-if TYPE_CHECKING:
-    from llama_scale.training.model import Block, Llama
-
-
+Function = TypeVar("Function", bound=Callable[..., Any])
 # Of batches, past which torch compiles no more, as it would from 8 on: micro-batches, what is left of a step,
 # evaluations, and all of them again whenever memory ran out.
 SHAPES = 64
 
 
-def compile_parts(model: Llama, block_output: Callable[..., Tensor]) -> None:
-    """Have the blocks and the loss compiled when they are first called, once for each shape of a batch."""
-    torch.compiler.reset()  # a worker's earlier models count for nothing
+def start_compiling() -> None:
+    """Forget what was compiled for other models, and how often: a worker trains one after another."""
+    torch.compiler.reset()
     torch._dynamo.config.recompile_limit = SHAPES
     # What it advises on recomputed parts is for who writes a model, and would tear the view of a run.
     logging.getLogger("torch._higher_order_ops").setLevel(logging.ERROR)
-    model.losses = torch.compile(model.losses, dynamic=False)
-    # Not `block.compile()`, which takes in the hooks by which FSDP gathers and scatters weights, nor a method
-    # of a block: one that holds its own keeps its weights beyond their run, until garbage is collected.
-    output = torch.compile(block_output, dynamic=False)
-    for block in model.blocks:
-        cast("Block", block).output = output
+
+
+def compiled_part(function: Function) -> Function:
+    """`function`, compiled when it is first called, once for each shape of a batch.
+
+    Not a module, whose hooks would be taken in, such as those by which FSDP gathers and scatters weights; nor
+    a method of one, which would keep its weights beyond their run, until garbage is collected.
+    """
+    return cast(Function, torch.compile(function, dynamic=False))
 
 
 def refusal_of(error: BaseException) -> InputError | None:

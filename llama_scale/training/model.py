@@ -6,12 +6,14 @@ SwiGLU, V vocabulary.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llama_scale.architecture import ModelConfig, Recompute
-from llama_scale.training.compiling import compile_parts
+from llama_scale.training.compiling import compiled_part, start_compiling
 from llama_scale.training.recompute import recomputed
 
 
@@ -104,7 +106,13 @@ class Llama(nn.Module):
         self.register_buffer("sine", sine, persistent=False)
         self.losses = losses
         if compiled:
-            compile_parts(self, block_output)
+            self._compile_parts()
+
+    def _compile_parts(self) -> None:
+        start_compiling()
+        self.losses, output = compiled_part(losses), compiled_part(block_output)
+        for block in self.blocks:
+            cast(Block, block).output = output
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         length = tokens_BT.shape[1]
