@@ -103,7 +103,8 @@ def test_the_protocol_judges_the_whole_procedure() -> None:
     assert compute["fitted_runs"] + compute["held_out_runs"] == 36
     assert [one["chosen"] for one in compute["candidates"]].count(True) == 1
     chosen = next(one for one in compute["candidates"] if one["chosen"])
-    assert chosen["mean_error"] == pytest.approx(compute["mean_error"], rel=1e-2)
+    assert compute["chosen"]["heard"] == 3  # whose mean is the law: near each of them on these runs
+    assert chosen["mean_error"] == pytest.approx(compute["mean_error"], rel=0.2)
     assert 0 <= compute["coverage"] <= 1
     assert compute["half_width"] < 0.03
 

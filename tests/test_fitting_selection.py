@@ -14,7 +14,6 @@ from llama_scale.fitting.selection import (
     Choice,
     choose,
     directions_of,
-    distances_from_consensus,
     share_heard,
 )
 from llama_scale.laws import ScalingLaw, fit_to_json, read_fit, write_fit
@@ -86,16 +85,6 @@ def test_the_direction_is_where_the_question_lies() -> None:
     on_grid = replace(grid, parameters=n, tokens=n * m, train_flops=6 * n * n * m)
     assert directions_of(grid, "auto")[0] == ("compute",)
     assert directions_of(on_grid, "auto")[0] == ("compute", "overtraining")
-
-
-def test_the_consensus_is_a_weighted_median() -> None:
-    laws = {
-        Candidate(form="chinchilla", power=power): ScalingLaw(E=e, A=1.0, B=1.0, alpha=0.3, beta=0.3)
-        for power, e in ((0.0, 1.0), (0.25, 1.1), (0.5, 3.0))
-    }
-    where = (np.array([1e9]), np.array([1e10]))
-    assert distances_from_consensus(laws, np.full(3, 1 / 3), where).argmin() == 1
-    assert distances_from_consensus(laws, np.array([0.1, 0.2, 0.7]), where).argmin() == 2
 
 
 def test_a_candidate_is_heard_by_the_runs_that_it_hears() -> None:

@@ -12,7 +12,7 @@ from synthetic import INDEPENDENT_LAW, LAW, independent_runs, sweep
 
 from llama_scale.fitting import Settings, fit, gather
 from llama_scale.fitting.backtests import split_at
-from llama_scale.fitting.calibration import chosen_as_then
+from llama_scale.fitting.calibration import heard_as_then
 from llama_scale.fitting.candidates import Candidate, points_of, solve_all
 from llama_scale.fitting.drift import MOST, Drift, Ends, drift_of, ends_of, likely_spreads, turns_of, waver
 from llama_scale.fitting.forms import CHINCHILLA
@@ -150,8 +150,8 @@ def test_intervals_are_tested_on_what_the_nearer_runs_would_have_chosen() -> Non
     for choice, other in ((calm, bad), (bad, calm)):
         first, *_, last = choice.trials
         assert len(last.split.ahead) == dearest.sum()
-        assert chosen_as_then(last, choice) == chosen_as_then(other.trials[-1], other)
-        assert chosen_as_then(first, choice) == (choice.candidate, choice.weights)
+        assert heard_as_then(last, choice) == heard_as_then(other.trials[-1], other)
+        assert heard_as_then(first, choice) == choice.weights
 
 
 @pytest.mark.parametrize("k", [1.0, 0.3])

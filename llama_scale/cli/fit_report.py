@@ -203,15 +203,14 @@ def _held_out(fit: Fit) -> Iterator[Any]:
 
 
 def _reasons(fit: Fit) -> Iterator[str]:
-    from llama_scale.laws.notebook import weighed_by
+    from llama_scale.laws.notebook import fitted_by
 
     found, selection = fit.evidence["diagnostics"], fit.evidence["selection"]
     yield entry(
         "fit",
         f"{found['starts_agreed']} of {found['starts']} starts agree on the optimum{_scipy(fit)}; worst run"
         f" {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; noise {_noise(fit)};"
-        f" {selection['form']} form, Huber delta {format_number(selection['delta'])}, weights"
-        f" {weighed_by(selection)}; {selection['note']}",
+        f" {fitted_by(selection)}",
     )
     if selection.get("seed_noise"):
         yield entry("seeds", selection["seed_noise"])
@@ -252,10 +251,11 @@ def _certainty(fit: Fit) -> Iterator[str]:
         )
     intervals = fit.evidence.get("intervals")
     if intervals:
-        level = format_level(intervals["level"])
+        level, heard = format_level(intervals["level"]), fit.evidence["selection"].get("heard", 1)
+        of = f"refits by all {heard}, before they waver" if heard > 1 else "given the form"
         yield entry(
             "intervals",
-            f"constants: given the form; optima and losses: the middle {level} of {fit.draws_note}."
+            f"constants: {of}; optima and losses: the middle {level} of {fit.draws_note}."
             f" A loss: where one new run should land {level} of the time, its own noise included",
         )
 

@@ -13,13 +13,14 @@ ALONG = {"compute": "compute", "overtraining": "tokens per parameter"}
 
 
 def candidates(selection: Mapping[str, Any]) -> Iterator[Any]:
-    """All that was tried: a row a form and delta, a column a weighting, the chosen one in brackets."""
+    """All that was tried: a row a form and delta, a column a weighting, the nearest to the law marked."""
     tried = selection["candidates"]
     ways = " and ".join(ALONG[way] for way in selection["direction"])
     yield fill(f"Fits tried, by their mean error on runs farther in {ways} than those fitted:", 78)
     yield from _grid(tried)
     heard = sum(one["weight"] > 0 for one in tried)
-    yield f"   [chosen]: nearest, beyond the runs, to the consensus of the {heard} not ruled out"
+    mean = f"[nearest] to the law, which is the mean of the {heard} not ruled out"
+    yield f"   {mean if heard > 1 else '[chosen]: the only one not ruled out'}"
 
 
 def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
@@ -31,6 +32,8 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
             f" up to {format_number(verdict['factor'], 2)}x"
         )
         name = f"{chosen['form']}, delta {chosen['delta']:g}, weights {chosen['weights']}"
+        if chosen.get("heard", 1) > 1:
+            name = f"mean of {chosen['heard']} candidates"
         cells = [
             (
                 name,

@@ -35,6 +35,11 @@ class Split:
         """How far the farthest predicted run lies beyond the known ones, as a factor."""
         return float(place(self.ahead, self.direction).max() / place(self.known, self.direction).max())
 
+    def errors(self, law: ScalingLaw) -> Array:
+        """Log of predicted over measured loss (m,) of a law on the runs ahead."""
+        predicted = law.loss(self.ahead.parameters, self.ahead.tokens)
+        return np.log(np.asarray(predicted, float) / self.ahead.loss)
+
 
 def place(observations: Observations, direction: Direction) -> Array:
     """Where runs (n,) lie along a direction: FLOPs, of their budget where they have one, or D/N."""
@@ -87,9 +92,7 @@ class Trial:
 
     def errors(self, candidate: Candidate) -> Array:
         """Log of predicted over measured loss (m,) of a candidate on the runs ahead."""
-        ahead = self.split.ahead
-        predicted = self.laws[candidate].loss(ahead.parameters, ahead.tokens)
-        return np.log(np.asarray(predicted, float) / ahead.loss)
+        return self.split.errors(self.laws[candidate])
 
 
 def try_all(

@@ -19,10 +19,11 @@ import numpy as np
 
 from llama_scale.fitting.backtests import Split, Trial, place, split_at, try_all
 from llama_scale.fitting.candidates import Candidate
+from llama_scale.fitting.consensus import consensus
 from llama_scale.fitting.drift import Drift, drift_of, ends_of, spread_of, turns_of, waver
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.selection import Choice, nearest_of, score
+from llama_scale.fitting.selection import Choice, score, weights_heard
 from llama_scale.fitting.uncertainty import Mixture, Resampling, draw_mixtures
 from llama_scale.frozen import frozen
 from llama_scale.laws import Fit, ScalingLaw, median
@@ -136,32 +137,36 @@ def calibrate(
     trials = _trials(observations, choice)
     if not trials:
         return Calibration(backtest=None)
-    then = [chosen_as_then(trial, choice) for trial in trials]
+    then = [heard_as_then(trial, choice) for trial in trials]
     mixtures = [
-        Mixture(trial.split.known, weights, trial.laws)
-        for trial, (_, weights) in zip(trials, then, strict=True)
+        Mixture(trial.split.known, weights, trial.laws) for trial, weights in zip(trials, then, strict=True)
     ]
     drawn = draw_mixtures(mixtures, draws=DRAWS, seed=seed, method=method)
-    tests = [(trial, chosen, draws) for trial, (chosen, _), draws in zip(trials, then, drawn, strict=True)]
+    tests = [
+        (split, law_of(trial, weights), draws)
+        for trial, weights, draws in zip(trials, then, drawn, strict=True)
+        for split in [trial.split]
+    ]
+    errors = [split.errors(law) for split, law, _ in tests]
     drifts = tuple(
         drift
-        for trial, chosen, draws in tests
-        if (drift := drift_of(trial.split, trial.errors(chosen), draws))
+        for (split, _, draws), error in zip(tests, errors, strict=True)
+        if (drift := drift_of(split, error, draws))
     )
 
     def parts(*, turned: bool) -> tuple[Array, Array]:
         found = []
-        for trial, chosen, draws in tests:
-            split, law = trial.split, draws.law
+        for split, law, draws in tests:
+            drawn = draws.law
             if turned:
-                turns = turns_of(drifts, np.size(law.E), seed)
-                law = waver(law, ends_of(split.known, split.direction), turns)
-            found.append(reached(split, trial.laws[chosen], law, draws.noise, level))
+                turns = turns_of(drifts, np.size(drawn.E), seed)
+                drawn = waver(drawn, ends_of(split.known, split.direction), turns)
+            found.append(reached(split, law, drawn, draws.noise, level))
         ratios, widths = (np.concatenate(part) for part in zip(*found, strict=True))
         return ratios, widths
 
     (alone, widths), (wavering, _) = parts(turned=False), parts(turned=True)
-    error = np.concatenate([trial.errors(chosen) for trial, chosen, _ in tests])
+    error = np.concatenate(errors)
     ways = np.concatenate([[trial.split.direction] * len(trial.split.ahead) for trial in trials])
     enough = [_quantile(wavering[ways == way], level) for way in choice.directions if (ways == way).any()]
     factor = max(1.0, *enough)
@@ -184,8 +189,16 @@ def _quantile(values: Array, level: float) -> float:
     return float(np.sort(values)[int(np.ceil(level * len(values))) - 1])
 
 
-def chosen_as_then(trial: Trial, choice: Choice) -> tuple[Candidate, Mapping[Candidate, float]]:
-    """What the known runs of a trial alone would have chosen, and the weight of each candidate.
+def law_of(trial: Trial, weights: Mapping[Candidate, float]) -> ScalingLaw:
+    """The law of a trial's known runs, its candidates heard with these weights."""
+    first, *others = weights
+    if not others:
+        return trial.laws[first]
+    return consensus(trial.split.known, trial.laws, weights, [trial.split.direction]).law
+
+
+def heard_as_then(trial: Trial, choice: Choice) -> Mapping[Candidate, float]:
+    """How much the known runs of a trial alone would have heard each candidate.
 
     Candidates that predicted the runs ahead well are chosen for it: intervals about them would pass a test
     that they were picked to pass. A few predictions tell no candidates apart: then, the final weights.
@@ -199,9 +212,8 @@ def chosen_as_then(trial: Trial, choice: Choice) -> tuple[Candidate, Mapping[Can
             split = replace(other.split, ahead=other.split.ahead.take(seen))
             earlier.append(Trial(split=split, laws=other.laws))
     if sum(len(other.split.ahead) for other in earlier) < LEAST_PREDICTED:
-        return choice.candidate, choice.weights
-    tried = score(known, trial.laws, earlier)
-    return nearest_of(tried).candidate, {one.candidate: one.weight for one in tried}
+        return choice.weights
+    return weights_heard(score(known, trial.laws, earlier))
 
 
 def _trials(observations: Observations, choice: Choice) -> tuple[Trial, ...]:

@@ -84,8 +84,8 @@ def diagnose(
     draws: Draws | None,
     form: Form = CHINCHILLA,
 ) -> Diagnostics:
-    """Measure a fit."""
-    residuals = log_prediction(points, solution.constants) - points.z
+    """Measure a fit by a candidate of this form; residuals are those of its law, which may be a consensus."""
+    residuals = log_prediction(points, points.constants(solution.law)) - points.z
     rms = float(np.sqrt((residuals**2).mean()))
     condition, direction, reach = _weakest(points, solution.constants, rms, form)
     weakest = {name: round(float(part), 3) for name, part in zip(form.layout.free, direction, strict=True)}
@@ -133,7 +133,7 @@ def _next_run(points: Points, solution: Solution, form: Form, noise: float, dire
     """The run that would help most: against a rival minimum, a bound, or the flattest direction."""
     if solution.rival is not None and solution.agreed < MAJORITY * solution.starts:
         return most_telling(points, solution.constants, solution.rival)
-    if solution.at_bound:
+    if any(name in solution.at_bound for name in form.layout.free):
         direction = np.array([float(name in solution.at_bound) for name in form.layout.free])
     return most_informative(points, solution.constants, form, noise=noise, direction=direction)
 

@@ -21,15 +21,11 @@ from llama_scale.laws import Fit, central_range
 FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima looks
 
 
-def spread_json(own: Draws | None, carried: Draws | None, level: float) -> dict[str, Any]:
-    """Standard errors and intervals, null without draws: of the constants given the fitted form.
-
-    Those of exponent a are of all fits that are heard, where there are more: a tied form knows no doubt.
-    """
-    if own is None or carried is None:
+def spread_json(refits: Draws | None, level: float) -> dict[str, Any]:
+    """Standard errors and intervals of the constants and of exponent a, null without draws."""
+    if refits is None:
         return {"standard_errors": None, "intervals": None}
-    exponent = carried.law.exponent_a if len(carried.forms) > 1 else own.law.exponent_a
-    samples = {**own.law.constants, "exponent_a": exponent}
+    samples = {**refits.law.constants, "exponent_a": refits.law.exponent_a}
     return {
         "standard_errors": {name: float(np.std(values)) for name, values in samples.items()},
         "intervals": {
@@ -42,7 +38,10 @@ def spread_json(own: Draws | None, carried: Draws | None, level: float) -> dict[
 def selection_json(
     settings: Settings, draws: Draws | None, choice: Choice, observations: Observations
 ) -> dict[str, Any]:
-    """What was fitted, by whose choice, and the table of all that was tried."""
+    """What was fitted, by whose choice, and the table of all that was tried.
+
+    Where more than one is `heard`, form, delta and weights are those of the candidate nearest to the law.
+    """
     chosen, by = choice.candidate, "backtest" if choice.tried else "default"
     measured = seed_noise(observations) if chosen.by_noise else None
     return {
@@ -53,6 +52,7 @@ def selection_json(
         "weights": chosen.weights,
         "weights_power": chosen.power,
         "weights_chosen_by": _by(settings.weights, settings, by),
+        "heard": len(choice.weights),
         "seed_noise": measured.note if measured else None,
         "direction": list(choice.directions),
         "direction_note": choice.direction_note,

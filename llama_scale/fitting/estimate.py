@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
 from llama_scale.fitting.calibration import Calibration, calibrate
-from llama_scale.fitting.candidates import Candidate, points_of, solve
+from llama_scale.fitting.candidates import Candidate, points_of, solve, solve_all
+from llama_scale.fitting.consensus import consensus, form_together, led_by
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
     held_out_json,
@@ -27,12 +29,11 @@ from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
 from llama_scale.fitting.settings import Settings, settings_of
 from llama_scale.fitting.uncertainty import Draws, Mixture, doubts_of_resampling, draw_laws, draw_mixtures
-from llama_scale.laws import Fit, least_draws, median
+from llama_scale.laws import Fit, ScalingLaw, least_draws, median
 
 __all__ = ["Settings", "estimate", "settings_of"]
 
 PROTOCOL_DRAWS = 400
-SPREAD_DRAWS = 300  # of a chosen fit alone, for the spread of its constants
 
 
 def estimate(observations: Observations, settings: Settings, *, name: str = "fit") -> Fit:
@@ -49,12 +50,15 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         direction=settings.direction,
         default=settings.default_for(observations),
     )
-    candidate, form = choice.candidate, choice.candidate.fitted_form
+    candidate, form = choice.candidate, form_together(choice.weights)
     solution, checked = _checked(observations, candidate, settings)
-    own = _own_draws(observations, choice, solution, settings)
+    if choice.is_mixed:
+        solution = _led_by(observations, choice, solution, choice.laws)
+    refits = _refits(observations, choice, solution, settings)
     calibration = _calibrated(observations, choice, settings)
-    draws = _carried(observations, choice, own, calibration, settings)
-    diagnostics = diagnose(points_of(observations, candidate), observations.names, solution, own, form)
+    draws = _carried(observations, choice, refits, calibration, settings)
+    points = points_of(observations, candidate)
+    diagnostics = diagnose(points, observations.names, solution, refits, candidate.fitted_form)
     found = Fit(
         name=name,
         law=solution.law,
@@ -72,9 +76,9 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "scipy": checked,
             "n_observations": len(observations),
             "observations": observations_json(observations),
-            **spread_json(own, draws, settings.level),
+            **spread_json(refits, settings.level),
             "diagnostics": plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
-            "other_forms": _other_forms(observations, candidate),
+            "other_forms": _other_forms(observations, choice),
             "selection": selection_json(settings, draws, choice, observations),
             "backtest": _backtest_json(observations, calibration, settings),
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
@@ -87,7 +91,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "provenance": provenance_json(observations, settings),
         },
     )
-    found = _with_company(found, observations, candidate, settings)
+    found = _with_company(found, observations, choice, settings)
     if settings.profile:
         profiled = _profile_json(observations, candidate, solution, settings)
         found = _with(found, profile=profiled | {"scipy": checked})
@@ -95,13 +99,13 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     return found
 
 
-def _with_company(fit: Fit, observations: Observations, candidate: Candidate, settings: Settings) -> Fit:
+def _with_company(fit: Fit, observations: Observations, choice: Choice, settings: Settings) -> Fit:
     """The fit with the other approaches beside it, its optima, and what it makes of the runs held out."""
     beside = side_by_side(
         observations,
         fit,
-        lambda runs: solve(runs, candidate, quick=True),
-        candidate.fitted_form,
+        lambda runs: _refitted(runs, choice),
+        form_together(choice.weights),
         budgets=settings.budgets,
         level=settings.level,
         seed=settings.seed,
@@ -111,6 +115,21 @@ def _with_company(fit: Fit, observations: Observations, candidate: Candidate, se
     if observations.held_out:
         fit = _with(fit, held_out=held_out_json(fit, observations.held_out, settings.level))
     return fit
+
+
+def _led_by(
+    observations: Observations, choice: Choice, nearest: Solution, laws: Mapping[Candidate, ScalingLaw]
+) -> Solution:
+    together = consensus(observations, laws, choice.weights, choice.directions)
+    return led_by(nearest, together, form_together(choice.weights))
+
+
+def _refitted(observations: Observations, choice: Choice) -> Solution:
+    """What the choice makes of other runs, or of the same ones counted otherwise."""
+    nearest = solve(observations, choice.candidate, quick=True)
+    if not choice.is_mixed:
+        return nearest
+    return _led_by(observations, choice, nearest, solve_all(observations, choice.weights))
 
 
 def _checked(
@@ -127,13 +146,14 @@ def _checked(
     return solution, {"objective": found.lowest, "gap": found.gap, "starts": found.starts}
 
 
-def _other_forms(observations: Observations, candidate: Candidate) -> dict[str, dict[str, float]]:
-    """The constants of other forms fitted alike to all runs: how much a plan hangs on the form."""
+def _other_forms(observations: Observations, choice: Choice) -> dict[str, dict[str, float]]:
+    """The constants of each form that is not the law's, fitted alike to all runs: how much hangs on it."""
     found = {}
     for name in AUTO_FORMS:
-        other = replace(candidate, form=name)
+        other = replace(choice.candidate, form=name)
         form = other.fitted_form
-        if name == candidate.form or len(observations) <= form.constants:
+        fitted = name == choice.candidate.form and not choice.is_mixed
+        if fitted or len(observations) <= form.constants:
             continue
         solution = solve(observations, other, quick=True)
         if set(solution.at_bound) <= set(form.may_rest):
@@ -178,21 +198,16 @@ def _backtest_json(
     return (found or {}) | {"protocol": [asdict(verdict) for verdict in verdicts]}
 
 
-def _own_draws(
+def _refits(
     observations: Observations, choice: Choice, solution: Solution, settings: Settings
 ) -> Draws | None:
-    """Draws of the fitted candidate alone: what the constants' standard errors and intervals are of."""
+    """Refits of disturbed runs, of every candidate that is heard: what intervals of constants are of."""
     if not settings.draws:
         return None
-    spread = max(SPREAD_DRAWS, least_draws(settings.level))
-    return draw_laws(
-        observations,
-        choice.candidate,
-        solution.constants,
-        draws=min(settings.draws, spread) if choice.is_mixed else settings.draws,
-        seed=settings.seed,
-        method=settings.resampling,
-    )
+    asked = {"draws": settings.draws, "seed": settings.seed, "method": settings.resampling}
+    if choice.is_mixed:
+        return draw_mixtures([Mixture(observations, choice.weights, choice.laws)], **asked)[0]
+    return draw_laws(observations, choice.candidate, solution.constants, **asked)
 
 
 def _calibrated(observations: Observations, choice: Choice, settings: Settings) -> Calibration | None:
@@ -211,24 +226,16 @@ def _calibrated(observations: Observations, choice: Choice, settings: Settings) 
 def _carried(
     observations: Observations,
     choice: Choice,
-    own: Draws | None,
+    refits: Draws | None,
     calibration: Calibration | None,
     settings: Settings,
 ) -> Draws | None:
-    """The draws that the fit carries: of all candidates that are heard, wavering as laws beyond runs do."""
-    if own is None:
-        return None
-    drawn = own
-    if choice.is_mixed:
-        mixture = Mixture(observations, choice.weights, choice.laws)
-        (drawn,) = draw_mixtures(
-            [mixture], draws=settings.draws, seed=settings.seed, method=settings.resampling
-        )
-    if calibration is None:
-        return drawn
+    """The draws that the fit carries: refits that waver as laws beyond runs do."""
+    if refits is None or calibration is None:
+        return refits
     ends = ends_of(observations, choice.directions[-1])
-    turns = turns_of(calibration.drifts, np.size(drawn.law.E), settings.seed)
-    return replace(drawn, law=waver(drawn.law, ends, turns))
+    turns = turns_of(calibration.drifts, np.size(refits.law.E), settings.seed)
+    return replace(refits, law=waver(refits.law, ends, turns))
 
 
 def _note(draws: Draws | None, calibration: Calibration | None) -> str:

@@ -88,7 +88,7 @@ def _judge(
         coverage=coverage,
         half_width=half_width,
         level=level,
-        chosen={name: selection[name] for name in ("form", "delta", "weights")},
+        chosen={name: selection[name] for name in ("form", "delta", "weights", "heard")},
         candidates=_candidates(split, candidates, selection),
         refused=refused,
     )

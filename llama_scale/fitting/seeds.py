@@ -20,7 +20,7 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
-from llama_scale.fitting.solver import COARSE_GRID, solve
+from llama_scale.fitting.solver import COARSE_GRID, LEAST_SQUARES, solve
 from llama_scale.frozen import frozen
 from llama_scale.laws import median
 
@@ -29,7 +29,6 @@ LARGEST_SD = 0.02  # of log loss: repeats that differ by more were run with othe
 SAME_RUN = 1e-3  # relative: sizes and durations nearer than that are repeats
 SLOPES = np.linspace(-1.5, 1.5, 301)  # of log variance in log compute
 SLOPE_SD = 0.25
-LEAST_SQUARES = 10.0  # a delta that no residual reaches
 
 
 @frozen

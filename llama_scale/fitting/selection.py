@@ -1,16 +1,15 @@
-"""Which law to fit: the candidate nearest to what all candidates say together, each heard as it predicted.
+"""Which candidates the law is made of: all that are not clearly worse, each heard as it predicted.
 
 The question that a law is for lies beyond the runs, so candidates (form, Huber delta, weights) are
 compared there and nowhere else: on forward backtests of the training runs. Runs held out to test the
 chosen law have no part in it. Taking the candidate of least error alone overfits: two dozen are compared
-on a handful of correlated predictions. Combined forecasts are steadier than the best of them (Bates and
-Granger 1969, whose weights, inverse squared errors, are taken here; twice the least error or more is not
-heard). Losses near the optimum say little of where it is, so backtests do not tell a fit that in effect hears
-a seventh of the runs, and whose best N is so much less sure, from one that hears all: each weight is also
-multiplied by the share of the runs that the candidate hears (Kish 1965). So the fit is the candidate whose
-predictions, an order of magnitude beyond the runs, lie nearest to the weighted median of all, and the same
-weights mix the draws (`uncertainty`).
-benchmarks/extrapolation.py compares both rules.
+on a handful of correlated predictions. So all are combined (Bates and Granger 1969, whose weights, inverse
+squared errors, are taken here; twice the least error or more is not heard). Losses near the optimum say
+little of where it is, so backtests do not tell a fit that in effect hears a seventh of the runs, and whose
+best N is so much less sure, from one that hears all: each weight is also multiplied by the share of the runs
+that the candidate hears (Kish 1965). With these weights candidates make the law (`consensus`) and mix its
+draws (`uncertainty`); the one that lies nearest to the law is named, and stands for all in diagnostics.
+benchmarks/extrapolation.py compares the law with the candidate of least error.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ from typing import Literal
 
 import numpy as np
 
-from llama_scale.fitting.backtests import Direction, Trial, place, split_at, try_all
+from llama_scale.fitting.backtests import Direction, Trial, place, try_all
 from llama_scale.fitting.candidates import Candidate, solve_all, weights_of
+from llama_scale.fitting.consensus import log_losses, mean_prediction, targets
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.frozen import frozen
@@ -32,7 +32,6 @@ from llama_scale.quantities import counted
 CUTS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of the runs along a direction: fit up to one, predict all beyond it
 LEAST_ERROR = 1e-3  # added to errors: below a tenth of a per cent they are luck
 CLEARLY_WORSE = 2.0  # times the least error: not heard
-FARTHEST, BEYOND = 0.8, 10.0  # runs beyond this share, moved out so far: where candidates are compared
 AUTO_FORMS: tuple[FormName, ...] = ("chinchilla", "skaling", "tied")  # Kaplan's has no irreducible loss
 Asked = Literal["auto", "compute", "overtraining"]
 DIRECTIONS: tuple[Direction, ...] = ("compute", "overtraining")
@@ -43,7 +42,7 @@ LEAST_SPAN, MOST_RUNS, SAME_RATIO = 9.0, 0.5, 0.002
 class Scored:
     """A candidate, its mean relative error on backtests by direction, and its weight among all (sum 1).
 
-    `distance` is the mean relative difference of its predictions beyond the runs from the weighted median.
+    `distance` is the mean relative difference of its predictions beyond the runs from the weighted mean.
     """
 
     candidate: Candidate
@@ -55,7 +54,7 @@ class Scored:
 
 @frozen
 class Choice:
-    """The candidate to fit, all that were tried, along which direction, and why this one.
+    """The candidate to fit, or nearest to those that are heard; all that were tried, which way, and why.
 
     `trials` are the backtests, `laws` the quick fits of all runs: what draws start from.
     """
@@ -71,12 +70,12 @@ class Choice:
     @property
     def is_mixed(self) -> bool:
         """Whether more than one candidate is heard."""
-        return sum(one.weight > 0 for one in self.tried) > 1
+        return len(self.weights) > 1
 
     @property
     def weights(self) -> dict[Candidate, float]:
-        """Each candidate's share of the draws."""
-        return {one.candidate: one.weight for one in self.tried} or {self.candidate: 1.0}
+        """The candidates that are heard, with each one's share of the law and of the draws."""
+        return weights_heard(self.tried) or {self.candidate: 1.0}
 
 
 def choose(
@@ -86,7 +85,7 @@ def choose(
     direction: Asked = "auto",
     default: Candidate | None = None,
 ) -> Choice:
-    """The candidate to fit; the default, or else the first, where there are too few runs to compare by."""
+    """What to fit; the default, or else the first candidate, where there are too few runs to compare by."""
     directions, why = directions_of(observations, direction)
     known = {"directions": directions, "direction_note": why}
     if len(candidates) == 1:
@@ -99,10 +98,12 @@ def choose(
     laws = solve_all(observations, candidates)
     tried = score(observations, laws, found)
     best = nearest_of(tried)
-    note = (
-        f"of {len(tried)} candidates the one nearest to their consensus beyond the runs, each weighed by its"
-        f" errors in {counted(len(found), 'forward prediction')} {_along(directions)}"
-    )
+    tests = f"{counted(len(found), 'forward prediction')} {_along(directions)}"
+    heard = len(weights_heard(tried))
+    note = f"the only one of {len(tried)} candidates that {tests} do not rule out"
+    if heard > 1:
+        of = f"{heard} of {len(tried)} candidates"
+        note = f"the law is the mean of {of}, each weighed by its errors in {tests}"
     return Choice(candidate=best.candidate, tried=tried, trials=found, laws=laws, note=note, **known)
 
 
@@ -120,51 +121,35 @@ def score(
     directions: list[Direction] = [
         way for way in DIRECTIONS if any(trial.split.direction == way for trial in trials)
     ]
-    distances = distances_from_consensus(laws, weights, targets(observations, directions))
+    heard = dict(zip(laws, weights.tolist(), strict=True))
+    where = targets(observations, directions)
+    middle = mean_prediction(laws, heard, where)
+    distances = [float(np.abs(log_losses(law, where) - middle).mean()) for law in laws.values()]
     return tuple(
         Scored(
             candidate=one,
             mean_error=float(means[i]) - LEAST_ERROR,
             weight=float(weights[i]),
-            distance=float(distances[i]),
+            distance=distances[i],
             predicted_runs=sum(len(trial.split.ahead) for trial in trials),
         )
         for i, one in enumerate(laws)
     )
 
 
+def weights_heard(tried: Iterable[Scored]) -> dict[Candidate, float]:
+    """The candidates that are heard, and how much."""
+    return {one.candidate: one.weight for one in tried if one.weight > 0}
+
+
 def nearest_of(tried: Iterable[Scored]) -> Scored:
-    """What is fitted: of those that are heard, the one nearest to their consensus."""
+    """Of those that are heard, the one nearest to their consensus."""
     return min((one for one in tried if one.weight), key=lambda one: one.distance)
 
 
 def share_heard(weights: Array) -> float:
     """The effective number of runs of these weights (n,), over their number: 1 for equal weights."""
     return float(weights.sum() ** 2 / (weights**2).sum() / len(weights))
-
-
-def targets(observations: Observations, directions: Iterable[Direction]) -> tuple[Array, Array]:
-    """Where candidates are compared, N and D: the farthest runs of each direction, moved out along it."""
-    sizes, tokens = [], []
-    for direction in directions:
-        last = split_at(observations, FARTHEST, direction)
-        if last is not None:
-            by_size = 0.5 if direction == "compute" else 0.0
-            sizes.append(last.ahead.parameters * BEYOND**by_size)
-            tokens.append(last.ahead.tokens * BEYOND ** (1 - by_size))
-    return np.concatenate(sizes), np.concatenate(tokens)
-
-
-def distances_from_consensus(
-    laws: Mapping[Candidate, ScalingLaw], weights: Array, where: tuple[Array, Array]
-) -> Array:
-    """Mean distance (c,) of each law's log predictions from the weighted median of all."""
-    predicted = np.stack([np.log(np.asarray(law.loss(*where), float)) for law in laws.values()])
-    order = np.argsort(predicted, axis=0)
-    heard = np.cumsum(weights[order], axis=0)
-    middle = (heard >= 0.5 * heard[-1]).argmax(axis=0)
-    median = np.take_along_axis(predicted, np.take_along_axis(order, middle[None], axis=0), axis=0)
-    return np.abs(predicted - median).mean(axis=1)
 
 
 def directions_of(observations: Observations, asked: Asked) -> tuple[tuple[Direction, ...], str]:

@@ -29,6 +29,7 @@ from llama_scale.fitting.points import Case, Points
 from llama_scale.fitting.tangent import tangent_minima
 
 DEFAULT_DELTA = 1e-3
+LEAST_SQUARES = 10.0  # a delta that no residual reaches
 STAGES = (1e-1, 3e-2, 1e-2, 3e-3)  # deltas on the way down to the one asked for
 RESAMPLE_STAGES = STAGES[2:]  # the same for resamples, which start nearer
 GRID = np.geomspace(0.02, 1.6, 7)

@@ -34,11 +34,11 @@ from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction, noise_about
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations
 from llama_scale.fitting.points import Case, Points
+from llama_scale.fitting.solver import LEAST_SQUARES
 from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw, median
 
 Resampling = Literal["rows", "runs", "budgets", "model"]
-LEAST_SQUARES = 10.0  # a delta that no residual reaches
 NOISE_QUANTILE = (
     0.9  # of absolute residuals, from which a normal's sd is read: tails count, single runs don't
 )
@@ -167,11 +167,11 @@ class Mixture(NamedTuple):
 
     def disturbed(self, draws: int, seed: int, method: Resampling | None) -> list[Disturbed]:
         """What is refitted: of each candidate as many draws as its weight says."""
-        heard = {one: weight for one, weight in self.weights.items() if weight > 0}
-        loudest = max(heard, key=lambda one: heard[one])
+        loudest = max(self.weights, key=lambda one: self.weights[one])
         generator = np.random.default_rng(seed)
         noise = noise_of(self.observations, loudest, self._start(loudest), draws=draws, generator=generator)
-        ends = np.round(np.cumsum(list(heard.values())) / sum(heard.values()) * draws).astype(int).tolist()
+        shares = np.cumsum(list(self.weights.values()))
+        ends = np.round(shares / shares[-1] * draws).astype(int).tolist()
         return [
             _disturb(
                 self.observations,
@@ -182,7 +182,7 @@ class Mixture(NamedTuple):
                 method=method,
                 noise=replace(noise, trunk=noise.trunk[first:last], own=noise.own[first:last]),
             )
-            for one, first, last in zip(heard, [0, *ends], ends, strict=False)
+            for one, first, last in zip(self.weights, [0, *ends], ends, strict=False)
             if first < last
         ]
 

@@ -57,6 +57,8 @@ SHAPES: Mapping[str, Any] = {
                     "factor": POSITIVE,
                     "fitted_runs": NUMBER,
                     "held_out_runs": NUMBER,
+                    "mean_error": NUMBER,
+                    "chosen": {"heard": Maybe(NUMBER)},
                     "coverage": Maybe(NUMBER),
                     "level": NUMBER,
                     "candidates": [{"mean_error": NUMBER, "chosen": FLAG}],

@@ -32,6 +32,13 @@ def weighed_by(selection: Mapping[str, Any]) -> str:
     return "by the noise of seeds" + ("" if by_compute == "none" else f", times {by_compute}")
 
 
+def fitted_by(selection: Mapping[str, Any]) -> str:
+    """What was fitted and why, in words."""
+    one = f"{selection['form']} form, Huber delta {selection['delta']:g}, weights {weighed_by(selection)}"
+    mixed = selection.get("heard", 1) > 1
+    return f"{selection['note']}; nearest to it: {one}" if mixed else f"{one}; {selection['note']}"
+
+
 def _title(fit: Fit) -> str:
     law = {name: format_number(float(value), 4) for name, value in fit.law.constants.items()}
     inner = f"{law['A']} / N^{law['alpha']} + {law['B']} / D^{law['beta']}"
@@ -74,11 +81,7 @@ def _sureness(fit: Fit) -> Iterator[str]:
     if "starts" in found:
         rows.append(("starts that agree", f"{found['starts_agreed']} of {found['starts']}"))
     if "note" in selection:
-        named = (
-            f"{selection['form']}, Huber delta {selection['delta']:g}, weights {weighed_by(selection)}:"
-            f" {selection['note']}"
-        )
-        rows.append(("fit", named))
+        rows.append(("fit", fitted_by(selection)))
     if "coverage" in tested:
         inside = f"{format_fraction(tested['coverage'], 2)} of {tested['predicted_runs']}"
         spread = f", {format_fraction(tested['covered'], 2)} once widened" if tested["spread"] else ""

@@ -146,21 +146,15 @@ def backtest(fit: Fit) -> Figure:
 
 
 def _verdict(axes: Axes, verdict: Mapping[str, Any]) -> None:
-    errors = sorted(verdict["candidates"], key=lambda one: one["mean_error"])
-    for place, one in enumerate(errors):
-        chosen = one["chosen"]
-        axes.bar(
-            place,
-            100 * one["mean_error"],
-            color=BLUE if chosen else "#c4c4c4",
-            width=0.8,
-            edgecolor="white",
-            hatch=None if chosen else "",
-        )
-        if chosen:
-            note(
-                axes, place, 100 * one["mean_error"], "chosen", offset=(0, 5), ha="center", fontweight="bold"
-            )
+    mixed = (verdict["chosen"].get("heard") or 1) > 1
+    errors = [(one["mean_error"], one["chosen"] and not mixed) for one in verdict["candidates"]]
+    if mixed:
+        errors.append((verdict["mean_error"], True))
+    for place, (error, fitted) in enumerate(sorted(errors)):
+        axes.bar(place, 100 * error, color=BLUE if fitted else "#c4c4c4", width=0.8, edgecolor="white")
+        if fitted:
+            said = "the law" if mixed else "chosen"
+            note(axes, place, 100 * error, said, offset=(0, 5), ha="center", fontweight="bold")
     far = "compute" if verdict["direction"] == "compute" else "tokens per parameter"
     axes.set_title(f"{format_number(verdict['factor'], 2)} x farther in {far}")
     covered = verdict["coverage"]
@@ -168,9 +162,9 @@ def _verdict(axes: Axes, verdict: Mapping[str, Any]) -> None:
     if covered is not None:
         told += f"\n{covered:.0%} inside the {format_level(verdict['level'])} intervals"
     axes.text(0.03, 0.97, told, transform=axes.transAxes, va="top", fontsize=SMALL)
-    axes.set_ylim(0, 1.3 * 100 * max((one["mean_error"] for one in errors), default=1.0))
+    axes.set_ylim(0, 1.3 * 100 * max((error for error, _ in errors), default=1.0))
     axes.set_xticks([])
-    axes.set_xlabel(f"{len(errors)} candidates, best first")
+    axes.set_xlabel(f"{len(verdict['candidates'])} candidates{' and their mean' * mixed}, best first")
     axes.grid(visible=False, axis="x")
 
 
@@ -189,7 +183,7 @@ def choice(fit: Fit) -> Figure:
         )
     figure = new_figure(height=1.3 + 0.3 * len(tried))
     axes = figure.add_subplot()
-    most = max(one["weight"] for one in tried) or 1.0
+    most, mixed = max(one["weight"] for one in tried) or 1.0, sum(one["weight"] > 0 for one in tried) > 1
     for place, one in enumerate(reversed(tried)):
         error, heard = 100 * one["mean_error"], one["weight"] / most
         axes.plot([0, error], [place] * 2, color="#d0d0d0", linewidth=1)
@@ -202,7 +196,8 @@ def choice(fit: Fit) -> Figure:
             marker="o" if one["weight"] else "x",
         )
         if one["chosen"]:
-            note(axes, error, place, "chosen", offset=(10, 0), fontweight="bold")
+            said = "nearest to their mean, the law" if mixed else "chosen"
+            note(axes, error, place, said, offset=(10, 0), fontweight="bold")
     axes.set_yticks(range(len(tried)), [_name(one) for one in reversed(tried)])
     axes.set_xlim(0, 1.25 * 100 * tried[-1]["mean_error"])
     axes.grid(visible=False, axis="y")
