@@ -1,16 +1,19 @@
 """How often intervals cover the truth, on made-up sweeps of a known law.
 
-    python benchmarks/coverage.py [--seeds 200] [--draws 200] [--skaling-seeds 60]
+    python benchmarks/coverage.py [--seeds 200] [--draws 200] [--skaling-seeds 60] [--chosen-seeds 60]
 
 First independent runs of random sizes and durations, then sweeps of 6 trunks x 6 budgets, whose three runs
-on new trunks, at 4 times the largest budget, are held out. Real runs: benchmarks/extrapolation.py.
+on new trunks, at 4 times the largest budget, are held out; last fits whose form is not named: their
+constants, and how far their best N errs a hundred times beyond. Real runs: benchmarks/extrapolation.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +22,8 @@ import numpy as np
 from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Settings, fit
 from llama_scale.fitting.candidates import DELTAS, Candidate, points_of
+from llama_scale.fitting.consensus import consensus
+from llama_scale.fitting.selection import choose
 from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import Resampling, draw_laws
 from llama_scale.frozen import frozen
@@ -30,8 +35,32 @@ CHINCHILLA = Settings(form="chinchilla", delta=1e-2)  # the form that made these
 # The default sweep's own law (base seed 0), fitted as `fit` does: the form chosen anew on every sweep.
 SKALING = ScalingLaw(E=0.791, A=346_580, B=8.33e6, alpha=0.8037, beta=0.8869, k=0.2334)
 SKALING_NOISE = (0.003, 0.0025)
+FAR = 100.0  # times the largest run
 COUNTS, RUN_NOISE = (8, 12, 24, 36, 80), 0.003
 NOISES = ((0.0, 0.004), (0.003, 0.0015), (0.008, 0.004))
+CHOSEN = (
+    *(
+        (
+            f"sweep, {noise[0]:.2%}, {noise[1]:.2%}",
+            synthetic.LAW,
+            partial(synthetic.sweep, trunk_noise=noise[0], own_noise=noise[1]),
+        )
+        for noise in NOISES[1:]
+    ),
+    (
+        "Skaling sweep",
+        SKALING,
+        partial(synthetic.sweep, trunk_noise=SKALING_NOISE[0], own_noise=SKALING_NOISE[1], law=SKALING),
+    ),
+    *(
+        (
+            f"{count} independent",
+            synthetic.INDEPENDENT_LAW,
+            partial(synthetic.independent_runs, count=count, noise=RUN_NOISE),
+        )
+        for count in COUNTS[-2:]
+    ),
+)
 
 
 def main() -> None:
@@ -39,6 +68,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=200)
     options.add_argument("--draws", type=int, default=200)
     options.add_argument("--skaling-seeds", type=int, default=60, help="4 CPU seconds each")
+    options.add_argument("--chosen-seeds", type=int, default=60, help="5 CPU seconds each")
     words = options.parse_args()
     report_independent(words.seeds, words.draws)
     report_sweeps(words.seeds, words.draws)
@@ -48,6 +78,50 @@ def main() -> None:
             words.skaling_seeds, Case(law=SKALING, noise=SKALING_NOISE, settings=Settings(draws=words.draws))
         )
     )
+
+    report_chosen(words.chosen_seeds, words.draws)
+    report_best(words.chosen_seeds)
+
+
+def report_chosen(seeds: int, draws: int) -> None:
+    """Constants of laws that are the mean of several candidates, as `fit` says them."""
+    names = ("E", "A", "B", "alpha", "beta", "k", "exponent_a")
+    print(f"\n| runs, the form not named | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
+    for what, law, made in CHOSEN:
+        hits = []
+        for seed in range(seeds):
+            found = fit(made(seed), settings=Settings(draws=draws, seed=seed))
+            intervals = found.evidence["intervals"]
+            spans = [(getattr(law, name), intervals.get(name, (1.0, 1.0))) for name in names]
+            hits.append([low <= float(value) <= high for value, (low, high) in spans])
+        print(f"| {what} | {' | '.join(f'{share:.0%}' for share in np.mean(hits, axis=0))} |", flush=True)
+
+
+def report_best(seeds: int) -> None:
+    """Best N at FAR times the largest run by three rules: rms error of its log, and what it costs in loss."""
+    rules = ("fit", "nearest", "least error")
+    print(f"\n| runs | {' | '.join(rules)} |\n|{'---|' * (len(rules) + 1)}")
+    for what, law, made in CHOSEN:
+        errors, costs = defaultdict(list), defaultdict(list)
+        for seed in range(seeds):
+            runs = made(seed)
+            choice = choose(runs, Settings().candidates, direction="compute")
+            best = min(choice.tried, key=lambda one: one.mean_error).candidate
+            laws = (
+                consensus(choice.heard_on(runs, choice.laws)),
+                choice.laws[choice.candidate],
+                choice.laws[best],
+            )
+            budget = FAR * float(runs.train_flops.max())
+            size, tokens = law.compute_optimum(budget)
+            for rule, found in zip(rules, laws, strict=True):
+                wanted = found.compute_optimum(budget)
+                errors[rule].append(np.log(float(wanted.parameters / size)))
+                costs[rule].append(float(law.loss(*wanted)) / float(law.loss(size, tokens)) - 1)
+        cells = (
+            f"{np.sqrt(np.mean(np.square(errors[rule]))):.1%}, {np.mean(costs[rule]):.3%}" for rule in rules
+        )
+        print(f"| {what} | {' | '.join(cells)} |", flush=True)
 
 
 def report_independent(seeds: int, draws: int) -> None:

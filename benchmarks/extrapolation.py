@@ -4,8 +4,9 @@
     python benchmarks/extrapolation.py --few 7,8,9,10    # so many of the nearer runs alone
 
 Each row fits the runs of least compute (or of least tokens per parameter) and predicts the rest, which have
-no part in anything. "least error" is the candidate of least error in the inner backtests, "chosen" what `fit`
-takes, "hindsight" the candidate of least error on the runs held out: what no rule that takes one could beat.
+no part in anything. "least error" is the candidate of least error in the inner backtests, "fit" the law that
+`fit` makes of all that are heard, "nearest" the candidate nearest to it, "hindsight" the candidate of least
+error on the runs held out: what no rule that takes one could beat.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ COLUMNS = (
     "Skaling",
     "least error",
     "hindsight",
-    "chosen",
-    "the fit",
+    "fit",
+    "nearest",
     "covered",
     "half-width",
 )
@@ -163,7 +164,7 @@ def row_of(
         name=name,
         held_out=len(ahead),
         errors=errors_of(known, ahead, direction)
-        | {"chosen": relative(found.law.loss(ahead.parameters, ahead.tokens), ahead)},
+        | {"fit": relative(found.law.loss(ahead.parameters, ahead.tokens), ahead)},
         what=f"{selection['form']}, {selection['delta']:g}, {selection['weights']}",
         covered=covered,
         half_widths=half_widths,

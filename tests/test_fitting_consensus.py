@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from synthetic import LAW, sweep
 
-from llama_scale.fitting import Settings, fit
-from llama_scale.fitting.candidates import Candidate, solve_all
+from llama_scale.fitting import Observations, Settings, fit
+from llama_scale.fitting.candidates import Candidate, points_of, solve_all
 from llama_scale.fitting.consensus import (
+    Heard,
     consensus,
-    form_together,
     led_by,
     log_losses,
-    mean_prediction,
     targets,
 )
 from llama_scale.fitting.forms import CHINCHILLA, FITTED, SKALING
@@ -27,48 +27,62 @@ STRAIGHT, CURVED, TIED = (Candidate(form=form, delta=1e-2) for form in ("chinchi
 CANDIDATES = Settings(delta=1e-2, weights=0.0).candidates
 
 
+def heard_on(
+    runs: Observations, weights: dict[Candidate, float], laws: Mapping[Candidate, ScalingLaw]
+) -> Heard:
+    return Heard(observations=runs, weights=weights, laws=laws, directions=("compute",))
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_the_law_is_the_weighted_mean_at_the_runs_and_beyond(share: float) -> None:
     runs = sweep(0, law=BENT)
-    laws, weights = solve_all(runs, [STRAIGHT, CURVED]), {STRAIGHT: share, CURVED: 1 - share}
+    laws = solve_all(runs, [STRAIGHT, CURVED])
+    heard = heard_on(runs, {STRAIGHT: share, CURVED: 1 - share}, laws)
     beyond = targets(runs, ["compute"])
     straight, curved = (log_losses(laws[one], beyond) for one in (STRAIGHT, CURVED))
     apart = np.abs(straight - curved).max()
     assert apart > 0.05
-    found = consensus(runs, laws, weights, ["compute"]).law
+    found = consensus(heard)
     for where in ((runs.parameters, runs.tokens), beyond):
-        wanted = mean_prediction(laws, weights, where)
+        wanted = heard.mean(where)
         off = np.abs(log_losses(found, where) - wanted)
         assert off.max() < apart / 10 and off.mean() < 2e-3
-    assert mean_prediction(laws, weights, beyond) == pytest.approx(share * straight + (1 - share) * curved)
+    assert heard.mean(beyond) == pytest.approx(share * straight + (1 - share) * curved)
 
 
 def test_a_mean_of_one_law_is_that_law() -> None:
     runs = sweep(0)
-    for law, one in ((LAW, STRAIGHT), (BENT, CURVED)):
-        found = consensus(runs, {one: law}, {one: 1.0}, ["compute", "overtraining"]).law
-        assert found.constants == pytest.approx(law.constants, rel=1e-3)
+    for law, one, other in ((LAW, STRAIGHT, TIED), (BENT, CURVED, STRAIGHT)):
+        both = heard_on(runs, {one: 0.7, other: 0.3}, {one: law, other: law})
+        assert consensus(both).constants == pytest.approx(law.constants, rel=1e-3)
+        assert consensus(replace(both, weights={one: 1.0})) is law
 
 
 def test_the_form_is_the_narrowest_that_holds_all() -> None:
-    heavier = replace(TIED, power=0.5)
-    assert form_together([TIED, heavier]) is FITTED["tied"]
-    assert form_together([TIED, STRAIGHT]) is CHINCHILLA
-    assert form_together([CURVED, TIED]) is SKALING
-    runs = sweep(0)
-    laws = solve_all(runs, [TIED, heavier])
-    found = consensus(runs, laws, {TIED: 0.5, heavier: 0.5}, ["compute"]).law
-    assert found.is_of("tied")
+    heavier, runs = replace(TIED, power=0.5), sweep(0)
+    for both, form in (
+        ((TIED, heavier), FITTED["tied"]),
+        ((TIED, STRAIGHT), CHINCHILLA),
+        ((CURVED, TIED), SKALING),
+    ):
+        heard = heard_on(runs, dict.fromkeys(both, 0.5), solve_all(runs, both))
+        assert heard.form is form
+        assert consensus(heard).is_of(form.name)
 
 
-def test_bounds_that_a_form_allows_are_asked_of_the_mean_and_others_of_the_fit() -> None:
-    runs, laws = sweep(0), {STRAIGHT: LAW, CURVED: BENT}
-    together = consensus(runs, laws, {STRAIGHT: 0.5, CURVED: 0.5}, ["compute"])
-    nearest = replace(together, law=LAW, at_bound=("E", "alpha"), agreed=3)
-    found = led_by(nearest, together, SKALING)
-    assert (found.law, found.agreed, found.at_bound) == (together.law, 3, ("alpha",))
-    resting = led_by(replace(nearest, at_bound=()), replace(together, at_bound=("E",)), SKALING)
-    assert resting.at_bound == ("E",)
+@pytest.mark.parametrize(("share", "rests"), [(0.4, False), (0.6, True)])
+def test_bounds_that_a_form_allows_are_asked_of_most_and_others_of_the_nearest(
+    share: float, rests: bool
+) -> None:
+    runs, endless = sweep(0), replace(BENT, E=0.0)
+    laws, weights = {STRAIGHT: LAW, CURVED: endless}, {STRAIGHT: 1 - share, CURVED: share}
+    heard = heard_on(runs, weights, laws)
+    nearest = replace(CHINCHILLA.solve(points_of(runs), delta=1e-2), at_bound=("E", "alpha"))
+    found = led_by(nearest, heard)
+    assert found.law == consensus(heard)
+    assert found.law.E > 0
+    assert (found.starts, found.agreed) == (nearest.starts, nearest.agreed)
+    assert found.at_bound == (("alpha", "E") if rests else ("alpha",))
 
 
 def test_the_best_size_far_beyond_noisy_runs_errs_less_than_by_the_candidate_nearest() -> None:
@@ -78,7 +92,7 @@ def test_the_best_size_far_beyond_noisy_runs_errs_less_than_by_the_candidate_nea
     for seed in range(12):
         runs = sweep(seed, trunk_noise=0.008, own_noise=0.004)
         choice = choose(runs, CANDIDATES, direction="compute")
-        together = consensus(runs, choice.laws, choice.weights, choice.directions).law
+        together = consensus(choice.heard_on(runs, choice.laws))
         for law, errors in ((together, by_mean), (choice.laws[choice.candidate], by_one)):
             errors.append(np.log(float(law.compute_optimum(far).parameters) / true))
     assert np.std(by_mean) < np.std(by_one)

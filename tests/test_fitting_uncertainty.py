@@ -14,12 +14,12 @@ from llama_scale.fitting import Settings, fit, gather
 from llama_scale.fitting.backtests import split_at
 from llama_scale.fitting.calibration import heard_as_then
 from llama_scale.fitting.candidates import Candidate, points_of, solve_all
+from llama_scale.fitting.consensus import Heard
 from llama_scale.fitting.drift import MOST, Drift, Ends, drift_of, ends_of, likely_spreads, turns_of, waver
 from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.selection import choose
 from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import (
-    Mixture,
     Resampling,
     choose_resampling,
     draw_laws,
@@ -150,8 +150,8 @@ def test_intervals_are_tested_on_what_the_nearer_runs_would_have_chosen() -> Non
     for choice, other in ((calm, bad), (bad, calm)):
         first, *_, last = choice.trials
         assert len(last.split.ahead) == dearest.sum()
-        assert heard_as_then(last, choice) == heard_as_then(other.trials[-1], other)
-        assert heard_as_then(first, choice) == choice.weights
+        assert heard_as_then(last, choice).weights == heard_as_then(other.trials[-1], other).weights
+        assert heard_as_then(first, choice).weights == choice.weights
 
 
 @pytest.mark.parametrize("k", [1.0, 0.3])
@@ -246,7 +246,9 @@ def test_a_mixture_draws_each_candidate_as_often_as_it_weighs() -> None:
     runs = sweep(0)
     bent = Candidate(form="skaling", delta=1e-2)
     laws = solve_all(runs, [TRUE_FORM, bent])
-    (mixed,) = draw_mixtures([Mixture(runs, {TRUE_FORM: 0.75, bent: 0.25}, laws)], draws=80)
+    weights = {TRUE_FORM: 0.75, bent: 0.25}
+    heard = Heard(observations=runs, weights=weights, laws=laws, directions=("compute",))
+    (mixed,) = draw_mixtures([heard], draws=80)
     assert np.shape(mixed.law.k) == (80,)
     assert np.mean(np.asarray(mixed.law.k) == 1.0) == pytest.approx(0.75, abs=0.02)
     assert len(mixed.forms) == 2

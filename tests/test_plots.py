@@ -160,7 +160,9 @@ def test_choice_marks_the_chosen_form() -> None:
     best = min(one["mean_error"] for one in tried)
     ends = [float(np.asarray(line.get_xdata())[1]) for line in axes.get_lines()]
     assert min(ends) == pytest.approx(100 * best)
-    assert "chosen" in words(figure("choice"))
+    assert "nearest to their mean, the law" in words(figure("choice"))
+    evidence = {**law().evidence, "selection": {**law().evidence["selection"], "heard": 1}}
+    assert "chosen" in words(plots.choice(replace(law(), evidence=evidence)))
 
 
 def test_backtest_shows_both_directions_with_coverage() -> None:
@@ -169,7 +171,9 @@ def test_backtest_shows_both_directions_with_coverage() -> None:
     assert len(shown.axes) == len(verdicts) == 2
     for axes, verdict in zip(shown.axes, verdicts, strict=True):
         heights = sorted(float(bar.get_height()) for bar in axes.patches)  # pyright: ignore[reportAttributeAccessIssue]
-        assert heights == pytest.approx(sorted(100 * one["mean_error"] for one in verdict["candidates"]))
+        errors = [one["mean_error"] for one in (*verdict["candidates"], verdict)]
+        assert heights == pytest.approx(sorted(100 * error for error in errors))
+        assert "the law" in words(shown)
         assert f"{verdict['coverage']:.0%} inside" in words(shown)
 
 

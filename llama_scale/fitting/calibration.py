@@ -12,19 +12,17 @@ Runs that allow no backtest say nothing of a drift: then exponents waver as is l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from llama_scale.fitting.backtests import Split, Trial, place, split_at, try_all
-from llama_scale.fitting.candidates import Candidate
-from llama_scale.fitting.consensus import consensus
+from llama_scale.fitting.consensus import Heard, consensus
 from llama_scale.fitting.drift import Drift, drift_of, ends_of, spread_of, turns_of, waver
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import Choice, score, weights_heard
-from llama_scale.fitting.uncertainty import Mixture, Resampling, draw_mixtures
+from llama_scale.fitting.uncertainty import Resampling, draw_mixtures
 from llama_scale.frozen import frozen
 from llama_scale.laws import Fit, ScalingLaw, median
 from llama_scale.quantities import format_level
@@ -138,14 +136,10 @@ def calibrate(
     if not trials:
         return Calibration(backtest=None)
     then = [heard_as_then(trial, choice) for trial in trials]
-    mixtures = [
-        Mixture(trial.split.known, weights, trial.laws) for trial, weights in zip(trials, then, strict=True)
-    ]
-    drawn = draw_mixtures(mixtures, draws=DRAWS, seed=seed, method=method)
+    drawn = draw_mixtures(then, draws=DRAWS, seed=seed, method=method)
     tests = [
-        (split, law_of(trial, weights), draws)
-        for trial, weights, draws in zip(trials, then, drawn, strict=True)
-        for split in [trial.split]
+        (trial.split, consensus(heard), draws)
+        for trial, heard, draws in zip(trials, then, drawn, strict=True)
     ]
     errors = [split.errors(law) for split, law, _ in tests]
     drifts = tuple(
@@ -189,16 +183,8 @@ def _quantile(values: Array, level: float) -> float:
     return float(np.sort(values)[int(np.ceil(level * len(values))) - 1])
 
 
-def law_of(trial: Trial, weights: Mapping[Candidate, float]) -> ScalingLaw:
-    """The law of a trial's known runs, its candidates heard with these weights."""
-    first, *others = weights
-    if not others:
-        return trial.laws[first]
-    return consensus(trial.split.known, trial.laws, weights, [trial.split.direction]).law
-
-
-def heard_as_then(trial: Trial, choice: Choice) -> Mapping[Candidate, float]:
-    """How much the known runs of a trial alone would have heard each candidate.
+def heard_as_then(trial: Trial, choice: Choice) -> Heard:
+    """The candidates that the known runs of a trial alone would have heard, and how much.
 
     Candidates that predicted the runs ahead well are chosen for it: intervals about them would pass a test
     that they were picked to pass. A few predictions tell no candidates apart: then, the final weights.
@@ -211,9 +197,9 @@ def heard_as_then(trial: Trial, choice: Choice) -> Mapping[Candidate, float]:
             seen = place(other.split.ahead, way) <= reach
             split = replace(other.split, ahead=other.split.ahead.take(seen))
             earlier.append(Trial(split=split, laws=other.laws))
-    if sum(len(other.split.ahead) for other in earlier) < LEAST_PREDICTED:
-        return choice.weights
-    return weights_heard(score(known, trial.laws, earlier))
+    few = sum(len(other.split.ahead) for other in earlier) < LEAST_PREDICTED
+    weights = choice.weights if few else weights_heard(score(known, trial.laws, earlier))
+    return Heard(observations=known, weights=weights, laws=trial.laws, directions=(way,))
 
 
 def _trials(observations: Observations, choice: Choice) -> tuple[Trial, ...]:

@@ -9,22 +9,78 @@ were runs. On ten public sets it meets all of them within .1 % by the median, wi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from llama_scale.fitting.backtests import Direction, split_at
-from llama_scale.fitting.candidates import Candidate
+from llama_scale.fitting.candidates import Candidate, points_of
 from llama_scale.fitting.forms import CHINCHILLA, FITTED, SKALING, Form
-from llama_scale.fitting.minima import Solution
+from llama_scale.fitting.minima import Solution, at_bound, names_at_bound
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
 from llama_scale.fitting.solver import LEAST_SQUARES
+from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw
 
 FARTHEST, BEYOND = 0.8, 10.0  # runs beyond this share, moved out so far: where candidates are compared
+
+
+@frozen
+class Heard:
+    """Candidates that are heard on some runs: how much each, its law of them, which way they are compared."""
+
+    observations: Observations
+    weights: Mapping[Candidate, float]
+    laws: Mapping[Candidate, ScalingLaw]
+    directions: tuple[Direction, ...]
+
+    @property
+    def form(self) -> Form:
+        """The narrowest form that holds the laws of all."""
+        forms: set[FormName] = {one.form for one in self.weights}
+        if len(forms) == 1:
+            return FITTED[forms.pop()]
+        return SKALING if any("k" in FITTED[name].layout.free for name in forms) else CHINCHILLA
+
+    def mean(self, where: tuple[Array, Array]) -> Array:
+        """The weighted mean (m,) of the laws' log losses at N and D (m,)."""
+        predicted = [log_losses(self.laws[one], where) * weight for one, weight in self.weights.items()]
+        return np.sum(predicted, axis=0) / sum(self.weights.values())
+
+    @property
+    def at_rest(self) -> tuple[str, ...]:
+        """The constants that may rest on a bound, and do in most of what is heard."""
+        points, shares = points_of(self.observations), defaultdict[str, float](float)
+        for one, weight in self.weights.items():
+            for name in names_at_bound(at_bound(points.constants(self.laws[one])[:, None])[:, 0]):
+                shares[name] += weight
+        most = sum(self.weights.values()) / 2
+        return tuple(name for name in self.form.may_rest if shares[name] > most)
+
+
+def consensus(heard: Heard) -> ScalingLaw:
+    """The law of the one that is heard, or nearest, by least squares, to the mean at the runs and beyond."""
+    first, *others = heard.weights
+    if not others:
+        return heard.laws[first]
+    runs, beyond = heard.observations, targets(heard.observations, heard.directions)
+    where = np.concatenate([runs.parameters, beyond[0]]), np.concatenate([runs.tokens, beyond[1]])
+    points = Points.of(*where, np.exp(heard.mean(where)))
+    return heard.form.solve(points, delta=LEAST_SQUARES, quick=True).law
+
+
+def led_by(nearest: Solution, heard: Heard) -> Solution:
+    """The consensus, vouched for by the fit of the candidate nearest to it.
+
+    How many starts agree, and on which bounds a law may not rest, is asked of that fit: the consensus has no
+    objective of its own on the runs.
+    """
+    bounds = [name for name in nearest.at_bound if name not in heard.form.may_rest]
+    return replace(nearest, law=consensus(heard), at_bound=(*bounds, *heard.at_rest))
 
 
 def targets(observations: Observations, directions: Iterable[Direction]) -> tuple[Array, Array]:
@@ -39,49 +95,6 @@ def targets(observations: Observations, directions: Iterable[Direction]) -> tupl
     return np.concatenate(sizes), np.concatenate(tokens)
 
 
-def mean_prediction(
-    laws: Mapping[Candidate, ScalingLaw], weights: Mapping[Candidate, float], where: tuple[Array, Array]
-) -> Array:
-    """The weighted mean (m,) of the laws' log losses at N and D (m,)."""
-    predicted = [log_losses(laws[one], where) * weight for one, weight in weights.items()]
-    return np.sum(predicted, axis=0) / sum(weights.values())
-
-
 def log_losses(law: ScalingLaw, where: tuple[Array, Array]) -> Array:
     """Log losses (m,) of a law at N and D (m,)."""
     return np.log(np.asarray(law.loss(*where), float))
-
-
-def form_together(heard: Iterable[Candidate]) -> Form:
-    """The narrowest form that holds the laws of these candidates."""
-    forms: set[FormName] = {one.form for one in heard}
-    if len(forms) == 1:
-        return FITTED[forms.pop()]
-    return SKALING if any("k" in FITTED[name].layout.free for name in forms) else CHINCHILLA
-
-
-def consensus(
-    observations: Observations,
-    laws: Mapping[Candidate, ScalingLaw],
-    weights: Mapping[Candidate, float],
-    directions: Iterable[Direction],
-) -> Solution:
-    """The law nearest, by least squares, to the weighted mean of several, at the runs and beyond."""
-    beyond = targets(observations, directions)
-    where = (
-        np.concatenate([observations.parameters, beyond[0]]),
-        np.concatenate([observations.tokens, beyond[1]]),
-    )
-    points = Points.of(*where, np.exp(mean_prediction(laws, weights, where)))
-    return form_together(weights).solve(points, delta=LEAST_SQUARES, quick=True)
-
-
-def led_by(nearest: Solution, together: Solution, form: Form) -> Solution:
-    """The law of a consensus of this form, vouched for by the fit of the candidate nearest to it.
-
-    How many starts agree, and on which bounds a law may not rest, is asked of that fit: the consensus has no
-    objective of its own on the runs.
-    """
-    bounds = [name for name in nearest.at_bound if name not in form.may_rest]
-    at_bound = tuple(dict.fromkeys([*bounds, *together.at_bound]))
-    return replace(nearest, law=together.law, at_bound=at_bound)

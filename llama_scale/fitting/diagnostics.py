@@ -30,8 +30,8 @@ LAW = 3  # the approach that needs one
 HELPS = 0.95  # of the uncertainty: a run that leaves more is not said to close it
 MAJORITY = 0.5  # of the starts: fewer at the best minimum, and the reader is told of the others
 RESTING = {
-    "E": "no irreducible loss can be told from these runs: the best fit has E = 0, and its losses fall for"
-    " ever; trust it no further than a few times the largest run",
+    "E": "no irreducible loss can be told from these runs: fits with E = 0, whose losses fall for ever, are"
+    " no worse; trust the law no further than a few times the largest run",
     "k": f"k ends on its bound ({K_BOUNDS[0]:g} to {K_BOUNDS[1]:g}): the runs do not fix it",
 }
 
@@ -112,7 +112,7 @@ def _reasons(solution: Solution, on_bound: float, weakest: dict[str, float], rea
     """Why a fit is not identified, in words."""
     found = []
     if solution.at_bound:
-        found.append(f"the best fit lies on a bound of {', '.join(solution.at_bound)}")
+        found.append(f"the best fits lie on a bound of {', '.join(solution.at_bound)}")
     if solution.agreed < MAJORITY * solution.starts:
         found.append(
             f"only {solution.agreed} of {solution.starts} starts end at the best fit, others at higher minima"

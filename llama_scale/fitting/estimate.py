@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
 from llama_scale.fitting.calibration import Calibration, calibrate
 from llama_scale.fitting.candidates import Candidate, points_of, solve, solve_all
-from llama_scale.fitting.consensus import consensus, form_together, led_by
+from llama_scale.fitting.consensus import led_by
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
     held_out_json,
@@ -28,8 +27,8 @@ from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
 from llama_scale.fitting.settings import Settings, settings_of
-from llama_scale.fitting.uncertainty import Draws, Mixture, doubts_of_resampling, draw_laws, draw_mixtures
-from llama_scale.laws import Fit, ScalingLaw, least_draws, median
+from llama_scale.fitting.uncertainty import Draws, doubts_of_resampling, draw_laws, draw_mixtures
+from llama_scale.laws import Fit, least_draws, median
 
 __all__ = ["Settings", "estimate", "settings_of"]
 
@@ -50,10 +49,10 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
         direction=settings.direction,
         default=settings.default_for(observations),
     )
-    candidate, form = choice.candidate, form_together(choice.weights)
+    candidate, heard = choice.candidate, choice.heard_on(observations, choice.laws)
     solution, checked = _checked(observations, candidate, settings)
     if choice.is_mixed:
-        solution = _led_by(observations, choice, solution, choice.laws)
+        solution = led_by(solution, heard)
     refits = _refits(observations, choice, solution, settings)
     calibration = _calibrated(observations, choice, settings)
     draws = _carried(observations, choice, refits, calibration, settings)
@@ -84,7 +83,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
             "warnings": [
                 *observations.warnings,
-                *warnings_of(diagnostics, form),
+                *warnings_of(diagnostics, heard.form),
                 *(doubts_of_resampling(observations, settings.resampling) if draws else ()),
                 *(calibration.warnings(choice) if calibration else ()),
             ],
@@ -95,7 +94,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     if settings.profile:
         profiled = _profile_json(observations, candidate, solution, settings)
         found = _with(found, profile=profiled | {"scipy": checked})
-    check_identified(diagnostics, found, form)
+    check_identified(diagnostics, found, heard.form)
     return found
 
 
@@ -105,7 +104,7 @@ def _with_company(fit: Fit, observations: Observations, choice: Choice, settings
         observations,
         fit,
         lambda runs: _refitted(runs, choice),
-        form_together(choice.weights),
+        choice.heard_on(observations, choice.laws).form,
         budgets=settings.budgets,
         level=settings.level,
         seed=settings.seed,
@@ -117,19 +116,12 @@ def _with_company(fit: Fit, observations: Observations, choice: Choice, settings
     return fit
 
 
-def _led_by(
-    observations: Observations, choice: Choice, nearest: Solution, laws: Mapping[Candidate, ScalingLaw]
-) -> Solution:
-    together = consensus(observations, laws, choice.weights, choice.directions)
-    return led_by(nearest, together, form_together(choice.weights))
-
-
 def _refitted(observations: Observations, choice: Choice) -> Solution:
     """What the choice makes of other runs, or of the same ones counted otherwise."""
     nearest = solve(observations, choice.candidate, quick=True)
     if not choice.is_mixed:
         return nearest
-    return _led_by(observations, choice, nearest, solve_all(observations, choice.weights))
+    return led_by(nearest, choice.heard_on(observations, solve_all(observations, choice.weights)))
 
 
 def _checked(
@@ -206,7 +198,7 @@ def _refits(
         return None
     asked = {"draws": settings.draws, "seed": settings.seed, "method": settings.resampling}
     if choice.is_mixed:
-        return draw_mixtures([Mixture(observations, choice.weights, choice.laws)], **asked)[0]
+        return draw_mixtures([choice.heard_on(observations, choice.laws)], **asked)[0]
     return draw_laws(observations, choice.candidate, solution.constants, **asked)
 
 

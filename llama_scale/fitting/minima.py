@@ -42,16 +42,8 @@ class Minima:
 
     @property
     def at_bound(self) -> Mask:
-        """Which constants (5 or 6, S) lie on a bound: E, A or B at zero, exponents and k at their limits."""
-        e, a, b, *powers = self.constants
-        k = powers[2] if len(powers) > 2 else 1.0
-        low, high = LIMITS[: len(powers), :, None].transpose(1, 0, 2)
-        return np.concatenate(
-            [
-                [e <= 1e-6 * (e + (a + b) ** k), a <= 1e-6 * (a + b), b <= 1e-6 * (a + b)],
-                (self.constants[3:] <= low * 1.001) | (self.constants[3:] >= high * 0.999),
-            ]
-        )
+        """Which constants (5 or 6, S) lie on a bound."""
+        return at_bound(self.constants)
 
     def take(self, index: NDArray[np.intp] | Mask) -> Minima:
         """The minima at `index`."""
@@ -179,6 +171,19 @@ def better(one: Minima, other: Minima) -> Minima:
     pairs = zip(_arrays(one), _arrays(other), strict=True)
     constants, objective, converged = (np.where(wins, a, b) for a, b in pairs)
     return Minima(constants=constants, objective=objective, converged=converged)
+
+
+def at_bound(constants: Array) -> Mask:
+    """Which constants (5 or 6, S) lie on a bound: E, A or B at zero, exponents and k at their limits."""
+    e, a, b, *powers = constants
+    k = powers[2] if len(powers) > 2 else 1.0
+    low, high = LIMITS[: len(powers), :, None].transpose(1, 0, 2)
+    return np.concatenate(
+        [
+            [e <= 1e-6 * (e + (a + b) ** k), a <= 1e-6 * (a + b), b <= 1e-6 * (a + b)],
+            (constants[3:] <= low * 1.001) | (constants[3:] >= high * 0.999),
+        ]
+    )
 
 
 def names_at_bound(marks: Mask) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from llama_scale.fitting.backtests import Direction, Trial, place, try_all
 from llama_scale.fitting.candidates import Candidate, solve_all, weights_of
-from llama_scale.fitting.consensus import log_losses, mean_prediction, targets
+from llama_scale.fitting.consensus import Heard, log_losses, targets
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.frozen import frozen
@@ -77,6 +77,10 @@ class Choice:
         """The candidates that are heard, with each one's share of the law and of the draws."""
         return weights_heard(self.tried) or {self.candidate: 1.0}
 
+    def heard_on(self, observations: Observations, laws: Mapping[Candidate, ScalingLaw]) -> Heard:
+        """What is heard, with its laws of these runs."""
+        return Heard(observations=observations, weights=self.weights, laws=laws, directions=self.directions)
+
 
 def choose(
     observations: Observations,
@@ -121,9 +125,10 @@ def score(
     directions: list[Direction] = [
         way for way in DIRECTIONS if any(trial.split.direction == way for trial in trials)
     ]
-    heard = dict(zip(laws, weights.tolist(), strict=True))
+    shares = {one: share for one, share in zip(laws, weights.tolist(), strict=True) if share}
     where = targets(observations, directions)
-    middle = mean_prediction(laws, heard, where)
+    heard = Heard(observations=observations, weights=shares, laws=laws, directions=tuple(directions))
+    middle = heard.mean(where)
     distances = [float(np.abs(log_losses(law, where) - middle).mean()) for law in laws.values()]
     return tuple(
         Scored(

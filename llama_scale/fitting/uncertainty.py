@@ -20,7 +20,7 @@ apart (`draw_mixtures`), and their exponents waver as far as is likely from back
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.candidates import Candidate, constants_of, points_of
+from llama_scale.fitting.consensus import Heard
 from llama_scale.fitting.forms import CHINCHILLA, FITTED, Form
 from llama_scale.fitting.minima import Minima
 from llama_scale.fitting.newton import Array
@@ -158,43 +159,34 @@ def _refit(disturbed: Sequence[Disturbed]) -> list[Draws]:
     return [found[number] for number in range(len(disturbed))]
 
 
-class Mixture(NamedTuple):
-    """Candidates for the law of some runs, how much each is heard, and its law of them."""
-
-    observations: Observations
-    weights: Mapping[Candidate, float]
-    laws: Mapping[Candidate, ScalingLaw]
-
-    def disturbed(self, draws: int, seed: int, method: Resampling | None) -> list[Disturbed]:
-        """What is refitted: of each candidate as many draws as its weight says."""
-        loudest = max(self.weights, key=lambda one: self.weights[one])
-        generator = np.random.default_rng(seed)
-        noise = noise_of(self.observations, loudest, self._start(loudest), draws=draws, generator=generator)
-        shares = np.cumsum(list(self.weights.values()))
-        ends = np.round(shares / shares[-1] * draws).astype(int).tolist()
-        return [
-            _disturb(
-                self.observations,
-                one,
-                self._start(one),
-                draws=last - first,
-                seed=seed + first,
-                method=method,
-                noise=replace(noise, trunk=noise.trunk[first:last], own=noise.own[first:last]),
-            )
-            for one, first, last in zip(self.weights, [0, *ends], ends, strict=False)
-            if first < last
-        ]
-
-    def _start(self, candidate: Candidate) -> Array:
-        return constants_of(points_of(self.observations, candidate), candidate, self.laws[candidate])
+def _disturb_each(heard: Heard, draws: int, seed: int, method: Resampling | None) -> list[Disturbed]:
+    """What is refitted: of each candidate as many draws as its weight says."""
+    runs, generator = heard.observations, np.random.default_rng(seed)
+    starts = {one: constants_of(points_of(runs, one), one, heard.laws[one]) for one in heard.weights}
+    loudest = max(heard.weights, key=lambda one: heard.weights[one])
+    noise = noise_of(runs, loudest, starts[loudest], draws=draws, generator=generator)
+    shares = np.cumsum(list(heard.weights.values()))
+    ends = np.round(shares / shares[-1] * draws).astype(int).tolist()
+    return [
+        _disturb(
+            runs,
+            one,
+            start,
+            draws=last - first,
+            seed=seed + first,
+            method=method,
+            noise=replace(noise, trunk=noise.trunk[first:last], own=noise.own[first:last]),
+        )
+        for (one, start), first, last in zip(starts.items(), [0, *ends], ends, strict=False)
+        if first < last
+    ]
 
 
 def draw_mixtures(
-    mixtures: Sequence[Mixture], *, draws: int, seed: int = 0, method: Resampling | None = None
+    mixtures: Sequence[Heard], *, draws: int, seed: int = 0, method: Resampling | None = None
 ) -> list[Draws]:
     """Draw laws of every candidate about its law, each as often as its weight says, in mixed order."""
-    disturbed = [mixture.disturbed(draws, seed, method) for mixture in mixtures]
+    disturbed = [_disturb_each(heard, draws, seed, method) for heard in mixtures]
     found = iter(_refit([one for some in disturbed for one in some]))
     return [_mixed([(one.candidate, next(found)) for one in some], draws, seed) for some in disturbed]
 

@@ -36,6 +36,7 @@ ENDS = Kind(
 SHAPES: Mapping[str, Any] = {
     "diagnostics": {"at_bound": Maybe([TEXT])},
     "selection": {
+        "heard": Maybe(NUMBER),
         "candidates": Maybe(
             [
                 {

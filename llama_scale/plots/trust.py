@@ -163,6 +163,7 @@ def _verdict(axes: Axes, verdict: Mapping[str, Any]) -> None:
         told += f"\n{covered:.0%} inside the {format_level(verdict['level'])} intervals"
     axes.text(0.03, 0.97, told, transform=axes.transAxes, va="top", fontsize=SMALL)
     axes.set_ylim(0, 1.3 * 100 * max((error for error, _ in errors), default=1.0))
+    axes.set_xlim(-1.8, len(errors) + 0.8)  # room for the word over the first bar
     axes.set_xticks([])
     axes.set_xlabel(f"{len(verdict['candidates'])} candidates{' and their mean' * mixed}, best first")
     axes.grid(visible=False, axis="x")
@@ -183,7 +184,7 @@ def choice(fit: Fit) -> Figure:
         )
     figure = new_figure(height=1.3 + 0.3 * len(tried))
     axes = figure.add_subplot()
-    most, mixed = max(one["weight"] for one in tried) or 1.0, sum(one["weight"] > 0 for one in tried) > 1
+    most, mixed = max(one["weight"] for one in tried) or 1.0, (selection.get("heard") or 1) > 1
     for place, one in enumerate(reversed(tried)):
         error, heard = 100 * one["mean_error"], one["weight"] / most
         axes.plot([0, error], [place] * 2, color="#d0d0d0", linewidth=1)
