@@ -25,7 +25,7 @@ def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
     evidence = fit.evidence
     yield from _law(fit)
     if evidence.get("profile"):
-        yield from ("", *_profiles(evidence["profile"]))
+        yield from ("", *_profiles(evidence["profile"], evidence["selection"]))
     yield from ("", *_optima(fit))
     yield from ("", *fit_approaches.approaches(evidence))
     yield from _held_out(fit)
@@ -127,18 +127,19 @@ def _constants(fit: Fit) -> list[list[str]]:
     return rows
 
 
-def _profiles(found: Mapping[str, Any]) -> Iterator[Any]:
+def _profiles(found: Mapping[str, Any], selection: Mapping[str, Any]) -> Iterator[Any]:
     """Intervals by profile, open where the objective never rises enough, and SciPy's opinion."""
     rows = [
         [name.replace("exponent_a", "a"), *(_end(bound) for bound in bounds)]
         for name, bounds in found["intervals"].items()
     ]
     yield table(rows, ("constant", f"{format_level(found['level'])} by profile: from", "to"))
-    gap = found["scipy"]["gap"]
+    gap, heard = found["scipy"]["gap"], selection.get("heard", 1)
+    of = f"of the {selection['form']} fit nearest to the law: " if heard > 1 else ""
     verdict = f"{-gap:.1e} lower" if gap < -SAME else "no lower"
     yield entry(
         "profile",
-        "how far each constant can go, all others fitted anew, before the objective rises by"
+        f"{of}how far each constant can go, all others fitted anew, before the objective rises by"
         f" {format_number(found['threshold'], 3)}; SciPy's L-BFGS-B from {found['scipy']['starts']} starts"
         f" ends {verdict}",
     )
