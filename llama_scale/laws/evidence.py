@@ -48,7 +48,7 @@ SHAPES: Mapping[str, Any] = {
                     "chosen": FLAG,
                 }
             ]
-        )
+        ),
     },
     "backtest": {
         "protocol": Maybe(
