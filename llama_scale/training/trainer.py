@@ -11,7 +11,6 @@ from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.quantities import counted
 from llama_scale.runs import RunConfig
-from llama_scale.training.compiling import refusal_of
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
 from llama_scale.training.kernels import gradients_of
 from llama_scale.training.micro_batch import (
@@ -100,8 +99,6 @@ class Trainer:
                 self.optimizer.gather()
                 total += loss * share
         except (RuntimeError, MemoryError) as error:
-            if self.config.compile and (refusal := refusal_of(error)) is not None:
-                raise refusal from error
             if not is_out_of_memory(error):
                 raise
             # The others of a world would go on without this one.
