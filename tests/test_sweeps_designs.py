@@ -185,6 +185,12 @@ def test_seeds_train_everything_but_hold_outs_again(tmp_path: Path) -> None:
     assert held_out[0].branch and held_out[0].branch.parent in trunks
 
 
+def test_the_seeds_of_repeats_are_seeds_that_train_takes_too(tmp_path: Path) -> None:
+    design = 'kind = "grid"\nsizes = ["3M"]\ntokens_per_parameter = [20]\nseeds = 2\nrepeats = ["3M"]\n'
+    sweep = planned(tmp_path, design, f"seed={2**32 - 1500}")
+    assert {run.seed for run in sweep.runs} == {2**32 - 1500, 2**32 - 500, 500}
+
+
 @pytest.mark.parametrize(
     ("design", "messages"),
     [
