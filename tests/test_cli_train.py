@@ -76,7 +76,7 @@ def test_a_harmed_checkpoint_is_passed_over_and_it_says_so(home: Path) -> None:
     content[len(content) // 2] ^= 1
     state.write_bytes(content)
     _, said = finish(start(home, "--store", "harmed"), code=0)
-    (warning,) = re.findall(r"^warning: (.*)$", said, re.MULTILINE)
+    (warning,) = re.findall(r"^warning: (.*checkpoint.*)$", said, re.MULTILINE)
     assert f"checkpoint {step} of run" in warning and warning.endswith("the run goes on from step 0")
     assert (folder.result() or {})["status"] == "done"
 

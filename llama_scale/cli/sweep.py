@@ -128,6 +128,7 @@ def _train(
                 launcher=launcher,
                 launcher_options=launcher_options,
                 watch=watch,
+                tell=current_output().warn,
             )
     except KeyboardInterrupt:
         state = "Saved" if launcher != "slurm" else "The jobs stay in the queue (see squeue)"

@@ -197,14 +197,15 @@ def run_sweep(
     launcher: Launcher = "local",
     launcher_options: str = "",
     watch: Callable[[Progress], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> LaunchReport:
     """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
     `launcher_options` are sbatch's own for SLURM, and `address`, `num_cpus`, `num_gpus` of a task for Ray.
-    Raises InputError for options that cannot be read, too short a text, a device or a precision that is not
-    here, StoreError for tokens that changed since they were made.
+    `tell` hears what the user should know. Raises InputError for options that cannot be read, too short a
+    text, a device or a precision that is not here, StoreError for tokens that changed since they were made.
     """
-    from llama_scale.training.data import check_length, verify_tokens
+    from llama_scale.training.data import check_length, evaluation_cautions, verify_tokens
     from llama_scale.training.preparing import prepare
 
     options = option_words(launcher, launcher_options)
@@ -218,11 +219,14 @@ def run_sweep(
         check_length(files, data, context, sequences)
     verify_tokens(files)
     create_runs(store, prepared.sweep.by_id)
-    tasks, look = list(prepared.tasks), watch or (lambda _: None)
+    tasks, look, say = list(prepared.tasks), watch or (lambda _: None), tell or (lambda _: None)
+    for context in {run.model.context for run in runs}:
+        for caution in evaluation_cautions(files, data.evaluation_tokens, context):
+            say(caution)
     if launcher == "slurm":
         return launch_on_slurm(store, tasks, options=options, device=device, watch=look)
     if launcher == "ray":
-        return launch_on_ray(store, tasks, options=_pairs(options), device=device, watch=look)
+        return launch_on_ray(store, tasks, options=_pairs(options), device=device, watch=look, tell=say)
     return launch_locally(
         store, tasks, workers=prepared.workers, device=device, cards=prepared.cards, watch=look
     )

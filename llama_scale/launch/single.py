@@ -115,11 +115,11 @@ def expected_seconds(run: KnownRun, device: str) -> tuple[float, str]:
 
 
 def write_run(run: KnownRun, text: Text, *, store: Path) -> tuple[str, ...]:
-    """Tokenise the text once, write the run's spec and what it starts from; returns what had to be mended.
+    """Tokenise the text once, write the run's spec and what it starts from; returns what to warn of.
 
     Raises InputError for text that is too short, or cut into other tokens than the model knows.
     """
-    from llama_scale.training.data import check_length, verify_tokens
+    from llama_scale.training.data import check_length, evaluation_cautions, verify_tokens
     from llama_scale.training.preparing import prepare
 
     config = run.config
@@ -130,7 +130,7 @@ def write_run(run: KnownRun, text: Text, *, store: Path) -> tuple[str, ...]:
     if run.start_from is not None:
         _keep_start(run, run.start_from, files)
     create_run(store, config)
-    return mended
+    return (*mended, *evaluation_cautions(files, config.data.evaluation_tokens, config.model.context))
 
 
 def _keep_start(run: KnownRun, folder: Path, files: TokenFiles) -> None:
