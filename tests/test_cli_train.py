@@ -98,6 +98,13 @@ def test_problems_of_the_options_are_told_with_those_of_the_recipe(home: Path) -
     assert "no model is called 'nope'" in said and "learning_rate is -1" in said
 
 
+def test_a_run_too_short_is_told_with_a_text_that_is_not_there(home: Path) -> None:
+    words = ("--data", "nowhere", "--set", "training.warmup_steps=500", "--dry-run")
+    _, said = finish(start(home, *words), code=2)
+    assert said.startswith("error: 2 problems\n")
+    assert "too short for 500 steps of warm-up" in said and "there is no nowhere" in said
+
+
 def test_mirrors_hold_what_the_log_holds(home: Path) -> None:
     train(home, "--store", "mirrored", "--mirror", "tensorboard", "--mirror", "wandb")
     folder = only_run(home / "mirrored")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from llama_scale import quantities
+from llama_scale.checked import all_of
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
@@ -127,16 +128,18 @@ def prepare_sweep(
     text nor fetches any, nor mends; otherwise InputError is raised where it is missing. It is raised for a
     device that no machine has, too.
     """
-    from llama_scale.training.corpus import absent_sources
+    from llama_scale.training.corpus import absent_sources, check_sources
     from llama_scale.training.preparing import find_text
 
     _check_name(device)
     path = find_recipe(str(recipe))
     spec = load_recipe(str(path), overrides)
-    missing = absent_sources(spec.data, store) if dry_run else ()
-    text = None if missing else find_text(spec.data, store)
     # A changed recipe is another sweep: its fit and figures must not replace the recipe's own.
     name = f"{path.stem}-{canonical_hash(spec)[:8]}" if overrides else path.stem
+    missing = absent_sources(spec.data, store) if dry_run else ()
+    # Before the text is read, which may take long: what makes no runs is refused at once.
+    all_of([lambda: expand(name, spec, ""), lambda: missing or check_sources(spec.data, store)])
+    text = None if missing else find_text(spec.data, store)
     sweep = expand(name, spec, text.corpus if text else "")
     cards = cards_for(device)
     largest = max(map(memory_bytes, sweep.runs), default=0.0)
