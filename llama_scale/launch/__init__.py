@@ -71,6 +71,7 @@ class PreparedSweep:
     workers: int
     times: StepTimes
     cards: tuple[Card, ...] = ()
+    launcher: Launcher = "local"
     earlier: EarlierText | None = None
     mended: tuple[str, ...] = ()
     anew: frozenset[str] = frozenset()
@@ -96,6 +97,16 @@ class PreparedSweep:
 
         both = self.text.text_bytes / self.text.train_bytes
         return both * (self.train_tokens or 0) * token_bytes(self.sweep.spec.data.vocabulary)
+
+    @property
+    def place_in_words(self) -> str:
+        """Where it trains, how many runs at once: what an expected time rests on."""
+        machine = self.sweep.spec.machine
+        if machine and self.times.parallel:
+            return f"on {machine.accelerators} {machine.accelerator}"
+        if self.launcher != "local":
+            return f"if {self.launcher} runs {self.workers} at once"
+        return f"on {quantities.counted(self.workers, 'worker')} here"
 
     @property
     def text_in_words(self) -> str:
@@ -141,7 +152,7 @@ def prepare_sweep(
     all_of([lambda: expand(name, spec, ""), lambda: missing or check_sources(spec.data, store)])
     text = None if missing else find_text(spec.data, store)
     sweep = expand(name, spec, text.corpus if text else "")
-    cards = cards_for(device)
+    cards = cards_for(device) if launcher == "local" else ()  # those of a login node are not the workers'
     largest = max(map(memory_bytes, sweep.runs), default=0.0)
     count = workers or default_workers(cards, largest)
     threads = threads_per_worker(count)
@@ -155,6 +166,7 @@ def prepare_sweep(
         workers=count,
         times=times,
         cards=cards,
+        launcher=launcher,
         earlier=_earlier_text(store, sweep, text.corpus) if text else None,
         mended=torn(store, sweep.by_id) if dry_run else mend(store, sweep.by_id),
         anew=_results_torn(store, sweep) if dry_run else frozenset(),
