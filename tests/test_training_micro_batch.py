@@ -37,12 +37,16 @@ class Cramped:
 
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
         loss = self.whole(tokens_BT, targets_BT, z_loss, share)
-        if len(tokens_BT) > self.sequences:  # the gradients that are there already must be forgotten
-            torch.empty(2**50)
+        self._refuse(tokens_BT)  # the gradients that are there already must be forgotten
         return loss
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        self._refuse(tokens_BT)
         return self.whole.loss(tokens_BT, targets_BT)
+
+    def _refuse(self, tokens_BT: Tensor) -> None:
+        if len(tokens_BT) > self.sequences:
+            torch.empty(2**50)
 
 
 def with_room_for(sequences: int) -> Trainer:
@@ -61,6 +65,13 @@ def test_a_step_that_does_not_fit_is_taken_in_halves_with_the_same_loss() -> Non
     for one, other in zip(whole, halves, strict=True):
         assert other.loss_nats == pytest.approx(one.loss_nats, rel=1e-5)
         assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+
+
+def test_an_evaluation_that_does_not_fit_is_made_in_halves_with_the_same_loss() -> None:
+    """As where a run that stood at its last step goes on beside others."""
+    whole, halves = with_room_for(8), with_room_for(3)
+    assert halves.evaluate() == pytest.approx(whole.evaluate(), rel=1e-6)
+    assert halves.micro_batch == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from llama_scale.training.schedule import learning_rate_factor
 from llama_scale.training.world import ALONE, World
 
 LN2 = math.log(2)
+T = TypeVar("T")
 
 
 @frozen
@@ -78,34 +81,40 @@ class Trainer:
             context=config.model.context,
         )[self.world.rows(config.sequences_per_step)]
         batch = _sent(torch.from_numpy(ids), self.device)
-        while (loss := self._accumulate(batch)) is None:
-            self.optimizer.discard()
-            self.micro_batch = halved(self.micro_batch)
+        loss = self._fitting(lambda: self._accumulate(batch))
         norm = self.optimizer.step(self.learning_rate(self.step))
         self.step += 1
         self._uncollected.append((loss, norm))
 
-    def _accumulate(self, batch: Tensor) -> Tensor | None:
-        """Add up the gradients of this process's rows, a micro-batch at a time; None if memory ran out.
+    def _accumulate(self, batch: Tensor) -> Tensor:
+        """Add up the gradients of this process's rows, a micro-batch at a time.
 
-        Returns the loss of these rows times their share of the step's. Raises InputError where nothing
-        smaller can be tried.
+        Returns the loss of these rows times their share of the step's.
         """
         total = torch.zeros((), device=self.device)
-        try:
-            for part in batch.split(self.micro_batch):
-                share = len(part) / self.config.sequences_per_step
-                loss = self.gradients(part[:, :-1], part[:, 1:], self.config.z_loss, share)
-                self.optimizer.gather()
-                total += loss * share
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            # The others of a world would go on without this one.
-            if self.micro_batch == 1 or self.world.shards:
-                raise self._too_large() from error
-            return None
+        for part in batch.split(self.micro_batch):
+            share = len(part) / self.config.sequences_per_step
+            loss = self.gradients(part[:, :-1], part[:, 1:], self.config.z_loss, share)
+            self.optimizer.gather()
+            total += loss * share
         return total
+
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """What `work` gives, done again with half the micro-batch whenever memory runs out.
+
+        Raises InputError where nothing smaller can be tried.
+        """
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                # The others of a world would go on without this one.
+                if self.micro_batch == 1 or self.world.shards:
+                    raise self._too_large() from error
+            self.optimizer.discard()  # once the error, whose frames hold memory, is gone
+            self.micro_batch = halved(self.micro_batch)
 
     def _too_large(self) -> InputError:
         which = 'training.recompute = "full", training.precision = "bf16" or a shorter context'
@@ -140,6 +149,9 @@ class Trainer:
 
         In batches as large as in training, so it fits where that does.
         """
+        return self._fitting(self._evaluated)
+
+    def _evaluated(self) -> dict[str, float | int]:
         context = self.config.model.context
         lengths = torch.from_numpy(self.files.tokenizer.token_bytes)
         nats, tokens, size = torch.zeros((), dtype=torch.float64), 0, 0
