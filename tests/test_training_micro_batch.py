@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
+from llama_scale.runs import RunConfig
 from llama_scale.training import micro_batch
 from llama_scale.training.kernels import Gradients
 from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory, sequence_bytes
@@ -49,8 +50,8 @@ class Cramped:
             torch.empty(2**50)
 
 
-def with_room_for(sequences: int) -> Trainer:
-    trainer = Trainer(CONFIG, random_tokens(CONFIG), CPU)
+def with_room_for(sequences: int, config: RunConfig = CONFIG) -> Trainer:
+    trainer = Trainer(config, random_tokens(config), CPU)
     trainer.gradients = Cramped(trainer.gradients, sequences)
     return trainer
 
@@ -89,7 +90,13 @@ def test_libraries_of_a_gpu_say_that_memory_is_out_in_their_own_words(words: str
 def test_a_single_sequence_that_does_not_fit_is_refused_with_what_to_set() -> None:
     with pytest.raises(InputError, match="1 sequence of 32 tokens at once does not fit") as refusal:
         with_room_for(0).advance()
-    assert "training.recompute" in refusal.value.hint
+    assert refusal.value.hint == (
+        'set training.recompute = "full", training.precision = "bf16", or a shorter context'
+    )
+    least = replace(CONFIG, recompute="full", precision="bf16")
+    with pytest.raises(InputError) as refusal:
+        with_room_for(0, least).advance()
+    assert refusal.value.hint == "set a shorter context"
 
 
 def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_made() -> None:

@@ -117,15 +117,18 @@ class Trainer:
             self.micro_batch = halved(self.micro_batch)
 
     def _too_large(self) -> InputError:
-        which = 'training.recompute = "full", training.precision = "bf16" or a shorter context'
-        if self.config.precision == "i16":
-            which = 'training.precision = "f32" with training.recompute = "full", or a shorter context'
-        if self.micro_batch > 1:
-            which = f"training.micro_batch below {self.micro_batch}, {which}"
+        precision, recompute = self.config.precision, self.config.recompute
+        ways = {
+            f"training.micro_batch below {self.micro_batch}": self.micro_batch > 1,
+            'training.precision = "f32" with training.recompute = "full"': precision == "i16",
+            'training.recompute = "full"': precision != "i16" and recompute != "full",
+            'training.precision = "bf16"': precision == "f32",
+        }
+        left = ", ".join(way for way, is_left in ways.items() if is_left)
         return InputError(
             f"{counted(self.micro_batch, 'sequence')} of {self.config.model.context} tokens at once "
             f"{'does' if self.micro_batch == 1 else 'do'} not fit in the memory of {self.device}",
-            hint=f"set {which}",
+            hint=f"set {left}, or a shorter context" if left else "set a shorter context",
         )
 
     def learning_rate(self, step: int) -> float:
