@@ -59,6 +59,15 @@ def test_a_card_that_this_machine_has_not_is_not_waited_for(tmp_path: Path) -> N
     assert "a Ray task takes num_cpus=1 and num_gpus=7 here, which this machine has not" in done.stderr
 
 
+@needs_ray
+@pytest.mark.parametrize("address", ["auto", "no-host-of-ours"])
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, address: str) -> None:
+    words = ["sweep", str(write_recipe(tmp_path)), "--store", str(tmp_path / "runs"), "--launcher", "ray"]
+    done = alone_on_the_net("-m", "llama_scale", *words, "--launcher-options", f"address={address}")
+    assert done.returncode == 2
+    assert f"error: no Ray cluster answers at {address}: " in done.stderr and "ray start" in done.stderr
+
+
 def test_what_no_node_of_a_cluster_has_is_told(tmp_path: Path) -> None:
     told: list[str] = []
     card = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}

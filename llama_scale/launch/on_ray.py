@@ -72,12 +72,18 @@ def launch_on_ray(
 
     `options` may name the cluster's `address` and what a task takes: `num_cpus`, `num_gpus`, one where the
     device is cuda. Without an address Ray starts on this machine. KeyboardInterrupt asks the workers to save
-    first. Raises InputError for more than this machine has; `tell` hears what a cluster, which may grow, has
-    no node for yet.
+    first. Raises InputError where none answers, and for more than this machine has; `tell` hears what no node
+    of a cluster, which may grow, has.
     """
     ray, needs = _ray(), task_needs(options, device)
     address = options.get("address")
-    ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+    try:
+        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}",
+            hint="start one with `ray start --head`, or name another in --launcher-options address=HOST:PORT",
+        ) from error
     try:
         _check_room(ray, needs, address, tell)
         return _fly(ray, store, tasks, needs=needs, device=device, watch=watch)
@@ -134,6 +140,10 @@ def _next(tasks: Sequence[Task], taken: set[str], flight: _Flight, places: int) 
         if task.run not in taken and flight.not_before.get(task.run, 0.0) <= now and task.is_ready()
     ]
     return sorted(ready, key=lambda task: -task.path_seconds)[: max(0, places)]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _check_room(
