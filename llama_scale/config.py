@@ -101,9 +101,7 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict
         path, equals, text = override.partition("=")
         keys = [key.strip() for key in path.split(".")]
         if not equals or not all(keys):
-            raise InputError(
-                f"--set {override!r} has no KEY=VALUE", hint="write it like --set model.layers=4"
-            )
+            raise InputError(f"--set {override!r} has no KEY=VALUE", hint="write it like --set seed=1")
         _put(changed, keys, _toml_value(text.strip()), override)
     return changed
 

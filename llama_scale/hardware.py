@@ -12,7 +12,8 @@ from llama_scale.frozen import frozen
 
 Precision = Literal["bf16", "fp16", "fp8", "int8", "fp4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-OTHERS = {"mig", "laptop", "max", "d"}  # in a driver's name: RTX 4090 Laptop GPU, RTX 4090 D, ... Max-Q ...
+OTHERS = {"mig", "laptop", "max", "d", "ti"}  # in a driver's name: RTX 4090 Laptop GPU, ... D, Max-Q, 3090 Ti
+FORMS = {"sxm", "pcie", "nvl", "dgxs", "fhhl"}  # of one chip, often at rates of their own
 
 
 @frozen
@@ -28,7 +29,10 @@ class Price:
 
 @frozen
 class Accelerator:
-    """One accelerator: dense peaks in operations/s by precision, sizes in bytes, bandwidths in bytes/s."""
+    """One accelerator: dense peaks in operations/s by precision, sizes in bytes, bandwidths in bytes/s.
+
+    `drivers` are what drivers call cards that differ from it in no peak.
+    """
 
     name: str
     vendor: str
@@ -41,6 +45,7 @@ class Accelerator:
     price: Price | None
     source: str
     aliases: tuple[str, ...] = ()
+    drivers: tuple[str, ...] = ()
     unconfirmed: str | None = None
     note: str | None = None
 
@@ -60,7 +65,8 @@ class Accelerator:
         if precision not in peaks:
             raise InputError(
                 f"{self.name} has no {precision} rate in our table",
-                hint=f"use one of its precisions ({', '.join(peaks)}) or another accelerator",
+                hint=f"use one of its precisions ({', '.join(peaks)}; models train in {self.trains_in}), or "
+                "another accelerator",
             )
         return peaks[precision]
 
@@ -81,8 +87,9 @@ def accelerator(name: str) -> Accelerator:
 def accelerator_of_device(device_name: str) -> Accelerator | None:
     """The accelerator that a driver calls `device_name`, or None where none of ours is surely meant.
 
-    Every part of our name must be among the words of the driver's; of several the longest match counts.
-    A part of a card (MIG) is not the card, nor are slower ones that share its name.
+    Every part of our name must be among the words of the driver's, and the card's form (PCIe) in our name if
+    it is in the driver's; of several the longest match counts. A part of a card (MIG) is not the card, nor
+    are others that share its name.
 
     >>> accelerator_of_device("NVIDIA H100 80GB HBM3").name
     'H100-SXM'
@@ -92,14 +99,18 @@ def accelerator_of_device(device_name: str) -> Accelerator | None:
     words = set(_words(device_name))
     if words & OTHERS:
         return None
-    bare = {word.rstrip("0123456789") for word in words if not word[0].isdigit()}  # SXM4 is an SXM
+    known = words | _forms(words)
     found = [
         (len(parts), chip)
         for chip in accelerators()
-        for parts in (_words(name) for name in (chip.name, *chip.aliases))
-        if all(part in words or part in bare for part in parts)
+        for parts in (set(_words(name)) for name in (chip.name, *chip.aliases, *chip.drivers))
+        if parts <= known and _forms(words) <= _forms(parts)
     ]
     return max(found, key=lambda match: match[0], default=(0, None))[1]
+
+
+def _forms(words: Iterable[str]) -> set[str]:
+    return {word.rstrip("0123456789") for word in words} & FORMS  # SXM4 is an SXM
 
 
 def _words(name: str) -> list[str]:
@@ -164,6 +175,7 @@ def _accelerator_from(entry: Mapping[str, Any]) -> Accelerator:
         price=None if price is None else Price(**{"reference": None, **price}),
         source=entry["source"],
         aliases=tuple(entry.get("aliases", ())),
+        drivers=tuple(entry.get("drivers", ())),
         unconfirmed=entry.get("unconfirmed"),
         note=entry.get("note"),
     )

@@ -251,7 +251,7 @@ def model_of(spec: SingleSpec) -> ModelConfig:
     >>> model_of(SingleSpec(model="llama-7b", data=DataConfig(vocabulary=32_000))).width
     4096
     """
-    asked, vocabulary = spec.model or DEFAULT_MODEL, spec.data.vocabulary
+    asked, vocabulary = DEFAULT_MODEL if spec.model is None else spec.model, spec.data.vocabulary
     if named := _layers_and_width(asked):
         layers, width = named
         return model_of_shape(ExplicitShape(layers=layers, width=width), spec.shape, vocabulary=vocabulary)

@@ -340,6 +340,7 @@ def test_diff_names_what_differs(store: Path) -> None:
     _, said = runs(store, "diff", first.run, second.run)
     fields = {difference["field"] for difference in said["differences"]}
     assert {"config.budget_flops", "config.schedule.total_steps", "result.loss_nats"} <= fields
+    assert "result.data.0.tokens" in fields and "result.data.0.name" not in fields
     assert not any(field.startswith("config.model") for field in fields)
     assert runs(store, "diff", first.run, first.run)[1]["differences"] == []
 
@@ -352,7 +353,7 @@ def test_a_run_is_named_by_its_id_or_by_how_that_begins(store: Path) -> None:
     shutil.copytree(first.path, store / f"{start}00000000")
     code, said = runs(store, "show", start)
     assert code == 2 and "2 runs" in said["error"] and first.run in said["hint"]
-    for word in ("", "..", "nosuch"):
+    for word in ("", "..", "nosuch", f"../{store.name}/{first.run}"):
         code, said = runs(store, "prune", word)
         assert code == 2 and "there is no run" in said["error"]
     assert not (store.parent / "leases").exists()

@@ -220,6 +220,8 @@ def test_what_trains_elsewhere_is_not_timed_here(home: Path, tmp_path: Path) -> 
     words = ["--launcher", "slurm", "--device", "cuda:63", "--store", str(tmp_path / "runs")]
     plan = json.loads(run("sweep", "tiny.toml", *words, "--dry-run", "--json", cwd=home).stdout)
     assert not plan["is_measured"] and len(plan["runs"]) == 7
+    shown = run("sweep", "tiny.toml", *words, "--workers", "3", "--dry-run", cwd=home).stdout
+    assert "if slurm runs 3 at once" in " ".join(shown.split())
 
 
 def test_a_sweep_of_which_nothing_ended_says_that(home: Path, tmp_path: Path) -> None:

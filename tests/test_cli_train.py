@@ -76,7 +76,7 @@ def test_a_harmed_checkpoint_is_passed_over_and_it_says_so(home: Path) -> None:
     content[len(content) // 2] ^= 1
     state.write_bytes(content)
     _, said = finish(start(home, "--store", "harmed"), code=0)
-    (warning,) = re.findall(r"^warning: (.*)$", said, re.MULTILINE)
+    (warning,) = re.findall(r"^warning: (.*checkpoint.*)$", said, re.MULTILINE)
     assert f"checkpoint {step} of run" in warning and warning.endswith("the run goes on from step 0")
     assert (folder.result() or {})["status"] == "done"
 
@@ -96,6 +96,13 @@ def test_problems_of_the_options_are_told_with_those_of_the_recipe(home: Path) -
     _, said = finish(start(home, *words, "--dry-run"), code=2)
     assert said.startswith("error: one.toml with the options has 2 problems\n")
     assert "no model is called 'nope'" in said and "learning_rate is -1" in said
+
+
+def test_a_run_too_short_is_told_with_a_text_that_is_not_there(home: Path) -> None:
+    words = ("--data", "nowhere", "--set", "training.warmup_steps=500", "--dry-run")
+    _, said = finish(start(home, *words), code=2)
+    assert said.startswith("error: 2 problems\n")
+    assert "too short for 500 steps of warm-up" in said and "there is no nowhere" in said
 
 
 def test_mirrors_hold_what_the_log_holds(home: Path) -> None:

@@ -34,11 +34,34 @@ def test_names_are_forgiving(asked: str, name: str) -> None:
         ("NVIDIA GeForce RTX 4090", "RTX-4090"),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX-PRO-6000"),
         ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
     ],
 )
 def test_a_part_of_a_card_and_a_slower_one_are_not_the_card(driver: str, name: str | None) -> None:
+    found = accelerator_of_device(driver)
+    assert (found and found.name) == name
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("Tesla V100-SXM2-16GB", "V100-SXM2"),
+        ("Tesla V100-PCIE-32GB", None),
+        ("Tesla V100-DGXS-32GB", None),
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB-SXM"),
+        ("NVIDIA A100-PCIE-40GB", "A100-40GB-SXM"),
+        ("NVIDIA A100 80GB PCIe", "A100-80GB-SXM"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA H100 NVL", "H100-NVL"),
+        ("NVIDIA H200", "H200-SXM"),
+        ("NVIDIA H800 PCIe", None),
+    ],
+)
+def test_a_chip_in_another_form_is_meant_only_where_its_peaks_are_the_same(
+    driver: str, name: str | None
+) -> None:
     found = accelerator_of_device(driver)
     assert (found and found.name) == name
 
@@ -57,8 +80,9 @@ def test_peaks_are_dense_and_by_precision() -> None:
     with pytest.raises(InputError, match="no fp8 rate") as refused:
         chip.peak("fp8")
     assert "bf16, int8" in refused.value.hint
-    with pytest.raises(InputError, match="no bf16 rate"):
+    with pytest.raises(InputError, match="no bf16 rate") as refused:
         accelerator("V100").peak("bf16")
+    assert "models train in fp16" in refused.value.hint
 
 
 def test_every_entry_is_whole() -> None:

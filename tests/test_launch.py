@@ -20,7 +20,7 @@ from test_faults import small_disk
 from llama_scale.cli.progress import headline
 from llama_scale.cli.sweep import _reason
 from llama_scale.cli.sweep_plan import cautions
-from llama_scale.errors import StoreError
+from llama_scale.errors import InputError, StoreError
 from llama_scale.launch import EarlierText, LaunchReport, Progress, Task, local, prepare_sweep, run_sweep
 from llama_scale.launch.estimates import LOG_BYTES, LOG_BYTES_PER_STEP
 from llama_scale.launch.tasks import ATTEMPTS
@@ -57,6 +57,14 @@ def train(recipe: Path, store: Path) -> tuple[LaunchReport, list[Progress]]:
     prepared = prepare_sweep(recipe, store=store, workers=2, device="cpu")
     report = run_sweep(prepared, store=store, device="cpu", watch=seen.append)
     return report, seen
+
+
+def test_lengths_too_short_are_told_with_a_text_that_is_not_there(recipe: Path, tmp_path: Path) -> None:
+    overrides = ["data.source=nowhere", "training.warmup_steps=100000"]
+    with pytest.raises(InputError, match=r"^\d+ problems") as refusal:
+        prepare_sweep(recipe, store=tmp_path, overrides=overrides, device="cpu")
+    assert "too few for 100000 steps of warm-up" in refusal.value.message
+    assert "there is no nowhere" in refusal.value.message
 
 
 def command(recipe: Path, store: Path) -> list[str]:
@@ -260,6 +268,7 @@ import os, sys
 from pathlib import Path
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {cores[int(sys.argv[3]) % len(cores)]})
+from llama_scale.errors import InputError
 from llama_scale.launch import prepare_sweep, run_sweep
 store = Path(sys.argv[2])
 prepared = prepare_sweep(sys.argv[1], store=store, workers=1, device="cpu")

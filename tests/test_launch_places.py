@@ -7,8 +7,10 @@ import stat
 from pathlib import Path
 
 import pytest
+from recipes import write_recipe
 
 from llama_scale.errors import InputError
+from llama_scale.launch import prepare_sweep
 from llama_scale.launch.places import (
     Card,
     cards_for,
@@ -80,6 +82,10 @@ def test_a_device_by_number_is_one_card_that_is_shared(
     ]
     with pytest.raises(InputError, match=r"there is no cuda:2: nvidia-smi knows of 2 cards"):
         cards_for("cuda:2")
+    # those of a login node are not those that a cluster's jobs run on
+    recipe, store = write_recipe(tmp_path), tmp_path / "runs"
+    prepared = prepare_sweep(recipe, store=store, device="cuda:2", launcher="slurm", dry_run=True)
+    assert prepared.cards == ()
 
 
 def test_a_driver_that_says_nonsense_has_no_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from recipes import write_recipe
 
 from llama_scale.errors import InputError
 from llama_scale.launch import option_words, prepare_sweep, run_sweep
-from llama_scale.launch.on_ray import _Flight, task_needs
+from llama_scale.launch.on_ray import _check_room, _Flight, task_needs
 from llama_scale.launch.tasks import ATTEMPTS
 from llama_scale.runs import EXIT_DONE, read_records
 
@@ -28,28 +29,53 @@ def missing() -> str | None:
     return None if os.geteuid() == 0 else "a network of its own needs root"
 
 
-@pytest.mark.skipif(bool(missing()), reason=str(missing()))
+needs_ray = pytest.mark.skipif(bool(missing()), reason=str(missing()))
+
+
+def alone_on_the_net(*words: str) -> subprocess.CompletedProcess[str]:
+    """What Python said to `words` in a network of its own."""
+    inner = 'ip link set lo up && exec "$@"'
+    command = ["unshare", "-n", "bash", "-c", inner, "-", sys.executable, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+@needs_ray
 def test_a_sweep_survives_the_death_of_a_node(tmp_path: Path) -> None:
     recipe, store, calm = write_recipe(tmp_path / "recipe"), tmp_path / "runs", tmp_path / "calm"
-    program = Path(__file__).with_name("ray_sweep.py")
-    inner = 'ip link set lo up && exec "$@"'
-    command = [
-        "unshare",
-        "-n",
-        "bash",
-        "-c",
-        inner,
-        "-",
-        sys.executable,
-        str(program),
-        str(recipe),
-        str(store),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = alone_on_the_net(str(Path(__file__).with_name("ray_sweep.py")), str(recipe), str(store))
     assert done.returncode == 0, done.stderr[-4000:]
     assert "a node died" in done.stdout and "failed: []" in done.stdout
     run_sweep(prepare_sweep(recipe, store=calm, workers=2, device="cpu"), store=calm, device="cpu")
     assert read_records(store) == read_records(calm)
+
+
+@needs_ray
+def test_a_card_that_this_machine_has_not_is_not_waited_for(tmp_path: Path) -> None:
+    words = ["sweep", str(write_recipe(tmp_path)), "--store", str(tmp_path / "runs"), "--launcher", "ray"]
+    done = alone_on_the_net(
+        "-m", "llama_scale", *words, "--device", "cuda", "--launcher-options", "num_gpus=7"
+    )
+    assert done.returncode == 2
+    assert "a Ray task takes num_cpus=1 and num_gpus=7 here, which this machine has not" in done.stderr
+
+
+@needs_ray
+@pytest.mark.parametrize("address", ["auto", "no-host-of-ours"])
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, address: str) -> None:
+    words = ["sweep", str(write_recipe(tmp_path)), "--store", str(tmp_path / "runs"), "--launcher", "ray"]
+    done = alone_on_the_net("-m", "llama_scale", *words, "--launcher-options", f"address={address}")
+    assert done.returncode == 2
+    assert f"error: no Ray cluster answers at {address}: " in done.stderr and "ray start" in done.stderr
+
+
+def test_what_no_node_of_a_cluster_has_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    card = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}
+    for nodes in ([], [{**card, "Alive": False}], [card]):
+        cluster = SimpleNamespace(nodes=lambda nodes=nodes: nodes)
+        _check_room(cluster, task_needs({}, "cuda"), "auto", told.append)
+    waits = "a Ray task takes num_cpus=1 and num_gpus=1, which no node of the cluster at auto has"
+    assert [one.partition(":")[0] for one in told] == [waits] * 2
 
 
 def test_a_run_that_ends_well_and_is_not_finished_is_given_up(tmp_path: Path) -> None:

@@ -178,6 +178,12 @@ def test_what_the_system_does_not_let_us_read_is_not_said_to_be_mended(folder: R
     assert "with that file moved away" in refused.value.hint
 
 
+def test_where_a_file_stands_for_the_store_no_run_has_ended(tmp_path: Path) -> None:
+    """What is written there is refused in better words than what is looked for."""
+    (tmp_path / "file").touch()
+    assert RunFolder(tmp_path / "file" / "0123").result() is None
+
+
 def test_a_torn_result_is_set_aside_though_the_run_looks_held(folder: RunFolder) -> None:
     """As after a power cut: the run's last lease is that of a process of before."""
     (folder.path / "result.json").write_text("")

@@ -89,6 +89,7 @@ def test_everything_that_decides_the_curve_is_in_the_id() -> None:
     ("fields", "message"),
     [
         ({"model": "huge"}, "no model is called"),
+        ({"model": ""}, "no model is called ''"),
         ({"tokens": 1e6, "steps": 3}, "both say"),
         ({"steps": 0}, "steps is 0, but must be at least 1"),
         ({"tokens": 1e300}, r"tokens is 1e\+300, but must be at least 1 and below"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -183,6 +184,24 @@ def test_seeds_train_everything_but_hold_outs_again(tmp_path: Path) -> None:
     assert ratio(held_out[0]) == pytest.approx(100, rel=0.01)
     trunks = {run for run in sweep.by_id if sweep.by_id[run].role == "trunk"}
     assert held_out[0].branch and held_out[0].branch.parent in trunks
+
+
+@pytest.mark.parametrize("fraction", [1e-4, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize("warmup", [0, 1, 10, 333])
+def test_a_length_that_is_advised_is_long_enough(tmp_path: Path, warmup: int, fraction: float) -> None:
+    settings = (f"training.warmup_steps={warmup}", f"training.decay_fraction={fraction}")
+    design = 'kind = "grid"\nsizes = ["3M"]\ndurations = [{}]\n'
+    with pytest.raises(InputError, match="too few for") as refusal:
+        planned(tmp_path, design.format(10), *settings)
+    (advised,) = re.findall(r"use at least (\S+) tokens", refusal.value.hint)
+    (run,) = ended(planned(tmp_path, design.format(f'"{advised}"'), *settings))
+    assert run.first_step >= max(1, warmup) and run.schedule.decay_steps >= 1
+
+
+def test_the_seeds_of_repeats_are_seeds_that_train_takes_too(tmp_path: Path) -> None:
+    design = 'kind = "grid"\nsizes = ["3M"]\ntokens_per_parameter = [20]\nseeds = 2\nrepeats = ["3M"]\n'
+    sweep = planned(tmp_path, design, f"seed={2**32 - 1500}")
+    assert {run.seed for run in sweep.runs} == {2**32 - 1500, 2**32 - 500, 500}
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
-from torch._inductor.exc import TritonMissing
+from torch._functorch.compilers import nop
+from torch._inductor.exc import InductorError, TritonMissing
 
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.errors import InputError
 from llama_scale.single import SingleSpec, SingleTraining
-from llama_scale.training.compiling import refusal_of
 from llama_scale.training.kernels import TorchGradients, gradients_of, library
 from llama_scale.training.kernels.library import Absent
 from llama_scale.training.model import Llama
@@ -73,12 +73,28 @@ def test_every_shape_is_compiled_and_no_weight_outlives_its_model(monkeypatch: p
     assert [one() for one in weight] == [None, None]  # with no garbage collected
 
 
-def test_whatever_keeps_torch_from_compiling_is_told() -> None:
-    assert "nothing here: Cannot find a working triton" in str(refusal_of(TritonMissing(None)))
-    assert "nothing here: no ninja" in str(
-        refusal_of(BackendCompilerFailed(print, OSError("no ninja"), None))
-    )
-    assert refusal_of(RuntimeError("another")) is None
+@pytest.mark.parametrize(
+    ("failure", "told", "said"),
+    [
+        (TritonMissing(None), InputError, "nothing here: Cannot find a working triton"),
+        (InductorError(OSError("no ninja"), None), InputError, "nothing here: no ninja"),
+        (InductorError(torch.OutOfMemoryError("CUDA full"), None), torch.OutOfMemoryError, "CUDA full"),
+    ],
+)
+@pytest.mark.parametrize("part", ["fw_compiler", "bw_compiler", "inference_compiler"])
+def test_whatever_keeps_torch_from_compiling_is_told_in_steps_and_evaluation(
+    failure: Exception, told: type[Exception], said: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise failure
+
+    compilers = {"fw_compiler": nop, "bw_compiler": nop, "inference_compiler": nop, part: refuse}
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=aot_autograd(**compilers)))
+    gradients, tokens = TorchGradients(made(compiled=True)), torch.zeros(2, SHAPE.context, dtype=torch.long)
+    with pytest.raises(told, match=said):
+        gradients.loss(tokens, tokens) if part == "inference_compiler" else gradients(
+            tokens, tokens, 0.0, 1.0
+        )
 
 
 def test_a_machine_that_cannot_compile_says_so_in_a_line(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
+from llama_scale.runs import RunConfig
 from llama_scale.training import micro_batch
 from llama_scale.training.kernels import Gradients
 from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory, sequence_bytes
@@ -37,16 +38,20 @@ class Cramped:
 
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
         loss = self.whole(tokens_BT, targets_BT, z_loss, share)
-        if len(tokens_BT) > self.sequences:  # the gradients that are there already must be forgotten
-            torch.empty(2**50)
+        self._refuse(tokens_BT)  # the gradients that are there already must be forgotten
         return loss
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        self._refuse(tokens_BT)
         return self.whole.loss(tokens_BT, targets_BT)
 
+    def _refuse(self, tokens_BT: Tensor) -> None:
+        if len(tokens_BT) > self.sequences:
+            torch.empty(2**50)
 
-def with_room_for(sequences: int) -> Trainer:
-    trainer = Trainer(CONFIG, random_tokens(CONFIG), CPU)
+
+def with_room_for(sequences: int, config: RunConfig = CONFIG) -> Trainer:
+    trainer = Trainer(config, random_tokens(config), CPU)
     trainer.gradients = Cramped(trainer.gradients, sequences)
     return trainer
 
@@ -61,6 +66,13 @@ def test_a_step_that_does_not_fit_is_taken_in_halves_with_the_same_loss() -> Non
     for one, other in zip(whole, halves, strict=True):
         assert other.loss_nats == pytest.approx(one.loss_nats, rel=1e-5)
         assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+
+
+def test_an_evaluation_that_does_not_fit_is_made_in_halves_with_the_same_loss() -> None:
+    """As where a run that stood at its last step goes on beside others."""
+    whole, halves = with_room_for(8), with_room_for(3)
+    assert halves.evaluate() == pytest.approx(whole.evaluate(), rel=1e-6)
+    assert halves.micro_batch == 2
 
 
 @pytest.mark.parametrize(
@@ -78,7 +90,13 @@ def test_libraries_of_a_gpu_say_that_memory_is_out_in_their_own_words(words: str
 def test_a_single_sequence_that_does_not_fit_is_refused_with_what_to_set() -> None:
     with pytest.raises(InputError, match="1 sequence of 32 tokens at once does not fit") as refusal:
         with_room_for(0).advance()
-    assert "training.recompute" in refusal.value.hint
+    assert refusal.value.hint == (
+        'set training.recompute = "full", training.precision = "bf16", or a shorter context'
+    )
+    least = replace(CONFIG, recompute="full", precision="bf16")
+    with pytest.raises(InputError) as refusal:
+        with_room_for(0, least).advance()
+    assert refusal.value.hint == "set a shorter context"
 
 
 def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_made() -> None:

@@ -18,6 +18,7 @@ from llama_scale.training.data import (
     TokenFiles,
     check_length,
     evaluation_batches,
+    evaluation_cautions,
     files_in_memory,
     seen,
     training_batch,
@@ -146,6 +147,9 @@ def test_an_evaluation_longer_than_the_text_keeps_its_shares(mixed: tuple[DataCo
     available = [(len(source.validation) - 1) // 16 for source in files.sources]
     limit = min(have / count for have, count in zip(available, files.counts, strict=True)) * MIXTURE_BLOCK
     assert limit - 2 <= len(rows) <= limit + 1
+    (caution,) = evaluation_cautions(files, 10**9, 16)
+    assert f"measured on {len(rows) * 16:,} held-out tokens, not on the 1,000,000,000" in caution
+    assert not list(evaluation_cautions(files, 1600, 16))
 
 
 def test_an_evaluation_too_small_for_its_mixture_is_refused(mixed: tuple[DataConfig, TokenFiles]) -> None:

@@ -93,7 +93,8 @@ def test_a_process_killed_mid_run_ends_all_and_loses_nothing(
     wait_for_start(home / "killed", process, 2)
     victim = max(children(process.pid))
     os.kill(victim, signal.SIGKILL)
-    finish(process, code=1)
+    _, said = finish(process, code=1)
+    assert "error: another process of this run failed or was killed" in said and "[rank" not in said
     wait_for(lambda: not children(process.pid))
     if not folder.is_finished:
         train(home, "--store", "killed", launcher=TOGETHER)
@@ -107,6 +108,7 @@ def test_processes_that_cannot_share_a_step_are_refused_before_anything_is_writt
     words = ("--store", "uneven", "--set", "training.sequences_per_step=3")
     _, said = finish(start(home, *words, launcher=TOGETHER), code=1)
     assert said.count("error: 2 processes cannot share 3 sequences a step evenly") == 1
+    assert "[rank" not in said  # as torch begins each line of a traceback
     assert not list((home / "uneven").glob("*/spec.json"))
 
 

@@ -128,6 +128,7 @@ def _train(
                 launcher=launcher,
                 launcher_options=launcher_options,
                 watch=watch,
+                tell=current_output().warn,
             )
     except KeyboardInterrupt:
         state = "Saved" if launcher != "slurm" else "The jobs stay in the queue (see squeue)"
@@ -158,15 +159,11 @@ def _opening(prepared: PreparedSweep, store: Path) -> str:
 
     finished = sum(prepared.is_finished(task) for task in prepared.tasks)
     already = f", {finished} of them done before" if finished else ""
-    machine = prepared.sweep.spec.machine
-    place = f"{machine.accelerators} {machine.accelerator}" if machine and prepared.times.parallel else "here"
-    left = expected_time(prepared)
     return (
         f"{prepared.sweep.spec.purpose}.\n"
         f"{len(prepared.tasks)} runs{already}, "
-        f"{quantities.format_flops(sum(t.flops for t in prepared.tasks))}, "
-        f"{prepared.workers} at a time, kept in {store}.\n"
-        f"About {left} {place}: {prepared.times.source}."
+        f"{quantities.format_flops(sum(t.flops for t in prepared.tasks))}, kept in {store}.\n"
+        f"About {expected_time(prepared)} {prepared.place_in_words}: {prepared.times.source}."
     )
 
 

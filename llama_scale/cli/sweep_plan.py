@@ -177,12 +177,7 @@ def plan_in_words(prepared: PreparedSweep) -> list[object]:
 def _headline(prepared: PreparedSweep, runs: list[PlannedRun]) -> str:
     done = sum(run.state == "done" for run in runs)
     left = expected_time(prepared)
-    machine = prepared.sweep.spec.machine
-    if prepared.times.parallel and machine:
-        place = f"{machine.accelerators} {machine.accelerator}"
-    else:
-        place = f"{prepared.workers} workers here"
-    said = f"{len(runs)} runs, {done} done; the rest takes about {left} on {place}"
+    said = f"{len(runs)} runs, {done} done; the rest takes about {left} {prepared.place_in_words}"
     return _wrapped(f"{said} ({prepared.times.source}).")
 
 

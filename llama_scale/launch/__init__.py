@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from llama_scale import quantities
+from llama_scale.checked import all_of
 from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
@@ -70,6 +71,7 @@ class PreparedSweep:
     workers: int
     times: StepTimes
     cards: tuple[Card, ...] = ()
+    launcher: Launcher = "local"
     earlier: EarlierText | None = None
     mended: tuple[str, ...] = ()
     anew: frozenset[str] = frozenset()
@@ -95,6 +97,16 @@ class PreparedSweep:
 
         both = self.text.text_bytes / self.text.train_bytes
         return both * (self.train_tokens or 0) * token_bytes(self.sweep.spec.data.vocabulary)
+
+    @property
+    def place_in_words(self) -> str:
+        """Where it trains, how many runs at once: what an expected time rests on."""
+        machine = self.sweep.spec.machine
+        if machine and self.times.parallel:
+            return f"on {machine.accelerators} {machine.accelerator}"
+        if self.launcher != "local":
+            return f"if {self.launcher} runs {self.workers} at once"
+        return f"on {quantities.counted(self.workers, 'worker')} here"
 
     @property
     def text_in_words(self) -> str:
@@ -127,18 +139,20 @@ def prepare_sweep(
     text nor fetches any, nor mends; otherwise InputError is raised where it is missing. It is raised for a
     device that no machine has, too.
     """
-    from llama_scale.training.corpus import absent_sources
+    from llama_scale.training.corpus import absent_sources, check_sources
     from llama_scale.training.preparing import find_text
 
     _check_name(device)
     path = find_recipe(str(recipe))
     spec = load_recipe(str(path), overrides)
-    missing = absent_sources(spec.data, store) if dry_run else ()
-    text = None if missing else find_text(spec.data, store)
     # A changed recipe is another sweep: its fit and figures must not replace the recipe's own.
     name = f"{path.stem}-{canonical_hash(spec)[:8]}" if overrides else path.stem
+    missing = absent_sources(spec.data, store) if dry_run else ()
+    # Before the text is read, which may take long: what makes no runs is refused at once.
+    all_of([lambda: expand(name, spec, ""), lambda: missing or check_sources(spec.data, store)])
+    text = None if missing else find_text(spec.data, store)
     sweep = expand(name, spec, text.corpus if text else "")
-    cards = cards_for(device)
+    cards = cards_for(device) if launcher == "local" else ()  # those of a login node are not the workers'
     largest = max(map(memory_bytes, sweep.runs), default=0.0)
     count = workers or default_workers(cards, largest)
     threads = threads_per_worker(count)
@@ -152,6 +166,7 @@ def prepare_sweep(
         workers=count,
         times=times,
         cards=cards,
+        launcher=launcher,
         earlier=_earlier_text(store, sweep, text.corpus) if text else None,
         mended=torn(store, sweep.by_id) if dry_run else mend(store, sweep.by_id),
         anew=_results_torn(store, sweep) if dry_run else frozenset(),
@@ -197,14 +212,15 @@ def run_sweep(
     launcher: Launcher = "local",
     launcher_options: str = "",
     watch: Callable[[Progress], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> LaunchReport:
     """Tokenise the corpus once, write every run's spec, and train what is not done yet.
 
     `launcher_options` are sbatch's own for SLURM, and `address`, `num_cpus`, `num_gpus` of a task for Ray.
-    Raises InputError for options that cannot be read, too short a text, a device or a precision that is not
-    here, StoreError for tokens that changed since they were made.
+    `tell` hears what the user should know. Raises InputError for options that cannot be read, too short a
+    text, a device or a precision that is not here, StoreError for tokens that changed since they were made.
     """
-    from llama_scale.training.data import check_length, verify_tokens
+    from llama_scale.training.data import check_length, evaluation_cautions, verify_tokens
     from llama_scale.training.preparing import prepare
 
     options = option_words(launcher, launcher_options)
@@ -218,11 +234,14 @@ def run_sweep(
         check_length(files, data, context, sequences)
     verify_tokens(files)
     create_runs(store, prepared.sweep.by_id)
-    tasks, look = list(prepared.tasks), watch or (lambda _: None)
+    tasks, look, say = list(prepared.tasks), watch or (lambda _: None), tell or (lambda _: None)
+    for context in {run.model.context for run in runs}:
+        for caution in evaluation_cautions(files, data.evaluation_tokens, context):
+            say(caution)
     if launcher == "slurm":
         return launch_on_slurm(store, tasks, options=options, device=device, watch=look)
     if launcher == "ray":
-        return launch_on_ray(store, tasks, options=_pairs(options), device=device, watch=look)
+        return launch_on_ray(store, tasks, options=_pairs(options), device=device, watch=look, tell=say)
     return launch_locally(
         store, tasks, workers=prepared.workers, device=device, cards=prepared.cards, watch=look
     )

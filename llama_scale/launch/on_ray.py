@@ -35,6 +35,7 @@ POLL_SECONDS = 0.5
 RETRY_SECONDS = 5.0  # before a run that waits for its trunk, or for another process, is tried again
 NODE_DEATHS = 20  # that one task may live through
 STOP_SECONDS = 60.0
+KINDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # what a task takes, and what a node has of it
 MOST_NEEDED = 2**16  # cores or cards of a node
 
 
@@ -65,16 +66,26 @@ def launch_on_ray(
     options: Mapping[str, str],
     device: str,
     watch: Callable[[Progress], None],
+    tell: Callable[[str], None],
 ) -> LaunchReport:
     """Run every task on a Ray cluster; returns when all are finished or have failed.
 
-    `options` may name the cluster's `address` and what a task takes: `num_cpus`, `num_gpus`. Without an
-    address Ray starts on this machine. KeyboardInterrupt asks the workers to save first.
+    `options` may name the cluster's `address` and what a task takes: `num_cpus`, `num_gpus`, one where the
+    device is cuda. Without an address Ray starts on this machine. KeyboardInterrupt asks the workers to save
+    first. Raises InputError where none answers, and for more than this machine has; `tell` hears what no node
+    of a cluster, which may grow, has.
     """
-    ray, needs = _ray(), task_needs(options)
+    ray, needs = _ray(), task_needs(options, device)
     address = options.get("address")
-    ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
     try:
+        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}",
+            hint="start one with `ray start --head`, or name another in --launcher-options address=HOST:PORT",
+        ) from error
+    try:
+        _check_room(ray, needs, address, tell)
         return _fly(ray, store, tasks, needs=needs, device=device, watch=watch)
     finally:
         ray.shutdown()
@@ -131,12 +142,32 @@ def _next(tasks: Sequence[Task], taken: set[str], flight: _Flight, places: int) 
     return sorted(ready, key=lambda task: -task.path_seconds)[: max(0, places)]
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _check_room(
+    ray: Any, needs: Mapping[str, float], address: str | None, tell: Callable[[str], None]
+) -> None:
+    """Where no node has what a task takes, Ray waits for one: told of a cluster, refused on this machine."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(has.get(KINDS[name], 0.0) >= need for name, need in needs.items()) for has in nodes):
+        return
+    asked = " and ".join(f"{name}={need:g}" for name, need in needs.items() if need)
+    if address is None:
+        raise InputError(
+            f"a Ray task takes {asked} here, which this machine has not",
+            hint="ask for less in --launcher-options, name a cluster there (address=auto), or train on cpu",
+        )
+    tell(
+        f"a Ray task takes {asked}, which no node of the cluster at {address} has: runs wait for one to join"
+    )
+
+
 def _places(ray: Any, needs: Mapping[str, float]) -> int:
     """How many tasks the cluster can run at once; one at least, for a cluster that is still growing."""
     has = ray.cluster_resources()
-    room = [has.get(kind, 0.0) / need for kind, need in (("CPU", needs["num_cpus"]),) if need]
-    if needs.get("num_gpus"):
-        room.append(has.get("GPU", 0.0) / needs["num_gpus"])
+    room = [has.get(KINDS[name], 0.0) / need for name, need in needs.items() if need]
     return max(1, int(min(room, default=1)))
 
 
@@ -174,9 +205,12 @@ def _train(store: str, run: str, device: str) -> int:
         raise
 
 
-def task_needs(options: Mapping[str, str]) -> dict[str, float]:
-    """What a task takes of a node, by Ray's own names; raises InputError for what Ray does not take."""
-    known = {"num_cpus": 1.0, "num_gpus": 0.0}
+def task_needs(options: Mapping[str, str], device: str = "auto") -> dict[str, float]:
+    """What a task takes of a node, by Ray's own names; raises InputError for what Ray does not take.
+
+    A card to itself where it trains on cuda: Ray would start it on nodes without one otherwise.
+    """
+    known = {"num_cpus": 1.0, "num_gpus": 1.0 if device == "cuda" else 0.0}
     for name, text in options.items():
         if name == "address":
             continue

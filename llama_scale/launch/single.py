@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_scale.checked import all_of
 from llama_scale.config import apply_overrides, structure
 from llama_scale.files import at_home
 from llama_scale.frozen import frozen
@@ -73,14 +73,16 @@ def read_single(tables: Mapping[str, Any], overrides: Sequence[str], *, source: 
 
 def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
     """Find the text and work out the run. Writes nothing, but for a text that is fetched."""
+    from llama_scale.training.corpus import check_sources
     from llama_scale.training.preparing import find_text
 
     start_from = at_home(spec.start_from) if spec.start_from is not None else None
     # Before the text is read, which may take long: what makes no run is refused at once.
-    config = single_run(spec, "", _start(start_from) if start_from else None)
+    start = _start(start_from) if start_from else None
+    all_of([lambda: single_run(spec, "", start), lambda: check_sources(spec.data, store)])
     given = _tokenizer(start_from, spec.data) if start_from else None
     text = find_text(spec.data, store, given)
-    config = replace(config, corpus=text.corpus)
+    config = single_run(spec, text.corpus, start)
     return KnownRun(config=config, folder=RunFolder(store / run_id(config)), start_from=start_from), text
 
 
@@ -115,11 +117,11 @@ def expected_seconds(run: KnownRun, device: str) -> tuple[float, str]:
 
 
 def write_run(run: KnownRun, text: Text, *, store: Path) -> tuple[str, ...]:
-    """Tokenise the text once, write the run's spec and what it starts from; returns what had to be mended.
+    """Tokenise the text once, write the run's spec and what it starts from; returns what to warn of.
 
     Raises InputError for text that is too short, or cut into other tokens than the model knows.
     """
-    from llama_scale.training.data import check_length, verify_tokens
+    from llama_scale.training.data import check_length, evaluation_cautions, verify_tokens
     from llama_scale.training.preparing import prepare
 
     config = run.config
@@ -130,7 +132,7 @@ def write_run(run: KnownRun, text: Text, *, store: Path) -> tuple[str, ...]:
     if run.start_from is not None:
         _keep_start(run, run.start_from, files)
     create_run(store, config)
-    return mended
+    return (*mended, *evaluation_cautions(files, config.data.evaluation_tokens, config.model.context))
 
 
 def _keep_start(run: KnownRun, folder: Path, files: TokenFiles) -> None:

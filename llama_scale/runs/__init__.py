@@ -47,7 +47,7 @@ from llama_scale.runs.folders import (
     run_folders,
 )
 from llama_scale.runs.leases import BusyError
-from llama_scale.runs.limits import mup_problems, seed_problems, training_problems
+from llama_scale.runs.limits import SEEDS, mup_problems, seed_problems, training_problems
 from llama_scale.runs.listing import import_records, imported_records, read_records
 from llama_scale.runs.records import RunRecord, RunStatus, load_records, read_record, write_records
 
@@ -61,6 +61,7 @@ __all__ = [
     "INITIAL_WEIGHTS",
     "MIXTURE_BLOCK",
     "PASSED_OVER",
+    "SEEDS",
     "WEIGHTS",
     "Branch",
     "BusyError",

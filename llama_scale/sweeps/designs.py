@@ -11,7 +11,7 @@ from llama_scale.checked import all_of, raise_all
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.quantities import format_flops, format_number
-from llama_scale.runs import RunRole
+from llama_scale.runs import SEEDS, RunRole
 from llama_scale.shapes import (
     ExplicitShape,
     model_of_shape,
@@ -62,10 +62,15 @@ def families(spec: SweepSpec) -> list[Family]:
     found = [family for model, ends in members for family in _tuned(spec, model, spec.seed, ends)]
     for turn in range(1, design.seeds):
         for model, ends in members:
-            found += _tuned(spec, model, spec.seed + SEED_STRIDE * turn, ends)
+            found += _tuned(spec, model, _seed(spec, turn), ends)
     for turn, (model, ends) in enumerate(_repeated(spec), start=design.seeds):
-        found += _tuned(spec, model, spec.seed + SEED_STRIDE * turn, ends)
+        found += _tuned(spec, model, _seed(spec, turn), ends)
     return _with_holdouts(spec, found)
+
+
+def _seed(spec: SweepSpec, turn: int) -> int:
+    """That of a repeat: past the last seed it goes on from the first, so that `train` takes it too."""
+    return (spec.seed + SEED_STRIDE * turn) % SEEDS
 
 
 def models_without_budget(spec: SweepSpec) -> tuple[ModelConfig, ...]:

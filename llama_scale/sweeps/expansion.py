@@ -157,10 +157,10 @@ def _own_run(trunk: RunConfig, end: End) -> RunConfig:
 
 def _branch(trunk: RunConfig, parent: str, end: End, decay_fraction: float) -> RunConfig:
     total = round(end.tokens / trunk.tokens_per_step)
-    decay = round(total * decay_fraction)
-    warmup = trunk.schedule.warmup_steps
-    if decay < 1 or total - decay < max(1, warmup):
-        raise _too_short(trunk, end, total, round(warmup / (1 - decay_fraction)) + 1)
+    decay = max(1, round(total * decay_fraction))
+    before = max(1, trunk.schedule.warmup_steps)
+    if total - decay < before:
+        raise _too_short(trunk, end, total, round(before / (1 - decay_fraction)) + 1)
     return replace(
         trunk,
         role=end.role,

@@ -7,12 +7,14 @@ blocks, and saves no more than a residual sum a block.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
 
 from llama_scale.errors import InputError
+from llama_scale.training.micro_batch import is_out_of_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 # Of batches, past which torch compiles no more, as it would from 8 on: micro-batches, what is left of a step,
@@ -37,15 +39,24 @@ def compiled_part(function: Function) -> Function:
     return cast(Function, torch.compile(function, dynamic=False))
 
 
-def refusal_of(error: BaseException) -> InputError | None:
-    """What to say where torch could not compile, for want of Triton too; None for any other error."""
-    from torch._dynamo.exc import TorchDynamoException  # slow to import, and of compiled runs alone
+@contextmanager
+def telling_refusals() -> Iterator[None]:
+    """Where torch cannot compile what runs in this block, for want of Triton too, InputError is raised.
 
-    if not isinstance(error, TorchDynamoException):
-        return None
-    cause = getattr(error, "inner_exception", error)
-    said = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-    return InputError(
-        f"training.compile is true, but torch can compile nothing here: {said}",
-        hint="install gcc or clang with headers (and Triton for a GPU), or set training.compile = false",
-    )
+    Memory that ran out meanwhile is raised as the allocator did: half as many sequences may compile.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException  # slow to import, and of compiled runs alone
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        cause = getattr(error, "inner_exception", error)
+        if is_out_of_memory(cause):
+            raise cause from error
+        said = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        raise InputError(
+            f"training.compile is true, but torch can compile nothing here: {said}",
+            hint="install gcc or clang with headers (and Triton for a GPU), or set training.compile = false",
+        ) from error

@@ -112,11 +112,7 @@ def read_corpus(config: DataConfig, store: Path, tokenizer: AnyTokenizer | None 
     validation part. Raises InputError for a package without RECORD, a file that is not what was
     installed, and text that is missing, empty, broken or too short to split.
     """
-    if missing := [path for path in absent_sources(config, store) if not path.startswith(HUB)]:
-        raise InputError(
-            f"the text is not here: there is no {', no '.join(missing)}",
-            hint=f'put it there (UTF-8 text, JSONL, Parquet or folders of them), or use "{BUILTIN}"',
-        )
+    check_sources(config, store)
     catalogues = [_catalogue(source, store) for source in config.mixture]
     held_out = [_first_places(c.digests, np.flatnonzero(c.held_out)) for c in catalogues]
     never_learnt = np.concatenate([c.digests[places] for c, places in zip(catalogues, held_out, strict=True)])
@@ -128,6 +124,15 @@ def read_corpus(config: DataConfig, store: Path, tokenizer: AnyTokenizer | None 
     if tokenizer is not None:
         corpus = hashlib.sha256(f"{corpus} {sha256_of(tokenizer)}".encode()).hexdigest()
     return Corpus(texts=texts, corpus=corpus, tokenizer=tokenizer)
+
+
+def check_sources(config: DataConfig, store: Path) -> None:
+    """Raises InputError for files and folders of `config` that are not there."""
+    if missing := [path for path in absent_sources(config, store) if not path.startswith(HUB)]:
+        raise InputError(
+            f"the text is not here: there is no {', no '.join(missing)}",
+            hint=f'put it there (UTF-8 text, JSONL, Parquet or folders of them), or use "{BUILTIN}"',
+        )
 
 
 def absent_sources(config: DataConfig, store: Path) -> tuple[str, ...]:

@@ -225,6 +225,17 @@ def check_length(files: TokenFiles, config: DataConfig, context: int, sequences:
         )
 
 
+def evaluation_cautions(files: TokenFiles, asked: int, context: int) -> Iterator[str]:
+    """That losses are measured on fewer tokens than were asked for, where too few are held out."""
+    used = sum(_evaluation_chunks(files, asked, context)) * context
+    if used < asked // context * context:
+        scarcest = min(files.sources, key=lambda s: _chunks(s.validation, context) / s.count)
+        yield (
+            f"losses are measured on {used:,} held-out tokens, not on the {asked:,} of "
+            f"data.evaluation_tokens: {scarcest.name} has no more; on more text they would be surer"
+        )
+
+
 def _chunks(tokens: TokenShards, context: int) -> int:
     """Whole sequences in a text, each of whose tokens has one after it."""
     return max(0, len(tokens) - 1) // context

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +13,6 @@ from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.quantities import counted
 from llama_scale.runs import RunConfig
-from llama_scale.training.compiling import refusal_of
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
 from llama_scale.training.kernels import gradients_of
 from llama_scale.training.micro_batch import (
@@ -28,6 +29,7 @@ from llama_scale.training.schedule import learning_rate_factor
 from llama_scale.training.world import ALONE, World
 
 LN2 = math.log(2)
+T = TypeVar("T")
 
 
 @frozen
@@ -79,47 +81,54 @@ class Trainer:
             context=config.model.context,
         )[self.world.rows(config.sequences_per_step)]
         batch = _sent(torch.from_numpy(ids), self.device)
-        while (loss := self._accumulate(batch)) is None:
-            self.optimizer.discard()
-            self.micro_batch = halved(self.micro_batch)
+        loss = self._fitting(lambda: self._accumulate(batch))
         norm = self.optimizer.step(self.learning_rate(self.step))
         self.step += 1
         self._uncollected.append((loss, norm))
 
-    def _accumulate(self, batch: Tensor) -> Tensor | None:
-        """Add up the gradients of this process's rows, a micro-batch at a time; None if memory ran out.
+    def _accumulate(self, batch: Tensor) -> Tensor:
+        """Add up the gradients of this process's rows, a micro-batch at a time.
 
-        Returns the loss of these rows times their share of the step's. Raises InputError where nothing
-        smaller can be tried.
+        Returns the loss of these rows times their share of the step's.
         """
         total = torch.zeros((), device=self.device)
-        try:
-            for part in batch.split(self.micro_batch):
-                share = len(part) / self.config.sequences_per_step
-                loss = self.gradients(part[:, :-1], part[:, 1:], self.config.z_loss, share)
-                self.optimizer.gather()
-                total += loss * share
-        except (RuntimeError, MemoryError) as error:
-            if self.config.compile and (refusal := refusal_of(error)) is not None:
-                raise refusal from error
-            if not is_out_of_memory(error):
-                raise
-            # The others of a world would go on without this one.
-            if self.micro_batch == 1 or self.world.shards:
-                raise self._too_large() from error
-            return None
+        for part in batch.split(self.micro_batch):
+            share = len(part) / self.config.sequences_per_step
+            loss = self.gradients(part[:, :-1], part[:, 1:], self.config.z_loss, share)
+            self.optimizer.gather()
+            total += loss * share
         return total
 
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """What `work` gives, done again with half the micro-batch whenever memory runs out.
+
+        Raises InputError where nothing smaller can be tried.
+        """
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                # The others of a world would go on without this one.
+                if self.micro_batch == 1 or self.world.shards:
+                    raise self._too_large() from error
+            self.optimizer.discard()  # once the error, whose frames hold memory, is gone
+            self.micro_batch = halved(self.micro_batch)
+
     def _too_large(self) -> InputError:
-        which = 'training.recompute = "full", training.precision = "bf16" or a shorter context'
-        if self.config.precision == "i16":
-            which = 'training.precision = "f32" with training.recompute = "full", or a shorter context'
-        if self.micro_batch > 1:
-            which = f"training.micro_batch below {self.micro_batch}, {which}"
+        precision, recompute = self.config.precision, self.config.recompute
+        ways = {
+            f"training.micro_batch below {self.micro_batch}": self.micro_batch > 1,
+            'training.precision = "f32" with training.recompute = "full"': precision == "i16",
+            'training.recompute = "full"': precision != "i16" and recompute != "full",
+            'training.precision = "bf16"': precision == "f32",
+        }
+        left = ", ".join(way for way, is_left in ways.items() if is_left)
         return InputError(
             f"{counted(self.micro_batch, 'sequence')} of {self.config.model.context} tokens at once "
             f"{'does' if self.micro_batch == 1 else 'do'} not fit in the memory of {self.device}",
-            hint=f"set {which}",
+            hint=f"set {left}, or a shorter context" if left else "set a shorter context",
         )
 
     def learning_rate(self, step: int) -> float:
@@ -143,6 +152,9 @@ class Trainer:
 
         In batches as large as in training, so it fits where that does.
         """
+        return self._fitting(self._evaluated)
+
+    def _evaluated(self) -> dict[str, float | int]:
         context = self.config.model.context
         lengths = torch.from_numpy(self.files.tokenizer.token_bytes)
         nats, tokens, size = torch.zeros((), dtype=torch.float64), 0, 0

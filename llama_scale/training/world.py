@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, LlamaScaleError
 from llama_scale.frozen import frozen
 from llama_scale.training.environment import choose_device
 
@@ -85,7 +85,8 @@ def check_shares(sequences_per_step: int, world: World) -> None:
 def joined_world(device: str = "auto") -> Iterator[tuple[World, torch.device]]:
     """The world that torchrun made and this process's device in it; outside torchrun, one process alone.
 
-    Raises InputError for a device that is not there, as where more processes were started than GPUs.
+    Raises InputError for a device that is not there, as where more processes were started than GPUs. Where
+    another process is lost the leader alone says so, by LlamaScaleError: that one has said why, if it could.
     """
     chosen = choose_device(device)
     if not is_launched():
@@ -98,8 +99,22 @@ def joined_world(device: str = "auto") -> Iterator[tuple[World, torch.device]]:
     distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         yield World(rank=distributed.get_rank(), size=distributed.get_world_size(), shards=True), chosen
+    except RuntimeError as error:
+        if not _is_loss_of_another(error):
+            raise
+        if not leads_here():
+            raise SystemExit(1) from error
+        raise LlamaScaleError(
+            "another process of this run failed or was killed, so all of them stop",
+            hint="see what it said; once that is put right the same command goes on from the last checkpoint",
+        ) from error
     finally:
         distributed.destroy_process_group()
+
+
+def _is_loss_of_another(error: RuntimeError) -> bool:
+    """Whether a process could not be reached any more; gloo says so in words of its own alone."""
+    return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
 
 
 def _own_gpu(place: int) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.runs import Precision
+from llama_scale.training.compiling import telling_refusals
 from llama_scale.training.kernels.adamw import FlatAdamW
 from llama_scale.training.kernels.library import Absent, Library, library
 from llama_scale.training.kernels.products import product, product_scratch
@@ -63,14 +65,19 @@ class TorchGradients:
 
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor:
         """Add gradients; gives the mean loss."""
-        objective, loss = self.model.objective(tokens_BT, targets_BT, z_loss)
-        (objective * share).backward()
+        with self._compiling():
+            objective, loss = self.model.objective(tokens_BT, targets_BT, z_loss)
+            (objective * share).backward()
         return loss.detach()
 
     @torch.no_grad()
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """The sum of losses in nats."""
-        return self.model.loss(tokens_BT, targets_BT, reduction="sum")
+        with self._compiling():
+            return self.model.loss(tokens_BT, targets_BT, reduction="sum")
+
+    def _compiling(self) -> AbstractContextManager[None]:
+        return telling_refusals() if self.model.compiled else nullcontext()
 
 
 def gradients_of(model: Llama, precision: Precision = "f32", *, sequences: int | None = None) -> Gradients:
