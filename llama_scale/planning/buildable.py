@@ -16,6 +16,7 @@ from llama_scale.architecture import (
     ParameterConvention,
     aspect_ratio,
     nearest_shape,
+    nearest_shapes,
     widened,
     with_kv_heads,
 )
@@ -37,8 +38,8 @@ from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_k
 from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
-RUNG = 1.005  # sizes apart from each other, on one ladder for all questions: some shapes are near to few
-NEARBY, ELSEWHERE = 64, 280  # rungs either way: a third of the size, and a quarter to four times it
+RUNG = 1.03  # sizes apart from each other, on one ladder for all questions
+NEARBY, ELSEWHERE = 11, 47  # rungs either way: a third of the size, and a quarter to four times it
 SAME_SIZE = 0.1  # in log N
 AS_GOOD = {"budget": 2e-4, "loss": 1e-3}  # shares of the loss, or of the cost, that no model of either knows
 NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
@@ -253,32 +254,46 @@ def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes:
 
 def _shape_of(request: Request, parameters: float) -> ModelConfig:
     """The LLaMA of about that size, with what the question says of shapes."""
-    return _shape(parameters, request.fit.convention, request.vocabulary, request.context, request.kv_heads)
-
-
-@lru_cache(maxsize=4096)  # one question, and the hints of its refusal, ask for the same rungs many times
-def _shape(
-    parameters: float, convention: ParameterConvention, vocabulary: int, context: int, kv_heads: int | None
-) -> ModelConfig:
     return nearest_shape(
-        parameters, convention=convention, vocabulary=vocabulary, context=context, kv_heads=kv_heads
+        parameters,
+        convention=request.fit.convention,
+        vocabulary=request.vocabulary,
+        context=request.context,
+        kv_heads=request.kv_heads,
     )
 
 
-def _shapes_of(request: Request, parameters: float) -> Iterator[ModelConfig]:
-    """The LLaMA of about that size if it is allowed, and where size is what holds it back a wider one too."""
-    shape = _shape_of(request, parameters)
-    if request.allows(shape):
-        yield shape
-        if request.max_parameters is not None and _is_held(request, parameters):
-            counts = shape.parameters
-            more = request.most_parameters - counts.by(request.fit.convention)
-            yield widened(shape, min(more, request.max_parameters - counts.total))
+@lru_cache(maxsize=4096)  # one question, and the hints of its refusal, ask for the same rungs many times
+def _rung(
+    step: int, convention: ParameterConvention, vocabulary: int, context: int, kv_heads: int | None
+) -> tuple[ModelConfig, ...]:
+    """The shapes that are the nearest to sizes from one rung to the next."""
+    return nearest_shapes(
+        RUNG**step,
+        RUNG ** (step + 1),
+        convention=convention,
+        vocabulary=vocabulary,
+        context=context,
+        kv_heads=kv_heads,
+    )
 
 
-def _is_held(request: Request, parameters: float) -> bool:
-    """Whether a size is about the largest that was asked for: a little less of it may cost a lot."""
-    return parameters >= NEAR_THE_MOST * request.most_parameters
+def _shapes_about(request: Request, wanted: float, reach: int) -> Iterator[ModelConfig]:
+    """The LLaMAs within `reach` rungs that are allowed; where size is what holds them back wider ones too."""
+    convention, rung = request.fit.convention, math.floor(math.log(wanted) / math.log(RUNG))
+    for step in range(rung - reach, rung + reach + 1):
+        for shape in _rung(step, convention, request.vocabulary, request.context, request.kv_heads):
+            if request.allows(shape):
+                yield shape
+                if request.max_parameters is not None and _is_held(request, shape):
+                    counts = shape.parameters
+                    more = request.most_parameters - counts.by(convention)
+                    yield widened(shape, min(more, request.max_parameters - counts.total))
+
+
+def _is_held(request: Request, shape: ModelConfig) -> bool:
+    """Whether a shape is about the largest that was asked for: a little less of it may cost a lot."""
+    return shape.parameters.by(request.fit.convention) >= NEAR_THE_MOST * request.most_parameters
 
 
 def _best_shape(
@@ -291,12 +306,7 @@ def _best_shape(
     Serving follows heads and layers as well as size, least smoothly where models are small and prompts
     long: there the shape nearest in size need not be the best, nor do what is asked at all.
     """
-    found: dict[ModelConfig, Sizes] = {}
-    rung = round(math.log(wanted) / math.log(RUNG))
-    for size in (wanted, *(RUNG**step for step in range(rung - reach, rung + reach + 1))):
-        with suppress(InputError):  # too small for so many KV heads
-            for shape in _shapes_of(request, size):
-                found[shape] = problem.family.size_of(shape)
+    found = {shape: problem.family.size_of(shape) for shape in _shapes_about(request, wanted, reach)}
     if not found:
         return None
     sizes = _together(list(found.values()))
