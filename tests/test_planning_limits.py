@@ -21,6 +21,7 @@ from llama_scale.laws.downstream import Sigmoid
 from llama_scale.planning import Plan
 from llama_scale.planning.buildable import is_ill_shaped
 from llama_scale.planning.optimum import lowest_loss
+from llama_scale.quantities import Quantity
 
 SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
 
@@ -367,6 +368,34 @@ def test_a_limit_on_serving_holds_the_shape_itself(words: Any, unit: CostUnit, m
     first = next(limit for limit in answer.limits if limit.name == "time to first token")
     assert first.used <= 0.5
     assert answer.gap.cost >= 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"target_loss": 2.04, "time_per_output_token": "2.5ms", "kv_heads": 8},
+        {"target_loss": 2.04, "time_per_output_token": "2.5ms", "flops": "exact"},
+        {"target_loss": 2.0, "time_per_output_token": "3.5ms", "serve_accelerators": 4, "cost_in": "usd"},
+        {"target_loss": 2.04, "time_to_first_token": "6.5ms"},
+    ],
+)
+def test_no_latency_is_refused_that_a_wide_shape_meets(words: Any) -> None:
+    """None of the usual proportions did, for want of a tenth of the time: the question was refused."""
+    asked: dict[str, Any] = {"serve_tokens": 3e9, **words}
+    answer = ask(**asked)
+    limit = next(limit for limit in answer.limits if limit.name.startswith("time"))
+    assert isinstance(limit.limit, Quantity)
+    assert limit.used <= limit.limit.value
+    assert answer.recommended.loss_nats == pytest.approx(words["target_loss"])
+    assert answer.optimum.parameters >= answer.recommended.parameters
+    word = next(word for word in words if word.startswith("time"))
+    asked[word] = f"{float(words[word].removesuffix('ms')) * 0.7:g}ms"
+    with pytest.raises(InfeasibleError, match=r"would have to be [\d.]+ms") as refused:
+        ask(**asked)
+    needed = nearest(refused)[word]
+    assert float(needed.removesuffix("ms")) < float(words[word].removesuffix("ms")) * 1.06
+    asked[word] = needed
+    assert ask(**asked).recommended.parameters > 0
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,9 @@ def _settled(request: Request) -> Settled | Refusal:
     problem, objective = request.problem(), request.objective(request.law)
     solution = best(problem, objective)
     if refusal := unreachable(request, problem, objective, solution):
-        return refusal
-    built = _buildable(request, problem, objective, solution)
+        built = _wide_enough(request, problem, objective) or refusal
+    else:
+        built = _buildable(request, problem, objective, solution)
     if not isinstance(built, Built):
         return built
     settled = _through(request, problem, objective, built)
@@ -236,6 +237,12 @@ def _buildable(
     if not able:
         return unbuildable(request, wanted)
     return min(able, key=lambda one: _rank(request, objective, one))
+
+
+def _wide_enough(request: Request, problem: Problem, objective: Objective) -> Built | None:
+    """The best shape where serving leaves none of the usual proportions: wide ones are faster."""
+    held = request.held_by_serving
+    return None if held is None else _best_shape(request, problem, objective, held, ELSEWHERE)
 
 
 def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
