@@ -222,7 +222,7 @@ def _cases(request: Request, problem: Problem, changes: list[Change], ours: Spli
         objective = objective._replace(value=value)
     answer = best(_scaled(problem, law, serve / train), objective)
     loss = law.loss(answer.sizes.parameters, answer.tokens)
-    in_usd = problem if request.unit == "usd" else replace(request, unit="usd").problem()
+    in_usd = problem if request.unit == "usd" else request.in_unit("usd").problem().on(problem.family)
     usd = _dollars(in_usd, objective.limits, changes, ours)
     columns = answer.sizes.parameters, answer.tokens, loss, usd
     rows = zip(*(np.broadcast_to(column, len(changes)) for column in columns), strict=True)
