@@ -9,8 +9,11 @@ import pytest
 
 from llama_scale import plan
 from llama_scale.costs.constants import Accuracy
+from llama_scale.laws import published
 from llama_scale.planning import Plan
+from llama_scale.planning.reasons import reasons
 from llama_scale.planning.sensitivity import Sensitivity, inputs
+from llama_scale.quantities import format_count
 
 
 def table(answer: Plan) -> dict[str, Sensitivity]:
@@ -116,3 +119,16 @@ def test_a_shape_wide_enough_for_a_latency_has_a_bill_in_dollars() -> None:
     assert rows["price"].low.usd < bill
     assert answer.intervals is not None
     assert answer.intervals.ranges["total_usd"].low < bill < answer.intervals.ranges["total_usd"].high
+
+
+def test_another_form_is_told_from_the_laws_own_though_both_have_one_name() -> None:
+    fit = published()
+    others = {fit.law.form: fit.evidence["other_forms"]["skaling"]}
+    answer = plan(serve_tokens=1e12, law=replace(fit, evidence={"other_forms": others}))
+    row = table(answer)["form of the law"]
+    assert {row.low.label, row.high.label} == {"chinchilla", "chinchilla (the law's own)"}
+    other = row.low if row.low.other_law else row.high
+    assert other.label == "chinchilla"
+    said = next(reason.text for reason in reasons(answer) if reason.heading == "other laws")
+    assert f"another form: chinchilla {format_count(other.parameters)} on" in said
+    assert "own)" not in said

@@ -233,7 +233,7 @@ def _other_forms(plan: Plan) -> str:
     said = [
         f"{case.label} {format_count(case.parameters)} on {format_count(case.tokens)}"
         for case in cases
-        if case.label != plan.request.fit.law.form
+        if case.other_law
     ]
     return f"; its own runs under another form: {', '.join(said)}" if said else ""
 
