@@ -16,7 +16,7 @@ from llama_scale import plan
 from llama_scale.cli.output import json_text
 from llama_scale.cli.plan import command
 from llama_scale.laws import Repetition, published
-from llama_scale.planning import Plan
+from llama_scale.planning import Plan, compare
 from llama_scale.planning.explain import explain
 from llama_scale.planning.reasons import reasons
 from llama_scale.planning.words import regret_rows, sensitivity_rows
@@ -263,3 +263,9 @@ def test_models_that_do_not_exist_are_left_out_of_the_table() -> None:
     assert "equal loss *" in text
     assert "equal cost *" not in text
     assert " nan" not in text
+
+
+def test_a_plan_is_shown_in_one_line_where_nothing_draws_markdown() -> None:
+    answer, models = plan(serve_tokens=1e12), compare("llama-7b", "llama-13b")
+    assert repr(answer) == f"<Plan: {answer.sentence}>"
+    assert repr(models) == f"<Comparison: {models.sentence}>"
