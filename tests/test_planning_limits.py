@@ -117,6 +117,24 @@ def test_a_limit_on_latency_is_kept_and_named() -> None:
     assert counted_in_flops.recommended.parameters <= counted_in_flops.request.servable
 
 
+@pytest.mark.parametrize(
+    ("words", "held"),
+    [
+        ({"time_per_output_token": "3ms", "time_to_first_token": "1s"}, "time per output token"),
+        ({"time_per_output_token": "100ms", "time_to_first_token": "10ms"}, "time to first token"),
+        ({"time_per_output_token": "200ms", "serve_accelerators": 1}, "memory of 1 H100-SXM"),
+        ({"time_per_output_token": "20ms", "serve_accelerators": 1}, "time per output token"),
+    ],
+)
+@pytest.mark.parametrize("budget", ["1e26", "$300M"])
+def test_only_the_limit_on_serving_that_holds_the_size_is_said_to_bind(
+    words: Any, held: str, budget: str
+) -> None:
+    """Both latencies were, whichever was hit, and never the memory beside one."""
+    answer = ask(serve_tokens=1e9, budget=budget, **words)
+    assert binding(answer) == ["total budget", held]
+
+
 def test_memory_binds_where_no_larger_model_can_be_served() -> None:
     answer = ask(budget="$50M", serve_accelerators=2)
     assert binding(answer) == ["total budget", "memory of 2 H100-SXM"]
