@@ -269,3 +269,11 @@ def test_a_plan_is_shown_in_one_line_where_nothing_draws_markdown() -> None:
     answer, models = plan(serve_tokens=1e12), compare("llama-7b", "llama-13b")
     assert repr(answer) == f"<Plan: {answer.sentence}>"
     assert repr(models) == f"<Comparison: {models.sentence}>"
+
+
+def test_a_loss_that_other_sizes_reach_for_less_is_not_called_flat_about_the_plans() -> None:
+    """Where data end before the budget, the plan's size is in no range of sizes that cost little more."""
+    answer = plan(serve_tokens=1e12, unique_tokens=1e10)
+    assert answer.optimum.parameters > 1.01 * answer.flatness[-1].high
+    assert said(answer)["flat"].startswith("other sizes reach the same loss for less: ")
+    assert said(plan(serve_tokens=1e12))["flat"].startswith("same loss: ")

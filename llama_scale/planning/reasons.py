@@ -65,7 +65,9 @@ def _flat(plan: Plan) -> str:
         f"{format_count(near.low)} to {format_count(near.high)} for +{format_fraction(near.excess)}"
         for near in plan.flatness
     ]
-    return f"same loss: {', '.join(ranges)} cost"
+    if widest.low <= 1.01 * plan.optimum.parameters and plan.optimum.parameters <= 1.01 * widest.high:
+        return f"same loss: {', '.join(ranges)} cost"
+    return f"other sizes reach the same loss for less: {', '.join(ranges)} over the least cost"
 
 
 def _saving(plan: Plan) -> Reason:
