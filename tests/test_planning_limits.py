@@ -118,6 +118,23 @@ def test_a_limit_on_latency_is_kept_and_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ({"target_loss": 2.04, "time_per_output_token": "2.5ms", "kv_heads": 8}, 9.1e23),
+        ({"target_loss": 2.04, "time_to_first_token": "7ms"}, 2e24),
+        ({"match": "llama-7b", "time_per_output_token": "2.3ms", "law": "hoffmann-2022"}, 4.6e22),
+    ],
+)
+def test_a_shape_comes_near_what_a_latency_allows_by_a_wider_hidden_layer(words: Any, most: float) -> None:
+    """The shapes below cost 1.52e24, 3.54e24 and 4.68e22 to bring to the same loss."""
+    answer = ask(serve_tokens=1e10, **words)
+    assert answer.recommended.lifetime.total_flops < most
+    limit = next(limit for limit in answer.limits if limit.name.startswith("time"))
+    assert isinstance(limit.limit, Quantity)
+    assert limit.used <= limit.limit.value * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
     ("words", "held"),
     [
         ({"time_per_output_token": "3ms", "time_to_first_token": "1s"}, "time per output token"),

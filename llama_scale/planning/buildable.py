@@ -173,7 +173,21 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
         if isinstance(found, Settled):
             break
         chosen = _on_continuum(request, found, problem, objective)
-    return chosen
+    return _filled(request, problem, objective, chosen)
+
+
+def _filled(request: Request, problem: Problem, objective: Objective, settled: Settled) -> Settled:
+    """The shape, its hidden layer wider where that brings it near a size that limits on serving hold back.
+
+    Shapes are up to 4 % apart: at the edge of what a latency allows the last of them may cost far more.
+    """
+    more = float(settled.solution.sizes.parameters) - settled.model.parameters
+    if not (request.must_be_servable and _is_beaten(request, settled, objective, SMALL[objective.fixed])):
+        return settled
+    wider = _built(request, problem, objective, widened(settled.shape, more))
+    if wider is None or _rank(request, objective, wider) >= _rank(request, objective, settled):
+        return settled
+    return _on_continuum(request, wider, problem, objective)
 
 
 def _on_continuum(request: Request, built: Built, problem: Problem, objective: Objective) -> Settled:
@@ -224,19 +238,26 @@ def _buildable(
     able: list[Built] = []
     for factor in ROUNDINGS:
         shape = _shape_of(request, wanted * factor)
-        sizes = problem.family.size_of(shape)
-        if refusal := missing_shape(request, float(sizes.parameters), wanted):
+        if refusal := missing_shape(request, shape.parameters.by(request.fit.convention), wanted):
             return refusal
-        tokens = float(_tokens_for(request, problem, objective, sizes))
-        if math.isfinite(tokens) and request.allows(shape):
-            able.append(Built(shape, _planned(request, problem, sizes, tokens)))
+        if built := _built(request, problem, objective, shape):
+            able.append(built)
             if not is_ill_shaped(shape):
-                return able[-1]
+                return built
     if found := _best_shape(request, problem, objective, wanted, ELSEWHERE):
         able.append(found)
     if not able:
         return unbuildable(request, wanted)
     return min(able, key=lambda one: _rank(request, objective, one))
+
+
+def _built(request: Request, problem: Problem, objective: Objective, shape: ModelConfig) -> Built | None:
+    """A shape with its tokens; None where it does not keep the limits."""
+    sizes = problem.family.size_of(shape)
+    tokens = float(_tokens_for(request, problem, objective, sizes))
+    if not math.isfinite(tokens) or not request.allows(shape):
+        return None
+    return Built(shape, _planned(request, problem, sizes, tokens))
 
 
 def _wide_enough(request: Request, problem: Problem, objective: Objective) -> Built | None:
