@@ -10,7 +10,7 @@ from llama_scale.laws import Range
 from llama_scale.laws.repeated import RepeatedDataLaw
 from llama_scale.planning.described import Reason, described
 from llama_scale.planning.quantisation import CAVEAT, QuantisedLaw
-from llama_scale.planning.sensitivity import FORM
+from llama_scale.planning.sensitivity import FORM, Case
 from llama_scale.planning.sentence import amount
 from llama_scale.quantities import (
     Quantity,
@@ -232,12 +232,14 @@ def _other_forms(plan: Plan) -> str:
     """What the same runs say under another form."""
     row = next((row for row in plan.sensitivity if row.input == FORM), None)
     cases = [] if row is None else [row.low, row.high]
-    said = [
-        f"{case.label} {format_count(case.parameters)} on {format_count(case.tokens)}"
-        for case in cases
-        if case.other_law
-    ]
+    said = [f"{case.label} {_split_of(case)}" for case in cases if case.other_law]
     return f"; its own runs under another form: {', '.join(said)}" if said else ""
+
+
+def _split_of(case: Case) -> str:
+    if math.isnan(case.tokens):
+        return "none"
+    return f"{format_count(case.parameters)} on {format_count(case.tokens)}"
 
 
 def _regret(plan: Plan) -> str:
