@@ -7,10 +7,10 @@ f hidden size of SwiGLU, V vocabulary, T context.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
@@ -24,6 +24,7 @@ RECOMPUTE_MODES: tuple[Recompute, ...] = get_args(Recompute)
 LLAMA_VOCABULARY = 32_000  # Touvron et al. 2023, section 2.1
 LLAMA_CONTEXT = 2_048
 USUAL_HEAD_SIZES = {0: 8, 96: 16, 192: 32, 384: 64, 1024: 128}  # from a width on: six heads, or eight of 128
+FINE = 0.001  # in log N: sizes whose nearest shapes are listed
 HIDDEN_MULTIPLE = 256  # LLaMA's released code rounds 2/3 x 4d up to a multiple of this
 
 
@@ -165,17 +166,40 @@ def nearest_shape(
     >>> nearest_shape(6.74e9) == LLAMA_7B
     True
     """
-    shapes = list(_ladder(parameters, convention, vocabulary, context, kv_heads))
+    shapes = list(_ladder(parameters, parameters, convention, vocabulary, context, kv_heads))
     if not shapes:
-        heads = max(shape.heads for shape in _ladder(parameters, convention, vocabulary, context))
+        usual = _ladder(parameters, parameters, convention, vocabulary, context)
+        heads = max(shape.heads for shape in usual)
         raise InputError(
             f"no LLaMA of about {parameters:.3g} parameters has a multiple of {kv_heads} heads",
             hint=f"ask for fewer KV heads: a power of two up to {1 << (heads.bit_length() - 1)}",
         )
-    missed = [math.log(shape.parameters.by(convention) / parameters) for shape in shapes]
-    most = 0.03 if parameters >= 1e8 and min(map(abs, missed)) < 0.03 else math.inf
-    kept = ((shape, by) for shape, by in zip(shapes, missed, strict=True) if abs(by) < most)
-    return min(kept, key=lambda one: _oddness(*one, parameters))[0]
+    return _least_odd([_candidate(shape, convention) for shape in shapes], parameters)
+
+
+def nearest_shapes(
+    low: float,
+    high: float,
+    *,
+    convention: ParameterConvention = "total",
+    vocabulary: int = LLAMA_VOCABULARY,
+    context: int = LLAMA_CONTEXT,
+    kv_heads: int | None = None,
+) -> tuple[ModelConfig, ...]:
+    """Every shape that is the nearest to sizes from `low` to `high`, which are a few percent apart.
+
+    Empty where none has such heads. One that is the nearest to less than 0.1 % of a size may be left out.
+
+    >>> [shape.layers for shape in nearest_shapes(6.6e9, 6.9e9)]
+    [32, 26]
+    """
+    shapes = _ladder(low, high, convention, vocabulary, context, kv_heads)
+    candidates = [_candidate(shape, convention) for shape in shapes]
+    if not candidates:
+        return ()
+    steps = max(1, math.ceil(math.log(high / low) / FINE))
+    sizes = (low * (high / low) ** (step / steps) for step in range(steps + 1))
+    return tuple(dict.fromkeys(_least_odd(candidates, size) for size in sizes))
 
 
 def with_kv_heads(shape: ModelConfig, kv_heads: int, *, widen: bool = True) -> ModelConfig:
@@ -226,28 +250,39 @@ def usual_head_size(width: float) -> int:
 
 
 def _ladder(
-    parameters: float,
+    low: float,
+    high: float,
     convention: ParameterConvention,
     vocabulary: int,
     context: int,
     kv_heads: int | None = None,
 ) -> Iterator[ModelConfig]:
-    """Shapes around the width that holds `parameters` at the family's aspect ratio."""
+    """Shapes around the widths that hold sizes from `low` to `high` at the family's aspect ratio."""
     tables = {"total": 2, "matmul": 1, "non_embedding": 0}[convention] * vocabulary
+    narrowest, widest = (_usual_width(size, tables) for size in (low, high))
+    for step, head_size in dict.fromkeys(map(_step_of_widths, (narrowest, widest))):
+        for count in range(max(1, math.floor(0.75 * narrowest / step)), math.ceil(1.3 * widest / step) + 2):
+            width = count * step
+            heads = width // head_size
+            if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
+                continue
+            hidden = llama_hidden(width, HIDDEN_MULTIPLE if width >= 768 else 16)
+            a_layer = 4 * width**2 + 3 * width * hidden + 2 * width
+            fewest, most = (math.floor((size - tables * width) / a_layer) for size in (low, high))
+            for layers in range(max(1, fewest - 1), max(1, most + 2) + 1):
+                yield _rung(layers, width, heads, kv_heads or heads, hidden, vocabulary, context)
+
+
+def _usual_width(parameters: float, tables: int) -> float:
+    """The width at which layers of the family's aspect ratio and tables of so many rows hold a size."""
     ratio = aspect_ratio(parameters)
-    guess = _positive_root(lambda width: 12 * width**3 / ratio + tables * width - parameters)
-    head_size = usual_head_size(guess)
-    step = head_size * (4 if guess >= 2048 else 1)
-    for count in range(max(1, math.floor(0.75 * guess / step)), math.ceil(1.3 * guess / step) + 2):
-        width = count * step
-        heads = width // head_size
-        if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
-            continue
-        hidden = llama_hidden(width, HIDDEN_MULTIPLE if width >= 768 else 16)
-        a_layer = 4 * width**2 + 3 * width * hidden + 2 * width
-        wanted = (parameters - tables * width) / a_layer
-        for layers in sorted({max(1, math.floor(wanted) + extra) for extra in (-1, 0, 1, 2)}):
-            yield _rung(layers, width, heads, kv_heads or heads, hidden, vocabulary, context)
+    return _positive_root(lambda width: 12 * width**3 / ratio + tables * width - parameters)
+
+
+def _step_of_widths(usual: float) -> tuple[int, int]:
+    """What widths about a usual one are multiples of, and the size of their heads."""
+    head_size = usual_head_size(usual)
+    return head_size * (4 if usual >= 2048 else 1), head_size
 
 
 @lru_cache(maxsize=4096)  # who looks for the best of many sizes meets each shape again and again
@@ -258,13 +293,34 @@ def _rung(
     return with_kv_heads(plain, kv_heads)
 
 
-def _oddness(shape: ModelConfig, missed: float, parameters: float) -> float:
-    """How unlike the wish a shape is: 0.3 for a `missed` log of 0.01, 1.2 for 0.02, more if ill-shaped."""
-    far = 0.3 * (100 * missed) ** 2
-    stretched = 8 * math.log(shape.width / shape.layers / aspect_ratio(parameters)) ** 2
+class _Candidate(NamedTuple):
+    """A shape with what makes it odd: logarithms of its size and of width over layers, uneven numbers."""
+
+    shape: ModelConfig
+    size: float
+    stretch: float
+    uneven: float
+
+
+def _candidate(shape: ModelConfig, convention: ParameterConvention) -> _Candidate:
     uneven_heads = 0.3 if shape.width >= 1024 and shape.heads % (8 if shape.width >= 2048 else 2) else 0.0
     uneven_layers = 1.2 if shape.layers % 2 else 0.1 if shape.layers % 4 else 0.0
-    return far + stretched + uneven_heads + uneven_layers
+    return _Candidate(
+        shape,
+        math.log(shape.parameters.by(convention)),
+        math.log(shape.width / shape.layers),
+        uneven_heads + uneven_layers,
+    )
+
+
+def _least_odd(candidates: Sequence[_Candidate], parameters: float) -> ModelConfig:
+    """The shape least unlike the wish: a log of 0.01 missed counts 0.3, of 0.02 1.2, more if ill-shaped."""
+    wanted, proportions = math.log(parameters), math.log(aspect_ratio(parameters))
+    near = [one for one in candidates if abs(one.size - wanted) < 0.03] if parameters >= 1e8 else ()
+    return min(
+        near or candidates,
+        key=lambda one: 3000 * (one.size - wanted) ** 2 + 8 * (one.stretch - proportions) ** 2 + one.uneven,
+    ).shape
 
 
 def _positive_root(increasing: Callable[[float], float]) -> float:

@@ -4,6 +4,7 @@ import csv
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -20,6 +21,7 @@ from llama_scale.architecture import (
     grouped_query_choices,
     llama,
     nearest_shape,
+    nearest_shapes,
     widened,
     with_kv_heads,
 )
@@ -86,6 +88,19 @@ def test_nearest_shape_is_near_and_buildable(log_parameters: float, convention: 
     assert shape.hidden % 256 == 0 or shape.width < 768
     assert shape.heads % 4 == 0 or shape.width < 2048
     assert 39 < shape.width / shape.layers < 200
+
+
+@pytest.mark.parametrize("low", [2.1e6, 3.3e8, 8.2e9, 6.1e11])
+@pytest.mark.parametrize("kv_heads", [None, 8])
+def test_nearest_shapes_are_those_of_every_size_between(low: float, kv_heads: int | None) -> None:
+    """But for those of less than a thousandth of a size."""
+    asked: Any = {"vocabulary": 8000, "kv_heads": kv_heads}
+    listed = nearest_shapes(low, 1.03 * low, **asked)
+    step, many = 2e-4, 5
+    found = [nearest_shape(low * math.exp(step * i), **asked) for i in range(int(math.log(1.03) / step))]
+    assert {shape for shape in found if found.count(shape) > many} <= set(listed)
+    assert nearest_shape(low, **asked) in listed
+    assert nearest_shapes(low, 1.03 * low, vocabulary=8000, kv_heads=1009) == ()
 
 
 @given(log_parameters=st.floats(math.log(3e5), math.log(1e8)))

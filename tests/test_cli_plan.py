@@ -56,6 +56,12 @@ def test_long_words_such_as_paths_are_never_broken() -> None:
         assert path in text
 
 
+def test_what_the_table_counts_is_told_in_80_columns() -> None:
+    words = ["--serve-tokens", "1e9", "--match", "llama-7b", "--cost-in", "gpu-hours", "--law", "kaplan-2020"]
+    shown = CliRunner().invoke(command, words, catch_exceptions=False)
+    assert max(map(len, shown.output.splitlines())) <= 80
+
+
 def test_the_demand_alone_is_answered_in_80_columns() -> None:
     shown = run("--serve-tokens", "1e12")
     assert shown.returncode == 0, shown.stderr

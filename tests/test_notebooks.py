@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def said(notebook: Any) -> list[Any]:
+    """The text of every output."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return [
+        (output.get("text"), {k: v for k, v in output.get("data", {}).items() if k.startswith("text/")})
+        for output in outputs
+    ]
 
 
 def test_there_are_notebooks() -> None:
@@ -20,8 +30,11 @@ def test_there_are_notebooks() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path) -> None:
+    """And says what it was committed saying; pictures may differ by a font."""
     notebook = nbformat.read(path, as_version=4)
+    committed = said(notebook)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    assert said(notebook) == committed
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

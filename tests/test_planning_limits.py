@@ -21,6 +21,7 @@ from llama_scale.laws.downstream import Sigmoid
 from llama_scale.planning import Plan
 from llama_scale.planning.buildable import is_ill_shaped
 from llama_scale.planning.optimum import lowest_loss
+from llama_scale.quantities import Quantity
 
 SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
 
@@ -114,6 +115,41 @@ def test_a_limit_on_latency_is_kept_and_named() -> None:
     assert float(first.recommended.throughput.time_to_first_token_seconds) <= 0.05 * (1 + 1e-9)
     counted_in_flops = ask(time_per_output_token="10ms", serve_accelerator="A100-80")
     assert counted_in_flops.recommended.parameters <= counted_in_flops.request.servable
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ({"target_loss": 2.04, "time_per_output_token": "2.5ms", "kv_heads": 8}, 9.1e23),
+        ({"target_loss": 2.04, "time_to_first_token": "7ms"}, 2e24),
+        ({"match": "llama-7b", "time_per_output_token": "2.3ms", "law": "hoffmann-2022"}, 4.6e22),
+    ],
+)
+def test_a_shape_comes_near_what_a_latency_allows_by_a_wider_hidden_layer(words: Any, most: float) -> None:
+    """The shapes below cost 1.52e24, 3.54e24 and 4.68e22 to bring to the same loss."""
+    answer = ask(serve_tokens=1e10, **words)
+    assert answer.recommended.lifetime.total_flops < most
+    limit = next(limit for limit in answer.limits if limit.name.startswith("time"))
+    assert isinstance(limit.limit, Quantity)
+    assert limit.used <= limit.limit.value * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("words", "held"),
+    [
+        ({"time_per_output_token": "3ms", "time_to_first_token": "1s"}, "time per output token"),
+        ({"time_per_output_token": "100ms", "time_to_first_token": "10ms"}, "time to first token"),
+        ({"time_per_output_token": "200ms", "serve_accelerators": 1}, "memory of 1 H100-SXM"),
+        ({"time_per_output_token": "20ms", "serve_accelerators": 1}, "time per output token"),
+    ],
+)
+@pytest.mark.parametrize("budget", ["1e26", "$300M"])
+def test_only_the_limit_on_serving_that_holds_the_size_is_said_to_bind(
+    words: Any, held: str, budget: str
+) -> None:
+    """Both latencies were, whichever was hit, and never the memory beside one."""
+    answer = ask(serve_tokens=1e9, budget=budget, **words)
+    assert binding(answer) == ["total budget", held]
 
 
 def test_memory_binds_where_no_larger_model_can_be_served() -> None:
@@ -336,10 +372,17 @@ def test_a_limit_on_serving_binds_a_model_that_serves_nothing_too(words: Any, na
         ({"serve_tokens": 1e11, "budget": 3e19, "flops": "exact"}, 2.975),
         ({"serve_tokens": 3.76e15, "law": "hoffmann-2022-sardana", "time_per_output_token": "10ms"}, 2.512),
         ({"serve_tokens": 2.78e8, "accelerator": "h200", "time_per_output_token": "2ms"}, 2.158),
+        (
+            {
+                **{"serve_tokens": 3.3659e13, "budget": "$69430", "time_per_output_token": "10ms"},
+                **{"input_tokens": 16_000, "output_tokens": 1_000},
+            },
+            3.13,
+        ),
     ],
 )
 def test_the_shape_is_the_best_of_those_that_may_be(words: Any, most: float) -> None:
-    """With 8 KV heads for all, and no look at the nearest's neighbours, losses were 3.00, 2.59, 2.161."""
+    """Eight KV heads for all, the nearest's neighbours passed by: losses of 3.00, 2.59, 2.161 and 3.162."""
     answer = plan(**words)
     assert answer.recommended.loss_nats < most
     assert answer.kv_choice is None or answer.kv_choice.shape.heads == answer.shape.heads
@@ -363,6 +406,34 @@ def test_a_limit_on_serving_holds_the_shape_itself(words: Any, unit: CostUnit, m
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        {"target_loss": 2.04, "time_per_output_token": "2.5ms", "kv_heads": 8},
+        {"target_loss": 2.04, "time_per_output_token": "2.5ms", "flops": "exact"},
+        {"target_loss": 2.0, "time_per_output_token": "3.5ms", "serve_accelerators": 4, "cost_in": "usd"},
+        {"target_loss": 2.04, "time_to_first_token": "6.5ms"},
+    ],
+)
+def test_no_latency_is_refused_that_a_wide_shape_meets(words: Any) -> None:
+    """None of the usual proportions did, for want of a tenth of the time: the question was refused."""
+    asked: dict[str, Any] = {"serve_tokens": 3e9, **words}
+    answer = ask(**asked)
+    limit = next(limit for limit in answer.limits if limit.name.startswith("time"))
+    assert isinstance(limit.limit, Quantity)
+    assert limit.used <= limit.limit.value
+    assert answer.recommended.loss_nats == pytest.approx(words["target_loss"])
+    assert answer.optimum.parameters >= answer.recommended.parameters
+    word = next(word for word in words if word.startswith("time"))
+    asked[word] = f"{float(words[word].removesuffix('ms')) * 0.7:g}ms"
+    with pytest.raises(InfeasibleError, match=r"would have to be [\d.]+ms") as refused:
+        ask(**asked)
+    needed = nearest(refused)[word]
+    assert float(needed.removesuffix("ms")) < float(words[word].removesuffix("ms")) * 1.06
+    asked[word] = needed
+    assert ask(**asked).recommended.parameters > 0
+
+
+@pytest.mark.parametrize(
     ("words", "most"),
     [
         (
@@ -373,10 +444,17 @@ def test_a_limit_on_serving_holds_the_shape_itself(words: Any, unit: CostUnit, m
             146e3,
         ),
         ({"serve_tokens": 5.943e12, "target_loss": 1.999, "flops": "exact"}, 1.33e6),
+        (
+            {
+                **{"serve_tokens": 1.1664e9, "input_tokens": 4000, "output_tokens": 200},
+                "target_loss": 2.811,
+            },
+            48.7,
+        ),
     ],
 )
 def test_shapes_that_are_the_nearest_to_few_sizes_are_looked_at(words: Any, most: float) -> None:
-    """Wide ones of 26 and 46 layers, passed by in large steps: $160,769 and $1.337M."""
+    """Wide ones of 26, 46 and 13 layers, passed by in large steps: $160,769, $1.337M and $48.73."""
     answer = plan(**words, cost_in="usd")
     assert answer.recommended.lifetime.total("usd") < most
 

@@ -9,8 +9,11 @@ import pytest
 
 from llama_scale import plan
 from llama_scale.costs.constants import Accuracy
+from llama_scale.laws import published
 from llama_scale.planning import Plan
+from llama_scale.planning.reasons import reasons
 from llama_scale.planning.sensitivity import Sensitivity, inputs
+from llama_scale.quantities import format_count
 
 
 def table(answer: Plan) -> dict[str, Sensitivity]:
@@ -96,3 +99,36 @@ def test_an_error_of_the_roofline_is_a_factor_each_way() -> None:
     asked = inputs(replace(request, economics=economics), request.problem())
     changes = next(entry.changes for entry in asked if entry.name == "serving model")
     assert [(change.label, change.hours_serve) for change in changes] == [("-60%", 0.4), ("+150%", 2.5)]
+
+
+@pytest.mark.parametrize("budget", ["1e24", "$2M"])
+def test_the_bill_starts_from_what_the_plan_costs_whatever_is_counted(budget: str) -> None:
+    """In FLOPs too it is that of the continuum through the shape: usual proportions were 0.2 % cheaper."""
+    answer = plan(serve_tokens=1e12, budget=budget)
+    assert table(answer)["utilisation"].low.label == "100%"
+    bill = answer.recommended.lifetime.total("usd") / (1 + answer.gap.cost)
+    assert table(answer)["utilisation"].low.usd == pytest.approx(bill, rel=1e-4)
+
+
+def test_a_shape_wide_enough_for_a_latency_has_a_bill_in_dollars() -> None:
+    """At the usual proportions its size is too slow: of a plan in FLOPs every case was impossible."""
+    answer = plan(serve_tokens=3e9, target_loss=2.04, time_per_output_token="2.5ms", kv_heads=8)
+    rows = table(answer)
+    bill = answer.recommended.lifetime.total("usd")
+    assert rows["utilisation"].low.usd <= bill
+    assert rows["price"].low.usd < bill
+    assert answer.intervals is not None
+    assert answer.intervals.ranges["total_usd"].low < bill < answer.intervals.ranges["total_usd"].high
+
+
+def test_another_form_is_told_from_the_laws_own_though_both_have_one_name() -> None:
+    fit = published()
+    others = {fit.law.form: fit.evidence["other_forms"]["skaling"]}
+    answer = plan(serve_tokens=1e12, law=replace(fit, evidence={"other_forms": others}))
+    row = table(answer)["form of the law"]
+    assert {row.low.label, row.high.label} == {"chinchilla", "chinchilla (the law's own)"}
+    other = row.low if row.low.other_law else row.high
+    assert other.label == "chinchilla"
+    said = next(reason.text for reason in reasons(answer) if reason.heading == "other laws")
+    assert f"another form: chinchilla {format_count(other.parameters)} on" in said
+    assert "own)" not in said

@@ -16,8 +16,9 @@ from llama_scale import plan
 from llama_scale.cli.output import json_text
 from llama_scale.cli.plan import command
 from llama_scale.laws import Repetition, published
-from llama_scale.planning import Plan
+from llama_scale.planning import Plan, compare
 from llama_scale.planning.explain import explain
+from llama_scale.planning.markdown import markdown
 from llama_scale.planning.reasons import reasons
 from llama_scale.planning.words import regret_rows, sensitivity_rows
 
@@ -263,3 +264,26 @@ def test_models_that_do_not_exist_are_left_out_of_the_table() -> None:
     assert "equal loss *" in text
     assert "equal cost *" not in text
     assert " nan" not in text
+
+
+def test_a_plan_is_shown_in_one_line_where_nothing_draws_markdown() -> None:
+    answer, models = plan(serve_tokens=1e12), compare("llama-7b", "llama-13b")
+    assert repr(answer) == f"<Plan: {answer.sentence}>"
+    assert repr(models) == f"<Comparison: {models.sentence}>"
+
+
+def test_a_loss_that_other_sizes_reach_for_less_is_not_called_flat_about_the_plans() -> None:
+    """Where data end before the budget, the plan's size is in no range of sizes that cost little more."""
+    answer = plan(serve_tokens=1e12, unique_tokens=1e10)
+    assert answer.optimum.parameters > 1.01 * answer.flatness[-1].high
+    assert said(answer)["flat"].startswith("other sizes reach the same loss for less: ")
+    assert said(plan(serve_tokens=1e12))["flat"].startswith("same loss: ")
+
+
+def test_a_form_under_which_nothing_does_has_no_numbers() -> None:
+    words: dict[str, Any] = {"match": "chinchilla-70b", "serve_tokens": 1e14, "flops": "exact"}
+    words |= {"serve_precision": "int4", "cost_in": "usd", "time_per_output_token": "3ms", "level": 0.5}
+    answer = plan(**words, recompute="selective")
+    assert said(answer)["other laws"].endswith("skaling none")
+    for text in (markdown(answer, explained=True), "".join(text for text in said(answer).values())):
+        assert not re.search(r"\bnan\b", text)

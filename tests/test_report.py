@@ -19,7 +19,7 @@ from llama_scale.cli import main
 from llama_scale.costs.roofline import ServedShape
 from llama_scale.errors import InputError, StoreError, UnidentifiedError
 from llama_scale.laws import published, write_fit
-from llama_scale.planning import Plan
+from llama_scale.planning import Plan, compare
 from llama_scale.report import DATA, page, write_report
 from llama_scale.report.alternatives import alternatives, holders
 from llama_scale.report.controls import controls
@@ -149,6 +149,18 @@ def test_a_law_without_draws_has_no_band_and_says_so() -> None:
     assert data["problem"]["draws"] is data["intervals"] is data["evidence"]["frontier"]["low"] is None
     assert data["draws_note"] == published("hoffmann-2022").draws_note
     assert "How sure the law is of it is not known" in " ".join(elements.words)
+
+
+@pytest.mark.parametrize("law", ["kaplan-2020", "E=0,A=400,B=2000,alpha=.35,beta=.37,k=.3"])
+def test_a_law_without_a_floor_is_told_wherever_a_plan_is(law: str) -> None:
+    words = ["--serve-tokens", "1e12", "--law", law]
+    asked = plan(serve_tokens="1e12", law=law)
+    compared = compare("llama-7b", serve_tokens="1e12", law=law)
+    told = [" ".join(asked.warnings), " ".join(compared.warnings), " ".join(Elements(page(asked)).words)]
+    for command in (["plan"], ["plan", "--json"], ["plan", "--format", "md"], ["compare", "llama-7b"]):
+        told.append(" ".join(CliRunner().invoke(main, [*command, *words]).output.split()))
+    assert [text.count("no irreducible loss (E = 0)") for text in told] == [1] * len(told)
+    assert not any("irreducible" in text for text in plan(serve_tokens="1e12").warnings)
 
 
 def test_a_model_that_nothing_serves_has_no_bill_to_move() -> None:

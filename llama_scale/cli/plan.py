@@ -110,7 +110,7 @@ def _text(plan: Plan, explain: bool, sensitivity: bool) -> Iterator[Any]:
 
     yield from (wrapped(plan.sentence), "")
     yield table(words.rows(plan), words.COLUMNS, marked=words.RECOMMENDED_ROW)
-    yield from (f"   {words.table_note(plan)}", "")
+    yield from (wrapped(words.table_note(plan), 3), "")
     yield from (entry(reason.heading, reason.text) for reason in reasons(plan))
     yield from (entry("warning", text) for text in plan.warnings)
     yield from _tables(plan, explain or sensitivity)

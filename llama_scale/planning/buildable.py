@@ -16,6 +16,7 @@ from llama_scale.architecture import (
     ParameterConvention,
     aspect_ratio,
     nearest_shape,
+    nearest_shapes,
     widened,
     with_kv_heads,
 )
@@ -37,8 +38,8 @@ from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_k
 from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
-RUNG = 1.005  # sizes apart from each other, on one ladder for all questions: some shapes are near to few
-NEARBY, ELSEWHERE = 64, 280  # rungs either way: a third of the size, and a quarter to four times it
+RUNG = 1.03  # sizes apart from each other, on one ladder for all questions
+NEARBY, ELSEWHERE = 11, 47  # rungs either way: a third of the size, and a quarter to four times it
 SAME_SIZE = 0.1  # in log N
 AS_GOOD = {"budget": 2e-4, "loss": 1e-3}  # shares of the loss, or of the cost, that no model of either knows
 NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
@@ -139,8 +140,9 @@ def _settled(request: Request) -> Settled | Refusal:
     problem, objective = request.problem(), request.objective(request.law)
     solution = best(problem, objective)
     if refusal := unreachable(request, problem, objective, solution):
-        return refusal
-    built = _buildable(request, problem, objective, solution)
+        built = _wide_enough(request, problem, objective) or refusal
+    else:
+        built = _buildable(request, problem, objective, solution)
     if not isinstance(built, Built):
         return built
     settled = _through(request, problem, objective, built)
@@ -171,7 +173,21 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
         if isinstance(found, Settled):
             break
         chosen = _on_continuum(request, found, problem, objective)
-    return chosen
+    return _filled(request, problem, objective, chosen)
+
+
+def _filled(request: Request, problem: Problem, objective: Objective, settled: Settled) -> Settled:
+    """The shape, its hidden layer wider where that brings it near a size that limits on serving hold back.
+
+    Shapes are up to 4 % apart: at the edge of what a latency allows the last of them may cost far more.
+    """
+    more = float(settled.solution.sizes.parameters) - settled.model.parameters
+    if not (request.must_be_servable and _is_beaten(request, settled, objective, SMALL[objective.fixed])):
+        return settled
+    wider = _built(request, problem, objective, widened(settled.shape, more))
+    if wider is None or _rank(request, objective, wider) >= _rank(request, objective, settled):
+        return settled
+    return _on_continuum(request, wider, problem, objective)
 
 
 def _on_continuum(request: Request, built: Built, problem: Problem, objective: Objective) -> Settled:
@@ -222,19 +238,32 @@ def _buildable(
     able: list[Built] = []
     for factor in ROUNDINGS:
         shape = _shape_of(request, wanted * factor)
-        sizes = problem.family.size_of(shape)
-        if refusal := missing_shape(request, float(sizes.parameters), wanted):
+        if refusal := missing_shape(request, shape.parameters.by(request.fit.convention), wanted):
             return refusal
-        tokens = float(_tokens_for(request, problem, objective, sizes))
-        if math.isfinite(tokens) and request.allows(shape):
-            able.append(Built(shape, _planned(request, problem, sizes, tokens)))
+        if built := _built(request, problem, objective, shape):
+            able.append(built)
             if not is_ill_shaped(shape):
-                return able[-1]
+                return built
     if found := _best_shape(request, problem, objective, wanted, ELSEWHERE):
         able.append(found)
     if not able:
         return unbuildable(request, wanted)
     return min(able, key=lambda one: _rank(request, objective, one))
+
+
+def _built(request: Request, problem: Problem, objective: Objective, shape: ModelConfig) -> Built | None:
+    """A shape with its tokens; None where it does not keep the limits."""
+    sizes = problem.family.size_of(shape)
+    tokens = float(_tokens_for(request, problem, objective, sizes))
+    if not math.isfinite(tokens) or not request.allows(shape):
+        return None
+    return Built(shape, _planned(request, problem, sizes, tokens))
+
+
+def _wide_enough(request: Request, problem: Problem, objective: Objective) -> Built | None:
+    """The best shape where serving leaves none of the usual proportions: wide ones are faster."""
+    held = request.held_by_serving
+    return None if held is None else _best_shape(request, problem, objective, held, ELSEWHERE)
 
 
 def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
@@ -253,32 +282,46 @@ def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes:
 
 def _shape_of(request: Request, parameters: float) -> ModelConfig:
     """The LLaMA of about that size, with what the question says of shapes."""
-    return _shape(parameters, request.fit.convention, request.vocabulary, request.context, request.kv_heads)
-
-
-@lru_cache(maxsize=4096)  # one question, and the hints of its refusal, ask for the same rungs many times
-def _shape(
-    parameters: float, convention: ParameterConvention, vocabulary: int, context: int, kv_heads: int | None
-) -> ModelConfig:
     return nearest_shape(
-        parameters, convention=convention, vocabulary=vocabulary, context=context, kv_heads=kv_heads
+        parameters,
+        convention=request.fit.convention,
+        vocabulary=request.vocabulary,
+        context=request.context,
+        kv_heads=request.kv_heads,
     )
 
 
-def _shapes_of(request: Request, parameters: float) -> Iterator[ModelConfig]:
-    """The LLaMA of about that size if it is allowed, and where size is what holds it back a wider one too."""
-    shape = _shape_of(request, parameters)
-    if request.allows(shape):
-        yield shape
-        if request.max_parameters is not None and _is_held(request, parameters):
-            counts = shape.parameters
-            more = request.most_parameters - counts.by(request.fit.convention)
-            yield widened(shape, min(more, request.max_parameters - counts.total))
+@lru_cache(maxsize=4096)  # one question, and the hints of its refusal, ask for the same rungs many times
+def _rung(
+    step: int, convention: ParameterConvention, vocabulary: int, context: int, kv_heads: int | None
+) -> tuple[ModelConfig, ...]:
+    """The shapes that are the nearest to sizes from one rung to the next."""
+    return nearest_shapes(
+        RUNG**step,
+        RUNG ** (step + 1),
+        convention=convention,
+        vocabulary=vocabulary,
+        context=context,
+        kv_heads=kv_heads,
+    )
 
 
-def _is_held(request: Request, parameters: float) -> bool:
-    """Whether a size is about the largest that was asked for: a little less of it may cost a lot."""
-    return parameters >= NEAR_THE_MOST * request.most_parameters
+def _shapes_about(request: Request, wanted: float, reach: int) -> Iterator[ModelConfig]:
+    """The LLaMAs within `reach` rungs that are allowed; where size is what holds them back wider ones too."""
+    convention, rung = request.fit.convention, math.floor(math.log(wanted) / math.log(RUNG))
+    for step in range(rung - reach, rung + reach + 1):
+        for shape in _rung(step, convention, request.vocabulary, request.context, request.kv_heads):
+            if request.allows(shape):
+                yield shape
+                if request.max_parameters is not None and _is_held(request, shape):
+                    counts = shape.parameters
+                    more = request.most_parameters - counts.by(convention)
+                    yield widened(shape, min(more, request.max_parameters - counts.total))
+
+
+def _is_held(request: Request, shape: ModelConfig) -> bool:
+    """Whether a shape is about the largest that was asked for: a little less of it may cost a lot."""
+    return shape.parameters.by(request.fit.convention) >= NEAR_THE_MOST * request.most_parameters
 
 
 def _best_shape(
@@ -291,12 +334,7 @@ def _best_shape(
     Serving follows heads and layers as well as size, least smoothly where models are small and prompts
     long: there the shape nearest in size need not be the best, nor do what is asked at all.
     """
-    found: dict[ModelConfig, Sizes] = {}
-    rung = round(math.log(wanted) / math.log(RUNG))
-    for size in (wanted, *(RUNG**step for step in range(rung - reach, rung + reach + 1))):
-        with suppress(InputError):  # too small for so many KV heads
-            for shape in _shapes_of(request, size):
-                found[shape] = problem.family.size_of(shape)
+    found = {shape: problem.family.size_of(shape) for shape in _shapes_about(request, wanted, reach)}
     if not found:
         return None
     sizes = _together(list(found.values()))

@@ -158,8 +158,13 @@ def _quantisation(request: Request, model: PlannedModel) -> Iterator[str]:
 
 
 def caveats(request: Request, spread: Intervals | None = None) -> Iterator[str]:
-    """What holds for every answer to a question: draws left out, chips and parameters counted alike."""
+    """What holds for every answer to a question: the law's floor, draws left out, what is counted alike."""
     fit, economics = request.fit, request.economics
+    if fit.law.E == 0:  # Kaplan's by its form, a fit of Skaling's where its runs show none
+        yield (
+            "the law has no irreducible loss (E = 0): its losses fall for ever; trust it no further than a "
+            "few times the largest run behind it"
+        )
     if spread and spread.unreached:
         share = format_fraction(spread.unreached, 2)
         yield f"under {share} of the law's draws no model reaches the target; intervals leave these out"

@@ -182,6 +182,9 @@ class Comparison:
 
         return markdown(self)
 
+    def __repr__(self) -> str:
+        return f"<Comparison: {self.sentence}>"
+
     def __str__(self) -> str:
         return self.sentence
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.costs.serving import serve, served_shape
-from llama_scale.planning.optimum import LARGEST_MODEL, Problem
+from llama_scale.planning.optimum import Problem
 from llama_scale.planning.request import Request
 from llama_scale.planning.serving import largest_servable
 from llama_scale.planning.values import Limit, PlannedModel
 from llama_scale.quantities import Quantity
 
+LATENCIES = "time_per_output_token_seconds", "time_to_first_token_seconds"
 TIGHT = 1e-3  # a limit of which this share or less is left holds the optimum back
 BEYOND = 1.02  # how much larger a model must fit for memory not to be what stops it
 
@@ -31,8 +33,7 @@ def limits_of(
         *_budget(request, recommended, optimum),
         *_training(request, recommended, optimum),
         *_size(request, shape, optimum),
-        *_latency(request, shape, recommended, optimum),
-        *_memory(request, problem, recommended, optimum),
+        *_serving(request, problem, shape, recommended, optimum),
     )
 
 
@@ -77,37 +78,32 @@ def _size(request: Request, shape: ModelConfig, optimum: PlannedModel) -> Iterat
         yield Limit("largest size", largest, float(shape.parameters.total), binds, False)
 
 
-def _latency(
-    request: Request, shape: ModelConfig, recommended: PlannedModel, optimum: PlannedModel
+def _serving(
+    request: Request, problem: Problem, shape: ModelConfig, recommended: PlannedModel, optimum: PlannedModel
 ) -> Iterator[Limit]:
-    deployment = request.economics.deployment
-    if deployment is None or not request.must_be_servable:
-        return
-    served = recommended.throughput or serve(deployment, served_shape(shape))
-    for name, limit, used in (
-        ("time per output token", deployment.time_per_output_token_seconds, served[2]),
-        ("time to first token", deployment.time_to_first_token_seconds, served[3]),
-    ):
-        if limit is not None:
-            binds = is_tight(optimum.parameters, request.servable)
-            yield Limit(name, Quantity(value=limit, kind="seconds"), float(used), binds, False)
+    """The latencies that were asked for; and memory, where a slightly larger model could not be served.
 
-
-def _memory(
-    request: Request, problem: Problem, recommended: PlannedModel, optimum: PlannedModel
-) -> Iterator[Limit]:
-    """Where a slightly larger model could not be served at all, and no limit on latency says so."""
+    Each binds where it alone allows no larger size than all of them do.
+    """
     deployment = request.economics.deployment
     is_limited = (problem.serving.needs_shapes and problem.serve_tokens) or request.must_be_servable
     if deployment is None or not is_limited:
         return
-    limits_on_latency = deployment.time_per_output_token_seconds, deployment.time_to_first_token_seconds
-    if any(limit is not None for limit in limits_on_latency) and request.servable < LARGEST_MODEL:
-        return
-    largest = largest_servable(deployment, problem.family)
-    if optimum.parameters * BEYOND > largest:
+    asked = {name: getattr(deployment, name) for name in LATENCIES if getattr(deployment, name) is not None}
+    free = replace(deployment, **dict.fromkeys(asked)) if asked else deployment  # whose largest size is known
+    in_memory = largest_servable(free, problem.family)
+    binds_memory = optimum.parameters * BEYOND > in_memory
+    if request.must_be_servable:
+        served = recommended.throughput or serve(deployment, served_shape(shape))
+        is_held = not binds_memory and is_tight(optimum.parameters, request.servable)
+        for name, seconds in asked.items():
+            alone = replace(free, **{name: seconds})
+            binds = is_held and is_tight(request.servable, largest_servable(alone, problem.family))
+            limit, used = Quantity(value=seconds, kind="seconds"), float(getattr(served, name))
+            yield Limit(name.removesuffix("_seconds").replace("_", " "), limit, used, binds, False)
+    if binds_memory:
         name = f"memory of {deployment.groups[-1]} {deployment.rental.accelerator.name}"
-        yield Limit(name, Quantity(value=largest, kind="count"), recommended.parameters, True, False)
+        yield Limit(name, Quantity(value=in_memory, kind="count"), recommended.parameters, True, False)
 
 
 def is_tight(used: float, limit: float) -> bool:

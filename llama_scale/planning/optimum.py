@@ -121,7 +121,11 @@ class Problem:
 
     def through(self, shape: ModelConfig) -> Problem:
         """The problem on the continuum through a real shape: no proportions but its size are compared."""
-        family, serving = self.family.through(shape), self.serving
+        return self.on(self.family.through(shape))
+
+    def on(self, family: Family) -> Problem:
+        """The same problem on another continuum."""
+        serving = self.serving
         if isinstance(serving, RooflineServing):
             serving = replace(serving, family=family)
         return replace(self, family=family, serving=serving)

@@ -10,7 +10,7 @@ from llama_scale.laws import Range
 from llama_scale.laws.repeated import RepeatedDataLaw
 from llama_scale.planning.described import Reason, described
 from llama_scale.planning.quantisation import CAVEAT, QuantisedLaw
-from llama_scale.planning.sensitivity import FORM
+from llama_scale.planning.sensitivity import FORM, Case
 from llama_scale.planning.sentence import amount
 from llama_scale.quantities import (
     Quantity,
@@ -65,7 +65,9 @@ def _flat(plan: Plan) -> str:
         f"{format_count(near.low)} to {format_count(near.high)} for +{format_fraction(near.excess)}"
         for near in plan.flatness
     ]
-    return f"same loss: {', '.join(ranges)} cost"
+    if widest.low <= 1.01 * plan.optimum.parameters and plan.optimum.parameters <= 1.01 * widest.high:
+        return f"same loss: {', '.join(ranges)} cost"
+    return f"other sizes reach the same loss for less: {', '.join(ranges)} over the least cost"
 
 
 def _saving(plan: Plan) -> Reason:
@@ -230,12 +232,14 @@ def _other_forms(plan: Plan) -> str:
     """What the same runs say under another form."""
     row = next((row for row in plan.sensitivity if row.input == FORM), None)
     cases = [] if row is None else [row.low, row.high]
-    said = [
-        f"{case.label} {format_count(case.parameters)} on {format_count(case.tokens)}"
-        for case in cases
-        if case.label != plan.request.fit.law.form
-    ]
+    said = [f"{case.label} {_split_of(case)}" for case in cases if case.other_law]
     return f"; its own runs under another form: {', '.join(said)}" if said else ""
+
+
+def _split_of(case: Case) -> str:
+    if math.isnan(case.tokens):
+        return "none"
+    return f"{format_count(case.parameters)} on {format_count(case.tokens)}"
 
 
 def _regret(plan: Plan) -> str:

@@ -25,7 +25,14 @@ from llama_scale.laws import (
     published,
     resolve_law,
 )
-from llama_scale.planning.families import LARGEST_MODEL, ExactFamily, Family, Geometry, SixNDFamily
+from llama_scale.planning.families import (
+    LARGEST_MODEL,
+    SMALLEST_MODEL,
+    ExactFamily,
+    Family,
+    Geometry,
+    SixNDFamily,
+)
 from llama_scale.planning.optimum import NO_LIMITS, FlopServing, Law, Limits, Objective, Problem, count_of
 from llama_scale.planning.options import PlanOptions, refuse_other_types, refuse_unknown
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty, QuantisedLaw
@@ -152,6 +159,15 @@ class Request:
     def must_be_servable(self) -> bool:
         """Whether limits on serving were asked for: these hold whatever is counted, FLOPs too."""
         return self.economics.deployment is not None and bool(self.given.keys() & {*SERVING_LIMITS})
+
+    @property
+    def held_by_serving(self) -> float | None:
+        """The largest size that limits on serving allow at the usual proportions, where these hold it back.
+
+        Real shapes about it may be wider, which answer faster, so that larger ones may keep the limits.
+        """
+        held = SMALLEST_MODEL <= self.servable < min(self.most_parameters, LARGEST_MODEL)
+        return self.servable if held else None
 
     @property
     def law(self) -> Law:

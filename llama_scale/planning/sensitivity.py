@@ -56,9 +56,13 @@ class Change(NamedTuple):
 
 
 class Case(NamedTuple):
-    """The answer with one input changed; `usd` is the least that reaches the plan's own quality."""
+    """The answer with one input changed; `usd` is the least that reaches the plan's own quality.
+
+    `other_law` is whether it is that of a law other than the plan's.
+    """
 
     label: str
+    other_law: bool
     parameters: float
     tokens: float
     loss_nats: float
@@ -197,7 +201,9 @@ def _mfu_spread(request: Request) -> tuple[float, float, str]:
 def _other_forms(fit: Fit) -> tuple[Change, ...]:
     found = fit.evidence.get("other_forms") or {}
     others = [Change(name, law=ScalingLaw(**constants)) for name, constants in found.items()]
-    return (Change(fit.law.form), *others) if others else ()
+    ours = fit.law.form
+    label = f"{ours} (the law's own)" if ours in found else ours
+    return (Change(label), *others) if others else ()
 
 
 def _other_laws(fit: Fit) -> tuple[Change, ...]:
@@ -222,11 +228,14 @@ def _cases(request: Request, problem: Problem, changes: list[Change], ours: Spli
         objective = objective._replace(value=value)
     answer = best(_scaled(problem, law, serve / train), objective)
     loss = law.loss(answer.sizes.parameters, answer.tokens)
-    in_usd = problem if request.unit == "usd" else replace(request, unit="usd").problem()
+    in_usd = problem if request.unit == "usd" else request.in_unit("usd").problem().on(problem.family)
     usd = _dollars(in_usd, objective.limits, changes, ours)
     columns = answer.sizes.parameters, answer.tokens, loss, usd
     rows = zip(*(np.broadcast_to(column, len(changes)) for column in columns), strict=True)
-    return [Case(change.label, *map(float, row)) for change, row in zip(changes, rows, strict=True)]
+    return [
+        Case(change.label, change.law is not None, *map(float, row))
+        for change, row in zip(changes, rows, strict=True)
+    ]
 
 
 def _limits(limits: Limits, changes: list[Change]) -> Limits:

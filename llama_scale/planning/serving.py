@@ -17,6 +17,7 @@ from llama_scale.planning.families import LARGEST_MODEL, SMALLEST_MODEL, Family,
 Array = NDArray[np.float64]
 
 TABLE_SIZES = 2048  # 1.2 % apart: linear interpolation of the logarithm is within 1e-5
+ROUNDING = 1e-12  # in log N: the largest itself is served
 MOST_EXACT = 4096  # models that one call asks the roofline for; beyond them the table is read
 
 
@@ -89,7 +90,7 @@ class RooflineServing:
         if sizes.shape is not None:
             return serve(self.deployment, sizes.shape).accelerator_seconds_per_token
         table = _table(_Deployed(self.deployment), self.family)
-        return np.exp(np.interp(np.log(sizes.parameters), *table, left=np.nan, right=np.nan))
+        return np.exp(np.interp(np.log(sizes.parameters) - ROUNDING, *table, left=np.nan, right=np.nan))
 
 
 class _Deployed:
@@ -112,8 +113,11 @@ def largest_servable(deployment: Deployment, family: Family) -> float:
 
 @lru_cache(maxsize=64)
 def _table(key: _Deployed, family: Family) -> tuple[Array, Array]:
-    """Logarithms of parameters and of seconds per token."""
-    x = np.linspace(*_ends(family), TABLE_SIZES)
+    """Logarithms of parameters and of seconds per token, up to the very largest that is served."""
+    low, high = _ends(family)
+    if largest := _largest(key, family):
+        high = float(coordinate_of(family, largest))
+    x = np.linspace(low, high, TABLE_SIZES)
     return np.log(family.sizes(x).parameters), np.log(_seconds(key.deployment, family, x))
 
 

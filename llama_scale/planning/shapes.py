@@ -127,9 +127,8 @@ def with_chosen_kv_heads(request: Request) -> tuple[Request, KvChoice | None]:
     if request.kv_heads is not None or economics.deployment is None or not economics.demand.serve_tokens:
         return request, None
     grouped = limited(replace(request, kv_heads=QUALITY_FLOOR))  # latency allows larger models then
-    solution = best(grouped.problem(), grouped.objective(grouped.law))
-    size = float(solution.sizes.parameters)
-    if not math.isfinite(size):
+    size = _size_sought(grouped)
+    if size is None:
         return request, None
     try:
         shape = nearest_shape(
@@ -151,15 +150,20 @@ def with_recomputation(request: Request) -> Request:
     """The request with the hours that the recomputation asked for costs, at the size of its optimum."""
     if request.recompute is None:
         return request
-    solution = best(request.problem(), request.objective(request.law))
-    size = float(solution.sizes.parameters)
-    if not math.isfinite(size):
+    size = _size_sought(request)
+    if size is None:
         return request
     shape = nearest_shape(
         size, convention=request.fit.convention, vocabulary=request.vocabulary, context=request.context
     )
     training = replace(request.economics.training, recomputed=recompute_overhead(shape, request.recompute))
     return limited(replace(request, economics=replace(request.economics, training=training)))
+
+
+def _size_sought(request: Request) -> float | None:
+    """About what size a question's shapes are sought; None where it has no answer whatever they are."""
+    size = float(best(request.problem(), request.objective(request.law)).sizes.parameters)
+    return size if math.isfinite(size) else request.held_by_serving
 
 
 def context_for(input_tokens: float, output_tokens: float, *, shortest: int = LLAMA_CONTEXT) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 
 from llama_scale.laws import Numbers, Prediction, Range, central_range, least_draws
 from llama_scale.laws.repeated import RepeatedDataLaw
-from llama_scale.planning.families import coordinate_of
+from llama_scale.planning.families import Family, coordinate_of
 from llama_scale.planning.optimum import Problem, Solution, best, count_of, lowest_cost, tokens_for
 from llama_scale.planning.quantisation import QuantisedLaw
 from llama_scale.planning.request import Request
@@ -31,7 +31,7 @@ def intervals(request: Request, problem: Problem, recommended: PlannedModel) -> 
         "parameters": solution.sizes.parameters,
         "tokens": solution.tokens,
         "tokens_per_parameter": solution.tokens / solution.sizes.parameters,
-        **_costs(request, solution),
+        **_costs(request, problem.family, solution),
         "saving": 1 - drawn.cost(*solution) / drawn.cost(*compute_optimal),
     }
     ranges: dict[str, Range] = {}
@@ -96,11 +96,11 @@ def best_on_average(request: Request, problem: Problem, recommended: PlannedMode
     )
 
 
-def _costs(request: Request, solution: Solution) -> dict[str, Numbers]:
+def _costs(request: Request, family: Family, solution: Solution) -> dict[str, Numbers]:
     """Training, serving and total costs of each draw's optimum, in every unit that has a price."""
     costs: dict[str, Numbers] = {}
     for unit in request.economics.units:
-        problem = request.in_unit(unit).problem()
+        problem = request.in_unit(unit).problem().on(family)
         train = problem.train_rate * solution.sizes.train_flops_per_token * solution.tokens
         serve = problem.serving_cost(solution.sizes)
         costs |= {f"train_{unit}": train, f"serve_{unit}": serve, f"total_{unit}": train + serve}

@@ -224,5 +224,8 @@ class Plan:
 
         return markdown(self)
 
+    def __repr__(self) -> str:
+        return f"<Plan: {self.sentence}>"
+
     def __str__(self) -> str:
         return self.sentence

@@ -34,6 +34,7 @@ from llama_scale.quantities import Quantity, format_count, format_number, format
 ROUNDING = 1e-3  # what a shape that can be built may cost over a budget that the optimum meets exactly
 ROOM, ROOM_FOR_SHAPES = 1.01, 1.1  # over the least that could do, and over the least size
 STEPS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)  # tried where only what can be built is in the way
+LESS = (0.75, 0.85, 0.93)  # of a time that the usual proportions take: wide shapes may do with
 LEAPS = tuple(4.0**power for power in range(2, 12))  # and beyond, where a budget is out of all reach
 NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # above a loss that can just be reached, likewise
 SLACK = 2.0  # how much further than needed conditions move together, but for the last
@@ -53,7 +54,8 @@ class Way(NamedTuple):
 class Condition(NamedTuple):
     """A condition as it stands, and how a request changes when it is moved by a factor.
 
-    `rounded` takes a value up to one that can be asked for; `room` is left over what could just do.
+    `rounded` takes a value up to one that can be asked for; `room` is left over what could just do, and
+    `less` are shares of it that shapes of other proportions may do with.
     """
 
     word: str
@@ -63,6 +65,7 @@ class Condition(NamedTuple):
     moved: Callable[[Request, float], Request]
     rounded: Callable[[float], float] = float
     room: float = ROOM
+    less: tuple[float, ...] = ()
 
     def at(self, value: float) -> Way:
         """The way of asking for another value."""
@@ -124,7 +127,8 @@ def stretched(request: Request, moving: tuple[Condition, ...], answers: Answers)
             " ".join(way.text for way in ways),
         )
 
-    step = _least_enough(at, answers, (*STEPS, *LEAPS[:2]))
+    less = moved[0].less if len(moved) == 1 else ()
+    step = _least_enough(at, answers, (*less, *STEPS, *LEAPS[:2]))
     return Stretch(moved, values(step or 1.0), at(step) if step else None)
 
 
@@ -188,7 +192,8 @@ def _of_serving(request: Request) -> Iterator[Condition]:
         ("time_to_first_token", "the time to the first token"),
     ):
         if (seconds := getattr(deployment, f"{word}_seconds")) is not None:
-            yield Condition(word, name, seconds, duration, partial(_slower, field=f"{word}_seconds"))
+            slower = partial(_slower, field=f"{word}_seconds")
+            yield Condition(word, name, seconds, duration, slower, less=LESS)
 
 
 def _richer(request: Request, factor: float) -> Request:
