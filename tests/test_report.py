@@ -18,7 +18,7 @@ from llama_scale import plan
 from llama_scale.cli import main
 from llama_scale.costs.roofline import ServedShape
 from llama_scale.errors import InputError, StoreError, UnidentifiedError
-from llama_scale.laws import published, write_fit
+from llama_scale.laws import published, read_fit, write_fit
 from llama_scale.planning import Plan, compare
 from llama_scale.report import DATA, page, write_report
 from llama_scale.report.alternatives import alternatives, holders
@@ -161,6 +161,13 @@ def test_a_law_without_a_floor_is_told_wherever_a_plan_is(law: str) -> None:
         told.append(" ".join(CliRunner().invoke(main, [*command, *words]).output.split()))
     assert [text.count("no irreducible loss (E = 0)") for text in told] == [1] * len(told)
     assert not any("irreducible" in text for text in plan(serve_tokens="1e12").warnings)
+
+
+def test_a_mean_of_fits_most_of_which_have_no_floor_is_told_too() -> None:
+    law = read_fit(Path(__file__).parents[1] / "sweeps" / "results" / "default-seed0-fit.json")
+    assert law.law.E > 0 and law.at_bound == ("E",)
+    (told,) = [text for text in plan(serve_tokens="1e12", law=law).warnings if "irreducible" in text]
+    assert "fits with E = 0, which fall for ever, are no worse" in told
 
 
 def test_a_model_that_nothing_serves_has_no_bill_to_move() -> None:

@@ -99,6 +99,12 @@ class Fit:
     downstream: Downstream | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def at_bound(self) -> tuple[str, ...]:
+        """The constants that its runs leave on a bound, as far as its evidence tells."""
+        diagnostics = self.evidence.get("diagnostics")
+        return tuple(diagnostics.get("at_bound") or ()) if isinstance(diagnostics, Mapping) else ()
+
     def __repr__(self) -> str:
         law = ", ".join(f"{name}={float(value):.5g}" for name, value in self.law.constants.items())
         draws = "no draws" if self.draws is None else f"{np.size(self.draws.E)} draws"

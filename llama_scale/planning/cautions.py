@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from llama_scale.laws import least_draws
+from llama_scale.laws import Fit, least_draws
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty
 from llama_scale.planning.request import Request
 from llama_scale.quantities import format_count, format_fraction, format_level, format_number
@@ -157,14 +157,21 @@ def _quantisation(request: Request, model: PlannedModel) -> Iterator[str]:
             yield f"the penalty of quantisation is extrapolated: {said}"
 
 
+def _floor(fit: Fit) -> Iterator[str]:
+    """That the law has no irreducible loss, or that its runs tell none."""
+    if fit.law.E == 0:  # Kaplan's by its form, a fit of Skaling's where its runs show none
+        why = "the law has no irreducible loss (E = 0): its losses fall for ever"
+    elif "E" in fit.at_bound:  # the mean of fits of which most have none
+        why = "the law's runs tell no irreducible loss: fits with E = 0, which fall for ever, are no worse"
+    else:
+        return
+    yield f"{why}; trust it no further than a few times the largest run behind it"
+
+
 def caveats(request: Request, spread: Intervals | None = None) -> Iterator[str]:
     """What holds for every answer to a question: the law's floor, draws left out, what is counted alike."""
     fit, economics = request.fit, request.economics
-    if fit.law.E == 0:  # Kaplan's by its form, a fit of Skaling's where its runs show none
-        yield (
-            "the law has no irreducible loss (E = 0): its losses fall for ever; trust it no further than a "
-            "few times the largest run behind it"
-        )
+    yield from _floor(fit)
     if spread and spread.unreached:
         share = format_fraction(spread.unreached, 2)
         yield f"under {share} of the law's draws no model reaches the target; intervals leave these out"

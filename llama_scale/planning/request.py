@@ -365,9 +365,7 @@ def _law(named: Any) -> tuple[Fit, str]:
 
 def refuse_unidentified(fit: Fit) -> None:
     """Raises UnidentifiedError for a fit that was refused, of which somebody kept the estimate."""
-    diagnostics = fit.evidence.get("diagnostics")
-    bound = diagnostics.get("at_bound", ()) if isinstance(diagnostics, Mapping) else ()
-    if unknown := [name for name in bound if name not in MAY_REST]:
+    if unknown := [name for name in fit.at_bound if name not in MAY_REST]:
         raise UnidentifiedError(
             f"the fit {fit.name} was refused: it lies on a bound of {', '.join(unknown)}, which its runs do "
             "not fix",
