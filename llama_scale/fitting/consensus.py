@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from llama_scale.fitting.backtests import Direction, split_at
+from llama_scale.fitting.backtests import Direction, farthest
 from llama_scale.fitting.candidates import Candidate, points_of
 from llama_scale.fitting.forms import CHINCHILLA, FITTED, SKALING, Form
 from llama_scale.fitting.minima import Solution, at_bound, names_at_bound
@@ -87,11 +87,10 @@ def targets(observations: Observations, directions: Iterable[Direction]) -> tupl
     """Where candidates are compared, N and D: the farthest runs of each direction, moved out along it."""
     sizes, tokens = [], []
     for direction in directions:
-        last = split_at(observations, FARTHEST, direction)
-        if last is not None:
-            by_size = 0.5 if direction == "compute" else 0.0
-            sizes.append(last.ahead.parameters * BEYOND**by_size)
-            tokens.append(last.ahead.tokens * BEYOND ** (1 - by_size))
+        last = farthest(observations, FARTHEST, direction)
+        by_size = 0.5 if direction == "compute" else 0.0
+        sizes.append(last.parameters * BEYOND**by_size)
+        tokens.append(last.tokens * BEYOND ** (1 - by_size))
     return np.concatenate(sizes), np.concatenate(tokens)
 
 
