@@ -16,16 +16,21 @@ from llama_scale.fitting.seeds import seed_noise
 from llama_scale.fitting.selection import Choice
 from llama_scale.fitting.settings import Settings
 from llama_scale.fitting.uncertainty import Draws
-from llama_scale.laws import Fit, central_range
+from llama_scale.laws import Fit, ScalingLaw, central_range
 
 FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima looks
 
 
-def spread_json(refits: Draws | None, level: float) -> dict[str, Any]:
-    """Standard errors and intervals of the constants and of exponent a, null without draws."""
+def spread_json(law: ScalingLaw, refits: Draws | None, level: float) -> dict[str, Any]:
+    """Standard errors and intervals of a law's constants and of its exponent a, null without draws.
+
+    A law may have an outer power that none of few refits has: the candidates that do may be heard too little.
+    """
     if refits is None:
         return {"standard_errors": None, "intervals": None}
-    samples = {**refits.law.constants, "exponent_a": refits.law.exponent_a}
+    drawn = {name: np.asarray(getattr(refits.law, name), float) for name in law.constants}
+    samples = {name: np.broadcast_to(values, refits.noise.shape) for name, values in drawn.items()}
+    samples["exponent_a"] = np.asarray(refits.law.exponent_a)
     return {
         "standard_errors": {name: float(np.std(values)) for name, values in samples.items()},
         "intervals": {

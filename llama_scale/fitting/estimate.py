@@ -75,7 +75,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "scipy": checked,
             "n_observations": len(observations),
             "observations": observations_json(observations),
-            **spread_json(refits, settings.level),
+            **spread_json(solution.law, refits, settings.level),
             "diagnostics": plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
             "other_forms": _other_forms(observations, choice),
             "selection": selection_json(settings, draws, choice, observations),
