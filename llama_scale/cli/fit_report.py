@@ -129,13 +129,15 @@ def _constants(fit: Fit) -> list[list[str]]:
 
 def _profiles(found: Mapping[str, Any], selection: Mapping[str, Any]) -> Iterator[Any]:
     """Intervals by profile, open where the objective never rises enough, and SciPy's opinion."""
+    from llama_scale.laws.evidence import number_heard
+
     rows = [
         [name.replace("exponent_a", "a"), *(_end(bound) for bound in bounds)]
         for name, bounds in found["intervals"].items()
     ]
     yield table(rows, ("constant", f"{format_level(found['level'])} by profile: from", "to"))
-    gap, heard = found["scipy"]["gap"], selection.get("heard", 1)
-    of = f"of the {selection['form']} fit nearest to the law: " if heard > 1 else ""
+    gap, mixed = found["scipy"]["gap"], number_heard(selection) > 1
+    of = f"of the {selection['form']} fit nearest to the law: " if mixed else ""
     verdict = f"{-gap:.1e} lower" if gap < -SAME else "no lower"
     yield entry(
         "profile",
@@ -235,6 +237,8 @@ def _scipy(fit: Fit) -> str:
 
 def _certainty(fit: Fit) -> Iterator[str]:
     """What the intervals mean, and what backtests made of them."""
+    from llama_scale.laws.evidence import number_heard
+
     tested = fit.evidence.get("backtest") or {}
     if "coverage" in tested:
         widened = f"exponents are made to waver by {format_fraction(tested['spread'])}"
@@ -252,7 +256,7 @@ def _certainty(fit: Fit) -> Iterator[str]:
         )
     intervals = fit.evidence.get("intervals")
     if intervals:
-        level, heard = format_level(intervals["level"]), fit.evidence["selection"].get("heard", 1)
+        level, heard = format_level(intervals["level"]), number_heard(fit.evidence["selection"])
         of = f"refits by all {heard}, before they waver" if heard > 1 else "given the form"
         yield entry(
             "intervals",

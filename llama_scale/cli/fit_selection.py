@@ -25,6 +25,8 @@ def candidates(selection: Mapping[str, Any]) -> Iterator[Any]:
 
 def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
     """The outer test: what the procedure makes of the nearer four fifths, held against the rest."""
+    from llama_scale.laws.evidence import number_heard
+
     for verdict in (backtest or {}).get("protocol", ()):
         way, chosen = ALONG[verdict["direction"]], verdict["chosen"]
         yield (
@@ -32,7 +34,7 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
             f" up to {format_number(verdict['factor'], 2)}x"
         )
         name = f"{chosen['form']}, delta {chosen['delta']:g}, weights {chosen['weights']}"
-        if chosen.get("heard", 1) > 1:
+        if number_heard(chosen) > 1:
             name = f"mean of {chosen['heard']} candidates"
         cells = [
             (

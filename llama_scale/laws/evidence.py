@@ -48,7 +48,7 @@ SHAPES: Mapping[str, Any] = {
                     "chosen": FLAG,
                 }
             ]
-        )
+        ),
     },
     "backtest": {
         "protocol": Maybe(
@@ -84,6 +84,11 @@ SHAPES: Mapping[str, Any] = {
         }
     ],
 }
+
+
+def number_heard(selection: Mapping[str, Any]) -> int:
+    """How many candidates make the law of a fit; 1 where its file does not say, as older ones do not."""
+    return int(selection.get("heard") or 1)
 
 
 def check_evidence(found: Mapping[str, Any]) -> None:

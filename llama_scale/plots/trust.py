@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import TightLayoutEngine
 
 from llama_scale.errors import InputError
+from llama_scale.laws.evidence import number_heard
 from llama_scale.plots.style import (
     BLUE,
     GREY,
@@ -146,7 +147,7 @@ def backtest(fit: Fit) -> Figure:
 
 
 def _verdict(axes: Axes, verdict: Mapping[str, Any]) -> None:
-    mixed = (verdict["chosen"].get("heard") or 1) > 1
+    mixed = number_heard(verdict["chosen"]) > 1
     errors = [(one["mean_error"], one["chosen"] and not mixed) for one in verdict["candidates"]]
     if mixed:
         errors.append((verdict["mean_error"], True))
@@ -184,7 +185,7 @@ def choice(fit: Fit) -> Figure:
         )
     figure = new_figure(height=1.3 + 0.3 * len(tried))
     axes = figure.add_subplot()
-    most, mixed = max(one["weight"] for one in tried) or 1.0, (selection.get("heard") or 1) > 1
+    most, mixed = max(one["weight"] for one in tried) or 1.0, number_heard(selection) > 1
     for place, one in enumerate(reversed(tried)):
         error, heard = 100 * one["mean_error"], one["weight"] / most
         axes.plot([0, error], [place] * 2, color="#d0d0d0", linewidth=1)
