@@ -82,13 +82,11 @@ def consensus(heard: Heard) -> ScalingLaw:
 def led_by(nearest: Solution, heard: Heard) -> Solution:
     """The consensus, vouched for by the fit of the candidate nearest to it.
 
-    How many starts agree is asked of that fit alone: the consensus has no objective of its own on the runs.
-    It is on a bound where it lies on one itself, where most of what is heard does, and, if no law may rest
-    there, where that fit does.
+    How many starts agree is asked of that fit: the consensus has no objective of its own on the runs. It is
+    on a bound where it lies on one itself, or where most of what is heard does: a single fit has no veto.
     """
     law = consensus(heard)
-    named = [name for name in nearest.at_bound if name not in heard.form.may_rest]
-    bounds = {*heard.bounds_of(law), *heard.at_bound, *named}
+    bounds = {*heard.bounds_of(law), *heard.at_bound}
     return replace(nearest, law=law, at_bound=tuple(name for name in NAMES if name in bounds))
 
 
