@@ -11,6 +11,7 @@ import numpy as np
 from llama_scale.fitting.calibration import Backtest
 from llama_scale.fitting.diagnostics import Diagnostics
 from llama_scale.fitting.kept import fingerprint
+from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.seeds import seed_noise
 from llama_scale.fitting.selection import Choice
@@ -24,20 +25,26 @@ FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima loo
 def spread_json(law: ScalingLaw, refits: Draws | None, level: float) -> dict[str, Any]:
     """Standard errors and intervals of a law's constants and of its exponent a, null without draws.
 
-    A law may have an outer power that none of few refits has: the candidates that do may be heard too little.
+    The law of several candidates may have what hardly any of its refits has: an outer power, or exponents
+    that differ where nine in ten are tied. So an interval is the middle of the refits and reaches to it.
     """
     if refits is None:
         return {"standard_errors": None, "intervals": None}
-    drawn = {name: np.asarray(getattr(refits.law, name), float) for name in law.constants}
+    fitted = {**law.constants, "exponent_a": law.exponent_a}
+    drawn = {name: np.asarray(getattr(refits.law, name), float) for name in fitted}
     samples = {name: np.broadcast_to(values, refits.noise.shape) for name, values in drawn.items()}
-    samples["exponent_a"] = np.asarray(refits.law.exponent_a)
     return {
         "standard_errors": {name: float(np.std(values)) for name, values in samples.items()},
         "intervals": {
             "level": level,
-            **{name: list(central_range(values, level)) for name, values in samples.items()},
+            **{name: _reaching(samples[name], float(value), level) for name, value in fitted.items()},
         },
     }
+
+
+def _reaching(values: Array, fitted: float, level: float) -> list[float]:
+    low, high = central_range(values, level)
+    return [min(low, fitted), max(high, fitted)]
 
 
 def selection_json(
