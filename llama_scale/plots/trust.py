@@ -128,7 +128,7 @@ def residuals(fit: Fit, observations: Observations) -> Figure:
 def backtest(fit: Fit) -> Figure:
     """Laws of the nearer four fifths of the runs, judged on the farthest fifth that nothing of them saw.
 
-    One column a direction: the error of every candidate there, the chosen one marked, and how many of the
+    One column a direction: the error of every candidate there, the law's own marked, and how many of the
     runs its intervals covered. Raises InputError for a fit without that test.
     """
     verdicts: Sequence[Mapping[str, Any]] = (fit.evidence.get("backtest") or {}).get("protocol") or ()
