@@ -191,7 +191,16 @@ def test_the_whole_procedure_is_tested_on_request(table: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "Held out from all of it: 12 runs farthest in compute" in shown.stdout
     assert "farthest in tokens per parameter" in shown.stdout
-    assert "every candidate's error" in shown.stdout
+    for words_of_a_mean in (
+        "mean of 3 candidates",
+        "every candidate's error on them, [nearest to that mean]:",
+        "starts agree on the optimum of the candidate nearest to the law",
+        "constants: refits by those that are heard, before they waver",
+    ):
+        assert words_of_a_mean in " ".join(shown.stdout.split())
+    named = invoke(str(table), "--draws", "40", "--form", "tied", "--backtest").stdout
+    assert "nearest" not in named and "starts agree on the optimum;" in named
+    assert "constants: given the form" in " ".join(named.split())
     assert max(map(len, shown.stdout.splitlines()[:-1])) <= 80
     content = json.loads(invoke(*words, "--json").stdout)
     assert [verdict["direction"] for verdict in content["backtest"]["protocol"]] == [

@@ -10,6 +10,7 @@ from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting import Observations, Settings, fit
 from llama_scale.fitting.candidates import Candidate, solve, weights_of
+from llama_scale.fitting.consensus import log_losses, targets
 from llama_scale.fitting.selection import (
     Choice,
     choose,
@@ -127,3 +128,16 @@ def test_a_floor_of_zero_is_said_and_not_refused() -> None:
     assert found.evidence["selection"]["delta"] == 1e-3
     if found.law.E == 0:
         assert any("irreducible" in text for text in found.evidence["warnings"])
+
+
+def test_candidates_are_as_far_as_their_losses_beyond_the_runs_from_the_weighted_mean() -> None:
+    runs = sweep(0, law=BENT)
+    choice = choose(runs, Settings(delta=1e-2).candidates)
+    where = targets(runs, choice.directions)
+    losses = {one.candidate: log_losses(choice.laws[one.candidate], where) for one in choice.tried}
+    mean = np.sum([one.weight * losses[one.candidate] for one in choice.tried], axis=0)
+    assert {one.weight > 0 for one in choice.tried} == {True, False}
+    for one in choice.tried:
+        assert one.distance == pytest.approx(np.abs(losses[one.candidate] - mean).mean())
+    heard = [one for one in choice.tried if one.weight]
+    assert choice.candidate == min(heard, key=lambda one: one.distance).candidate

@@ -129,13 +129,15 @@ def _constants(fit: Fit) -> list[list[str]]:
 
 def _profiles(found: Mapping[str, Any], selection: Mapping[str, Any]) -> Iterator[Any]:
     """Intervals by profile, open where the objective never rises enough, and SciPy's opinion."""
+    from llama_scale.laws.evidence import number_heard
+
     rows = [
         [name.replace("exponent_a", "a"), *(_end(bound) for bound in bounds)]
         for name, bounds in found["intervals"].items()
     ]
     yield table(rows, ("constant", f"{format_level(found['level'])} by profile: from", "to"))
-    gap, heard = found["scipy"]["gap"], selection.get("heard", 1)
-    of = f"of the {selection['form']} fit nearest to the law: " if heard > 1 else ""
+    gap, mixed = found["scipy"]["gap"], number_heard(selection) > 1
+    of = f"of the {selection['form']} fit nearest to the law: " if mixed else ""
     verdict = f"{-gap:.1e} lower" if gap < -SAME else "no lower"
     yield entry(
         "profile",
@@ -204,14 +206,16 @@ def _held_out(fit: Fit) -> Iterator[Any]:
 
 
 def _reasons(fit: Fit) -> Iterator[str]:
+    from llama_scale.laws.evidence import number_heard
     from llama_scale.laws.notebook import fitted_by
 
     found, selection = fit.evidence["diagnostics"], fit.evidence["selection"]
+    whose = " of the candidate nearest to the law" if number_heard(selection) > 1 else ""
     yield entry(
         "fit",
-        f"{found['starts_agreed']} of {found['starts']} starts agree on the optimum{_scipy(fit)}; worst run"
-        f" {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; noise {_noise(fit)};"
-        f" {fitted_by(selection)}",
+        f"{found['starts_agreed']} of {found['starts']} starts agree on the optimum{whose}{_scipy(fit)};"
+        f" worst run {found['worst_run']}, off by {format_fraction(found['residual_max'], 2)}; noise"
+        f" {_noise(fit)}; {fitted_by(selection)}",
     )
     if selection.get("seed_noise"):
         yield entry("seeds", selection["seed_noise"])
@@ -235,6 +239,8 @@ def _scipy(fit: Fit) -> str:
 
 def _certainty(fit: Fit) -> Iterator[str]:
     """What the intervals mean, and what backtests made of them."""
+    from llama_scale.laws.evidence import number_heard
+
     tested = fit.evidence.get("backtest") or {}
     if "coverage" in tested:
         widened = f"exponents are made to waver by {format_fraction(tested['spread'])}"
@@ -252,8 +258,8 @@ def _certainty(fit: Fit) -> Iterator[str]:
         )
     intervals = fit.evidence.get("intervals")
     if intervals:
-        level, heard = format_level(intervals["level"]), fit.evidence["selection"].get("heard", 1)
-        of = f"refits by all {heard}, before they waver" if heard > 1 else "given the form"
+        level, mixed = format_level(intervals["level"]), number_heard(fit.evidence["selection"]) > 1
+        of = "refits by those that are heard, before they waver" if mixed else "given the form"
         yield entry(
             "intervals",
             f"constants: {of}; optima and losses: the middle {level} of {fit.draws_note}."

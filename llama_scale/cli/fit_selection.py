@@ -25,15 +25,17 @@ def candidates(selection: Mapping[str, Any]) -> Iterator[Any]:
 
 def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
     """The outer test: what the procedure makes of the nearer four fifths, held against the rest."""
+    from llama_scale.laws.evidence import number_heard
+
     for verdict in (backtest or {}).get("protocol", ()):
         way, chosen = ALONG[verdict["direction"]], verdict["chosen"]
         yield (
             f"Held out from all of it: {verdict['held_out_runs']} runs farthest in {way},"
             f" up to {format_number(verdict['factor'], 2)}x"
         )
-        name = f"{chosen['form']}, delta {chosen['delta']:g}, weights {chosen['weights']}"
-        if chosen.get("heard", 1) > 1:
-            name = f"mean of {chosen['heard']} candidates"
+        name, mark = f"{chosen['form']}, delta {chosen['delta']:g}, weights {chosen['weights']}", "chosen"
+        if (heard := number_heard(chosen)) > 1:
+            name, mark = f"mean of {heard} candidates", "nearest to that mean"
         cells = [
             (
                 name,
@@ -46,7 +48,7 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
         level = format_level(verdict["level"])
         yield table(cells, ("chosen", "error", "bias", f"in {level} intervals", "half-width"))
         if len(verdict["candidates"]) > 1:
-            yield "   every candidate's error on them:"
+            yield f"   every candidate's error on them, [{mark}]:"
             yield from _grid(verdict["candidates"])
         if verdict["refused"]:
             yield f"   the fit of the others would be refused: {verdict['refused']}"

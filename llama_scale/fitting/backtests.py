@@ -62,6 +62,12 @@ def split_at(observations: Observations, share: float, direction: Direction) -> 
     return Split(known=known, ahead=ahead, direction=direction)
 
 
+def farthest(observations: Observations, share: float, direction: Direction) -> Observations:
+    """The runs beyond the nearest `share`; all of them where they tie, as those of one budget do."""
+    split = split_at(observations, share, direction)
+    return split.ahead if split else observations
+
+
 def splits(
     observations: Observations, shares: Sequence[float], direction: Direction, *, constants: int
 ) -> Iterator[Split]:

@@ -15,11 +15,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from llama_scale.fitting.backtests import Direction, split_at
+from llama_scale.fitting.backtests import Direction, farthest
 from llama_scale.fitting.candidates import Candidate, points_of
 from llama_scale.fitting.forms import CHINCHILLA, FITTED, SKALING, Form
 from llama_scale.fitting.minima import Solution, at_bound, names_at_bound
-from llama_scale.fitting.newton import Array
+from llama_scale.fitting.newton import NAMES, Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
 from llama_scale.fitting.solver import LEAST_SQUARES
@@ -52,14 +52,20 @@ class Heard:
         return np.sum(predicted, axis=0) / sum(self.weights.values())
 
     @property
-    def at_rest(self) -> tuple[str, ...]:
-        """The constants that may rest on a bound, and do in most of what is heard."""
-        points, shares = points_of(self.observations), defaultdict[str, float](float)
+    def at_bound(self) -> tuple[str, ...]:
+        """The constants of the form that lie on a bound in most of what is heard."""
+        shares = defaultdict[str, float](float)
         for one, weight in self.weights.items():
-            for name in names_at_bound(at_bound(points.constants(self.laws[one])[:, None])[:, 0]):
+            for name in self.bounds_of(self.laws[one]):
                 shares[name] += weight
         most = sum(self.weights.values()) / 2
-        return tuple(name for name in self.form.may_rest if shares[name] > most)
+        return tuple(name for name, share in shares.items() if share > most)
+
+    def bounds_of(self, law: ScalingLaw) -> tuple[str, ...]:
+        """The constants of the form that lie on a bound in one law of these runs."""
+        constants = points_of(self.observations).constants(law)
+        marked = names_at_bound(at_bound(constants[:, None])[:, 0])
+        return tuple(name for name in marked if name in self.form.layout.free)
 
 
 def consensus(heard: Heard) -> ScalingLaw:
@@ -76,22 +82,22 @@ def consensus(heard: Heard) -> ScalingLaw:
 def led_by(nearest: Solution, heard: Heard) -> Solution:
     """The consensus, vouched for by the fit of the candidate nearest to it.
 
-    How many starts agree, and on which bounds a law may not rest, is asked of that fit: the consensus has no
-    objective of its own on the runs.
+    How many starts agree is asked of that fit: the consensus has no objective of its own on the runs. It is
+    on a bound where it lies on one itself, or where most of what is heard does: a single fit has no veto.
     """
-    bounds = [name for name in nearest.at_bound if name not in heard.form.may_rest]
-    return replace(nearest, law=consensus(heard), at_bound=(*bounds, *heard.at_rest))
+    law = consensus(heard)
+    bounds = {*heard.bounds_of(law), *heard.at_bound}
+    return replace(nearest, law=law, at_bound=tuple(name for name in NAMES if name in bounds))
 
 
 def targets(observations: Observations, directions: Iterable[Direction]) -> tuple[Array, Array]:
     """Where candidates are compared, N and D: the farthest runs of each direction, moved out along it."""
     sizes, tokens = [], []
     for direction in directions:
-        last = split_at(observations, FARTHEST, direction)
-        if last is not None:
-            by_size = 0.5 if direction == "compute" else 0.0
-            sizes.append(last.ahead.parameters * BEYOND**by_size)
-            tokens.append(last.ahead.tokens * BEYOND ** (1 - by_size))
+        last = farthest(observations, FARTHEST, direction)
+        by_size = 0.5 if direction == "compute" else 0.0
+        sizes.append(last.parameters * BEYOND**by_size)
+        tokens.append(last.tokens * BEYOND ** (1 - by_size))
     return np.concatenate(sizes), np.concatenate(tokens)
 
 

@@ -11,28 +11,40 @@ import numpy as np
 from llama_scale.fitting.calibration import Backtest
 from llama_scale.fitting.diagnostics import Diagnostics
 from llama_scale.fitting.kept import fingerprint
+from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.seeds import seed_noise
 from llama_scale.fitting.selection import Choice
 from llama_scale.fitting.settings import Settings
 from llama_scale.fitting.uncertainty import Draws
-from llama_scale.laws import Fit, central_range
+from llama_scale.laws import Fit, ScalingLaw, central_range
 
 FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima looks
 
 
-def spread_json(refits: Draws | None, level: float) -> dict[str, Any]:
-    """Standard errors and intervals of the constants and of exponent a, null without draws."""
+def spread_json(law: ScalingLaw, refits: Draws | None, level: float) -> dict[str, Any]:
+    """Standard errors and intervals of a law's constants and of its exponent a, null without draws.
+
+    The law of several candidates may have what hardly any of its refits has: an outer power, or exponents
+    that differ where nine in ten are tied. So an interval is the middle of the refits and reaches to it.
+    """
     if refits is None:
         return {"standard_errors": None, "intervals": None}
-    samples = {**refits.law.constants, "exponent_a": refits.law.exponent_a}
+    fitted = {**law.constants, "exponent_a": law.exponent_a}
+    drawn = {name: np.asarray(getattr(refits.law, name), float) for name in fitted}
+    samples = {name: np.broadcast_to(values, refits.noise.shape) for name, values in drawn.items()}
     return {
         "standard_errors": {name: float(np.std(values)) for name, values in samples.items()},
         "intervals": {
             "level": level,
-            **{name: list(central_range(values, level)) for name, values in samples.items()},
+            **{name: _reaching(samples[name], float(value), level) for name, value in fitted.items()},
         },
     }
+
+
+def _reaching(values: Array, fitted: float, level: float) -> list[float]:
+    low, high = central_range(values, level)
+    return [min(low, fitted), max(high, fitted)]
 
 
 def selection_json(

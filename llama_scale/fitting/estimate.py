@@ -23,6 +23,7 @@ from llama_scale.fitting.document import (
     spread_json,
 )
 from llama_scale.fitting.drift import ends_of, turns_of, waver
+from llama_scale.fitting.forms import Form
 from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
@@ -75,9 +76,9 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "scipy": checked,
             "n_observations": len(observations),
             "observations": observations_json(observations),
-            **spread_json(refits, settings.level),
+            **spread_json(solution.law, refits, settings.level),
             "diagnostics": plain(diagnostics) | {"flops_over_6nd": observations.flops_over_6nd},
-            "other_forms": _other_forms(observations, choice),
+            "other_forms": _other_forms(observations, candidate, heard.form),
             "selection": selection_json(settings, draws, choice, observations),
             "backtest": _backtest_json(observations, calibration, settings),
             "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
@@ -138,14 +139,15 @@ def _checked(
     return solution, {"objective": found.lowest, "gap": found.gap, "starts": found.starts}
 
 
-def _other_forms(observations: Observations, choice: Choice) -> dict[str, dict[str, float]]:
-    """The constants of each form that is not the law's, fitted alike to all runs: how much hangs on it."""
+def _other_forms(
+    observations: Observations, candidate: Candidate, fitted: Form
+) -> dict[str, dict[str, float]]:
+    """The constants of each form but the law's, fitted alike to all runs: how much hangs on it."""
     found = {}
     for name in AUTO_FORMS:
-        other = replace(choice.candidate, form=name)
+        other = replace(candidate, form=name)
         form = other.fitted_form
-        fitted = name == choice.candidate.form and not choice.is_mixed
-        if fitted or len(observations) <= form.constants:
+        if form is fitted or len(observations) <= form.constants:
             continue
         solution = solve(observations, other, quick=True)
         if set(solution.at_bound) <= set(form.may_rest):

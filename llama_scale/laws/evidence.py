@@ -86,6 +86,11 @@ SHAPES: Mapping[str, Any] = {
 }
 
 
+def number_heard(selection: Mapping[str, Any]) -> int:
+    """How many candidates make the law of a fit; 1 where its file does not say, as older ones do not."""
+    return int(selection.get("heard") or 1)
+
+
 def check_evidence(found: Mapping[str, Any]) -> None:
     """Raises ValueError that names the first place whose value no fit would have written."""
     for name, shape in SHAPES.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama_scale.laws.evidence import number_heard
 from llama_scale.quantities import format_count, format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def weighed_by(selection: Mapping[str, Any]) -> str:
 def fitted_by(selection: Mapping[str, Any]) -> str:
     """What was fitted and why, in words."""
     one = f"{selection['form']} form, Huber delta {selection['delta']:g}, weights {weighed_by(selection)}"
-    mixed = selection.get("heard", 1) > 1
+    mixed = number_heard(selection) > 1
     return f"{selection['note']}; nearest to it: {one}" if mixed else f"{one}; {selection['note']}"
 
 

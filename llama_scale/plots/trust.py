@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import TightLayoutEngine
 
 from llama_scale.errors import InputError
+from llama_scale.laws.evidence import number_heard
 from llama_scale.plots.style import (
     BLUE,
     GREY,
@@ -127,7 +128,7 @@ def residuals(fit: Fit, observations: Observations) -> Figure:
 def backtest(fit: Fit) -> Figure:
     """Laws of the nearer four fifths of the runs, judged on the farthest fifth that nothing of them saw.
 
-    One column a direction: the error of every candidate there, the chosen one marked, and how many of the
+    One column a direction: the error of every candidate there, the law's own marked, and how many of the
     runs its intervals covered. Raises InputError for a fit without that test.
     """
     verdicts: Sequence[Mapping[str, Any]] = (fit.evidence.get("backtest") or {}).get("protocol") or ()
@@ -146,7 +147,7 @@ def backtest(fit: Fit) -> Figure:
 
 
 def _verdict(axes: Axes, verdict: Mapping[str, Any]) -> None:
-    mixed = (verdict["chosen"].get("heard") or 1) > 1
+    mixed = number_heard(verdict["chosen"]) > 1
     errors = [(one["mean_error"], one["chosen"] and not mixed) for one in verdict["candidates"]]
     if mixed:
         errors.append((verdict["mean_error"], True))
@@ -184,7 +185,7 @@ def choice(fit: Fit) -> Figure:
         )
     figure = new_figure(height=1.3 + 0.3 * len(tried))
     axes = figure.add_subplot()
-    most, mixed = max(one["weight"] for one in tried) or 1.0, (selection.get("heard") or 1) > 1
+    most, mixed = max(one["weight"] for one in tried) or 1.0, number_heard(selection) > 1
     for place, one in enumerate(reversed(tried)):
         error, heard = 100 * one["mean_error"], one["weight"] / most
         axes.plot([0, error], [place] * 2, color="#d0d0d0", linewidth=1)
