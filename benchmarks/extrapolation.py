@@ -2,6 +2,7 @@
 
     python benchmarks/extrapolation.py [--data ../shared/data] [--shares 0.8,0.7,0.6] [--draws 400]
     python benchmarks/extrapolation.py --few 7,8,9,10    # so many of the nearer runs alone
+    python benchmarks/extrapolation.py --other-losses    # of gadre's runs: no rule was chosen in their view
 
 Each row fits the runs of least compute (or of least tokens per parameter) and predicts the rest, which have
 no part in anything. "least error" is the candidate of least error in the inner backtests, "fit" the law that
@@ -12,6 +13,7 @@ error on the runs held out: what no rule that takes one could beat.
 from __future__ import annotations
 
 import argparse
+import csv
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,10 +26,11 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Rules, Settings, fit, gather
 from llama_scale.fitting.backtests import split_at, try_all
 from llama_scale.fitting.candidates import Candidate, solve_all
+from llama_scale.fitting.consensus import consensus
 from llama_scale.fitting.drift import Drift, log_likelihood, prior_spreads
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.selection import CUTS, Asked, directions_of
+from llama_scale.fitting.selection import CUTS, Asked, choose, directions_of
 from llama_scale.frozen import frozen
 from llama_scale.laws import Fit
 
@@ -59,6 +62,8 @@ COLUMNS = (
     "half-width",
 )
 FEW_COLUMNS = ("runs", "refused", "by draws alone", "half-width", "as fitted", "half-width")
+OTHER_COLUMNS = ("known", "sets", "Chinchilla", "Skaling", "least error", "hindsight", "nearest", "fit")
+OTHER_SHARES = (0.85, 0.8, 0.75, 0.7)
 SUBSETS = 12
 SCALES = (0.01, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.4)
 
@@ -82,12 +87,18 @@ def main() -> None:
     options.add_argument("--shares", default="0.8,0.7,0.6")
     options.add_argument("--draws", type=int, default=400)
     options.add_argument("--few")
+    options.add_argument("--other-losses", action="store_true")
     words = options.parse_args()
     start = time.process_time()
     if words.few:
         print(f"| {' | '.join(FEW_COLUMNS)} |\n|{'---|' * len(FEW_COLUMNS)}")
         for count in map(int, words.few.split(",")):
             print(few(words.data, count, words.draws), flush=True)
+        return
+    if words.other_losses:
+        print(f"| {' | '.join(OTHER_COLUMNS)} |\n|{'---|' * len(OTHER_COLUMNS)}")
+        for share in OTHER_SHARES:
+            print(by_other_losses(words.data, share), flush=True)
         return
     for share in map(float, words.shares.split(",")):
         print(f"\n**The cheaper {share:.0%} of runs predict the rest**\n\n{header()}")
@@ -137,6 +148,33 @@ def few(data: Path, count: int, draws: int) -> str:
         of_sets = [np.mean(inside) for (which, _), inside in covered.items() if which == backtest]
         cells += [f"{np.mean(of_sets):.0%}", f"{np.median(widths[backtest]):.2%}"]
     return f"| {' | '.join(cells)} |"
+
+
+def by_other_losses(data: Path, share: float) -> str:
+    """Errors on eight evaluation texts of each of gadre's three training sets, by law alone."""
+    with (data / "gadre_overtraining.csv").open() as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    errors = defaultdict(list)
+    for trained_on in sorted({row["dataset"] for row in rows}):
+        for loss in (name for name in rows[0] if name.startswith("loss_")):
+            columns = {"parameters": "params", "tokens": "tokens", "loss": loss}
+            own = [row for row in rows if row["dataset"] == trained_on]
+            runs = gather([{name: row[of] for name, of in columns.items()} for row in own])
+            split = split_at(runs, share, "compute")
+            assert split is not None
+            known, ahead = split.known, split.ahead
+            choice = choose(known, Settings().candidates, direction="compute")
+            found = {
+                "nearest": choice.laws[choice.candidate],
+                "fit": consensus(choice.heard_on(known, choice.laws)),
+            }
+            told = {
+                name: relative(law.loss(ahead.parameters, ahead.tokens), ahead) for name, law in found.items()
+            }
+            for rule, error in {**errors_of(known, ahead, "compute"), **told}.items():
+                errors[rule].append(error)
+    means = [np.exp(np.mean(np.log(errors[rule]))) for rule in ("chinchilla", "skaling", *OTHER_COLUMNS[4:])]
+    return f"| {share:.0%} | {len(errors['fit'])} | {' | '.join(f'{mean:.2%}' for mean in means)} |"
 
 
 def by_ratio(data: Path, draws: int) -> Iterator[Row]:
