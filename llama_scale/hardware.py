@@ -87,9 +87,9 @@ def accelerator(name: str) -> Accelerator:
 def accelerator_of_device(device_name: str) -> Accelerator | None:
     """The accelerator that a driver calls `device_name`, or None where none of ours is surely meant.
 
-    Every part of our name must be among the words of the driver's, and the card's form (PCIe) in our name if
-    it is in the driver's; of several the longest match counts. A part of a card (MIG) is not the card, nor
-    are others that share its name.
+    Every part of our name must be among the words of the driver's; of several the longest match counts. A
+    chip that our table knows by its form (H100-SXM) is not meant by the name of another form. A part of a
+    card (MIG) is not the card, nor are others that share its name.
 
     >>> accelerator_of_device("NVIDIA H100 80GB HBM3").name
     'H100-SXM'
@@ -99,12 +99,12 @@ def accelerator_of_device(device_name: str) -> Accelerator | None:
     words = set(_words(device_name))
     if words & OTHERS:
         return None
-    known = words | _forms(words)
+    form = _forms(words)
     found = [
         (len(parts), chip)
         for chip in accelerators()
         for parts in (set(_words(name)) for name in (chip.name, *chip.aliases, *chip.drivers))
-        if parts <= known and _forms(words) <= _forms(parts)
+        if parts <= words | form and (form <= _forms(parts) or not _forms(_words(chip.name)))
     ]
     return max(found, key=lambda match: match[0], default=(0, None))[1]
 

@@ -57,6 +57,7 @@ def test_a_part_of_a_card_and_a_slower_one_are_not_the_card(driver: str, name: s
         ("NVIDIA H100 NVL", "H100-NVL"),
         ("NVIDIA H200", "H200-SXM"),
         ("NVIDIA H800 PCIe", None),
+        ("NVIDIA B300 SXM6 AC", "B300"),
     ],
 )
 def test_a_chip_in_another_form_is_meant_only_where_its_peaks_are_the_same(
