@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from recipes import write_recipe
@@ -60,22 +59,49 @@ def test_a_card_that_this_machine_has_not_is_not_waited_for(tmp_path: Path) -> N
 
 
 @needs_ray
-@pytest.mark.parametrize("address", ["auto", "no-host-of-ours"])
-def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, address: str) -> None:
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_cluster_that_is_not_there_is_named(
+    tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["sweep", str(write_recipe(tmp_path)), "--store", str(tmp_path / "runs"), "--launcher", "ray"]
-    done = alone_on_the_net("-m", "llama_scale", *words, "--launcher-options", f"address={address}")
+    address = {"option": "auto", "environment": "no-host-of-ours"}[by]
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    else:
+        words += ["--launcher-options", f"address={address}"]
+    done = alone_on_the_net("-m", "llama_scale", *words)
     assert done.returncode == 2
     assert f"error: no Ray cluster answers at {address}: " in done.stderr and "ray start" in done.stderr
 
 
-def test_what_no_node_of_a_cluster_has_is_told(tmp_path: Path) -> None:
+def test_what_no_node_of_a_cluster_has_is_told() -> None:
     told: list[str] = []
     card = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}
     for nodes in ([], [{**card, "Alive": False}], [card]):
-        cluster = SimpleNamespace(nodes=lambda nodes=nodes: nodes)
-        _check_room(cluster, task_needs({}, "cuda"), "auto", told.append)
-    waits = "a Ray task takes num_cpus=1 and num_gpus=1, which no node of the cluster at auto has"
+        _check_room(nodes, task_needs({}, "cuda"), told.append, grows=True)
+    waits = "a Ray task takes num_cpus=1 and num_gpus=1, which no node of the Ray cluster has"
     assert [one.partition(":")[0] for one in told] == [waits] * 2
+
+
+JOINING = """
+import os, sys
+from importlib import import_module
+from pathlib import Path
+from llama_scale.launch.on_ray import launch_on_ray
+head = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
+cluster = import_module("ray.cluster_utils").Cluster(initialize_head=True, head_node_args=head)
+os.environ["RAY_ADDRESS"] = cluster.address
+launch_on_ray(Path(sys.argv[1]), [], options={}, device="cuda", watch=lambda progress: None, tell=print)
+cluster.shutdown()
+"""
+
+
+@needs_ray
+def test_a_cluster_that_the_environment_names_may_grow(tmp_path: Path) -> None:
+    """As one whose nodes are started when tasks ask for them: its head has no card."""
+    done = alone_on_the_net("-c", JOINING, str(tmp_path))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "which no node of the Ray cluster has: runs wait for one to join" in done.stdout
 
 
 def test_a_run_that_ends_well_and_is_not_finished_is_given_up(tmp_path: Path) -> None:

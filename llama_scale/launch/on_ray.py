@@ -71,12 +71,13 @@ def launch_on_ray(
     """Run every task on a Ray cluster; returns when all are finished or have failed.
 
     `options` may name the cluster's `address` and what a task takes: `num_cpus`, `num_gpus`, one where the
-    device is cuda. Without an address Ray starts on this machine. KeyboardInterrupt asks the workers to save
-    first. Raises InputError where none answers, and for more than this machine has; `tell` hears what no node
+    device is cuda. Without an address it is that of RAY_ADDRESS, else the one started on this machine last,
+    else Ray starts here for the sweep alone. KeyboardInterrupt asks the workers to save first. Raises
+    InputError where none answers, and for more than a Ray of the sweep's own has; `tell` hears what no node
     of a cluster, which may grow, has.
     """
     ray, needs = _ray(), task_needs(options, device)
-    address = options.get("address")
+    address = options.get("address") or os.environ.get("RAY_ADDRESS") or None
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
     except (OSError, RuntimeError, ValueError) as error:
@@ -85,7 +86,7 @@ def launch_on_ray(
             hint="start one with `ray start --head`, or name another in --launcher-options address=HOST:PORT",
         ) from error
     try:
-        _check_room(ray, needs, address, tell)
+        _check_room(ray.nodes(), needs, tell, grows=not _is_own(ray))
         return _fly(ray, store, tasks, needs=needs, device=device, watch=watch)
     finally:
         ray.shutdown()
@@ -146,22 +147,30 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def _is_own(ray: Any) -> bool:
+    """Whether Ray was started for this sweep; Ray says so nowhere that is public."""
+    node = ray._private.worker.global_worker.node  # None where it is reached as ray://
+    return node is not None and node.is_head()
+
+
 def _check_room(
-    ray: Any, needs: Mapping[str, float], address: str | None, tell: Callable[[str], None]
+    nodes: Sequence[Mapping[str, Any]],
+    needs: Mapping[str, float],
+    tell: Callable[[str], None],
+    *,
+    grows: bool,
 ) -> None:
-    """Where no node has what a task takes, Ray waits for one: told of a cluster, refused on this machine."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(all(has.get(KINDS[name], 0.0) >= need for name, need in needs.items()) for has in nodes):
+    """Where no node has what a task takes, Ray waits for one: told if one may join, else refused."""
+    rooms = [node["Resources"] for node in nodes if node["Alive"]]
+    if any(all(has.get(KINDS[name], 0.0) >= need for name, need in needs.items()) for has in rooms):
         return
     asked = " and ".join(f"{name}={need:g}" for name, need in needs.items() if need)
-    if address is None:
+    if not grows:
         raise InputError(
             f"a Ray task takes {asked} here, which this machine has not",
             hint="ask for less in --launcher-options, name a cluster there (address=auto), or train on cpu",
         )
-    tell(
-        f"a Ray task takes {asked}, which no node of the cluster at {address} has: runs wait for one to join"
-    )
+    tell(f"a Ray task takes {asked}, which no node of the Ray cluster has: runs wait for one to join")
 
 
 def _places(ray: Any, needs: Mapping[str, float]) -> int:
