@@ -40,6 +40,7 @@ from llama_scale.training.environment import choose_device
 from llama_scale.training.kernels import Library
 from llama_scale.training.loop import train_run
 from llama_scale.training.preparing import prepare
+from llama_scale.training.trainer import Trainer
 from llama_scale.training.worker import work
 
 CPU = torch.device("cpu")
@@ -334,6 +335,25 @@ def test_a_run_whose_last_update_was_too_much_has_diverged(
     create_run(store, config)
     result, losses = diverged(store, config, files)
     assert len(losses) == result["steps"] == 2
+
+
+def test_the_log_says_that_memory_ran_out_in_the_evaluation(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Trainer._evaluated
+
+    def cramped(trainer: Trainer) -> dict[str, float | int]:
+        if trainer.micro_batch > 1:
+            raise MemoryError
+        return measure(trainer)
+
+    monkeypatch.setattr(Trainer, "_evaluated", cramped)
+    store, files = store_with(tmp_path, world)
+    config = straight(world[1][1])
+    create_run(store, config)
+    assert train(store, config, files) == "done"
+    (noted,) = (e for e in RunFolder(store / run_id(config)).events() if e["event"] == "out_of_memory")
+    assert noted["micro_batch"] == 1 and noted["step"] == config.schedule.total_steps
 
 
 def test_a_branch_diverges_with_its_trunk(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:

@@ -281,9 +281,7 @@ def _train(
     saved_at, micro_batch = time.monotonic(), trainer.micro_batch
     for glance in _glances(trainer, goal):
         interval.add(glance)
-        if trainer.micro_batch != micro_batch:
-            micro_batch = trainer.micro_batch
-            log.append("out_of_memory", step=trainer.step, micro_batch=micro_batch)
+        micro_batch = _noting_memory(trainer, log, micro_batch)
         if watch is not None:
             watch(glance)
         if bad := next((step for step in glance.steps if not step.is_finite), None):
@@ -301,6 +299,13 @@ def _train(
         if stopping:
             return "stopped"
     return "done"
+
+
+def _noting_memory(trainer: Trainer, log: Log, before: int) -> int:
+    """Log that memory ran out if the micro-batch is no more what it was `before`; gives what it is."""
+    if trainer.micro_batch != before:
+        log.append("out_of_memory", step=trainer.step, micro_batch=trainer.micro_batch)
+    return trainer.micro_batch
 
 
 def _glances(trainer: Trainer, goal: Goal) -> Iterator[Glance]:
@@ -352,7 +357,8 @@ def _save(trainer: Trainer, folder: RunFolder, log: Log, goal: Goal, interval: _
 
 
 def _finish(trainer: Trainer, store: Path, folder: RunFolder, log: Log) -> Outcome:
-    measured = trainer.evaluate()
+    micro_batch, measured = trainer.micro_batch, trainer.evaluate()
+    _noting_memory(trainer, log, micro_batch)
     if not math.isfinite(measured["loss_nats"]):  # the last update was too much
         return _diverged(trainer, log, trainer.step)
     log.append("evaluation", step=trainer.step, **measured)
