@@ -19,6 +19,7 @@ from llama_scale.cli import main
 from llama_scale.config import load_toml
 from llama_scale.runs import RunFolder, create_run, load_records, read_records, run_id, write_records
 from llama_scale.runs.tables import read_table
+from llama_scale.runs.upkeep import differences
 from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training.corpus import read_corpus
 from llama_scale.training.loop import train_run
@@ -343,6 +344,8 @@ def test_diff_names_what_differs(store: Path) -> None:
     assert "result.data.0.tokens" in fields and "result.data.0.name" not in fields
     assert not any(field.startswith("config.model") for field in fields)
     assert runs(store, "diff", first.run, first.run)[1]["differences"] == []
+    texts = [{"name": "one"}]
+    assert list(differences({"data": texts}, {})) == [("data", texts, None)]
 
 
 def test_a_run_is_named_by_its_id_or_by_how_that_begins(store: Path) -> None:
@@ -357,6 +360,10 @@ def test_a_run_is_named_by_its_id_or_by_how_that_begins(store: Path) -> None:
         code, said = runs(store, "prune", word)
         assert code == 2 and "there is no run" in said["error"]
     assert not (store.parent / "leases").exists()
+    (inner := first.path / "runs").mkdir()
+    for word, within in ((".", first.path), ("..", inner)):
+        code, said = runs(within, "prune", word)
+        assert code == 2 and "there is no run" in said["error"]
 
 
 def test_a_store_that_is_not_there_is_refused(tmp_path: Path) -> None:

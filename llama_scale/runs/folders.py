@@ -370,7 +370,7 @@ def create_runs(store: Path, by_id: Mapping[str, RunConfig]) -> None:
 
 def find_run(store: Path, run: str) -> RunFolder:
     """The run of that id, or the only one whose id begins so; raises InputError where there is none."""
-    if os.path.basename(run) == run != "" and os.path.exists(f"{store}/{run}/spec.json"):
+    if run.isalnum() and os.path.exists(f"{store}/{run}/spec.json"):
         return RunFolder(store / run)
     found = [folder for folder in run_folders(store) if folder.run.startswith(run)] if run else []
     if len(found) == 1:

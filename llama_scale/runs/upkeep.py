@@ -231,7 +231,9 @@ def _delete(path: Path) -> None:
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Dotted paths at which two configs or results differ, with both values; items of lists count from 0."""
-    one, other = (dict(enumerate(v)) if isinstance(v, list) else v for v in (plain(one), plain(other)))
+    one, other = plain(one), plain(other)
+    if isinstance(one, list) and isinstance(other, list):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, dict) and isinstance(other, dict):
         for key in dict.fromkeys([*one, *other]):
             yield from differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
