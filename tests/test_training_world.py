@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 from single_recipe import TOGETHER, finish, only_run, start, train, wait_for, wait_for_start, write_single
+from torch import distributed
 
-from llama_scale.errors import StoreError
+from llama_scale.errors import LlamaScaleError, StoreError
 from llama_scale.runs import RunFolder
 from llama_scale.runs.manifests import read_manifest, write_manifest
 from llama_scale.training.checkpoint import restore_checkpoint
 from llama_scale.training.model import Llama
-from llama_scale.training.world import World
+from llama_scale.training.world import World, joined_world
 
 STEPS = 40
 
@@ -101,6 +102,18 @@ def test_a_process_killed_mid_run_ends_all_and_loses_nothing(
     assert curve(folder) == pytest.approx(curve(only_run(home / "alone")), rel=1e-6)
     result = folder.result()
     assert result and result["loss_nats"] == pytest.approx(alone["loss_nats"], rel=1e-6)
+
+
+def test_what_keeps_processes_from_each_other_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though no process failed: a container may have too little shared memory for NCCL."""
+    said = (
+        "NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled system error\nLast error:\nno room in /dev/shm\n"
+    )
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in {**alone, "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LlamaScaleError, match=r"\(no room in /dev/shm\), so all"), joined_world("cpu"):
+        raise distributed.DistBackendError(said)
 
 
 @pytest.mark.slow

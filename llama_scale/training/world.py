@@ -86,7 +86,8 @@ def joined_world(device: str = "auto") -> Iterator[tuple[World, torch.device]]:
     """The world that torchrun made and this process's device in it; outside torchrun, one process alone.
 
     Raises InputError for a device that is not there, as where more processes were started than GPUs. Where
-    another process is lost the leader alone says so, by LlamaScaleError: that one has said why, if it could.
+    processes lose each other the leader alone says so, by LlamaScaleError: one that failed has said why, if
+    it could.
     """
     chosen = choose_device(device)
     if not is_launched():
@@ -100,21 +101,27 @@ def joined_world(device: str = "auto") -> Iterator[tuple[World, torch.device]]:
     try:
         yield World(rank=distributed.get_rank(), size=distributed.get_world_size(), shards=True), chosen
     except RuntimeError as error:
-        if not _is_loss_of_another(error):
+        if (said := _loss_in_words(error)) is None:
             raise
         if not leads_here():
             raise SystemExit(1) from error
         raise LlamaScaleError(
-            "another process of this run failed or was killed, so all of them stop",
-            hint="see what it said; once that is put right the same command goes on from the last checkpoint",
+            f"{said}, so all of them stop",
+            hint="see what others said; once that is put right the same command goes on from the last "
+            "checkpoint",
         ) from error
     finally:
         distributed.destroy_process_group()
 
 
-def _is_loss_of_another(error: RuntimeError) -> bool:
-    """Whether a process could not be reached any more; gloo says so in words of its own alone."""
-    return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
+def _loss_in_words(error: RuntimeError) -> str | None:
+    """What to say where another process could not be reached; None for any other error."""
+    if isinstance(error, distributed.DistError):  # maybe none failed; NCCL says why in its last line
+        *_, reason = str(error).strip().splitlines() or [type(error).__name__]
+        return f"the processes of this run cannot reach each other ({reason.strip()})"
+    if "gloo/transport" in str(error):  # which says so in words of its own alone, and no more than that
+        return "another process of this run failed or was killed"
+    return None
 
 
 def _own_gpu(place: int) -> torch.device:
