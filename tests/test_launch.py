@@ -21,7 +21,16 @@ from llama_scale.cli.progress import headline
 from llama_scale.cli.sweep import _reason
 from llama_scale.cli.sweep_plan import cautions
 from llama_scale.errors import InputError, StoreError
-from llama_scale.launch import EarlierText, LaunchReport, Progress, Task, local, prepare_sweep, run_sweep
+from llama_scale.launch import (
+    EarlierText,
+    Launcher,
+    LaunchReport,
+    Progress,
+    Task,
+    local,
+    prepare_sweep,
+    run_sweep,
+)
 from llama_scale.launch.estimates import LOG_BYTES, LOG_BYTES_PER_STEP
 from llama_scale.launch.tasks import ATTEMPTS
 from llama_scale.runs import (
@@ -65,6 +74,19 @@ def test_lengths_too_short_are_told_with_a_text_that_is_not_there(recipe: Path, 
         prepare_sweep(recipe, store=tmp_path, overrides=overrides, device="cpu")
     assert "too few for 100000 steps of warm-up" in refusal.value.message
     assert "there is no nowhere" in refusal.value.message
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "ray"])
+def test_a_launcher_that_is_not_here_is_told_before_anything_is_written(
+    launcher: Launcher, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    store = tmp_path / "runs"
+    prepared = prepare_sweep(recipe, store=store, device="cpu", launcher=launcher)
+    with pytest.raises(InputError, match=r"there is no sbatch|Ray is not installed"):
+        run_sweep(prepared, store=store, device="cpu", launcher=launcher)
+    assert not store.exists()
 
 
 def command(recipe: Path, store: Path) -> list[str]:
@@ -268,7 +290,6 @@ import os, sys
 from pathlib import Path
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {cores[int(sys.argv[3]) % len(cores)]})
-from llama_scale.errors import InputError
 from llama_scale.launch import prepare_sweep, run_sweep
 store = Path(sys.argv[2])
 prepared = prepare_sweep(sys.argv[1], store=store, workers=1, device="cpu")

@@ -15,9 +15,9 @@ from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
 from llama_scale.launch.local import launch_locally
 from llama_scale.launch.memory import memory_bytes
-from llama_scale.launch.on_ray import launch_on_ray, task_needs
+from llama_scale.launch.on_ray import imported_ray, launch_on_ray, task_needs
 from llama_scale.launch.places import Card, cards_for, default_workers, threads_per_worker
-from llama_scale.launch.slurm import launch_on_slurm
+from llama_scale.launch.slurm import check_slurm, launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
 from llama_scale.runs import Precision, RunConfig, RunFolder, RunRecord, create_runs, read_records
 from llama_scale.runs.upkeep import mend, torn
@@ -218,7 +218,8 @@ def run_sweep(
 
     `launcher_options` are sbatch's own for SLURM, and `address`, `num_cpus`, `num_gpus` of a task for Ray.
     `tell` hears what the user should know. Raises InputError for options that cannot be read, too short a
-    text, a device or a precision that is not here, StoreError for tokens that changed since they were made.
+    text, a launcher, a device or a precision that is not here, StoreError for tokens that changed since
+    they were made.
     """
     from llama_scale.training.data import check_length, evaluation_cautions, verify_tokens
     from llama_scale.training.preparing import prepare
@@ -227,8 +228,13 @@ def run_sweep(
     data, runs = prepared.sweep.spec.data, prepared.sweep.runs
     if prepared.text is None:
         raise InputError("a dry run has no text to train on", hint="prepare the sweep without dry_run")
+    # Before the text is cut into tokens, which may take long.
     if launcher == "local":
         _check_device({run.precision for run in runs}, device)
+    elif launcher == "slurm":
+        check_slurm()
+    else:
+        imported_ray()
     files = prepare(prepared.text, data, store, threads=prepared.workers)
     for context, sequences in {(run.model.context, run.sequences_per_step) for run in runs}:
         check_length(files, data, context, sequences)

@@ -76,7 +76,7 @@ def launch_on_ray(
     InputError where none answers, and for more than a Ray of the sweep's own has; `tell` hears what no node
     of a cluster, which may grow, has.
     """
-    ray, needs = _ray(), task_needs(options, device)
+    ray, needs = imported_ray(), task_needs(options, device)
     address = options.get("address") or os.environ.get("RAY_ADDRESS") or None
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
@@ -239,7 +239,8 @@ def task_needs(options: Mapping[str, str], device: str = "auto") -> dict[str, fl
     return known
 
 
-def _ray() -> Any:
+def imported_ray() -> Any:
+    """Ray, as we want it to behave; raises InputError where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:

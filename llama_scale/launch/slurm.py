@@ -125,6 +125,16 @@ class _Queue:
         write_atomically(self.folder / "jobs.json", json.dumps(self.jobs, indent=1))
 
 
+def check_slurm() -> None:
+    """Raises InputError where SLURM is missing."""
+    for program in ("sbatch", "squeue"):
+        if shutil.which(program) is None:
+            raise InputError(
+                f"there is no {program} on this machine",
+                hint="run this on a login node of a SLURM cluster, or use --launcher local",
+            )
+
+
 def launch_on_slurm(
     store: Path,
     tasks: Sequence[Task],
@@ -135,15 +145,9 @@ def launch_on_slurm(
 ) -> LaunchReport:
     """Queue every run that is not done, and watch the store until all are finished or have failed.
 
-    `options` are passed to sbatch. Raises InputError where SLURM is missing or refuses them;
-    KeyboardInterrupt leaves the jobs in the queue, to be watched again.
+    `options` are passed to sbatch. Raises InputError where SLURM refuses them; KeyboardInterrupt leaves the
+    jobs in the queue, to be watched again.
     """
-    for program in ("sbatch", "squeue"):
-        if shutil.which(program) is None:
-            raise InputError(
-                f"there is no {program} on this machine",
-                hint="run this on a login node of a SLURM cluster, or use --launcher local",
-            )
     queue = _Queue(store=store, options=list(options), device=device)
     queue.read()
     began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
