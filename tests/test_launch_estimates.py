@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,23 @@ def test_an_accelerator_that_is_not_here_is_estimated_from_its_table(tmp_path: P
     for run, config in sweep.by_id.items():
         mfu = config.train_flops(1) / times.seconds[run] / accelerator("h100").peak()
         assert 0.3 < mfu < 0.5
+
+
+def test_what_a_cluster_trains_is_estimated_from_its_table_though_such_a_card_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    machine = "machine={accelerator='h100', accelerators=8}"
+    sweep = expand("grid", load_recipe(str(write_recipe(tmp_path)), [*GRID, machine]), "0" * 64)
+    here, there = (
+        step_times(sweep, device="auto", threads=1, measure=None, elsewhere=elsewhere)
+        for elsewhere in (False, True)
+    )
+    assert here.parallel is None and there.parallel == 8
+    assert there.source.startswith("an estimate for H100-SXM: its bf16 peak")
 
 
 def test_a_trunk_is_planned_with_the_disk_of_its_branch_points(grid: Sweep) -> None:

@@ -157,7 +157,7 @@ def prepare_sweep(
     count = workers or default_workers(cards, largest)
     threads = threads_per_worker(count)
     timed = _measure(device, threads) if dry_run and launcher == "local" else None
-    times = step_times(sweep, device=device, threads=threads, measure=timed)
+    times = step_times(sweep, device=device, threads=threads, measure=timed, elsewhere=launcher != "local")
     return PreparedSweep(
         sweep=sweep,
         text=text,

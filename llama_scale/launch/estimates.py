@@ -48,14 +48,18 @@ class StepTimes:
     parallel: int | None = None
 
 
-def step_times(sweep: Sweep, *, device: str, threads: int, measure: Measure | None) -> StepTimes:
+def step_times(
+    sweep: Sweep, *, device: str, threads: int, measure: Measure | None, elsewhere: bool = False
+) -> StepTimes:
     """The time of each run's steps; `measure` takes some on this machine, None leaves it at a guess.
 
-    Where the recipe is meant for an accelerator that is not here, nothing is measured.
+    Where the recipe is meant for an accelerator that is not here, nothing is measured; nor where a cluster
+    trains the runs `elsewhere`, whose cards the recipe knows and this machine does not.
     """
     machine, here = sweep.spec.machine, None if device == "cpu" else device_here()
-    if machine and (here is None or accelerator_of_device(here) != accelerator(machine.accelerator)):
-        return _from_table(sweep, machine)
+    absent = machine and (here is None or accelerator_of_device(here) != accelerator(machine.accelerator))
+    if machine and (absent or elsewhere):
+        return _from_table(sweep, machine, elsewhere=elsewhere)
     keys = {_key(config): config for config in sweep.by_id.values()}
     guessed = {key: _guess(config, here, threads) for key, config in keys.items()}
     if measure is None:
@@ -105,7 +109,7 @@ def bytes_per_token(data: DataConfig) -> float:
     return 1.0 if data.tokenizer == "bytes" else max(1.0, 0.36 * math.log2(data.vocabulary) - 1.2)
 
 
-def _from_table(sweep: Sweep, machine: MachineSpec) -> StepTimes:
+def _from_table(sweep: Sweep, machine: MachineSpec, *, elsewhere: bool) -> StepTimes:
     chip = accelerator(machine.accelerator)
     precision = chip.trains_in
     seconds, mfus = {}, []
@@ -115,10 +119,8 @@ def _from_table(sweep: Sweep, machine: MachineSpec) -> StepTimes:
         seconds[run] = config.train_flops(1) / (chip.peak(precision) * mfu.value)
     ends = dict.fromkeys(format_fraction(end(m.value for m in mfus), 2) for end in (min, max))
     spread = " to ".join(ends)
-    source = (
-        f"an estimate, as {chip.name} is not here: its {precision} peak at {spread} MFU, {mfus[0].source}, "
-        f"{mfus[0].date}"
-    )
+    what = f"an estimate for {chip.name}" if elsewhere else f"an estimate, as {chip.name} is not here"
+    source = f"{what}: its {precision} peak at {spread} MFU, {mfus[0].source}, {mfus[0].date}"
     return StepTimes(seconds=seconds, source=source, is_measured=False, parallel=machine.accelerators)
 
 
