@@ -123,11 +123,22 @@ def test_a_limit_on_latency_is_kept_and_named() -> None:
         ({"target_loss": 2.04, "time_per_output_token": "2.5ms", "kv_heads": 8}, 9.1e23),
         ({"target_loss": 2.04, "time_to_first_token": "7ms"}, 2e24),
         ({"match": "llama-7b", "time_per_output_token": "2.3ms", "law": "hoffmann-2022"}, 4.6e22),
+        ({"serve_tokens": 1.385e12, "target_loss": 2.18, "time_per_output_token": "1.42ms"}, 6e24),
+        (
+            {
+                **{"serve_tokens": 1.04e9, "flops": "exact"},
+                **{"target_loss": 2.039, "time_to_first_token": "6.21ms"},
+            },
+            8e26,
+        ),
     ],
 )
 def test_a_shape_comes_near_what_a_latency_allows_by_a_wider_hidden_layer(words: Any, most: float) -> None:
-    """The shapes below cost 1.52e24, 3.54e24 and 4.68e22 to bring to the same loss."""
-    answer = ask(serve_tokens=1e10, **words)
+    """The shapes below cost 1.52e24, 3.54e24 and 4.68e22 to bring to the same loss.
+
+    To widen only the best of them, to its own optimum, cost 2.39e27 and 1.03e28 in the last two.
+    """
+    answer = ask(**{"serve_tokens": 1e10, **words})
     assert answer.recommended.lifetime.total_flops < most
     limit = next(limit for limit in answer.limits if limit.name.startswith("time"))
     assert isinstance(limit.limit, Quantity)
@@ -412,6 +423,7 @@ def test_a_limit_on_serving_holds_the_shape_itself(words: Any, unit: CostUnit, m
         {"target_loss": 2.04, "time_per_output_token": "2.5ms", "flops": "exact"},
         {"target_loss": 2.0, "time_per_output_token": "3.5ms", "serve_accelerators": 4, "cost_in": "usd"},
         {"target_loss": 2.04, "time_to_first_token": "6.5ms"},
+        {"match": "llama-7b", "time_per_output_token": "1.71ms", "input_tokens": 500, "output_tokens": 1000},
     ],
 )
 def test_no_latency_is_refused_that_a_wide_shape_meets(words: Any) -> None:
@@ -420,8 +432,8 @@ def test_no_latency_is_refused_that_a_wide_shape_meets(words: Any) -> None:
     answer = ask(**asked)
     limit = next(limit for limit in answer.limits if limit.name.startswith("time"))
     assert isinstance(limit.limit, Quantity)
-    assert limit.used <= limit.limit.value
-    assert answer.recommended.loss_nats == pytest.approx(words["target_loss"])
+    assert limit.used <= limit.limit.value * (1 + 1e-9)
+    assert answer.recommended.loss_nats == pytest.approx(words.get("target_loss", 2.0865), abs=1e-4)
     assert answer.optimum.parameters >= answer.recommended.parameters
     word = next(word for word in words if word.startswith("time"))
     asked[word] = f"{float(words[word].removesuffix('ms')) * 0.7:g}ms"
@@ -444,6 +456,7 @@ def test_no_latency_is_refused_that_a_wide_shape_meets(words: Any) -> None:
             146e3,
         ),
         ({"serve_tokens": 5.943e12, "target_loss": 1.999, "flops": "exact"}, 1.33e6),
+        ({"serve_tokens": 2.45e11, "target_loss": 1.972, "max_parameters": 1.32805e10}, 73.1e6),
         (
             {
                 **{"serve_tokens": 1.1664e9, "input_tokens": 4000, "output_tokens": 200},
@@ -454,7 +467,10 @@ def test_no_latency_is_refused_that_a_wide_shape_meets(words: Any) -> None:
     ],
 )
 def test_shapes_that_are_the_nearest_to_few_sizes_are_looked_at(words: Any, most: float) -> None:
-    """Wide ones of 26, 46 and 13 layers, passed by in large steps: $160,769, $1.337M and $48.73."""
+    """Wide ones of 26, 46 and 13 layers, passed by in large steps: $160,769, $1.337M and $48.73.
+
+    One of 32, 6 % below the largest size, was not widened to it: $77.2M.
+    """
     answer = plan(**words, cost_in="usd")
     assert answer.recommended.lifetime.total("usd") < most
 
