@@ -20,6 +20,7 @@ from llama_scale.laws import Downstream, Fit, Range, RepeatedDataLaw, ScalingLaw
 from llama_scale.laws.downstream import Sigmoid
 from llama_scale.planning import Plan
 from llama_scale.planning.buildable import is_ill_shaped
+from llama_scale.planning.families import SMALLEST_MODEL, coordinate_of
 from llama_scale.planning.optimum import lowest_loss
 from llama_scale.quantities import Quantity
 
@@ -152,15 +153,24 @@ def test_a_shape_comes_near_what_a_latency_allows_by_a_wider_hidden_layer(words:
         ({"time_per_output_token": "100ms", "time_to_first_token": "10ms"}, "time to first token"),
         ({"time_per_output_token": "200ms", "serve_accelerators": 1}, "memory of 1 H100-SXM"),
         ({"time_per_output_token": "20ms", "serve_accelerators": 1}, "time per output token"),
+        ({"time_per_output_token": "30ms", "serve_accelerators": 1}, "time per output token"),
     ],
 )
 @pytest.mark.parametrize("budget", ["1e26", "$300M"])
 def test_only_the_limit_on_serving_that_holds_the_size_is_said_to_bind(
     words: Any, held: str, budget: str
 ) -> None:
-    """Both latencies were, whichever was hit, and never the memory beside one."""
+    """Both latencies were, whichever was hit, and memory within 2 % of which one ended."""
     answer = ask(serve_tokens=1e9, budget=budget, **words)
     assert binding(answer) == ["total budget", held]
+
+
+def test_the_smallest_size_and_the_largest_that_is_served_have_a_price() -> None:
+    answer = ask(serve_tokens=1e9, budget="$1M", time_per_output_token="3ms")
+    problem = answer.request.in_unit("usd").problem()
+    for size in (SMALLEST_MODEL, answer.request.servable):
+        sizes = problem.family.sizes(np.array([coordinate_of(problem.family, size)]))
+        assert np.isfinite(problem.serving.cost_per_token(sizes)).all()
 
 
 def test_memory_binds_where_no_larger_model_can_be_served() -> None:
