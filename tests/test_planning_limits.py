@@ -168,7 +168,7 @@ def test_only_the_limit_on_serving_that_holds_the_size_is_said_to_bind(
 def test_the_smallest_size_and_the_largest_that_is_served_have_a_price() -> None:
     answer = ask(serve_tokens=1e9, budget="$1M", time_per_output_token="3ms")
     problem = answer.request.in_unit("usd").problem()
-    for size in (SMALLEST_MODEL, answer.request.servable):
+    for size in (SMALLEST_MODEL, problem.serving.largest):
         sizes = problem.family.sizes(np.array([coordinate_of(problem.family, size)]))
         assert np.isfinite(problem.serving.cost_per_token(sizes)).all()
 
