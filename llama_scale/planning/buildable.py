@@ -166,8 +166,9 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
         by_shape = problem.sees_shapes or request.must_be_servable
         if by_shape or _is_beaten(request, chosen, objective, SLIGHT[objective.fixed]):
             about = chosen.model.parameters
-            # heads that are shared make what serving costs jump with width: one size may hide a better one
-            reach = ELSEWHERE if far or problem.serving.needs_shapes else NEARBY
+            # heads that are shared make what serving costs jump with width, and a latency is met by far
+            # larger shapes where these are wide: one size may hide a better one
+            reach = ELSEWHERE if far or by_shape else NEARBY
             rivals.append(_best_shape(request, problem, objective, about, reach))
         able = [rival for rival in rivals if isinstance(rival, Built)]
         found = min([chosen, *able], key=lambda one: _rank(request, objective, one))
