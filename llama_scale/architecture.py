@@ -217,15 +217,14 @@ def with_kv_heads(shape: ModelConfig, kv_heads: int, *, widen: bool = True) -> M
     return replace(shape, kv_heads=kv_heads, hidden=shape.hidden + multiple * round(freed / multiple))
 
 
-def widened(shape: ModelConfig, more_parameters: float) -> ModelConfig:
-    """`shape` with a hidden layer as much wider as so many more parameters allow, and a tenth at most.
+def widenings(shape: ModelConfig) -> tuple[ModelConfig, ...]:
+    """`shape` with every hidden layer from its own to one that is a tenth wider.
 
-    >>> widened(LLAMA_7B, 2e8).hidden - LLAMA_7B.hidden, widened(LLAMA_7B, 1e12).hidden - LLAMA_7B.hidden
-    (256, 1024)
+    >>> [wider.hidden for wider in widenings(LLAMA_7B)]
+    [11008, 11264, 11520, 11776, 12032]
     """
-    multiple = _hidden_step(shape)
-    room = min(more_parameters / (3 * shape.layers * shape.width), shape.hidden / 10)
-    return replace(shape, hidden=shape.hidden + multiple * max(0, int(room / multiple)))
+    widths = range(shape.hidden, int(1.1 * shape.hidden) + 1, _hidden_step(shape))
+    return tuple(replace(shape, hidden=hidden) for hidden in widths)
 
 
 def _hidden_step(shape: ModelConfig) -> int:

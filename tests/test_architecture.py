@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from llama_scale.architecture import (
     llama,
     nearest_shape,
     nearest_shapes,
-    widened,
+    widenings,
     with_kv_heads,
 )
 from llama_scale.errors import InputError
@@ -159,15 +160,15 @@ def test_grouping_keeps_the_size_by_a_wider_hidden_layer(shape: ModelConfig) -> 
         assert shape.parameters.total - plain.parameters.total == saved
 
 
-def test_a_wider_hidden_layer_fills_the_room_there_is() -> None:
-    for room in (-1e9, 0.0, 3e8, 5e8, 1e12):
-        wide = widened(LLAMA_13B, room)
-        more = wide.parameters.total - LLAMA_13B.parameters.total
-        assert replace(wide, hidden=LLAMA_13B.hidden) == LLAMA_13B
-        assert 0 <= more <= max(room, 0.0)
-        assert wide.hidden <= 1.1 * LLAMA_13B.hidden
-        step = 3 * LLAMA_13B.layers * LLAMA_13B.width * 256
-        assert more + step > min(room, 0.1 * LLAMA_13B.hidden / 256 * step)
+@pytest.mark.parametrize("shape", [LLAMA_13B, nearest_shape(5e6, vocabulary=8000)])
+def test_hidden_layers_widen_by_a_tenth_in_the_steps_of_their_own(shape: ModelConfig) -> None:
+    wider = widenings(shape)
+    hidden = [one.hidden for one in wider]
+    assert wider[0] == shape
+    assert all(replace(one, hidden=shape.hidden) == shape for one in wider)
+    (step,) = {right - left for left, right in pairwise(hidden)}
+    assert step == (256 if shape == LLAMA_13B else 16)
+    assert hidden[-1] <= 1.1 * shape.hidden < hidden[-1] + step
 
 
 def test_grouped_queries_that_do_not_divide_are_refused() -> None:

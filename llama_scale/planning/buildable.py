@@ -17,7 +17,7 @@ from llama_scale.architecture import (
     aspect_ratio,
     nearest_shape,
     nearest_shapes,
-    widened,
+    widenings,
     with_kv_heads,
 )
 from llama_scale.costs.serving import ServedShape, serve
@@ -42,7 +42,6 @@ RUNG = 1.03  # sizes apart from each other, on one ladder for all questions
 NEARBY, ELSEWHERE = 11, 47  # rungs either way: a third of the size, and a quarter to four times it
 SAME_SIZE = 0.1  # in log N
 AS_GOOD = {"budget": 2e-4, "loss": 1e-3}  # shares of the loss, or of the cost, that no model of either knows
-NEAR_THE_MOST = 0.95  # of the largest size: shapes are up to 4 % apart
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
 SLIGHT, SMALL = {"budget": 1e-4, "loss": 1e-3}, {"budget": 1e-3, "loss": 1e-2}
 ILL_SHAPED = 2.0  # times as wide for its layers as the family's, or as narrow: laws know no such models
@@ -98,7 +97,9 @@ def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusa
     found = [(completed, _settled(completed))]
     heads = None if choice is None else choice.shape.heads
     may_share = completed.kv_heads is not None and heads is not None
-    if may_share and (completed.kv_heads == heads or _leaves_much(completed, found[0][1])):
+    if may_share and (
+        completed.kv_heads == heads or _is_limited(completed) or _leaves_much(completed, found[0][1])
+    ):
         alone = limited(replace(completed, kv_heads=None))
         found.append((alone, _settled(alone)))
     objective = completed.objective(completed.law)
@@ -165,8 +166,9 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
         by_shape = problem.sees_shapes or request.must_be_servable
         if by_shape or _is_beaten(request, chosen, objective, SLIGHT[objective.fixed]):
             about = chosen.model.parameters
-            # heads that are shared make what serving costs jump with width: one size may hide a better one
-            reach = ELSEWHERE if far or problem.serving.needs_shapes else NEARBY
+            # heads that are shared make what serving costs jump with width, and a latency is met by far
+            # larger shapes where these are wide: one size may hide a better one
+            reach = ELSEWHERE if far or by_shape else NEARBY
             rivals.append(_best_shape(request, problem, objective, about, reach))
         able = [rival for rival in rivals if isinstance(rival, Built)]
         found = min([chosen, *able], key=lambda one: _rank(request, objective, one))
@@ -177,17 +179,21 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
 
 
 def _filled(request: Request, problem: Problem, objective: Objective, settled: Settled) -> Settled:
-    """The shape, its hidden layer wider where that brings it near a size that limits on serving hold back.
+    """The shape, or a better one with a wider hidden layer where limits on size or serving may hold it back.
 
-    Shapes are up to 4 % apart: at the edge of what a latency allows the last of them may cost far more.
+    Shapes are up to 4 % apart: at the edge of what is allowed the last of them may cost far more.
     """
-    more = float(settled.solution.sizes.parameters) - settled.model.parameters
-    if not (request.must_be_servable and _is_beaten(request, settled, objective, SMALL[objective.fixed])):
+    if not (_is_limited(request) and _is_beaten(request, settled, objective, SLIGHT[objective.fixed])):
         return settled
-    wider = _built(request, problem, objective, widened(settled.shape, more))
+    wider = _best_shape(request, problem, objective, settled.model.parameters, NEARBY, wider=True)
     if wider is None or _rank(request, objective, wider) >= _rank(request, objective, settled):
         return settled
     return _on_continuum(request, wider, problem, objective)
+
+
+def _is_limited(request: Request) -> bool:
+    """Whether a largest size or limits on serving were asked for, which may hold shapes back."""
+    return request.max_parameters is not None or request.must_be_servable
 
 
 def _on_continuum(request: Request, built: Built, problem: Problem, objective: Objective) -> Settled:
@@ -244,7 +250,7 @@ def _buildable(
             able.append(built)
             if not is_ill_shaped(shape):
                 return built
-    if found := _best_shape(request, problem, objective, wanted, ELSEWHERE):
+    if found := _best_shape(request, problem, objective, wanted, ELSEWHERE, wider=_is_limited(request)):
         able.append(found)
     if not able:
         return unbuildable(request, wanted)
@@ -263,7 +269,7 @@ def _built(request: Request, problem: Problem, objective: Objective, shape: Mode
 def _wide_enough(request: Request, problem: Problem, objective: Objective) -> Built | None:
     """The best shape where serving leaves none of the usual proportions: wide ones are faster."""
     held = request.held_by_serving
-    return None if held is None else _best_shape(request, problem, objective, held, ELSEWHERE)
+    return None if held is None else _best_shape(request, problem, objective, held, ELSEWHERE, wider=True)
 
 
 def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
@@ -306,26 +312,23 @@ def _rung(
     )
 
 
-def _shapes_about(request: Request, wanted: float, reach: int) -> Iterator[ModelConfig]:
-    """The LLaMAs within `reach` rungs that are allowed; where size is what holds them back wider ones too."""
-    convention, rung = request.fit.convention, math.floor(math.log(wanted) / math.log(RUNG))
+def _shapes_about(request: Request, wanted: float, reach: int, wider: bool) -> Iterator[ModelConfig]:
+    """The LLaMAs within `reach` rungs that are allowed, and those with a `wider` hidden layer too."""
+    rung = math.floor(math.log(wanted) / math.log(RUNG))
+    asked = request.fit.convention, request.vocabulary, request.context, request.kv_heads
     for step in range(rung - reach, rung + reach + 1):
-        for shape in _rung(step, convention, request.vocabulary, request.context, request.kv_heads):
-            if request.allows(shape):
-                yield shape
-                if request.max_parameters is not None and _is_held(request, shape):
-                    counts = shape.parameters
-                    more = request.most_parameters - counts.by(convention)
-                    yield widened(shape, min(more, request.max_parameters - counts.total))
-
-
-def _is_held(request: Request, shape: ModelConfig) -> bool:
-    """Whether a shape is about the largest that was asked for: a little less of it may cost a lot."""
-    return shape.parameters.by(request.fit.convention) >= NEAR_THE_MOST * request.most_parameters
+        for shape in _rung(step, *asked):
+            yield from filter(request.allows, widenings(shape) if wider else (shape,))
 
 
 def _best_shape(
-    request: Request, problem: Problem, objective: Objective, wanted: float, reach: int
+    request: Request,
+    problem: Problem,
+    objective: Objective,
+    wanted: float,
+    reach: int,
+    *,
+    wider: bool = False,
 ) -> Built | None:
     """The best of the shapes within `reach` rungs of the size, with its tokens; None where none will do.
 
@@ -334,7 +337,7 @@ def _best_shape(
     Serving follows heads and layers as well as size, least smoothly where models are small and prompts
     long: there the shape nearest in size need not be the best, nor do what is asked at all.
     """
-    found = {shape: problem.family.size_of(shape) for shape in _shapes_about(request, wanted, reach)}
+    found = {shape: problem.family.size_of(shape) for shape in _shapes_about(request, wanted, reach, wider)}
     if not found:
         return None
     sizes = _together(list(found.values()))

@@ -83,7 +83,7 @@ def _serving(
 ) -> Iterator[Limit]:
     """The latencies that were asked for; and memory, where a slightly larger model could not be served.
 
-    Each binds where it alone allows no larger size than all of them do.
+    A latency binds where it alone allows no larger size, though memory does; memory where none of them does.
     """
     deployment = request.economics.deployment
     is_limited = (problem.serving.needs_shapes and problem.serve_tokens) or request.must_be_servable
@@ -91,17 +91,16 @@ def _serving(
         return
     asked = {name: getattr(deployment, name) for name in LATENCIES if getattr(deployment, name) is not None}
     free = replace(deployment, **dict.fromkeys(asked)) if asked else deployment  # whose largest size is known
-    in_memory = largest_servable(free, problem.family)
-    binds_memory = optimum.parameters * BEYOND > in_memory
+    in_memory, slow = largest_servable(free, problem.family), False
     if request.must_be_servable:
         served = recommended.throughput or serve(deployment, served_shape(shape))
-        is_held = not binds_memory and is_tight(optimum.parameters, request.servable)
         for name, seconds in asked.items():
-            alone = replace(free, **{name: seconds})
-            binds = is_held and is_tight(request.servable, largest_servable(alone, problem.family))
+            alone = largest_servable(replace(free, **{name: seconds}), problem.family)
+            binds = is_tight(optimum.parameters, alone) and not is_tight(alone, in_memory)
+            slow = slow or binds
             limit, used = Quantity(value=seconds, kind="seconds"), float(getattr(served, name))
             yield Limit(name.removesuffix("_seconds").replace("_", " "), limit, used, binds, False)
-    if binds_memory:
+    if optimum.parameters * BEYOND > in_memory and not slow:
         name = f"memory of {deployment.groups[-1]} {deployment.rental.accelerator.name}"
         yield Limit(name, Quantity(value=in_memory, kind="count"), recommended.parameters, True, False)
 

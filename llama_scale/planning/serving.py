@@ -90,7 +90,7 @@ class RooflineServing:
         if sizes.shape is not None:
             return serve(self.deployment, sizes.shape).accelerator_seconds_per_token
         table = _table(_Deployed(self.deployment), self.family)
-        return np.exp(np.interp(np.log(sizes.parameters) - ROUNDING, *table, left=np.nan, right=np.nan))
+        return np.exp(np.interp(np.log(sizes.parameters), *table, left=np.nan, right=np.nan))
 
 
 class _Deployed:
@@ -118,7 +118,9 @@ def _table(key: _Deployed, family: Family) -> tuple[Array, Array]:
     if largest := _largest(key, family):
         high = float(coordinate_of(family, largest))
     x = np.linspace(low, high, TABLE_SIZES)
-    return np.log(family.sizes(x).parameters), np.log(_seconds(key.deployment, family, x))
+    sizes = np.log(family.sizes(x).parameters)
+    sizes[-1] += ROUNDING
+    return sizes, np.log(_seconds(key.deployment, family, x))
 
 
 @lru_cache(maxsize=64)

@@ -34,7 +34,7 @@ from llama_scale.quantities import Quantity, format_count, format_number, format
 ROUNDING = 1e-3  # what a shape that can be built may cost over a budget that the optimum meets exactly
 ROOM, ROOM_FOR_SHAPES = 1.01, 1.1  # over the least that could do, and over the least size
 STEPS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)  # tried where only what can be built is in the way
-LESS = (0.75, 0.85, 0.93)  # of a time that the usual proportions take: wide shapes may do with
+LESS = (0.6, 0.75, 0.85, 0.93)  # of a time that the usual proportions take: wide shapes may do with
 LEAPS = tuple(4.0**power for power in range(2, 12))  # and beyond, where a budget is out of all reach
 NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # above a loss that can just be reached, likewise
 SLACK = 2.0  # how much further than needed conditions move together, but for the last
