@@ -168,7 +168,8 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
             about = chosen.model.parameters
             # heads that are shared make what serving costs jump with width, and a latency is met by far
             # larger shapes where these are wide: one size may hide a better one
-            reach = ELSEWHERE if far or by_shape else NEARBY
+            everywhere = far or problem.serving.needs_shapes or request.must_be_servable
+            reach = ELSEWHERE if everywhere else NEARBY
             rivals.append(_best_shape(request, problem, objective, about, reach))
         able = [rival for rival in rivals if isinstance(rival, Built)]
         found = min([chosen, *able], key=lambda one: _rank(request, objective, one))
