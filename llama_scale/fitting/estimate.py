@@ -11,7 +11,7 @@ from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
 from llama_scale.fitting.calibration import Calibration, calibrate
 from llama_scale.fitting.candidates import Candidate, points_of, solve, solve_all
-from llama_scale.fitting.consensus import led_by
+from llama_scale.fitting.consensus import Heard, led_by
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
 from llama_scale.fitting.document import (
     held_out_json,
@@ -54,7 +54,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     solution, checked = _checked(observations, candidate, settings)
     if choice.is_mixed:
         solution = led_by(solution, heard)
-    refits = _refits(observations, choice, solution, settings)
+    refits = _refits(heard, solution, settings)
     calibration = _calibrated(observations, choice, settings)
     draws = _carried(observations, choice, refits, calibration, settings)
     points = points_of(observations, candidate)
@@ -91,7 +91,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "provenance": provenance_json(observations, settings),
         },
     )
-    found = _with_company(found, observations, choice, settings)
+    found = _with_company(found, heard, choice, settings)
     if settings.profile:
         profiled = _profile_json(observations, candidate, solution, settings)
         found = _with(found, profile=profiled | {"scipy": checked})
@@ -99,13 +99,14 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
     return found
 
 
-def _with_company(fit: Fit, observations: Observations, choice: Choice, settings: Settings) -> Fit:
+def _with_company(fit: Fit, heard: Heard, choice: Choice, settings: Settings) -> Fit:
     """The fit with the other approaches beside it, its optima, and what it makes of the runs held out."""
+    observations = heard.observations
     beside = side_by_side(
         observations,
         fit,
         lambda runs: _refitted(runs, choice),
-        choice.heard_on(observations, choice.laws).form,
+        heard.form,
         budgets=settings.budgets,
         level=settings.level,
         seed=settings.seed,
@@ -192,16 +193,15 @@ def _backtest_json(
     return (found or {}) | {"protocol": [asdict(verdict) for verdict in verdicts]}
 
 
-def _refits(
-    observations: Observations, choice: Choice, solution: Solution, settings: Settings
-) -> Draws | None:
+def _refits(heard: Heard, solution: Solution, settings: Settings) -> Draws | None:
     """Refits of disturbed runs, of every candidate that is heard: what intervals of constants are of."""
     if not settings.draws:
         return None
     asked = {"draws": settings.draws, "seed": settings.seed, "method": settings.resampling}
-    if choice.is_mixed:
-        return draw_mixtures([choice.heard_on(observations, choice.laws)], **asked)[0]
-    return draw_laws(observations, choice.candidate, solution.constants, **asked)
+    first, *others = heard.weights
+    if others:
+        return draw_mixtures([heard], **asked)[0]
+    return draw_laws(heard.observations, first, solution.constants, **asked)
 
 
 def _calibrated(observations: Observations, choice: Choice, settings: Settings) -> Calibration | None:
