@@ -408,6 +408,18 @@ def format_fraction(value: float, digits: int = 3) -> str:
     return f"{format_number(value * 100, digits)}%"
 
 
+def format_split(share: float) -> tuple[str, str]:
+    """A share and the rest of the whole as percentages that add to 100: the smaller one to 2 digits.
+
+    >>> format_split(0.0953)
+    ('9.5%', '90.5%')
+    """
+    smaller = round(100 * min(share, 1 - share), 4)
+    decimals = 0 if smaller == 0 else max(0, 1 - math.floor(math.log10(smaller)))
+    first = f"{100 * share:.{decimals}f}"
+    return f"{_trimmed(first)}%", f"{_trimmed(f'{100 - float(first):.{decimals}f}')}%"
+
+
 def format_level(level: float) -> str:
     """How sure an interval is, with its nines: `99.99%`."""
     return format_fraction(level, 4)

@@ -129,6 +129,16 @@ def test_misuse_is_two_lines_and_code_2(words: list[str], error: str, hint: str)
     assert hint in second
 
 
+@pytest.mark.parametrize("path", list(EVERY), ids=" ".join)
+def test_an_empty_path_is_refused_and_no_folder(path: tuple[str, ...]) -> None:
+    for parameter in EVERY[path].params:
+        if isinstance(parameter.type, click.Path):
+            words = [parameter.opts[-1], ""] if isinstance(parameter, click.Option) else [""]
+            shown = CliRunner().invoke(main, [*path, *words])
+            assert shown.exit_code == 2
+            assert "the path is empty" in shown.stderr.splitlines()[0]
+
+
 def test_errors_are_json_too() -> None:
     done = llama_scale("plan", "--serve-tokens", "abc", "--json")
     value = json.loads(done.stdout)

@@ -42,6 +42,11 @@ def test_the_default_answer_is_one_screen() -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_what_training_and_serving_take_adds_to_the_whole() -> None:
+    binds = said(plan(serve_tokens=3e11, budget="$2M"))["binds"]
+    assert "Training takes 94.9% of the cost, serving 5.1%" in binds
+
+
 def test_every_reason_of_an_answer_in_dollars(in_dollars: Plan) -> None:
     words = said(in_dollars)
     assert {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import doctest
 from contextlib import suppress
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from llama_scale.quantities import (
     format_number,
     format_quantity,
     format_seconds,
+    format_split,
     format_usd,
     format_usd_per_hour,
     parse_budget,
@@ -215,6 +217,13 @@ def test_durations_round_trip(value: float) -> None:
 @given(st.floats(min_value=0, max_value=1))
 def test_fractions_round_trip(value: float) -> None:
     assert parse_fraction(format_fraction(value)) == pytest.approx(value, rel=6e-3)
+
+
+@given(st.floats(min_value=0, max_value=1))
+def test_shares_of_one_whole_add_to_it(share: float) -> None:
+    parts = format_split(share)
+    assert sum(Decimal(part.removesuffix("%")) for part in parts) == 100
+    assert parse_fraction(parts[0]) == pytest.approx(share, rel=0.06, abs=5e-7)
 
 
 @given(st.integers(min_value=0, max_value=10**6), st.sampled_from([("k", 3), ("M", 6), ("B", 9), ("T", 12)]))

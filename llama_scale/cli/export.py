@@ -27,7 +27,7 @@ from llama_scale.cli.options import complete_run_ids
 )
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=options.PathType(file_okay=False, path_type=Path),
     help="The new folder. [default: exports/<run> in the store]",
 )
 @options.store_option

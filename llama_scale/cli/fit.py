@@ -33,7 +33,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
         "llama-scale fit runs.csv --backtest --direction overtraining",
     ),
 )
-@click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=options.PathType(path_type=Path))
 @click.option(
     "--form",
     type=click.Choice(FORMS),
@@ -48,7 +48,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--scores",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.PathType(dir_okay=False, path_type=Path),
     help="A CSV of losses and scores of models: the plan then predicts the score, and takes --target-score.",
 )
 @click.option("--task", metavar="NAME", help="Of --scores: which task, or which column of scores.")
@@ -126,7 +126,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.PathType(dir_okay=False, path_type=Path),
     help="The fit's file. [default: fits/<name>-<hash>.json in the store]",
 )
 @click.option("--force", is_flag=True, help="Replace the file of --output.")

@@ -50,6 +50,20 @@ class HintedParameterError(click.BadParameter):
         self.hint = hint
 
 
+class PathType(click.Path):
+    """A path as the command line gives it: never empty, which would silently be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            raise HintedParameterError(
+                "the path is empty",
+                "name a file or folder; `.` is the one that you are in",
+                ctx=ctx,
+                param=param,
+            )
+        return super().convert(value, param, ctx)
+
+
 COUNT = QuantityType("COUNT", quantities.parse_count, quantities.format_count)
 FLOPS = QuantityType("FLOPS", quantities.parse_flops, quantities.format_flops)
 BUDGET = QuantityType("BUDGET", quantities.parse_budget, quantities.format_quantity)
@@ -155,7 +169,7 @@ def store_option(function: Function) -> Function:
     """`--store`: the folder of runs."""
     decorate = click.option(
         "--store",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=PathType(file_okay=False, path_type=Path),
         default="runs",
         envvar="LLAMA_SCALE_STORE",
         help="Folder that holds the runs.",

@@ -47,7 +47,7 @@ WIDTH = 78
 )
 @click.option(
     "--html",
-    type=click.Path(path_type=Path),
+    type=options.PathType(path_type=Path),
     metavar="FILE",
     help="Write the answer as one HTML file too, with live controls.",
 )

@@ -15,6 +15,7 @@ from llama_scale.cli.options import (
     USD_PER_HOUR,
     Function,
     HeadedOption,
+    PathType,
     QuantityType,
     completing,
 )
@@ -221,7 +222,7 @@ SERVING: Options = (
     (
         ("--serving-benchmarks",),
         {
-            "type": click.Path(),
+            "type": PathType(),
             "metavar": "CSV",
             "help": "Your own measured rates, to calibrate what serving takes.",
         },

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import compare
-from llama_scale.cli.options import Group, json_option, quiet_option
+from llama_scale.cli.options import Group, PathType, json_option, quiet_option
 from llama_scale.cli.plan_options import plan_options
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Drawn = tuple["Figure", dict[str, Any]]  # a figure, and what --json says of its
 WHERE = click.option(
     "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
 )
-SOURCES = click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+SOURCES = click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=PathType())
 OF_RUNS = ("{}", "{} runs.csv -o {}.svg", "{} runs/fits/default.json -o {}.pdf --force")
 
 
@@ -49,7 +49,7 @@ def _kind(
         function = click.option(
             "-o",
             "--output",
-            type=click.Path(dir_okay=False, path_type=Path),
+            type=PathType(dir_okay=False, path_type=Path),
             default=f"{name}.png",
             help="The picture: its ending chooses PNG, SVG or PDF.",
         )(function)

@@ -26,7 +26,7 @@ DEFAULT_FILE = "plan.html"
 @click.option(
     "--output",
     "-o",
-    type=click.Path(path_type=Path),
+    type=options.PathType(path_type=Path),
     default=DEFAULT_FILE,
     metavar="FILE",
     help="The HTML file to write.",

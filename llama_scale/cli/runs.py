@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale import quantities
-from llama_scale.cli.options import Group, complete_run_ids, json_option, store_option
+from llama_scale.cli.options import Group, PathType, complete_run_ids, json_option, store_option
 from llama_scale.cli.output import current_output, table
 from llama_scale.errors import InputError, StoreError
 
@@ -130,7 +130,7 @@ def diff_runs(one: str, other: str, store: Path, as_json: bool) -> None:
         "llama-scale runs export curves.csv --curves",
     ),
 )
-@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("path", type=PathType(dir_okay=False, path_type=Path))
 @click.option("--curves", is_flag=True, help="Write loss curves, a row a logged step, to draw with `plot`.")
 @click.option("--force", is_flag=True, help="Replace PATH if it exists.")
 @store_option
@@ -162,7 +162,7 @@ def export_runs(path: Path, curves: bool, force: bool, store: Path, as_json: boo
     name="import",
     examples=("llama-scale runs import records.json", "llama-scale runs import runs.csv --store elsewhere"),
 )
-@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("path", type=PathType(exists=True, dir_okay=False, path_type=Path))
 @store_option
 @json_option
 def import_runs(path: Path, store: Path, as_json: bool) -> None:

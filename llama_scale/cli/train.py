@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama_scale.cli.options import COUNT, completing, json_option, quiet_option, set_option, store_option
+from llama_scale.cli.options import (
+    COUNT,
+    PathType,
+    completing,
+    json_option,
+    quiet_option,
+    set_option,
+    store_option,
+)
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
 from llama_scale.cli.train_words import dry_run_json, dry_run_words, opening, result_json, result_words
@@ -38,7 +46,7 @@ if TYPE_CHECKING:
         "torchrun --nproc-per-node 8 -m llama_scale train --model llama-7b",
     )
 )
-@click.argument("recipe", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("recipe", required=False, type=PathType(dir_okay=False, path_type=Path))
 @click.option(
     "--model",
     shell_complete=completing(lambda: FAMILY),
@@ -46,7 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--start-from",
-    type=click.Path(file_okay=False),
+    type=PathType(file_okay=False),
     help="A folder that transformers or `export` wrote: train its model on.  [default: drawn weights]",
 )
 @click.option("--tokens", type=COUNT, help="Tokens to train on.  [default: 20 a parameter]")

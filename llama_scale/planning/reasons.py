@@ -19,6 +19,7 @@ from llama_scale.quantities import (
     format_fraction,
     format_level,
     format_number,
+    format_split,
 )
 
 if TYPE_CHECKING:
@@ -189,9 +190,8 @@ def _split(plan: Plan) -> str:
     training = getattr(cost, f"train_{unit}")
     if not plan.request.economics.demand.serve_tokens or training is None:
         return ""
-    share = training / cost.total(unit)
-    serving = format_fraction(1 - share, 2)
-    return f". Training takes {format_fraction(share, 2)} of the cost, serving {serving}"
+    trained, served = format_split(training / cost.total(unit))
+    return f". Training takes {trained} of the cost, serving {served}"
 
 
 def _about_certainty(plan: Plan) -> Iterator[Reason]:

@@ -213,11 +213,12 @@
       : sure
         ? [words.range(sure.parameters, words.count), words.range(sure.tokens, words.count)]
         : ["no interval", "no interval"];
+    const [trained, served] = words.split(cost.train / cost.total);
     const cards = [
       [words.count(best.parameters), "parameters", from],
       [words.count(best.tokens), `tokens, ${words.digits(best.tokens / best.parameters)} a parameter`, to],
       [best.loss.toFixed(4), "loss, nats a token", ""],
-      [words.cost(cost.total, unit), `training ${words.share(cost.train / cost.total, 2)}, serving ${words.share(cost.serve / cost.total, 2)}`, other],
+      [words.cost(cost.total, unit), `training ${trained}, serving ${served}`, other],
       [saving(saved), "against the compute-optimal model of equal loss", `${words.count(rival.parameters)} on ${words.count(rival.tokens)}`],
     ];
     const card = ([figure, name, more]) =>

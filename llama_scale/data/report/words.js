@@ -33,6 +33,14 @@ const words = (() => {
 
   const share = (value, many = 3) => `${digits(100 * value, many)}%`;
 
+  // A share and the rest of the whole, which add to 100%: the smaller one to 2 digits.
+  function split(value) {
+    const smaller = Number((100 * Math.min(value, 1 - value)).toFixed(4));
+    const decimals = smaller === 0 ? 0 : Math.max(0, 1 - Math.floor(Math.log10(smaller)));
+    const first = Number((100 * value).toFixed(decimals));
+    return [first, 100 - first].map((part) => `${Number(part.toFixed(decimals))}%`);
+  }
+
   const range = ([low, high], format) => `${format(low)} to ${format(high)}`;
 
   // Shorter, for ticks.
@@ -43,5 +51,5 @@ const words = (() => {
 
   const axis = { flops: "FLOPs", usd: "dollars", gpu_hours: "GPU-hours" };
 
-  return { amount, axis, cost, count, digits, flops, range, share, usd };
+  return { amount, axis, cost, count, digits, flops, range, share, split, usd };
 })();
