@@ -114,6 +114,62 @@ def test_what_a_hint_offers_minds_every_condition(words: dict[str, Any], offered
         assert ask({**words, **way}).recommended.parameters > 0, way
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"serve_tokens": 4e10, "match": "gpt-3-175b", "flops": "exact", "time_per_output_token": "0.511ms",
+         "unique_tokens": 9.3e11, "serve_accelerator": "a10g"},
+        {"serve_tokens": 4.9e11, "match": "llama-7b", "budget": "$1811"},
+        {"serve_tokens": 8.4e12, "match": "llama-7b", "max_parameters": "1.5B", "flops": "exact"},
+    ],
+)  # fmt: skip
+def test_the_loss_that_is_offered_is_the_lowest_that_has_an_answer(words: dict[str, Any]) -> None:
+    """It was up to half a nat higher."""
+    error = refusal(words)
+    assert error is not None
+    offered = next(way for way in ways(error.hint) if "target_loss" in way)
+    assert ask({**words, **offered}).recommended.parameters > 0
+    assert refusal({**words, **offered, "target_loss": float(offered["target_loss"]) - 0.005}) is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "moved"),
+    [
+        (
+            {"serve_tokens": 4.6e11, "target_loss": 2.0, "flops": "exact", "time_per_output_token": "1.61ms",
+             "max_parameters": "13.2M"},
+            "time_per_output_token",
+        ),
+        (
+            {"serve_tokens": 1.5e13, "match": "llama-65b", "kv_heads": 8, "max_parameters": "671M",
+             "time_to_first_token": "58.1ms", "serve_accelerator": "a10g"},
+            "time_to_first_token",
+        ),
+    ],
+)  # fmt: skip
+def test_conditions_that_move_together_go_no_further_than_they_must(
+    words: dict[str, Any], moved: str
+) -> None:
+    """Each but one was moved up to twice as far."""
+    error = refusal(words)
+    assert error is not None
+    together = next(way for way in ways(error.hint) if len(way) == 2 and moved in way)
+    assert ask({**words, **together}).recommended.parameters > 0
+    a_fifth_less = f"{0.8 * float(together[moved].removesuffix('ms')):g}ms"
+    assert refusal({**words, **together, moved: a_fifth_less}) is not None
+
+
+def test_what_a_target_costs_is_that_of_the_cheapest_heads() -> None:
+    """With heads of their own, which were priced, models at this latency cost a fifth more."""
+    words = {"serve_tokens": 7.5e10, "target_loss": 2.234, "time_to_first_token": "7.42ms"}
+    error = refusal({**words, "budget": "$2000"})
+    assert error is not None
+    cheapest = ask({**words, "cost_in": "usd"}).recommended.lifetime.total_usd
+    assert cheapest is not None
+    needed = next(way["budget"] for way in ways(error.hint) if "budget" in way)
+    assert float(needed.strip("$").replace(",", "")) == pytest.approx(cheapest, rel=0.02)
+
+
 def test_few_data_are_not_blamed_for_a_budget_that_buys_nothing() -> None:
     error = refusal({"serve_tokens": 2.8e11, "budget": 5.7e15, "unique_tokens": "5T"})
     assert error is not None

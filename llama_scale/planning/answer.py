@@ -15,7 +15,7 @@ from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.laws import published, published_names
 from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions
-from llama_scale.planning.buildable import Settled, has_answer, model_of, settle, shaped
+from llama_scale.planning.buildable import Settled, answered_loss, model_of, settle, shaped
 from llama_scale.planning.cautions import far_beyond, warnings
 from llama_scale.planning.family import neighbours
 from llama_scale.planning.limits import is_tight, limits_of
@@ -61,7 +61,7 @@ def answer(request: Request) -> Plan:
     asked = request
     request, kv_choice, settled = settle(asked)
     if not isinstance(settled, Settled):
-        raise settled(partial(has_answer, asked))
+        raise settled(partial(answered_loss, asked))
     shape, recommended, problem, solution = settled
     objective = request.objective(request.law)
     optimum = model_of(request, problem, solution)

@@ -107,6 +107,8 @@ def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusa
     if not able:  # a refusal is of the question as it was asked, not of heads that we chose
         return found[-1][0], None, found[-1][1]
     asked, settled = min(able, key=lambda one: _rank(completed, objective, one[1]))
+    if refusal := too_dear(asked, settled.model) or starved(asked, settled.model.loss_nats):
+        return asked, None, refusal
     why = None if choice is None else _choice_of(asked, settled.shape)
     return limited(asked, settled.problem.family), why, settled
 
@@ -128,16 +130,17 @@ def _leaves_much(request: Request, settled: Settled | Refusal) -> bool:
     return _is_beaten(request, settled, objective, SMALL[objective.fixed])
 
 
-def has_answer(request: Request, changes: Mapping[str, Any]) -> bool:
-    """Whether the same question with other words, as its asker would put it, has an answer."""
+def answered_loss(request: Request, changes: Mapping[str, Any]) -> float | None:
+    """The loss that the same question comes to with other words, as its asker would put it; None if none."""
     words = cast(PlanOptions, {**request.given, **changes})
     with suppress(InputError):
-        return isinstance(settle(read_request(words))[2], Settled)
-    return False
+        settled = settle(read_request(words))[2]
+        return settled.model.loss_nats if isinstance(settled, Settled) else None
+    return None
 
 
 def _settled(request: Request) -> Settled | Refusal:
-    """What a question comes to, or why it has no answer."""
+    """What a question comes to, whatever a target costs, or why it has no answer."""
     problem, objective = request.problem(), request.objective(request.law)
     solution = best(problem, objective)
     if refusal := unreachable(request, problem, objective, solution):
@@ -146,8 +149,7 @@ def _settled(request: Request) -> Settled | Refusal:
         built = _buildable(request, problem, objective, solution)
     if not isinstance(built, Built):
         return built
-    settled = _through(request, problem, objective, built)
-    return too_dear(request, settled.model) or starved(request, settled.model.loss_nats) or settled
+    return _through(request, problem, objective, built)
 
 
 def _through(request: Request, problem: Problem, objective: Objective, built: Built) -> Settled:

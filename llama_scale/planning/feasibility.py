@@ -26,7 +26,6 @@ from llama_scale.planning.reading import option
 from llama_scale.planning.request import SERVING_LIMITS, Request, without_serving
 from llama_scale.planning.values import PlannedModel
 from llama_scale.planning.ways import (
-    NATS,
     ROOM,
     STEPS,
     Answers,
@@ -130,10 +129,8 @@ def unbuildable(request: Request, wanted: float) -> Refusal:
 def _unbuildable(request: Request, wanted: float, answers: Answers) -> InfeasibleError:
     """Each condition is loosened step by step, to say how little is missing."""
     ways = loosened(request, answers, [one.word for one in conditions(request)])
-    if request.has_target:
-        loss = float(np.asarray(request.objective(request.law).value))
-        higher = first_answered(losses_asked(request, (loss + more for more in NATS)), answers)
-        ways += [higher] if higher else []
+    if request.has_target and (higher := nearest_loss(request, answers)):
+        ways.append(higher)
     return InfeasibleError(
         f"a model of {format_count(wanted)} parameters would just do, but no shape that can be built does",
         hint=_give(way.text for way in ways) or "loosen more than one condition",

@@ -92,8 +92,8 @@ def choose_kv_heads(shape: ModelConfig, deployment: Deployment, *, floor: int = 
     """The KV heads of `shape` that serve cheapest under `deployment`, never fewer than `floor`.
 
     `shape` should have one KV head for each head; choices keep its size by a wider hidden layer. A model
-    with fewer heads than the floor keeps them all. Where they exist, only numbers are considered that eight
-    accelerators can share evenly.
+    with fewer heads than the floor keeps them all, one that none makes servable gets the fewest. Where they
+    exist, only numbers are considered that eight accelerators can share evenly.
 
     >>> from llama_scale.architecture import LLAMA_65B
     >>> from llama_scale.costs import rental
@@ -110,7 +110,7 @@ def choose_kv_heads(shape: ModelConfig, deployment: Deployment, *, floor: int = 
     servable = [option for option in allowed if not math.isnan(option.seconds_per_token)]
     if not servable:
         return KvChoice(
-            shape=options[0].shape, options=options, reason="no number of KV heads makes it servable"
+            shape=allowed[-1].shape, options=options, reason="no number of KV heads makes it servable"
         )
     least = min(option.seconds_per_token for option in servable)
     chosen = next(o for o in servable if o.seconds_per_token <= (1 + INDIFFERENCE) * least)

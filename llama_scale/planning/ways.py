@@ -13,22 +13,17 @@ from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from llama_scale.costs.serving import LARGEST_GROUP
-from llama_scale.planning.families import LOG_SIZES, coordinate_of
 from llama_scale.planning.optimum import (
     LARGEST_MODEL,
     SMALLEST_MODEL,
-    Objective,
     Problem,
     Solution,
     best,
     lowest_loss,
-    tokens_for,
 )
 from llama_scale.planning.reading import option
-from llama_scale.planning.request import Request, limited
+from llama_scale.planning.request import BUDGET_LIMITS, TARGETS, Request, limited
 from llama_scale.quantities import Quantity, format_count, format_number, format_quantity, format_seconds
 
 ROUNDING = 1e-3  # what a shape that can be built may cost over a budget that the optimum meets exactly
@@ -36,12 +31,14 @@ ROOM, ROOM_FOR_SHAPES = 1.01, 1.1  # over the least that could do, and over the 
 STEPS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)  # tried where only what can be built is in the way
 LESS = (0.6, 0.75, 0.85, 0.93)  # of a time that the usual proportions take: wide shapes may do with
 LEAPS = tuple(4.0**power for power in range(2, 12))  # and beyond, where a budget is out of all reach
-NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # above a loss that can just be reached, likewise
+NATS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1)  # above a loss that can just be reached, likewise
 SLACK = 2.0  # how much further than needed conditions move together, but for the last
 PRECISION = 1e-3  # of what a condition would have to be, of which three digits are said
+ROUGHLY = 0.1  # the same, where it is given SLACK
 MOST_STRETCH = 1e9  # how much further a condition is moved in search of an answer
 
-Answers = Callable[[Mapping[str, Any]], bool]  # whether the question has an answer with these words instead
+# the loss that answers the question with these words instead, None where nothing does
+Answers = Callable[[Mapping[str, Any]], float | None]
 
 
 class Way(NamedTuple):
@@ -241,7 +238,8 @@ def _slower(request: Request, factor: float, *, field: str) -> Request:
 def _least_factors(request: Request, moving: tuple[Condition, ...]) -> tuple[float, ...] | None:
     """How far each has to move for an answer: all by one factor, then each back as far as the others allow.
 
-    None where they may move as far as they like.
+    Where one comes back all the way the others cannot: each but the first leaves these some room, until it is
+    the last to come back. None where they may move as far as they like.
     """
 
     def moved(factors: Sequence[float]) -> Request:
@@ -250,27 +248,32 @@ def _least_factors(request: Request, moving: tuple[Condition, ...]) -> tuple[flo
     common = _least_factor(lambda by: has_answer(moved([by] * len(moving))), MOST_STRETCH)
     if common is None or len(moving) == 1:
         return None if common is None else (common,)
-    most = SLACK * common
-    factors = [most] * len(moving)
-    for i in reversed(range(len(moving))):
+    factors = [SLACK * common] * len(moving)
 
-        def is_enough(by: float, i: int = i) -> bool:
+    def least(i: int, precision: float) -> float:
+        def is_enough(by: float) -> bool:
             return has_answer(moved([*factors[:i], by, *factors[i + 1 :]]))
 
-        least = 1.0 if is_enough(1.0) else _least_factor(is_enough, most) or most
-        slack = SLACK if i and least > 1 else 1.0  # or those that are left could not come back
-        factors[i] = min(most, slack * least)
+        return 1.0 if is_enough(1.0) else _least_factor(is_enough, factors[i], precision) or factors[i]
+
+    for i in reversed(range(1, len(moving))):
+        found = least(i, ROUGHLY)
+        factors[i] = min(factors[i], SLACK * found) if found > 1 else 1.0
+    for i in range(len(moving)):
+        factors[i] = least(i, PRECISION)
     return tuple(factors)
 
 
-def _least_factor(is_enough: Callable[[float], bool], most: float) -> float | None:
+def _least_factor(
+    is_enough: Callable[[float], bool], most: float, precision: float = PRECISION
+) -> float | None:
     """The least factor from 1 up to `most` that is enough; None where none is."""
     low, high = 1.0, min(2.0, most)
     while not is_enough(high):
         if high >= most:
             return None
         low, high = high, min(high * high, most)
-    while high > (1 + PRECISION) * low:
+    while high > (1 + precision) * low:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high
@@ -310,8 +313,9 @@ def is_starved(request: Request, loss: float) -> bool:
 
 
 def nearest_loss(request: Request, answers: Answers) -> Way | None:
-    """The lowest loss that can be asked for under every other condition."""
-    lowest = _lowest_reachable(request)
+    """The lowest loss that can be asked for under every other condition: what its budget, or any, buys."""
+    budget = request.budget or Quantity(value=BUDGET_LIMITS[request.unit][1], kind=request.unit)
+    lowest = answers({**dict.fromkeys((*TARGETS, "cost_in")), "budget": budget})
     losses = () if lowest is None else (lowest + more for more in NATS)
     return first_answered(losses_asked(request, losses), answers)
 
@@ -330,22 +334,6 @@ def at_loss(request: Request, loss: float, decimals: int = 3) -> Way:
     rather = f" instead of --match {request.match.name}" if request.match is not None else ""
     asked = math.ceil(loss * 10**decimals) / 10**decimals
     return Way({"target_loss": asked, "match": None}, f"--target-loss {asked}{rather}")
-
-
-def _lowest_reachable(request: Request) -> float | None:
-    """The lowest loss that any size reaches under the limits and on the budget, where there is one.
-
-    A shape that can be built may be 3 % smaller than the largest that is allowed: so is this.
-    """
-    problem, limits = request.problem(), request.limits
-    largest = min(limits.parameters * 0.96, LARGEST_MODEL)
-    if largest < SMALLEST_MODEL:
-        return None
-    sizes = problem.sizes(np.linspace(LOG_SIZES[0], float(coordinate_of(problem.family, largest)), 2000))
-    free = Objective("budget", 1e60 if request.budget is None else request.budget.value, limits)
-    losses = np.asarray(problem.law.loss(sizes.parameters, tokens_for(problem, free, sizes)))
-    known = losses[np.isfinite(losses)]
-    return float(known.min()) if known.size else None
 
 
 def nearest_budget(
