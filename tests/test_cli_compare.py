@@ -125,6 +125,7 @@ def test_the_command_asks_for_the_same_comparison() -> None:
         ("missing.toml", 2, "missing.toml", "path"),
         ("llama-7b --accelerator mi300x", 2, "no price for MI300X", "--price"),
         ("llama-7b --budget 1e24", 2, "--budget", ""),
+        ("llama-7b --recompute full", 2, "--recompute", ""),
         ("llama-7b --serve-tokens -3", 2, "-3", ""),
     ],
 )

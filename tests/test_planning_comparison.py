@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,18 @@ def test_a_notebook_sees_the_answer_and_the_tables() -> None:
     assert shown.count("\n| ") >= 12
     assert "as if" in shown or "its own data" in shown
     assert "llama-scale compare llama-65b" in shown
+
+
+@pytest.mark.parametrize("flops", ["6nd", "exact"])
+def test_a_plans_own_model_costs_what_the_plan_says(flops: str, tmp_path: Path) -> None:
+    answer = plan(serve_tokens=1e13, budget="$3M", flops=flops)
+    shape, mine = answer.shape, tmp_path / "mine.toml"
+    names = ("layers", "width", "heads", "kv_heads", "head_size", "hidden")
+    lines = "".join(f"{name} = {getattr(shape, name)}\n" for name in names)
+    mine.write_text(f"tokens = {answer.recommended.tokens!r}\n[shape]\n{lines}")
+    model = compare(str(mine), serve_tokens=1e13, flops=flops).models[0]
+    assert asdict(model.lifetime) == pytest.approx(asdict(answer.recommended.lifetime), rel=1e-9)
+    assert model.loss_nats == pytest.approx(answer.recommended.loss_nats, rel=1e-12)
 
 
 def test_what_cannot_be_served_is_never_cheaper_and_said() -> None:

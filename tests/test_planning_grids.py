@@ -53,6 +53,7 @@ def test_ten_thousand_plans_are_one_call() -> None:
         ({"budgets": 1e24, "demands": -1.0}, "must be finite and not negative"),
         ({"budgets": 1e24, "unit": "euros"}, "not counted in 'euros'"),
         ({"budgets": 1e24, "match": "llama-13b"}, "has its own match"),
+        ({"budgets": 1e24, "recompute": "full"}, "knows no share of FLOPs that recompute adds"),
         ({"budgets": 1e24, "law": "besirogl"}, "no published law"),
     ],
 )

@@ -20,7 +20,7 @@ QUESTION = frozenset(
     {  # what plan alone asks: compare takes the rest of its options as they are
         *("serve_tokens", "budget", "target_loss", "target_score", "match", "against", "max_parameters"),
         *("accelerators", "deadline", "unique_tokens", "retrain_every", "request_rate"),
-        *("pue", "carbon"),
+        *("recompute", "pue", "carbon"),
         *("vocabulary", "sensitivity", "explain", "form", "html", "force", "as_json", "quiet"),
     }
 )

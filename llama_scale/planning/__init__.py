@@ -21,9 +21,10 @@ from llama_scale.planning.values import Plan
 if TYPE_CHECKING:
     from llama_scale.planning.comparison import Comparison
 
-ONLY_PLANNED = (  # words that say what to train, not what it costs
+ONLY_PLANNED = (  # words that say what to train, or how, not what models that exist cost
     *("budget", "target_loss", "target_score", "match", "against", "max_parameters", "accelerators"),
-    *("deadline", "unique_tokens", "retrain_every", "request_rate", "pue", "carbon", "vocabulary"),
+    *("deadline", "unique_tokens", "retrain_every", "request_rate", "recompute"),
+    *("pue", "carbon", "vocabulary"),
 )
 
 __all__ = ["BestSizes", "Plan", "PlanOptions", "best_sizes", "compare", "plan"]

@@ -58,6 +58,11 @@ def best_sizes(
     taken = words.keys() & {"budget", "target_loss", "target_score", "match", "serve_tokens", "cost_in"}
     if taken:
         raise InputError(f"a grid has its own {', '.join(sorted(taken))}", hint="leave the word out")
+    if words.get("recompute") is not None:
+        raise InputError(
+            "a grid knows no share of FLOPs that recompute adds: it follows the shape of each plan",
+            hint="leave the word out, or lower mfu by that share",
+        )
     question: dict[str, Any] = {"law": law, "serve_tokens": 1.0, "target_loss": 2.0, "cost_in": unit, **words}
     request = read_request(cast(PlanOptions, question))
     if request.kv_heads is None and request.economics.deployment is not None:

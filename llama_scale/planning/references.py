@@ -70,6 +70,11 @@ class ReferenceModel:
         return self.total - self.embedding + head
 
     @property
+    def matrix_weights(self) -> int:
+        """Those of them in matrices, which FLOPs count: all but gains of norms, taken for a LLaMA's."""
+        return self.active - (2 * self.layers + 1) * self.width
+
+    @property
     def query_width(self) -> int:
         """Heads x head size."""
         return self.heads * self.head_size
@@ -91,7 +96,7 @@ class ReferenceModel:
         """What serving asks of its shape."""
         return ServedShape(
             weights=float(self.total),
-            active_weights=float(self.active),
+            active_weights=float(self.matrix_weights),
             layers=float(self.layers),
             query_width=float(self.query_width),
             kv_width=float(self.kv_width),
@@ -99,7 +104,7 @@ class ReferenceModel:
 
     def forward_flops_per_token(self, context: float) -> float:
         """2 x weights + 4 L q T, attention over the whole context, as PaLM's appendix B counts it."""
-        return 2.0 * self.active + 4.0 * self.layers * self.query_width * context
+        return 2.0 * self.matrix_weights + 4.0 * self.layers * self.query_width * context
 
 
 @frozen
