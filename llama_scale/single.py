@@ -119,6 +119,15 @@ class SingleSpec(Checked):
         training, shape, data = (getattr(self, name, None) for name in ("training", "shape", "data"))
         if training and shape and shape.tied_head:
             yield from mup_problems(training.mup_base_width, optimizer="adamw", tied_head=True)
+        if (
+            training
+            and self.start_from is not None
+            and training.initial_gain != SingleTraining().initial_gain
+        ):
+            yield InputError(
+                "training.initial_gain is of weights that are drawn, but start_from gives them",
+                hint="leave one of them out",
+            )
         if shape and data:
             yield from text_problems(data, shape.context, starts=self.start_from is not None)
         if shape:

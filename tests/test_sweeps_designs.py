@@ -216,7 +216,17 @@ def test_the_seeds_of_repeats_are_seeds_that_train_takes_too(tmp_path: Path) -> 
             'kind = "batch"\nsizes = [1e6]\ndurations = [1e9]\nbatches_tokens = []',
             ["batches_tokens is empty"],
         ),
-        ("budgets_flops = []\nspread = 1", ["budgets_flops is empty", "cannot show a minimum"]),
+        ("budgets_flops = []\nspread = 1", ["budgets_flops is empty", "spread is 1.0, but sizes"]),
+        ('budgets_flops = ["1e16"]\nspread = 1e300', ["design.spread is 1e+300, but sizes"]),
+        ('budgets_flops = ["1e16"]\nsizes_per_budget = 1_000_000', ["sizes_per_budget is 1,000,000, but"]),
+        (
+            'kind = "grid"\nsizes = ["3M"]\ntokens_per_parameter = [20, 40]\nseeds = 100_000',
+            ["means 200,000 runs, but a sweep has at most 10,000"],
+        ),
+        (
+            'kind = "grid"\nsizes = ["3M"]\ndurations = [1e9, 1e308]',
+            ["1e+308 tokens at width 176 never ends"],
+        ),
         ('kind = "grid"\nsizes = ["1M", "1k"]\ndurations = [1e3, 2e3]', ["no model of about 1,000 "]),
         (
             'kind = "grid"\nwidths = [128, 256]\ndurations = [1e4]',

@@ -30,6 +30,7 @@ from llama_scale.sweeps.spec import (
 )
 from llama_scale.sweeps.tuning import tuning
 
+MOST_RUNS = 10_000  # of one seed's times seeds: more take minutes to plan, and folders to no end
 SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
 
 
@@ -60,6 +61,11 @@ def families(spec: SweepSpec) -> list[Family]:
     design = spec.design
     members = _members(spec)
     found = [family for model, ends in members for family in _tuned(spec, model, spec.seed, ends)]
+    if (count := design.seeds * sum(len(family.ends) for family in found)) > MOST_RUNS:
+        raise InputError(
+            f"the design means {count:,} runs, but a sweep has at most {MOST_RUNS:,}",
+            hint="lower design.seeds" if design.seeds > 1 else "name fewer models, lengths or rates",
+        )
     for turn in range(1, design.seeds):
         for model, ends in members:
             found += _tuned(spec, model, _seed(spec, turn), ends)

@@ -28,6 +28,7 @@ from llama_scale.shapes import ExplicitShape, ShapeSpec, models_named
 
 LARGEST_RATIO = 10_000  # tokens per parameter of an over-training study, as Sardana et al. 2024 went
 SPREAD = 4.0  # sizes from the predicted optimum over this to this times it
+AROUND = {"sizes_per_budget": (5, 100), "spread": (1.1, 1000.0)}  # within which a ladder of sizes has an end
 
 
 @frozen
@@ -161,12 +162,12 @@ class IsoFlop(Members):
         yield from Members.problems(self)
         if not self.budgets_flops:
             yield InputError("design.budgets_flops is empty", hint='add budgets, such as "1e18 FLOPs"')
-        if self.spread <= 1 or self.sizes_per_budget < 5:
-            yield InputError(
-                f"{self.sizes_per_budget} sizes within a factor {self.spread:g} of the optimum cannot show a "
-                "minimum",
-                hint=f"use design.sizes_per_budget of 5 or more and design.spread of about {SPREAD:g}",
-            )
+        for name, (least, most) in AROUND.items():
+            if not least <= (given := getattr(self, name)) <= most:
+                yield InputError(
+                    f"design.{name} is {given:,}, but sizes that show a minimum have {least:g} to {most:g}",
+                    hint=f"correct design.{name}, or leave it out",
+                )
         low, high = self.tokens_per_parameter
         if low > high:
             yield InputError(
