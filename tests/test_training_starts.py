@@ -31,7 +31,7 @@ from llama_scale.training.world import ALONE
 
 transformers = pytest.importorskip("transformers", reason="the test extra is not installed")
 
-SEAT = Seat(device=torch.device("cpu"), world=ALONE, peak=None)
+SEAT = Seat(device=torch.device("cpu"), world=ALONE, peak=None, has_bf16=True)
 STEPS = 30
 
 

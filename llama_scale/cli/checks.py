@@ -101,7 +101,7 @@ def _devices() -> Iterator[Check]:
         yield Check("cuda", "warn", f"a driver, but {built} sees no device", fix)
     else:
         yield Check("cuda", "pass", "none: runs use the CPU")
-    fast = torch.cuda.is_bf16_supported() if count else _cpu_has_bf16()
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if count else _cpu_has_bf16()
     yield Check("bf16", "pass", "in hardware" if fast else "emulated: runs use float32")
     yield _kernels()
 

@@ -11,7 +11,7 @@ from llama_scale.checked import Checked, problems_in
 from llama_scale.config import added
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
-from llama_scale.hardware import accelerator
+from llama_scale.hardware import Accelerator, accelerator
 from llama_scale.hyperparameters import Rule
 from llama_scale.runs import (
     DataConfig,
@@ -286,6 +286,11 @@ class MachineSpec(Checked):
         except InputError as error:
             yield error
 
+    @property
+    def chip(self) -> Accelerator:
+        """What the table says of one of them."""
+        return accelerator(self.accelerator)
+
 
 @frozen
 class ExpectedSpec(Checked):
@@ -312,8 +317,8 @@ class SweepSpec(Checked):
     seed: int = 0
 
     def problems(self) -> Iterator[InputError]:
-        names = ("seed", "training", "design", "shape", "data")
-        seed, training, design, shape, data = (getattr(self, name, None) for name in names)
+        names = ("seed", "training", "design", "shape", "data", "machine")
+        seed, training, design, shape, data, machine = (getattr(self, name, None) for name in names)
         if seed is not None:
             yield from seed_problems(seed)
         if training and shape and shape.tied_head:
@@ -322,6 +327,11 @@ class SweepSpec(Checked):
             yield InputError(
                 'training.schedule is "constant", but only runs whose learning rate decays are fitted',
                 hint=f'use training.schedule = "wsd", or a design other than {design.kind}',
+            )
+        if machine and training and training.precision == "bf16" and machine.chip.trains_in != "bf16":
+            yield InputError(
+                f"training.precision is bf16, which {machine.chip.name} does not compute in",
+                hint='set training.precision = "f32", or name another machine.accelerator',
             )
         if shape and data:
             yield from text_problems(data, shape.context)

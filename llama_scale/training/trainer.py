@@ -14,6 +14,7 @@ from llama_scale.frozen import frozen
 from llama_scale.quantities import counted
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
+from llama_scale.training.environment import has_bf16
 from llama_scale.training.kernels import gradients_of
 from llama_scale.training.micro_batch import (
     check_model_fits,
@@ -132,7 +133,7 @@ class Trainer:
             f"training.micro_batch below {self.micro_batch}": self.micro_batch > 1,
             'training.precision = "f32" with training.recompute = "full"': precision == "i16",
             'training.recompute = "full"': precision != "i16" and recompute != "full",
-            'training.precision = "bf16"': precision == "f32",
+            'training.precision = "bf16"': precision == "f32" and has_bf16(self.device),
         }
         left = ", ".join(way for way, is_left in ways.items() if is_left)
         return f"set {left}, or a shorter context" if left else "set a shorter context"
