@@ -186,6 +186,16 @@ def test_seeds_train_everything_but_hold_outs_again(tmp_path: Path) -> None:
     assert held_out[0].branch and held_out[0].branch.parent in trunks
 
 
+def test_hold_outs_of_a_model_of_their_own_are_tuned_together_in_any_order(tmp_path: Path) -> None:
+    """By a rule that asks for the length, the first of them had decided the rate of all."""
+    tests = ['{size = "20M", tokens = "100M"}', '{size = "20M", tokens = "10B"}']
+    design = 'kind = "grid"\nsizes = ["3M"]\ntokens_per_parameter = [20]\nholdouts = [{}]'
+    training = 'training={rule="step law"}'
+    one, other = (planned(tmp_path, design.format(", ".join(t)), training) for t in (tests, tests[::-1]))
+    assert one.by_id.keys() == other.by_id.keys()
+    assert len({run.optimizer.learning_rate for run in one.runs if run.role == "holdout"}) == 1
+
+
 @pytest.mark.parametrize("fraction", [1e-4, 0.2, 0.5, 0.99])
 @pytest.mark.parametrize("warmup", [0, 1, 10, 333])
 def test_a_length_that_is_advised_is_long_enough(tmp_path: Path, warmup: int, fraction: float) -> None:

@@ -213,15 +213,17 @@ def _middle(ends: tuple[End, ...]) -> float:
 
 
 def _with_holdouts(spec: SweepSpec, found: list[Family]) -> list[Family]:
-    """Hold-outs extend the first family of their model; those of other models make families of their own."""
+    """Hold-outs extend the first family of their model; those of other models make a family for each."""
     models = all_of([lambda h=h: _model(spec, h.width, h.size, h.shape) for h in spec.design.holdouts])
+    tests: dict[ModelConfig, tuple[End, ...]] = {}
     for holdout, model in zip(spec.design.holdouts, models, strict=True):
-        end = _holdout_end(holdout, model)
+        tests[model] = (*tests.get(model, ()), _holdout_end(holdout, model))
+    for model, ends in tests.items():
         at = next((i for i, f in enumerate(found) if f.model == model and f.seed == spec.seed), None)
         if at is None:
-            found += _tuned(spec, model, spec.seed, (end,))
+            found += _tuned(spec, model, spec.seed, ends)
         else:
-            found[at] = replace(found[at], ends=(*found[at].ends, end))
+            found[at] = replace(found[at], ends=(*found[at].ends, *ends))
     return found
 
 
