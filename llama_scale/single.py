@@ -235,7 +235,8 @@ def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[Tuning, int]:
 
 
 def _schedule(training: SingleTraining, steps: int, warmup: int) -> ScheduleConfig:
-    decay = max(1, round(steps * training.decay_fraction)) if training.schedule == "wsd" else 0
+    least = {"wsd": max(1, round(steps * training.decay_fraction)), "constant": 0}
+    decay = least.get(training.schedule, 1)  # the others come down over all that warm-up leaves
     if warmup + decay > steps:
         raise InputError(
             f"a run of {quantities.counted(steps, 'step')} is too short for "
@@ -248,7 +249,7 @@ def _schedule(training: SingleTraining, steps: int, warmup: int) -> ScheduleConf
         kind=training.schedule,
         total_steps=steps,
         warmup_steps=warmup,
-        decay_steps=decay,
+        decay_steps=decay if training.schedule == "wsd" else 0,
         decay_shape=training.decay_shape,
         final_fraction=training.final_fraction,
     )
