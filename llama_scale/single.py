@@ -119,6 +119,15 @@ class SingleSpec(Checked):
         training, shape, data = (getattr(self, name, None) for name in ("training", "shape", "data"))
         if training and shape and shape.tied_head:
             yield from mup_problems(training.mup_base_width, optimizer="adamw", tied_head=True)
+        if (
+            training
+            and self.start_from is not None
+            and training.initial_gain != SingleTraining().initial_gain
+        ):
+            yield InputError(
+                "training.initial_gain is of weights that are drawn, but start_from gives them",
+                hint="leave one of them out",
+            )
         if shape and data:
             yield from text_problems(data, shape.context, starts=self.start_from is not None)
         if shape:
@@ -226,7 +235,8 @@ def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[Tuning, int]:
 
 
 def _schedule(training: SingleTraining, steps: int, warmup: int) -> ScheduleConfig:
-    decay = max(1, round(steps * training.decay_fraction)) if training.schedule == "wsd" else 0
+    least = {"wsd": max(1, round(steps * training.decay_fraction)), "constant": 0}
+    decay = least.get(training.schedule, 1)  # the others come down over all that warm-up leaves
     if warmup + decay > steps:
         raise InputError(
             f"a run of {quantities.counted(steps, 'step')} is too short for "
@@ -239,7 +249,7 @@ def _schedule(training: SingleTraining, steps: int, warmup: int) -> ScheduleConf
         kind=training.schedule,
         total_steps=steps,
         warmup_steps=warmup,
-        decay_steps=decay,
+        decay_steps=decay if training.schedule == "wsd" else 0,
         decay_shape=training.decay_shape,
         final_fraction=training.final_fraction,
     )

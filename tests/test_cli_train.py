@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,10 +138,12 @@ def test_a_mode_that_weights_and_biases_lacks_is_refused_at_once(
 def test_a_run_says_on_how_many_processes_it_trains(home: Path, size: int) -> None:
     config = single_run(SingleSpec(model="2x64", steps=100), "corpus")
     run = KnownRun(config=config, folder=RunFolder(home / "nowhere" / "0123456789abcdef"))
-    seat = Seat(device=torch.device("cuda"), world=World(size=size, shards=True), peak=None)
+    world, cuda = World(size=size, shards=True), torch.device("cuda")
+    seat = Seat(device=cuda, world=world, peak=None, has_bf16=True)
     said = opening(run, seat)
     assert f"; on {size} {'process' if size == 1 else 'processes'} on cuda, kept" in said
     assert said.endswith("in bf16: --set training.precision=bf16.")
+    assert "bf16" not in opening(run, replace(seat, has_bf16=False))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from control_group import limited
 
 from llama_scale.cli import main
 
@@ -49,6 +52,13 @@ def test_everything_promised_is_looked_at() -> None:
     ):
         assert found[name]["status"] in ("pass", "warn")
     assert {"extra test", "extra bench", "settings"} <= set(found)
+
+
+def test_memory_is_what_the_control_group_leaves(tmp_path: Path) -> None:
+    with limited(tmp_path, 2 * 2**30, f"{sys.executable} -m llama_scale") as program:
+        said = subprocess.run([program, "doctor", "--json"], capture_output=True, text=True, check=True)
+    (memory,) = (check for check in json.loads(said.stdout)["checks"] if check["name"] == "memory")
+    assert memory["status"] == "warn" and memory["found"].startswith("1.")
 
 
 def test_looking_leaves_nothing_behind(folder: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from recipes import write_recipe
 
 from llama_scale.hardware import accelerator
-from llama_scale.launch.estimates import LOG_BYTES, MEASURED, StepTimes, disk_bytes, step_times
+from llama_scale.launch.estimates import LOG_BYTES, MEASURED, StepTimes, disk_bytes, step_time, step_times
 from llama_scale.runs import RunConfig
 from llama_scale.sweeps import Sweep, expand, load_recipe
 
@@ -75,18 +76,42 @@ def test_an_accelerator_that_is_not_here_is_estimated_from_its_table(tmp_path: P
     times = timed(sweep, watch)
     assert not watch.tried and not times.is_measured and times.parallel == 8
     assert times.source.startswith("an estimate, as H100-SXM is not here") and "MFU" in times.source
+    assert times.source.endswith("; runs in 32 bits take several times as long")
     for run, config in sweep.by_id.items():
         mfu = config.train_flops(1) / times.seconds[run] / accelerator("h100").peak()
         assert 0.3 < mfu < 0.5
 
 
+def with_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A real program in place of nvidia-smi, which knows one card."""
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(f"#!/bin/sh\necho {name}\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ("NVIDIA H100 80GB HBM3", "a guess from FLOPs"),
+        ("NVIDIA TITAN X", "a guess from FLOPs as of H100-SXM, for no table has NVIDIA TITAN X"),
+    ],
+)
+def test_a_guess_for_a_card_that_no_table_has_says_of_which_it_is(
+    grid: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, card: str, said: str
+) -> None:
+    with_card(tmp_path, monkeypatch, card)
+    large = max(grid.runs, key=lambda run: run.train_flops(1))
+    dear = replace(large, sequences_per_step=10_000_000)
+    assert step_time(dear, device="cuda", threads=1, measure=Stopwatch(1.0))[1] == said
+    times = step_times(grid, device="cuda", threads=1, measure=None)
+    assert times.source == f"{said}; the live view corrects it"
+
+
 def test_what_a_cluster_trains_is_estimated_from_its_table_though_such_a_card_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver = tmp_path / "nvidia-smi"
-    driver.write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3\n")
-    driver.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with_card(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3")
     machine = "machine={accelerator='h100', accelerators=8}"
     sweep = expand("grid", load_recipe(str(write_recipe(tmp_path)), [*GRID, machine]), "0" * 64)
     here, there = (

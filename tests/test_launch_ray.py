@@ -55,20 +55,34 @@ def test_a_card_that_this_machine_has_not_is_not_waited_for(tmp_path: Path) -> N
         "-m", "llama_scale", *words, "--device", "cuda", "--launcher-options", "num_gpus=7"
     )
     assert done.returncode == 2
-    assert "a Ray task takes num_cpus=1 and num_gpus=7 here, which this machine has not" in done.stderr
+    refused = "a Ray task takes num_cpus=1 and num_gpus=7 here, which the Ray of this machine has not"
+    assert refused in done.stderr
 
 
 @needs_ray
-@pytest.mark.parametrize("by", ["option", "environment"])
+@pytest.mark.parametrize(
+    ("option", "environment", "address"),
+    [
+        ("auto", None, "auto"),
+        (None, "no-host-of-ours", "no-host-of-ours"),
+        ("127.0.0.1:1", "no-host-of-ours", "127.0.0.1:1"),
+        ("auto", "127.0.0.1:1", "127.0.0.1:1"),
+        ("ray://127.0.0.1:1", None, "ray://127.0.0.1:1"),
+    ],
+)
 def test_a_cluster_that_is_not_there_is_named(
-    tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    option: str | None,
+    environment: str | None,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """At once: Ray would ask a port where nothing listens for longer than the test waits."""
     words = ["sweep", str(write_recipe(tmp_path)), "--store", str(tmp_path / "runs"), "--launcher", "ray"]
-    address = {"option": "auto", "environment": "no-host-of-ours"}[by]
-    if by == "environment":
-        monkeypatch.setenv("RAY_ADDRESS", address)
-    else:
-        words += ["--launcher-options", f"address={address}"]
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    if option:
+        words += ["--launcher-options", f"address={option}"]
     done = alone_on_the_net("-m", "llama_scale", *words)
     assert done.returncode == 2
     assert f"error: no Ray cluster answers at {address}: " in done.stderr and "ray start" in done.stderr

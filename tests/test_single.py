@@ -101,7 +101,11 @@ def test_everything_that_decides_the_curve_is_in_the_id() -> None:
             "a run of 100 steps is too short for 95 steps of warm-up and 20 of decay",
         ),
         (
-            {"training": {"warmup_steps": 11, "schedule": "cosine"}, "steps": 10},
+            {"training": {"warmup_steps": 10, "schedule": "cosine"}, "steps": 10},
+            "a run of 10 steps is too short for 10 steps of warm-up and 1 of decay",
+        ),
+        (
+            {"training": {"warmup_steps": 11, "schedule": "constant"}, "steps": 10},
             "a run of 10 steps is too short for 11 steps of warm-up$",
         ),
         ({"model": "2x30"}, "no usual head size divides the width 30"),

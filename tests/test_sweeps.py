@@ -153,6 +153,12 @@ def test_what_cannot_be_is_refused(override: str, message: str) -> None:
         load_recipe("default", [override])
 
 
+def test_a_card_that_has_no_bf16_is_not_planned_to_train_in_it() -> None:
+    with pytest.raises(InputError, match="bf16, which T4 does not compute in"):
+        load_recipe("one-gpu-night", ["machine.accelerator=t4"])
+    assert load_recipe("one-gpu-night", ["machine.accelerator=t4", "training.precision=f32"])
+
+
 def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "default").mkdir()
     monkeypatch.chdir(tmp_path)

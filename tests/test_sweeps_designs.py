@@ -186,6 +186,16 @@ def test_seeds_train_everything_but_hold_outs_again(tmp_path: Path) -> None:
     assert held_out[0].branch and held_out[0].branch.parent in trunks
 
 
+def test_hold_outs_of_a_model_of_their_own_are_tuned_together_in_any_order(tmp_path: Path) -> None:
+    """By a rule that asks for the length, the first of them had decided the rate of all."""
+    tests = ['{size = "20M", tokens = "100M"}', '{size = "20M", tokens = "10B"}']
+    design = 'kind = "grid"\nsizes = ["3M"]\ntokens_per_parameter = [20]\nholdouts = [{}]'
+    training = 'training={rule="step law"}'
+    one, other = (planned(tmp_path, design.format(", ".join(t)), training) for t in (tests, tests[::-1]))
+    assert one.by_id.keys() == other.by_id.keys()
+    assert len({run.optimizer.learning_rate for run in one.runs if run.role == "holdout"}) == 1
+
+
 @pytest.mark.parametrize("fraction", [1e-4, 0.2, 0.5, 0.99])
 @pytest.mark.parametrize("warmup", [0, 1, 10, 333])
 def test_a_length_that_is_advised_is_long_enough(tmp_path: Path, warmup: int, fraction: float) -> None:
@@ -216,7 +226,17 @@ def test_the_seeds_of_repeats_are_seeds_that_train_takes_too(tmp_path: Path) -> 
             'kind = "batch"\nsizes = [1e6]\ndurations = [1e9]\nbatches_tokens = []',
             ["batches_tokens is empty"],
         ),
-        ("budgets_flops = []\nspread = 1", ["budgets_flops is empty", "cannot show a minimum"]),
+        ("budgets_flops = []\nspread = 1", ["budgets_flops is empty", "spread is 1.0, but sizes"]),
+        ('budgets_flops = ["1e16"]\nspread = 1e300', ["design.spread is 1e+300, but sizes"]),
+        ('budgets_flops = ["1e16"]\nsizes_per_budget = 1_000_000', ["sizes_per_budget is 1,000,000, but"]),
+        (
+            'kind = "grid"\nsizes = ["3M"]\ntokens_per_parameter = [20, 40]\nseeds = 100_000',
+            ["means 200,000 runs, but a sweep has at most 10,000"],
+        ),
+        (
+            'kind = "grid"\nsizes = ["3M"]\ndurations = [1e9, 1e308]',
+            ["1e+308 tokens at width 176 never ends"],
+        ),
         ('kind = "grid"\nsizes = ["1M", "1k"]\ndurations = [1e3, 2e3]', ["no model of about 1,000 "]),
         (
             'kind = "grid"\nwidths = [128, 256]\ndurations = [1e4]',

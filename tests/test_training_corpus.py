@@ -301,6 +301,15 @@ def test_every_text_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
     assert "builtin" in refusal.value.hint
 
 
+def test_texts_that_cannot_be_read_are_named_with_those_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
+    (tmp_path / "rows.jsonl").write_text('{"title": "a", "more": "b"}\n')
+    with pytest.raises(InputError, match="nowhere/a") as refusal:
+        read(tmp_path, tmp_path / "latin.txt", "nowhere/a", tmp_path / "rows.jsonl")
+    for problem in ("3 problems", "byte 3 cannot be decoded", "cannot tell which field is the text"):
+        assert problem in refusal.value.message
+
+
 @pytest.mark.parametrize(
     ("toml", "message"),
     [

@@ -99,6 +99,12 @@ def test_a_single_sequence_that_does_not_fit_is_refused_with_what_to_set() -> No
     assert refusal.value.hint == "set a shorter context"
 
 
+def test_an_evaluation_that_does_not_fit_is_not_said_to_need_recomputing() -> None:
+    with pytest.raises(InputError, match="1 sequence of 32 tokens at once does not fit") as refusal:
+        with_room_for(0).evaluate()
+    assert "recompute" not in refusal.value.hint and "others" in refusal.value.hint
+
+
 def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_made() -> None:
     """Else the system ends the process, without a word, when it writes to what it was promised."""
     config = small_run(replace(CONFIG.model, layers=10**9))

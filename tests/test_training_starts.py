@@ -31,7 +31,7 @@ from llama_scale.training.world import ALONE
 
 transformers = pytest.importorskip("transformers", reason="the test extra is not installed")
 
-SEAT = Seat(device=torch.device("cpu"), world=ALONE, peak=None)
+SEAT = Seat(device=torch.device("cpu"), world=ALONE, peak=None, has_bf16=True)
 STEPS = 30
 
 
@@ -301,6 +301,8 @@ def test_what_cannot_be_trained_on_is_refused(home: Path, tmp_path: Path) -> Non
         prepared_run(home, tmp_path, from_theirs(home), "data.vocabulary=290")
     with pytest.raises(InputError, match="not the tokenizer of this text"):
         prepared_run(home, tmp_path, from_theirs(home), "data.vocabulary=290", "data.tokenizer=bpe")
+    with pytest.raises(InputError, match="is of weights that are drawn"):
+        read_single({"start_from": str(home / "theirs")}, ["training.initial_gain=0.5"], source="x")
     with pytest.raises(InputError, match="no start_from names a model to take it from"):
         prepared_run(home, tmp_path, {"model": "1x16"}, "data.tokenizer=start")
     with pytest.raises(InputError, match="fewer than data"):

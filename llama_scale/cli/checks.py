@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -101,7 +102,7 @@ def _devices() -> Iterator[Check]:
         yield Check("cuda", "warn", f"a driver, but {built} sees no device", fix)
     else:
         yield Check("cuda", "pass", "none: runs use the CPU")
-    fast = torch.cuda.is_bf16_supported() if count else _cpu_has_bf16()
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if count else _cpu_has_bf16()
     yield Check("bf16", "pass", "in hardware" if fast else "emulated: runs use float32")
     yield _kernels()
 
@@ -126,13 +127,13 @@ def _cpu_has_bf16() -> bool:
 
 
 def _memory() -> Check:
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return Check("memory", "pass", "unknown on this system")
-    good = total >= MEMORY_FOR_A_SWEEP
-    fix = None if good else "train with one worker: llama-scale sweep --workers 1"
-    return Check("memory", "pass" if good else "warn", format_bytes(total), fix)
+    from llama_scale.training.free_memory import free_memory_bytes
+
+    free = free_memory_bytes()
+    good = free >= MEMORY_FOR_A_SWEEP
+    fix = None if good else "close other programs, or train with one worker: llama-scale sweep --workers 1"
+    found = f"{format_bytes(free)} free" if free < math.inf else "unknown on this system"
+    return Check("memory", "pass" if good else "warn", found, fix)
 
 
 def _disk(store: Path) -> Check:

@@ -169,12 +169,13 @@ def _train(
     options: dict[str, Any],
 ) -> int:
     from llama_scale.launch.single import Seat
+    from llama_scale.training.environment import has_bf16
     from llama_scale.training.peak import peak_of
 
     output, finished = current_output(), world.agree(run.folder.is_finished)
     # By one alone: where several measure a CPU at once each finds less than it has.
     peak = peak_of(device, precision=run.config.precision, wanted=options["peak"]) if world.leads else None
-    seat = Seat(device=device, world=world, peak=peak)
+    seat = Seat(device=device, world=world, peak=peak, has_bf16=has_bf16(device))
     if world.leads and not finished:
         output.talk(opening(run, seat))
     outcome, seconds = _until_stopped(run, store, parent, seat, options["mirror_names"])

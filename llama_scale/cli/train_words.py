@@ -27,7 +27,7 @@ def opening(run: KnownRun, seat: Seat) -> str:
     )
     slow = (
         "\nIn 32 bits a GPU's products take several times as long as in bf16: --set training.precision=bf16."
-        if seat.device.type == "cuda" and config.precision == "f32"
+        if seat.device.type == "cuda" and config.precision == "f32" and seat.has_bf16
         else ""
     )
     return (

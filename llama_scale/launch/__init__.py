@@ -285,7 +285,7 @@ def _check_name(device: str) -> None:
 
 def _check_device(precisions: Set[Precision], device: str) -> None:
     """Raises InputError, once for all workers, for a device that is not here and what it cannot compute."""
-    if device not in ("auto", "cpu") or "i16" in precisions:
+    if device not in ("auto", "cpu") or precisions - {"f32"}:
         from llama_scale.training.environment import choose_device  # torch, which most starts do without
         from llama_scale.training.kernels import check_precision
 

@@ -63,22 +63,25 @@ def step_times(
     keys = {_key(config): config for config in sweep.by_id.values()}
     guessed = {key: _guess(config, here, threads) for key, config in keys.items()}
     if measure is None:
-        source = "a guess from FLOPs; the live view corrects it"
+        source = f"{_guess_in_words(here)}; the live view corrects it"
         return StepTimes(seconds=_by_run(sweep, guessed), source=source, is_measured=False)
     affordable = sorted((k for k in keys if guessed[k] <= AFFORDABLE_SECONDS), key=lambda k: guessed[k])
     tried = _spread(affordable)
     measured = {key: measure(keys[key]) for key in tried}
     seconds = measured | {key: _interpolated(guessed, measured, key) for key in keys if key not in measured}
     return StepTimes(
-        seconds=_by_run(sweep, seconds), source=_said(keys, guessed, measured), is_measured=bool(measured)
+        seconds=_by_run(sweep, seconds),
+        source=_said(keys, guessed, measured, here),
+        is_measured=bool(measured),
     )
 
 
 def step_time(config: RunConfig, *, device: str, threads: int, measure: Measure) -> tuple[float, str]:
     """Seconds of a step of one run here and where they come from: measured, unless a step takes too long."""
-    guessed = _guess(config, None if device == "cpu" else device_here(), threads)
+    here = None if device == "cpu" else device_here()
+    guessed = _guess(config, here, threads)
     if guessed > AFFORDABLE_SECONDS:
-        return guessed, "a guess from FLOPs"
+        return guessed, _guess_in_words(here)
     return measure(config), "measured on a few steps here"
 
 
@@ -121,6 +124,8 @@ def _from_table(sweep: Sweep, machine: MachineSpec, *, elsewhere: bool) -> StepT
     spread = " to ".join(ends)
     what = f"an estimate for {chip.name}" if elsewhere else f"an estimate, as {chip.name} is not here"
     source = f"{what}: its {precision} peak at {spread} MFU, {mfus[0].source}, {mfus[0].date}"
+    if any(config.precision == "f32" for config in sweep.runs):
+        source += "; runs in 32 bits take several times as long"
     return StepTimes(seconds=seconds, source=source, is_measured=False, parallel=machine.accelerators)
 
 
@@ -140,6 +145,11 @@ def _guess(config: RunConfig, here: str | None, threads: int) -> float:
     chip = accelerator_of_device(here) or accelerator(STAND_IN)
     mfu = training_mfu(chip, config.model.parameters.total, accounting="exact").value
     return 1e-3 + flops / (chip.peak(chip.trains_in) * mfu)
+
+
+def _guess_in_words(here: str | None) -> str:
+    of_another = here is not None and accelerator_of_device(here) is None
+    return "a guess from FLOPs" + (f" as of {STAND_IN}, for no table has {here}" if of_another else "")
 
 
 def _spread(keys: list[_Key]) -> list[_Key]:
@@ -165,10 +175,13 @@ def _interpolated(guessed: Mapping[_Key, float], measured: Mapping[_Key, float],
 
 
 def _said(
-    keys: Mapping[_Key, RunConfig], guessed: Mapping[_Key, float], measured: Mapping[_Key, float]
+    keys: Mapping[_Key, RunConfig],
+    guessed: Mapping[_Key, float],
+    measured: Mapping[_Key, float],
+    here: str | None,
 ) -> str:
     if not measured:
-        return "a guess from FLOPs: no model is small enough to try a step of it on this machine"
+        return f"{_guess_in_words(here)}: no model is small enough to try a step of it on this machine"
     if len(measured) == len(keys):
         return "measured on a few steps of each model here"
     beyond = sum(seconds > AFFORDABLE_SECONDS for seconds in guessed.values())

@@ -7,6 +7,7 @@ lets one of them write. The store must be on a file system that all nodes share.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from llama_scale.errors import InputError
 from llama_scale.launch.tasks import (
@@ -35,6 +37,7 @@ POLL_SECONDS = 0.5
 RETRY_SECONDS = 5.0  # before a run that waits for its trunk, or for another process, is tried again
 NODE_DEATHS = 20  # that one task may live through
 STOP_SECONDS = 60.0
+ANSWER_SECONDS = 10.0  # Ray itself asks an address where nothing listens again and again, for minutes
 KINDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # what a task takes, and what a node has of it
 MOST_NEEDED = 2**16  # cores or cards of a node
 
@@ -73,20 +76,22 @@ def launch_on_ray(
     `options` may name the cluster's `address` and what a task takes: `num_cpus`, `num_gpus`, one where the
     device is cuda. Without an address it is that of RAY_ADDRESS, else the one started on this machine last,
     else Ray starts here for the sweep alone. KeyboardInterrupt asks the workers to save first. Raises
-    InputError where none answers, and for more than a Ray of the sweep's own has; `tell` hears what no node
-    of a cluster, which may grow, has.
+    InputError where none answers, and where none is named for more than this machine's Ray has; `tell` hears
+    what no node has of a cluster that is named, for it may grow.
     """
-    ray, needs = imported_ray(), task_needs(options, device)
-    address = options.get("address") or os.environ.get("RAY_ADDRESS") or None
+    ray, needs, address = imported_ray(), task_needs(options, device), options.get("address") or None
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address
     try:
+        _check_somebody_listens(address or "")
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}",
+            f"no Ray cluster answers at {address or 'this machine'}: {_said(error)}",
             hint="start one with `ray start --head`, or name another in --launcher-options address=HOST:PORT",
         ) from error
     try:
-        _check_room(ray.nodes(), needs, tell, grows=not _is_own(ray))
+        _check_room(ray.nodes(), needs, tell, grows=address not in (None, "local"))
         return _fly(ray, store, tasks, needs=needs, device=device, watch=watch)
     finally:
         ray.shutdown()
@@ -143,14 +148,17 @@ def _next(tasks: Sequence[Task], taken: set[str], flight: _Flight, places: int) 
     return sorted(ready, key=lambda task: -task.path_seconds)[: max(0, places)]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _check_somebody_listens(address: str) -> None:
+    """Raises OSError or ValueError where an address HOST:PORT, of a cluster or of its ray://, is nobody's."""
+    scheme, _, place = address.rpartition("://")
+    found = urlsplit(f"//{place}")
+    if scheme in ("", "ray") and found.hostname and found.port:
+        socket.create_connection((found.hostname, found.port), ANSWER_SECONDS).close()
 
 
-def _is_own(ray: Any) -> bool:
-    """Whether Ray was started for this sweep; Ray says so nowhere that is public."""
-    node = ray._private.worker.global_worker.node  # None where it is reached as ray://
-    return node is not None and node.is_head()
+def _said(error: Exception) -> str:
+    of_system = isinstance(error, OSError) and error.strerror
+    return of_system or str(error).strip().partition("\n")[0]
 
 
 def _check_room(
@@ -167,7 +175,7 @@ def _check_room(
     asked = " and ".join(f"{name}={need:g}" for name, need in needs.items() if need)
     if not grows:
         raise InputError(
-            f"a Ray task takes {asked} here, which this machine has not",
+            f"a Ray task takes {asked} here, which the Ray of this machine has not",
             hint="ask for less in --launcher-options, name a cluster there (address=auto), or train on cpu",
         )
     tell(f"a Ray task takes {asked}, which no node of the Ray cluster has: runs wait for one to join")

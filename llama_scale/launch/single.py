@@ -148,11 +148,12 @@ def _keep_start(run: KnownRun, folder: Path, files: TokenFiles) -> None:
 
 @frozen
 class Seat:
-    """Where a process trains: its device, its world, and the peak of one device."""
+    """Where a process trains: its device, whether that has bf16, its world, and the peak of one device."""
 
     device: torch.device
     world: World
     peak: Peak | None
+    has_bf16: bool
 
 
 def train_single(

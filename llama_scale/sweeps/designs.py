@@ -30,6 +30,7 @@ from llama_scale.sweeps.spec import (
 )
 from llama_scale.sweeps.tuning import tuning
 
+MOST_RUNS = 10_000  # of one seed's times seeds: more take minutes to plan, and folders to no end
 SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
 
 
@@ -60,6 +61,11 @@ def families(spec: SweepSpec) -> list[Family]:
     design = spec.design
     members = _members(spec)
     found = [family for model, ends in members for family in _tuned(spec, model, spec.seed, ends)]
+    if (count := design.seeds * sum(len(family.ends) for family in found)) > MOST_RUNS:
+        raise InputError(
+            f"the design means {count:,} runs, but a sweep has at most {MOST_RUNS:,}",
+            hint="lower design.seeds" if design.seeds > 1 else "name fewer models, lengths or rates",
+        )
     for turn in range(1, design.seeds):
         for model, ends in members:
             found += _tuned(spec, model, _seed(spec, turn), ends)
@@ -207,15 +213,17 @@ def _middle(ends: tuple[End, ...]) -> float:
 
 
 def _with_holdouts(spec: SweepSpec, found: list[Family]) -> list[Family]:
-    """Hold-outs extend the first family of their model; those of other models make families of their own."""
+    """Hold-outs extend the first family of their model; those of other models make a family for each."""
     models = all_of([lambda h=h: _model(spec, h.width, h.size, h.shape) for h in spec.design.holdouts])
+    tests: dict[ModelConfig, tuple[End, ...]] = {}
     for holdout, model in zip(spec.design.holdouts, models, strict=True):
-        end = _holdout_end(holdout, model)
+        tests[model] = (*tests.get(model, ()), _holdout_end(holdout, model))
+    for model, ends in tests.items():
         at = next((i for i, f in enumerate(found) if f.model == model and f.seed == spec.seed), None)
         if at is None:
-            found += _tuned(spec, model, spec.seed, (end,))
+            found += _tuned(spec, model, spec.seed, ends)
         else:
-            found[at] = replace(found[at], ends=(*found[at].ends, end))
+            found[at] = replace(found[at], ends=(*found[at].ends, *ends))
     return found
 
 

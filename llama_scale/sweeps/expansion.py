@@ -17,6 +17,7 @@ from llama_scale.checked import raise_all
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_count, format_flops
 from llama_scale.runs import Branch, OptimizerConfig, RunConfig, ScheduleConfig, run_id
+from llama_scale.shapes import TOO_LARGE
 from llama_scale.sweeps.designs import End, Family, families, models_without_budget
 from llama_scale.sweeps.spec import SweepSpec
 
@@ -144,7 +145,7 @@ def _trunk(spec: SweepSpec, corpus: str, family: Family) -> RunConfig:
 
 def _own_run(trunk: RunConfig, end: End) -> RunConfig:
     """The run of one length with a schedule that cannot share a trunk."""
-    total, warmup = round(end.tokens / trunk.tokens_per_step), trunk.schedule.warmup_steps
+    total, warmup = _steps(trunk, end), trunk.schedule.warmup_steps
     if total <= warmup:
         raise _too_short(trunk, end, total, warmup + 1)
     return replace(
@@ -156,7 +157,7 @@ def _own_run(trunk: RunConfig, end: End) -> RunConfig:
 
 
 def _branch(trunk: RunConfig, parent: str, end: End, decay_fraction: float) -> RunConfig:
-    total = round(end.tokens / trunk.tokens_per_step)
+    total = _steps(trunk, end)
     decay = max(1, round(total * decay_fraction))
     before = max(1, trunk.schedule.warmup_steps)
     if total - decay < before:
@@ -168,6 +169,15 @@ def _branch(trunk: RunConfig, parent: str, end: End, decay_fraction: float) -> R
         branch=Branch(parent=parent, step=total - decay),
         budget_flops=end.budget_flops,
     )
+
+
+def _steps(trunk: RunConfig, end: End) -> int:
+    if end.tokens >= TOO_LARGE:
+        raise InputError(
+            f"a run on {end.tokens:g} tokens at width {trunk.model.width} never ends",
+            hint=f"ask for a length or a budget that means fewer than {TOO_LARGE:g}",
+        )
+    return round(end.tokens / trunk.tokens_per_step)
 
 
 def _too_short(trunk: RunConfig, end: End, total: int, fewest: int) -> InputError:

@@ -11,7 +11,7 @@ from llama_scale.checked import Checked, problems_in
 from llama_scale.config import added
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
-from llama_scale.hardware import accelerator
+from llama_scale.hardware import Accelerator, accelerator
 from llama_scale.hyperparameters import Rule
 from llama_scale.runs import (
     DataConfig,
@@ -28,6 +28,7 @@ from llama_scale.shapes import ExplicitShape, ShapeSpec, models_named
 
 LARGEST_RATIO = 10_000  # tokens per parameter of an over-training study, as Sardana et al. 2024 went
 SPREAD = 4.0  # sizes from the predicted optimum over this to this times it
+AROUND = {"sizes_per_budget": (5, 100), "spread": (1.1, 1000.0)}  # within which a ladder of sizes has an end
 
 
 @frozen
@@ -161,12 +162,12 @@ class IsoFlop(Members):
         yield from Members.problems(self)
         if not self.budgets_flops:
             yield InputError("design.budgets_flops is empty", hint='add budgets, such as "1e18 FLOPs"')
-        if self.spread <= 1 or self.sizes_per_budget < 5:
-            yield InputError(
-                f"{self.sizes_per_budget} sizes within a factor {self.spread:g} of the optimum cannot show a "
-                "minimum",
-                hint=f"use design.sizes_per_budget of 5 or more and design.spread of about {SPREAD:g}",
-            )
+        for name, (least, most) in AROUND.items():
+            if not least <= (given := getattr(self, name)) <= most:
+                yield InputError(
+                    f"design.{name} is {given:,}, but sizes that show a minimum have {least:g} to {most:g}",
+                    hint=f"correct design.{name}, or leave it out",
+                )
         low, high = self.tokens_per_parameter
         if low > high:
             yield InputError(
@@ -285,6 +286,11 @@ class MachineSpec(Checked):
         except InputError as error:
             yield error
 
+    @property
+    def chip(self) -> Accelerator:
+        """What the table says of one of them."""
+        return accelerator(self.accelerator)
+
 
 @frozen
 class ExpectedSpec(Checked):
@@ -311,8 +317,8 @@ class SweepSpec(Checked):
     seed: int = 0
 
     def problems(self) -> Iterator[InputError]:
-        names = ("seed", "training", "design", "shape", "data")
-        seed, training, design, shape, data = (getattr(self, name, None) for name in names)
+        names = ("seed", "training", "design", "shape", "data", "machine")
+        seed, training, design, shape, data, machine = (getattr(self, name, None) for name in names)
         if seed is not None:
             yield from seed_problems(seed)
         if training and shape and shape.tied_head:
@@ -321,6 +327,11 @@ class SweepSpec(Checked):
             yield InputError(
                 'training.schedule is "constant", but only runs whose learning rate decays are fitted',
                 hint=f'use training.schedule = "wsd", or a design other than {design.kind}',
+            )
+        if machine and training and training.precision == "bf16" and machine.chip.trains_in != "bf16":
+            yield InputError(
+                f"training.precision is bf16, which {machine.chip.name} does not compute in",
+                hint='set training.precision = "f32", or name another machine.accelerator',
             )
         if shape and data:
             yield from text_problems(data, shape.context)

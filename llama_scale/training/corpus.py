@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.checked import all_of
 from llama_scale.config import canonical_json
 from llama_scale.errors import InputError
 from llama_scale.files import at_home
@@ -127,12 +128,30 @@ def read_corpus(config: DataConfig, store: Path, tokenizer: AnyTokenizer | None 
 
 
 def check_sources(config: DataConfig, store: Path) -> None:
-    """Raises InputError for files and folders of `config` that are not there."""
-    if missing := [path for path in absent_sources(config, store) if not path.startswith(HUB)]:
+    """Raises InputError that tells at once what is amiss with the files of `config` at first sight.
+
+    That is sources that are not there, and those whose first document cannot be read.
+    """
+    own = [s for s in config.mixture if s.source != BUILTIN and not s.source.startswith(HUB)]
+    missing = [source for source in own if not is_there(_place(source, store))]
+    all_of(
+        [
+            lambda: _refuse_missing([source.source for source in missing]),
+            *(lambda s=s: _first_document(s, store) for s in own if s not in missing),
+        ]
+    )
+
+
+def _refuse_missing(missing: list[str]) -> None:
+    if missing:
         raise InputError(
             f"the text is not here: there is no {', no '.join(missing)}",
             hint=f'put it there (UTF-8 text, JSONL, Parquet or folders of them), or use "{BUILTIN}"',
         )
+
+
+def _first_document(source: SourceConfig, store: Path) -> Document | None:
+    return next(read_documents(_files(_place(source, store), store), source.field), None)
 
 
 def absent_sources(config: DataConfig, store: Path) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from llama_scale.frozen import frozen
 from llama_scale.quantities import counted
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
+from llama_scale.training.environment import has_bf16
 from llama_scale.training.kernels import gradients_of
 from llama_scale.training.micro_batch import (
     check_model_fits,
@@ -29,6 +30,8 @@ from llama_scale.training.schedule import learning_rate_factor
 from llama_scale.training.world import ALONE, World
 
 LN2 = math.log(2)
+# An evaluation keeps nothing for a backward pass: where it finds no room, that went to somebody else.
+FREED = "steps took more: free what others hold, then give the same command, which resumes the run"
 T = TypeVar("T")
 
 
@@ -81,7 +84,7 @@ class Trainer:
             context=config.model.context,
         )[self.world.rows(config.sequences_per_step)]
         batch = _sent(torch.from_numpy(ids), self.device)
-        loss = self._fitting(lambda: self._accumulate(batch))
+        loss = self._fitting(lambda: self._accumulate(batch), self._smaller)
         norm = self.optimizer.step(self.learning_rate(self.step))
         self.step += 1
         self._uncollected.append((loss, norm))
@@ -99,10 +102,10 @@ class Trainer:
             total += loss * share
         return total
 
-    def _fitting(self, work: Callable[[], T]) -> T:
+    def _fitting(self, work: Callable[[], T], advice: Callable[[], str]) -> T:
         """What `work` gives, done again with half the micro-batch whenever memory runs out.
 
-        Raises InputError where nothing smaller can be tried.
+        Raises InputError with `advice` where nothing smaller can be tried.
         """
         while True:
             try:
@@ -112,24 +115,28 @@ class Trainer:
                     raise
                 # The others of a world would go on without this one.
                 if self.micro_batch == 1 or self.world.shards:
-                    raise self._too_large() from error
+                    raise self._too_large(advice()) from error
             self.optimizer.discard()  # once the error, whose frames hold memory, is gone
             self.micro_batch = halved(self.micro_batch)
 
-    def _too_large(self) -> InputError:
+    def _too_large(self, advice: str) -> InputError:
+        return InputError(
+            f"{counted(self.micro_batch, 'sequence')} of {self.config.model.context} tokens at once "
+            f"{'does' if self.micro_batch == 1 else 'do'} not fit in the memory of {self.device}",
+            hint=advice,
+        )
+
+    def _smaller(self) -> str:
+        """What would make a step take less memory."""
         precision, recompute = self.config.precision, self.config.recompute
         ways = {
             f"training.micro_batch below {self.micro_batch}": self.micro_batch > 1,
             'training.precision = "f32" with training.recompute = "full"': precision == "i16",
             'training.recompute = "full"': precision != "i16" and recompute != "full",
-            'training.precision = "bf16"': precision == "f32",
+            'training.precision = "bf16"': precision == "f32" and has_bf16(self.device),
         }
         left = ", ".join(way for way, is_left in ways.items() if is_left)
-        return InputError(
-            f"{counted(self.micro_batch, 'sequence')} of {self.config.model.context} tokens at once "
-            f"{'does' if self.micro_batch == 1 else 'do'} not fit in the memory of {self.device}",
-            hint=f"set {left}, or a shorter context" if left else "set a shorter context",
-        )
+        return f"set {left}, or a shorter context" if left else "set a shorter context"
 
     def learning_rate(self, step: int) -> float:
         return self.config.optimizer.learning_rate * learning_rate_factor(self.config.schedule, step)
@@ -152,7 +159,7 @@ class Trainer:
 
         In batches as large as in training, so it fits where that does.
         """
-        return self._fitting(self._evaluated)
+        return self._fitting(self._evaluated, lambda: FREED)
 
     def _evaluated(self) -> dict[str, float | int]:
         context = self.config.model.context

@@ -12,6 +12,7 @@ from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.runs import Precision
 from llama_scale.training.compiling import telling_refusals
+from llama_scale.training.environment import has_bf16
 from llama_scale.training.kernels.adamw import FlatAdamW
 from llama_scale.training.kernels.library import Absent, Library, library
 from llama_scale.training.kernels.products import product, product_scratch
@@ -99,6 +100,11 @@ def gradients_of(model: Llama, precision: Precision = "f32", *, sequences: int |
 
 def check_precision(precision: Precision, device: torch.device, *, processes: int = 1) -> None:
     """Raises InputError for a precision that a run of `processes` cannot have on `device` here."""
+    if precision == "bf16" and not has_bf16(device):
+        raise InputError(
+            f"training.precision is bf16, which {torch.cuda.get_device_name(device)} does not compute in",
+            hint="set training.precision to f32, or use a card of 2020 or later",
+        )
     if precision != "i16":
         return
     found = SPREAD if processes > 1 else used_on(device)
