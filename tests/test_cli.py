@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from llama_scale import __version__
 from llama_scale.cli import COMMANDS, main
-from llama_scale.cli.options import Command
+from llama_scale.cli.options import Command, Group
 from llama_scale.cli.settings import commands
 
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "rich", "cattrs", "tokenizers", "tiktoken", "pandas")
@@ -34,6 +34,12 @@ def llama_scale(*words: str, cwd: Path | None = None, **variables: str) -> subpr
 
 
 EVERY = dict(commands(click.Context(main)))
+
+
+def answering(path: tuple[str, ...]) -> click.Command:
+    """The command that answers these words: of a command of commands, the one that it is alone."""
+    command = EVERY[path]
+    return EVERY[*path, command.alone or ""] if isinstance(command, Group) else command
 
 
 @pytest.mark.parametrize("path", [(), *EVERY], ids=" ".join)
@@ -64,16 +70,16 @@ def own_words(example: str) -> str:
 def test_help_opens_with_a_question_and_has_examples(path: tuple[str, ...]) -> None:
     command = EVERY[path]
     assert (command.help or "").split("\n\n")[0].rstrip().endswith("?")
-    if isinstance(command, Command):
-        assert 2 <= len(command.examples) <= 4
-        assert all(own_words(example).startswith(" ".join(path)) for example in command.examples)
+    assert isinstance(command, Command | Group)
+    assert 2 <= len(command.examples) <= 4
+    assert all(own_words(example).startswith(" ".join(path)) for example in command.examples)
 
 
 @pytest.mark.parametrize("path", list(EVERY), ids=" ".join)
 def test_examples_name_options_that_exist(path: tuple[str, ...]) -> None:
-    command = EVERY[path]
-    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    for example in getattr(command, "examples", ()):
+    parameters = answering(path).params
+    known = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
+    for example in getattr(EVERY[path], "examples", ()):
         line = own_words(example).split("#")[0]
         words = [word.partition("=")[0] for word in line.split() if word.startswith("-")]
         assert set(words) <= known | {"--help"}
@@ -81,9 +87,16 @@ def test_examples_name_options_that_exist(path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("path", list(EVERY), ids=" ".join)
 def test_every_command_speaks_json(path: tuple[str, ...]) -> None:
-    command = EVERY[path]
-    if not isinstance(command, click.Group):
-        assert any("--json" in parameter.opts for parameter in command.params)
+    assert "--json" in EVERY[path].get_help(click.Context(EVERY[path]))
+    assert any("--json" in parameter.opts for parameter in answering(path).params)
+
+
+@pytest.mark.parametrize(("group", "alone"), [("runs", "ls"), ("data", "show"), ("plot", "kinds")])
+def test_a_command_of_commands_answers_alone(group: str, alone: str, tmp_path: Path) -> None:
+    first, second = (llama_scale(*words, "--json", cwd=tmp_path) for words in ([group], [group, alone]))
+    assert (first.stdout, first.stderr, first.returncode) == (second.stdout, second.stderr, second.returncode)
+    assert json.loads(first.stdout)["schema"] == 1
+    assert llama_scale(group, "-h").stdout.startswith(f"Usage: llama-scale {group} [OPTIONS] COMMAND")
 
 
 def test_top_help_is_grouped_by_workflow() -> None:

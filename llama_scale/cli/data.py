@@ -16,9 +16,16 @@ from llama_scale.sweeps import recipe_names
 Manifest = dict[str, Any]
 
 
-@click.group(cls=Group)
+@click.group(
+    cls=Group,
+    alone="show",
+    examples=("llama-scale data", "llama-scale data --json", "llama-scale data verify"),
+)
 def command() -> None:
-    """Which text do runs train on, and is it still what it was?"""
+    """Which text do runs train on, and is it still what it was?
+
+    Without a COMMAND it is `llama-scale data show`, with all its options.
+    """
 
 
 @command.command(

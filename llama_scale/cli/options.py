@@ -103,15 +103,36 @@ class Command(click.Command):
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)
-        if self.examples:
-            with formatter.section("Examples"):
-                formatter.write("".join(f"  {example}\n" for example in self.examples))
+        _write_examples(formatter, self.examples)
+
+
+def _write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
+    if examples:
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {example}\n" for example in examples))
 
 
 class Group(click.Group):
-    """A command of commands, such as `runs`."""
+    """A command of commands, such as `runs`; alone, and with options alone, it is its command `alone`."""
 
     command_class = Command
+
+    def __init__(
+        self, *args: Any, alone: str | None = None, examples: Sequence[str] = (), **others: Any
+    ) -> None:
+        super().__init__(*args, **others)
+        self.alone = alone
+        self.examples = tuple(examples)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        begins = args[:1] and (args[0] in ctx.help_option_names or not args[0].startswith("-"))
+        if self.alone and not begins and not ctx.resilient_parsing:
+            args = [self.alone, *args]
+        return super().parse_args(ctx, args)
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        _write_examples(formatter, self.examples)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -24,14 +24,33 @@ SOURCES = click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 OF_RUNS = ("{}", "{} runs.csv -o {}.svg", "{} runs/fits/default.json -o {}.pdf --force")
 
 
-@click.group(cls=Group)
+@click.group(
+    cls=Group,
+    alone="kinds",
+    examples=("llama-scale plot", "llama-scale plot --json", "llama-scale plot isoflop"),
+)
 def command() -> None:
     """What do runs, a law or a plan look like, as a picture?
 
     Each KIND writes one figure as PNG, SVG or PDF, by the ending of -o. SOURCE is a store (default: ./runs),
     a table, or a fit's file, which holds its runs; laws are those that `fit` or `sweep` kept of just these
     runs. Pictures of a plan take the words of `llama-scale plan`, those of models those of `compare`.
+    Without a COMMAND it is `llama-scale plot kinds`.
     """
+
+
+@command.command(examples=("llama-scale plot kinds", "llama-scale plot kinds --json"))
+@json_option
+@click.pass_context
+def kinds(ctx: click.Context, as_json: bool) -> None:
+    """Which pictures are there, and what does each answer?"""
+    from llama_scale.cli.output import current_output, table
+
+    assert isinstance(command, Group)
+    questions = [(name, one.get_short_help_str(80)) for name, one in sorted(command.commands.items())]
+    drawn = [(name, question) for name, question in questions if name != ctx.info_name]
+    document = {"kinds": [{"kind": name, "question": question} for name, question in drawn]}
+    current_output().result(document, lambda: table(drawn, ("kind", "question")))
 
 
 def _kind(
