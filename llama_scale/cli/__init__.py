@@ -110,14 +110,11 @@ def _leave_torchrun(code: int) -> NoReturn:
 
 @click.group(
     cls=Program,
-    context_settings={
-        "auto_envvar_prefix": "LLAMA_SCALE",
-        "show_default": True,
-        "help_option_names": ["-h", "--help"],
-    },
+    context_settings={"show_default": True, "help_option_names": ["-h", "--help"]},
     epilog="""\b
-Settings: flag > LLAMA_SCALE_<COMMAND>_<OPTION> > ./llama-scale.toml
-  > ~/.config/llama-scale/config.toml > default; see --show-settings.
+Settings: flag > LLAMA_SCALE_<COMMAND>_<OPTION> > LLAMA_SCALE_<OPTION>
+  > ./llama-scale.toml > ~/.config/llama-scale/config.toml > default;
+  see --show-settings.
 Completion (or zsh_source, fish_source):
   eval "$(_LLAMA_SCALE_COMPLETE=bash_source llama-scale)"
 """,

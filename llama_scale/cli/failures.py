@@ -35,7 +35,7 @@ def exit_code_of(run: Callable[[], Any], words: Sequence[str]) -> int:
         from llama_scale.cli.output import print_error
 
         explained = explain(error)
-        print_error(explained, as_json=_wants_json(words))
+        print_error(explained, as_json=settings.json_asked(words))
         return explained.exit_code
 
 
@@ -82,7 +82,7 @@ def _parameter_words(error: click.BadParameter) -> str:
         return param.make_metavar(ctx)
     name = max(param.opts, key=len)
     source = ctx.get_parameter_source(param.name or "")
-    outside = source in (ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
+    outside = source is ParameterSource.DEFAULT_MAP
     return f"{name} (from {settings.origin(ctx, param)})" if outside else name
 
 
@@ -102,12 +102,6 @@ def _hint(error: click.UsageError) -> str:
         close = nearest(quoted[1], map(str, choices)) if len(quoted) > 1 else []
         return f"did you mean {close[0]!r}?" if close else see
     return see
-
-
-def _wants_json(words: Sequence[str]) -> bool:
-    """Whether JSON was asked for; looks for the word itself, as the line may not have been readable."""
-    asked = os.environ.get("LLAMA_SCALE_JSON", "").lower() in ("1", "true", "t", "yes", "y", "on")
-    return asked or "--json" in words
 
 
 def _flush() -> None:

@@ -154,9 +154,7 @@ def command(*, examples: Sequence[str], name: str | None = None) -> Callable[[Ca
 
 def json_option(function: Function) -> Function:
     """`--json`: the result as one JSON object on stdout."""
-    decorate = click.option(
-        "--json", "as_json", is_flag=True, envvar="LLAMA_SCALE_JSON", help="Print one JSON object on stdout."
-    )
+    decorate = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
     return decorate(function)
 
 
@@ -166,7 +164,6 @@ def quiet_option(function: Function) -> Function:
         "--quiet",
         "-q",
         is_flag=True,
-        envvar="LLAMA_SCALE_QUIET",
         help="Say nothing but the result and warnings.",
     )
     return decorate(function)
@@ -178,7 +175,6 @@ def store_option(function: Function) -> Function:
         "--store",
         type=click.Path(file_okay=False, path_type=Path),
         default="runs",
-        envvar="LLAMA_SCALE_STORE",
         help="Folder that holds the runs.",
     )
     return decorate(function)
