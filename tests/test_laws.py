@@ -371,12 +371,34 @@ def test_a_fit_of_loss_curves_is_no_law_of_size_and_data(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("besirglu", "besiroglu-2024"), ("Hoffman2022", "hoffmann-2022")]
+    ("typed", "meant"), [("besirglu", "besiroglu-2024"), ("Hoffman-22", "hoffmann-2022")]
 )
 def test_a_misspelt_law_names_the_nearest(typed: str, meant: str) -> None:
     with pytest.raises(InputError) as caught:
         resolve_law(typed)
     assert meant in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("Besiroglu 2024", "besiroglu-2024"),
+        ("besiroglu", "besiroglu-2024"),
+        ("hoffmann2022", "hoffmann-2022"),
+        ("HOFFMANN_2022_UNROUNDED", "hoffmann-2022-unrounded"),
+        ("Sardana", "hoffmann-2022-sardana"),
+        ("muennighoff", "muennighoff-2023"),
+    ],
+)
+def test_a_published_law_is_known_however_its_name_is_written(typed: str, meant: str) -> None:
+    assert resolve_law(typed).name == meant
+
+
+@pytest.mark.parametrize("between", [",", ", ", " ", "; "])
+def test_constants_may_be_set_apart_by_commas_or_spaces(between: str) -> None:
+    law = published("hoffmann-2022-sardana").law
+    line = between.join(("E=1.69", "A = 406.4", "B=410.7", "alpha= .336", "beta=.283"))
+    assert parse_law_line(line).law == law
 
 
 def test_a_law_may_be_a_name_a_file_or_constants(tmp_path: Path) -> None:
