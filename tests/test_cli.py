@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,51 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
     command = f"{sys.executable} -m llama_scale doctor --help | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_nor_is_one_that_leaves_in_the_middle_of_an_answer() -> None:
+    plan = f"{sys.executable} -m llama_scale plan --serve-tokens 1e12 --explain"
+    command = f"{plan} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Train ")
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_answer_that_finds_no_room_is_an_error(form: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "llama_scale", "plan", "--serve-tokens", "0", *form],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    error, hint = done.stderr.splitlines()
+    assert "no space left" in error
+    assert hint.startswith("hint: ")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_answer_that_nobody_wants_is_no_failure(form: list[str]) -> None:
+    command = shlex.join([sys.executable, "-m", "llama_scale", "plan", "--serve-tokens", "0", *form])
+    done = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_an_interrupt_is_told_as_any_error_is() -> None:
+    code = (
+        "import os, signal, sys\nfrom llama_scale.cli import main\n"
+        "def stop(event, about):\n"
+        "    if event == 'import' and about[0] == 'numpy':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(stop)\nmain(['plan', '--serve-tokens', '0', '--json'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == json.loads(done.stdout)["exit_code"] == 130
+    assert done.stderr.splitlines()[-2:] == ["error: interrupted", "hint: give the same command again"]
 
 
 def test_a_terminal_without_unicode_gets_no_traceback() -> None:

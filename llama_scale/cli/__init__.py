@@ -82,6 +82,7 @@ class Program(click.Group):
         if not more.pop("standalone_mode", True):
             return super().main(args, *others, standalone_mode=False, **more)
         words = list(sys.argv[1:] if args is None else args)
+        sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # closed by who started us, as by >&-
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? and no traceback
