@@ -32,6 +32,7 @@ from llama_scale.laws import (
     resolve_law,
     write_fit,
 )
+from tests.figures import FIT
 
 LAWS = st.builds(
     ScalingLaw,
@@ -257,6 +258,19 @@ def test_a_fit_file_holds_what_fit_json_promises(tmp_path: Path) -> None:
     assert set(content["parameters"]) == {"E", "A", "B", "alpha", "beta"}
     assert content["parameter_convention"] == "matmul"
     assert 0 < content["exponent_a"] < 1
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("form", "parameters", "parameter_convention", "exponent_a", "objective", "n_observations"),
+        *("standard_errors", "intervals", "diagnostics", "selection", "backtest", "provenance", "warnings"),
+    ],
+)
+def test_a_fit_has_the_words_of_json_as_attributes(word: str) -> None:
+    fit = read_fit(FIT)
+    assert getattr(fit, word) == fit.to_json()[word] == fit_to_json(fit)[word]
+    assert getattr(fit, word) is not None
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:

@@ -293,6 +293,18 @@ def test_the_lengths_of_a_request_are_whole_in_json() -> None:
     assert plan(serve_tokens=1e12).to_json()["objective"]["output_tokens"] == 250
 
 
+def test_models_have_the_words_of_json_as_attributes() -> None:
+    answer = plan(serve_tokens=1e12)
+    for name in ("recommended", "optimum", "compute_optimal"):
+        model, told = getattr(answer, name), answer.to_json()[name]
+        for word in ("parameters", "tokens", "tokens_per_parameter", "loss_nats"):
+            assert getattr(model, word) == told[word]
+        for cost in ("train", "serve", "total"):
+            assert getattr(model, f"{cost}_flops") == told[f"{cost}_flops"]
+            assert getattr(model, f"{cost}_usd") == told[f"{cost}_usd"] > 0
+    assert answer.law.name == answer.to_json()["law"]["name"]
+
+
 def test_a_demand_must_be_given() -> None:
     with pytest.raises(InputError, match="how many tokens") as refused:
         plan()
