@@ -118,6 +118,12 @@ def test_the_default_law_trains_on_about_twenty_tokens_a_parameter(flops: float,
     assert best.tokens / best.parameters == pytest.approx(ratio, abs=0.06)
 
 
+def test_a_size_and_its_optimal_tokens_are_the_optimum_of_their_budget() -> None:
+    for law in (published().law, replace(published("hoffmann-2022-sardana").law, k=0.5)):
+        tokens = law.optimal_tokens(7e10)
+        assert law.compute_optimum(6 * 7e10 * tokens) == pytest.approx((7e10, tokens))
+
+
 def test_the_default_law_comes_with_draws_about_its_published_uncertainty() -> None:
     fit = published()
     assert fit.draws is not None

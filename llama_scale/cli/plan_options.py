@@ -88,7 +88,8 @@ QUESTION: Options = (
         {
             "metavar": "MODEL",
             "shell_complete": completing(_model_names),
-            "help": "Reach the quality of a published model instead, such as llama-13b.",
+            "help": "Reach the quality of a published model instead, such as llama-13b, or of a "
+            "compute-optimal one by its size: 13B.",
         },
     ),
     (

@@ -131,7 +131,7 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         source=str(content.get("source", "")),
         support=support_of(content.get("support") or {}),
         draws=draws,
-        draws_note=str(content.get("draws_note", "")),
+        draws_note=_draws_note(content),
         noise=noise,
         noise_draws=noise_draws,
         interval_factor=factor,
@@ -140,6 +140,16 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         downstream=downstream_from_json(content.get("downstream")),
         evidence=_evidence({key: value for key, value in content.items() if key not in known}),
     )
+
+
+def _draws_note(content: Mapping[str, Any]) -> str:
+    """What the draws of a file are, or why it has none: `fit --json` prints all but them."""
+    note, selection = str(content.get("draws_note") or ""), content.get("selection")
+    if "draws" in content or "repetition_draws" in content:
+        return note
+    if isinstance(selection, Mapping) and selection.get("draws"):
+        return f"its draws are in {content.get('file') or 'the file that `fit` kept'}, not in what it printed"
+    return note or "its file holds no draws"
 
 
 def _evidence(found: dict[str, Any]) -> dict[str, Any]:

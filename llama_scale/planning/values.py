@@ -223,6 +223,13 @@ class Plan:
         return self.request.fit
 
     @property
+    def why_no_intervals(self) -> str:
+        """Why `intervals` is None, where it is: the law has no draws, or none of them reaches the target."""
+        if self.request.draws(1) is None:
+            return self.request.fit.draws_note or "the law has no draws"
+        return "no model reaches the target under any draw of the law"
+
+    @property
     def sentence(self) -> str:
         """The answer in one sentence."""
         return sentence(self)
