@@ -210,6 +210,13 @@ def completing(
     return complete
 
 
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that ship, to complete; imported only then, as help waits for every import."""
+    from llama_scale.sweeps import recipe_names
+
+    return recipe_names()
+
+
 def complete_run_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The runs of the store that the line names so far, or of ./runs."""
     store = Path(ctx.params.get("store") or "runs")
