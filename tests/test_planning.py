@@ -293,6 +293,10 @@ def test_words_come_as_any_number_and_as_lists_where_they_have_parts() -> None:
     assert ask(serve_tokens=np.int64(10**12), serve_mfu=(0.5, 0.2)).recommended == as_text.recommended
 
 
+def test_a_word_of_a_few_may_be_in_capitals() -> None:
+    assert ask(serve_tokens=1e12, flops="6ND").recommended == ask(serve_tokens=1e12, flops="6nd").recommended
+
+
 def test_the_lengths_of_a_request_are_whole_in_json() -> None:
     assert plan(serve_tokens=1e12).to_json()["objective"]["output_tokens"] == 250
 

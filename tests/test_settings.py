@@ -15,6 +15,7 @@ from llama_scale.cli.options import (
     Group,
     completing,
     json_option,
+    one_of,
     quiet_option,
     set_option,
     store_option,
@@ -28,7 +29,7 @@ from llama_scale.quantities import Quantity
 @make_command(examples=["llama-scale show", "llama-scale show --json"])
 @click.option("--budget", type=BUDGET, default="1e21")
 @click.option("--serve-tokens", type=COUNT, default="1e12")
-@click.option("--form", type=click.Choice(["chinchilla", "skaling"]), default="chinchilla")
+@click.option("--form", type=one_of(["chinchilla", "skaling"]), default="chinchilla")
 @click.option("--format", "look", default="text")
 @click.option("--price", type=USD_PER_HOUR, help="Of an hour.  [default: a dated quote]")
 @set_option
@@ -237,3 +238,7 @@ def test_defaults_are_shown_in_human_units() -> None:
     assert "[default: 1e12]" in text
     assert "--serve-tokens COUNT" in text
     assert "llama-scale show --json" in text
+
+
+def test_a_word_of_a_few_may_be_in_capitals() -> None:
+    assert settings("show", "--form", "Skaling")["form"]["value"] == "skaling"

@@ -36,7 +36,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path))
 @click.option(
     "--form",
-    type=click.Choice(FORMS),
+    type=options.one_of(FORMS),
     default="auto",
     help="Of the law; auto lets predictions of the farther runs by the nearer ones choose.",
 )
@@ -70,7 +70,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--convention",
-    type=click.Choice(CONVENTIONS),
+    type=options.one_of(CONVENTIONS),
     help="How parameters are counted. [default: matmul for a store, total for a CSV]",
 )
 @click.option(
@@ -80,13 +80,13 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--repeats",
-    type=click.Choice(REPEATS),
+    type=options.one_of(REPEATS),
     default="all",
     help="Of one size and duration: all count, the best (of a grid of settings), or the mean (of seeds).",
 )
 @click.option(
     "--flops",
-    type=click.Choice(ACCOUNTINGS),
+    type=options.one_of(ACCOUNTINGS),
     help="How FLOPs are counted: 6ND, or as the source does. [default: exact where it does, else 6nd]",
 )
 @click.option("--delta", type=float, help="Huber's, on log loss. [default: 1e-3; chosen with --form auto]")
@@ -98,7 +98,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--direction",
-    type=click.Choice(DIRECTIONS),
+    type=options.one_of(DIRECTIONS),
     default="auto",
     help="Where plans lie, and backtests look: more compute, or many tokens a parameter.",
 )
@@ -116,7 +116,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.option("--draws", type=int, default=1000, help="Laws drawn for the intervals; 0 for none.")
 @click.option(
     "--resampling",
-    type=click.Choice(RESAMPLINGS),
+    type=options.one_of(RESAMPLINGS),
     help="What is drawn. [default: model where runs share trunks or are few, else rows]",
 )
 @click.option("--level", type=FRACTION, default="90%", help="Of the intervals.")

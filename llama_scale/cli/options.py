@@ -57,6 +57,11 @@ USD_PER_HOUR = QuantityType("$/H", quantities.parse_usd_per_hour, quantities.for
 FRACTION = QuantityType("FRACTION", quantities.parse_fraction, quantities.format_fraction)
 
 
+def one_of(words: Iterable[str]) -> click.Choice[str]:
+    """One of a few words, in capitals or not: `6ND` is 6nd."""
+    return click.Choice(list(words), case_sensitive=False)
+
+
 class HeadedOption(click.Option):
     """An option that help lists under a heading of its own."""
 

@@ -15,6 +15,7 @@ from llama_scale.cli.options import command as make_command
 from llama_scale.cli.options import (
     completing,
     json_option,
+    one_of,
     quiet_option,
     set_option,
     shipped_recipes,
@@ -50,7 +51,7 @@ LOG_ROOM_BYTES = 65_536  # with less than this free, a disk is full
 )
 @click.option(
     "--launcher",
-    type=click.Choice(["local", "slurm", "ray"]),
+    type=one_of(["local", "slurm", "ray"]),
     default="local",
     show_default=True,
     help="What starts the workers: this machine, sbatch, or a Ray cluster.",

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama_scale.cli.options import COUNT, completing, json_option, quiet_option, set_option, store_option
+from llama_scale.cli.options import (
+    COUNT,
+    completing,
+    json_option,
+    one_of,
+    quiet_option,
+    set_option,
+    store_option,
+)
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
 from llama_scale.cli.train_words import dry_run_json, dry_run_words, opening, result_json, result_words
@@ -58,7 +66,7 @@ def _family() -> Iterable[str]:
 @click.option("--data", "source", help="`builtin`, or the path of text.  [default: builtin]")
 @click.option(
     "--schedule",
-    type=click.Choice(["wsd", "cosine", "linear", "constant"]),
+    type=one_of(["wsd", "cosine", "linear", "constant"]),
     help="How the learning rate falls.  [default: wsd]",
 )
 @click.option("--learning-rate", type=float, help="Peak rate.  [default: by rule]")
@@ -73,7 +81,7 @@ def _family() -> Iterable[str]:
     "--mirror",
     "mirror_names",
     multiple=True,
-    type=click.Choice(["tensorboard", "wandb"]),
+    type=one_of(["tensorboard", "wandb"]),
     help="Copy what is logged for this tool; wandb stays offline unless WANDB_MODE=online.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the run with its cost, train nothing, write nothing.")
