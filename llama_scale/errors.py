@@ -43,6 +43,12 @@ class StoreError(LlamaScaleError):
     """A run folder, checkpoint or corpus that cannot be read or written (exit code 1)."""
 
 
+class Interrupted(LlamaScaleError):
+    """Work that somebody stopped (exit code 130)."""
+
+    exit_code = 130
+
+
 def shown(value: object) -> str:
     """What Python handed on in place of a word or a number, in one short line: arrays have many."""
     return shorten(short_repr(value), 100, placeholder=" ...")

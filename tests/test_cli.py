@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,15 @@ from click.testing import CliRunner
 
 from llama_scale import __version__
 from llama_scale.cli import COMMANDS, main
-from llama_scale.cli.options import Command
+from llama_scale.cli.options import Command, Group
 from llama_scale.cli.settings import commands
 
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "rich", "cattrs", "tokenizers", "tiktoken", "pandas")
+OURS = (
+    "llama_scale.config",
+    "llama_scale.runs",
+    "llama_scale.sweeps",
+)  # half of what help may take
 
 
 def llama_scale(*words: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -36,6 +42,12 @@ def llama_scale(*words: str, cwd: Path | None = None, **variables: str) -> subpr
 EVERY = dict(commands(click.Context(main)))
 
 
+def answering(path: tuple[str, ...]) -> click.Command:
+    """The command that answers these words: of a command of commands, the one that it is alone."""
+    command = EVERY[path]
+    return EVERY[*path, command.alone or ""] if isinstance(command, Group) else command
+
+
 @pytest.mark.parametrize("path", [(), *EVERY], ids=" ".join)
 def test_help_is_light_and_fits(path: tuple[str, ...]) -> None:
     """A new interpreter prints the help and then names the heavy modules that it loaded."""
@@ -43,7 +55,7 @@ def test_help_is_light_and_fits(path: tuple[str, ...]) -> None:
         "import sys\nfrom llama_scale.cli import main\n"
         "try:\n    main(sys.argv[1:], prog_name='llama-scale')\n"
         "except SystemExit as end:\n    code = end.code\n"
-        f"print(code, sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+        f"print(code, sorted({{*{HEAVY!r}, *{OURS!r}}} & set(sys.modules)), file=sys.stderr)"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code, *path, "--help"], capture_output=True, text=True, check=True
@@ -64,16 +76,16 @@ def own_words(example: str) -> str:
 def test_help_opens_with_a_question_and_has_examples(path: tuple[str, ...]) -> None:
     command = EVERY[path]
     assert (command.help or "").split("\n\n")[0].rstrip().endswith("?")
-    if isinstance(command, Command):
-        assert 2 <= len(command.examples) <= 4
-        assert all(own_words(example).startswith(" ".join(path)) for example in command.examples)
+    assert isinstance(command, Command | Group)
+    assert 2 <= len(command.examples) <= 4
+    assert all(own_words(example).startswith(" ".join(path)) for example in command.examples)
 
 
 @pytest.mark.parametrize("path", list(EVERY), ids=" ".join)
 def test_examples_name_options_that_exist(path: tuple[str, ...]) -> None:
-    command = EVERY[path]
-    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    for example in getattr(command, "examples", ()):
+    parameters = answering(path).params
+    known = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
+    for example in getattr(EVERY[path], "examples", ()):
         line = own_words(example).split("#")[0]
         words = [word.partition("=")[0] for word in line.split() if word.startswith("-")]
         assert set(words) <= known | {"--help"}
@@ -81,9 +93,16 @@ def test_examples_name_options_that_exist(path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("path", list(EVERY), ids=" ".join)
 def test_every_command_speaks_json(path: tuple[str, ...]) -> None:
-    command = EVERY[path]
-    if not isinstance(command, click.Group):
-        assert any("--json" in parameter.opts for parameter in command.params)
+    assert "--json" in EVERY[path].get_help(click.Context(EVERY[path]))
+    assert any("--json" in parameter.opts for parameter in answering(path).params)
+
+
+@pytest.mark.parametrize(("group", "alone"), [("runs", "ls"), ("data", "show"), ("plot", "kinds")])
+def test_a_command_of_commands_answers_alone(group: str, alone: str, tmp_path: Path) -> None:
+    first, second = (llama_scale(*words, "--json", cwd=tmp_path) for words in ([group], [group, alone]))
+    assert (first.stdout, first.stderr, first.returncode) == (second.stdout, second.stderr, second.returncode)
+    assert json.loads(first.stdout)["schema"] == 1
+    assert llama_scale(group, "-h").stdout.startswith(f"Usage: llama-scale {group} [OPTIONS] COMMAND")
 
 
 def test_top_help_is_grouped_by_workflow() -> None:
@@ -159,6 +178,51 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
     command = f"{sys.executable} -m llama_scale doctor --help | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_nor_is_one_that_leaves_in_the_middle_of_an_answer() -> None:
+    plan = f"{sys.executable} -m llama_scale plan --serve-tokens 1e12 --explain"
+    command = f"{plan} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Train ")
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_answer_that_finds_no_room_is_an_error(form: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "llama_scale", "plan", "--serve-tokens", "0", *form],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    error, hint = done.stderr.splitlines()
+    assert "no space left" in error
+    assert hint.startswith("hint: ")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_answer_that_nobody_wants_is_no_failure(form: list[str]) -> None:
+    command = shlex.join([sys.executable, "-m", "llama_scale", "plan", "--serve-tokens", "0", *form])
+    done = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_an_interrupt_is_told_as_any_error_is() -> None:
+    code = (
+        "import os, signal, sys\nfrom llama_scale.cli import main\n"
+        "def stop(event, about):\n"
+        "    if event == 'import' and about[0] == 'numpy':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(stop)\nmain(['plan', '--serve-tokens', '0', '--json'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == json.loads(done.stdout)["exit_code"] == 130
+    assert done.stderr.splitlines()[-2:] == ["error: interrupted", "hint: give the same command again"]
 
 
 def test_a_terminal_without_unicode_gets_no_traceback() -> None:

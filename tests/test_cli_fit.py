@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from synthetic import sweep
 
 from llama_scale.cli import main
 from llama_scale.laws import read_fit
+from tests.figures import RECORDS
 
 
 def invoke(*words: str) -> Result:
@@ -247,3 +249,21 @@ def test_profiles_are_shown_and_kept_where_asked_for(table: Path) -> None:
     assert set(found["intervals"]) == {"E", "A", "B", "alpha", "beta", "exponent_a"}
     assert found["scipy"]["gap"] > -1e-6
     assert "by profile" in invoke(str(table), "--form", "tied", "--draws", "0", "--profile").output
+
+
+def test_what_sweeps_keep_their_runs_in_is_where_fits_look_and_lie(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "elsewhere"
+    (store / "imported").mkdir(parents=True)
+    shutil.copy(RECORDS, store / "imported" / "seed0.json")
+    of_store = json.loads(invoke("--store", str(store), "--draws", "0", "--json").stdout)
+    assert of_store["parameter_convention"] == "matmul"
+    monkeypatch.setenv("LLAMA_SCALE_STORE", str(store))
+    of_table = json.loads(invoke(str(table), "--draws", "0", "--json").stdout)
+    for told in (of_store, of_table):
+        assert Path(told["file"]).parent == store / "fits"
+    for source, told in (([], of_store), ([str(table)], of_table)):
+        drawn = CliRunner().invoke(main, ["plot", "isoflop", *source, "--force", "--json"])
+        assert json.loads(drawn.stdout)["law"] == told["name"]
+    assert not Path("runs").exists()

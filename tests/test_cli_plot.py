@@ -18,7 +18,7 @@ from llama_scale.cli.plot import command
 from tests.figures import CURVES, FIT, RECORDS
 from tests.test_cli import llama_scale
 
-KINDS = sorted(command.commands)  # pyright: ignore[reportAttributeAccessIssue]
+KINDS = sorted(set(command.commands) - {"kinds"})  # pyright: ignore[reportAttributeAccessIssue]
 OF_A_PLAN = ("cost", "loss", "demand", "break-even", "sensitivity")
 
 
@@ -43,6 +43,12 @@ def source(kind: str) -> list[str]:
     if kind in OF_A_PLAN:
         return ["--serve-tokens", "1e12"]
     return ["curves.csv"] if kind == "curves" else []
+
+
+def test_alone_it_names_every_kind() -> None:
+    told = json.loads(run("--json").stdout)
+    assert [one["kind"] for one in told["kinds"]] == KINDS
+    assert all(one["question"].endswith("?") and one["question"] in run().stdout for one in told["kinds"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

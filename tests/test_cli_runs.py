@@ -146,10 +146,19 @@ def test_a_table_from_before_unique_tokens_is_read(store: Path, tmp_path: Path) 
     assert read_table(file) == tuple(replace(r, unique_tokens=None) for r in read_records(store))
 
 
+def test_a_table_begins_with_what_every_table_of_runs_has(store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.csv"
+    runs(store, "export", str(file))
+    text = file.read_text()
+    assert text.startswith("run,parameters,tokens,loss,train_flops,")
+    file.write_text(text.replace(",loss,", ",loss_nats,", 1))  # its name in earlier versions
+    assert read_table(file) == read_records(store)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("loss_nats", "lost_nats", 1), "lacks loss_nats"),
+        (lambda text: text.replace(",loss,", ",lost,", 1), "lacks loss"),
         (lambda text: text.replace("true", "maybe"), "schedule_complete"),
         (lambda text: "", "lacks run"),
     ],
@@ -176,10 +185,10 @@ def test_a_table_that_is_not_whole_is_refused(store: Path, tmp_path: Path, chang
         (lambda rows: [{**rows[0], "parameters": "0", "parameters_matmul": "0"}], "has no parameters"),
         (lambda rows: [{**rows[0], "parameters": "7"}], "parameters is 7, parameters_matmul"),
         (
-            lambda rows: [{**rows[0], "role": "train", "status": "done", "loss_nats": ""}],
+            lambda rows: [{**rows[0], "role": "train", "status": "done", "loss": ""}],
             "done without a loss",
         ),
-        (lambda rows: [{**rows[0], "status": "planned", "loss_nats": "2.5"}], "has a loss, but is planned"),
+        (lambda rows: [{**rows[0], "status": "planned", "loss": "2.5"}], "has a loss, but is planned"),
     ],
 )
 def test_a_table_that_no_export_wrote_is_refused(

@@ -7,15 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
-from llama_scale.cli import main
-from llama_scale.cli.settings import commands
+from tests.test_cli import EVERY, answering
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
-EVERY = dict(commands(click.Context(main)))
 CODE = re.compile(r"^```.*?\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
 COMMAND_LINE = re.compile(r"(?:^\s*(?:\$ )?|&& )llama-scale ((?:[^\n|#&;)\\]|\\\n)*)", re.MULTILINE)
 
@@ -38,7 +35,9 @@ def test_commands_and_options_in_the_pages_exist(page: Path) -> None:
             continue
         depth = max((n for n in range(1, len(words) + 1) if tuple(words[:n]) in EVERY), default=0)
         assert depth, f"{page.name}: llama-scale {' '.join(words)}"
-        known = {name for p in EVERY[tuple(words[:depth])].params for name in (*p.opts, *p.secondary_opts)}
+        known = {
+            name for p in answering(tuple(words[:depth])).params for name in (*p.opts, *p.secondary_opts)
+        }
         options = {word.partition("=")[0] for word in words[depth:] if word.startswith("--")}
         assert options <= known | {"--help", "--show-settings"}, f"{page.name}: llama-scale {' '.join(words)}"
 

@@ -93,6 +93,13 @@ def test_a_variable_that_nothing_reads_is_worth_a_look(monkeypatch: pytest.Monke
     assert doctor().exit_code == 0
 
 
+def test_the_switch_of_the_kernels_is_a_variable_that_something_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLAMA_SCALE_KERNELS", "on")
+    assert checks()["settings"]["status"] == "pass"
+
+
 def test_a_machine_without_a_compiler_is_ready_and_told_of_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ from llama_scale.laws import (
     resolve_law,
     write_fit,
 )
+from tests.figures import FIT
 
 LAWS = st.builds(
     ScalingLaw,
@@ -115,6 +116,12 @@ def test_sardanas_constants_give_his_numbers() -> None:
 def test_the_default_law_trains_on_about_twenty_tokens_a_parameter(flops: float, ratio: float) -> None:
     best = published().optimum(flops)
     assert best.tokens / best.parameters == pytest.approx(ratio, abs=0.06)
+
+
+def test_a_size_and_its_optimal_tokens_are_the_optimum_of_their_budget() -> None:
+    for law in (published().law, replace(published("hoffmann-2022-sardana").law, k=0.5)):
+        tokens = law.optimal_tokens(7e10)
+        assert law.compute_optimum(6 * 7e10 * tokens) == pytest.approx((7e10, tokens))
 
 
 def test_the_default_law_comes_with_draws_about_its_published_uncertainty() -> None:
@@ -259,6 +266,19 @@ def test_a_fit_file_holds_what_fit_json_promises(tmp_path: Path) -> None:
     assert 0 < content["exponent_a"] < 1
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("form", "parameters", "parameter_convention", "exponent_a", "objective", "n_observations"),
+        *("standard_errors", "intervals", "diagnostics", "selection", "backtest", "provenance", "warnings"),
+    ],
+)
+def test_a_fit_has_the_words_of_json_as_attributes(word: str) -> None:
+    fit = read_fit(FIT)
+    assert getattr(fit, word) == fit.to_json()[word] == fit_to_json(fit)[word]
+    assert getattr(fit, word) is not None
+
+
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     path = write_fit(tmp_path / "f.json", drawn_fit())
     before = path.read_text()
@@ -371,12 +391,34 @@ def test_a_fit_of_loss_curves_is_no_law_of_size_and_data(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("besirglu", "besiroglu-2024"), ("Hoffman2022", "hoffmann-2022")]
+    ("typed", "meant"), [("besirglu", "besiroglu-2024"), ("Hoffman-22", "hoffmann-2022")]
 )
 def test_a_misspelt_law_names_the_nearest(typed: str, meant: str) -> None:
     with pytest.raises(InputError) as caught:
         resolve_law(typed)
     assert meant in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("Besiroglu 2024", "besiroglu-2024"),
+        ("besiroglu", "besiroglu-2024"),
+        ("hoffmann2022", "hoffmann-2022"),
+        ("HOFFMANN_2022_UNROUNDED", "hoffmann-2022-unrounded"),
+        ("Sardana", "hoffmann-2022-sardana"),
+        ("muennighoff", "muennighoff-2023"),
+    ],
+)
+def test_a_published_law_is_known_however_its_name_is_written(typed: str, meant: str) -> None:
+    assert resolve_law(typed).name == meant
+
+
+@pytest.mark.parametrize("between", [",", ", ", " ", "; "])
+def test_constants_may_be_set_apart_by_commas_or_spaces(between: str) -> None:
+    law = published("hoffmann-2022-sardana").law
+    line = between.join(("E=1.69", "A = 406.4", "B=410.7", "alpha= .336", "beta=.283"))
+    assert parse_law_line(line).law == law
 
 
 def test_a_law_may_be_a_name_a_file_or_constants(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,13 @@ from drawn import drawn_fit
 from llama_scale import compare, plan
 from llama_scale.architecture import CONVENTIONS, LLAMA_13B, ParameterConvention
 from llama_scale.errors import InfeasibleError, InputError
-from llama_scale.laws import ScalingLaw, published
+from llama_scale.laws import ScalingLaw, fit_to_json, published, read_fit
 from llama_scale.planning import Plan
 from llama_scale.planning.optimum import Problem, SixNDFamily, lowest_loss
+from llama_scale.planning.reasons import reasons
 from llama_scale.planning.references import reference_model, reference_models
 from llama_scale.quantities import Quantity
+from tests.figures import FIT
 
 SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
 BESIROGLU = ScalingLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
@@ -289,8 +293,64 @@ def test_words_come_as_any_number_and_as_lists_where_they_have_parts() -> None:
     assert ask(serve_tokens=np.int64(10**12), serve_mfu=(0.5, 0.2)).recommended == as_text.recommended
 
 
+def test_a_word_of_a_few_may_be_in_capitals() -> None:
+    assert ask(serve_tokens=1e12, flops="6ND").recommended == ask(serve_tokens=1e12, flops="6nd").recommended
+
+
 def test_the_lengths_of_a_request_are_whole_in_json() -> None:
     assert plan(serve_tokens=1e12).to_json()["objective"]["output_tokens"] == 250
+
+
+@pytest.mark.parametrize(
+    ("size", "serve_tokens", "parameters", "tokens", "share"),
+    [
+        ("13B", 2e12, 6.969e9, 1.248e12, 0.174),
+        ("30B", 1e13, 1.361e10, 4.426e12, 0.280),
+        ("70B", 0, 70e9, 4.255e12, 0),
+    ],
+)
+def test_a_size_stands_for_the_compute_optimal_model_of_it(
+    size: str, serve_tokens: float, parameters: float, tokens: float, share: float
+) -> None:
+    """What a Chinchilla model of that size reaches, for less: Sardana & Frankle 2024, as computed by them."""
+    answer = plan(law="hoffmann-2022-sardana", match=size, serve_tokens=serve_tokens)
+    assert answer.optimum.parameters == pytest.approx(parameters, rel=1e-3)
+    assert answer.optimum.tokens == pytest.approx(tokens, rel=1e-3)
+    assert answer.saving.share == pytest.approx(share, abs=2e-3)
+    assert f"matches a compute-optimal {size} at" in answer.sentence
+
+
+def test_a_size_is_no_name_of_a_model_and_stays_as_it_was_typed_in_what_is_offered() -> None:
+    with pytest.raises(InfeasibleError) as refused:
+        plan(match="13B", serve_tokens=1e12, deadline="1h", accelerators=8)
+    assert "instead of --match 13B" in refused.value.hint
+
+
+def test_a_law_without_draws_says_why_there_is_no_interval(tmp_path: Path) -> None:
+    printed = tmp_path / "printed.json"
+    printed.write_text(json.dumps(fit_to_json(read_fit(FIT), draws=False) | {"file": "runs/fits/mine.json"}))
+    bare = tmp_path / "bare.json"
+    constants = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.336, "beta": 0.283}
+    law = {"schema": 1, "form": "chinchilla", "parameters": constants, "parameter_convention": "total"}
+    bare.write_text(json.dumps(law))
+    for file, why in ((printed, "its draws are in runs/fits/mine.json"), (bare, "its file holds no draws")):
+        answer = plan(law=str(file), serve_tokens=1e12)
+        told = answer.to_json()
+        assert told["intervals"] is None
+        assert told["intervals_note"].startswith(why)
+        assert f"none: {why}" in " ".join(reason.text for reason in reasons(answer))
+
+
+def test_models_have_the_words_of_json_as_attributes() -> None:
+    answer = plan(serve_tokens=1e12)
+    for name in ("recommended", "optimum", "compute_optimal"):
+        model, told = getattr(answer, name), answer.to_json()[name]
+        for word in ("parameters", "tokens", "tokens_per_parameter", "loss_nats"):
+            assert getattr(model, word) == told[word]
+        for cost in ("train", "serve", "total"):
+            assert getattr(model, f"{cost}_flops") == told[f"{cost}_flops"]
+            assert getattr(model, f"{cost}_usd") == told[f"{cost}_usd"] > 0
+    assert answer.law.name == answer.to_json()["law"]["name"]
 
 
 def test_a_demand_must_be_given() -> None:

@@ -15,6 +15,7 @@ from llama_scale.cli.options import (
     Group,
     completing,
     json_option,
+    one_of,
     quiet_option,
     set_option,
     store_option,
@@ -28,7 +29,8 @@ from llama_scale.quantities import Quantity
 @make_command(examples=["llama-scale show", "llama-scale show --json"])
 @click.option("--budget", type=BUDGET, default="1e21")
 @click.option("--serve-tokens", type=COUNT, default="1e12")
-@click.option("--form", type=click.Choice(["chinchilla", "skaling"]), default="chinchilla")
+@click.option("--form", type=one_of(["chinchilla", "skaling"]), default="chinchilla")
+@click.option("--format", "look", default="text")
 @click.option("--price", type=USD_PER_HOUR, help="Of an hour.  [default: a dated quote]")
 @set_option
 @store_option
@@ -102,6 +104,53 @@ def test_shared_settings_stand_on_top_and_have_one_variable(monkeypatch: pytest.
     assert settings("show")["store"]["value"] == "own"
     monkeypatch.setenv("LLAMA_SCALE_STORE", "elsewhere")
     assert settings("show")["store"] == {"value": "elsewhere", "from": "LLAMA_SCALE_STORE"}
+
+
+def test_variables_are_named_after_options_whatever_python_calls_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLAMA_SCALE_SHOW_FORMAT", "csv")
+    monkeypatch.setenv("LLAMA_SCALE_SHOW_SET", "a=1 b=2")
+    monkeypatch.setenv("LLAMA_SCALE_SHOW_JSON", "1")
+    said = json.loads(run("show", "--show-settings").stdout)["settings"]
+    assert said["format"] == {"value": "csv", "from": "LLAMA_SCALE_SHOW_FORMAT"}
+    assert said["set"] == {"value": ["a=1", "b=2"], "from": "LLAMA_SCALE_SHOW_SET"}
+    assert said["json"] == {"value": True, "from": "LLAMA_SCALE_SHOW_JSON"}
+
+
+def test_a_variable_without_a_command_is_for_all_that_have_the_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLAMA_SCALE_SERVE_TOKENS", "4T")
+    for words in (["show"], ["group", "show"]):
+        assert settings(*words)["serve-tokens"] == {"value": "4T", "from": "LLAMA_SCALE_SERVE_TOKENS"}
+    monkeypatch.setenv("LLAMA_SCALE_SHOW_SERVE_TOKENS", "5T")
+    assert settings("show")["serve-tokens"]["value"] == "5T"
+    assert settings("group", "show")["serve-tokens"]["value"] == "4T"
+
+
+def test_a_variable_that_the_command_does_not_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_SCALE_SHOW_BUDGT", "1e22")
+    told = "warning: nothing reads the variable LLAMA_SCALE_SHOW_BUDGT; did you mean LLAMA_SCALE_SHOW_BUDGET?"
+    assert told in run("show").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "variables"),
+    [
+        ("json = true", {}),
+        ("[show]\njson = true", {}),
+        ("", {"LLAMA_SCALE_JSON": "1"}),
+        ("", {"LLAMA_SCALE_SHOW_JSON": "true"}),
+    ],
+)
+def test_errors_are_json_wherever_it_was_asked_for(
+    text: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_project(text)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert json.loads(run("show", "--budget", "30d").stdout)["exit_code"] == 2
 
 
 def test_commands_of_commands_have_tables_of_tables() -> None:
@@ -189,3 +238,7 @@ def test_defaults_are_shown_in_human_units() -> None:
     assert "[default: 1e12]" in text
     assert "--serve-tokens COUNT" in text
     assert "llama-scale show --json" in text
+
+
+def test_a_word_of_a_few_may_be_in_capitals() -> None:
+    assert settings("show", "--form", "Skaling")["form"]["value"] == "skaling"

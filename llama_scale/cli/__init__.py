@@ -82,6 +82,7 @@ class Program(click.Group):
         if not more.pop("standalone_mode", True):
             return super().main(args, *others, standalone_mode=False, **more)
         words = list(sys.argv[1:] if args is None else args)
+        sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # closed by who started us, as by >&-
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? and no traceback
@@ -110,14 +111,11 @@ def _leave_torchrun(code: int) -> NoReturn:
 
 @click.group(
     cls=Program,
-    context_settings={
-        "auto_envvar_prefix": "LLAMA_SCALE",
-        "show_default": True,
-        "help_option_names": ["-h", "--help"],
-    },
+    context_settings={"show_default": True, "help_option_names": ["-h", "--help"]},
     epilog="""\b
-Settings: flag > LLAMA_SCALE_<COMMAND>_<OPTION> > ./llama-scale.toml
-  > ~/.config/llama-scale/config.toml > default; see --show-settings.
+Settings: flag > LLAMA_SCALE_<COMMAND>_<OPTION> > LLAMA_SCALE_<OPTION>
+  > ./llama-scale.toml > ~/.config/llama-scale/config.toml > default;
+  see --show-settings.
 Completion (or zsh_source, fish_source):
   eval "$(_LLAMA_SCALE_COMPLETE=bash_source llama-scale)"
 """,

@@ -9,7 +9,7 @@ import click
 
 from llama_scale.cli import options
 from llama_scale.cli import plan as plan_command
-from llama_scale.cli.options import COUNT, completing
+from llama_scale.cli.options import COUNT, completing, one_of
 from llama_scale.cli.plan import entry, wrapped
 from llama_scale.cli.plan_options import NUMBER
 
@@ -64,7 +64,7 @@ def _model_names() -> tuple[str, ...]:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "md", "csv"]),
+    type=one_of(["text", "md", "csv"]),
     default="text",
     help="How to print the answer.",
 )

@@ -8,17 +8,30 @@ from typing import Any
 import click
 
 from llama_scale import quantities
-from llama_scale.cli.options import COUNT, Group, completing, json_option, set_option, store_option
+from llama_scale.cli.options import (
+    COUNT,
+    Group,
+    completing,
+    json_option,
+    set_option,
+    shipped_recipes,
+    store_option,
+)
 from llama_scale.cli.output import current_output, table
-from llama_scale.runs import MIXTURE_BLOCK
-from llama_scale.sweeps import recipe_names
 
 Manifest = dict[str, Any]
 
 
-@click.group(cls=Group)
+@click.group(
+    cls=Group,
+    alone="show",
+    examples=("llama-scale data", "llama-scale data --json", "llama-scale data verify"),
+)
 def command() -> None:
-    """Which text do runs train on, and is it still what it was?"""
+    """Which text do runs train on, and is it still what it was?
+
+    Without a COMMAND it is `llama-scale data show`, with all its options.
+    """
 
 
 @command.command(
@@ -28,7 +41,7 @@ def command() -> None:
         "llama-scale data prepare --set data.source=hub:roneneldan/TinyStories",
     )
 )
-@click.argument("recipe", default="default", shell_complete=completing(recipe_names, or_files=True))
+@click.argument("recipe", default="default", shell_complete=completing(shipped_recipes, or_files=True))
 @store_option
 @set_option
 @json_option
@@ -107,9 +120,16 @@ def _report(found: list[tuple[Path, Manifest]], tokens: float | None) -> None:
     current_output().result(value, lambda: _listing(found, tokens))
 
 
+def _share(source: Manifest) -> float:
+    """The share of the training tokens that a source gives."""
+    from llama_scale.runs import MIXTURE_BLOCK
+
+    return source["count"] / MIXTURE_BLOCK
+
+
 def _epochs(source: Manifest, tokens: float) -> float:
     """How often a run of `tokens` goes through a source."""
-    return tokens * source["count"] / MIXTURE_BLOCK / source["train"]["tokens"]
+    return tokens * _share(source) / source["train"]["tokens"]
 
 
 def _listing(found: list[tuple[Path, Manifest]], tokens: float | None) -> list[object]:
@@ -154,8 +174,8 @@ def _mixed(sources: list[Manifest], tokens: float | None) -> list[object]:
     rows = [
         (
             source["name"],
-            f"{source['count'] / MIXTURE_BLOCK:.1%}",
-            quantities.format_count(source["train"]["tokens"] * MIXTURE_BLOCK / source["count"]),
+            f"{_share(source):.1%}",
+            quantities.format_count(source["train"]["tokens"] / _share(source)),
             *([f"{_epochs(source, tokens):.2f}"] if tokens is not None else []),
         )
         for source in sources

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from llama_scale.cli import options
-from llama_scale.cli.options import complete_run_ids
+from llama_scale.cli.options import complete_run_ids, one_of
 
 
 @options.command(
@@ -21,7 +21,7 @@ from llama_scale.cli.options import complete_run_ids
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["hf"]),
+    type=one_of(["hf"]),
     default="hf",
     help="hf: config.json, safetensors and tokenizer, as transformers reads them.",
 )

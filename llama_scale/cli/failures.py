@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,9 +10,8 @@ import click
 from click.core import ParameterSource
 
 from llama_scale.cli import settings
-from llama_scale.errors import InputError, LlamaScaleError
-
-INTERRUPTED = 130
+from llama_scale.cli.output import print_error, reader_may_leave
+from llama_scale.errors import InputError, Interrupted, LlamaScaleError
 
 
 def exit_code_of(run: Callable[[], Any], words: Sequence[str]) -> int:
@@ -23,24 +21,20 @@ def exit_code_of(run: Callable[[], Any], words: Sequence[str]) -> int:
     """
     try:
         code = run()
-        _flush()
+        with reader_may_leave():
+            sys.stdout.flush()
         return code if type(code) is int else 0
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
-    except (LlamaScaleError, click.ClickException, OSError) as error:
-        from llama_scale.cli.output import print_error
-
+    except (LlamaScaleError, click.ClickException, OSError, click.Abort, KeyboardInterrupt) as error:
         explained = explain(error)
-        print_error(explained, as_json=_wants_json(words))
+        print_error(explained, as_json=settings.json_asked(words))
         return explained.exit_code
 
 
-def explain(error: LlamaScaleError | click.ClickException | OSError) -> LlamaScaleError:
-    """`error` as one of our own, with a hint."""
+def explain(error: BaseException) -> LlamaScaleError:
+    """`error` as one of our own, with a hint: what is none is an interrupt."""
     from llama_scale.files import store_error
 
     if isinstance(error, LlamaScaleError):
@@ -49,7 +43,9 @@ def explain(error: LlamaScaleError | click.ClickException | OSError) -> LlamaSca
         return store_error(error, f"cannot use {error.filename}" if error.filename else "the system refused")
     if isinstance(error, click.UsageError):
         return InputError(_message(error), hint=_hint(error))
-    return LlamaScaleError(error.format_message(), hint="see `llama-scale --help`")
+    if isinstance(error, click.ClickException):
+        return LlamaScaleError(error.format_message(), hint="see `llama-scale --help`")
+    return Interrupted("interrupted", hint="give the same command again")
 
 
 def check_command(group: click.Group, ctx: click.Context, words: Sequence[str]) -> None:
@@ -82,7 +78,7 @@ def _parameter_words(error: click.BadParameter) -> str:
         return param.make_metavar(ctx)
     name = max(param.opts, key=len)
     source = ctx.get_parameter_source(param.name or "")
-    outside = source in (ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
+    outside = source is ParameterSource.DEFAULT_MAP
     return f"{name} (from {settings.origin(ctx, param)})" if outside else name
 
 
@@ -102,17 +98,3 @@ def _hint(error: click.UsageError) -> str:
         close = nearest(quoted[1], map(str, choices)) if len(quoted) > 1 else []
         return f"did you mean {close[0]!r}?" if close else see
     return see
-
-
-def _wants_json(words: Sequence[str]) -> bool:
-    """Whether JSON was asked for; looks for the word itself, as the line may not have been readable."""
-    asked = os.environ.get("LLAMA_SCALE_JSON", "").lower() in ("1", "true", "t", "yes", "y", "on")
-    return asked or "--json" in words
-
-
-def _flush() -> None:
-    """Writes what stdout still holds; a reader that has gone away (`| head`) is no failure."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -36,7 +36,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=options.PathType(path_type=Path))
 @click.option(
     "--form",
-    type=click.Choice(FORMS),
+    type=options.one_of(FORMS),
     default="auto",
     help="Of the law; auto lets predictions of the farther runs by the nearer ones choose.",
 )
@@ -70,7 +70,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--convention",
-    type=click.Choice(CONVENTIONS),
+    type=options.one_of(CONVENTIONS),
     help="How parameters are counted. [default: matmul for a store, total for a CSV]",
 )
 @click.option(
@@ -80,13 +80,13 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--repeats",
-    type=click.Choice(REPEATS),
+    type=options.one_of(REPEATS),
     default="all",
     help="Of one size and duration: all count, the best (of a grid of settings), or the mean (of seeds).",
 )
 @click.option(
     "--flops",
-    type=click.Choice(ACCOUNTINGS),
+    type=options.one_of(ACCOUNTINGS),
     help="How FLOPs are counted: 6ND, or as the source does. [default: exact where it does, else 6nd]",
 )
 @click.option("--delta", type=float, help="Huber's, on log loss. [default: 1e-3; chosen with --form auto]")
@@ -98,7 +98,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--direction",
-    type=click.Choice(DIRECTIONS),
+    type=options.one_of(DIRECTIONS),
     default="auto",
     help="Where plans lie, and backtests look: more compute, or many tokens a parameter.",
 )
@@ -116,7 +116,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.option("--draws", type=int, default=1000, help="Laws drawn for the intervals; 0 for none.")
 @click.option(
     "--resampling",
-    type=click.Choice(RESAMPLINGS),
+    type=options.one_of(RESAMPLINGS),
     help="What is drawn. [default: model where runs share trunks or are few, else rows]",
 )
 @click.option("--level", type=FRACTION, default="90%", help="Of the intervals.")
@@ -130,6 +130,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
     help="The fit's file. [default: fits/<name>-<hash>.json in the store]",
 )
 @click.option("--force", is_flag=True, help="Replace the file of --output.")
+@options.store_option
 @options.json_option
 @options.quiet_option
 def command(
@@ -137,13 +138,14 @@ def command(
     output: Path | None,
     force: bool,
     base_law: str | None,
+    store: Path,
     as_json: bool,
     quiet: bool,
     **words: Any,
 ) -> None:
     """Which law do these runs follow, and how surely?
 
-    SOURCE is a folder of runs (default: ./runs), their `runs export`, or a CSV or Parquet table with
+    SOURCE is a folder of runs (default: the store), their `runs export`, or a CSV or Parquet table with
     parameters, tokens and loss of each run (or FLOPs for one of the first two); several are fitted together.
     Only runs whose learning-rate schedule ended count; each one left out is named with its reason; losses on
     more than one text or tokenizer are refused. Fits L = E + (A/N^alpha + B/D^beta)^k to its global optimum,
@@ -155,7 +157,7 @@ def command(
     from llama_scale.cli.output import current_output
     from llama_scale.files import check_new
 
-    given = sources or (Path("runs"),)
+    given = sources or (store,)
     fit_on, futures = words.pop("fit_on"), words.pop("futures")
     scores, task = words.pop("scores"), words.pop("task")
     if output is not None:
@@ -188,7 +190,7 @@ def command(
         from llama_scale.fitting.downstream import with_scores
 
         fit = with_scores(fit, scores, task)
-    file = _save(fit, given, output, force)
+    file = _save(fit, given, output, force, store)
     current_output().result(
         _document(fit, file), lambda: fit_extras.with_scores_shown(list(report(fit, file)), fit)
     )
@@ -248,7 +250,7 @@ def _document(fit: Fit, file: Path | None) -> dict[str, Any]:
     return fit_to_json(fit, draws=False) | {"file": None if file is None else str(file)}
 
 
-def _save(fit: Fit, sources: tuple[Path, ...], output: Path | None, force: bool) -> Path | None:
+def _save(fit: Fit, sources: tuple[Path, ...], output: Path | None, force: bool, store: Path) -> Path | None:
     """Where the fit was written; a default place that cannot be written costs a warning, not the answer."""
     from llama_scale.cli.output import current_output
     from llama_scale.config import canonical_hash
@@ -256,7 +258,7 @@ def _save(fit: Fit, sources: tuple[Path, ...], output: Path | None, force: bool)
 
     if output is not None:
         return write_fit(output, fit, overwrite=force)
-    store = sources[0] if sources[0].is_dir() else Path("runs")
+    store = sources[0] if sources[0].is_dir() else store
     named = store / "fits" / f"{fit.name}-{canonical_hash(fit_to_json(fit))[:8]}.json"
     try:
         return write_fit(named, fit, overwrite=True)

@@ -71,6 +71,11 @@ USD_PER_HOUR = QuantityType("$/H", quantities.parse_usd_per_hour, quantities.for
 FRACTION = QuantityType("FRACTION", quantities.parse_fraction, quantities.format_fraction)
 
 
+def one_of(words: Iterable[str]) -> click.Choice[str]:
+    """One of a few words, in capitals or not: `6ND` is 6nd."""
+    return click.Choice(list(words), case_sensitive=False)
+
+
 class HeadedOption(click.Option):
     """An option that help lists under a heading of its own."""
 
@@ -117,15 +122,36 @@ class Command(click.Command):
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)
-        if self.examples:
-            with formatter.section("Examples"):
-                formatter.write("".join(f"  {example}\n" for example in self.examples))
+        _write_examples(formatter, self.examples)
+
+
+def _write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
+    if examples:
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {example}\n" for example in examples))
 
 
 class Group(click.Group):
-    """A command of commands, such as `runs`."""
+    """A command of commands, such as `runs`; alone, and with options alone, it is its command `alone`."""
 
     command_class = Command
+
+    def __init__(
+        self, *args: Any, alone: str | None = None, examples: Sequence[str] = (), **others: Any
+    ) -> None:
+        super().__init__(*args, **others)
+        self.alone = alone
+        self.examples = tuple(examples)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        begins = args[:1] and (args[0] in ctx.help_option_names or not args[0].startswith("-"))
+        if self.alone and not begins and not ctx.resilient_parsing:
+            args = [self.alone, *args]
+        return super().parse_args(ctx, args)
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        _write_examples(formatter, self.examples)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -147,9 +173,7 @@ def command(*, examples: Sequence[str], name: str | None = None) -> Callable[[Ca
 
 def json_option(function: Function) -> Function:
     """`--json`: the result as one JSON object on stdout."""
-    decorate = click.option(
-        "--json", "as_json", is_flag=True, envvar="LLAMA_SCALE_JSON", help="Print one JSON object on stdout."
-    )
+    decorate = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
     return decorate(function)
 
 
@@ -159,7 +183,6 @@ def quiet_option(function: Function) -> Function:
         "--quiet",
         "-q",
         is_flag=True,
-        envvar="LLAMA_SCALE_QUIET",
         help="Say nothing but the result and warnings.",
     )
     return decorate(function)
@@ -171,7 +194,6 @@ def store_option(function: Function) -> Function:
         "--store",
         type=PathType(file_okay=False, path_type=Path),
         default="runs",
-        envvar="LLAMA_SCALE_STORE",
         help="Folder that holds the runs.",
     )
     return decorate(function)
@@ -205,6 +227,13 @@ def completing(
         return found or ([CompletionItem(incomplete, type="file")] if or_files else [])
 
     return complete
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that ship, to complete; imported only then, as help waits for every import."""
+    from llama_scale.sweeps import recipe_names
+
+    return recipe_names()
 
 
 def complete_run_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

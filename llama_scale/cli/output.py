@@ -6,7 +6,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,10 +39,9 @@ class Output:
         `human` is text, something that rich can draw, a sequence of these, or a function that gives one
         (so that nothing is drawn, and rich not imported, for JSON). Infinities and nan become null.
         """
-        if self.json:
-            click.echo(json_text(value))
-        else:
-            _show(human() if callable(human) else human)
+        shown = json_text(value) if self.json else human() if callable(human) else human
+        with reader_may_leave():
+            _show(shown)
 
     def talk(self, text: str) -> None:
         """Says something on the way, on stderr: never part of the result."""
@@ -91,7 +91,17 @@ def print_error(error: LlamaScaleError, *, as_json: bool) -> None:
     click.echo(f"error: {error.message}\nhint: {error.hint}", err=True)
     if as_json:
         told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        click.echo(json_text({**told, **error.details}))
+        with suppress(OSError):  # stdout itself may be what failed
+            click.echo(json_text({**told, **error.details}))
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Writes to stdout whose reader may go away (`| head`), which is no failure: the rest goes nowhere."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(

@@ -41,7 +41,7 @@ WIDTH = 78
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "md", "csv"]),
+    type=options.one_of(["text", "md", "csv"]),
     default="text",
     help="How to print the answer.",
 )

@@ -18,6 +18,7 @@ from llama_scale.cli.options import (
     PathType,
     QuantityType,
     completing,
+    one_of,
 )
 from llama_scale.errors import InputError
 
@@ -63,8 +64,8 @@ DEMAND = _checked("DEMAND", quantities.parse_count_range)
 PER_MONTH = _checked("RATE", lambda text: quantities.parse_rate(text, months=1))
 PER_YEAR = _checked("RATE", lambda text: quantities.parse_rate(text, months=12))
 DURATION = _checked("DURATION", quantities.parse_seconds)
-PRECISION = click.Choice(["bf16", "fp16", "fp8", "int8", "fp4"])
-WEIGHTS = click.Choice(["bf16", "fp16", "fp8", "int8", "int4", "fp4"])
+PRECISION = one_of(["bf16", "fp16", "fp8", "int8", "fp4"])
+WEIGHTS = one_of(["bf16", "fp16", "fp8", "int8", "int4", "fp4"])
 
 Options = tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
 
@@ -89,7 +90,8 @@ QUESTION: Options = (
         {
             "metavar": "MODEL",
             "shell_complete": completing(_model_names),
-            "help": "Reach the quality of a published model instead, such as llama-13b.",
+            "help": "Reach the quality of a published model instead, such as llama-13b, or of a "
+            "compute-optimal one by its size: 13B.",
         },
     ),
     (
@@ -103,7 +105,7 @@ QUESTION: Options = (
     (
         ("--cost-in",),
         {
-            "type": click.Choice(["flops", "usd", "gpu-hours"]),
+            "type": one_of(["flops", "usd", "gpu-hours"]),
             "help": "What a target is to be cheap in. [default: usd if hardware is named, else flops]",
         },
     ),
@@ -173,7 +175,7 @@ TRAINING: Options = (
     (
         ("--recompute",),
         {
-            "type": click.Choice(["none", "selective", "full"]),
+            "type": one_of(["none", "selective", "full"]),
             "help": "Activations that are computed again; costs hours. [default: what fits, as the MFU was]",
         },
     ),
@@ -203,7 +205,7 @@ SERVING: Options = (
     (("--serve-precision",), {"type": WEIGHTS, "help": "Of the weights. [default: bf16]"}),
     (
         ("--kv-bits",),
-        {"type": click.Choice(["16", "8"]), "help": "Of the cache. [default: 16 for 16-bit weights, else 8]"},
+        {"type": one_of(["16", "8"]), "help": "Of the cache. [default: 16 for 16-bit weights, else 8]"},
     ),
     (
         ("--quantisation-penalty", "--quantization-penalty", "quantisation_penalty"),
@@ -248,7 +250,7 @@ MODEL: Options = (
     (
         ("--flops",),
         {
-            "type": click.Choice(["6nd", "exact"]),
+            "type": one_of(["6nd", "exact"]),
             "help": "Count 6ND + 2NT, or the shape's own. [default: as the law was fitted]",
         },
     ),

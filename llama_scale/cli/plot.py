@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import compare
-from llama_scale.cli.options import Group, PathType, json_option, quiet_option
+from llama_scale.cli.options import Group, PathType, json_option, quiet_option, store_option
 from llama_scale.cli.plan_options import plan_options
 
 if TYPE_CHECKING:
@@ -20,18 +20,43 @@ Drawn = tuple["Figure", dict[str, Any]]  # a figure, and what --json says of its
 WHERE = click.option(
     "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
 )
-SOURCES = click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=PathType())
+
+
+def _sources(function: Any) -> Any:
+    """Where runs and laws come from: what is named, or else the store."""
+    return click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=PathType())(store_option(function))
+
+
 OF_RUNS = ("{}", "{} runs.csv -o {}.svg", "{} runs/fits/default.json -o {}.pdf --force")
 
 
-@click.group(cls=Group)
+@click.group(
+    cls=Group,
+    alone="kinds",
+    examples=("llama-scale plot", "llama-scale plot --json", "llama-scale plot isoflop"),
+)
 def command() -> None:
     """What do runs, a law or a plan look like, as a picture?
 
-    Each KIND writes one figure as PNG, SVG or PDF, by the ending of -o. SOURCE is a store (default: ./runs),
+    Each KIND writes one figure as PNG, SVG or PDF, by the ending of -o. SOURCE is a run store (the default),
     a table, or a fit's file, which holds its runs; laws are those that `fit` or `sweep` kept of just these
     runs. Pictures of a plan take the words of `llama-scale plan`, those of models those of `compare`.
+    Without a COMMAND it is `llama-scale plot kinds`.
     """
+
+
+@command.command(examples=("llama-scale plot kinds", "llama-scale plot kinds --json"))
+@json_option
+@click.pass_context
+def kinds(ctx: click.Context, as_json: bool) -> None:
+    """Which pictures are there, and what does each answer?"""
+    from llama_scale.cli.output import current_output, table
+
+    assert isinstance(command, Group)
+    questions = [(name, one.get_short_help_str(80)) for name, one in sorted(command.commands.items())]
+    drawn = [(name, question) for name, question in questions if name != ctx.info_name]
+    document = {"kinds": [{"kind": name, "question": question} for name, question in drawn]}
+    current_output().result(document, lambda: table(drawn, ("kind", "question")))
 
 
 def _kind(
@@ -41,6 +66,7 @@ def _kind(
 
     def decorate(draw: Callable[..., Drawn]) -> click.Command:
         def run(output: Path, force: bool, as_json: bool, quiet: bool, **words: Any) -> None:
+            words.pop("store", None)  # `plot_sources` asks for it
             _write(name, output, force, words.values(), lambda: draw(**words))
 
         run.__doc__ = f"{question}\n\n{cleandoc(draw.__doc__ or '')}"
@@ -91,21 +117,22 @@ def _runs_and_law(
 
 
 @_kind("curves", "How did the runs learn?", ("{}", "{} runs -o {}.svg", "{} curves.csv --force"))
-@SOURCES
+@_sources
 def draw_curves(sources: tuple[str, ...]) -> Drawn:
     """Loss of every run by tokens and by FLOPs, smoothed, with the losses as logged behind.
 
     SOURCE is a store, or a table with a row a logged step (`llama-scale runs export --curves` writes one).
     """
     from llama_scale import plots
+    from llama_scale.cli.plot_sources import default_store
     from llama_scale.fitting.learning import learning_curves
 
-    found = [curve for source in sources or ("runs",) for curve in learning_curves(Path(source))]
+    found = [curve for source in sources or (default_store(),) for curve in learning_curves(Path(source))]
     return plots.loss_curves(found), {"runs": len(found)}
 
 
 @_kind("isoflop", "Which size is best at each compute budget?", OF_RUNS)
-@SOURCES
+@_sources
 @WHERE
 def draw_isoflop(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Loss against size at each budget, the fitted minima and, where a law is kept, the runs held out."""
@@ -116,7 +143,7 @@ def draw_isoflop(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 
 @_kind("envelope", "Which size is best as compute grows?", OF_RUNS)
-@SOURCES
+@_sources
 @WHERE
 def draw_envelope(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Losses of each size against FLOPs, their lower edge, and the best size along it (Approach 1)."""
@@ -127,7 +154,7 @@ def draw_envelope(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 
 @_kind("contours", "What does the law say between and beyond the runs?", OF_RUNS)
-@SOURCES
+@_sources
 @WHERE
 def draw_contours(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Lines of equal loss over budgets and sizes, the runs, and the efficient frontier with its band."""
@@ -138,7 +165,7 @@ def draw_contours(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 
 @_kind("predictions", "Does the law predict the runs, and those that it never saw?", OF_RUNS)
-@SOURCES
+@_sources
 @WHERE
 def draw_predictions(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Predicted against measured loss; runs held out are marked, with their intervals."""
@@ -149,7 +176,7 @@ def draw_predictions(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 
 @_kind("residuals", "Is anything left in the errors of the law?", OF_RUNS)
-@SOURCES
+@_sources
 @WHERE
 def draw_residuals(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Relative errors against compute and tokens per parameter, beside the noise of a run."""
@@ -172,7 +199,7 @@ def _law(kind: str, sources: tuple[str, ...], figure: str) -> Drawn:
     "How do the best size and tokens grow with compute?",
     ("{}", "{} besiroglu-2024 -o {}.svg", "{} runs/fits/default.json -o {}.pdf --force"),
 )
-@SOURCES
+@_sources
 def draw_optima(sources: tuple[str, ...]) -> Drawn:
     """N_opt and D_opt against C with bands, and what the other two approaches say.
 
@@ -182,14 +209,14 @@ def draw_optima(sources: tuple[str, ...]) -> Drawn:
 
 
 @_kind("choice", "Which form of law predicts best?", OF_RUNS)
-@SOURCES
+@_sources
 def draw_choice(sources: tuple[str, ...]) -> Drawn:
     """Every candidate's error in predicting farther runs from nearer ones, and how much it is heard."""
     return _law("choice", sources, "choice")
 
 
 @_kind("backtest", "How well would this have worked on the farthest runs?", OF_RUNS)
-@SOURCES
+@_sources
 def draw_backtest(sources: tuple[str, ...]) -> Drawn:
     """Laws of the nearer four fifths of the runs judged on the farthest fifth (made by `fit --backtest`)."""
     return _law("backtest", sources, "backtest")

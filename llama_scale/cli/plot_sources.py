@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from llama_scale.errors import InputError
 
 if TYPE_CHECKING:
     from llama_scale.fitting import Observations
     from llama_scale.laws import Fit
 
-DEFAULT_STORE = Path("runs")
+
+def default_store() -> Path:
+    """The store of the running command."""
+    return Path(click.get_current_context().params["store"])
 
 
 def runs_and_law(sources: Sequence[str], where: Sequence[str] = ()) -> tuple[Observations, Fit | None]:
@@ -30,7 +35,7 @@ def runs_and_law(sources: Sequence[str], where: Sequence[str] = ()) -> tuple[Obs
             f"{named} is a published law, which comes without its runs",
             hint=f"draw the law alone, `llama-scale plot optima {named}`, or name runs",
         )
-    paths = [Path(source) for source in sources] or [DEFAULT_STORE]
+    paths = [Path(source) for source in sources] or [default_store()]
     fits, tables = _sorted(paths)
     fit = fits[0] if fits else None
     if fit is not None and not tables:
@@ -50,7 +55,7 @@ def law_of(sources: Sequence[str], kind: str) -> Fit:
 
     if len(sources) == 1 and sources[0] in published_names():
         return published(sources[0])
-    paths = [Path(source) for source in sources] or [DEFAULT_STORE]
+    paths = [Path(source) for source in sources] or [default_store()]
     if missing := next((path for path in paths if not path.exists()), None):
         raise InputError(
             f"there is no fit, run store, CSV or published law called {str(missing)!r}",
@@ -65,7 +70,7 @@ def law_of(sources: Sequence[str], kind: str) -> Fit:
 def needed(fit: Fit | None, sources: Sequence[str], kind: str, where: Sequence[str] = ()) -> Fit:
     """The law that a picture cannot do without; raises InputError naming the command that makes one."""
     if fit is None:
-        named, those = sources or [str(DEFAULT_STORE)], "these" if where else "the"
+        named, those = sources or [str(default_store())], "these" if where else "the"
         rows = [word for kept in where for word in ("--where", kept)]
         raise InputError(
             f"{kind} shows a law, and none is kept of {those} runs in {' '.join(named)}",
@@ -89,4 +94,4 @@ def _sorted(paths: Sequence[Path]) -> tuple[list[Fit], list[Path]]:
 def _folders(tables: Sequence[Path]) -> list[Path]:
     """Where `fit` and `sweep` keep the fits of these sources."""
     stores = [path for path in tables if path.is_dir()]
-    return [store / "fits" for store in dict.fromkeys([*stores, DEFAULT_STORE])]
+    return [store / "fits" for store in dict.fromkeys([*stores, default_store()])]

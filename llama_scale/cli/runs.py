@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from llama_scale.runs import RunFolder, RunRecord
 
 
-@click.group(cls=Group)
+@click.group(
+    cls=Group,
+    alone="ls",
+    examples=("llama-scale runs", "llama-scale runs --json", "llama-scale runs show 0123456789abcdef"),
+)
 def command() -> None:
-    """What has been run, and how did it end?"""
+    """What has been run, and how did it end?
+
+    Without a COMMAND it is `llama-scale runs ls`, with all its options.
+    """
 
 
 @command.command(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, LlamaScaleError
 
 PREFIX = "LLAMA_SCALE"
 PROJECT_FILE = Path("llama-scale.toml")
+READ_ELSEWHERE = f"{PREFIX}_KERNELS"  # by training.kernels.library, whose import brings torch
 SHARED = ("json", "quiet", "store")  # keys that may stand above every table, for all commands that have them
 
 SHOW_SETTINGS = click.Option(
@@ -38,18 +40,19 @@ def files() -> list[Path]:
 
 
 def defaults(command: click.Command, name: str, parent: click.Context) -> dict[str, Any]:
-    """What the settings files say for a command's options, by parameter name.
+    """What variables and settings files say for a command's options, by parameter name.
 
-    Raises InputError for keys that the command, or the whole program, does not have.
+    Raises InputError for keys of files that the command, or the whole program, does not have; warns of
+    variables of the command that it does not.
     """
     path = (*_command_path(parent), name)
-    found: dict[str, Any] = {}
-    origins: dict[str, str] = parent.meta.setdefault(_ORIGINS, {})
+    found, origins = _variables_for(command, path)
     for file in files():
         for key, value in _settings_for(command, path, parent.find_root(), file).items():
             if key not in found:
                 found[key] = value
                 origins[key] = str(file)
+    parent.meta.setdefault(_ORIGINS, {}).update(origins)
     return found
 
 
@@ -59,18 +62,40 @@ def origin(ctx: click.Context, option: click.Parameter) -> str:
     source = ctx.get_parameter_source(name)
     if source is ParameterSource.DEFAULT_MAP:
         return ctx.meta.get(_ORIGINS, {}).get(name, str(PROJECT_FILE))
-    if source is ParameterSource.ENVIRONMENT:
-        return next((v for v in variables(ctx, option) if os.environ.get(v)), "the environment")
     return "the command line" if source is ParameterSource.COMMANDLINE else "default"
 
 
-def variables(ctx: click.Context, option: click.Parameter) -> list[str]:
-    """The environment variables that set `option`, the strongest first."""
-    named = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
-    own = (
-        [f"{ctx.auto_envvar_prefix}_{option.name.upper()}"] if option.name and ctx.auto_envvar_prefix else []
-    )
-    return named + own
+def variables(path: Sequence[str], parameter: click.Parameter) -> list[str]:
+    """The environment variables that set a parameter of the command at `path`, the strongest first.
+
+    They are named as it is in the files; an option's without a command is for every command that has it.
+    """
+    if isinstance(parameter, click.Option):
+        key = key_of(parameter)
+        return [_variable(path, key), _variable((), key)]
+    return [_variable(path, parameter.name or "")]
+
+
+def json_asked(words: Sequence[str]) -> bool:
+    """Whether a line asks for JSON, by itself, a variable or a file, as far as these can be read."""
+    from llama_scale.config import read_toml
+
+    if "--json" in words:
+        return True
+    path = tuple(takewhile(lambda word: not word.startswith("-"), words))
+    for depth in range(len(path), -1, -1):
+        if said := os.environ.get(_variable(path[:depth], "json")):
+            return said.lower() in ("1", "true", "t", "yes", "y", "on")
+    for file in files():
+        try:
+            tables = read_toml(file)
+            said = [_table(tables, path[:depth], file).get("json") for depth in range(len(path), -1, -1)]
+        except LlamaScaleError:
+            continue
+        for one in said:
+            if isinstance(one, bool):
+                return one
+    return False
 
 
 def show(ctx: click.Context) -> None:
@@ -101,16 +126,13 @@ def check_all(root: click.Context) -> None:
 
 def unknown_variables(root: click.Context) -> dict[str, str | None]:
     """The variables LLAMA_SCALE_* that nothing reads, each with the known name that is nearest."""
-    from llama_scale.config import nearest
-
-    known: set[str] = set()
-    for path, command in commands(root):
-        context = click.Context(
-            command, auto_envvar_prefix="_".join((PREFIX, *path)).upper().replace("-", "_")
-        )
-        known.update(name for option in command.params for name in variables(context, option))
-    strangers = sorted(name for name in os.environ if name.startswith(f"{PREFIX}_") and name not in known)
-    return {name: next(iter(nearest(name, known)), None) for name in strangers}
+    known = {
+        name
+        for path, command in commands(root)
+        for parameter in command.params
+        for name in variables(path, parameter)
+    }
+    return _strangers(PREFIX, {READ_ELSEWHERE, *known})
 
 
 def commands(
@@ -124,6 +146,40 @@ def commands(
         if command is not None:
             yield (*path, name), command
             yield from commands(click.Context(command, parent=ctx, info_name=name), (*path, name))
+
+
+def _variables_for(command: click.Command, path: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the environment says for the parameters of one command, and by which variables."""
+    found: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    known = {parameter: variables(path, parameter) for parameter in command.params}
+    for parameter, names in known.items():
+        variable = next((name for name in names if os.environ.get(name)), None)
+        if variable is not None and parameter.name:
+            several = getattr(parameter, "multiple", False) or parameter.nargs != 1
+            text = os.environ[variable]
+            found[parameter.name] = parameter.type.split_envvar_value(text) if several else text
+            origins[parameter.name] = variable
+    strangers = _strangers(
+        _variable(path, "").rstrip("_"), {name for names in known.values() for name in names}
+    )
+    for stranger, close in strangers.items():
+        meant = f"; did you mean {close}?" if close else ""
+        click.echo(f"warning: nothing reads the variable {stranger}{meant}", err=True)
+    return found, origins
+
+
+def _variable(path: Sequence[str], key: str) -> str:
+    return "_".join((PREFIX, *path, key)).upper().replace("-", "_")
+
+
+def _strangers(prefix: str, known: set[str]) -> dict[str, str | None]:
+    names = sorted(name for name in os.environ if name.startswith(f"{prefix}_") and name not in known)
+    if not names:
+        return {}
+    from llama_scale.config import nearest
+
+    return {name: next(iter(nearest(name, known)), None) for name in names}
 
 
 def _settings_for(

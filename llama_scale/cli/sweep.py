@@ -12,10 +12,17 @@ import click
 
 from llama_scale import quantities
 from llama_scale.cli.options import command as make_command
-from llama_scale.cli.options import completing, json_option, quiet_option, set_option, store_option
+from llama_scale.cli.options import (
+    completing,
+    json_option,
+    one_of,
+    quiet_option,
+    set_option,
+    shipped_recipes,
+    store_option,
+)
 from llama_scale.cli.output import current_output
 from llama_scale.errors import UnidentifiedError
-from llama_scale.sweeps import recipe_names
 
 if TYPE_CHECKING:
     from llama_scale.launch import Launcher, LaunchReport, PreparedSweep, Task
@@ -32,7 +39,7 @@ LOG_ROOM_BYTES = 65_536  # with less than this free, a disk is full
         "llama-scale sweep my-recipe.toml --store /scratch/runs --set seed=1",
     )
 )
-@click.argument("recipe", default="default", shell_complete=completing(recipe_names))
+@click.argument("recipe", default="default", shell_complete=completing(shipped_recipes))
 @click.option("--dry-run", is_flag=True, help="Show every run with its cost, train nothing, write nothing.")
 @click.option(
     "--workers",
@@ -44,7 +51,7 @@ LOG_ROOM_BYTES = 65_536  # with less than this free, a disk is full
 )
 @click.option(
     "--launcher",
-    type=click.Choice(["local", "slurm", "ray"]),
+    type=one_of(["local", "slurm", "ray"]),
     default="local",
     show_default=True,
     help="What starts the workers: this machine, sbatch, or a Ray cluster.",

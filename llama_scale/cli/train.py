@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from llama_scale.cli.options import (
     PathType,
     completing,
     json_option,
+    one_of,
     quiet_option,
     set_option,
     store_option,
@@ -25,9 +26,7 @@ from llama_scale.cli.options import (
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
 from llama_scale.cli.train_words import dry_run_json, dry_run_words, opening, result_json, result_words
-from llama_scale.config import read_toml
 from llama_scale.hardware import accelerator_names
-from llama_scale.single import FAMILY
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +35,12 @@ if TYPE_CHECKING:
     from llama_scale.single import SingleSpec
     from llama_scale.training.mirrors import MirrorName
     from llama_scale.training.world import World
+
+
+def _family() -> Iterable[str]:
+    from llama_scale.single import FAMILY
+
+    return FAMILY
 
 
 @make_command(
@@ -49,7 +54,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", required=False, type=PathType(dir_okay=False, path_type=Path))
 @click.option(
     "--model",
-    shell_complete=completing(lambda: FAMILY),
+    shell_complete=completing(_family),
     help="A name (llama-7b), a parameter count (10M) or layers by width (4x256).  [default: 1M]",
 )
 @click.option(
@@ -62,7 +67,7 @@ if TYPE_CHECKING:
 @click.option("--data", "source", help="`builtin`, or the path of text.  [default: builtin]")
 @click.option(
     "--schedule",
-    type=click.Choice(["wsd", "cosine", "linear", "constant"]),
+    type=one_of(["wsd", "cosine", "linear", "constant"]),
     help="How the learning rate falls.  [default: wsd]",
 )
 @click.option("--learning-rate", type=float, help="Peak rate.  [default: by rule]")
@@ -77,7 +82,7 @@ if TYPE_CHECKING:
     "--mirror",
     "mirror_names",
     multiple=True,
-    type=click.Choice(["tensorboard", "wandb"]),
+    type=one_of(["tensorboard", "wandb"]),
     help="Copy what is logged for this tool; wandb stays offline unless WANDB_MODE=online.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the run with its cost, train nothing, write nothing.")
@@ -95,6 +100,7 @@ def command(recipe: Path | None, dry_run: bool, device: str, store: Path, **opti
     other. Ctrl-C saves and stops; the same command goes on from there. Under torchrun the model is shared
     out among the processes (FSDP2), as one that does not fit into one of them needs.
     """
+    from llama_scale.config import read_toml
     from llama_scale.launch.single import prepare_run, read_single
     from llama_scale.training.kernels import check_precision
     from llama_scale.training.mirrors import check_mirrors

@@ -19,7 +19,6 @@ from llama_scale.files import check_new, parse_json, write_atomically
 from llama_scale.laws.evidence import check_evidence
 from llama_scale.laws.files_extras import (
     DECAYS,
-    REPEATED,
     checked_repetition,
     downstream_from_json,
     downstream_to_json,
@@ -28,7 +27,7 @@ from llama_scale.laws.files_extras import (
 )
 from llama_scale.laws.fits import ACCOUNTINGS, Fit, Range, Support
 from llama_scale.laws.forms import FORMS, ScalingLaw
-from llama_scale.laws.repeated import Repetition
+from llama_scale.laws.repeated import REPEATED, Repetition
 
 T = TypeVar("T", bound=str)
 
@@ -38,11 +37,11 @@ def fit_to_json(fit: Fit, *, draws: bool = True) -> dict[str, Any]:
     result: dict[str, Any] = {
         "schema": 1,
         "name": fit.name,
-        "form": fit.law.form if fit.repetition is None else REPEATED,
-        "parameters": constants_of(fit),
-        "parameter_convention": fit.convention,
+        "form": fit.form,
+        "parameters": fit.parameters,
+        "parameter_convention": fit.parameter_convention,
         "flops_accounting": fit.flops_accounting,
-        "exponent_a": float(fit.law.exponent_a),
+        "exponent_a": fit.exponent_a,
         **fit.evidence,
         "noise": fit.noise,
         "interval_factor": fit.interval_factor,
@@ -58,12 +57,6 @@ def fit_to_json(fit: Fit, *, draws: bool = True) -> dict[str, Any]:
     if draws and fit.repetition_draws is not None:
         result["repetition_draws"] = rounded_columns(asdict(fit.repetition_draws))
     return result
-
-
-def constants_of(fit: Fit) -> dict[str, float]:
-    """The constants of a fit's law by name, the two decays of repeated data among them where it has them."""
-    decays = asdict(fit.repetition) if fit.repetition else {}
-    return {name: float(value) for name, value in {**fit.law.constants, **decays}.items()}
 
 
 def write_fit(path: Path | str, fit: Fit, *, overwrite: bool = False) -> Path:
@@ -138,7 +131,7 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         source=str(content.get("source", "")),
         support=support_of(content.get("support") or {}),
         draws=draws,
-        draws_note=str(content.get("draws_note", "")),
+        draws_note=_draws_note(content),
         noise=noise,
         noise_draws=noise_draws,
         interval_factor=factor,
@@ -147,6 +140,16 @@ def _fit_from_json(content: Any, *, default_name: str) -> Fit:
         downstream=downstream_from_json(content.get("downstream")),
         evidence=_evidence({key: value for key, value in content.items() if key not in known}),
     )
+
+
+def _draws_note(content: Mapping[str, Any]) -> str:
+    """What the draws of a file are, or why it has none: `fit --json` prints all but them."""
+    note, selection = str(content.get("draws_note") or ""), content.get("selection")
+    if "draws" in content or "repetition_draws" in content:
+        return note
+    if isinstance(selection, Mapping) and selection.get("draws"):
+        return f"its draws are in {content.get('file') or 'the file that `fit` kept'}, not in what it printed"
+    return note or "its file holds no draws"
 
 
 def _evidence(found: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from llama_scale.laws.downstream import Downstream, Sigmoid
 from llama_scale.laws.forms import ScalingLaw
 from llama_scale.laws.repeated import Repetition
 
-REPEATED = "repeated"  # the form of a file whose law has a worth of repeated data
 DECAYS = tuple(f.name for f in fields(Repetition))
 CURVE = tuple(f.name for f in fields(Sigmoid))
 DRAW_DIGITS = 10  # significant digits of a draw in a file: losses keep 9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import asdict, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +14,7 @@ from llama_scale.errors import InputError, shown
 from llama_scale.frozen import frozen
 from llama_scale.laws.downstream import Downstream
 from llama_scale.laws.forms import Numbers, ScalingLaw
-from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition
+from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, REPEATED, RepeatedDataLaw, Repetition
 from llama_scale.laws.shipped import published_decays
 from llama_scale.laws.spread import DEFAULT_LEVEL, Range, central_range, check_level, normal_strata, tails
 from llama_scale.quantities import counted
@@ -71,6 +71,11 @@ class Optimum:
     level: float
 
 
+def _told(name: str) -> Any:
+    """A part of a fit's evidence as an attribute of the fit; None where nobody told it."""
+    return property(lambda fit: fit.evidence.get(name), doc=f"`{name}` of `fit --json`.")
+
+
 @frozen(eq=False)
 class Fit:
     """A law, how sure we are of it, and what it was fitted on: what the fitting stage hands to the planner.
@@ -80,7 +85,7 @@ class Fit:
     `noise_draws` the same for each draw. `interval_factor` widens predictive intervals where
     backtests showed them too narrow. `repetition` says what repeated data are worth, where that was
     fitted, with `repetition_draws` of it; `downstream` what a loss scores. `evidence` is the rest of
-    `fit --json`: objective, standard_errors, intervals, diagnostics, selection, backtest, provenance.
+    `fit --json`, whose promised parts are attributes of their own too.
     """
 
     name: str
@@ -98,6 +103,43 @@ class Fit:
     repetition_draws: Repetition | None = None
     downstream: Downstream | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    objective = _told("objective")
+    n_observations = _told("n_observations")
+    standard_errors = _told("standard_errors")
+    intervals = _told("intervals")
+    diagnostics = _told("diagnostics")
+    selection = _told("selection")
+    backtest = _told("backtest")
+    provenance = _told("provenance")
+    warnings = _told("warnings")
+
+    @property
+    def form(self) -> str:
+        """What the law is called: its form, or `repeated` with what repeated data are worth."""
+        return self.law.form if self.repetition is None else REPEATED
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The constants by name, the two decays of repeated data among them where it has them."""
+        decays = asdict(self.repetition) if self.repetition else {}
+        return {name: float(value) for name, value in {**self.law.constants, **decays}.items()}
+
+    @property
+    def parameter_convention(self) -> ParameterConvention:
+        """Which parameters N counts: `convention`, by its name in files."""
+        return self.convention
+
+    @property
+    def exponent_a(self) -> float:
+        """The exponent of the optimal N in C."""
+        return float(self.law.exponent_a)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `fit --json` prints, but for the name of the fit's file."""
+        from llama_scale.laws.files import fit_to_json
+
+        return fit_to_json(self, draws=False)
 
     @property
     def at_bound(self) -> tuple[str, ...]:

@@ -86,6 +86,12 @@ class ScalingLaw:
         parameters = np.exp(log_balance) * nd**self.exponent_a
         return Allocation(parameters, nd / parameters)
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
+    def optimal_tokens(self, parameters: ArrayLike) -> Numbers:
+        """Tokens of the split for which N parameters are the best: alpha A N^-alpha = beta B D^-beta."""
+        gain = self.alpha * self.A * np.asarray(parameters, float) ** -self.alpha
+        return (gain / (self.beta * self.B)) ** (-1 / self.beta)
+
     def cheapest(self, loss: ArrayLike) -> Allocation:
         """The split of least 6ND that reaches `loss`; nan where no model does.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.files import at_home
+from llama_scale.hardware import name_key
 from llama_scale.laws.files import checked_law, one_of, read_fit, support_of
 from llama_scale.laws.fits import Fit
 from llama_scale.laws.shipped import DATA, columns_of
@@ -25,6 +27,16 @@ def _library() -> dict[str, dict[str, Any]]:
 def published_names() -> tuple[str, ...]:
     """Names of the published laws, the default one first."""
     return tuple(sorted(_library(), key=lambda name: (name != DEFAULT_LAW, name)))
+
+
+@cache
+def _by_key() -> dict[str, str]:
+    """Published laws by every name that is as good as theirs, as it is compared."""
+    return {
+        name_key(word): name
+        for name, entry in _library().items()
+        for word in (name, *entry.get("aliases", ()))
+    }
 
 
 @cache
@@ -82,7 +94,7 @@ def parse_law_line(text: str) -> Fit:
 def _constants(text: str) -> dict[str, str]:
     """What each name is set to; ValueError for a part that sets nothing, and for a name set twice."""
     found: dict[str, str] = {}
-    for part in filter(None, text.replace(" ", "").split(",")):
+    for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*=\s*", "=", text))):
         name, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"{part!r} is no constant")
@@ -95,6 +107,7 @@ def _constants(text: str) -> dict[str, str]:
 def resolve_law(text: str) -> Fit:
     """The law that a user names: a published one, a fit's file, or constants on the line.
 
+    Published names are compared as those of accelerators and models are: `Besiroglu 2024` will do.
     Raises InputError naming the nearest published laws.
     """
     if text in _library():
@@ -106,6 +119,8 @@ def resolve_law(text: str) -> Fit:
         return read_fit(path)
     if "=" in text:
         return parse_law_line(text)
+    if name := _by_key().get(name_key(text)):
+        return published(name)
     if path.exists():
         return read_fit(path)  # a folder: it says so
     if path.suffix == ".json" or len(path.parts) > 1:

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from llama_scale.frozen import frozen
 from llama_scale.laws.forms import Allocation, Gradient, Numbers, ScalingLaw
 
+REPEATED = "repeated"  # the form of a fit whose law has a worth of repeated data
+
 BISECTIONS = 60  # of a bracket in log N: 1e-17 of it is left
 
 

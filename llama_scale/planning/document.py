@@ -47,7 +47,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "saving": plan.saving._asdict(),
         "flatness": [near._asdict() for near in plan.flatness],
         "intervals": _intervals(plan),
-        "intervals_note": MEANING if plan.intervals else plan.request.fit.draws_note,
+        "intervals_note": MEANING if plan.intervals else plan.why_no_intervals,
         "best_on_average": plan.best_on_average and plan.best_on_average._asdict(),
         "objective": _objective(plan),
         "law": _law(plan),

@@ -127,8 +127,8 @@ class Words:
         return value
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
-        """One of a few words."""
-        value = str(self.given.get(name, default))
+        """One of a few words, in capitals or not."""
+        value = str(self.given.get(name, default)).lower()
         if value not in choices:
             hint = f"choose from {', '.join(choices)}"
             raise InputError(f"{option(name)} '{value}' is unknown", hint=hint)

@@ -196,8 +196,7 @@ def _split(plan: Plan) -> str:
 
 def _about_certainty(plan: Plan) -> Iterator[Reason]:
     if plan.intervals is None:
-        note = plan.request.fit.draws_note or "no model reaches the target under any draw of the law"
-        yield Reason("interval", f"none: {note}")
+        yield Reason("interval", f"none: {plan.why_no_intervals}")
     else:
         yield _interval(plan, plan.intervals)
     if plan.other_laws and any(factor != 1 for factor in plan.extrapolation.values()):

@@ -39,7 +39,7 @@ from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty, Quantis
 from llama_scale.planning.reading import Words
 from llama_scale.planning.serving import RooflineServing, largest_servable
 from llama_scale.planning.supply import read_supply
-from llama_scale.quantities import Quantity, counted, format_quantity, parse_budget
+from llama_scale.quantities import Quantity, counted, format_count, format_quantity, parse_budget, parse_count
 
 if TYPE_CHECKING:
     from llama_scale.planning.references import ReferenceModel
@@ -251,7 +251,7 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
         budget=budget,
         target_loss=words.loss("target_loss"),
         target_score=_score(words, fit),
-        match=_match(given.get("match")),
+        match=_match(given.get("match"), fit),
         deadline=deadline,
         accelerators=accelerators,
         max_parameters=words.optional_number("max_parameters", low=SMALLEST_NAMED, high=LARGEST_MODEL),
@@ -346,13 +346,19 @@ def _score(words: Words, fit: Fit) -> float | None:
     return score
 
 
-def _match(named: Any) -> ReferenceModel | None:
-    """The model to match: a published one, or a user's own by its TOML."""
+def _match(named: Any, fit: Fit) -> ReferenceModel | None:
+    """The model to match: a published one, a user's own by its TOML, or of a size the law's optimum."""
     if named is None:
         return None
-    from llama_scale.planning.references import find_model
+    from llama_scale.planning.references import ModelFile, find_model
 
-    return find_model(str(named))
+    try:
+        size = parse_count(str(named))
+    except InputError:
+        return find_model(str(named))
+    name = f"a compute-optimal {format_count(size)}"
+    model = ModelFile(tokens=1e9, parameters=size, name=name, source=f"the law {fit.name}").model(name)
+    return replace(model, tokens=float(fit.law.optimal_tokens(model.count(fit.convention))))
 
 
 def _law(named: Any) -> tuple[Fit, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_scale.architecture import ModelConfig
@@ -17,6 +18,7 @@ from llama_scale.quantities import Quantity
 if TYPE_CHECKING:
     from llama_scale.costs.serving import Fleet, Throughput
     from llama_scale.costs.training import TrainingReport
+    from llama_scale.laws import Fit
     from llama_scale.laws.downstream import ScorePrediction
     from llama_scale.planning.family import Neighbour
     from llama_scale.planning.offer import Offer
@@ -37,6 +39,13 @@ class PlannedModel:
     loss_nats: float
     lifetime: Lifetime
     throughput: Throughput | None = None
+
+    train_flops = property(attrgetter("lifetime.train_flops"))
+    serve_flops = property(attrgetter("lifetime.serve_flops"))
+    total_flops = property(attrgetter("lifetime.total_flops"))
+    train_usd = property(attrgetter("lifetime.train_usd"))
+    serve_usd = property(attrgetter("lifetime.serve_usd"))
+    total_usd = property(attrgetter("lifetime.total_usd"))
 
     @property
     def tokens_per_parameter(self) -> float:
@@ -207,6 +216,18 @@ class Plan:
     kv_choice: KvChoice | None = None
     sensitivity: tuple[Sensitivity, ...] = ()
     offer: Offer | None = None
+
+    @property
+    def law(self) -> Fit:
+        """The law that it rests on, with its draws."""
+        return self.request.fit
+
+    @property
+    def why_no_intervals(self) -> str:
+        """Why `intervals` is None, where it is: the law has no draws, or none of them reaches the target."""
+        if self.request.draws(1) is None:
+            return self.request.fit.draws_note or "the law has no draws"
+        return "no model reaches the target under any draw of the law"
 
     @property
     def sentence(self) -> str:

@@ -331,7 +331,7 @@ def at_loss(request: Request, loss: float, decimals: int = 3) -> Way:
     if request.target_score is not None and downstream is not None:
         score = f"{math.floor(float(downstream.score(loss)) * 1000) / 1000:.3f}"
         return Way({"target_score": score}, f"--target-score {score}")
-    rather = f" instead of --match {request.match.name}" if request.match is not None else ""
+    rather = f" instead of --match {request.given['match']}" if request.match is not None else ""
     asked = math.ceil(loss * 10**decimals) / 10**decimals
     return Way({"target_loss": asked, "match": None}, f"--target-loss {asked}{rather}")
 

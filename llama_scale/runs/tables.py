@@ -18,15 +18,15 @@ from llama_scale.runs.records import RunRecord, load_records, write_records
 
 FORMATS = (".json", ".csv", ".parquet")
 COUNTS = ("total", "non_embedding", "matmul")
-# One column more than a record has fields: counts lie side by side, and `parameters` is the one that
-# laws of our own runs are fitted on.
+# What every table of runs begins with. `parameters` is the count that laws of our own runs are fitted on,
+# of those that lie side by side behind; `loss` is a record's `loss_nats`.
+FIRST = ("run", "parameters", "tokens", "loss", "train_flops")
 COLUMNS = (
-    "run",
-    "parameters",
+    *FIRST,
     *(f"parameters_{count}" for count in COUNTS),
-    *(field.name for field in fields(RunRecord) if field.name not in ("run", "parameters")),
+    *(field.name for field in fields(RunRecord) if field.name not in (*FIRST, "loss_nats")),
 )
-MAY_BE_EMPTY = ("budget_flops", "loss_nats", "bits_per_byte", "unique_tokens")
+MAY_BE_EMPTY = ("budget_flops", "loss", "bits_per_byte", "unique_tokens")
 LATER = ("unique_tokens",)  # columns that tables of earlier versions lack
 FITTED_COUNT = "matmul"
 
@@ -96,12 +96,14 @@ def _row(record: RunRecord) -> dict[str, Any]:
     values = asdict(record)
     counts = values.pop("parameters")
     counted = {f"parameters_{count}": counts[count] for count in COUNTS}
-    whole = {**values, **counted, "parameters": counts[FITTED_COUNT]}
+    whole = {**values, **counted, "parameters": counts[FITTED_COUNT], "loss": values["loss_nats"]}
     return {name: whole[name] for name in COLUMNS}
 
 
 def _record(row: dict[str, Any], place: str) -> RunRecord:
     row = dict.fromkeys(LATER) | row
+    if "loss_nats" in row:  # as tables of earlier versions have it
+        row.setdefault("loss", row["loss_nats"])
     missing = [name for name in COLUMNS if name not in row]
     if missing:
         raise InputError(
@@ -109,6 +111,7 @@ def _record(row: dict[str, Any], place: str) -> RunRecord:
             hint="only whole records are imported; `llama-scale fit` reads any other table of runs",
         )
     values = {name: row[name] for name in COLUMNS if not name.startswith("parameters")}
+    values["loss_nats"] = values.pop("loss")
     counts = {count: row[f"parameters_{count}"] for count in COUNTS}
     if str(row["parameters"]) != str(counts[FITTED_COUNT]):
         raise InputError(
@@ -134,7 +137,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
 def _value(name: str, cell: str) -> Any:
     if name == "schedule_complete":
         return {"true": True, "false": False}.get(cell.lower(), cell)
-    return None if cell == "" and name in MAY_BE_EMPTY else cell
+    return None if cell == "" and name in (*MAY_BE_EMPTY, "loss_nats") else cell
 
 
 def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
