@@ -46,13 +46,10 @@ def training_mfu(
     return Default(value, f"{stands_in}{rates}, {entry['source']}", entry["date"])
 
 
-def mfu_spread(
-    accelerator: Accelerator, parameters: float | None = None, *, precision: Precision = "bf16"
-) -> tuple[float, float, str] | None:
+def mfu_spread(accelerator: Accelerator, precision: Precision) -> tuple[float, float, str] | None:
     """The lowest and highest published steady MFU on 6ND, and their source; None unless two are known."""
     entry = _entry("mfu", accelerator.name, precision)
-    size = USUAL_SIZE if parameters is None else parameters
-    rows = [row for row in entry["sizes"] if row["from_parameters"] <= size] if entry else []
+    rows = [row for row in entry["sizes"] if row["from_parameters"] <= USUAL_SIZE] if entry else []
     if not entry or not rows or rows[-1]["low"] == rows[-1]["high"]:
         return None
     return rows[-1]["low"], rows[-1]["high"], f"steady rates, {entry['source']}, {entry['date']}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.costs.economics import Default, Rental
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts, why_none_fits
-from llama_scale.costs.memory import STATES, StatePrecision, recompute_overhead
+from llama_scale.costs.memory import recompute_overhead
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
@@ -133,13 +133,6 @@ def gpu_hours(train_flops: Hours, rental: Rental, mfu: float, goodput: float = 1
     return train_flops / (rental.peak_flops_per_hour * mfu * goodput)
 
 
-def most_train_flops(
-    rental: Rental, mfu: float, goodput: float, accelerators: float, seconds: float
-) -> float:
-    """Useful FLOPs that so many accelerators do in that time: the limit that a deadline sets."""
-    return accelerators * seconds * rental.peak_flops_per_hour / 3600 * mfu * goodput
-
-
 def energy_mwh(gpu_hours: float, accelerator: Accelerator, pue: float = DEFAULT_PUE.value) -> float | None:
     """MWh at the board's power limit x PUE (LLaMA, arXiv 2302.13971, section 6); None where it is unknown."""
     watts = accelerator.power_watts
@@ -162,7 +155,6 @@ def training_report(
     batch_tokens: float | None = None,
     train_flops: float | None = None,
     recompute: Recompute | None = None,
-    states: StatePrecision = "mixed",
     pue: float = DEFAULT_PUE.value,
     kg_co2_per_kwh: float = DEFAULT_CARBON.value,
 ) -> TrainingReport:
@@ -191,7 +183,6 @@ def training_report(
         peak_flops_per_second=rental.peak_flops_per_hour / 3600,
         batch_tokens=batch,
         mfu=mfu,
-        states=STATES[states],
         recompute=recompute,
     )
     found = () if accelerators is None else layouts(work, accelerators)
