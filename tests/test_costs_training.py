@@ -27,8 +27,8 @@ from llama_scale.costs.memory import (
     layer_activation_bytes,
     memory_per_accelerator,
     recompute_overhead,
-    usable_bytes,
 )
+from llama_scale.costs.roofline import usable_bytes
 from llama_scale.costs.training import (
     co2_tonnes,
     energy_mwh,
@@ -225,7 +225,7 @@ def test_layouts_are_what_they_say(shape: ModelConfig, count: int) -> None:
         sequences = layout.micro_batch * spread.replicas * layout.micro_steps
         assert layout.batch_tokens == sequences * shape.context
         assert abs(layout.batch_tokens / 2**22 - 1) <= 0.1
-        assert layout.memory.total_bytes <= layout.memory.usable_bytes == usable_bytes(A100.accelerator)
+        assert layout.memory.total_bytes <= layout.memory.usable_bytes == usable_bytes(80 * 2**30)
         assert layout.memory == memory_per_accelerator(
             shape,
             spread,

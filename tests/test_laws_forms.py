@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llama_scale.errors import InputError
 from llama_scale.laws import (
     FORMS,
     FormName,
     ScalingLaw,
     parse_law_line,
     published,
-    published_allocation,
-    published_allocations,
     published_names,
 )
 
@@ -103,31 +100,3 @@ def test_constants_on_the_line_take_every_form() -> None:
     for law in LAWS.values():
         line = ",".join(f"{name}={value}" for name, value in law.constants.items())
         assert parse_law_line(line).law == law
-
-
-# Hoffmann et al. 2022, table 3: parameters, FLOPs, tokens
-TABLE_3 = [
-    (400e6, 1.92e19, 8.0e9),
-    (1e9, 1.21e20, 20.2e9),
-    (10e9, 1.23e22, 205.1e9),
-    (67e9, 5.76e23, 1.5e12),
-    (175e9, 3.85e24, 3.7e12),
-    (280e9, 9.90e24, 5.9e12),
-    (520e9, 3.43e25, 11.0e12),
-    (1e12, 1.27e26, 21.2e12),
-]
-
-
-@pytest.mark.parametrize(("parameters", "flops", "tokens"), TABLE_3)
-def test_approach_1_gives_hoffmanns_table_3(parameters: float, flops: float, tokens: float) -> None:
-    best = published_allocation("hoffmann-2022-approach-1").compute_optimum(flops)
-    assert best.parameters == pytest.approx(parameters, rel=0.05)
-    assert best.tokens == pytest.approx(tokens, rel=0.06)  # 1.5T is rounded: the row's C / 6N is 1.43T
-
-
-def test_deepseeks_two_lines_are_one_allocation() -> None:
-    best = published_allocation("deepseek-2024").compute_optimum([1e20, 1e24])
-    assert best.tokens == pytest.approx(5.8316 * np.array([1e20, 1e24]) ** 0.4757, rel=1e-3)
-    with pytest.raises(InputError, match="no published allocation"):
-        published_allocation("deepsek")
-    assert len(published_allocations()) == 2

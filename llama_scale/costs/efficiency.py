@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from llama_scale.costs.economics import Default
+from llama_scale.files import shipped_tables
 from llama_scale.hardware import Accelerator, Precision
 from llama_scale.laws import FlopsAccounting
 from llama_scale.quantities import format_fraction
 
 STAND_IN = "H100-SXM"  # for accelerators of which nothing was published
 USUAL_SIZE = 5e9  # parameters: where no size is given
-_FILE = Path(__file__).parent.parent / "data" / "training.toml"
 
 
 def training_mfu(
@@ -77,6 +76,4 @@ def _entry(table: str, name: str, precision: str | None = None) -> Mapping[str, 
 
 @cache
 def _tables() -> Mapping[str, Any]:
-    import tomllib
-
-    return tomllib.loads(_FILE.read_text(encoding="utf-8"))
+    return shipped_tables("training.toml")

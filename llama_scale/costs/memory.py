@@ -9,6 +9,7 @@ Symbols: d width, q = heads x head size, k = KV heads x head size, f hidden, s c
 from __future__ import annotations
 
 from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.costs.roofline import usable_bytes
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
 
@@ -17,8 +18,6 @@ WEIGHT_BYTES, GRADIENT_BYTES, OPTIMIZER_BYTES = 2, 4, 12
 ACTIVATION_BYTES = 2  # bf16
 LOGIT_BYTES = 10  # bf16 logits, their fp32 log-probabilities and the fp32 gradient, all at once at the peak
 GATHERED_LAYERS = 2  # the layer at work and the next one, fetched ahead
-FRAGMENTATION = 0.08  # share of memory lost to the allocator: as for serving
-RESERVED_BYTES = 3e9  # context of the driver, communication buffers, workspaces: as for serving
 
 
 @frozen
@@ -63,11 +62,6 @@ class Memory:
     def fits(self) -> bool:
         """Whether it does."""
         return self.total_bytes <= self.usable_bytes
-
-
-def usable_bytes(accelerator: Accelerator) -> float:
-    """Memory that training may plan with: 92 % of what software sees, less 3 GB."""
-    return (1 - FRAGMENTATION) * accelerator.memory_bytes - RESERVED_BYTES
 
 
 def layer_weights(shape: ModelConfig) -> int:
@@ -135,7 +129,7 @@ def memory_per_accelerator(
         gathered_bytes=gathered if sharded else 0.0,
         activations_bytes=first,
         logits_bytes=logits,
-        usable_bytes=usable_bytes(accelerator),
+        usable_bytes=float(usable_bytes(accelerator.memory_bytes)),
     )
 
 

@@ -5,7 +5,6 @@ scores, `fits` is a law with its uncertainty, `files` a Fit on disk, `library` t
 ways in which a user names one.
 """
 
-from llama_scale.laws.allocations import PowerAllocation, published_allocation, published_allocations
 from llama_scale.laws.downstream import Downstream, ScorePrediction, Sigmoid
 from llama_scale.laws.files import fit_to_json, is_fit, read_fit, write_fit
 from llama_scale.laws.fits import (
@@ -43,7 +42,6 @@ __all__ = [
     "Gradient",
     "Numbers",
     "Optimum",
-    "PowerAllocation",
     "Prediction",
     "Range",
     "RepeatedDataLaw",
@@ -59,8 +57,6 @@ __all__ = [
     "median",
     "parse_law_line",
     "published",
-    "published_allocation",
-    "published_allocations",
     "published_decays",
     "published_names",
     "read_fit",
