@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from llama_scale.cli.plan import command, entry, wrapped
+from llama_scale.cli.output import entry, wrapped
+from llama_scale.cli.plan import command
 from llama_scale.laws import ScalingLaw, published, write_fit
 
 MODEL_KEYS = {

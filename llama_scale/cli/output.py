@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NARROWEST = 80
+WIDTH = 78  # of prose
+MARGIN = 11  # of the headings beside it
 LONG_JSON = 100_000  # characters
 LONG_TABLE = 300  # rows
 PROSE = 24  # cells longer than this are prose, and fold first where a table is too wide
@@ -144,6 +146,29 @@ def _layout(widths: list[int]) -> tuple[int, list[bool]]:
     gap = 2 if needed + 2 * len(widths) <= width() else 1
     fits = needed + gap * len(widths) <= width()
     return gap, [fits and breadth <= PROSE for breadth in widths]
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """Text in lines that fit, all of them indented alike."""
+    from textwrap import fill
+
+    margin = " " * indent
+    return fill(
+        text,
+        WIDTH,
+        initial_indent=margin,
+        subsequent_indent=margin,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def entry(heading: str, text: str, indent: int = MARGIN) -> str:
+    """Text under a heading that stands in the margin."""
+    whole = "\n".join(wrapped(line, indent) for line in text.split("\n"))
+    if len(heading) < indent:
+        return heading.ljust(indent) + whole[indent:]
+    return f"{heading}\n{whole}"
 
 
 def console(*, stderr: bool = False) -> Console:

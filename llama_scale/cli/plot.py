@@ -159,12 +159,12 @@ def draw_residuals(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     return plots.residuals(fit, runs), facts
 
 
-def _law(kind: str, sources: tuple[str, ...], figure: str) -> Drawn:
+def _law(kind: str, sources: tuple[str, ...]) -> Drawn:
     from llama_scale import plots
     from llama_scale.cli.plot_sources import law_of
 
     fit = law_of(sources, kind)
-    return getattr(plots, figure)(fit), {"law": fit.name}
+    return getattr(plots, kind)(fit), {"law": fit.name}
 
 
 @_kind(
@@ -178,25 +178,25 @@ def draw_optima(sources: tuple[str, ...]) -> Drawn:
 
     SOURCE may be a published law too.
     """
-    return _law("optima", sources, "optima")
+    return _law("optima", sources)
 
 
 @_kind("choice", "Which form of law predicts best?", OF_RUNS)
 @SOURCES
 def draw_choice(sources: tuple[str, ...]) -> Drawn:
     """Every candidate's error in predicting farther runs from nearer ones, and how much it is heard."""
-    return _law("choice", sources, "choice")
+    return _law("choice", sources)
 
 
 @_kind("backtest", "How well would this have worked on the farthest runs?", OF_RUNS)
 @SOURCES
 def draw_backtest(sources: tuple[str, ...]) -> Drawn:
     """Laws of the nearer four fifths of the runs judged on the farthest fifth (made by `fit --backtest`)."""
-    return _law("backtest", sources, "backtest")
+    return _law("backtest", sources)
 
 
-def _planned(words: dict[str, Any], figure: str, curve: str | None = None) -> Drawn:
-    """Plans, computes the curve, draws."""
+def _planned(words: dict[str, Any], figure: str, *, of_curve: bool = True) -> Drawn:
+    """Plans, computes the curve of the figure's name where it shows one, draws."""
     from llama_scale import plots
     from llama_scale.planning import curves, plan
     from llama_scale.planning.again import command as again
@@ -204,9 +204,9 @@ def _planned(words: dict[str, Any], figure: str, curve: str | None = None) -> Dr
     answer = plan(**words)
     drawn: Any = getattr(plots, figure)
     told = {"answer": answer.sentence, "again": again(answer)}
-    if curve is None:
+    if not of_curve:
         return drawn(answer), told
-    return drawn(getattr(curves, curve)(answer), convention=answer.request.fit.convention), told
+    return drawn(getattr(curves, figure)(answer), convention=answer.request.fit.convention), told
 
 
 @_kind(
@@ -219,7 +219,7 @@ def draw_cost(**words: Any) -> Drawn:
     """Lifetime cost against size at equal loss, training and serving stacked, the sizes within 1 % and 5 % of
     the least, the chosen and the compute-optimal model.
     """
-    return _planned(words, "cost_by_size", "cost_by_size")
+    return _planned(words, "cost_by_size")
 
 
 @_kind(
@@ -230,7 +230,7 @@ def draw_cost(**words: Any) -> Drawn:
 @plan_options
 def draw_loss(**words: Any) -> Drawn:
     """Loss against size at equal total cost of training and serving."""
-    return _planned(words, "loss_by_size", "loss_by_size")
+    return _planned(words, "loss_by_size")
 
 
 @_kind(
@@ -241,7 +241,7 @@ def draw_loss(**words: Any) -> Drawn:
 @plan_options
 def draw_demand(**words: Any) -> Drawn:
     """Best size and tokens per parameter against served tokens, the planned demand marked."""
-    return _planned(words, "best_by_demand", "best_by_demand")
+    return _planned(words, "best_by_demand")
 
 
 @_kind(
@@ -255,7 +255,7 @@ def draw_demand(**words: Any) -> Drawn:
 @plan_options
 def draw_break_even(**words: Any) -> Drawn:
     """Cumulative cost of the chosen and of the compute-optimal model of its loss, and where they are even."""
-    return _planned(words, "cost_over_time", "cost_over_time")
+    return _planned(words, "cost_over_time")
 
 
 @_kind(
@@ -266,7 +266,7 @@ def draw_break_even(**words: Any) -> Drawn:
 @plan_options
 def draw_sensitivity(**words: Any) -> Drawn:
     """The tornado: every input at its low and its high, by the dollars between them."""
-    return _planned(words, "sensitivity")
+    return _planned(words, "sensitivity", of_curve=False)
 
 
 def _compared(models: tuple[str, ...], words: dict[str, Any], figure: str) -> Drawn:

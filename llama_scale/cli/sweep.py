@@ -12,7 +12,14 @@ import click
 
 from llama_scale import quantities
 from llama_scale.cli.options import command as make_command
-from llama_scale.cli.options import completing, json_option, quiet_option, set_option, store_option
+from llama_scale.cli.options import (
+    completing,
+    device_option,
+    json_option,
+    quiet_option,
+    set_option,
+    store_option,
+)
 from llama_scale.cli.output import current_output
 from llama_scale.errors import UnidentifiedError
 from llama_scale.sweeps import recipe_names
@@ -39,9 +46,7 @@ LOG_ROOM_BYTES = 65_536  # with less than this free, a disk is full
     type=click.IntRange(min=1),
     help="Runs trained side by side.  [default: one per core; on cards as many as fit into their memory]",
 )
-@click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
-)
+@device_option
 @click.option(
     "--launcher",
     type=click.Choice(["local", "slurm", "ray"]),

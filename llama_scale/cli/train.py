@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama_scale.cli.options import COUNT, completing, json_option, quiet_option, set_option, store_option
+from llama_scale.cli.options import (
+    COUNT,
+    completing,
+    device_option,
+    json_option,
+    quiet_option,
+    set_option,
+    store_option,
+)
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
 from llama_scale.cli.train_words import dry_run_json, dry_run_words, opening, result_json, result_words
@@ -73,9 +81,7 @@ if TYPE_CHECKING:
     help="Copy what is logged for this tool; wandb stays offline unless WANDB_MODE=online.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the run with its cost, train nothing, write nothing.")
-@click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
-)
+@device_option
 @store_option
 @set_option
 @json_option
