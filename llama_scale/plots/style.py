@@ -133,31 +133,19 @@ def scientific(value: float) -> str:
 
 def cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
     """An axis of costs, its label with the unit: FLOPs by one power of ten for all ticks."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    name = f"{what} "
-    if unit == "usd":
-        axis.set_major_formatter(FuncFormatter(lambda value, _: _dollars(value)))
-        name += "(US dollars)"
-    elif unit == "gpu_hours":
-        axis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value)))
-        name += "(GPU-hours)"
-    else:
-        low, high = _limits(axes, which)
-        power = math.floor(math.log10(max(abs(low), abs(high))))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0**power:g}"))
-        name += f"({scientific(10.0**power)} FLOPs)"
-    (axes.set_xlabel if which == "x" else axes.set_ylabel)(name)
-
-
-def log_cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
-    """A logarithmic axis of costs."""
-    (axes.set_xlabel if which == "x" else axes.set_ylabel)(
-        f"{what} ({ {'usd': 'US dollars', 'gpu_hours': 'GPU-hours', 'flops': 'FLOPs'}[unit] })"
-    )
     if unit == "flops":
-        flops_axis(axes, which)
+        power = math.floor(math.log10(max(map(abs, _limits(axes, which)))))
+        name, form = f"{scientific(10.0**power)} FLOPs", lambda value: f"{value / 10.0**power:g}"
     else:
-        _logarithmic(axes, which, _dollars if unit == "usd" else format_count)
+        name, form = {"usd": ("US dollars", _dollars), "gpu_hours": ("GPU-hours", format_count)}[unit]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    axis.set_label_text(f"{what} ({name})")
+
+
+def log_dollar_axis(axes: Axes, which: Which) -> None:
+    """A logarithmic axis of dollars."""
+    _logarithmic(axes, which, _dollars)
 
 
 def _dollars(value: float) -> str:
