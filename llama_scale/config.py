@@ -6,7 +6,7 @@ import copy
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from functools import cache
@@ -443,7 +443,8 @@ def _problems(error: BaseException, place: _Place) -> Iterator[_Problem]:
     elif isinstance(error, ForbiddenExtraKeysError):
         known = [f.name for f in fields(error.cl)]
         for key in sorted(error.extra_fields):
-            yield _unknown_key(".".join((*place.keys, key)), key, known)
+            unknown = unknown_key(".".join((*place.keys, key)), key, known)
+            yield _Problem(what=unknown.message, hint=unknown.hint)
     elif isinstance(error, KeyError) and place.keys and error.args == (place.keys[-1],):
         yield _Problem(what=f"{name} is missing", hint=f"add {place.keys[-1]} = ...")
     elif isinstance(error, LlamaScaleError):
@@ -462,10 +463,11 @@ def _narrowed(place: _Place, error: BaseException) -> _Place:
     return place
 
 
-def _unknown_key(path: str, key: str, known: list[str]) -> _Problem:
+def unknown_key(path: str, key: str, known: Sequence[str]) -> InputError:
+    """The error for a key that nothing reads: `path` says where it stands, the hint which was meant."""
     close = nearest(key, known)
     hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
-    return _Problem(what=f"{path} is not a known key", hint=hint)
+    return InputError(f"{path} is not a known key", hint=hint)
 
 
 def _explained(error: BaseException, place: _Place) -> tuple[str, str | None]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.costs.economics import Default, Rental
@@ -25,7 +22,6 @@ from llama_scale.quantities import (
 )
 
 Row = tuple[str, str, str, str]  # name, formula, numbers put in, source
-Hours = TypeVar("Hours", float, NDArray[np.float64])
 
 DEFAULT_PUE = Default(
     1.1, "power usage effectiveness that LLaMA assumes (arXiv 2302.13971, section 6)", "2023"
@@ -128,8 +124,8 @@ class TrainingReport:
             yield from _layout_formulas(self, self.layout)
 
 
-def gpu_hours(train_flops: Hours, rental: Rental, mfu: float, goodput: float = 1.0) -> Hours:
-    """Accelerator-hours of so many useful FLOPs (a number or an array): FLOPs / (peak x MFU x goodput)."""
+def gpu_hours(train_flops: float, rental: Rental, mfu: float, goodput: float = 1.0) -> float:
+    """Accelerator-hours of so many useful FLOPs: FLOPs / (peak x MFU x goodput)."""
     return train_flops / (rental.peak_flops_per_hour * mfu * goodput)
 
 
