@@ -147,6 +147,9 @@ store_option = click.option(
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
 )
+where_option = click.option(
+    "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
+)
 set_option = click.option(  # a tuple for config.apply_overrides
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one field of the TOML, as a.b=c."
 )

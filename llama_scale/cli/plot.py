@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import compare
-from llama_scale.cli.options import Group, json_option, quiet_option
+from llama_scale.cli.options import Group, json_option, quiet_option, where_option
 from llama_scale.cli.plan_options import plan_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Drawn = tuple["Figure", dict[str, Any]]  # a figure, and what --json says of its source
-WHERE = click.option(
-    "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
-)
 SOURCES = click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 OF_RUNS = ("{}", "{} runs.csv -o {}.svg", "{} runs/fits/default.json -o {}.pdf --force")
 
@@ -106,7 +103,7 @@ def draw_curves(sources: tuple[str, ...]) -> Drawn:
 
 @_kind("isoflop", "Which size is best at each compute budget?", OF_RUNS)
 @SOURCES
-@WHERE
+@where_option
 def draw_isoflop(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Loss against size at each budget, the fitted minima and, where a law is kept, the runs held out."""
     from llama_scale import plots
@@ -117,7 +114,7 @@ def draw_isoflop(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 @_kind("envelope", "Which size is best as compute grows?", OF_RUNS)
 @SOURCES
-@WHERE
+@where_option
 def draw_envelope(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Losses of each size against FLOPs, their lower edge, and the best size along it (Approach 1)."""
     from llama_scale import plots
@@ -128,7 +125,7 @@ def draw_envelope(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 @_kind("contours", "What does the law say between and beyond the runs?", OF_RUNS)
 @SOURCES
-@WHERE
+@where_option
 def draw_contours(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Lines of equal loss over budgets and sizes, the runs, and the efficient frontier with its band."""
     from llama_scale import plots
@@ -139,7 +136,7 @@ def draw_contours(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 @_kind("predictions", "Does the law predict the runs, and those that it never saw?", OF_RUNS)
 @SOURCES
-@WHERE
+@where_option
 def draw_predictions(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Predicted against measured loss; runs held out are marked, with their intervals."""
     from llama_scale import plots
@@ -150,7 +147,7 @@ def draw_predictions(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 @_kind("residuals", "Is anything left in the errors of the law?", OF_RUNS)
 @SOURCES
-@WHERE
+@where_option
 def draw_residuals(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Relative errors against compute and tokens per parameter, beside the noise of a run."""
     from llama_scale import plots

@@ -19,10 +19,10 @@ from llama_scale.costs.memory import (
     memory_per_accelerator,
     recompute_overhead,
 )
+from llama_scale.costs.serving import NODE
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
 
-NODE = 8  # accelerators with fast links among them; tensor parallelism stays within
 NETWORK_BYTES_PER_SECOND = 50e9  # across nodes: 400 Gb/s a chip (Llama 3, arXiv 2407.21783, section 3.3.1)
 PCIE_BYTES_PER_SECOND = 32e9  # where no faster link is known
 BATCH_TOLERANCE = 0.1  # a batch may be that much off, to be whole micro-batches on every replica
