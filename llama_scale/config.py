@@ -27,6 +27,7 @@ T = TypeVar("T")
 _Hook = Callable[[Any, Any], Any]  # of a raw value and the type expected
 _ADDED = "added"  # in a field's metadata
 MOST_RECALLED = 1_000  # tables of each type
+LONGEST_SHOWN = 40  # characters of a value in an error
 
 _PARSERS: dict[str, Callable[[str], float]] = {
     "flops": quantities.parse_flops,
@@ -106,12 +107,12 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict
     return changed
 
 
-def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """The names in `known` that `word` may have been meant to be, closest first."""
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The name in `known` that `word` was most likely meant to be, if there is one like it."""
     from difflib import get_close_matches
 
     by_lower = {name.lower(): name for name in known}
-    return [by_lower[name] for name in get_close_matches(word.lower(), by_lower, n=count)]
+    return [by_lower[name] for name in get_close_matches(word.lower(), by_lower, n=1)]
 
 
 def plain(value: Any) -> Any:
@@ -481,12 +482,12 @@ def _explained(error: BaseException, place: _Place) -> tuple[str, str | None]:
     return f"expected one of {', '.join(choices)}", f"did you mean {close[0]!r}?" if close else None
 
 
-def _shown(value: Any, width: int = 40) -> str:
+def _shown(value: Any) -> str:
     try:
         text = json.dumps(plain(value), default=str)
     except (RecursionError, ValueError):  # nested too deep, or of more digits than Python writes
         return f"a {type(value).__name__} that is too long to show"
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 def _all_at_once(source: str, problems: list[_Problem]) -> InputError:

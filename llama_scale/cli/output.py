@@ -97,11 +97,7 @@ def print_error(error: LlamaScaleError, *, as_json: bool) -> None:
 
 
 def table(
-    rows: Sequence[Sequence[object]],
-    columns: Sequence[str],
-    *,
-    marked: int | None = None,
-    title: str | None = None,
+    rows: Sequence[Sequence[object]], columns: Sequence[str], *, marked: int | None = None
 ) -> Table | str:
     """A table without lines: columns of numbers align right, the `marked` row is bold after a `>`.
 
@@ -115,10 +111,10 @@ def table(
     widths = [max(map(len, column)) for column in by_column]
     gap, stiff = _layout(widths)
     if len(cells) > LONG_TABLE:
-        return (f"{title}\n" if title else "") + _lines([columns, *cells], widths, gap)
+        return _lines([columns, *cells], widths, gap)
     from rich.table import Table
 
-    drawn = Table(box=None, padding=(0, gap, 0, 0), title=title, title_justify="left", header_style="bold")
+    drawn = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
     for (name, *column), no_wrap in zip(by_column, stiff, strict=True):
         right = bool(name and column) and all(map(_looks_numeric, column))
         drawn.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=no_wrap)

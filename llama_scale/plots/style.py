@@ -34,6 +34,7 @@ WIDTH = 7.2  # inches: a notebook's column, and two thirds of a printed page
 SMALL = 8.5  # points, of labels within a figure
 BAND = 0.18  # opacity
 MOST_NAMED = 14  # lines that each get a name at their end
+LABELS_APART = 10.5  # points
 LEAST_SPAN = 1e-4  # of a logarithmic axis: within less, ticks share names and rounding looks like steps
 READABLE = 4.5  # contrast of text with its ground
 HALO = withStroke(linewidth=2.5, foreground="white")  # keeps lines out of the names beside them
@@ -224,14 +225,8 @@ def as_text(colour: Any) -> Any:
     return tuple(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
 
 
-def end_labels(
-    axes: Axes,
-    labels: Sequence[tuple[float, float, str, Any]],
-    *,
-    apart: float = 10.5,
-    at_edge: bool = False,
-) -> None:
-    """Names right of the ends of lines, (x, y, text, colour) each, `apart` points from each other.
+def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]], *, at_edge: bool = False) -> None:
+    """Names right of the ends of lines, (x, y, text, colour) each, `LABELS_APART` from each other.
 
     Of more than `MOST_NAMED`, in order, some evenly among them are named. `at_edge` puts the names right of
     the axes, where lines end among others.
@@ -243,7 +238,7 @@ def end_labels(
     spots = np.array(
         [axes.transLimits.transform(axes.transScale.transform((x, y)))[1] for x, y, *_ in labels]
     )
-    places = spread(spots * height, apart)
+    places = spread(spots * height, LABELS_APART)
     places += max(0.0, -places.min()) - max(0.0, places.max() - height)  # beside the axes, not beyond them
     for (x, y, text, colour), place, spot in zip(labels, places, spots, strict=True):
         axes.annotate(
