@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from processes import cpu_seconds
 
 from llama_scale.laws import RepeatedDataLaw, ScalingLaw, published, write_fit
 from llama_scale.planning import best_sizes
@@ -63,14 +62,6 @@ def report_command(name: str, words: Sequence[str], repeats: int) -> None:
     times = [1e3 * ours for ours, _ in pairs]
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     print(f"| {name} | {statistics.median(times):.0f} ({min(times):.0f}) | {ratio:.2f} x |")
-
-
-def cpu_seconds(words: Sequence[str]) -> float:
-    """User and system time of one process, from start to end."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def report_optima() -> None:
