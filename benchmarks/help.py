@@ -6,12 +6,11 @@ Run: python benchmarks/help.py [repetitions]
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 
 import click
+from processes import cpu_seconds
 
 from llama_scale.cli import main
 from llama_scale.cli.settings import commands
@@ -21,11 +20,7 @@ BUDGET_MS = 100
 
 def cpu_ms(words: tuple[str, ...], environment: dict[str, str]) -> float:
     """User and system milliseconds of one process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    line = [sys.executable, "-m", "llama_scale", *words, "--help"]
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return 1e3 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return 1e3 * cpu_seconds([sys.executable, "-m", "llama_scale", *words, "--help"], env=environment)
 
 
 def run(repetitions: int) -> None:

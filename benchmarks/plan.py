@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from processes import cpu_seconds
 
 from llama_scale.laws import RepeatedDataLaw, ScalingLaw, published, write_fit
 from llama_scale.planning import best_sizes
@@ -65,14 +64,6 @@ def report_command(name: str, words: Sequence[str], repeats: int) -> None:
     print(f"| {name} | {statistics.median(times):.0f} ({min(times):.0f}) | {ratio:.2f} x |")
 
 
-def cpu_seconds(words: Sequence[str]) -> float:
-    """User and system time of one process, from start to end."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 def report_optima() -> None:
     """Prints how long draws and grids of optima take in a process that is warm."""
     request = read_request({"serve_tokens": 1e12, "budget": "$2M", "kv_heads": 8})
@@ -99,9 +90,9 @@ def report_optima() -> None:
         print(f"| {name} | {1e3 * best_seconds(solve):.2f} |")
 
 
-def best_seconds(solve: Callable[[], object], repeats: int = 7) -> float:
+def best_seconds(solve: Callable[[], object]) -> float:
     times = []
-    for _ in range(repeats):
+    for _ in range(7):
         start = time.perf_counter()
         solve()
         times.append(time.perf_counter() - start)

@@ -7,11 +7,11 @@ numpy alone each takes: a measure that a slower machine hardly moves.
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from processes import cpu_seconds
 
 from llama_scale.cli.plot import command
 
@@ -32,10 +32,7 @@ def source(kind: str) -> list[str]:
 
 def cpu_ms(line: list[str], environment: dict[str, str]) -> float:
     """User and system milliseconds of one process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *line], check=True, stdout=subprocess.DEVNULL, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return 1e3 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return 1e3 * cpu_seconds([sys.executable, *line], env=environment)
 
 
 def run(repetitions: int) -> None:

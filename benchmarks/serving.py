@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.costs.calibration import accuracy, calibrate, fit, held_out_errors, predicted_rates
-from llama_scale.costs.constants import CONSTANTS, DATA, Accuracy, Calibration
+from llama_scale.costs.constants import CONSTANTS, Accuracy, Calibration
 from llama_scale.costs.formats import serve_in
 from llama_scale.costs.measurements import Measurements
 from llama_scale.costs.rate_tables import read_measurements
 from llama_scale.costs.roofline import ServedShape
 from llama_scale.costs.serving import Deployment, serve
+from llama_scale.files import SHIPPED
 
 SOURCE = (
     "saturated and batch-1 rates of dense models: TensorRT-LLM 1.0 performance overview (Apache-2.0), "
@@ -43,7 +44,7 @@ def main() -> None:
     print_times(table.measurements)
     print(f"\n{len(table.left_out)} rows left out, the first: {table.left_out[:1]}")
     if arguments.write:
-        DATA.write_text(as_toml(found, arguments.write), encoding="utf-8")
+        (SHIPPED / "serving.toml").write_text(as_toml(found, arguments.write), encoding="utf-8")
 
 
 def print_constants(found: Calibration) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,8 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from processes import cpu_seconds
 
 from llama_scale.architecture import llama
 from llama_scale.runs import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, create_runs, run_id
@@ -132,10 +133,8 @@ def print_median(name: str, taken: list[tuple[float, float, float]]) -> None:
 
 def timed(command: list[str]) -> tuple[float, float]:
     """CPU and wall seconds of one command."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    began = time.perf_counter()
+    cpu = cpu_seconds(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return cpu, time.perf_counter() - began
 
 

@@ -125,6 +125,11 @@ def llama_hidden(width: int, multiple: int = HIDDEN_MULTIPLE) -> int:
     return multiple * math.ceil(int(8 * width / 3) / multiple)
 
 
+def usual_hidden(width: int) -> int:
+    """That size, rounded more finely in models so narrow that 256 would distort them."""
+    return llama_hidden(width, HIDDEN_MULTIPLE if width >= 768 else 16)
+
+
 def llama(layers: int, width: int, *, heads: int | None = None, **others: int | float | bool) -> ModelConfig:
     """A LLaMA of the paper's proportions: head size 128 unless `heads` is given, no grouped queries.
 
@@ -265,7 +270,7 @@ def _ladder(
             heads = width // head_size
             if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
                 continue
-            hidden = llama_hidden(width, HIDDEN_MULTIPLE if width >= 768 else 16)
+            hidden = usual_hidden(width)
             a_layer = 4 * width**2 + 3 * width * hidden + 2 * width
             fewest, most = (math.floor((size - tables * width) / a_layer) for size in (low, high))
             for layers in range(max(1, fewest - 1), max(1, most + 2) + 1):

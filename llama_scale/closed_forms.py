@@ -11,17 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Literal, get_args
 
 from llama_scale.architecture import ModelConfig, ParameterCounts
 from llama_scale.errors import InputError
+from llama_scale.files import shipped_tables
 from llama_scale.frozen import frozen
 from llama_scale.hardware import name_key, nearest_names_hint
 
 Form = Literal["llama", "gpt-3", "palm", "gopher"]
 FORMS: tuple[Form, ...] = get_args(Form)
-_FILE = Path(__file__).parent / "data" / "shapes.toml"
 
 
 @frozen
@@ -123,9 +122,7 @@ def closed_form(name: str) -> ClosedForm:
 @cache
 def closed_forms() -> tuple[ClosedForm, ...]:
     """Every published shape that we know, LLaMA's family first."""
-    import tomllib
-
-    entries = tomllib.loads(_FILE.read_text(encoding="utf-8"))["model"]
+    entries = shipped_tables("shapes.toml")["model"]
     return tuple(ClosedForm(**{**entry, "aliases": tuple(entry.get("aliases", ()))}) for entry in entries)
 
 

@@ -6,7 +6,7 @@ import copy
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from functools import cache
@@ -27,6 +27,7 @@ T = TypeVar("T")
 _Hook = Callable[[Any, Any], Any]  # of a raw value and the type expected
 _ADDED = "added"  # in a field's metadata
 MOST_RECALLED = 1_000  # tables of each type
+LONGEST_SHOWN = 40  # characters of a value in an error
 
 _PARSERS: dict[str, Callable[[str], float]] = {
     "flops": quantities.parse_flops,
@@ -106,12 +107,12 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict
     return changed
 
 
-def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """The names in `known` that `word` may have been meant to be, closest first."""
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The name in `known` that `word` was most likely meant to be, if there is one like it."""
     from difflib import get_close_matches
 
     by_lower = {name.lower(): name for name in known}
-    return [by_lower[name] for name in get_close_matches(word.lower(), by_lower, n=count)]
+    return [by_lower[name] for name in get_close_matches(word.lower(), by_lower, n=1)]
 
 
 def plain(value: Any) -> Any:
@@ -443,7 +444,8 @@ def _problems(error: BaseException, place: _Place) -> Iterator[_Problem]:
     elif isinstance(error, ForbiddenExtraKeysError):
         known = [f.name for f in fields(error.cl)]
         for key in sorted(error.extra_fields):
-            yield _unknown_key(".".join((*place.keys, key)), key, known)
+            unknown = unknown_key(".".join((*place.keys, key)), key, known)
+            yield _Problem(what=unknown.message, hint=unknown.hint)
     elif isinstance(error, KeyError) and place.keys and error.args == (place.keys[-1],):
         yield _Problem(what=f"{name} is missing", hint=f"add {place.keys[-1]} = ...")
     elif isinstance(error, LlamaScaleError):
@@ -462,10 +464,11 @@ def _narrowed(place: _Place, error: BaseException) -> _Place:
     return place
 
 
-def _unknown_key(path: str, key: str, known: list[str]) -> _Problem:
+def unknown_key(path: str, key: str, known: Sequence[str]) -> InputError:
+    """The error for a key that nothing reads: `path` says where it stands, the hint which was meant."""
     close = nearest(key, known)
     hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
-    return _Problem(what=f"{path} is not a known key", hint=hint)
+    return InputError(f"{path} is not a known key", hint=hint)
 
 
 def _explained(error: BaseException, place: _Place) -> tuple[str, str | None]:
@@ -479,12 +482,12 @@ def _explained(error: BaseException, place: _Place) -> tuple[str, str | None]:
     return f"expected one of {', '.join(choices)}", f"did you mean {close[0]!r}?" if close else None
 
 
-def _shown(value: Any, width: int = 40) -> str:
+def _shown(value: Any) -> str:
     try:
         text = json.dumps(plain(value), default=str)
     except (RecursionError, ValueError):  # nested too deep, or of more digits than Python writes
         return f"a {type(value).__name__} that is too long to show"
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 def _all_at_once(source: str, problems: list[_Problem]) -> InputError:

@@ -16,6 +16,7 @@ from typing import Any
 
 from llama_scale.errors import InputError, StoreError
 
+SHIPPED = Path(__file__).parent / "data"
 ANOTHER_STORE = "another folder with --store"
 _HINTS = {
     errno.ENOSPC: "free some space, or choose {other}",
@@ -34,6 +35,13 @@ ABANDONED_SECONDS = 24 * 3600.0
 # Those of earlier versions name no machine; who deletes them renames them first.
 _TEMPORARY = re.compile(r"\..*\.(?:([0-9a-f]{8})-)?([0-9]+)-[0-9a-f]{8}\.tmp(\.pruned\.tmp)*")
 _DISK_FAILS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def shipped_tables(name: str) -> dict[str, Any]:
+    """The tables of a TOML file that ships with the package."""
+    import tomllib  # here: most who write files read none
+
+    return tomllib.loads((SHIPPED / name).read_text(encoding="utf-8"))
 
 
 def at_home(path: str | Path) -> Path:

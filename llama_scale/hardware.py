@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llama_scale.errors import InputError
+from llama_scale.files import shipped_tables
 from llama_scale.frozen import frozen
 
 Precision = Literal["bf16", "fp16", "fp8", "int8", "fp4"]
@@ -125,10 +125,7 @@ def accelerator_names() -> tuple[str, ...]:
 @cache
 def accelerators() -> tuple[Accelerator, ...]:
     """Every accelerator of `data/accelerators.toml`."""
-    import tomllib
-
-    text = (Path(__file__).parent / "data" / "accelerators.toml").read_text(encoding="utf-8")
-    return tuple(_accelerator_from(entry) for entry in tomllib.loads(text)["accelerator"])
+    return tuple(_accelerator_from(entry) for entry in shipped_tables("accelerators.toml")["accelerator"])
 
 
 @cache

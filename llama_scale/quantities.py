@@ -61,6 +61,7 @@ _SI = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "
 _BINARY = {"ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40, "pi": 2.0**50}
 _COUNTS = {**_COUNT_PREFIXES, **_COUNT_WORDS}
 _DAY = 86_400.0
+_MILLIONS = ((1e12, "T"), (1e9, "B"), (1e6, "M"))  # and more, as suffixes
 
 _KINDS: dict[QuantityKind, _Kind] = {
     "count": _Kind(
@@ -349,7 +350,7 @@ def format_count(value: float, digits: int = 3) -> str:
     """A number of parameters or tokens: 6738415616 is `6.74B`."""
     if abs(value) >= 0.9995e15:
         return format_number(value, digits)
-    return _with_scale(value, digits, ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")))
+    return _with_scale(value, digits, (*_MILLIONS, (1e3, "K")))
 
 
 def counted(number: int, noun: str) -> str:
@@ -371,7 +372,7 @@ def format_usd(value: float, digits: int = 3) -> str:
     """An amount of dollars: `$1.61M`, `$350,000`, `$2.50`."""
     if 0.01 <= abs(value) < 99.995:
         return f"${value:.2f}"
-    return "$" + _with_scale(value, digits, ((1e12, "T"), (1e9, "B"), (1e6, "M")))
+    return "$" + _with_scale(value, digits, _MILLIONS)
 
 
 def format_usd_per_hour(value: float) -> str:
@@ -381,7 +382,7 @@ def format_usd_per_hour(value: float) -> str:
 
 def format_gpu_hours(value: float, digits: int = 3) -> str:
     """Hours of one accelerator: `82,432 GPU-hours`, `1.02M GPU-hours`."""
-    return _with_scale(value, digits, ((1e12, "T"), (1e9, "B"), (1e6, "M"))) + " GPU-hours"
+    return _with_scale(value, digits, _MILLIONS) + " GPU-hours"
 
 
 def format_bytes(value: float, digits: int = 3) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from llama_scale.architecture import (
-    HIDDEN_MULTIPLE,
     ModelConfig,
     ParameterConvention,
     aspect_ratio,
-    llama_hidden,
     nearest_shape,
+    usual_hidden,
 )
 from llama_scale.checked import Checked, all_of
 from llama_scale.errors import InputError
@@ -199,14 +198,13 @@ def _oddness(model: ModelConfig, parameters: float, shape: ShapeSpec) -> float:
 
 
 def _build(layers: int, width: int, heads: int, shape: ShapeSpec, vocabulary: int) -> ModelConfig:
-    hidden = llama_hidden(width, HIDDEN_MULTIPLE if width >= 768 else 16)
     return ModelConfig(
         layers=layers,
         width=width,
         heads=heads,
         kv_heads=shape.kv_heads or heads,
         head_size=width // heads,
-        hidden=round(width * shape.hidden_ratio) if shape.hidden_ratio else hidden,
+        hidden=round(width * shape.hidden_ratio) if shape.hidden_ratio else usual_hidden(width),
         vocabulary=vocabulary,
         context=shape.context,
         tied_head=shape.tied_head,

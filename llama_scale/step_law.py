@@ -6,8 +6,6 @@ the grids of 17 pairs of N and D that it was found on.
 
 from __future__ import annotations
 
-import math
-
 SOURCE = "Li et al. 2025, arXiv 2503.04715"
 PARAMETERS = (2.1e8, 1.08e9)  # without embeddings: what its grids span
 TOKENS = (4e9, 1e11)
@@ -21,8 +19,3 @@ def step_law_rate(parameters: float, tokens: float) -> float:
 def step_law_batch(tokens: float) -> float:
     """Tokens a batch: 0.58 D^.571."""
     return 0.58 * tokens**0.571
-
-
-def step_law_sequences(tokens: float, context: int) -> int:
-    """Sequences a batch, to a power of two, which divides over as many accelerators; the optimum is broad."""
-    return max(1, 2 ** round(math.log2(step_law_batch(tokens) / context)))

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llama_scale.runs import RunConfig
+    from llama_scale.training.data import TokenFiles
 
 TINY = """
 purpose = "A sweep that a test can afford"
@@ -50,3 +55,15 @@ def write_recipe(folder: Path, name: str = "tiny") -> Path:
     path = folder / f"{name}.toml"
     path.write_text(TINY.format(source=str(write_text(folder / "text"))))
     return path
+
+
+def prepared_sweep(folder: Path) -> tuple[TokenFiles, tuple[RunConfig, ...]]:
+    """The tokens of that recipe in `folder`/runs; its runs: trunk, branches, trunk, branches, hold-out."""
+    from llama_scale.config import load_toml
+    from llama_scale.sweeps import SweepSpec, expand
+    from llama_scale.training.corpus import read_corpus
+    from llama_scale.training.preparing import prepare
+
+    spec, store = load_toml(write_recipe(folder), SweepSpec), folder / "runs"
+    corpus = read_corpus(spec.data, store)
+    return prepare(corpus, spec.data, store), expand("tiny", spec, corpus.corpus).runs

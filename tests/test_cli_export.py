@@ -12,16 +12,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from recipes import write_recipe
+from recipes import prepared_sweep
 
 from llama_scale.cli import main
-from llama_scale.config import load_toml
 from llama_scale.runs import RunFolder, ScheduleConfig, create_run, run_id
-from llama_scale.sweeps import SweepSpec, expand
-from llama_scale.training.corpus import read_corpus
 from llama_scale.training.data import data_folder, evaluation_batches, open_tokens
 from llama_scale.training.loop import train_run
-from llama_scale.training.preparing import prepare
 from llama_scale.training.weights import load_weights
 
 transformers = pytest.importorskip("transformers", reason="the test extra is not installed")
@@ -32,11 +28,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder, Ru
     """A store with a trunk that stands at its branch point and a branch that has ended."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("export")
-    spec = load_toml(write_recipe(folder), SweepSpec)
     place = folder / "runs"
-    corpus = read_corpus(spec.data, place)
-    files = prepare(corpus, spec.data, place)
-    trunk, branch = expand("tiny", spec, corpus.corpus).runs[:2]
+    files, (trunk, branch, *_) = prepared_sweep(folder)
     for config in (trunk, branch):
         create_run(place, config)
     for config in (trunk, branch):

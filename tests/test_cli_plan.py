@@ -9,15 +9,15 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
+from drawn import drawn_fit
 
-from llama_scale.cli.plan import command, entry, wrapped
-from llama_scale.laws import ScalingLaw, published, write_fit
+from llama_scale.cli.output import entry, wrapped
+from llama_scale.cli.plan import command
+from llama_scale.laws import write_fit
 
 MODEL_KEYS = {
     *("parameters", "tokens", "tokens_per_parameter", "loss_nats"),
@@ -37,17 +37,9 @@ def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str
     )
 
 
-def write_drawn_fit(path: Path, draws: int = 1000) -> Path:
+def write_drawn_fit(path: Path) -> Path:
     """A fit's file with draws, as the fitting stage writes it."""
-    z = np.random.default_rng(0).normal(size=(3, draws))
-    drawn = ScalingLaw(
-        E=1.8172 + 0.02 * z[0],
-        A=482.01 * np.exp(0.2 * z[1]),
-        B=2085.43 * np.exp(0.3 * z[2]),
-        alpha=0.3478 + 0.01 * z[1],
-        beta=0.3658 + 0.0135 * z[2],
-    )
-    return write_fit(path, replace(published(), name="mine", draws=drawn, noise=0.003, draws_note="drawn"))
+    return write_fit(path, drawn_fit(1000, name="mine", draws_note="drawn"))
 
 
 def test_long_words_such_as_paths_are_never_broken() -> None:

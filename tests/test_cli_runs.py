@@ -13,17 +13,13 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from recipes import write_recipe
+from recipes import prepared_sweep
 
 from llama_scale.cli import main
-from llama_scale.config import load_toml
 from llama_scale.runs import RunFolder, create_run, load_records, read_records, run_id, write_records
 from llama_scale.runs.tables import read_table
 from llama_scale.runs.upkeep import differences
-from llama_scale.sweeps import SweepSpec, expand
-from llama_scale.training.corpus import read_corpus
 from llama_scale.training.loop import train_run
-from llama_scale.training.preparing import prepare
 
 RECORDS = Path(__file__).parents[1] / "sweeps" / "results" / "default-seed0.json"
 
@@ -33,12 +29,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a trunk, two branches that ended and one that has not begun."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs")
-    spec = load_toml(write_recipe(folder), SweepSpec)
     store = folder / "runs"
-    corpus = read_corpus(spec.data, store)
-    files = prepare(corpus, spec.data, store)
-    configs = expand("tiny", spec, corpus.corpus).runs[:4]
-    for config in configs:
+    files, configs = prepared_sweep(folder)
+    for config in configs[:4]:
         create_run(store, config)
     for config in configs[:3]:
         device = torch.device("cpu")

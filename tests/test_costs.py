@@ -62,15 +62,17 @@ def test_idle_hours_are_paid() -> None:
     busy, idle = Serving(rental=chip), Serving(rental=chip, utilisation=0.25)
     share = DEFAULT_INPUT_SHARE.value
     assert idle.gpu_hours_per_flop(share) == pytest.approx(4 * busy.gpu_hours_per_flop(share))
-    assert Training(rental=chip, goodput=0.5).gpu_hours_per_flop == pytest.approx(
-        2 * Training(rental=chip, goodput=1.0).gpu_hours_per_flop
+    assert Training(rental=chip, mfu=0.4, goodput=0.5).gpu_hours_per_flop == pytest.approx(
+        2 * Training(rental=chip, mfu=0.4, goodput=1.0).gpu_hours_per_flop
     )
 
 
 def test_without_a_price_there_are_hours_but_no_dollars() -> None:
     chip = rental("MI300X", precision="bf16")
     economics = Economics(
-        training=Training(rental=chip), serving=Serving(rental=chip), demand=Demand(serve_tokens=1e12)
+        training=Training(rental=chip, mfu=0.4),
+        serving=Serving(rental=chip),
+        demand=Demand(serve_tokens=1e12),
     )
     cost = economics.lifetime(1e24, 1e23)
     assert cost.total_usd is None

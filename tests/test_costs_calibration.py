@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.typing import NDArray
 
 from llama_scale.cli.plan import command
 from llama_scale.costs.calibration import (
@@ -135,39 +138,34 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-def user_rows(factor: float = 1.0) -> list[str]:
-    """Rows as our constants predict them, times a factor, for one chip and two models."""
-    lines = []
-    for model in ("llama-3.1-8b", "llama-2-13b"):
-        for read, written, batch in ((100, 1000, 1), (100, 1000, 64), (1000, 200, 32), (3000, 100, 8)):
-            lines.append(f"{model}-{read}-{batch},{model},H100,1,1,16,16,{batch},{read},{written},1")
-    return lines
+def user_rows(rates: Sequence[float] | NDArray[np.float64] = (1.0,) * 8) -> list[str]:
+    """Rows of one chip and two models, at these rates."""
+    requests = ((100, 1000, 1), (100, 1000, 64), (1000, 200, 32), (3000, 100, 8))
+    setups = product(("llama-3.1-8b", "llama-2-13b"), requests)
+    return [
+        f"{model}-{read}-{batch},{model},H100,1,1,16,16,{batch},{read},{written},{rate}"
+        for (model, (read, written, batch)), rate in zip(setups, rates, strict=True)
+    ]
 
 
 def test_a_users_rows_move_our_constants(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.csv", *user_rows())
     table = read_measurements(path).measurements
     ours = predicted_rates(shipped_calibration(), table)
-    scaled = [f"{line.rsplit(',', 1)[0]},{rate / 2}" for line, rate in zip(user_rows(), ours, strict=True)]
-    found = calibrate_from_csv(write(path, *scaled))
+    found = calibrate_from_csv(write(path, *user_rows(ours / 2)))
     assert found.rows == 8
     assert found.source == "measurements of mine.csv"
     assert found.accuracy[0].median_error < 0.05
     assert predicted_rates(found, table) == pytest.approx(ours / 2, rel=0.1)
     assert found.link_share == pytest.approx(shipped_calibration().link_share, rel=1e-6)
-    same = calibrate_from_csv(
-        write(
-            path, *(f"{line.rsplit(',', 1)[0]},{rate}" for line, rate in zip(user_rows(), ours, strict=True))
-        )
-    )
+    same = calibrate_from_csv(write(path, *user_rows(ours)))
     assert values(same) == pytest.approx(values(shipped_calibration()), rel=1e-3)
 
 
 def test_a_plan_says_what_a_users_rows_came_to(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.csv", *user_rows())
     ours = predicted_rates(shipped_calibration(), read_measurements(path).measurements)
-    lines = [f"{line.rsplit(',', 1)[0]},{rate}" for line, rate in zip(user_rows(), ours, strict=True)]
-    write(path, *lines, "moe,Mixtral-8x7B,H100,8,8,8,8,,100,100,5000")
+    write(path, *user_rows(ours), "moe,Mixtral-8x7B,H100,8,8,8,8,,100,100,5000")
     words = ["--serve-tokens", "1e12", "--budget", "$5M", "--serving-benchmarks", str(path)]
     shown = CliRunner().invoke(command, words)
     assert shown.exit_code == 0
@@ -231,7 +229,7 @@ def test_all_bad_rows_are_named_at_once(tmp_path: Path) -> None:
 def test_too_few_rows_and_missing_columns(tmp_path: Path) -> None:
     with pytest.raises(UnidentifiedError, match="holds 3 usable rows, but"):
         calibrate_from_csv(write(tmp_path / "few.csv", *user_rows()[:3]))
-    again = [line.rsplit(",", 1)[0] + f",{rate}" for rate in (90, 100) for line in user_rows()[:4]]
+    again = [*user_rows([90.0] * 8)[:4], *user_rows([100.0] * 8)[:4]]
     with pytest.raises(UnidentifiedError, match="8 usable rows, of which only 4 differ in what was measured"):
         calibrate_from_csv(write(tmp_path / "again.csv", *again))
     (tmp_path / "none.csv").write_text("model,rate\nx,1\n")
@@ -245,7 +243,7 @@ def test_too_few_rows_and_missing_columns(tmp_path: Path) -> None:
 
 
 def test_rates_that_no_machine_reaches_are_not_believed(tmp_path: Path) -> None:
-    lines = [f"{line.rsplit(',', 1)[0]},5e4" for line in user_rows()]
+    lines = user_rows([5e4] * 8)
     with pytest.raises(UnidentifiedError, match=r"times off .* gives 5e\+04 tokens/s, where about"):
         calibrate_from_csv(write(tmp_path / "units.csv", *lines))
 
@@ -253,9 +251,7 @@ def test_rates_that_no_machine_reaches_are_not_believed(tmp_path: Path) -> None:
 def write_scaled(path: Path, *factors: float) -> Path:
     """A user's rows with the rates that our constants predict, each times its factor."""
     ours = predicted_rates(shipped_calibration(), read_measurements(write(path, *user_rows())).measurements)
-    lines = (line.rsplit(",", 1)[0] for line in user_rows())
-    rates = (rate * factor for rate, factor in zip(ours, factors, strict=True))
-    return write(path, *(f"{line},{rate}" for line, rate in zip(lines, rates, strict=True)))
+    return write(path, *user_rows([rate * factor for rate, factor in zip(ours, factors, strict=True)]))
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e-6])

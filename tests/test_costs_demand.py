@@ -64,7 +64,9 @@ def test_a_life_is_discounted_in_dollars_alone() -> None:
 
     def cost(**words: float) -> tuple[float | None, ...]:
         demand = Demand(serve_tokens=1e12, **words)  # pyright: ignore[reportArgumentType]
-        economics = Economics(training=Training(rental=chip), serving=Serving(rental=chip), demand=demand)
+        economics = Economics(
+            training=Training(rental=chip, mfu=0.4), serving=Serving(rental=chip), demand=demand
+        )
         life = economics.lifetime(1e23, 1e22)
         rates = economics.rates("usd")
         assert life.total_usd == pytest.approx(rates.train * 1e23 + rates.serve * 1e22)

@@ -104,7 +104,7 @@ def test_formats_halve_bytes_and_compute_where_the_chip_can() -> None:
     assert serve_in("A100", "fp8").rental.precision == "bf16"
     assert serve_in("A100", "int8").rental.precision == "int8"
     assert serve_in("H100", "int4").rental.precision == "bf16"
-    assert serve_in("H100", "fp4").weight_only
+    assert serve_in("H100", "fp4").rental.precision == "bf16"
     assert serve_in("B200", "fp4").rental.precision == "fp4"
     assert serve_in("B300", "int8").rental.precision == "bf16"  # its int8 is slower than its bf16
     assert serve_in("V100", "int8").rental.precision == "fp16"

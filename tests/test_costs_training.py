@@ -23,18 +23,16 @@ from llama_scale.costs import rental
 from llama_scale.costs.efficiency import training_goodput, training_mfu
 from llama_scale.costs.layouts import Workload, fewest_accelerators, layouts
 from llama_scale.costs.memory import (
-    STATES,
     Sharding,
     layer_activation_bytes,
     memory_per_accelerator,
     recompute_overhead,
-    usable_bytes,
 )
+from llama_scale.costs.roofline import usable_bytes
 from llama_scale.costs.training import (
     co2_tonnes,
     energy_mwh,
     gpu_hours,
-    most_train_flops,
     training_report,
 )
 from llama_scale.errors import InputError
@@ -134,13 +132,6 @@ def test_every_accelerator_has_a_dated_default() -> None:
     assert training_mfu(accelerator("V100-SXM2"), precision="fp16").value == 0.207
 
 
-def test_a_deadline_sets_the_most_flops() -> None:
-    most = most_train_flops(A100, 0.5, 0.9, 1000, 30 * 86_400)
-    assert most == pytest.approx(1000 * 30 * 86_400 * 312e12 * 0.45)
-    assert gpu_hours(most, A100, 0.5, 0.9) == pytest.approx(1000 * 30 * 24)
-    assert gpu_hours(np.array([most, 2 * most]), A100, 0.5, 0.9)[1] == pytest.approx(2 * 1000 * 30 * 24)
-
-
 def test_recomputing_costs_what_korthikanti_count() -> None:
     """A GPT layer without its head: full recompute is a third more, attention s / (3 (6 h + s)) more."""
     shape = LLAMA_65B
@@ -203,8 +194,6 @@ def test_states_take_18_bytes_a_parameter() -> None:
     sharded = memory_per_accelerator(LLAMA_7B, Sharding(fsdp=8), A100.accelerator)
     assert sharded.optimizer_bytes == pytest.approx(alone.optimizer_bytes / 8)
     assert sharded.fits
-    small = memory_per_accelerator(LLAMA_7B, Sharding(fsdp=8), A100.accelerator, states=STATES["8bit"])
-    assert small.total_bytes < sharded.total_bytes
 
 
 def test_memory_falls_with_every_degree_and_with_recomputing() -> None:
@@ -236,7 +225,7 @@ def test_layouts_are_what_they_say(shape: ModelConfig, count: int) -> None:
         sequences = layout.micro_batch * spread.replicas * layout.micro_steps
         assert layout.batch_tokens == sequences * shape.context
         assert abs(layout.batch_tokens / 2**22 - 1) <= 0.1
-        assert layout.memory.total_bytes <= layout.memory.usable_bytes == usable_bytes(A100.accelerator)
+        assert layout.memory.total_bytes <= layout.memory.usable_bytes == usable_bytes(80 * 2**30)
         assert layout.memory == memory_per_accelerator(
             shape,
             spread,

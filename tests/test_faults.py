@@ -14,8 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recipes import write_recipe
+from recipes import prepared_sweep
+from small_disk import small_disk
 
-from llama_scale.config import canonical_json, load_toml
+from llama_scale.config import canonical_json
 from llama_scale.runs import EXIT_DONE, EXIT_FAILED, RunConfig, RunFolder, create_run, run_id
 from llama_scale.runs.upkeep import harms
-from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training.checkpoint import restore_newest
-from llama_scale.training.corpus import read_corpus
 from llama_scale.training.data import TokenFiles
-from llama_scale.training.preparing import prepare
 from llama_scale.training.trainer import Trainer
 from llama_scale.training.worker import work
 
@@ -42,11 +39,7 @@ World = tuple[TokenFiles, RunConfig]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Prepared tokens, and a run of 120 steps, which logs and saves three times."""
-    folder = tmp_path_factory.mktemp("faults")
-    spec = load_toml(write_recipe(folder), SweepSpec)
-    corpus = read_corpus(spec.data, folder / "runs")
-    files = prepare(corpus, spec.data, folder / "runs")
-    branch = expand("tiny", spec, corpus.corpus).runs[1]
+    files, (_, branch, *_) = prepared_sweep(tmp_path_factory.mktemp("faults"))
     schedule = replace(branch.schedule, total_steps=120, decay_steps=24)
     return files, replace(branch, branch=None, schedule=schedule)
 
@@ -102,23 +95,6 @@ def test_a_run_that_fails_at_any_write_ends_the_same(
     seen = suffer(kind, store, run_id(world[1]), count)
     assert seen["wrong"] == []
     assert seen["places"] > least and seen["faults"] == min(count, seen["places"])
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of a few megabytes, for who may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=False)
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def outcome(folder: RunFolder) -> object:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import small_disk
 
 from llama_scale.errors import StoreError
 from llama_scale.files import (
@@ -24,23 +25,9 @@ from llama_scale.files import (
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 256 KiB, where one may be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    try:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError as error:
-        pytest.skip(f"no mount command here: {error}")
-    if mounted.returncode:
-        pytest.skip(f"this user may not mount a small disk: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        yield disk
 
 
 def test_what_is_written_is_there_and_nothing_else(tmp_path: Path) -> None:
@@ -58,20 +45,20 @@ def test_the_file_has_the_mode_that_open_would_give(tmp_path: Path) -> None:
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_litter(small_disk: Path) -> None:
-    path = small_disk / "result.json"
+def test_a_full_disk_leaves_the_old_file_and_no_litter(disk: Path) -> None:
+    path = disk / "result.json"
     write_atomically(path, "old")
     with pytest.raises(StoreError, match="no space left") as raised:
         write_atomically(path, b"x" * 2**20)
     assert "free some space" in raised.value.hint
     assert path.read_text() == "old"
-    assert os.listdir(small_disk) == ["result.json"]
+    assert os.listdir(disk) == ["result.json"]
 
 
-def test_a_read_only_disk_is_named(small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+def test_a_read_only_disk_is_named(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with pytest.raises(StoreError, match="read-only") as raised:
-        write_atomically(small_disk / "result.json", "x")
+        write_atomically(disk / "result.json", "x")
     assert "--store" in raised.value.hint
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from recipes import write_recipe
-from test_faults import small_disk
+from small_disk import small_disk
 
 from llama_scale.cli.progress import headline
 from llama_scale.cli.sweep import _reason

@@ -20,7 +20,7 @@ from llama_scale.planning.optimum import (
     Problem,
     SixNDFamily,
     Solution,
-    cheap_range,
+    cheap_ranges,
     floor_of,
     lowest_cost,
     lowest_loss,
@@ -255,9 +255,12 @@ def test_impossible_losses_are_nan() -> None:
 def test_cheap_range_is_where_the_cost_is_within_its_excess() -> None:
     for family in (SixNDFamily(), ExactFamily(convention="total", context=2048)):
         asked = problem(2e12, family=family)
-        least = float(asked.cost(*lowest_cost(asked, 1.947)))
-        for excess in (0.01, 0.05):
-            for edge in cheap_range(asked, 1.947, excess):
+        cheapest = lowest_cost(asked, 1.947)
+        least, about = float(asked.cost(*cheapest)), float(cheapest.sizes.parameters)
+        excesses = (0.01, 0.05)
+        found = cheap_ranges(asked, Objective("loss", 1.947), excesses, about)
+        for excess, edges in zip(excesses, found, strict=True):
+            for edge in edges:
                 x = np.linspace(math.log(edge) - 3, math.log(edge) + 3, 100_001)
                 sizes = family.sizes(x)
                 costs = asked.cost(sizes, asked.law.tokens_for_loss(1.947, sizes.parameters))

@@ -31,8 +31,8 @@ def read(*files: Path, field: str = "") -> list[str]:
     return [document.text for document in read_documents(files, field)]
 
 
-def json_lines(texts: list[str], field: str = "text") -> bytes:
-    return "".join(json.dumps({"id": n, field: t}) + "\n" for n, t in enumerate(texts)).encode()
+def json_lines(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"id": n, "text": t}) + "\n" for n, t in enumerate(texts)).encode()
 
 
 def zstd(data: bytes) -> bytes:

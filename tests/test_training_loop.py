@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from recipes import write_recipe
+from recipes import prepared_sweep
 
-from llama_scale.config import load_toml
 from llama_scale.errors import InputError, StoreError
 from llama_scale.runs import (
     EXIT_DONE,
@@ -31,15 +30,12 @@ from llama_scale.runs import (
     read_record,
     run_id,
 )
-from llama_scale.sweeps import SweepSpec, expand
 from llama_scale.training import loop
 from llama_scale.training.checkpoint import restore_newest, save_checkpoint
-from llama_scale.training.corpus import read_corpus
 from llama_scale.training.data import TokenFiles
 from llama_scale.training.environment import choose_device
 from llama_scale.training.kernels import Library
 from llama_scale.training.loop import train_run
-from llama_scale.training.preparing import prepare
 from llama_scale.training.trainer import Trainer
 from llama_scale.training.worker import work
 
@@ -54,11 +50,8 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenFiles, list[RunConfig]]:
     """Prepared tokens and the runs of a tiny sweep: trunk, branches, trunk, branches, hold-out."""
-    folder = tmp_path_factory.mktemp("world")
-    spec = load_toml(write_recipe(folder), SweepSpec)
-    corpus = read_corpus(spec.data, folder / "runs")
-    files = prepare(corpus, spec.data, folder / "runs")
-    return files, list(expand("tiny", spec, corpus.corpus).runs)
+    files, runs = prepared_sweep(tmp_path_factory.mktemp("world"))
+    return files, list(runs)
 
 
 def store_with(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> tuple[Path, TokenFiles]:

@@ -19,7 +19,7 @@ from llama_scale.cli import settings
 from llama_scale.errors import LlamaScaleError, StoreError
 from llama_scale.files import write_atomically
 from llama_scale.frozen import frozen
-from llama_scale.quantities import format_bytes
+from llama_scale.quantities import counted, format_bytes
 
 Status = Literal["pass", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)
@@ -85,8 +85,9 @@ def _package(name: str) -> Check:
 
 
 def _devices() -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Check("cpu", "pass", f"{cores} core{'s' if cores > 1 else ''}")
+    from llama_scale.launch.places import usable_cores
+
+    yield Check("cpu", "pass", counted(len(usable_cores()), "core"))
     try:
         import torch
     except Exception:  # said by its own check

@@ -10,8 +10,7 @@ import click
 from llama_scale.cli import options
 from llama_scale.cli import plan as plan_command
 from llama_scale.cli.options import COUNT, completing, one_of
-from llama_scale.cli.plan import entry, wrapped
-from llama_scale.cli.plan_options import NUMBER
+from llama_scale.cli.plan_options import NUMBER, model_names
 
 if TYPE_CHECKING:
     from llama_scale.planning import Comparison
@@ -26,12 +25,6 @@ QUESTION = frozenset(
 )
 
 
-def _model_names() -> tuple[str, ...]:
-    from llama_scale.planning.references import reference_names
-
-    return reference_names()
-
-
 @options.command(
     name="compare",
     examples=(
@@ -42,13 +35,13 @@ def _model_names() -> tuple[str, ...]:
     ),
 )
 @click.argument(
-    "models", nargs=-1, metavar="[MODEL]...", shell_complete=completing(_model_names, or_files=True)
+    "models", nargs=-1, metavar="[MODEL]...", shell_complete=completing(model_names, or_files=True)
 )
 @click.option(
     "--buy",
     multiple=True,
     metavar="MODEL",
-    shell_complete=completing(_model_names, or_files=True),
+    shell_complete=completing(model_names, or_files=True),
     help="Take this one off the shelf, at no cost of training; against one of your own.",
 )
 @click.option(
@@ -108,7 +101,7 @@ _share_options()
 
 
 def _text(found: Comparison) -> Iterator[Any]:
-    from llama_scale.cli.output import table
+    from llama_scale.cli.output import entry, table, wrapped
     from llama_scale.planning import comparison_words as words
 
     yield from (wrapped(found.sentence), "")

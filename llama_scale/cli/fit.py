@@ -65,9 +65,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
     metavar="SCHEDULE",
     help="For --form multi-power: the final loss of KIND:STEPS[:FINAL], as cosine:72000:0.1.",
 )
-@click.option(
-    "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
-)
+@options.where_option
 @click.option(
     "--convention",
     type=options.one_of(CONVENTIONS),

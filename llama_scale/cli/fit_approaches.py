@@ -58,11 +58,10 @@ def remarks(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 def _sensitivity(varied: Sequence[Evidence]) -> str:
     """Single budgets by their range alone, the others one by one."""
-    known = [v for v in varied if v["exponent_a"] is not None]
-    budgets = [v["exponent_a"] for v in known if v["name"].startswith("without the budget")]
+    budgets = [v["exponent_a"] for v in varied if v["name"].startswith("without the budget")]
     said = [
         f"{format_number(v['exponent_a'])} {v['name']}"
-        for v in known
+        for v in varied
         if not v["name"].startswith("without the budget")
     ]
     if budgets:

@@ -7,8 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from llama_scale.cli.fit_report import WIDTH, entry
-from llama_scale.cli.output import current_output, table
+from llama_scale.cli.output import WIDTH, current_output, entry, table
 from llama_scale.errors import InputError
 from llama_scale.quantities import counted, format_count, format_fraction, format_number, parse_count
 

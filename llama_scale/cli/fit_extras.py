@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_scale.cli.fit_report import WIDTH, entry
-from llama_scale.cli.output import table
+from llama_scale.cli.output import WIDTH, entry, table
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_fraction, format_level, format_number
 

@@ -9,14 +9,12 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from llama_scale.cli import fit_approaches, fit_selection
-from llama_scale.cli.output import table
+from llama_scale.cli.output import MARGIN, WIDTH, entry, table
 from llama_scale.quantities import format_count, format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
-WIDTH = 78
-MARGIN = 11
 SAME = 1e-6  # relative: objectives that differ by less are one
 
 
@@ -75,19 +73,6 @@ def refused(found: Mapping[str, Any]) -> Iterator[Any]:
         yield from ("", *fit_approaches.approaches(found), "")
     yield from (entry(heading, text) for heading, text in fit_approaches.remarks(found))
     yield from (entry("warning", text) for text in found.get("warnings", ()))
-
-
-def entry(heading: str, text: str) -> str:
-    """Text under a heading that stands in the margin."""
-    body = fill(
-        text,
-        WIDTH,
-        initial_indent=" " * MARGIN,
-        subsequent_indent=" " * MARGIN,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return heading.ljust(MARGIN) + body[MARGIN:]
 
 
 def _sentence(fit: Fit) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-from llama_scale.cli.output import table
+from llama_scale.cli.output import WIDTH, table
 from llama_scale.quantities import format_fraction, format_level, format_number
 
 ALONG = {"compute": "compute", "overtraining": "tokens per parameter"}
@@ -16,7 +16,7 @@ def candidates(selection: Mapping[str, Any]) -> Iterator[Any]:
     """All that was tried: a row a form and delta, a column a weighting, the nearest to the law marked."""
     tried = selection["candidates"]
     ways = " and ".join(ALONG[way] for way in selection["direction"])
-    yield fill(f"Fits tried, by their mean error on runs farther in {ways} than those fitted:", 78)
+    yield fill(f"Fits tried, by their mean error on runs farther in {ways} than those fitted:", WIDTH)
     yield from _grid(tried)
     heard = sum(one["weight"] > 0 for one in tried)
     mean = f"[nearest] to the law, which is the mean of the {heard} not ruled out"

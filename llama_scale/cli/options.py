@@ -171,44 +171,23 @@ def command(*, examples: Sequence[str], name: str | None = None) -> Callable[[Ca
     return click.command(name, cls=Command, examples=examples)
 
 
-def json_option(function: Function) -> Function:
-    """`--json`: the result as one JSON object on stdout."""
-    decorate = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-    return decorate(function)
-
-
-def quiet_option(function: Function) -> Function:
-    """`--quiet`: no talk on stderr."""
-    decorate = click.option(
-        "--quiet",
-        "-q",
-        is_flag=True,
-        help="Say nothing but the result and warnings.",
-    )
-    return decorate(function)
-
-
-def store_option(function: Function) -> Function:
-    """`--store`: the folder of runs."""
-    decorate = click.option(
-        "--store",
-        type=PathType(file_okay=False, path_type=Path),
-        default="runs",
-        help="Folder that holds the runs.",
-    )
-    return decorate(function)
-
-
-def set_option(function: Function) -> Function:
-    """`--set a.b=c`, any number of times: the argument `overrides`, a tuple for config.apply_overrides."""
-    decorate = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Change one field of the TOML, as a.b=c.",
-    )
-    return decorate(function)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result and warnings.")
+store_option = click.option(
+    "--store",
+    type=PathType(file_okay=False, path_type=Path),
+    default="runs",
+    help="Folder that holds the runs.",
+)
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
+)
+where_option = click.option(
+    "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
+)
+set_option = click.option(  # a tuple for config.apply_overrides
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one field of the TOML, as a.b=c."
+)
 
 
 def completing(

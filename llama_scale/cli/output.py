@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NARROWEST = 80
+WIDTH = 78  # of prose
+MARGIN = 11  # of the headings beside it
 LONG_JSON = 100_000  # characters
 LONG_TABLE = 300  # rows
 PROSE = 24  # cells longer than this are prose, and fold first where a table is too wide
@@ -105,11 +107,7 @@ def reader_may_leave() -> Iterator[None]:
 
 
 def table(
-    rows: Sequence[Sequence[object]],
-    columns: Sequence[str],
-    *,
-    marked: int | None = None,
-    title: str | None = None,
+    rows: Sequence[Sequence[object]], columns: Sequence[str], *, marked: int | None = None
 ) -> Table | str:
     """A table without lines: columns of numbers align right, the `marked` row is bold after a `>`.
 
@@ -123,10 +121,10 @@ def table(
     widths = [max(map(len, column)) for column in by_column]
     gap, stiff = _layout(widths)
     if len(cells) > LONG_TABLE:
-        return (f"{title}\n" if title else "") + _lines([columns, *cells], widths, gap)
+        return _lines([columns, *cells], widths, gap)
     from rich.table import Table
 
-    drawn = Table(box=None, padding=(0, gap, 0, 0), title=title, title_justify="left", header_style="bold")
+    drawn = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
     for (name, *column), no_wrap in zip(by_column, stiff, strict=True):
         right = bool(name and column) and all(map(_looks_numeric, column))
         drawn.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=no_wrap)
@@ -154,6 +152,29 @@ def _layout(widths: list[int]) -> tuple[int, list[bool]]:
     gap = 2 if needed + 2 * len(widths) <= width() else 1
     fits = needed + gap * len(widths) <= width()
     return gap, [fits and breadth <= PROSE for breadth in widths]
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """Text in lines that fit, all of them indented alike."""
+    from textwrap import fill
+
+    margin = " " * indent
+    return fill(
+        text,
+        WIDTH,
+        initial_indent=margin,
+        subsequent_indent=margin,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def entry(heading: str, text: str, indent: int = MARGIN) -> str:
+    """Text under a heading that stands in the margin."""
+    whole = "\n".join(wrapped(line, indent) for line in text.split("\n"))
+    if len(heading) < indent:
+        return heading.ljust(indent) + whole[indent:]
+    return f"{heading}\n{whole}"
 
 
 def console(*, stderr: bool = False) -> Console:

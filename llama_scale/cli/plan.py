@@ -15,8 +15,6 @@ from llama_scale.errors import InputError
 if TYPE_CHECKING:
     from llama_scale.planning import Plan
 
-WIDTH = 78
-
 
 @options.command(
     name="plan",
@@ -103,7 +101,7 @@ def _document(plan: Plan, explain: bool) -> dict[str, Any]:
 
 def _text(plan: Plan, explain: bool, sensitivity: bool) -> Iterator[Any]:
     """The answer, the table, the reasons, what to beware of, and what to ask next."""
-    from llama_scale.cli.output import table
+    from llama_scale.cli.output import entry, table, wrapped
     from llama_scale.planning import words
     from llama_scale.planning.again import command, next_steps
     from llama_scale.planning.reasons import reasons
@@ -139,6 +137,7 @@ def _tables(plan: Plan, sensitivity: bool) -> Iterator[Any]:
 
 
 def _explained(plan: Plan) -> Iterator[str]:
+    from llama_scale.cli.output import entry
     from llama_scale.planning.explain import explain
 
     yield "Formulas"
@@ -181,26 +180,3 @@ def _csv(plan: Plan) -> str:
         cells = ("" if value is None else repr(value) for value in model.to_json().values())
         lines.append(",".join((name, *cells)))
     return "\n".join(lines)
-
-
-def wrapped(text: str, indent: int = 0) -> str:
-    """Text in lines that fit, all of them indented alike."""
-    from textwrap import fill
-
-    margin = " " * indent
-    return fill(
-        text,
-        WIDTH,
-        initial_indent=margin,
-        subsequent_indent=margin,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
-
-
-def entry(heading: str, text: str, indent: int = 11) -> str:
-    """Text under a heading that stands in the margin."""
-    whole = "\n".join(wrapped(line, indent) for line in text.split("\n"))
-    if len(heading) < indent:
-        return heading.ljust(indent) + whole[indent:]
-    return f"{heading}\n{whole}"

@@ -35,7 +35,8 @@ def _accelerator_names() -> tuple[str, ...]:
     return accelerator_names()
 
 
-def _model_names() -> tuple[str, ...]:
+def model_names() -> tuple[str, ...]:
+    """Names of the published models, read when one is to be completed."""
     from llama_scale.planning.references import reference_names
 
     return reference_names()
@@ -67,202 +68,166 @@ DURATION = _checked("DURATION", quantities.parse_seconds)
 PRECISION = one_of(["bf16", "fp16", "fp8", "int8", "fp4"])
 WEIGHTS = one_of(["bf16", "fp16", "fp8", "int8", "int4", "fp4"])
 
-Options = tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
 
-QUESTION: Options = (
-    (
-        ("--budget",),
-        {
-            "type": BUDGET,
-            "help": "For training and serving: 1e24 (FLOPs), $2M or 1M GPU-hours. [default: 1e24 FLOPs]",
-        },
+def _option(*names: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, settings
+
+
+QUESTION = (
+    _option(
+        "--budget",
+        type=BUDGET,
+        help="For training and serving: 1e24 (FLOPs), $2M or 1M GPU-hours. [default: 1e24 FLOPs]",
     ),
-    (
-        ("--target-loss",),
-        {"type": float, "metavar": "NATS", "help": "Reach this loss at the lowest lifetime cost instead."},
+    _option(
+        "--target-loss",
+        type=float,
+        metavar="NATS",
+        help="Reach this loss at the lowest lifetime cost instead.",
     ),
-    (
-        ("--target-score",),
-        {"type": FRACTION, "help": "Reach this score of the task that the law was fitted with instead."},
+    _option(
+        "--target-score",
+        type=FRACTION,
+        help="Reach this score of the task that the law was fitted with instead.",
     ),
-    (
-        ("--match",),
-        {
-            "metavar": "MODEL",
-            "shell_complete": completing(_model_names),
-            "help": "Reach the quality of a published model instead, such as llama-13b, or of a "
-            "compute-optimal one by its size: 13B.",
-        },
+    _option(
+        "--match",
+        metavar="MODEL",
+        shell_complete=completing(model_names),
+        help="Reach the quality of a published model instead, such as llama-13b, or of a "
+        "compute-optimal one by its size: 13B.",
     ),
-    (
-        ("--against",),
-        {
-            "metavar": "MODEL",
-            "shell_complete": completing(_model_names, or_files=True),
-            "help": "Buy or train: set an open model off the shelf (a name, or a TOML) against the plan.",
-        },
+    _option(
+        "--against",
+        metavar="MODEL",
+        shell_complete=completing(model_names, or_files=True),
+        help="Buy or train: set an open model off the shelf (a name, or a TOML) against the plan.",
     ),
-    (
-        ("--cost-in",),
-        {
-            "type": one_of(["flops", "usd", "gpu-hours"]),
-            "help": "What a target is to be cheap in. [default: usd if hardware is named, else flops]",
-        },
+    _option(
+        "--cost-in",
+        type=one_of(["flops", "usd", "gpu-hours"]),
+        help="What a target is to be cheap in. [default: usd if hardware is named, else flops]",
     ),
-    (("--deadline",), {"type": DURATION, "help": "Train within this time, on --accelerators: 30d."}),
-    (("--accelerators",), {"type": NUMBER, "help": "How many train it: for a deadline, days and a layout."}),
-    (("--max-parameters",), {"type": COUNT, "help": "The most parameters in all, such as 13B."}),
-    (
-        ("--unique-tokens",),
-        {"type": COUNT, "help": "The tokens there are to train on; more than that are epochs of them."},
-    ),
-)
-DEMANDS: Options = (
-    (
-        ("--serve-tokens",),
-        {
-            "type": DEMAND,
-            "help": "Tokens, read and written, served in its life: 1e12, or 1e11..1e13 (90% sure), or "
-            "2B/month at first; 0 for none.",
-        },
-    ),
-    (("--requests",), {"type": DEMAND, "help": "Requests served in its life, instead of tokens."}),
-    (("--input-tokens",), {"type": COUNT, "help": "Read by one request. [default: 1,000]"}),
-    (("--output-tokens",), {"type": COUNT, "help": "Written by one, reasoning included. [default: 250]"}),
-    (
-        ("--input-share",),
-        {"type": FRACTION, "help": "Share of the served tokens that are read. [default: 80%]"},
-    ),
-    (
-        ("--samples",),
-        {
-            "type": NUMBER,
-            "help": "Answers drawn from each prompt, which is read once; --serve-tokens counts one of them. "
-            "[default: 1]",
-        },
-    ),
-    (("--months",), {"type": NUMBER, "help": "How long it serves; for growth, discount and retraining."}),
-    (("--growth",), {"type": PER_MONTH, "help": "Of the demand, such as 5%/month."}),
-    (("--discount",), {"type": PER_YEAR, "help": "Of later dollars, such as 10%/year."}),
-    (("--retrain-every",), {"type": NUMBER, "metavar": "MONTHS", "help": "Train a new model so often."}),
-    (
-        ("--request-rate",),
-        {"type": NUMBER, "help": "Requests a second at the peak: says how many serve them."},
+    _option("--deadline", type=DURATION, help="Train within this time, on --accelerators: 30d."),
+    _option("--accelerators", type=NUMBER, help="How many train it: for a deadline, days and a layout."),
+    _option("--max-parameters", type=COUNT, help="The most parameters in all, such as 13B."),
+    _option(
+        "--unique-tokens",
+        type=COUNT,
+        help="The tokens there are to train on; more than that are epochs of them.",
     ),
 )
-TRAINING: Options = (
-    (
-        ("--accelerator",),
-        {
-            "metavar": "NAME",
-            "shell_complete": completing(_accelerator_names),
-            "help": "What trains it. [default: H100-SXM]",
-        },
+DEMANDS = (
+    _option(
+        "--serve-tokens",
+        type=DEMAND,
+        help="Tokens, read and written, served in its life: 1e12, or 1e11..1e13 (90% sure), or "
+        "2B/month at first; 0 for none.",
     ),
-    (("--price",), {"type": USD_PER_HOUR, "help": "Of an hour of one. [default: a dated quote]"}),
-    (("--precision",), {"type": PRECISION, "help": "[default: bf16]"}),
-    (
-        ("--mfu",),
-        {"type": FRACTION, "help": "Useful FLOPs over the peak. [default: published, by accelerator]"},
+    _option("--requests", type=DEMAND, help="Requests served in its life, instead of tokens."),
+    _option("--input-tokens", type=COUNT, help="Read by one request. [default: 1,000]"),
+    _option("--output-tokens", type=COUNT, help="Written by one, reasoning included. [default: 250]"),
+    _option("--input-share", type=FRACTION, help="Share of the served tokens that are read. [default: 80%]"),
+    _option(
+        "--samples",
+        type=NUMBER,
+        help="Answers drawn from each prompt, which is read once; --serve-tokens counts one of them. "
+        "[default: 1]",
     ),
-    (
-        ("--goodput",),
-        {
-            "type": FRACTION,
-            "help": "Share of paid time that trains. [default: published, by accelerator; 100% with --mfu]",
-        },
-    ),
-    (
-        ("--recompute",),
-        {
-            "type": one_of(["none", "selective", "full"]),
-            "help": "Activations that are computed again; costs hours. [default: what fits, as the MFU was]",
-        },
-    ),
-    (
-        ("--pue",),
-        {"type": float, "metavar": "RATIO", "help": "Power of the building over boards'. [default: 1.1]"},
-    ),
-    (("--carbon",), {"type": float, "metavar": "KG/KWH", "help": "CO2 of the power. [default: 0.385]"}),
+    _option("--months", type=NUMBER, help="How long it serves; for growth, discount and retraining."),
+    _option("--growth", type=PER_MONTH, help="Of the demand, such as 5%/month."),
+    _option("--discount", type=PER_YEAR, help="Of later dollars, such as 10%/year."),
+    _option("--retrain-every", type=NUMBER, metavar="MONTHS", help="Train a new model so often."),
+    _option("--request-rate", type=NUMBER, help="Requests a second at the peak: says how many serve them."),
 )
-SERVING: Options = (
-    (
-        ("--serve-accelerator",),
-        {
-            "metavar": "NAME",
-            "shell_complete": completing(_accelerator_names),
-            "help": "What serves it. [default: what trains it]",
-        },
+TRAINING = (
+    _option(
+        "--accelerator",
+        metavar="NAME",
+        shell_complete=completing(_accelerator_names),
+        help="What trains it. [default: H100-SXM]",
     ),
-    (
-        ("--serve-accelerators",),
-        {
-            "type": NUMBER,
-            "help": "The most for one copy of it; given, a limit whatever is counted. [default: 32]",
-        },
+    _option("--price", type=USD_PER_HOUR, help="Of an hour of one. [default: a dated quote]"),
+    _option("--precision", type=PRECISION, help="[default: bf16]"),
+    _option("--mfu", type=FRACTION, help="Useful FLOPs over the peak. [default: published, by accelerator]"),
+    _option(
+        "--goodput",
+        type=FRACTION,
+        help="Share of paid time that trains. [default: published, by accelerator; 100% with --mfu]",
     ),
-    (("--serve-price",), {"type": USD_PER_HOUR, "help": "Of an hour of one. [default: a dated quote]"}),
-    (("--serve-precision",), {"type": WEIGHTS, "help": "Of the weights. [default: bf16]"}),
-    (
-        ("--kv-bits",),
-        {"type": one_of(["16", "8"]), "help": "Of the cache. [default: 16 for 16-bit weights, else 8]"},
+    _option(
+        "--recompute",
+        type=one_of(["none", "selective", "full"]),
+        help="Activations that are computed again; costs hours. [default: what fits, as the MFU was]",
     ),
-    (
-        ("--quantisation-penalty", "--quantization-penalty", "quantisation_penalty"),
-        {
-            "is_flag": True,
-            "default": None,
-            "help": "Add what --serve-precision costs in loss when done after training.",
-        },
+    _option("--pue", type=float, metavar="RATIO", help="Power of the building over boards'. [default: 1.1]"),
+    _option("--carbon", type=float, metavar="KG/KWH", help="CO2 of the power. [default: 0.385]"),
+)
+SERVING = (
+    _option(
+        "--serve-accelerator",
+        metavar="NAME",
+        shell_complete=completing(_accelerator_names),
+        help="What serves it. [default: what trains it]",
     ),
-    (
-        ("--utilisation", "--utilization", "utilisation"),
-        {"type": FRACTION, "help": "Share of paid serving time in use. [default: 100%]"},
+    _option(
+        "--serve-accelerators",
+        type=NUMBER,
+        help="The most for one copy of it; given, a limit whatever is counted. [default: 32]",
     ),
-    (("--time-per-output-token",), {"type": DURATION, "help": "The longest wait for each: 30ms."}),
-    (("--time-to-first-token",), {"type": DURATION, "help": "The longest wait for the first: 500ms."}),
-    (
-        ("--serving-benchmarks",),
-        {
-            "type": PathType(),
-            "metavar": "CSV",
-            "help": "Your own measured rates, to calibrate what serving takes.",
-        },
+    _option("--serve-price", type=USD_PER_HOUR, help="Of an hour of one. [default: a dated quote]"),
+    _option("--serve-precision", type=WEIGHTS, help="Of the weights. [default: bf16]"),
+    _option(
+        "--kv-bits",
+        type=one_of(["16", "8"]),
+        help="Of the cache. [default: 16 for 16-bit weights, else 8]",
     ),
-    (
-        ("--serve-mfu",),
-        {
-            "metavar": "READ/WRITTEN",
-            "help": "Count serving at constant MFUs instead, such as 0.55/0.2, whatever the model.",
-        },
+    _option(
+        "--quantisation-penalty",
+        "--quantization-penalty",
+        "quantisation_penalty",
+        is_flag=True,
+        default=None,
+        help="Add what --serve-precision costs in loss when done after training.",
+    ),
+    _option(
+        "--utilisation",
+        "--utilization",
+        "utilisation",
+        type=FRACTION,
+        help="Share of paid serving time in use. [default: 100%]",
+    ),
+    _option("--time-per-output-token", type=DURATION, help="The longest wait for each: 30ms."),
+    _option("--time-to-first-token", type=DURATION, help="The longest wait for the first: 500ms."),
+    _option(
+        "--serving-benchmarks",
+        type=PathType(),
+        metavar="CSV",
+        help="Your own measured rates, to calibrate what serving takes.",
+    ),
+    _option(
+        "--serve-mfu",
+        metavar="READ/WRITTEN",
+        help="Count serving at constant MFUs instead, such as 0.55/0.2, whatever the model.",
     ),
 )
-MODEL: Options = (
-    (
-        ("--law",),
-        {
-            "metavar": "LAW",
-            "shell_complete": completing(_law_names),
-            "help": "A published law, a fit's JSON, or E=..,A=..,B=..,alpha=..,beta=.. "
-            "[default: besiroglu-2024]",
-        },
+MODEL = (
+    _option(
+        "--law",
+        metavar="LAW",
+        shell_complete=completing(_law_names),
+        help="A published law, a fit's JSON, or E=..,A=..,B=..,alpha=..,beta=.. [default: besiroglu-2024]",
     ),
-    (
-        ("--flops",),
-        {
-            "type": one_of(["6nd", "exact"]),
-            "help": "Count 6ND + 2NT, or the shape's own. [default: as the law was fitted]",
-        },
+    _option(
+        "--flops",
+        type=one_of(["6nd", "exact"]),
+        help="Count 6ND + 2NT, or the shape's own. [default: as the law was fitted]",
     ),
-    (("--level",), {"type": FRACTION, "help": "Of the intervals. [default: 90%]"}),
-    (("--vocabulary",), {"type": COUNT, "help": "Of the shape. [default: 32,000]"}),
-    (
-        ("--context",),
-        {"type": COUNT, "help": "Of the shape, in tokens. [default: 2,048, or what requests need]"},
-    ),
-    (
-        ("--kv-heads",),
-        {"type": NUMBER, "help": "That queries share. [default: the cheapest to serve, 8 or more]"},
+    _option("--level", type=FRACTION, help="Of the intervals. [default: 90%]"),
+    _option("--vocabulary", type=COUNT, help="Of the shape. [default: 32,000]"),
+    _option("--context", type=COUNT, help="Of the shape, in tokens. [default: 2,048, or what requests need]"),
+    _option(
+        "--kv-heads", type=NUMBER, help="That queries share. [default: the cheapest to serve, 8 or more]"
     ),
 )
 HEADINGS = {

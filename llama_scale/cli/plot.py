@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import compare
-from llama_scale.cli.options import Group, PathType, json_option, quiet_option, store_option
+from llama_scale.cli.options import Group, PathType, json_option, quiet_option, store_option, where_option
 from llama_scale.cli.plan_options import plan_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Drawn = tuple["Figure", dict[str, Any]]  # a figure, and what --json says of its source
-WHERE = click.option(
-    "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
-)
 
 
 def _sources(function: Any) -> Any:
@@ -133,7 +130,7 @@ def draw_curves(sources: tuple[str, ...]) -> Drawn:
 
 @_kind("isoflop", "Which size is best at each compute budget?", OF_RUNS)
 @_sources
-@WHERE
+@where_option
 def draw_isoflop(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Loss against size at each budget, the fitted minima and, where a law is kept, the runs held out."""
     from llama_scale import plots
@@ -144,7 +141,7 @@ def draw_isoflop(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 @_kind("envelope", "Which size is best as compute grows?", OF_RUNS)
 @_sources
-@WHERE
+@where_option
 def draw_envelope(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Losses of each size against FLOPs, their lower edge, and the best size along it (Approach 1)."""
     from llama_scale import plots
@@ -155,7 +152,7 @@ def draw_envelope(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 @_kind("contours", "What does the law say between and beyond the runs?", OF_RUNS)
 @_sources
-@WHERE
+@where_option
 def draw_contours(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Lines of equal loss over budgets and sizes, the runs, and the efficient frontier with its band."""
     from llama_scale import plots
@@ -166,7 +163,7 @@ def draw_contours(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 @_kind("predictions", "Does the law predict the runs, and those that it never saw?", OF_RUNS)
 @_sources
-@WHERE
+@where_option
 def draw_predictions(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Predicted against measured loss; runs held out are marked, with their intervals."""
     from llama_scale import plots
@@ -177,7 +174,7 @@ def draw_predictions(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 
 @_kind("residuals", "Is anything left in the errors of the law?", OF_RUNS)
 @_sources
-@WHERE
+@where_option
 def draw_residuals(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Relative errors against compute and tokens per parameter, beside the noise of a run."""
     from llama_scale import plots
@@ -186,12 +183,12 @@ def draw_residuals(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     return plots.residuals(fit, runs), facts
 
 
-def _law(kind: str, sources: tuple[str, ...], figure: str) -> Drawn:
+def _law(kind: str, sources: tuple[str, ...]) -> Drawn:
     from llama_scale import plots
     from llama_scale.cli.plot_sources import law_of
 
     fit = law_of(sources, kind)
-    return getattr(plots, figure)(fit), {"law": fit.name}
+    return getattr(plots, kind)(fit), {"law": fit.name}
 
 
 @_kind(
@@ -205,25 +202,25 @@ def draw_optima(sources: tuple[str, ...]) -> Drawn:
 
     SOURCE may be a published law too.
     """
-    return _law("optima", sources, "optima")
+    return _law("optima", sources)
 
 
 @_kind("choice", "Which form of law predicts best?", OF_RUNS)
 @_sources
 def draw_choice(sources: tuple[str, ...]) -> Drawn:
     """Every candidate's error in predicting farther runs from nearer ones, and how much it is heard."""
-    return _law("choice", sources, "choice")
+    return _law("choice", sources)
 
 
 @_kind("backtest", "How well would this have worked on the farthest runs?", OF_RUNS)
 @_sources
 def draw_backtest(sources: tuple[str, ...]) -> Drawn:
     """Laws of the nearer four fifths of the runs judged on the farthest fifth (made by `fit --backtest`)."""
-    return _law("backtest", sources, "backtest")
+    return _law("backtest", sources)
 
 
-def _planned(words: dict[str, Any], figure: str, curve: str | None = None) -> Drawn:
-    """Plans, computes the curve, draws."""
+def _planned(words: dict[str, Any], figure: str, *, of_curve: bool = True) -> Drawn:
+    """Plans, computes the curve of the figure's name where it shows one, draws."""
     from llama_scale import plots
     from llama_scale.planning import curves, plan
     from llama_scale.planning.again import command as again
@@ -231,9 +228,9 @@ def _planned(words: dict[str, Any], figure: str, curve: str | None = None) -> Dr
     answer = plan(**words)
     drawn: Any = getattr(plots, figure)
     told = {"answer": answer.sentence, "again": again(answer)}
-    if curve is None:
+    if not of_curve:
         return drawn(answer), told
-    return drawn(getattr(curves, curve)(answer), convention=answer.request.fit.convention), told
+    return drawn(getattr(curves, figure)(answer), convention=answer.request.fit.convention), told
 
 
 @_kind(
@@ -246,7 +243,7 @@ def draw_cost(**words: Any) -> Drawn:
     """Lifetime cost against size at equal loss, training and serving stacked, the sizes within 1 % and 5 % of
     the least, the chosen and the compute-optimal model.
     """
-    return _planned(words, "cost_by_size", "cost_by_size")
+    return _planned(words, "cost_by_size")
 
 
 @_kind(
@@ -257,7 +254,7 @@ def draw_cost(**words: Any) -> Drawn:
 @plan_options
 def draw_loss(**words: Any) -> Drawn:
     """Loss against size at equal total cost of training and serving."""
-    return _planned(words, "loss_by_size", "loss_by_size")
+    return _planned(words, "loss_by_size")
 
 
 @_kind(
@@ -268,7 +265,7 @@ def draw_loss(**words: Any) -> Drawn:
 @plan_options
 def draw_demand(**words: Any) -> Drawn:
     """Best size and tokens per parameter against served tokens, the planned demand marked."""
-    return _planned(words, "best_by_demand", "best_by_demand")
+    return _planned(words, "best_by_demand")
 
 
 @_kind(
@@ -282,7 +279,7 @@ def draw_demand(**words: Any) -> Drawn:
 @plan_options
 def draw_break_even(**words: Any) -> Drawn:
     """Cumulative cost of the chosen and of the compute-optimal model of its loss, and where they are even."""
-    return _planned(words, "cost_over_time", "cost_over_time")
+    return _planned(words, "cost_over_time")
 
 
 @_kind(
@@ -293,7 +290,7 @@ def draw_break_even(**words: Any) -> Drawn:
 @plan_options
 def draw_sensitivity(**words: Any) -> Drawn:
     """The tornado: every input at its low and its high, by the dollars between them."""
-    return _planned(words, "sensitivity")
+    return _planned(words, "sensitivity", of_curve=False)
 
 
 def _compared(models: tuple[str, ...], words: dict[str, Any], figure: str) -> Drawn:

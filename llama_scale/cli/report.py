@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from llama_scale.cli import options
-from llama_scale.cli.plan import entry, wrapped
 from llama_scale.cli.plan_options import plan_options
 
 DEFAULT_FILE = "plan.html"
@@ -40,7 +39,7 @@ def command(output: Path, force: bool, as_json: bool, quiet: bool, **words: Any)
     Takes the words of `plan` and writes its answer as one HTML file, to mail or to print: the recommendation,
     its costs and what they rest on, with controls that ask the same question anew. The file needs no network.
     """
-    from llama_scale.cli.output import current_output
+    from llama_scale.cli.output import current_output, entry, wrapped
     from llama_scale.files import at_home
     from llama_scale.planning import plan
     from llama_scale.report import check_target, write_report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,7 @@ def _settings_for(
     command: click.Command, path: tuple[str, ...], root: click.Context, file: Path
 ) -> dict[str, Any]:
     """What one file says for the options of one command: shared keys first, its own table over them."""
-    from llama_scale.config import read_toml
+    from llama_scale.config import read_toml, unknown_key
 
     tables = read_toml(file)
     _check_top(tables, root, file)
@@ -197,7 +197,7 @@ def _settings_for(
             continue  # the table of a command below
         known = key.replace("_", "-")
         if known not in options:
-            raise _unknown(file, ".".join((*path, key)), known, options)
+            raise unknown_key(f"{file}: {'.'.join((*path, key))}", known, list(options))
         found[options[known]] = value
     return found
 
@@ -213,18 +213,12 @@ def _table(tables: Mapping[str, Any], path: tuple[str, ...], file: Path) -> Mapp
 
 
 def _check_top(tables: Mapping[str, Any], root: click.Context, file: Path) -> None:
+    from llama_scale.config import unknown_key
+
     names = root.command.list_commands(root) if isinstance(root.command, click.Group) else []
     for key in tables:
         if key not in names and key not in SHARED:
-            raise _unknown(file, key, key, [*SHARED, *names])
-
-
-def _unknown(file: Path, path: str, key: str, known: Iterable[str]) -> InputError:
-    from llama_scale.config import nearest
-
-    close = nearest(key, known)
-    hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
-    return InputError(f"{file}: {path} is not a known key", hint=hint)
+            raise unknown_key(f"{file}: {key}", key, [*SHARED, *names])
 
 
 def _command_path(ctx: click.Context) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from llama_scale import quantities
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.options import (
     completing,
+    device_option,
     json_option,
     one_of,
     quiet_option,
@@ -46,9 +47,7 @@ LOG_ROOM_BYTES = 65_536  # with less than this free, a disk is full
     type=click.IntRange(min=1),
     help="Runs trained side by side.  [default: one per core; on cards as many as fit into their memory]",
 )
-@click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
-)
+@device_option
 @click.option(
     "--launcher",
     type=one_of(["local", "slurm", "ray"]),

@@ -17,6 +17,7 @@ from llama_scale.cli.options import (
     COUNT,
     PathType,
     completing,
+    device_option,
     json_option,
     one_of,
     quiet_option,
@@ -86,9 +87,7 @@ def _family() -> Iterable[str]:
     help="Copy what is logged for this tool; wandb stays offline unless WANDB_MODE=online.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the run with its cost, train nothing, write nothing.")
-@click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
-)
+@device_option
 @store_option
 @set_option
 @json_option

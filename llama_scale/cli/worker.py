@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from llama_scale.cli.options import command as make_command
-from llama_scale.cli.options import complete_run_ids, json_option, store_option
+from llama_scale.cli.options import complete_run_ids, device_option, json_option, store_option
 from llama_scale.cli.output import current_output
 from llama_scale.errors import InputError
 
@@ -23,9 +23,7 @@ from llama_scale.errors import InputError
 )
 @click.argument("run", required=False, shell_complete=complete_run_ids)
 @store_option
-@click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
-)
+@device_option
 @click.option("--listen", is_flag=True, help="Take run ids from stdin, one a line, and report each as JSON.")
 @json_option
 def command(run: str | None, store: Path, device: str, listen: bool, as_json: bool) -> int:

@@ -4,13 +4,11 @@
 into FLOPs, hours and dollars; `serving` is the roofline.
 """
 
-from llama_scale.costs.demand import Demand, Generation, Spread
+from llama_scale.costs.demand import Demand, Spread
 from llama_scale.costs.economics import (
     DEFAULT_ACCELERATOR,
     DEFAULT_DECODE_MFU,
-    DEFAULT_GOODPUT,
     DEFAULT_INPUT_SHARE,
-    DEFAULT_MFU,
     DEFAULT_PREFILL_MFU,
     DEFAULT_UTILISATION,
     Assumption,
@@ -22,14 +20,12 @@ from llama_scale.costs.economics import (
     missing_price,
     rental,
 )
-from llama_scale.costs.lifetime import Economics, Lifetime, Rates
+from llama_scale.costs.lifetime import Economics, Lifetime
 
 __all__ = [
     "DEFAULT_ACCELERATOR",
     "DEFAULT_DECODE_MFU",
-    "DEFAULT_GOODPUT",
     "DEFAULT_INPUT_SHARE",
-    "DEFAULT_MFU",
     "DEFAULT_PREFILL_MFU",
     "DEFAULT_UTILISATION",
     "Assumption",
@@ -37,9 +33,7 @@ __all__ = [
     "Default",
     "Demand",
     "Economics",
-    "Generation",
     "Lifetime",
-    "Rates",
     "Rental",
     "Serving",
     "Spread",

@@ -21,6 +21,7 @@ from llama_scale.costs.measurements import Measurements
 from llama_scale.costs.rate_tables import read_measurements
 from llama_scale.costs.roofline import Array, batch_in_memory, phases, seconds_per_answer
 from llama_scale.errors import UnidentifiedError
+from llama_scale.laws.spread import median
 from llama_scale.quantities import counted
 
 LEAST_ROWS = 6  # as many as there are constants
@@ -91,7 +92,7 @@ def _refuse_unbelievable(found: Calibration, measurements: Measurements, name: s
 def _typical_factor(calibration: Calibration, measurements: Measurements) -> float:
     """The median of how many times rates are above or below what is predicted."""
     return float(
-        np.exp(_median(np.abs(np.log(predicted_rates(calibration, measurements) / measurements.rate))))
+        np.exp(median(np.abs(np.log(predicted_rates(calibration, measurements) / measurements.rate))))
     )
 
 
@@ -147,7 +148,7 @@ def accuracy(errors: Array, held_out: str) -> Accuracy:
     """The figures of errors, given as log(predicted / measured)."""
     sizes = np.abs(errors)
     within = float((sizes <= np.log(WITHIN)).mean())
-    return Accuracy(held_out, len(sizes), float(np.expm1(_median(sizes))), within)
+    return Accuracy(held_out, len(sizes), float(np.expm1(median(sizes))), within)
 
 
 def held_out_errors(measurements: Measurements, groups: NDArray[np.str_], guess: Guess = PHYSICS) -> Array:
@@ -167,7 +168,7 @@ def fit(measurements: Measurements, guess: Guess = PHYSICS) -> Array:
     constants, noise = guess.values, NOISE
     for _ in range(ROUNDS):
         constants = _minimum(_Problem(terms, measured, guess, noise), constants)
-        noise = max(LEAST_NOISE, 1.48 * _median(np.abs(np.log(_rates(terms, constants)) - measured)))
+        noise = max(LEAST_NOISE, 1.48 * median(np.abs(np.log(_rates(terms, constants)) - measured)))
     return constants
 
 
@@ -309,9 +310,3 @@ def _bounded(point: Array) -> Array:
     """The inverse of `_free`."""
     inside = np.clip(point, -40, 40)
     return np.where(_SHARES, 1 / (1 + np.exp(-inside)), np.exp(inside))
-
-
-def _median(values: Array) -> float:
-    """As np.median, whose first call imports numpy.ma: 50 ms that a cold plan has no use for."""
-    ordered = np.sort(values)
-    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2

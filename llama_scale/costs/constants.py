@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import field
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from llama_scale.files import shipped_tables
 from llama_scale.frozen import frozen
-
-DATA = Path(__file__).parents[1] / "data" / "serving.toml"
 
 
 class Constant(NamedTuple):
@@ -117,7 +114,7 @@ class Calibration:
 @cache
 def shipped_calibration() -> Calibration:
     """Our constants, fitted on published rates of dense models (`data/serving.toml`)."""
-    table = tomllib.loads(DATA.read_text(encoding="utf-8"))
+    table = shipped_tables("serving.toml")
     return Calibration(
         **table["constants"],
         spread=table["relative_standard_errors"],

@@ -13,8 +13,7 @@ from typing import NamedTuple
 from llama_scale.frozen import frozen
 
 DEFAULT_INPUT_TOKENS, DEFAULT_OUTPUT_TOKENS = 1000.0, 250.0  # as Sardana & Frankle ask (arXiv 2401.00448)
-CENTRAL_SHARE = 0.9  # of a log-normal demand lies in the range that is given
-TAIL_DEVIATIONS = 1.6448536269514722  # standard deviations from the median to either end of it
+TAIL_DEVIATIONS = 1.6448536269514722  # standard deviations from the median to either end of the central 90 %
 
 
 class Spread(NamedTuple):

@@ -25,14 +25,6 @@ class Default(NamedTuple):
 
 
 DEFAULT_ACCELERATOR = "H100-SXM"
-DEFAULT_MFU = Default(
-    0.40,
-    "on 6ND: steady 36 to 43 % on H100 (llm-foundry, 7B to 70B); whole runs of LLaMA 44 to 51 %, PaLM 30 %",
-    "2024",
-)
-DEFAULT_GOODPUT = Default(
-    1.0, "no hours lost; Llama 3 reports over 90 % (arXiv 2407.21783), PaLM's hours imply 65 %", "2024"
-)
 DEFAULT_PREFILL_MFU = Default(
     0.55, "our calibration on published saturated rates of dense models (TensorRT-LLM, MLPerf)", "2025"
 )
@@ -79,8 +71,8 @@ class Training:
     """
 
     rental: Rental
-    mfu: float = DEFAULT_MFU.value
-    goodput: float = DEFAULT_GOODPUT.value
+    mfu: float
+    goodput: float = 1.0
     recomputed: float = 0.0
 
     @property

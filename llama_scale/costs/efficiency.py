@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from llama_scale.costs.economics import Default
+from llama_scale.files import shipped_tables
 from llama_scale.hardware import Accelerator, Precision
 from llama_scale.laws import FlopsAccounting
 from llama_scale.quantities import format_fraction
 
 STAND_IN = "H100-SXM"  # for accelerators of which nothing was published
 USUAL_SIZE = 5e9  # parameters: where no size is given
-_FILE = Path(__file__).parent.parent / "data" / "training.toml"
 
 
 def training_mfu(
@@ -46,13 +45,10 @@ def training_mfu(
     return Default(value, f"{stands_in}{rates}, {entry['source']}", entry["date"])
 
 
-def mfu_spread(
-    accelerator: Accelerator, parameters: float | None = None, *, precision: Precision = "bf16"
-) -> tuple[float, float, str] | None:
+def mfu_spread(accelerator: Accelerator, precision: Precision) -> tuple[float, float, str] | None:
     """The lowest and highest published steady MFU on 6ND, and their source; None unless two are known."""
     entry = _entry("mfu", accelerator.name, precision)
-    size = USUAL_SIZE if parameters is None else parameters
-    rows = [row for row in entry["sizes"] if row["from_parameters"] <= size] if entry else []
+    rows = [row for row in entry["sizes"] if row["from_parameters"] <= USUAL_SIZE] if entry else []
     if not entry or not rows or rows[-1]["low"] == rows[-1]["high"]:
         return None
     return rows[-1]["low"], rows[-1]["high"], f"steady rates, {entry['source']}, {entry['date']}"
@@ -80,6 +76,4 @@ def _entry(table: str, name: str, precision: str | None = None) -> Mapping[str, 
 
 @cache
 def _tables() -> Mapping[str, Any]:
-    import tomllib
-
-    return tomllib.loads(_FILE.read_text(encoding="utf-8"))
+    return shipped_tables("training.toml")

@@ -23,14 +23,10 @@ COMPUTES: dict[WeightFormat, Precision] = {"fp8": "fp8", "int8": "int8", "fp4": 
 
 
 class ServedFormat(NamedTuple):
-    """How weights are held and multiplied: bits each (scales included), and the rental that computes.
-
-    `weight_only` says that products run at 16 bits because the accelerator is not faster in the format.
-    """
+    """How weights are held and multiplied: bits each (scales included), and the rental that computes."""
 
     rental: Rental
     weight_bits: float
-    weight_only: bool
 
 
 def weight_bits(name: str) -> float:
@@ -58,12 +54,11 @@ def compute_precision(chip: Accelerator, weights: str) -> Precision:
 def serve_in(name: str, weights: str, *, price_usd_per_hour: float | None = None) -> ServedFormat:
     """The accelerator of this name serving weights in this format.
 
-    >>> serve_in("A100", "fp8").weight_only
-    True
+    >>> serve_in("A100", "fp8").rental.precision
+    'bf16'
     """
     precision = compute_precision(accelerator(name), weights)
     return ServedFormat(
         rental=rental(name, precision=precision, price_usd_per_hour=price_usd_per_hour),
         weight_bits=weight_bits(weights),
-        weight_only=weight_bits(weights) < 16 and precision in ("bf16", "fp16"),
     )

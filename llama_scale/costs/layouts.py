@@ -14,17 +14,15 @@ from typing import NamedTuple
 
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.costs.memory import (
-    STATES,
     Memory,
     Sharding,
-    StateBytes,
     memory_per_accelerator,
     recompute_overhead,
 )
+from llama_scale.costs.serving import NODE
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
 
-NODE = 8  # accelerators with fast links among them; tensor parallelism stays within
 NETWORK_BYTES_PER_SECOND = 50e9  # across nodes: 400 Gb/s a chip (Llama 3, arXiv 2407.21783, section 3.3.1)
 PCIE_BYTES_PER_SECOND = 32e9  # where no faster link is known
 BATCH_TOLERANCE = 0.1  # a batch may be that much off, to be whole micro-batches on every replica
@@ -42,9 +40,7 @@ class Workload:
     peak_flops_per_second: float
     batch_tokens: float
     mfu: float = 0.4
-    states: StateBytes = STATES["mixed"]
     recompute: Recompute | None = None
-    node: int = NODE
 
     @property
     def sequences(self) -> float:
@@ -187,12 +183,11 @@ def _all_layouts(work: Workload, accelerators: int) -> Iterator[Layout]:
 def _shardings(work: Workload, accelerators: int) -> Iterator[Sharding]:
     shape = work.shape
     for tensor in (1, 2, 4, 8):
-        if accelerators % tensor or tensor > work.node or not _splits(shape, tensor):
+        if accelerators % tensor or not _splits(shape, tensor):
             continue
         for pipeline in _divisors(math.gcd(shape.layers, accelerators // tensor)):
             replicas = accelerators // tensor // pipeline
-            in_node = max(1, work.node // tensor)
-            for fsdp in {1, math.gcd(replicas, in_node), replicas}:
+            for fsdp in {1, math.gcd(replicas, NODE // tensor), replicas}:
                 yield Sharding(data=replicas // fsdp, fsdp=fsdp, tensor=tensor, pipeline=pipeline)
 
 
@@ -241,7 +236,6 @@ def _held(work: Workload, sharding: Sharding, recompute: Recompute, micro_batch:
         micro_batch=micro_batch,
         micro_steps=micro_steps,
         recompute=recompute,
-        states=work.states,
     )
     return _Held(micro_steps, memory)
 
@@ -261,9 +255,9 @@ def _exposed(
     tokens = micro_batch * shape.context * micro_steps
     useful = tokens * shape.train_flops_per_token() / sharding.tensor / sharding.pipeline
     products = useful / (work.peak_flops_per_second * work.mfu)
-    in_node = sharding.fsdp * sharding.tensor <= work.node
+    in_node = sharding.fsdp * sharding.tensor <= NODE
     gathered = (2 * 2 + 4) * held * micro_steps * (1 - 1 / sharding.fsdp) / (link if in_node else across)
-    whole_in_node = sharding.accelerators <= work.node
+    whole_in_node = sharding.accelerators <= NODE
     summed = 2 * 4 * held / sharding.fsdp * (1 - 1 / sharding.data) / (link if whole_in_node else across)
     layers = shape.layers / sharding.pipeline
     exchanged = 8 * 2 * tokens * shape.width * layers * (1 - 1 / sharding.tensor) / link

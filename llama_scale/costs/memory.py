@@ -8,41 +8,16 @@ Symbols: d width, q = heads x head size, k = KV heads x head size, f hidden, s c
 
 from __future__ import annotations
 
-from typing import Literal
-
 from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.costs.roofline import usable_bytes
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
 
-StatePrecision = Literal["mixed", "8bit", "bf16"]
-
+# Bytes that one parameter holds in mixed precision, 18 in all: AdamW keeps two moments and a master copy.
+WEIGHT_BYTES, GRADIENT_BYTES, OPTIMIZER_BYTES = 2, 4, 12
 ACTIVATION_BYTES = 2  # bf16
 LOGIT_BYTES = 10  # bf16 logits, their fp32 log-probabilities and the fp32 gradient, all at once at the peak
 GATHERED_LAYERS = 2  # the layer at work and the next one, fetched ahead
-FRAGMENTATION = 0.08  # share of memory lost to the allocator: as for serving
-RESERVED_BYTES = 3e9  # context of the driver, communication buffers, workspaces: as for serving
-
-
-@frozen
-class StateBytes:
-    """Bytes that one parameter holds in training: AdamW keeps two moments and, if mixed, a master copy."""
-
-    weights: float
-    gradients: float
-    master: float
-    moments: float
-
-    @property
-    def total(self) -> float:
-        """All of them: 18 bytes in the usual mixed precision."""
-        return self.weights + self.gradients + self.master + self.moments
-
-
-STATES: dict[StatePrecision, StateBytes] = {
-    "mixed": StateBytes(weights=2, gradients=4, master=4, moments=8),
-    "8bit": StateBytes(weights=2, gradients=4, master=4, moments=2),  # moments in 8 bits
-    "bf16": StateBytes(weights=2, gradients=2, master=0, moments=4),
-}
 
 
 @frozen
@@ -89,11 +64,6 @@ class Memory:
         return self.total_bytes <= self.usable_bytes
 
 
-def usable_bytes(accelerator: Accelerator) -> float:
-    """Memory that training may plan with: 92 % of what software sees, less 3 GB."""
-    return (1 - FRAGMENTATION) * accelerator.memory_bytes - RESERVED_BYTES
-
-
 def layer_weights(shape: ModelConfig) -> int:
     """Parameters of one layer, norms included."""
     return (shape.parameters.non_embedding - shape.width) // shape.layers
@@ -133,7 +103,6 @@ def memory_per_accelerator(
     micro_batch: int = 1,
     micro_steps: int = 1,
     recompute: Recompute = "selective",
-    states: StateBytes = STATES["mixed"],
 ) -> Memory:
     """Bytes on the fullest accelerator, for `micro_batch` sequences at a time.
 
@@ -144,7 +113,7 @@ def memory_per_accelerator(
     held, a_layer = _stage_weights(shape, sharding), layer_weights(shape) / sharding.tensor
     share = held / sharding.fsdp
     sharded = sharding.fsdp > 1
-    gathered = (GATHERED_LAYERS * states.weights + states.gradients) * a_layer + states.weights * (
+    gathered = (GATHERED_LAYERS * WEIGHT_BYTES + GRADIENT_BYTES) * a_layer + WEIGHT_BYTES * (
         held - a_layer * shape.layers / sharding.pipeline
     )
     tokens = micro_batch * shape.context
@@ -154,13 +123,13 @@ def memory_per_accelerator(
         last_is_fuller = last + logits > first
         first, logits = (last, logits) if last_is_fuller else (first, 0.0)
     return Memory(
-        weights_bytes=states.weights * share,
-        gradients_bytes=states.gradients * share,
-        optimizer_bytes=(states.master + states.moments) * share,
+        weights_bytes=WEIGHT_BYTES * share,
+        gradients_bytes=GRADIENT_BYTES * share,
+        optimizer_bytes=OPTIMIZER_BYTES * share,
         gathered_bytes=gathered if sharded else 0.0,
         activations_bytes=first,
         logits_bytes=logits,
-        usable_bytes=usable_bytes(accelerator),
+        usable_bytes=float(usable_bytes(accelerator.memory_bytes)),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from llama_scale.costs.formats import weight_bits
 from llama_scale.costs.measurements import Measurement, Measurements, stack
 from llama_scale.costs.roofline import ServedShape, Traffic, batch_in_memory
 from llama_scale.errors import InputError, LlamaScaleError, UnidentifiedError
+from llama_scale.files import shipped_tables
 from llama_scale.hardware import Accelerator, accelerator, name_key, nearest_names_hint
 from llama_scale.quantities import parse_count
 
@@ -87,9 +87,8 @@ def read_measurements(path: Path) -> Table:
 @cache
 def known_shapes() -> Mapping[str, ServedShape]:
     """Shapes of published dense models by name and alias (`data/reference_models.toml`)."""
-    text = (Path(__file__).parents[1] / "data" / "reference_models.toml").read_text(encoding="utf-8")
     shapes = {}
-    for entry in tomllib.loads(text)["model"]:
+    for entry in shipped_tables("reference_models.toml")["model"]:
         shape = ServedShape(
             weights=float(entry["total"]),
             active_weights=float(entry["total"] - (0 if entry["tied"] else entry["embedding"])),

@@ -29,8 +29,8 @@ from llama_scale.costs.constants import Calibration
 Array = NDArray[np.float64]
 Numbers = float | Array
 
-USABLE_MEMORY = 0.92  # share of an accelerator's memory that engines plan with
-RESERVED_BYTES = 3e9  # of it, for activations, graphs and buffers
+USABLE_MEMORY = 0.92  # share of an accelerator's memory that allocators leave
+RESERVED_BYTES = 3e9  # of it, for the driver, activations that come and go, graphs and buffers
 STAGE_PENALTY = 1.1  # our assumption, unmeasured: stages are never quite even, and wait for each other
 
 
@@ -159,12 +159,17 @@ def phases(calibration: Calibration, engine: Engine, shape: ServedShape, traffic
     )
 
 
+def usable_bytes(memory_bytes: Numbers) -> Numbers:
+    """What training or serving may plan with of an accelerator's memory."""
+    return USABLE_MEMORY * memory_bytes - RESERVED_BYTES
+
+
 def batch_in_memory(engine: Engine, shape: ServedShape, traffic: Traffic) -> Array:
     """Sequences whose cache fits beside the weights on stages x tensor accelerators; nan if not one whole.
 
     They store n_in / k + n_out / 2 tokens on average, since they are at different places.
     """
-    room = engine.stages * engine.tensor * (USABLE_MEMORY * engine.memory_bytes - RESERVED_BYTES)
+    room = engine.stages * engine.tensor * usable_bytes(engine.memory_bytes)
     left = room - shape.weights * engine.weight_bytes
     each = cache_bytes(shape, engine.kv_bytes)
     whole = each * (traffic.input_tokens + traffic.output_tokens)

@@ -36,12 +36,9 @@ from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 
 __all__ = [
-    "LIMITS",
     "NODE",
-    "Calibration",
     "Deployment",
     "Fleet",
-    "Limit",
     "ServedShape",
     "Throughput",
     "accelerators_for",

@@ -15,6 +15,7 @@ from llama_scale.costs.roofline import (
     cache_bytes,
     exchange_seconds,
     phases,
+    usable_bytes,
 )
 from llama_scale.costs.serving import NODE, Deployment, Throughput, engine, serve
 from llama_scale.costs.serving_limits import why_not
@@ -102,7 +103,7 @@ def _memory(served: _Served) -> list[ServingFormula]:
     deployment, shape, machine = served.deployment, served.shape, served.machine
     traffic, chip = deployment.traffic, deployment.rental.accelerator
     weights, cache = shape.weights * machine.weight_bytes, cache_bytes(shape, machine.kv_bytes)
-    room = served.group * (USABLE_MEMORY * machine.memory_bytes - RESERVED_BYTES)
+    room = served.group * usable_bytes(machine.memory_bytes)
     return [
         ServingFormula(
             "bytes of weights",

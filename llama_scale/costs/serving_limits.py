@@ -7,13 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from llama_scale.costs.roofline import (
-    RESERVED_BYTES,
-    USABLE_MEMORY,
     Array,
     ServedShape,
     batch_in_memory,
     cache_bytes,
     phases,
+    usable_bytes,
 )
 from llama_scale.costs.serving import Deployment, engine, serve
 from llama_scale.errors import InfeasibleError
@@ -38,7 +37,7 @@ def attainable(deployment: Deployment, shape: ServedShape) -> Attainable:
     machine, traffic = engine(deployment, deployment.groups[-1]), deployment.traffic
     whole = traffic.input_tokens + traffic.output_tokens
     needed = shape.weights * machine.weight_bytes + whole * cache_bytes(shape, machine.kv_bytes)
-    usable = deployment.groups[-1] * (USABLE_MEMORY * machine.memory_bytes - RESERVED_BYTES)
+    usable = deployment.groups[-1] * usable_bytes(machine.memory_bytes)
     next_token, first_token = [], []
     for group in deployment.groups:
         works = engine(deployment, group)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from llama_scale.architecture import ModelConfig, Recompute
 from llama_scale.costs.economics import Default, Rental
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts, why_none_fits
-from llama_scale.costs.memory import STATES, StatePrecision, recompute_overhead
+from llama_scale.costs.memory import recompute_overhead
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator
@@ -25,7 +22,6 @@ from llama_scale.quantities import (
 )
 
 Row = tuple[str, str, str, str]  # name, formula, numbers put in, source
-Hours = TypeVar("Hours", float, NDArray[np.float64])
 
 DEFAULT_PUE = Default(
     1.1, "power usage effectiveness that LLaMA assumes (arXiv 2302.13971, section 6)", "2023"
@@ -128,16 +124,9 @@ class TrainingReport:
             yield from _layout_formulas(self, self.layout)
 
 
-def gpu_hours(train_flops: Hours, rental: Rental, mfu: float, goodput: float = 1.0) -> Hours:
-    """Accelerator-hours of so many useful FLOPs (a number or an array): FLOPs / (peak x MFU x goodput)."""
+def gpu_hours(train_flops: float, rental: Rental, mfu: float, goodput: float = 1.0) -> float:
+    """Accelerator-hours of so many useful FLOPs: FLOPs / (peak x MFU x goodput)."""
     return train_flops / (rental.peak_flops_per_hour * mfu * goodput)
-
-
-def most_train_flops(
-    rental: Rental, mfu: float, goodput: float, accelerators: float, seconds: float
-) -> float:
-    """Useful FLOPs that so many accelerators do in that time: the limit that a deadline sets."""
-    return accelerators * seconds * rental.peak_flops_per_hour / 3600 * mfu * goodput
 
 
 def energy_mwh(gpu_hours: float, accelerator: Accelerator, pue: float = DEFAULT_PUE.value) -> float | None:
@@ -162,7 +151,6 @@ def training_report(
     batch_tokens: float | None = None,
     train_flops: float | None = None,
     recompute: Recompute | None = None,
-    states: StatePrecision = "mixed",
     pue: float = DEFAULT_PUE.value,
     kg_co2_per_kwh: float = DEFAULT_CARBON.value,
 ) -> TrainingReport:
@@ -191,7 +179,6 @@ def training_report(
         peak_flops_per_second=rental.peak_flops_per_hour / 3600,
         batch_tokens=batch,
         mfu=mfu,
-        states=STATES[states],
         recompute=recompute,
     )
     found = () if accelerators is None else layouts(work, accelerators)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from llama_scale import quantities
 from llama_scale.checked import all_of
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from llama_scale.training.data import TokenFiles
 
 __all__ = [
-    "LAUNCHERS",
     "EarlierText",
     "LaunchReport",
     "Launcher",
@@ -43,7 +42,6 @@ __all__ = [
 ]
 
 Launcher = Literal["local", "slurm", "ray"]
-LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 
 @frozen

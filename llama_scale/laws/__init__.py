@@ -12,11 +12,10 @@ from llama_scale.laws.fits import (
     ACCOUNTINGS,
     Fit,
     FlopsAccounting,
-    Optimum,
     Prediction,
     Support,
 )
-from llama_scale.laws.forms import FORMS, Allocation, FormName, Gradient, Numbers, ScalingLaw
+from llama_scale.laws.forms import FORMS, FormName, Numbers, ScalingLaw
 from llama_scale.laws.library import (
     DEFAULT_LAW,
     parse_law_line,
@@ -35,14 +34,11 @@ __all__ = [
     "FORMS",
     "LEAST_DRAWS",
     "MUENNIGHOFF_REPETITION",
-    "Allocation",
     "Downstream",
     "Fit",
     "FlopsAccounting",
     "FormName",
-    "Gradient",
     "Numbers",
-    "Optimum",
     "PowerAllocation",
     "Prediction",
     "Range",

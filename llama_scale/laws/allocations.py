@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from llama_scale.architecture import ParameterConvention
 from llama_scale.errors import InputError
+from llama_scale.files import shipped_tables
 from llama_scale.frozen import frozen
 from llama_scale.laws.forms import Allocation, Numbers
-
-SOURCE = Path(__file__).parents[1] / "data" / "allocations.toml"
 
 
 @frozen
@@ -53,8 +50,7 @@ def published_allocation(name: str) -> PowerAllocation:
 
 @cache
 def _all() -> dict[str, PowerAllocation]:
-    with open(SOURCE, "rb") as file:
-        tables = tomllib.load(file)
+    tables = shipped_tables("allocations.toml")
     return {
         name: PowerAllocation(
             coefficient=entry["coefficient"],

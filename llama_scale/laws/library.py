@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from functools import cache
 from typing import Any
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
-from llama_scale.files import at_home
+from llama_scale.files import at_home, shipped_tables
 from llama_scale.hardware import name_key
 from llama_scale.laws.files import checked_law, one_of, read_fit, support_of
 from llama_scale.laws.fits import Fit
-from llama_scale.laws.shipped import DATA, columns_of
+from llama_scale.laws.shipped import columns_of
 
 DEFAULT_LAW = "besiroglu-2024"
 
 
 @cache
 def _library() -> dict[str, dict[str, Any]]:
-    with open(DATA / "laws.toml", "rb") as file:
-        return tomllib.load(file)
+    return shipped_tables("laws.toml")
 
 
 def published_names() -> tuple[str, ...]:

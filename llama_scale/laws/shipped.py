@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.files import SHIPPED
 from llama_scale.laws.repeated import Repetition
-
-DATA = Path(__file__).parents[1] / "data"
 
 
 def columns_of(name: str) -> dict[str, NDArray[np.float64]]:
     """The draws of a shipped file, by the names of its header."""
-    text = (DATA / "draws" / name).read_text(encoding="utf-8")
+    text = (SHIPPED / "draws" / name).read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     columns = np.array(",".join(lines[1:]).split(","), float).reshape(len(lines) - 1, -1).T
     return dict(zip(lines[0].split(","), columns, strict=True))

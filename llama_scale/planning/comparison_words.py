@@ -159,17 +159,6 @@ def _seen_from(row: str, column: str, found: dict[tuple[str, str], Crossing]) ->
     return other._replace(verdict=OPPOSITE[other.verdict])
 
 
-def pair_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Every pair, one a line."""
-    return [
-        (pair.first, pair.second, when(pair.crossings[comparison.unit]), f"{-pair.loss_advantage:+.4f}")
-        for pair in comparison.pairs
-    ]
-
-
-PAIR_COLUMNS = ("model", "is cheaper than", "served tokens", "its loss less the other's")
-
-
 def table_note(comparison: Comparison) -> str:
     """What the table's columns count."""
     counted = comparison.request.fit.convention.replace("_", "-")

@@ -55,7 +55,6 @@ __all__ = [
     "Sizes",
     "Solution",
     "best",
-    "cheap_range",
     "cheap_ranges",
     "count_of",
     "floor_of",
@@ -232,13 +231,6 @@ def _closed_form(problem: Problem, objective: Objective) -> Solution | None:
     if np.any(beyond | (sizes.parameters > limits.parameters)):
         return None
     return Solution(sizes, tokens)
-
-
-def cheap_range(problem: Problem, loss: float, excess: float) -> tuple[float, float]:
-    """The smallest and largest N that reach `loss` for at most (1 + excess) times the lowest cost."""
-    objective = Objective("loss", loss)
-    cheapest = float(best(problem, objective).sizes.parameters)
-    return cheap_ranges(problem, objective, (excess,), cheapest)[0]
 
 
 def cheap_ranges(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 from llama_scale.architecture import (
     LLAMA_CONTEXT,
@@ -16,13 +15,12 @@ from llama_scale.architecture import (
 )
 from llama_scale.costs.serving import ServedShape
 from llama_scale.errors import InputError
-from llama_scale.files import at_home
+from llama_scale.files import at_home, shipped_tables
 from llama_scale.frozen import frozen
 from llama_scale.hardware import name_key, nearest_names_hint
 from llama_scale.quantities import format_count
 
 FARTHEST_COUNT = 0.1  # how far a nominal number may be from the shape's own: GPT-3's 6.7B has 6.65B
-_FILE = Path(__file__).parent.parent / "data" / "reference_models.toml"
 
 
 @frozen
@@ -235,7 +233,5 @@ def reference_names() -> tuple[str, ...]:
 @cache
 def reference_models() -> tuple[ReferenceModel, ...]:
     """Every model of `data/reference_models.toml`."""
-    import tomllib
-
-    entries = tomllib.loads(_FILE.read_text(encoding="utf-8"))["model"]
+    entries = shipped_tables("reference_models.toml")["model"]
     return tuple(ReferenceModel(**{**entry, "aliases": tuple(entry.get("aliases", ()))}) for entry in entries)

@@ -146,11 +146,6 @@ class Request:
         return self.max_parameters is None or shape.parameters.total <= self.max_parameters * (1 + 1e-12)
 
     @property
-    def seeks(self) -> str:
-        """`lowest loss` or `lowest lifetime cost`."""
-        return "lowest lifetime cost" if self.has_target else "lowest loss"
-
-    @property
     def has_target(self) -> bool:
         """Whether a quality is to be reached."""
         return not (self.target_loss is None and self.target_score is None and self.match is None)

@@ -190,7 +190,7 @@ def _mfu_spread(request: Request) -> tuple[float, float, str]:
     from llama_scale.costs.efficiency import mfu_spread
 
     training = request.economics.training
-    published_spread = mfu_spread(training.rental.accelerator, precision=training.rental.precision)
+    published_spread = mfu_spread(training.rental.accelerator, training.rental.precision)
     if published_spread is None:
         (low, high), source = MFU_SPREAD, "PaLM's whole run, and the best steady rates published"
     else:

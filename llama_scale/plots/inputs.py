@@ -19,7 +19,7 @@ from llama_scale.plots.style import (
     SMALL,
     cost_axis,
     count_axis,
-    log_cost_axis,
+    log_dollar_axis,
     new_figure,
     parameters_label,
     styled,
@@ -74,13 +74,13 @@ def _bill_axis(axes: Axes, rows: Sequence[Sensitivity], base: float) -> None:
     """Room for names at both ends; logarithmic where one input moves the bill many times over."""
     ends = [case.usd for row in rows for case in (row.low, row.high) if np.isfinite(case.usd)] + [base]
     low, high = min(ends), max(ends)
+    cost_axis(axes, "x", "usd", "bill for the same quality")
     if high / low > WIDE:
         axes.set_xlim(low / 2, high * 2)
-        log_cost_axis(axes, "x", "usd", "bill for the same quality")
+        log_dollar_axis(axes, "x")
         return
     room = 0.3 * (high - low)
     axes.set_xlim(low - room, high + 0.7 * room)
-    cost_axis(axes, "x", "usd", "bill for the same quality")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
 
 

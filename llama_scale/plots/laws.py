@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llama_scale.laws.spread import tails
+from llama_scale.laws.spread import DEFAULT_LEVEL, tails
 from llama_scale.plots.style import (
     BLUE,
     GREEN,
@@ -22,6 +22,7 @@ from llama_scale.plots.style import (
     flops_axis,
     level_labels,
     new_figure,
+    of_draws,
     parameters_label,
     styled,
 )
@@ -93,12 +94,12 @@ def _frontier(axes: Axes, fit: Fit, flops: Any) -> None:
     best = fit.law.compute_optimum(flops)
     if fit.draws is not None:
         drawn = np.asarray(fit.draws.compute_optimum(flops[:, None]).parameters)
-        band(axes, flops, tails(drawn, 0.9), BLUE, "90% of the law's draws")
+        band(axes, flops, tails(drawn, DEFAULT_LEVEL), BLUE, of_draws(DEFAULT_LEVEL))
     axes.plot(flops, best.parameters, color=BLUE, linewidth=2, label="efficient frontier")
 
 
 @styled
-def optima(fit: Fit, *, level: float = 0.9) -> Figure:
+def optima(fit: Fit, *, level: float = DEFAULT_LEVEL) -> Figure:
     """The best N and D against compute, with bands, from the runs to a hundred times beyond them.
 
     The other approaches, where the fit holds them, are marked at the budgets that they were asked about.

@@ -34,6 +34,7 @@ WIDTH = 7.2  # inches: a notebook's column, and two thirds of a printed page
 SMALL = 8.5  # points, of labels within a figure
 BAND = 0.18  # opacity
 MOST_NAMED = 14  # lines that each get a name at their end
+LABELS_APART = 10.5  # points
 LEAST_SPAN = 1e-4  # of a logarithmic axis: within less, ticks share names and rounding looks like steps
 READABLE = 4.5  # contrast of text with its ground
 HALO = withStroke(linewidth=2.5, foreground="white")  # keeps lines out of the names beside them
@@ -133,31 +134,19 @@ def scientific(value: float) -> str:
 
 def cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
     """An axis of costs, its label with the unit: FLOPs by one power of ten for all ticks."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    name = f"{what} "
-    if unit == "usd":
-        axis.set_major_formatter(FuncFormatter(lambda value, _: _dollars(value)))
-        name += "(US dollars)"
-    elif unit == "gpu_hours":
-        axis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value)))
-        name += "(GPU-hours)"
-    else:
-        low, high = _limits(axes, which)
-        power = math.floor(math.log10(max(abs(low), abs(high))))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0**power:g}"))
-        name += f"({scientific(10.0**power)} FLOPs)"
-    (axes.set_xlabel if which == "x" else axes.set_ylabel)(name)
-
-
-def log_cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
-    """A logarithmic axis of costs."""
-    (axes.set_xlabel if which == "x" else axes.set_ylabel)(
-        f"{what} ({ {'usd': 'US dollars', 'gpu_hours': 'GPU-hours', 'flops': 'FLOPs'}[unit] })"
-    )
     if unit == "flops":
-        flops_axis(axes, which)
+        power = math.floor(math.log10(max(map(abs, _limits(axes, which)))))
+        name, form = f"{scientific(10.0**power)} FLOPs", lambda value: f"{value / 10.0**power:g}"
     else:
-        _logarithmic(axes, which, _dollars if unit == "usd" else format_count)
+        name, form = {"usd": ("US dollars", _dollars), "gpu_hours": ("GPU-hours", format_count)}[unit]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    axis.set_label_text(f"{what} ({name})")
+
+
+def log_dollar_axis(axes: Axes, which: Which) -> None:
+    """A logarithmic axis of dollars."""
+    _logarithmic(axes, which, _dollars)
 
 
 def _dollars(value: float) -> str:
@@ -236,14 +225,8 @@ def as_text(colour: Any) -> Any:
     return tuple(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
 
 
-def end_labels(
-    axes: Axes,
-    labels: Sequence[tuple[float, float, str, Any]],
-    *,
-    apart: float = 10.5,
-    at_edge: bool = False,
-) -> None:
-    """Names right of the ends of lines, (x, y, text, colour) each, `apart` points from each other.
+def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]], *, at_edge: bool = False) -> None:
+    """Names right of the ends of lines, (x, y, text, colour) each, `LABELS_APART` from each other.
 
     Of more than `MOST_NAMED`, in order, some evenly among them are named. `at_edge` puts the names right of
     the axes, where lines end among others.
@@ -255,7 +238,7 @@ def end_labels(
     spots = np.array(
         [axes.transLimits.transform(axes.transScale.transform((x, y)))[1] for x, y, *_ in labels]
     )
-    places = spread(spots * height, apart)
+    places = spread(spots * height, LABELS_APART)
     places += max(0.0, -places.min()) - max(0.0, places.max() - height)  # beside the axes, not beyond them
     for (x, y, text, colour), place, spot in zip(labels, places, spots, strict=True):
         axes.annotate(

@@ -16,7 +16,7 @@ from typing import Any
 
 from llama_scale import __version__
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import at_home, check_new, write_atomically
+from llama_scale.files import SHIPPED, at_home, check_new, write_atomically
 from llama_scale.planning import Plan
 from llama_scale.planning.again import command, command_words
 from llama_scale.planning.curves import cost_over_time
@@ -38,7 +38,7 @@ from llama_scale.report.sections import (
 
 __all__ = ["check_target", "page", "write_report"]
 
-DATA = Path(__file__).parents[1] / "data" / "report"
+DATA = SHIPPED / "report"
 ENDINGS = (".html", ".htm")
 SCRIPTS = ("words.js", "model.js", "answer.js", "elements.js", "charts.js", "pictures.js", "page.js")
 

@@ -11,7 +11,15 @@ import numpy as np
 from llama_scale.closed_forms import nearest_llamas
 from llama_scale.costs import Lifetime
 from llama_scale.costs.formats import BITS
-from llama_scale.costs.roofline import RESERVED_BYTES, USABLE_MEMORY, ServedShape, cache_bytes, served_shape
+from llama_scale.costs.roofline import (
+    RESERVED_BYTES,
+    USABLE_MEMORY,
+    ServedShape,
+    cache_bytes,
+    served_shape,
+    usable_bytes,
+)
+from llama_scale.costs.serving import LARGEST_GROUP
 from llama_scale.planning import Plan
 from llama_scale.planning.curves import problem_of
 from llama_scale.planning.families import coordinate_of
@@ -22,7 +30,6 @@ from llama_scale.quantities import format_bytes, format_count, format_number
 from llama_scale.report.markup import Column, Markup, joined, paragraph, table
 
 FORMATS = (("16 bits", BITS["bf16"]), ("8 bits", BITS["fp8"]), ("4 bits", BITS["int4"]))
-LARGEST_GROUP = 1024
 
 
 class Alternative(NamedTuple):
@@ -78,7 +85,7 @@ def holders(shape: ServedShape, memory_bytes: float, bits: float, tokens: float)
     cache = float(cache_bytes(shape, 2.0 if bits >= 16 else 1.0)) * tokens
     needed = float(shape.weights) * bits / 8 + cache
     groups = (1 << power for power in range(LARGEST_GROUP.bit_length()))
-    usable = USABLE_MEMORY * memory_bytes - RESERVED_BYTES
+    usable = usable_bytes(memory_bytes)
     return next((group for group in groups if group * usable >= needed), None)
 
 

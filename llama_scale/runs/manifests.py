@@ -13,8 +13,6 @@ from llama_scale.files import parse_json
 from llama_scale.frozen import frozen
 from llama_scale.runs.folders import CHECKPOINT_MANIFEST
 
-CHUNK = 1 << 20
-
 
 @frozen
 class Notes(Checked):
@@ -92,11 +90,8 @@ def check_files(checkpoint: Path, manifest: Manifest, names: Iterable[str] | Non
 
 def sha256_of(path: Path) -> str:
     """The hash of a file, read in parts."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256(text: str) -> str:

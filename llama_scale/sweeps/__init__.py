@@ -8,28 +8,20 @@ from llama_scale.sweeps.expansion import Sweep, expand
 from llama_scale.sweeps.recipes import find_recipe, load_recipe, recipe_names
 from llama_scale.sweeps.spec import (
     BatchSearch,
-    DesignSpec,
-    ExpectedSpec,
     Grid,
-    HoldoutSpec,
     IsoFlop,
     LearningRateSearch,
     MachineSpec,
-    Overtrain,
     SweepSpec,
     TrainingSpec,
 )
 
 __all__ = [
     "BatchSearch",
-    "DesignSpec",
-    "ExpectedSpec",
     "Grid",
-    "HoldoutSpec",
     "IsoFlop",
     "LearningRateSearch",
     "MachineSpec",
-    "Overtrain",
     "Sweep",
     "SweepSpec",
     "TrainingSpec",

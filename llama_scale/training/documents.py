@@ -261,7 +261,7 @@ def _json_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
             field = field or field_of(f"{file}:{number}", record)
             if field in record and record[field] is None:
                 continue  # as an empty cell of Parquet
-            if not _is_text(record.get(field)):
+            if not isinstance(record.get(field), str):
                 raise _no_text(file, number, record, field)
             yield number, record[field]
 
@@ -274,10 +274,6 @@ def _no_text(file: Path, number: int, record: dict[str, Any], field: str) -> Inp
         hint = f"the line has {named(record) or 'no fields'}: mend it, or name the text with field = ..."
         found = "is missing"
     return InputError(f"{file}:{number}: the field {field!r} {found}", hint=hint)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _json_record(file: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -302,7 +298,7 @@ def _json_record(file: Path, number: int, line: bytes) -> dict[str, Any]:
 
 def field_of(place: str, record: Mapping[str, Any]) -> str:
     """The field that holds the text, by the first record there is."""
-    fields = [name for name, value in record.items() if _is_text(value)]
+    fields = [name for name, value in record.items() if isinstance(value, str)]
     return text_field(place, fields, [name for name, value in record.items() if value is None])
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from llama_scale.errors import StoreError
 from llama_scale.frozen import frozen
+from llama_scale.runs.manifests import sha256_of
 
 SHARD_TOKENS = 2**30  # 2 GiB of uint16: few files, none too large to copy or to hash side by side
 Tokens = NDArray[np.uint16 | np.uint32]
@@ -139,8 +140,7 @@ def map_shards(folder: Path, shards: Sequence[Mapping[str, Any]], dtype: str) ->
 def file_sha256(path: Path) -> str:
     """The sha256 of a file; raises StoreError where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise StoreError(
             f"{path} cannot be read: {error.strerror}", hint="run `llama-scale data prepare` again"
