@@ -218,6 +218,7 @@ def test_an_interrupt_is_told_as_any_error_is() -> None:
         "def stop(event, about):\n"
         "    if event == 'import' and about[0] == 'numpy':\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it\n"
         "sys.addaudithook(stop)\nmain(['plan', '--serve-tokens', '0', '--json'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
