@@ -20,6 +20,7 @@ from llama_scale.errors import LlamaScaleError, StoreError
 from llama_scale.files import write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.quantities import counted, format_bytes
+from llama_scale.version import code_version
 
 Status = Literal["pass", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)
@@ -40,6 +41,7 @@ class Check:
 
 def examine(store: Path, root: click.Context) -> Iterator[Check]:
     """Every check, in the order in which they are worth mending."""
+    yield _program()
     yield _python()
     yield from map(_package, _requirements())
     yield from _devices()
@@ -49,6 +51,10 @@ def examine(store: Path, root: click.Context) -> Iterator[Check]:
     yield _corpus()
     yield from _extras()
     yield _settings(root)
+
+
+def _program() -> Check:
+    return Check("llama-scale", "pass", code_version())
 
 
 def _python() -> Check:

@@ -22,6 +22,7 @@ from llama_scale.fitting.rows import Exclusion, Row, Rows
 from llama_scale.fitting.settings import Settings
 from llama_scale.frozen import frozen
 from llama_scale.laws.curves import MultiPowerLaw
+from llama_scale.version import code_version
 
 MOST_LEFT_OUT = 12  # curves of one model: with more, leaving each out in turn is not worth its time
 
@@ -81,7 +82,7 @@ class CurveLaws:
             "delta": self.delta,
             "exclusions": [asdict(exclusion) for exclusion in self.exclusions],
             "warnings": list(self.warnings),
-            "provenance": {"sources": list(self.sources)},
+            "provenance": {"sources": list(self.sources), "llama_scale": code_version()},
         }
 
 

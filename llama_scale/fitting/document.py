@@ -18,6 +18,7 @@ from llama_scale.fitting.selection import Choice
 from llama_scale.fitting.settings import Settings
 from llama_scale.fitting.uncertainty import Draws
 from llama_scale.laws import Fit, ScalingLaw, central_range
+from llama_scale.version import code_version
 
 FAR = (1.0, 10.0, 100.0)  # times the largest run: where the table of optima looks
 
@@ -95,13 +96,11 @@ def _by(given: float | None, settings: Settings, otherwise: str) -> str:
 
 def provenance_json(observations: Observations, settings: Settings) -> dict[str, Any]:
     """Sources, their hash, seed and versions."""
-    from llama_scale import __version__
-
     return {
         "sources": list(observations.sources),
         "observations_hash": fingerprint(observations),
         "seed": settings.seed,
-        "llama_scale": __version__,
+        "llama_scale": code_version(),
         "numpy": np.__version__,
     }
 

@@ -37,6 +37,7 @@ from llama_scale.fitting.repeated_base import (
 from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
+from llama_scale.version import code_version
 
 OF_OTHER_FORMS = ("form", "weights", "direction", "resampling", "budgets", "protocol", "profile")
 UNTESTED = (
@@ -282,13 +283,11 @@ def _warnings(found: Found) -> list[str]:
 
 
 def _provenance(observations: Observations, runs: RepeatedRuns, settings: Settings) -> dict[str, Any]:
-    from llama_scale import __version__
-
     columns = [runs.parameters, runs.tokens, runs.unique_tokens, runs.loss]
     return {
         "sources": list(observations.sources),
         "observations_hash": canonical_hash([observations.names, *(column.tolist() for column in columns)]),
         "seed": settings.seed,
-        "llama_scale": __version__,
+        "llama_scale": code_version(),
         "numpy": np.__version__,
     }

@@ -10,6 +10,7 @@ from llama_scale.planning.again import command
 from llama_scale.planning.quantisation import CAVEAT
 from llama_scale.planning.quantisation import SOURCE as QUANTISATION_SOURCE
 from llama_scale.quantities import Quantity, format_quantity
+from llama_scale.version import code_version
 
 if TYPE_CHECKING:
     from llama_scale.planning.values import Limit, Plan
@@ -65,6 +66,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "assumptions": [asdict(assumption) for assumption in plan.assumptions],
         "command": command(plan),
+        "provenance": {"llama_scale": code_version()},
     }
 
 

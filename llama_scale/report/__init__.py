@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llama_scale import __version__
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import SHIPPED, at_home, check_new, write_atomically
 from llama_scale.planning import Plan
@@ -35,6 +34,7 @@ from llama_scale.report.sections import (
     sensitivity_section,
     warnings,
 )
+from llama_scale.version import code_version
 
 __all__ = ["check_target", "page", "write_report"]
 
@@ -52,7 +52,7 @@ def page(plan: Plan) -> str:
     plan_json = as_data({"schema": 1, **plan.to_json()})
     model = plan.recommended
     parts = {
-        "version": __version__,
+        "version": code_version(),
         "style": style,
         "style_hash": _policy_hash(style),
         "script": script,

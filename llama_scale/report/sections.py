@@ -15,6 +15,7 @@ from llama_scale.planning.sensitivity import Case, Sensitivity
 from llama_scale.planning.sentence import format_cost
 from llama_scale.quantities import format_count, format_level, format_usd
 from llama_scale.report.markup import Column, Markup, described, joined, paragraph, table, tag
+from llama_scale.version import code_version
 
 HALF = 50.0  # of a bar's width: the plan's own bill stands in the middle
 
@@ -106,15 +107,13 @@ def sensitivity_section(plan: Plan) -> Markup:
 
 def provenance_section(plan: Plan, plan_json: str) -> Markup:
     """Hashes of the plan, the law and its runs, and what made them."""
-    from llama_scale import __version__
-
-    return described(_provenance(plan, plan_json, __version__))
+    return described(_provenance(plan, plan_json))
 
 
-def _provenance(plan: Plan, plan_json: str, version: str) -> Iterator[tuple[str, object]]:
+def _provenance(plan: Plan, plan_json: str) -> Iterator[tuple[str, object]]:
     fit = plan.request.fit
     origin = fit.evidence.get("provenance") or {}
-    yield "made by", f"llama-scale {version}, {time.strftime('%Y-%m-%d', time.gmtime())}"
+    yield "made by", f"llama-scale {code_version()}, {time.strftime('%Y-%m-%d', time.gmtime())}"
     yield (
         "plan",
         _hash(hashlib.sha256(plan_json.encode()).hexdigest(), "sha256 of the JSON that the button gives"),

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 import numpy
 import torch
 
-from llama_scale import __version__
 from llama_scale.errors import InputError
+from llama_scale.version import code_version
 
 
 def software(device: torch.device, kernels: str) -> dict[str, str | int]:
     """Versions, device, threads, and which kernels compute a training step."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "llama_scale": __version__,
+        "llama_scale": code_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,

@@ -1,0 +1,28 @@
+"""Which code made an artefact: the version of a release, and the commit where it runs from a checkout."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from llama_scale import __version__
+
+GIT = ("git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=.dirty")
+LONGEST_S = 10
+
+
+@cache
+def code_version(root: Path = Path(__file__).parents[1]) -> str:
+    """As 0.1.0, or 0.1.0+g3e9706d1c2d4 in a checkout, .dirty with changes (a local version of PEP 440).
+
+    The version alone where git is missing or refuses to answer.
+    """
+    if not (root / ".git").exists():  # never the repository of whoever installed us inside it
+        return __version__
+    import subprocess
+
+    try:
+        done = subprocess.run(GIT, cwd=root, capture_output=True, text=True, check=True, timeout=LONGEST_S)
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return f"{__version__}+g{done.stdout.strip()}"
