@@ -22,7 +22,7 @@ from llama_scale.cli.options import (
 )
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
-from llama_scale.cli.settings import commands
+from llama_scale.cli.settings import commands, variables
 from llama_scale.quantities import Quantity
 
 
@@ -127,6 +127,33 @@ def test_a_variable_without_a_command_is_for_all_that_have_the_option(
     monkeypatch.setenv("LLAMA_SCALE_SHOW_SERVE_TOKENS", "5T")
     assert settings("show")["serve-tokens"]["value"] == "5T"
     assert settings("group", "show")["serve-tokens"]["value"] == "4T"
+
+
+def test_a_variable_without_a_command_means_the_same_to_all_that_read_it() -> None:
+    """Or LLAMA_SCALE_WEIGHTS, said to `fit`, would delete weights in `runs prune`."""
+    kinds: dict[str, set[object]] = {}
+    for path, command in commands(click.Context(main, info_name="llama-scale")):
+        for option in command.params:
+            shared = isinstance(option, click.Option) and variables(path, option)[1:]
+            if shared and option.name != "serve_tokens":  # a number to `compare`, that or a range to `plan`
+                words = getattr(option.type, "choices", ())
+                kinds.setdefault(shared[0], set()).add((option.type.name, *words, option.multiple))
+    assert {name for name, several in kinds.items() if len(several) > 1} == set()
+    assert {"LLAMA_SCALE_BUDGET", "LLAMA_SCALE_STORE", "LLAMA_SCALE_FORMAT"} <= kinds.keys()
+    assert not {"LLAMA_SCALE_WEIGHTS", "LLAMA_SCALE_OUTPUT"} & kinds.keys()
+
+
+def test_what_a_plan_may_cost_is_nothing_that_a_fit_is_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, said in (("BUDGET", "$5M"), ("FLOPS", "exact"), ("OUTPUT", "plan.html"), ("CONTEXT", "8K")):
+        monkeypatch.setenv(f"LLAMA_SCALE_{name}", said)
+    monkeypatch.setenv("LLAMA_SCALE_FIT_WEIGHTS", "none")
+    for command in ("fit", "train", "plan"):
+        told = CliRunner().invoke(main, [command, "--show-settings", "--json"])
+        said = {key: one["from"] for key, one in json.loads(told.stdout)["settings"].items()}
+        read = {key for key, source in said.items() if source.startswith("LLAMA_SCALE_")}
+        assert read == {"fit": {"weights"}, "train": set(), "plan": {"budget", "flops", "context"}}[command]
 
 
 def test_a_variable_that_the_command_does_not_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,11 @@ PROJECT_FILE = Path("llama-scale.toml")
 READ_ELSEWHERE = f"{PREFIX}_KERNELS"  # by training.kernels.library, whose import brings torch
 SHARED = ("json", "quiet", "store")  # keys that may stand above every table, for all commands that have them
 
+
+class OwnOption(click.Option):
+    """An option whose name means another thing to another command: a variable of it names its command."""
+
+
 SHOW_SETTINGS = click.Option(
     ["--show-settings"],
     is_flag=True,
@@ -68,12 +73,14 @@ def origin(ctx: click.Context, option: click.Parameter) -> str:
 def variables(path: Sequence[str], parameter: click.Parameter) -> list[str]:
     """The environment variables that set a parameter of the command at `path`, the strongest first.
 
-    They are named as it is in the files; an option's without a command is for every command that has it.
+    They are named as it is in the files; an option's without a command is for every command that has it, and
+    means the same by it.
     """
-    if isinstance(parameter, click.Option):
-        key = key_of(parameter)
-        return [_variable(path, key), _variable((), key)]
-    return [_variable(path, parameter.name or "")]
+    if not isinstance(parameter, click.Option):
+        return [_variable(path, parameter.name or "")]
+    key = key_of(parameter)
+    shared = [] if isinstance(parameter, OwnOption) else [_variable((), key)]
+    return [_variable(path, key), *shared]
 
 
 def json_asked(words: Sequence[str]) -> bool:
