@@ -212,6 +212,25 @@ def test_an_answer_that_nobody_wants_is_no_failure(form: list[str]) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "code"), [(["plan", "--serve-tokens", "0", "--json"], 0), (["plan", "--jsn", "--json"], 2)]
+)
+def test_an_answer_does_not_wait_for_who_reads_the_talk_beside_it(words: list[str], code: int) -> None:
+    unread, talk = os.pipe()
+    os.close(unread)  # as `2>&1 | head` has it, once head has seen enough
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_scale", *words],
+        stdout=subprocess.PIPE,
+        stderr=talk,
+        text=True,
+        check=False,
+        env={**os.environ, "LLAMA_SCALE_PLAN_BUDGT": "1e22"},  # which is warned of
+    )
+    os.close(talk)
+    assert done.returncode == code
+    assert json.loads(done.stdout).get("exit_code", 0) == code
+
+
 def test_an_interrupt_is_told_as_any_error_is() -> None:
     code = (
         "import os, signal, sys\nfrom llama_scale.cli import main\n"

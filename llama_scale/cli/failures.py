@@ -21,7 +21,7 @@ def exit_code_of(run: Callable[[], Any], words: Sequence[str]) -> int:
     """
     try:
         code = run()
-        with reader_may_leave():
+        with reader_may_leave(sys.stdout):
             sys.stdout.flush()
         return code if type(code) is int else 0
     except click.exceptions.NoArgsIsHelpError as error:

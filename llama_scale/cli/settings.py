@@ -12,6 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from llama_scale.cli.output import Output
 from llama_scale.errors import InputError, LlamaScaleError
 
 PREFIX = "LLAMA_SCALE"
@@ -172,7 +173,7 @@ def _variables_for(command: click.Command, path: tuple[str, ...]) -> tuple[dict[
     )
     for stranger, close in strangers.items():
         meant = f"; did you mean {close}?" if close else ""
-        click.echo(f"warning: nothing reads the variable {stranger}{meant}", err=True)
+        Output().warn(f"nothing reads the variable {stranger}{meant}")
     return found, origins
 
 
