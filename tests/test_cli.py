@@ -174,6 +174,22 @@ def test_no_words_at_all_show_the_help() -> None:
     assert "Measure:" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("runs --store here show 0123", "runs show --store here 0123"),
+        ("data --tokens-only verify --json", "data verify --tokens-only --json"),
+        ("plot --cost-in usd cost", "plot cost --cost-in usd"),
+    ],
+)
+def test_an_option_before_its_command_is_told_where_it_belongs(words: str, meant: str) -> None:
+    told = CliRunner().invoke(main, words.split(), prog_name="llama-scale")
+    assert told.exit_code == 2
+    assert told.stderr.endswith(f"hint: write `llama-scale {meant}`\n")
+    folder = CliRunner().invoke(main, ["runs", "--store", "show"])  # that is a folder's name
+    assert "no run store at 'show'" in folder.stderr
+
+
 def test_a_reader_that_leaves_early_is_no_failure() -> None:
     command = f"{sys.executable} -m llama_scale doctor --help | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)

@@ -180,6 +180,29 @@ def test_errors_are_json_wherever_it_was_asked_for(
     assert json.loads(run("show", "--budget", "30d").stdout)["exit_code"] == 2
 
 
+@pytest.mark.parametrize("words", [["runs"], ["runs", "ls"], ["runs", "--store", "gone"]])
+def test_a_group_alone_tells_errors_as_the_command_that_it_is(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_SCALE_RUNS_JSON", "1")  # of no command: of the group, which has no options
+    assert CliRunner().invoke(main, words).stdout == ""
+    monkeypatch.setenv("LLAMA_SCALE_RUNS_LS_JSON", "1")
+    assert json.loads(CliRunner().invoke(main, words).stdout)["exit_code"] == 2
+
+
+@pytest.mark.parametrize("text", ["plan = 3", "[plan", "[plan]\nbugdet = 1e22", ""])
+def test_nothing_is_said_while_a_line_is_completed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(text)
+    monkeypatch.setenv("LLAMA_SCALE_PLAN_BUDGT", "1e22")
+    asked = {
+        "_LLAMA_SCALE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "llama-scale plan --bud",
+        "COMP_CWORD": "2",
+    }
+    told = CliRunner().invoke(main, [], prog_name="llama-scale", env=asked)
+    assert (told.stdout, told.stderr) == ("plain,--budget\n", "")
+
+
 def test_commands_of_commands_have_tables_of_tables() -> None:
     write_project('[group.show]\nbudget = "2e21"')
     assert settings("group", "show")["budget"]["value"] == "2e21 FLOPs"

@@ -17,6 +17,7 @@ import click
 
 from llama_scale import __version__
 from llama_scale.cli.failures import check_command, exit_code_of
+from llama_scale.cli.settings import json_asked
 from llama_scale.frozen import frozen
 
 
@@ -87,7 +88,7 @@ class Program(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? and no traceback
         run = partial(super().main, words, *others, standalone_mode=False, **more)
-        code = exit_code_of(run, words)
+        code = exit_code_of(run, lambda: json_asked(self, words))
         world = sys.modules.get("llama_scale.training.world")  # of a command that may have joined others
         if world and world.is_launched():
             _leave_torchrun(code)

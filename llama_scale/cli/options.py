@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,7 +103,9 @@ class Command(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         if parent is not None and "default_map" not in extra:
-            extra["default_map"] = settings.defaults(self, info_name or "", parent)
+            # While a line is completed nobody reads what is amiss with settings.
+            with suppress(LlamaScaleError) if parent.resilient_parsing else nullcontext():
+                extra["default_map"] = settings.defaults(self, info_name or "", parent)
         return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -146,8 +150,23 @@ class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         begins = args[:1] and (args[0] in ctx.help_option_names or not args[0].startswith("-"))
         if self.alone and not begins and not ctx.resilient_parsing:
+            self._refuse_late_name(ctx, self.commands[self.alone], args)
             args = [self.alone, *args]
         return super().parse_args(ctx, args)
+
+    def _refuse_late_name(self, ctx: click.Context, alone: click.Command, args: list[str]) -> None:
+        """Raises InputError where options stand before a command, which then is none: `runs --json ls`."""
+        parser = alone.make_parser(ctx)
+        parser.ignore_unknown_options = True
+        with suppress(click.UsageError):  # which is told when it is parsed in earnest
+            _, words, _ = parser.parse_args(list(args))
+            if name := next((word for word in words if word in self.commands), None):
+                behind = list(args)
+                behind.remove(name)
+                line = shlex.join([*ctx.command_path.split(), name, *behind])
+                raise InputError(
+                    f"{args[0]} stands before {name}: options come after", hint=f"write `{line}`"
+                )
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +52,8 @@ def defaults(command: click.Command, name: str, parent: click.Context) -> dict[s
     """
     path = (*_command_path(parent), name)
     found, origins = _variables_for(command, path)
+    if not parent.resilient_parsing:
+        _warn_of_strangers(command, path)
     for file in files():
         for key, value in _settings_for(command, path, parent.find_root(), file).items():
             if key not in found:
@@ -84,26 +85,38 @@ def variables(path: Sequence[str], parameter: click.Parameter) -> list[str]:
     return [_variable(path, key), *shared]
 
 
-def json_asked(words: Sequence[str]) -> bool:
+def json_asked(root: click.Group, words: Sequence[str]) -> bool:
     """Whether a line asks for JSON, by itself, a variable or a file, as far as these can be read."""
     from llama_scale.config import read_toml
 
     if "--json" in words:
         return True
-    path = tuple(takewhile(lambda word: not word.startswith("-"), words))
-    for depth in range(len(path), -1, -1):
-        if said := os.environ.get(_variable(path[:depth], "json")):
+    path = _path_named(root, words)
+    for variable in (_variable(path, "json"), _variable((), "json")):
+        if said := os.environ.get(variable):
             return said.lower() in ("1", "true", "t", "yes", "y", "on")
     for file in files():
         try:
             tables = read_toml(file)
-            said = [_table(tables, path[:depth], file).get("json") for depth in range(len(path), -1, -1)]
+            said = [_table(tables, path, file).get("json"), tables.get("json")]
         except LlamaScaleError:
             continue
         for one in said:
             if isinstance(one, bool):
                 return one
     return False
+
+
+def _path_named(root: click.Group, words: Sequence[str]) -> tuple[str, ...]:
+    """The names of the commands that a line begins with, down to what a group is without one."""
+    path: tuple[str, ...] = ()
+    command: click.Command | None = root
+    while isinstance(command, click.Group):
+        word = next(iter(words[len(path) : len(path) + 1]), "-")
+        name = getattr(command, "alone", None) if word.startswith("-") else word
+        command = command.get_command(click.Context(command), name) if name else None
+        path = (*path, name) if command is not None and name else path
+    return path
 
 
 def show(ctx: click.Context) -> None:
@@ -160,21 +173,22 @@ def _variables_for(command: click.Command, path: tuple[str, ...]) -> tuple[dict[
     """What the environment says for the parameters of one command, and by which variables."""
     found: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    known = {parameter: variables(path, parameter) for parameter in command.params}
-    for parameter, names in known.items():
-        variable = next((name for name in names if os.environ.get(name)), None)
+    for parameter in command.params:
+        variable = next(filter(os.environ.get, variables(path, parameter)), None)
         if variable is not None and parameter.name:
             several = getattr(parameter, "multiple", False) or parameter.nargs != 1
             text = os.environ[variable]
             found[parameter.name] = parameter.type.split_envvar_value(text) if several else text
             origins[parameter.name] = variable
-    strangers = _strangers(
-        _variable(path, "").rstrip("_"), {name for names in known.values() for name in names}
-    )
-    for stranger, close in strangers.items():
+    return found, origins
+
+
+def _warn_of_strangers(command: click.Command, path: tuple[str, ...]) -> None:
+    """Says which variables have the name of a command, and of no option of it."""
+    known = {name for parameter in command.params for name in variables(path, parameter)}
+    for stranger, close in _strangers(_variable(path, "").rstrip("_"), known).items():
         meant = f"; did you mean {close}?" if close else ""
         Output().warn(f"nothing reads the variable {stranger}{meant}")
-    return found, origins
 
 
 def _variable(path: Sequence[str], key: str) -> str:
