@@ -66,6 +66,12 @@ class PathType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class FilterType(click.types.StringParamType):
+    """A filter of rows: it has blanks, so `;` sets several apart in a variable."""
+
+    envvar_list_splitter = ";"
+
+
 COUNT = QuantityType("COUNT", quantities.parse_count, quantities.format_count)
 FLOPS = QuantityType("FLOPS", quantities.parse_flops, quantities.format_flops)
 BUDGET = QuantityType("BUDGET", quantities.parse_budget, quantities.format_quantity)
@@ -202,7 +208,11 @@ device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
 )
 where_option = click.option(
-    "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
+    "--where",
+    type=FilterType(),
+    multiple=True,
+    metavar="FILTER",
+    help="Keep rows, as 'column = value'; also != < <= > >=.",
 )
 set_option = click.option(  # a tuple for config.apply_overrides
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one field of the TOML, as a.b=c."
