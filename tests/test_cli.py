@@ -297,6 +297,15 @@ def test_completion_in_a_real_shell(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["doctor", "--json", "0123 0456"]
 
 
+@pytest.mark.parametrize("words", ["sweep", "data prepare"])
+def test_a_recipe_is_completed_by_name_or_as_a_file(words: str) -> None:
+    for begun, found in (("one-g", "plain,one-gpu-night"), ("own", "file,own")):
+        line = f"llama-scale {words} {begun}"
+        asked = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        env = {**asked, "_LLAMA_SCALE_COMPLETE": "bash_complete"}
+        assert CliRunner().invoke(main, [], prog_name="llama-scale", env=env).stdout == f"{found}\n"
+
+
 def test_python_has_the_same_verbs() -> None:
     import llama_scale as package
 

@@ -190,6 +190,12 @@ def test_a_group_alone_tells_errors_as_the_command_that_it_is(
     assert json.loads(CliRunner().invoke(main, words).stdout)["exit_code"] == 2
 
 
+def test_one_value_in_a_file_is_one_of_several() -> None:
+    for text, said in (('"a=1"', ["a=1"]), ('["a=1", "b=2"]', ["a=1", "b=2"])):
+        write_project(f"[show]\nset = {text}")
+        assert settings("show")["set"] == {"value": said, "from": "llama-scale.toml"}
+
+
 @pytest.mark.parametrize("text", ["plan = 3", "[plan", "[plan]\nbugdet = 1e22", ""])
 def test_nothing_is_said_while_a_line_is_completed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_project(text)

@@ -212,16 +212,21 @@ def _settings_for(
 
     tables = read_toml(file)
     _check_top(tables, root, file)
-    options = {key_of(p): p.name or "" for p in command.params if isinstance(p, click.Option)}
-    found = {options[key]: tables[key] for key in SHARED if key in tables and key in options}
+    options = {key_of(p): p for p in command.params if isinstance(p, click.Option)}
+    said = {key: tables[key] for key in SHARED if key in tables and key in options}
     for key, value in _table(tables, path, file).items():
         if isinstance(command, click.Group) and isinstance(value, Mapping):
             continue  # the table of a command below
         known = key.replace("_", "-")
         if known not in options:
             raise unknown_key(f"{file}: {'.'.join((*path, key))}", known, list(options))
-        found[options[known]] = value
-    return found
+        said[known] = value
+    return {options[key].name or "": _as_taken(options[key], value) for key, value in said.items()}
+
+
+def _as_taken(option: click.Option, value: Any) -> Any:
+    """A value of a file; one alone is one of several where an option takes several."""
+    return [value] if option.multiple and not isinstance(value, list) else value
 
 
 def _table(tables: Mapping[str, Any], path: tuple[str, ...], file: Path) -> Mapping[str, Any]:
