@@ -196,6 +196,21 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("words", ["--help", "plan -h", "runs --help", "runs ls --help", "plot", "doctor"])
+def test_nor_is_one_that_has_gone_before_a_word_is_said(words: str) -> None:
+    unread, said = os.pipe()
+    os.close(unread)
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_scale", *words.split()],
+        stdout=said,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(said)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_nor_is_one_that_leaves_in_the_middle_of_an_answer() -> None:
     plan = f"{sys.executable} -m llama_scale plan --serve-tokens 1e12 --explain"
     command = f"{plan} | head -1; exit ${{PIPESTATUS[0]}}"

@@ -17,6 +17,7 @@ import click
 
 from llama_scale import __version__
 from llama_scale.cli.failures import check_command, exit_code_of
+from llama_scale.cli.output import Helpful
 from llama_scale.cli.settings import json_asked
 from llama_scale.frozen import frozen
 
@@ -46,7 +47,7 @@ COMMANDS = {
 }
 
 
-class Program(click.Group):
+class Program(Helpful, click.Group):
     """The top of the command line: loads commands lazily, and gives every error one line and one hint."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from llama_scale import quantities
 from llama_scale.cli import settings
 from llama_scale.cli.failures import check_command
+from llama_scale.cli.output import Helpful
 from llama_scale.errors import InputError, LlamaScaleError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -92,7 +93,7 @@ class HeadedOption(click.Option):
         self.heading = heading
 
 
-class Command(click.Command):
+class Command(Helpful):
     """A command with examples: help shows them unwrapped after the question, tests run them.
 
     `--show-settings` says where every setting came from; defaults come from the settings files.
@@ -141,7 +142,7 @@ def _write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> 
             formatter.write("".join(f"  {example}\n" for example in examples))
 
 
-class Group(click.Group):
+class Group(Helpful, click.Group):
     """A command of commands, such as `runs`; alone, and with options alone, it is its command `alone`."""
 
     command_class = Command

@@ -112,6 +112,23 @@ def reader_may_leave(stream: TextIO) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+class Helpful(click.Command):
+    """A command whose help may be left half read as well."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+def _show_help(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        with reader_may_leave(sys.stdout):
+            click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
 def table(
     rows: Sequence[Sequence[object]], columns: Sequence[str], *, marked: int | None = None
 ) -> Table | str:
