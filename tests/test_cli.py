@@ -174,10 +174,41 @@ def test_no_words_at_all_show_the_help() -> None:
     assert "Measure:" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("runs --store here show 0123", "runs show --store here 0123"),
+        ("data --tokens-only verify --json", "data verify --tokens-only --json"),
+        ("plot --cost-in usd cost", "plot cost --cost-in usd"),
+    ],
+)
+def test_an_option_before_its_command_is_told_where_it_belongs(words: str, meant: str) -> None:
+    told = CliRunner().invoke(main, words.split(), prog_name="llama-scale")
+    assert told.exit_code == 2
+    assert told.stderr.endswith(f"hint: write `llama-scale {meant}`\n")
+    folder = CliRunner().invoke(main, ["runs", "--store", "show"])  # that is a folder's name
+    assert "no run store at 'show'" in folder.stderr
+
+
 def test_a_reader_that_leaves_early_is_no_failure() -> None:
     command = f"{sys.executable} -m llama_scale doctor --help | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", ["--help", "plan -h", "runs --help", "runs ls --help", "plot", "doctor"])
+def test_nor_is_one_that_has_gone_before_a_word_is_said(words: str) -> None:
+    unread, said = os.pipe()
+    os.close(unread)
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_scale", *words.split()],
+        stdout=said,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(said)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_nor_is_one_that_leaves_in_the_middle_of_an_answer() -> None:
@@ -210,6 +241,25 @@ def test_an_answer_that_nobody_wants_is_no_failure(form: list[str]) -> None:
     command = shlex.join([sys.executable, "-m", "llama_scale", "plan", "--serve-tokens", "0", *form])
     done = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["plan", "--serve-tokens", "0", "--json"], 0), (["plan", "--jsn", "--json"], 2)]
+)
+def test_an_answer_does_not_wait_for_who_reads_the_talk_beside_it(words: list[str], code: int) -> None:
+    unread, talk = os.pipe()
+    os.close(unread)  # as `2>&1 | head` has it, once head has seen enough
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_scale", *words],
+        stdout=subprocess.PIPE,
+        stderr=talk,
+        text=True,
+        check=False,
+        env={**os.environ, "LLAMA_SCALE_PLAN_BUDGT": "1e22"},  # which is warned of
+    )
+    os.close(talk)
+    assert done.returncode == code
+    assert json.loads(done.stdout).get("exit_code", 0) == code
 
 
 def test_an_interrupt_is_told_as_any_error_is() -> None:
@@ -260,6 +310,15 @@ def test_completion_in_a_real_shell(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines() == ["doctor", "--json", "0123 0456"]
+
+
+@pytest.mark.parametrize("words", ["sweep", "data prepare"])
+def test_a_recipe_is_completed_by_name_or_as_a_file(words: str) -> None:
+    for begun, found in (("one-g", "plain,one-gpu-night"), ("own", "file,own")):
+        line = f"llama-scale {words} {begun}"
+        asked = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        env = {**asked, "_LLAMA_SCALE_COMPLETE": "bash_complete"}
+        assert CliRunner().invoke(main, [], prog_name="llama-scale", env=env).stdout == f"{found}\n"
 
 
 def test_python_has_the_same_verbs() -> None:

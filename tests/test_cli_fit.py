@@ -251,6 +251,16 @@ def test_profiles_are_shown_and_kept_where_asked_for(table: Path) -> None:
     assert "by profile" in invoke(str(table), "--form", "tied", "--draws", "0", "--profile").output
 
 
+def test_filters_are_whole_in_a_variable(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filters = ["tokens > 2e5", "loss < 4.2"]
+    given = [word for each in filters for word in ("--where", each)]
+    asked = json.loads(invoke(str(table), *given, "--draws", "0", "--json").stdout)
+    monkeypatch.setenv("LLAMA_SCALE_FIT_WHERE", "; ".join(filters))
+    by_variable = json.loads(invoke(str(table), "--draws", "0", "--json").stdout)
+    assert by_variable["n_observations"] == asked["n_observations"] < 36
+    assert by_variable["objective"] == asked["objective"]
+
+
 def test_what_sweeps_keep_their_runs_in_is_where_fits_look_and_lie(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,13 @@ def test_alone_it_names_every_kind() -> None:
     assert all(one["question"].endswith("?") and one["question"] in run().stdout for one in told["kinds"])
 
 
+def test_a_published_law_is_drawn_however_its_name_is_written(here: Path) -> None:
+    assert json.loads(run("optima", "Besiroglu", "-o", "law.svg", "--json").stdout)["law"] == "besiroglu-2024"
+    assert "besiroglu-2024 is a published law" in run("isoflop", "BESIROGLU-2024").stderr
+    shutil.move("runs", "hoffmann")  # a store of that name is what is meant
+    assert json.loads(run("optima", "hoffmann", "-o", "own.svg", "--json").stdout)["law"] == "default-seed0"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_writes_its_picture_and_says_so(here: Path, kind: str) -> None:
     shown = run(kind, *source(kind), "-o", f"{kind}.svg", "--json")

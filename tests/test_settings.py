@@ -22,7 +22,7 @@ from llama_scale.cli.options import (
 )
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
-from llama_scale.cli.settings import commands
+from llama_scale.cli.settings import commands, variables
 from llama_scale.quantities import Quantity
 
 
@@ -129,6 +129,33 @@ def test_a_variable_without_a_command_is_for_all_that_have_the_option(
     assert settings("group", "show")["serve-tokens"]["value"] == "4T"
 
 
+def test_a_variable_without_a_command_means_the_same_to_all_that_read_it() -> None:
+    """Or LLAMA_SCALE_WEIGHTS, said to `fit`, would delete weights in `runs prune`."""
+    kinds: dict[str, set[object]] = {}
+    for path, command in commands(click.Context(main, info_name="llama-scale")):
+        for option in command.params:
+            shared = isinstance(option, click.Option) and variables(path, option)[1:]
+            if shared and option.name != "serve_tokens":  # a number to `compare`, that or a range to `plan`
+                words = getattr(option.type, "choices", ())
+                kinds.setdefault(shared[0], set()).add((option.type.name, *words, option.multiple))
+    assert {name for name, several in kinds.items() if len(several) > 1} == set()
+    assert {"LLAMA_SCALE_BUDGET", "LLAMA_SCALE_STORE", "LLAMA_SCALE_FORMAT"} <= kinds.keys()
+    assert not {"LLAMA_SCALE_WEIGHTS", "LLAMA_SCALE_OUTPUT"} & kinds.keys()
+
+
+def test_what_a_plan_may_cost_is_nothing_that_a_fit_is_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, said in (("BUDGET", "$5M"), ("FLOPS", "exact"), ("OUTPUT", "plan.html"), ("CONTEXT", "8K")):
+        monkeypatch.setenv(f"LLAMA_SCALE_{name}", said)
+    monkeypatch.setenv("LLAMA_SCALE_FIT_WEIGHTS", "none")
+    for command in ("fit", "train", "plan"):
+        told = CliRunner().invoke(main, [command, "--show-settings", "--json"])
+        said = {key: one["from"] for key, one in json.loads(told.stdout)["settings"].items()}
+        read = {key for key, source in said.items() if source.startswith("LLAMA_SCALE_")}
+        assert read == {"fit": {"weights"}, "train": set(), "plan": {"budget", "flops", "context"}}[command]
+
+
 def test_a_variable_that_the_command_does_not_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_SCALE_SHOW_BUDGT", "1e22")
     told = "warning: nothing reads the variable LLAMA_SCALE_SHOW_BUDGT; did you mean LLAMA_SCALE_SHOW_BUDGET?"
@@ -151,6 +178,35 @@ def test_errors_are_json_wherever_it_was_asked_for(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert json.loads(run("show", "--budget", "30d").stdout)["exit_code"] == 2
+
+
+@pytest.mark.parametrize("words", [["runs"], ["runs", "ls"], ["runs", "--store", "gone"]])
+def test_a_group_alone_tells_errors_as_the_command_that_it_is(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_SCALE_RUNS_JSON", "1")  # of no command: of the group, which has no options
+    assert CliRunner().invoke(main, words).stdout == ""
+    monkeypatch.setenv("LLAMA_SCALE_RUNS_LS_JSON", "1")
+    assert json.loads(CliRunner().invoke(main, words).stdout)["exit_code"] == 2
+
+
+def test_one_value_in_a_file_is_one_of_several() -> None:
+    for text, said in (('"a=1"', ["a=1"]), ('["a=1", "b=2"]', ["a=1", "b=2"])):
+        write_project(f"[show]\nset = {text}")
+        assert settings("show")["set"] == {"value": said, "from": "llama-scale.toml"}
+
+
+@pytest.mark.parametrize("text", ["plan = 3", "[plan", "[plan]\nbugdet = 1e22", ""])
+def test_nothing_is_said_while_a_line_is_completed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(text)
+    monkeypatch.setenv("LLAMA_SCALE_PLAN_BUDGT", "1e22")
+    asked = {
+        "_LLAMA_SCALE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "llama-scale plan --bud",
+        "COMP_CWORD": "2",
+    }
+    told = CliRunner().invoke(main, [], prog_name="llama-scale", env=asked)
+    assert (told.stdout, told.stderr) == ("plain,--budget\n", "")
 
 
 def test_commands_of_commands_have_tables_of_tables() -> None:

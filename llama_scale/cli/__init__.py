@@ -17,6 +17,8 @@ import click
 
 from llama_scale import __version__
 from llama_scale.cli.failures import check_command, exit_code_of
+from llama_scale.cli.output import Helpful
+from llama_scale.cli.settings import json_asked
 from llama_scale.frozen import frozen
 
 
@@ -45,7 +47,7 @@ COMMANDS = {
 }
 
 
-class Program(click.Group):
+class Program(Helpful, click.Group):
     """The top of the command line: loads commands lazily, and gives every error one line and one hint."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -87,7 +89,7 @@ class Program(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets ? and no traceback
         run = partial(super().main, words, *others, standalone_mode=False, **more)
-        code = exit_code_of(run, words)
+        code = exit_code_of(run, lambda: json_asked(self, words))
         world = sys.modules.get("llama_scale.training.world")  # of a command that may have joined others
         if world and world.is_launched():
             _leave_torchrun(code)

@@ -8,6 +8,7 @@ import click
 
 from llama_scale.cli import options
 from llama_scale.cli.options import complete_run_ids, one_of
+from llama_scale.cli.settings import OwnOption
 
 
 @options.command(
@@ -21,12 +22,14 @@ from llama_scale.cli.options import complete_run_ids, one_of
 @click.option(
     "--format",
     "form",
+    cls=OwnOption,
     type=one_of(["hf"]),
     default="hf",
     help="hf: config.json, safetensors and tokenizer, as transformers reads them.",
 )
 @click.option(
     "--output",
+    cls=OwnOption,
     type=options.PathType(file_okay=False, path_type=Path),
     help="The new folder. [default: exports/<run> in the store]",
 )

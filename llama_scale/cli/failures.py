@@ -14,14 +14,14 @@ from llama_scale.cli.output import print_error, reader_may_leave
 from llama_scale.errors import InputError, Interrupted, LlamaScaleError
 
 
-def exit_code_of(run: Callable[[], Any], words: Sequence[str]) -> int:
-    """Runs a command line and returns its exit code, having said what went wrong.
+def exit_code_of(run: Callable[[], Any], asks_json: Callable[[], bool]) -> int:
+    """Runs a command line and returns its exit code, having said what went wrong, in JSON if asked to.
 
     What the command returns, if it is a whole number, is the exit code. Bugs keep their traceback.
     """
     try:
         code = run()
-        with reader_may_leave():
+        with reader_may_leave(sys.stdout):
             sys.stdout.flush()
         return code if type(code) is int else 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -29,7 +29,7 @@ def exit_code_of(run: Callable[[], Any], words: Sequence[str]) -> int:
         return error.exit_code
     except (LlamaScaleError, click.ClickException, OSError, click.Abort, KeyboardInterrupt) as error:
         explained = explain(error)
-        print_error(explained, as_json=settings.json_asked(words))
+        print_error(explained, as_json=asks_json())
         return explained.exit_code
 
 

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from llama_scale.architecture import CONVENTIONS
 from llama_scale.cli import options
 from llama_scale.cli.options import FLOPS, FRACTION
+from llama_scale.cli.settings import OwnOption
 from llama_scale.errors import StoreError
 
 if TYPE_CHECKING:
@@ -84,12 +85,14 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--flops",
+    cls=OwnOption,
     type=options.one_of(ACCOUNTINGS),
     help="How FLOPs are counted: 6ND, or as the source does. [default: exact where it does, else 6nd]",
 )
 @click.option("--delta", type=float, help="Huber's, on log loss. [default: 1e-3; chosen with --form auto]")
 @click.option(
     "--weights",
+    cls=OwnOption,
     metavar="POWER",
     help="Runs weigh (C/Cmax)^POWER: none, .25, .5, 1. [default: the noise of seeds; with --form auto also a"
     " chosen POWER]",
@@ -120,10 +123,16 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.option("--level", type=FRACTION, default="90%", help="Of the intervals.")
 @click.option("--seed", type=int, default=0, help="Of the draws.")
 @click.option(
-    "--budget", "budgets", type=FLOPS, multiple=True, help="Show the optimum at these FLOPs instead."
+    "--budget",
+    "budgets",
+    cls=OwnOption,
+    type=FLOPS,
+    multiple=True,
+    help="Show the optimum at these FLOPs instead.",
 )
 @click.option(
     "--output",
+    cls=OwnOption,
     type=options.PathType(dir_okay=False, path_type=Path),
     help="The fit's file. [default: fits/<name>-<hash>.json in the store]",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +14,7 @@ from click.shell_completion import CompletionItem
 from llama_scale import quantities
 from llama_scale.cli import settings
 from llama_scale.cli.failures import check_command
+from llama_scale.cli.output import Helpful
 from llama_scale.errors import InputError, LlamaScaleError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -64,6 +67,12 @@ class PathType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class FilterType(click.types.StringParamType):
+    """A filter of rows: it has blanks, so `;` sets several apart in a variable."""
+
+    envvar_list_splitter = ";"
+
+
 COUNT = QuantityType("COUNT", quantities.parse_count, quantities.format_count)
 FLOPS = QuantityType("FLOPS", quantities.parse_flops, quantities.format_flops)
 BUDGET = QuantityType("BUDGET", quantities.parse_budget, quantities.format_quantity)
@@ -84,7 +93,7 @@ class HeadedOption(click.Option):
         self.heading = heading
 
 
-class Command(click.Command):
+class Command(Helpful):
     """A command with examples: help shows them unwrapped after the question, tests run them.
 
     `--show-settings` says where every setting came from; defaults come from the settings files.
@@ -101,7 +110,9 @@ class Command(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         if parent is not None and "default_map" not in extra:
-            extra["default_map"] = settings.defaults(self, info_name or "", parent)
+            # While a line is completed nobody reads what is amiss with settings.
+            with suppress(LlamaScaleError) if parent.resilient_parsing else nullcontext():
+                extra["default_map"] = settings.defaults(self, info_name or "", parent)
         return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -131,7 +142,7 @@ def _write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> 
             formatter.write("".join(f"  {example}\n" for example in examples))
 
 
-class Group(click.Group):
+class Group(Helpful, click.Group):
     """A command of commands, such as `runs`; alone, and with options alone, it is its command `alone`."""
 
     command_class = Command
@@ -146,8 +157,23 @@ class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         begins = args[:1] and (args[0] in ctx.help_option_names or not args[0].startswith("-"))
         if self.alone and not begins and not ctx.resilient_parsing:
+            self._refuse_late_name(ctx, self.commands[self.alone], args)
             args = [self.alone, *args]
         return super().parse_args(ctx, args)
+
+    def _refuse_late_name(self, ctx: click.Context, alone: click.Command, args: list[str]) -> None:
+        """Raises InputError where options stand before a command, which then is none: `runs --json ls`."""
+        parser = alone.make_parser(ctx)
+        parser.ignore_unknown_options = True
+        with suppress(click.UsageError):  # which is told when it is parsed in earnest
+            _, words, _ = parser.parse_args(list(args))
+            if name := next((word for word in words if word in self.commands), None):
+                behind = list(args)
+                behind.remove(name)
+                line = shlex.join([*ctx.command_path.split(), name, *behind])
+                raise InputError(
+                    f"{args[0]} stands before {name}: options come after", hint=f"write `{line}`"
+                )
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)
@@ -183,7 +209,11 @@ device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: CUDA where there is one."
 )
 where_option = click.option(
-    "--where", multiple=True, metavar="FILTER", help="Keep rows, as 'column = value'; also != < <= > >=."
+    "--where",
+    type=FilterType(),
+    multiple=True,
+    metavar="FILTER",
+    help="Keep rows, as 'column = value'; also != < <= > >=.",
 )
 set_option = click.option(  # a tuple for config.apply_overrides
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one field of the TOML, as a.b=c."

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -42,17 +42,17 @@ class Output:
         (so that nothing is drawn, and rich not imported, for JSON). Infinities and nan become null.
         """
         shown = json_text(value) if self.json else human() if callable(human) else human
-        with reader_may_leave():
+        with reader_may_leave(sys.stdout):
             _show(shown)
 
     def talk(self, text: str) -> None:
         """Says something on the way, on stderr: never part of the result."""
         if not self.quiet:
-            click.echo(text, err=True)
+            _say(text)
 
     def warn(self, text: str) -> None:
         """Says what the reader must not miss, on stderr, `--quiet` or not."""
-        click.echo(f"warning: {text}", err=True)
+        _say(f"warning: {text}")
 
     def warn_each(self, texts: Iterable[str]) -> None:
         """Warns of each."""
@@ -90,20 +90,43 @@ def json_text(value: Mapping[str, Any]) -> str:
 
 def print_error(error: LlamaScaleError, *, as_json: bool) -> None:
     """What went wrong and how to fix it, on stderr; in JSON mode on stdout too, for programs."""
-    click.echo(f"error: {error.message}\nhint: {error.hint}", err=True)
+    with suppress(OSError):  # stderr, or stdout below, may be what failed
+        _say(f"error: {error.message}\nhint: {error.hint}")
     if as_json:
         told = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        with suppress(OSError):  # stdout itself may be what failed
+        with suppress(OSError):
             click.echo(json_text({**told, **error.details}))
 
 
+def _say(text: str) -> None:
+    with reader_may_leave(sys.stderr):
+        click.echo(text, err=True)
+
+
 @contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Writes to stdout whose reader may go away (`| head`), which is no failure: the rest goes nowhere."""
+def reader_may_leave(stream: TextIO) -> Iterator[None]:
+    """Writes to a stream whose reader may go away (`| head`), which is no failure: the rest goes nowhere."""
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Helpful(click.Command):
+    """A command whose help may be left half read as well."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+def _show_help(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        with reader_may_leave(sys.stdout):
+            click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
 
 
 def table(

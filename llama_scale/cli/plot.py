@@ -12,6 +12,7 @@ import click
 from llama_scale.cli import compare
 from llama_scale.cli.options import Group, PathType, json_option, quiet_option, store_option, where_option
 from llama_scale.cli.plan_options import plan_options
+from llama_scale.cli.settings import OwnOption
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,6 +73,7 @@ def _kind(
         function = click.option(
             "-o",
             "--output",
+            cls=OwnOption,
             type=PathType(dir_okay=False, path_type=Path),
             default=f"{name}.png",
             help="The picture: its ending chooses PNG, SVG or PDF.",

@@ -28,9 +28,8 @@ def runs_and_law(sources: Sequence[str], where: Sequence[str] = ()) -> tuple[Obs
     """
     from llama_scale.fitting import gather
     from llama_scale.fitting.kept import kept_fit, runs_of
-    from llama_scale.laws import published_names
 
-    if named := next((source for source in sources if source in published_names()), None):
+    if named := next(filter(None, map(_published, sources)), None):
         raise InputError(
             f"{named} is a published law, which comes without its runs",
             hint=f"draw the law alone, `llama-scale plot optima {named}`, or name runs",
@@ -53,8 +52,8 @@ def law_of(sources: Sequence[str], kind: str) -> Fit:
     """A law: by its published name, from its file, or kept of the runs that are named."""
     from llama_scale.laws import published, published_names
 
-    if len(sources) == 1 and sources[0] in published_names():
-        return published(sources[0])
+    if len(sources) == 1 and (name := _published(sources[0])):
+        return published(name)
     paths = [Path(source) for source in sources] or [default_store()]
     if missing := next((path for path in paths if not path.exists()), None):
         raise InputError(
@@ -65,6 +64,14 @@ def law_of(sources: Sequence[str], kind: str) -> Fit:
     if fits and not tables:
         return fits[0]
     return needed(runs_and_law(sources)[1], sources, kind)
+
+
+def _published(source: str) -> str | None:
+    """The published law of a name; a file or store of it is preferred to a law not quite called so."""
+    from llama_scale.laws import published_name
+
+    name = published_name(source)
+    return name if name == source or not Path(source).exists() else None
 
 
 def needed(fit: Fit | None, sources: Sequence[str], kind: str, where: Sequence[str] = ()) -> Fit:

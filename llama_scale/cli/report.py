@@ -9,6 +9,7 @@ import click
 
 from llama_scale.cli import options
 from llama_scale.cli.plan_options import plan_options
+from llama_scale.cli.settings import OwnOption
 
 DEFAULT_FILE = "plan.html"
 
@@ -25,6 +26,7 @@ DEFAULT_FILE = "plan.html"
 @click.option(
     "--output",
     "-o",
+    cls=OwnOption,
     type=options.PathType(path_type=Path),
     default=DEFAULT_FILE,
     metavar="FILE",

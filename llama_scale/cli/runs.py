@@ -13,6 +13,7 @@ import click
 from llama_scale import quantities
 from llama_scale.cli.options import Group, PathType, complete_run_ids, json_option, store_option
 from llama_scale.cli.output import current_output, table
+from llama_scale.cli.settings import OwnOption
 from llama_scale.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -225,7 +226,12 @@ def verify_runs(runs: tuple[str, ...], store: Path, as_json: bool) -> int:
     examples=("llama-scale runs prune --dry-run", "llama-scale runs prune --weights"),
 )
 @click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_run_ids)
-@click.option("--weights", is_flag=True, help="Delete final weights too: nothing is left to export.")
+@click.option(
+    "--weights",
+    cls=OwnOption,
+    is_flag=True,
+    help="Delete final weights too: nothing is left to export.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
 @store_option
 @json_option

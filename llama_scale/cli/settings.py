@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from llama_scale.cli.output import Output
 from llama_scale.errors import InputError, LlamaScaleError
 
 PREFIX = "LLAMA_SCALE"
 PROJECT_FILE = Path("llama-scale.toml")
 READ_ELSEWHERE = f"{PREFIX}_KERNELS"  # by training.kernels.library, whose import brings torch
 SHARED = ("json", "quiet", "store")  # keys that may stand above every table, for all commands that have them
+
+
+class OwnOption(click.Option):
+    """An option whose name means another thing to another command: a variable of it names its command."""
+
 
 SHOW_SETTINGS = click.Option(
     ["--show-settings"],
@@ -47,6 +52,8 @@ def defaults(command: click.Command, name: str, parent: click.Context) -> dict[s
     """
     path = (*_command_path(parent), name)
     found, origins = _variables_for(command, path)
+    if not parent.resilient_parsing:
+        _warn_of_strangers(command, path)
     for file in files():
         for key, value in _settings_for(command, path, parent.find_root(), file).items():
             if key not in found:
@@ -68,34 +75,48 @@ def origin(ctx: click.Context, option: click.Parameter) -> str:
 def variables(path: Sequence[str], parameter: click.Parameter) -> list[str]:
     """The environment variables that set a parameter of the command at `path`, the strongest first.
 
-    They are named as it is in the files; an option's without a command is for every command that has it.
+    They are named as it is in the files; an option's without a command is for every command that has it, and
+    means the same by it.
     """
-    if isinstance(parameter, click.Option):
-        key = key_of(parameter)
-        return [_variable(path, key), _variable((), key)]
-    return [_variable(path, parameter.name or "")]
+    if not isinstance(parameter, click.Option):
+        return [_variable(path, parameter.name or "")]
+    key = key_of(parameter)
+    shared = [] if isinstance(parameter, OwnOption) else [_variable((), key)]
+    return [_variable(path, key), *shared]
 
 
-def json_asked(words: Sequence[str]) -> bool:
+def json_asked(root: click.Group, words: Sequence[str]) -> bool:
     """Whether a line asks for JSON, by itself, a variable or a file, as far as these can be read."""
     from llama_scale.config import read_toml
 
     if "--json" in words:
         return True
-    path = tuple(takewhile(lambda word: not word.startswith("-"), words))
-    for depth in range(len(path), -1, -1):
-        if said := os.environ.get(_variable(path[:depth], "json")):
+    path = _path_named(root, words)
+    for variable in (_variable(path, "json"), _variable((), "json")):
+        if said := os.environ.get(variable):
             return said.lower() in ("1", "true", "t", "yes", "y", "on")
     for file in files():
         try:
             tables = read_toml(file)
-            said = [_table(tables, path[:depth], file).get("json") for depth in range(len(path), -1, -1)]
+            said = [_table(tables, path, file).get("json"), tables.get("json")]
         except LlamaScaleError:
             continue
         for one in said:
             if isinstance(one, bool):
                 return one
     return False
+
+
+def _path_named(root: click.Group, words: Sequence[str]) -> tuple[str, ...]:
+    """The names of the commands that a line begins with, down to what a group is without one."""
+    path: tuple[str, ...] = ()
+    command: click.Command | None = root
+    while isinstance(command, click.Group):
+        word = next(iter(words[len(path) : len(path) + 1]), "-")
+        name = getattr(command, "alone", None) if word.startswith("-") else word
+        command = command.get_command(click.Context(command), name) if name else None
+        path = (*path, name) if command is not None and name else path
+    return path
 
 
 def show(ctx: click.Context) -> None:
@@ -152,21 +173,22 @@ def _variables_for(command: click.Command, path: tuple[str, ...]) -> tuple[dict[
     """What the environment says for the parameters of one command, and by which variables."""
     found: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    known = {parameter: variables(path, parameter) for parameter in command.params}
-    for parameter, names in known.items():
-        variable = next((name for name in names if os.environ.get(name)), None)
+    for parameter in command.params:
+        variable = next(filter(os.environ.get, variables(path, parameter)), None)
         if variable is not None and parameter.name:
             several = getattr(parameter, "multiple", False) or parameter.nargs != 1
             text = os.environ[variable]
             found[parameter.name] = parameter.type.split_envvar_value(text) if several else text
             origins[parameter.name] = variable
-    strangers = _strangers(
-        _variable(path, "").rstrip("_"), {name for names in known.values() for name in names}
-    )
-    for stranger, close in strangers.items():
-        meant = f"; did you mean {close}?" if close else ""
-        click.echo(f"warning: nothing reads the variable {stranger}{meant}", err=True)
     return found, origins
+
+
+def _warn_of_strangers(command: click.Command, path: tuple[str, ...]) -> None:
+    """Says which variables have the name of a command, and of no option of it."""
+    known = {name for parameter in command.params for name in variables(path, parameter)}
+    for stranger, close in _strangers(_variable(path, "").rstrip("_"), known).items():
+        meant = f"; did you mean {close}?" if close else ""
+        Output().warn(f"nothing reads the variable {stranger}{meant}")
 
 
 def _variable(path: Sequence[str], key: str) -> str:
@@ -190,16 +212,21 @@ def _settings_for(
 
     tables = read_toml(file)
     _check_top(tables, root, file)
-    options = {key_of(p): p.name or "" for p in command.params if isinstance(p, click.Option)}
-    found = {options[key]: tables[key] for key in SHARED if key in tables and key in options}
+    options = {key_of(p): p for p in command.params if isinstance(p, click.Option)}
+    said = {key: tables[key] for key in SHARED if key in tables and key in options}
     for key, value in _table(tables, path, file).items():
         if isinstance(command, click.Group) and isinstance(value, Mapping):
             continue  # the table of a command below
         known = key.replace("_", "-")
         if known not in options:
             raise unknown_key(f"{file}: {'.'.join((*path, key))}", known, list(options))
-        found[options[known]] = value
-    return found
+        said[known] = value
+    return {options[key].name or "": _as_taken(options[key], value) for key, value in said.items()}
+
+
+def _as_taken(option: click.Option, value: Any) -> Any:
+    """A value of a file; one alone is one of several where an option takes several."""
+    return [value] if option.multiple and not isinstance(value, list) else value
 
 
 def _table(tables: Mapping[str, Any], path: tuple[str, ...], file: Path) -> Mapping[str, Any]:

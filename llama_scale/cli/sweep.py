@@ -40,7 +40,7 @@ LOG_ROOM_BYTES = 65_536  # with less than this free, a disk is full
         "llama-scale sweep my-recipe.toml --store /scratch/runs --set seed=1",
     )
 )
-@click.argument("recipe", default="default", shell_complete=completing(shipped_recipes))
+@click.argument("recipe", default="default", shell_complete=completing(shipped_recipes, or_files=True))
 @click.option("--dry-run", is_flag=True, help="Show every run with its cost, train nothing, write nothing.")
 @click.option(
     "--workers",

@@ -26,6 +26,7 @@ from llama_scale.cli.options import (
 )
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
+from llama_scale.cli.settings import OwnOption
 from llama_scale.cli.train_words import dry_run_json, dry_run_words, opening, result_json, result_words
 from llama_scale.hardware import accelerator_names
 
@@ -72,7 +73,9 @@ def _family() -> Iterable[str]:
     help="How the learning rate falls.  [default: wsd]",
 )
 @click.option("--learning-rate", type=float, help="Peak rate.  [default: by rule]")
-@click.option("--context", type=click.IntRange(min=1), help="Tokens of a sequence.  [default: 256]")
+@click.option(
+    "--context", cls=OwnOption, type=click.IntRange(min=1), help="Tokens of a sequence.  [default: 256]"
+)
 @click.option("--sequences", type=click.IntRange(min=1), help="Sequences of a step.  [default: by rule]")
 @click.option(
     "--peak",

@@ -97,7 +97,7 @@ def gather_curves(
         if not source.exists():
             raise InputError(
                 f"there is no run store or CSV at {str(source)!r}",
-                hint="check the path, or run `llama-scale sweep` to fill ./runs",
+                hint="check the path, or make runs with `llama-scale sweep`",
             )
         if source.is_dir() and filters:
             raise InputError(

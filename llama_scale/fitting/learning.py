@@ -33,7 +33,7 @@ def learning_curves(
     if not path.exists():
         raise InputError(
             f"there is no run store or table at {str(path)!r}",
-            hint="check the path, or run `llama-scale sweep` to fill ./runs",
+            hint="check the path, or make runs with `llama-scale sweep`",
         )
     if path.suffix.lower() == ".json":
         raise InputError(

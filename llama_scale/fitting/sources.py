@@ -118,7 +118,7 @@ def _read(path: Path, filters: Sequence[Filter], convention: ParameterConvention
     if not path.exists():
         raise InputError(
             f"there is no run store or CSV at {str(path)!r}",
-            hint="check the path, or run `llama-scale sweep` to fill ./runs",
+            hint="check the path, or make runs with `llama-scale sweep`",
         )
     if not (path.is_dir() or path.suffix.lower() == ".json"):
         return read_table(path, where=filters, convention=convention)

@@ -20,6 +20,7 @@ from llama_scale.laws.library import (
     DEFAULT_LAW,
     parse_law_line,
     published,
+    published_name,
     published_names,
     resolve_law,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "published_allocation",
     "published_allocations",
     "published_decays",
+    "published_name",
     "published_names",
     "read_fit",
     "resolve_law",

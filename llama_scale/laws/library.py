@@ -37,6 +37,11 @@ def _by_key() -> dict[str, str]:
     }
 
 
+def published_name(text: str) -> str | None:
+    """The published law that is meant, compared as accelerators and models are: `Besiroglu 2024` will do."""
+    return text if text in _library() else _by_key().get(name_key(text))
+
+
 @cache
 def published(name: str = DEFAULT_LAW) -> Fit:
     """A published law by name, with our draws of it where the runs behind it are public."""
@@ -105,8 +110,7 @@ def _constants(text: str) -> dict[str, str]:
 def resolve_law(text: str) -> Fit:
     """The law that a user names: a published one, a fit's file, or constants on the line.
 
-    Published names are compared as those of accelerators and models are: `Besiroglu 2024` will do.
-    Raises InputError naming the nearest published laws.
+    A file is preferred to a law that is not quite called so. Raises InputError naming the nearest laws.
     """
     if text in _library():
         return published(text)
@@ -117,7 +121,7 @@ def resolve_law(text: str) -> Fit:
         return read_fit(path)
     if "=" in text:
         return parse_law_line(text)
-    if name := _by_key().get(name_key(text)):
+    if name := published_name(text):
         return published(name)
     if path.exists():
         return read_fit(path)  # a folder: it says so

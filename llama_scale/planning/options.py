@@ -33,7 +33,7 @@ class PlanOptions(TypedDict, total=False):
     budget: Number | Quantity | None
     target_loss: Number | None
     target_score: Number | None
-    match: str | Path | None
+    match: Number | Path | None
     against: str | Path | None
     cost_in: str | None
     accelerators: Number | None

@@ -246,7 +246,7 @@ def read_request(options: PlanOptions, *, default_budget: Quantity | None = DEFA
         budget=budget,
         target_loss=words.loss("target_loss"),
         target_score=_score(words, fit),
-        match=_match(given.get("match"), fit),
+        match=_match(words, fit),
         deadline=deadline,
         accelerators=accelerators,
         max_parameters=words.optional_number("max_parameters", low=SMALLEST_NAMED, high=LARGEST_MODEL),
@@ -341,16 +341,18 @@ def _score(words: Words, fit: Fit) -> float | None:
     return score
 
 
-def _match(named: Any, fit: Fit) -> ReferenceModel | None:
+def _match(words: Words, fit: Fit) -> ReferenceModel | None:
     """The model to match: a published one, a user's own by its TOML, or of a size the law's optimum."""
-    if named is None:
+    if "match" not in words.given:
         return None
     from llama_scale.planning.references import ModelFile, find_model
 
+    named = str(words.given["match"])
     try:
-        size = parse_count(str(named))
+        parse_count(named)
     except InputError:
-        return find_model(str(named))
+        return find_model(named)
+    size = words.number("match", 0.0, low=SMALLEST_NAMED, high=LARGEST_MODEL)
     name = f"a compute-optimal {format_count(size)}"
     model = ModelFile(tokens=1e9, parameters=size, name=name, source=f"the law {fit.name}").model(name)
     return replace(model, tokens=float(fit.law.optimal_tokens(model.count(fit.convention))))
