@@ -124,6 +124,15 @@ def test_wide_shapes_six_times_the_usual_size_keep_a_latency(words: PlanOptions,
     assert asked.recommended.lifetime.total_flops <= most_flops * 1.001
 
 
+def test_a_largest_size_that_holds_nothing_back_makes_no_plan_cheaper() -> None:
+    """Hidden layers were widened only under limits: without one this plan was 4 % dearer."""
+    words: PlanOptions = {"serve_tokens": 5.7e10, "target_loss": 2.657, "law": "muennighoff-2023"}
+    free: PlanOptions = {**words, "cost_in": "usd"}
+    held: PlanOptions = {**free, "max_parameters": "2B"}
+    costs = [plan(**asked).recommended.lifetime.total_usd for asked in (free, held)]
+    assert costs[0] == pytest.approx(costs[1], rel=1e-3)
+
+
 def test_the_choice_goes_into_json() -> None:
     document = choose_kv_heads(LLAMA_65B, deployment(3000, 1000)).to_json()
     assert document["kv_heads"] == 8

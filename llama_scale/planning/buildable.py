@@ -183,11 +183,13 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
 
 
 def _filled(request: Request, problem: Problem, objective: Objective, settled: Settled) -> Settled:
-    """The shape, or a better one with a wider hidden layer where limits on size or serving may hold it back.
+    """The shape, or a better one with a wider hidden layer where it is worse than the optimum.
 
-    Shapes are up to 4 % apart: at the edge of what is allowed the last of them may cost far more.
+    Shapes are up to 4 % apart, and farther where heads are shared. At the edge of limits on size or serving
+    the last that is allowed may cost far more.
     """
-    if not (_is_limited(request) and _is_beaten(request, settled, objective, SLIGHT[objective.fixed])):
+    worth_it = SLIGHT if _is_limited(request) else SMALL
+    if not _is_beaten(request, settled, objective, worth_it[objective.fixed]):
         return settled
     wider = _best_shape(request, problem, objective, settled.model.parameters, NEARBY, wider=True)
     if wider is None or _rank(request, objective, wider) >= _rank(request, objective, settled):
