@@ -126,6 +126,7 @@ def test_version() -> None:
         (["doctor", "--jsno"], "there is no option --jsno", "did you mean --json?"),
         (["doctor", "--banana"], "there is no option --banana", "see `llama-scale doctor --help`"),
         (["compare", "gpt-3-175b", "--budget", "1"], "option --budget", "see `llama-scale compare --help`"),
+        (["fit", ""], "error: SOURCE: the path is empty", "name a file or folder"),
         (["doctor", "extra"], "got unexpected extra argument", "see `llama-scale doctor --help`"),
         (["doctor", "--store"], "option '--store' requires an argument", "see `llama-scale --help`"),
         (["plan", "--serve-tokens", "abc"], "--serve-tokens: 'abc' is not a count", "write 7B, 1.4T"),

@@ -11,6 +11,7 @@ import pytest
 
 from llama_scale.errors import InfeasibleError, InputError
 from llama_scale.planning import Plan, plan
+from llama_scale.planning.buildable import is_ill_shaped
 
 WAY = re.compile(r"--([a-z-]+) (?:'([^']+)'|([\d.]+))")
 LAWS = ("besiroglu-2024", "muennighoff-2023", "E=0.5,A=5,B=5,alpha=.1,beta=.1,k=1.2")
@@ -124,12 +125,13 @@ def test_what_a_hint_offers_minds_every_condition(words: dict[str, Any], offered
     ],
 )  # fmt: skip
 def test_the_loss_that_is_offered_is_the_lowest_that_has_an_answer(words: dict[str, Any]) -> None:
-    """It was up to half a nat higher."""
+    """It was up to half a nat higher. Below it are at most shapes that are no LLaMA's."""
     error = refusal(words)
     assert error is not None
     offered = next(way for way in ways(error.hint) if "target_loss" in way)
     assert ask({**words, **offered}).recommended.parameters > 0
-    assert refusal({**words, **offered, "target_loss": float(offered["target_loss"]) - 0.005}) is not None
+    lower = {**words, **offered, "target_loss": float(offered["target_loss"]) - 0.005}
+    assert refusal(lower) is not None or is_ill_shaped(ask(lower).shape)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,10 @@ def test_ten_thousand_plans_are_one_call() -> None:
     assert np.all(np.diff(grid.loss_nats, axis=0) < 0)
 
 
+def test_a_grid_may_say_that_nothing_is_recomputed() -> None:
+    assert best_sizes(budgets=1e24, recompute="none").cost == best_sizes(budgets=1e24).cost
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

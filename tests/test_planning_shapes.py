@@ -105,6 +105,34 @@ def test_heads_are_shared_where_the_usual_shape_at_a_latency_meets_it_with_none(
     assert answer.recommended.loss_nats < loss
 
 
+@pytest.mark.parametrize(
+    ("words", "most_flops"),
+    [
+        ({"serve_tokens": 1.2e9, "time_per_output_token": "1.14ms", "law": "kaplan-2020"}, 4e19),
+        (
+            {"serve_tokens": 5.66e11, "time_per_output_token": "0.774ms", "vocabulary": 256, "flops": "6nd"},
+            2e21,
+        ),
+    ],
+)
+def test_wide_shapes_six_times_the_usual_size_keep_a_latency(words: PlanOptions, most_flops: float) -> None:
+    """A target was refused, or took 10^18 tokens on a small model, where plans on a budget found them."""
+    on_budget: PlanOptions = {**words, "budget": most_flops}
+    loss = plan(**on_budget).recommended.loss_nats
+    to_loss: PlanOptions = {**words, "target_loss": math.ceil(loss * 1000) / 1000}
+    asked = plan(**to_loss)
+    assert asked.recommended.lifetime.total_flops <= most_flops * 1.001
+
+
+def test_a_largest_size_that_holds_nothing_back_makes_no_plan_cheaper() -> None:
+    """Hidden layers were widened only under limits: without one this plan was 4 % dearer."""
+    words: PlanOptions = {"serve_tokens": 5.7e10, "target_loss": 2.657, "law": "muennighoff-2023"}
+    free: PlanOptions = {**words, "cost_in": "usd"}
+    held: PlanOptions = {**free, "max_parameters": "2B"}
+    costs = [plan(**asked).recommended.lifetime.total_usd for asked in (free, held)]
+    assert costs[0] == pytest.approx(costs[1], rel=1e-3)
+
+
 def test_the_choice_goes_into_json() -> None:
     document = choose_kv_heads(LLAMA_65B, deployment(3000, 1000)).to_json()
     assert document["kv_heads"] == 8

@@ -245,6 +245,13 @@ def test_savings_are_named_in_the_unit_that_they_are_a_share_of() -> None:
     assert "% of the lifetime cost ($" in said(plan(serve_tokens=1e12, budget="$2M"))["saves"]
 
 
+def test_a_cheaper_rival_is_beyond_a_limit_only_where_one_was_asked_for() -> None:
+    held = said(plan(serve_tokens=1e9, budget=1e24, max_parameters="1B"))["saves"]
+    assert re.search(r"equal loss, \S+% cheaper, is beyond a limit$", held)
+    rounded = said(plan(serve_tokens=1e9, budget=7.264e18, vocabulary=128256, kv_heads=4))["saves"]
+    assert re.search(r"equal loss, \S+% cheaper, is of no shape that can be built$", rounded)
+
+
 def test_the_family_beside_a_plan_in_words() -> None:
     loose = plan(serve_tokens=1e12, target_loss=2.0)
     assert "would cost" in said(loose)["family"]

@@ -75,7 +75,7 @@ def _parameter_words(error: click.BadParameter) -> str:
     if param is None or ctx is None:
         return str(error.param_hint or "bad value")
     if not isinstance(param, click.Option):
-        return param.make_metavar(ctx)
+        return param.make_metavar(ctx).strip("[].")  # as one speaks of one: SOURCE, not [SOURCE]...
     name = max(param.opts, key=len)
     source = ctx.get_parameter_source(param.name or "")
     outside = source is ParameterSource.DEFAULT_MAP

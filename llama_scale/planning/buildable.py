@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -39,7 +40,7 @@ from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
 RUNG = 1.03  # sizes apart from each other, on one ladder for all questions
-NEARBY, ELSEWHERE = 11, 47  # rungs either way: a third of the size, and a quarter to four times it
+NEARBY, ELSEWHERE, FAR = 11, 47, 94  # rungs either way: a third of the size, four times it, sixteen times
 SAME_SIZE = 0.1  # in log N
 AS_GOOD = {"budget": 2e-4, "loss": 1e-3}  # shares of the loss, or of the cost, that no model of either knows
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
@@ -182,11 +183,13 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
 
 
 def _filled(request: Request, problem: Problem, objective: Objective, settled: Settled) -> Settled:
-    """The shape, or a better one with a wider hidden layer where limits on size or serving may hold it back.
+    """The shape, or a better one with a wider hidden layer where it is worse than the optimum.
 
-    Shapes are up to 4 % apart: at the edge of what is allowed the last of them may cost far more.
+    Shapes are up to 4 % apart, and farther where heads are shared. At the edge of limits on size or serving
+    the last that is allowed may cost far more.
     """
-    if not (_is_limited(request) and _is_beaten(request, settled, objective, SLIGHT[objective.fixed])):
+    worth_it = SLIGHT if _is_limited(request) else SMALL
+    if not _is_beaten(request, settled, objective, worth_it[objective.fixed]):
         return settled
     wider = _best_shape(request, problem, objective, settled.model.parameters, NEARBY, wider=True)
     if wider is None or _rank(request, objective, wider) >= _rank(request, objective, settled):
@@ -270,9 +273,9 @@ def _built(request: Request, problem: Problem, objective: Objective, shape: Mode
 
 
 def _wide_enough(request: Request, problem: Problem, objective: Objective) -> Built | None:
-    """The best shape where serving leaves none of the usual proportions: wide ones are faster."""
+    """The best shape where serving leaves none of the usual proportions: wide ones may be far larger."""
     held = request.held_by_serving
-    return None if held is None else _best_shape(request, problem, objective, held, ELSEWHERE, wider=True)
+    return None if held is None else _best_shape(request, problem, objective, held, FAR, wider=True)
 
 
 def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
@@ -302,10 +305,15 @@ def _shape_of(request: Request, parameters: float) -> ModelConfig:
 
 @lru_cache(maxsize=4096)  # one question, and the hints of its refusal, ask for the same rungs many times
 def _rung(
-    step: int, convention: ParameterConvention, vocabulary: int, context: int, kv_heads: int | None
+    step: int,
+    convention: ParameterConvention,
+    vocabulary: int,
+    context: int,
+    kv_heads: int | None,
+    wider: bool,
 ) -> tuple[ModelConfig, ...]:
-    """The shapes that are the nearest to sizes from one rung to the next."""
-    return nearest_shapes(
+    """The shapes that are the nearest to sizes from one rung to the next, or these and `wider` ones."""
+    shapes = nearest_shapes(
         RUNG**step,
         RUNG ** (step + 1),
         convention=convention,
@@ -313,15 +321,15 @@ def _rung(
         context=context,
         kv_heads=kv_heads,
     )
+    return tuple(chain.from_iterable(map(widenings, shapes))) if wider else shapes
 
 
 def _shapes_about(request: Request, wanted: float, reach: int, wider: bool) -> Iterator[ModelConfig]:
     """The LLaMAs within `reach` rungs that are allowed, and those with a `wider` hidden layer too."""
     rung = math.floor(math.log(wanted) / math.log(RUNG))
-    asked = request.fit.convention, request.vocabulary, request.context, request.kv_heads
+    asked = request.fit.convention, request.vocabulary, request.context, request.kv_heads, wider
     for step in range(rung - reach, rung + reach + 1):
-        for shape in _rung(step, *asked):
-            yield from filter(request.allows, widenings(shape) if wider else (shape,))
+        yield from filter(request.allows, _rung(step, *asked))
 
 
 def _best_shape(

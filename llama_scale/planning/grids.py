@@ -58,7 +58,7 @@ def best_sizes(
     taken = words.keys() & {"budget", "target_loss", "target_score", "match", "serve_tokens", "cost_in"}
     if taken:
         raise InputError(f"a grid has its own {', '.join(sorted(taken))}", hint="leave the word out")
-    if words.get("recompute") is not None:
+    if words.get("recompute") not in (None, "none"):
         raise InputError(
             "a grid knows no share of FLOPs that recompute adds: it follows the shape of each plan",
             hint="leave the word out, or lower mfu by that share",

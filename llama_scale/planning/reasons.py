@@ -24,7 +24,7 @@ from llama_scale.quantities import (
 
 if TYPE_CHECKING:
     from llama_scale.planning.offer import Offer
-    from llama_scale.planning.values import BestOnAverage, Intervals, Limit, Plan
+    from llama_scale.planning.values import BestOnAverage, Intervals, Limit, Plan, PlannedModel
 
 NOTHING = 1e-3  # a share of the cost that is rounding to a shape
 MOST_MOVING = 3  # inputs of the sensitivity table that the answer names
@@ -81,9 +81,8 @@ def _saving(plan: Plan) -> Reason:
         return Reason("saves", "nothing against the Chinchilla model of equal loss: it is that model")
     if plan.saving.share < 0:
         more = format_fraction(1 - 1 / (1 - plan.saving.share))
-        return Reason(
-            "saves", f"nothing: the Chinchilla model of equal loss, {more} cheaper, is beyond a limit"
-        )
+        why = "is beyond a limit" if _is_beyond_limits(plan, rival) else "is of no shape that can be built"
+        return Reason("saves", f"nothing: the Chinchilla model of equal loss, {more} cheaper, {why}")
     fewer = format_fraction(1 - model.parameters / rival.parameters)
     more = format_fraction(model.lifetime.train_flops / rival.lifetime.train_flops - 1)
     return Reason(
@@ -91,6 +90,11 @@ def _saving(plan: Plan) -> Reason:
         f"{format_fraction(plan.saving.share)} of the lifetime {_saved(plan)} against the Chinchilla model "
         f"of equal loss: {fewer} fewer parameters, {more} more training",
     )
+
+
+def _is_beyond_limits(plan: Plan, model: PlannedModel) -> bool:
+    limits, trainings = plan.request.limits, plan.request.economics.demand.trainings
+    return model.parameters > limits.parameters or model.lifetime.train_flops / trainings > limits.train_flops
 
 
 def _saved(plan: Plan) -> str:
