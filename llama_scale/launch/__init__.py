@@ -15,7 +15,7 @@ from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
 from llama_scale.launch.local import launch_locally
 from llama_scale.launch.memory import memory_bytes
-from llama_scale.launch.on_ray import imported_ray, launch_on_ray, task_needs
+from llama_scale.launch.on_ray import check_ray, launch_on_ray, task_needs
 from llama_scale.launch.places import Card, cards_for, default_workers, threads_per_worker
 from llama_scale.launch.slurm import check_slurm, launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
@@ -232,7 +232,7 @@ def run_sweep(
     elif launcher == "slurm":
         check_slurm()
     else:
-        imported_ray()
+        check_ray(_pairs(options))
     files = prepare(prepared.text, data, store, threads=prepared.workers)
     for context, sequences in {(run.model.context, run.sequences_per_step) for run in runs}:
         check_length(files, data, context, sequences)
