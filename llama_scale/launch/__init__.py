@@ -137,8 +137,8 @@ def prepare_sweep(
     text nor fetches any, nor mends; otherwise InputError is raised where it is missing. It is raised for a
     device that no machine has, too.
     """
-    from llama_scale.training.corpus import absent_sources, check_sources
-    from llama_scale.training.preparing import find_text
+    from llama_scale.training.corpus import absent_sources
+    from llama_scale.training.preparing import check_text, find_text
 
     _check_name(device)
     path = find_recipe(str(recipe))
@@ -147,7 +147,7 @@ def prepare_sweep(
     name = f"{path.stem}-{canonical_hash(spec)[:8]}" if overrides else path.stem
     missing = absent_sources(spec.data, store) if dry_run else ()
     # Before the text is read, which may take long: what makes no runs is refused at once.
-    all_of([lambda: expand(name, spec, ""), lambda: missing or check_sources(spec.data, store)])
+    all_of([lambda: expand(name, spec, ""), lambda: missing or check_text(spec.data, store)])
     text = None if missing else find_text(spec.data, store)
     sweep = expand(name, spec, text.corpus if text else "")
     cards = cards_for(device) if launcher == "local" else ()  # those of a login node are not the workers'
