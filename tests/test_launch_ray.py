@@ -86,6 +86,8 @@ def test_a_cluster_that_is_not_there_is_named(
     done = alone_on_the_net("-m", "llama_scale", *words)
     assert done.returncode == 2
     assert f"error: no Ray cluster answers at {address}: " in done.stderr and "ray start" in done.stderr
+    is_a_port = ":" in address  # which is asked before a text is cut into tokens
+    assert is_a_port != (tmp_path / "runs" / "data").exists()
 
 
 def test_what_no_node_of_a_cluster_has_is_told() -> None:

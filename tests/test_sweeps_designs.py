@@ -226,9 +226,14 @@ def test_the_seeds_of_repeats_are_seeds_that_train_takes_too(tmp_path: Path) -> 
             'kind = "batch"\nsizes = [1e6]\ndurations = [1e9]\nbatches_tokens = []',
             ["batches_tokens is empty"],
         ),
-        ("budgets_flops = []\nspread = 1", ["budgets_flops is empty", "spread is 1.0, but sizes"]),
+        ("budgets_flops = []\nspread = 1", ["budgets_flops is empty", "spread is 1, but sizes"]),
         ('budgets_flops = ["1e16"]\nspread = 1e300', ["design.spread is 1e+300, but sizes"]),
-        ('budgets_flops = ["1e16"]\nsizes_per_budget = 1_000_000', ["sizes_per_budget is 1,000,000, but"]),
+        ('budgets_flops = ["1e16"]\nsizes_per_budget = 1_000_000', ["per_budget is 1e+06, but sizes"]),
+        ("budgets_flops = [1e-300, 1e300]", ["no model has so few", "no model has as many"]),
+        (
+            "budgets_flops = [1e12, 1e30]\nspread = 1.1\nsizes_per_budget = 100",
+            ["from 1e12 FLOPs to 1e30 FLOPs mean", " sizes, but a sweep has at most 1,000"],
+        ),
         (
             'kind = "grid"\nsizes = ["3M"]\ntokens_per_parameter = [20, 40]\nseeds = 100_000',
             ["means 200,000 runs, but a sweep has at most 10,000"],

@@ -13,6 +13,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from recipes import write_text
 
@@ -24,7 +26,7 @@ from llama_scale.training.builtin import VALIDATION_PACKAGES, builtin_listing
 from llama_scale.training.corpus import Corpus, Text, fingerprint, read_corpus
 from llama_scale.training.data import find_prepared
 from llama_scale.training.documents import Document
-from llama_scale.training.preparing import find_text, prepare
+from llama_scale.training.preparing import check_text, find_text, prepare
 
 
 def read(store: Path, *sources: SourceConfig | str | Path) -> Corpus:
@@ -267,7 +269,7 @@ import re, resource
 from pathlib import Path
 from typing import Any
 from llama_scale.runs import DataConfig
-from llama_scale.training.preparing import find_text, prepare
+from llama_scale.training.preparing import check_text, find_text, prepare
 store, config = Path({str(tmp_path)!r}), DataConfig(source={str(file)!r}, tokenizer="bytes", vocabulary=257)
 has = int(re.search("VmData:\\\\s*(\\\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (has + 40_000_000, resource.RLIM_INFINITY))
@@ -308,6 +310,20 @@ def test_texts_that_cannot_be_read_are_named_with_those_that_are_not_there(tmp_p
         read(tmp_path, tmp_path / "latin.txt", "nowhere/a", tmp_path / "rows.jsonl")
     for problem in ("3 problems", "byte 3 cannot be decoded", "cannot tell which field is the text"):
         assert problem in refusal.value.message
+
+
+def test_what_reads_a_text_is_not_needed_once_its_tokens_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a store is prepared on one machine and trained on another."""
+    table = pyarrow.table({"text": [f"line {number} of a text\n" * 50 for number in range(300)]})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    config = DataConfig(source=str(tmp_path / "rows.parquet"), tokenizer="bytes", vocabulary=257)
+    store = prepare(find_text(config, tmp_path / "store"), config, tmp_path / "store").folder.parents[1]
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    check_text(config, store)
+    with pytest.raises(InputError, match="needs pyarrow, which is not installed"):
+        check_text(config, tmp_path / "another")
 
 
 @pytest.mark.parametrize(

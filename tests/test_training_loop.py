@@ -390,6 +390,19 @@ def test_a_finished_run_is_not_claimed_again(
     assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_DONE
 
 
+def test_a_worker_refuses_bf16_where_its_card_only_emulates_it(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who started the sweep had another card, or none."""
+    store, config = store_with(tmp_path, world)[0], replace(world[1][0], precision="bf16")
+    create_run(store, config)
+    monkeypatch.setattr("llama_scale.training.kernels.has_bf16", lambda device: False)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a T4")
+    folder = RunFolder(store / run_id(config))
+    assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_FAILED
+    assert "bf16, which a T4 does not compute in" in folder.log.read_text()
+
+
 def test_a_changed_spec_is_refused(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:
     store, _ = store_with(tmp_path, world)
     folder = RunFolder(store / run_id(world[1][0]))

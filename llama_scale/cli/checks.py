@@ -96,6 +96,8 @@ def _devices() -> Iterator[Check]:
     yield Check("cpu", "pass", counted(len(usable_cores()), "core"))
     try:
         import torch
+
+        from llama_scale.training.environment import has_bf16
     except Exception:  # said by its own check
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -109,7 +111,8 @@ def _devices() -> Iterator[Check]:
         yield Check("cuda", "warn", f"a driver, but {built} sees no device", fix)
     else:
         yield Check("cuda", "pass", "none: runs use the CPU")
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if count else _cpu_has_bf16()
+    cards = [torch.device("cuda", index) for index in range(count)]
+    fast = all(map(has_bf16, cards)) if cards else _cpu_has_bf16()
     yield Check("bf16", "pass", "in hardware" if fast else "emulated: runs use float32")
     yield _kernels()
 

@@ -15,7 +15,7 @@ from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times
 from llama_scale.launch.local import launch_locally
 from llama_scale.launch.memory import memory_bytes
-from llama_scale.launch.on_ray import imported_ray, launch_on_ray, task_needs
+from llama_scale.launch.on_ray import check_ray, launch_on_ray, task_needs
 from llama_scale.launch.places import Card, cards_for, default_workers, threads_per_worker
 from llama_scale.launch.slurm import check_slurm, launch_on_slurm
 from llama_scale.launch.tasks import LaunchReport, Progress, Task, plan_tasks
@@ -137,8 +137,8 @@ def prepare_sweep(
     text nor fetches any, nor mends; otherwise InputError is raised where it is missing. It is raised for a
     device that no machine has, too.
     """
-    from llama_scale.training.corpus import absent_sources, check_sources
-    from llama_scale.training.preparing import find_text
+    from llama_scale.training.corpus import absent_sources
+    from llama_scale.training.preparing import check_text, find_text
 
     _check_name(device)
     path = find_recipe(str(recipe))
@@ -147,7 +147,7 @@ def prepare_sweep(
     name = f"{path.stem}-{canonical_hash(spec)[:8]}" if overrides else path.stem
     missing = absent_sources(spec.data, store) if dry_run else ()
     # Before the text is read, which may take long: what makes no runs is refused at once.
-    all_of([lambda: expand(name, spec, ""), lambda: missing or check_sources(spec.data, store)])
+    all_of([lambda: expand(name, spec, ""), lambda: missing or check_text(spec.data, store)])
     text = None if missing else find_text(spec.data, store)
     sweep = expand(name, spec, text.corpus if text else "")
     cards = cards_for(device) if launcher == "local" else ()  # those of a login node are not the workers'
@@ -232,7 +232,7 @@ def run_sweep(
     elif launcher == "slurm":
         check_slurm()
     else:
-        imported_ray()
+        check_ray(_pairs(options))
     files = prepare(prepared.text, data, store, threads=prepared.workers)
     for context, sequences in {(run.model.context, run.sequences_per_step) for run in runs}:
         check_length(files, data, context, sequences)

@@ -11,8 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -79,22 +79,40 @@ def launch_on_ray(
     InputError where none answers, and where none is named for more than this machine's Ray has; `tell` hears
     what no node has of a cluster that is named, for it may grow.
     """
-    ray, needs, address = imported_ray(), task_needs(options, device), options.get("address") or None
-    if address in (None, "auto"):
-        address = os.environ.get("RAY_ADDRESS") or address
-    try:
-        _check_somebody_listens(address or "")
+    check_ray(options)  # again: the cluster may have ended while the text was cut into tokens
+    ray, needs, address = imported_ray(), task_needs(options, device), _address(options)
+    with _naming_what_does_not_answer(address):
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"no Ray cluster answers at {address or 'this machine'}: {_said(error)}",
-            hint="start one with `ray start --head`, or name another in --launcher-options address=HOST:PORT",
-        ) from error
     try:
         _check_room(ray.nodes(), needs, tell, grows=address not in (None, "local"))
         return _fly(ray, store, tasks, needs=needs, device=device, watch=watch)
     finally:
         ray.shutdown()
+
+
+def check_ray(options: Mapping[str, str]) -> None:
+    """Raises InputError where Ray is not installed, or nobody listens at the address of the cluster."""
+    imported_ray()
+    address = _address(options)
+    with _naming_what_does_not_answer(address):
+        _check_somebody_listens(address or "")
+
+
+def _address(options: Mapping[str, str]) -> str | None:
+    """That of the cluster as Ray understands it, for which RAY_ADDRESS comes before auto."""
+    address = options.get("address") or None
+    return os.environ.get("RAY_ADDRESS") or address if address in (None, "auto") else address
+
+
+@contextmanager
+def _naming_what_does_not_answer(address: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address or 'this machine'}: {_said(error)}",
+            hint="start one with `ray start --head`, or name another in --launcher-options address=HOST:PORT",
+        ) from error
 
 
 def _fly(

@@ -73,13 +73,12 @@ def read_single(tables: Mapping[str, Any], overrides: Sequence[str], *, source: 
 
 def prepare_run(spec: SingleSpec, *, store: Path) -> tuple[KnownRun, Text]:
     """Find the text and work out the run. Writes nothing, but for a text that is fetched."""
-    from llama_scale.training.corpus import check_sources
-    from llama_scale.training.preparing import find_text
+    from llama_scale.training.preparing import check_text, find_text
 
     start_from = at_home(spec.start_from) if spec.start_from is not None else None
     # Before the text is read, which may take long: what makes no run is refused at once.
     start = _start(start_from) if start_from else None
-    all_of([lambda: single_run(spec, "", start), lambda: check_sources(spec.data, store)])
+    all_of([lambda: single_run(spec, "", start), lambda: check_text(spec.data, store)])
     given = _tokenizer(start_from, spec.data) if start_from else None
     text = find_text(spec.data, store, given)
     config = single_run(spec, text.corpus, start)

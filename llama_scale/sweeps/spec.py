@@ -165,7 +165,7 @@ class IsoFlop(Members):
         for name, (least, most) in AROUND.items():
             if not least <= (given := getattr(self, name)) <= most:
                 yield InputError(
-                    f"design.{name} is {given:,}, but sizes that show a minimum have {least:g} to {most:g}",
+                    f"design.{name} is {given:g}, but sizes show a minimum where it is {least:g} to {most:g}",
                     hint=f"correct design.{name}, or leave it out",
                 )
         low, high = self.tokens_per_parameter

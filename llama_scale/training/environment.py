@@ -59,11 +59,11 @@ def device_named(name: str) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether `device` computes in bf16, be it slowly on a CPU; cards of before 2020 only emulate it.
-
-    Of a machine's cards the one in use is asked.
-    """
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    """Whether `device` computes in bf16, be it slowly on a CPU; cards of before 2020 only emulate it."""
+    if device.type != "cuda":
+        return True
+    with torch.cuda.device(device):  # torch asks the card in use
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -14,7 +14,7 @@ from llama_scale.config import structure
 from llama_scale.errors import StoreError
 from llama_scale.files import publish_folder, write_atomically
 from llama_scale.runs import DataConfig, apportion, vocabulary_problems
-from llama_scale.training.corpus import Corpus, Places, Text, absent_sources, read_corpus
+from llama_scale.training.corpus import Corpus, Places, Text, absent_sources, check_sources, read_corpus
 from llama_scale.training.data import (
     MANIFEST,
     PARTS,
@@ -42,6 +42,15 @@ def find_text(config: DataConfig, store: Path, tokenizer: AnyTokenizer | None = 
     They are cut by `tokenizer` where `config` says that one is given.
     """
     return find_prepared(config, store, tokenizer) or read_corpus(config, store, tokenizer)
+
+
+def check_text(config: DataConfig, store: Path) -> None:
+    """Raises InputError that tells at once what is amiss with the sources of `config` at first sight.
+
+    Texts whose tokens `store` holds are not opened: what reads them need not be installed here.
+    """
+    if find_prepared(config, store) is None:
+        check_sources(config, store)
 
 
 def verify_source(files: TokenFiles, store: Path) -> str:

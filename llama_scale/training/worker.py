@@ -19,6 +19,7 @@ from llama_scale.files import store_error, write_atomically
 from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, BusyError, RunFolder, find_run
 from llama_scale.training.data import TokenFiles, data_folder, open_tokens, verify_tokens
 from llama_scale.training.environment import choose_device
+from llama_scale.training.kernels import check_precision
 from llama_scale.training.loop import check_corpus, train_run
 
 LOOK_SECONDS = 0.5  # between two tries to take a run that another process holds
@@ -45,6 +46,8 @@ def work(
         files = _open_tokens(data_folder(store, config.data, config.corpus))
         check_corpus(folder, files)
         chosen, deadline = choose_device(device), time.monotonic() + wait_seconds
+        if not folder.is_finished:  # a cluster's cards are not those of the machine that started the sweep
+            check_precision(config.precision, chosen)
         while True:
             with suppress(BusyError):
                 outcome = train_run(store, folder, files, device=chosen, should_stop=should_stop)
