@@ -165,6 +165,16 @@ def test_only_the_limit_on_serving_that_holds_the_size_is_said_to_bind(
     assert binding(answer) == ["total budget", held]
 
 
+@pytest.mark.parametrize("question", [{"target_loss": 2.5}, {"budget": 3e19}])
+@pytest.mark.parametrize(("limit", "is_held"), [("1.14ms", True), ("1.76ms", False)])
+def test_a_latency_that_takes_wider_shapes_binds(question: Any, limit: str, is_held: bool) -> None:
+    """Not one that is beyond the usual proportions, but that the shape chosen without it keeps."""
+    asked = {"law": "kaplan-2020", "serve_tokens": 1.2e9, **question}
+    free, held = ask(**asked), ask(**asked, time_per_output_token=limit)
+    assert (held.shape != free.shape) is is_held
+    assert ("time per output token" in binding(held)) is is_held
+
+
 def test_the_smallest_size_and_the_largest_that_is_served_have_a_price() -> None:
     answer = ask(serve_tokens=1e9, budget="$1M", time_per_output_token="3ms")
     problem = answer.request.in_unit("usd").problem()

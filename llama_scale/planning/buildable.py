@@ -131,13 +131,19 @@ def _leaves_much(request: Request, settled: Settled | Refusal) -> bool:
     return _is_beaten(request, settled, objective, SMALL[objective.fixed])
 
 
-def answered_loss(request: Request, changes: Mapping[str, Any]) -> float | None:
-    """The loss that the same question comes to with other words, as its asker would put it; None if none."""
+def answered(request: Request, changes: Mapping[str, Any]) -> Settled | None:
+    """What the same question comes to with other words, as its asker would put it; None if to nothing."""
     words = cast(PlanOptions, {**request.given, **changes})
     with suppress(InputError):
         settled = settle(read_request(words))[2]
-        return settled.model.loss_nats if isinstance(settled, Settled) else None
+        return settled if isinstance(settled, Settled) else None
     return None
+
+
+def answered_loss(request: Request, changes: Mapping[str, Any]) -> float | None:
+    """The loss that the same question comes to with other words; None if to nothing."""
+    settled = answered(request, changes)
+    return None if settled is None else settled.model.loss_nats
 
 
 def _settled(request: Request) -> Settled | Refusal:

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from llama_scale.architecture import ModelConfig
-from llama_scale.costs.serving import serve, served_shape
+from llama_scale.costs.serving import Deployment, serve, served_shape
+from llama_scale.planning.buildable import answered
+from llama_scale.planning.families import Family
 from llama_scale.planning.optimum import Problem
 from llama_scale.planning.request import Request
 from llama_scale.planning.serving import largest_servable
@@ -83,7 +85,8 @@ def _serving(
 ) -> Iterator[Limit]:
     """The latencies that were asked for; and memory, where a slightly larger model could not be served.
 
-    A latency binds where it alone allows no larger size, though memory does; memory where none of them does.
+    A latency binds where it alone allows no larger size, though memory does, or only wider shapes than would
+    be chosen without it; memory where none of them does.
     """
     deployment = request.economics.deployment
     is_limited = (problem.serving.needs_shapes and problem.serve_tokens) or request.must_be_servable
@@ -95,14 +98,38 @@ def _serving(
     if request.must_be_servable:
         served = recommended.throughput or serve(deployment, served_shape(shape))
         for name, seconds in asked.items():
-            alone = largest_servable(replace(free, **{name: seconds}), problem.family)
-            binds = is_tight(optimum.parameters, alone) and not is_tight(alone, in_memory)
-            slow = slow or binds
+            alone = replace(free, **{name: seconds})
+            holds_size = _is_too_slow(optimum, free, alone, problem.family)
+            slow = slow or holds_size
+            binds = holds_size or _is_only_kept_wide(request, optimum, free, alone)
             limit, used = Quantity(value=seconds, kind="seconds"), float(getattr(served, name))
-            yield Limit(name.removesuffix("_seconds").replace("_", " "), limit, used, binds, False)
+            yield Limit(_word(name).replace("_", " "), limit, used, binds, False)
     if optimum.parameters * BEYOND > in_memory and not slow:
         name = f"memory of {deployment.groups[-1]} {deployment.rental.accelerator.name}"
         yield Limit(name, Quantity(value=in_memory, kind="count"), recommended.parameters, True, False)
+
+
+def _is_too_slow(optimum: PlannedModel, free: Deployment, held: Deployment, family: Family) -> bool:
+    """Whether the family has no larger size that is served within the limits of `held`, though `free` has."""
+    largest = largest_servable(held, family)
+    return is_tight(optimum.parameters, largest) and not is_tight(largest, largest_servable(free, family))
+
+
+def _is_only_kept_wide(request: Request, optimum: PlannedModel, free: Deployment, held: Deployment) -> bool:
+    """Whether only wide shapes of that size keep the limits of `held`; the one chosen without them does not.
+
+    The continuum goes through the shape that was chosen, whose proportions may be what the limits took. A
+    shape may also be wide of its own accord: then it is the same without them, and they hold nothing back.
+    """
+    if not _is_too_slow(optimum, free, held, request.problem().family):
+        return False
+    unhurried = answered(request, {_word(name): None for name in LATENCIES})
+    return unhurried is not None and bool(np.isnan(serve(held, served_shape(unhurried.shape)).batch))
+
+
+def _word(latency: str) -> str:
+    """A latency of a deployment as it is asked for."""
+    return latency.removesuffix("_seconds")
 
 
 def is_tight(used: float, limit: float) -> bool:
