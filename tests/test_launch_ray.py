@@ -14,7 +14,7 @@ from recipes import write_recipe
 
 from llama_scale.errors import InputError
 from llama_scale.launch import option_words, prepare_sweep, run_sweep
-from llama_scale.launch.on_ray import _check_room, _Flight, task_needs
+from llama_scale.launch.on_ray import _check_room, _Flight, check_ray, task_needs
 from llama_scale.launch.tasks import ATTEMPTS
 from llama_scale.runs import EXIT_DONE, read_records
 
@@ -88,6 +88,26 @@ def test_a_cluster_that_is_not_there_is_named(
     assert f"error: no Ray cluster answers at {address}: " in done.stderr and "ray start" in done.stderr
     is_a_port = ":" in address  # which is asked before a text is cut into tokens
     assert is_a_port != (tmp_path / "runs" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1 ", "at 127.0.0.1:1: Connection refused"),
+        (" ray://127.0.0.1:1", "at ray://127.0.0.1:1: Connection refused"),
+        ("127.0.0.1:port", "at 127.0.0.1:port: a port is a whole number up to 65,535"),
+        ("127.0.0.1:65536", "at 127.0.0.1:65536: a port is a whole number up to 65,535"),
+    ],
+)
+@pytest.mark.parametrize("is_set", [False, True])
+def test_an_address_may_have_blanks_about_it_but_no_port_of_words(
+    address: str, said: str, is_set: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama_scale.launch.on_ray.imported_ray", lambda: None)
+    monkeypatch.setenv("RAY_ADDRESS", address if is_set else "")
+    with pytest.raises(InputError) as refused:
+        check_ray({"address": " auto" if is_set else address})
+    assert refused.value.message == f"no Ray cluster answers {said}"
 
 
 def test_what_no_node_of_a_cluster_has_is_told() -> None:

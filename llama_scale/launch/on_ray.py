@@ -100,8 +100,8 @@ def check_ray(options: Mapping[str, str]) -> None:
 
 def _address(options: Mapping[str, str]) -> str | None:
     """That of the cluster as Ray understands it, for which RAY_ADDRESS comes before auto."""
-    address = options.get("address") or None
-    return os.environ.get("RAY_ADDRESS") or address if address in (None, "auto") else address
+    address = options.get("address", "").strip() or None
+    return os.environ.get("RAY_ADDRESS", "").strip() or address if address in (None, "auto") else address
 
 
 @contextmanager
@@ -170,8 +170,14 @@ def _check_somebody_listens(address: str) -> None:
     """Raises OSError or ValueError where an address HOST:PORT, of a cluster or of its ray://, is nobody's."""
     scheme, _, place = address.rpartition("://")
     found = urlsplit(f"//{place}")
-    if scheme in ("", "ray") and found.hostname and found.port:
-        socket.create_connection((found.hostname, found.port), ANSWER_SECONDS).close()
+    if scheme not in ("", "ray"):
+        return
+    try:
+        port = found.port
+    except ValueError:  # whose words are of Python's integers
+        raise ValueError("a port is a whole number up to 65,535") from None
+    if found.hostname and port:
+        socket.create_connection((found.hostname, port), ANSWER_SECONDS).close()
 
 
 def _said(error: Exception) -> str:
