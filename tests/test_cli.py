@@ -197,7 +197,9 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("words", ["--help", "plan -h", "runs --help", "runs ls --help", "plot", "doctor"])
+@pytest.mark.parametrize(
+    "words", ["--version", "--help", "plan -h", "runs --help", "runs ls --help", "plot", "doctor"]
+)
 def test_nor_is_one_that_has_gone_before_a_word_is_said(words: str) -> None:
     unread, said = os.pipe()
     os.close(unread)

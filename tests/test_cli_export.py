@@ -115,6 +115,8 @@ def test_what_cannot_be_exported_says_why(store: tuple[Path, RunFolder, RunFolde
     place, _, branch = store
     code, _, err = export(place, "0123456789abcdef")
     assert (code, "there is no run" in err, "runs ls" in err) == (2, True, True)
+    code, _, err = export(place, "")
+    assert (code, "the name of the run is empty" in err, "runs ls" in err) == (2, True, True)
     (tmp_path / "there").mkdir()
     code, _, err = export(place, branch.run, "--output", str(tmp_path / "there"))
     assert code == 2 and "is there already" in err

@@ -15,9 +15,8 @@ from typing import Any, NoReturn
 
 import click
 
-from llama_scale import __version__
 from llama_scale.cli.failures import check_command, exit_code_of
-from llama_scale.cli.output import Helpful
+from llama_scale.cli.output import Helpful, show_version
 from llama_scale.cli.settings import json_asked
 from llama_scale.frozen import frozen
 
@@ -122,7 +121,14 @@ Completion (or zsh_source, fish_source):
   eval "$(_LLAMA_SCALE_COMPLETE=bash_source llama-scale)"
 """,
 )
-@click.version_option(__version__, prog_name="llama-scale", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show the version and exit.",
+)
 def main() -> None:
     """From a sweep you can run tonight to the model you should train, what it will cost, and how sure we are.
 

@@ -8,10 +8,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
+from llama_scale import __version__
 from llama_scale.errors import LlamaScaleError
 from llama_scale.frozen import frozen
 
@@ -124,9 +125,19 @@ class Helpful(click.Command):
 
 def _show_help(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
     if asked and not ctx.resilient_parsing:
-        with reader_may_leave(sys.stdout):
-            click.echo(ctx.get_help(), color=ctx.color)
-        ctx.exit()
+        _tell_and_exit(ctx, ctx.get_help())
+
+
+def show_version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    """What `--version` does: click's own fails where nobody reads on, as in a shell's test with `| true`."""
+    if asked and not ctx.resilient_parsing:
+        _tell_and_exit(ctx, f"llama-scale {__version__}")
+
+
+def _tell_and_exit(ctx: click.Context, text: str) -> NoReturn:
+    with reader_may_leave(sys.stdout):
+        click.echo(text, color=ctx.color)
+    ctx.exit()
 
 
 def table(

@@ -370,9 +370,11 @@ def create_runs(store: Path, by_id: Mapping[str, RunConfig]) -> None:
 
 def find_run(store: Path, run: str) -> RunFolder:
     """The run of that id, or the only one whose id begins so; raises InputError where there is none."""
+    if not run:  # with which every id begins
+        raise InputError("the name of the run is empty", hint="run `llama-scale runs ls` for their names")
     if run.isalnum() and os.path.exists(f"{store}/{run}/spec.json"):
         return RunFolder(store / run)
-    found = [folder for folder in run_folders(store) if folder.run.startswith(run)] if run else []
+    found = [folder for folder in run_folders(store) if folder.run.startswith(run)]
     if len(found) == 1:
         return found[0]
     if found:
