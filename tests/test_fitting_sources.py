@@ -11,7 +11,7 @@ import pytest
 from synthetic import independent_runs, sweep
 
 from llama_scale.errors import InputError, UnidentifiedError
-from llama_scale.fitting import fit, gather
+from llama_scale.fitting import Rules, fit, gather
 from llama_scale.fitting.estimate import Settings
 from llama_scale.laws import write_fit
 from llama_scale.runs import load_records
@@ -130,6 +130,18 @@ def test_words_that_only_python_lets_through_are_checked() -> None:
     ):
         with pytest.raises(InputError, match=said):
             gather(EXPORT, **words)
+
+
+def test_words_of_a_few_may_be_in_capitals_as_on_the_command_line() -> None:
+    said = Settings(form="Chinchilla", direction="Compute", resampling="Rows")  # type: ignore[arg-type]
+    assert said == Settings(form="chinchilla", direction="compute", resampling="rows")
+    assert Rules(repeats="Mean", flops="6ND") == Rules(repeats="mean", flops="6nd")  # type: ignore[arg-type]
+    found = gather(EXPORT, convention="Total")  # type: ignore[arg-type]
+    assert found.convention == "total"
+    with pytest.raises(InputError, match="how many unique tokens"):
+        fit(EXPORT, form="Repeated")
+    with pytest.raises(InputError, match="function of their own"):
+        fit(EXPORT, form="Multi-Power")
 
 
 def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:

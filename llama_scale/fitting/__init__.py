@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.architecture import ParameterConvention
+from llama_scale.config import one_of
 from llama_scale.errors import InputError
 from llama_scale.fitting.diagnostics import UnidentifiedFitError
 from llama_scale.fitting.estimate import Settings, estimate, settings_of
@@ -50,12 +51,13 @@ def fit(
     >>> fit("runs.csv", form="chinchilla", draws=4000)  # doctest: +SKIP
     """
     base_law = words.pop("base_law", None)
-    if words.get("form") == MULTI_POWER:
+    form = one_of(words.get("form"), (MULTI_POWER, REPEATED))
+    if form == MULTI_POWER:
         raise InputError(
             "loss curves are fitted by a function of their own, for their laws are no Fit",
             hint="call llama_scale.fitting.curve_fit.fit_curve_laws([path])",
         )
-    if words.get("form") == REPEATED:
+    if form == REPEATED:
         wanted = settings_of(settings, {word: value for word, value in words.items() if word != "form"})
         found = fit_repeated(
             source,

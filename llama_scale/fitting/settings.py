@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from llama_scale.config import nearest
+from llama_scale.config import nearest, one_of
 from llama_scale.errors import InputError, shown
 from llama_scale.fitting.candidates import DELTAS, POWERS, Candidate, candidates_of
 from llama_scale.fitting.doubts import MOST
@@ -28,6 +28,11 @@ MOST_DRAWS = 100_000  # of 240 runs they take 50 s and .6 GB
 MOST_POWER = 2.0
 EXAMPLES = {"draws": 1000, "seed": 0, "delta": 1e-3, "weights": 0.5, "level": 0.9}
 MAY_BE_NONE = ("delta", "weights")
+WORDS: dict[str, tuple[str, ...]] = {  # of which each is one
+    "form": (AUTO, *FORMS),
+    "direction": get_args(Asked),
+    "resampling": get_args(Resampling),
+}
 
 
 @frozen
@@ -58,9 +63,11 @@ class Settings:
     def __post_init__(self) -> None:
         _check_kinds(self)
         object.__setattr__(self, "budgets", tuple(map(float, self.budgets)))  # an array has no truth value
-        if self.form not in (None, AUTO, *FORMS):
+        for name, choices in WORDS.items():
+            object.__setattr__(self, name, one_of(getattr(self, name), choices))
+        if self.form not in (None, *WORDS["form"]):
             raise InputError(
-                f"there is no form {self.form!r}", hint=f"use --form {' or '.join((AUTO, *FORMS))}"
+                f"there is no form {self.form!r}", hint=f"use --form {' or '.join(WORDS['form'])}"
             )
         if self.delta is not None and not 0 < self.delta < np.inf:
             raise InputError(f"delta is {self.delta:g}, but must be positive", hint="use --delta 1e-3")
@@ -69,13 +76,13 @@ class Settings:
                 f"weights are (C/Cmax)^{self.weights:g}, but the power must lie between 0 and {MOST_POWER:g}",
                 hint="use --weights none or --weights 0.5",
             )
-        if self.direction not in get_args(Asked):
+        if self.direction not in WORDS["direction"]:
             raise InputError(
-                f"there is no direction {self.direction!r}", hint=f"use {' or '.join(get_args(Asked))}"
+                f"there is no direction {self.direction!r}", hint=f"use {' or '.join(WORDS['direction'])}"
             )
-        if self.resampling not in (None, *get_args(Resampling)):
+        if self.resampling not in (None, *WORDS["resampling"]):
             raise InputError(
-                f"there is no resampling {self.resampling!r}", hint=f"use {' or '.join(get_args(Resampling))}"
+                f"there is no resampling {self.resampling!r}", hint=f"use {' or '.join(WORDS['resampling'])}"
             )
         if not 0 < self.level < 1:
             raise InputError(f"level is {self.level:g}, but must lie between 0 and 1", hint="use --level 0.9")
