@@ -214,6 +214,32 @@ def test_the_seeds_of_repeats_are_seeds_that_train_takes_too(tmp_path: Path) -> 
     assert {run.seed for run in sweep.runs} == {2**32 - 1500, 2**32 - 500, 500}
 
 
+@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
+@pytest.mark.parametrize(
+    "holdout",
+    [
+        "",
+        'holdouts = [{ size = "3M", tokens_per_parameter = 40 }, { size = "6M", tokens_per_parameter = 40 }]',
+    ],
+)
+def test_the_runs_that_are_too_many_are_those_that_would_be_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holdout: str, schedule: str
+) -> None:
+    """With trunks, repeats and hold-outs."""
+    design = (
+        'kind = "grid"\nsizes = ["3M", "4M"]\ntokens_per_parameter = [10, 20]\nseeds = 3\nrepeats = ["3M"]\n'
+    )
+    asked = tmp_path, design + holdout, f"training.schedule={schedule}"
+    count = len(planned(*asked).runs)
+    monkeypatch.setattr("llama_scale.sweeps.designs.MOST_RUNS", count)
+    assert len(planned(*asked).runs) == count
+    for most, way in ((count - 1, "lower design.seeds"), (5, "name fewer models")):
+        monkeypatch.setattr("llama_scale.sweeps.designs.MOST_RUNS", most)
+        with pytest.raises(InputError, match=f"means {count} runs, but") as refused:
+            planned(*asked)
+        assert refused.value.hint.startswith(way)
+
+
 @pytest.mark.parametrize(
     ("design", "messages"),
     [
@@ -236,7 +262,7 @@ def test_the_seeds_of_repeats_are_seeds_that_train_takes_too(tmp_path: Path) -> 
         ),
         (
             'kind = "grid"\nsizes = ["3M"]\ntokens_per_parameter = [20, 40]\nseeds = 100_000',
-            ["means 200,000 runs, but a sweep has at most 10,000"],
+            ["means 300,000 runs, but a sweep has at most 10,000"],
         ),
         (
             'kind = "grid"\nsizes = ["3M"]\ndurations = [1e9, 1e308]',

@@ -30,7 +30,7 @@ from llama_scale.sweeps.spec import (
 )
 from llama_scale.sweeps.tuning import tuning
 
-MOST_RUNS = 10_000  # of one seed's times seeds: more take minutes to plan, and folders to no end
+MOST_RUNS = 10_000  # more take minutes to plan, and folders to no end
 SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
 
 
@@ -60,18 +60,30 @@ def families(spec: SweepSpec) -> list[Family]:
     """All families of a recipe, those that are fitted first; raises InputError with all that is wrong."""
     design = spec.design
     members = _members(spec)
-    found = [family for model, ends in members for family in _tuned(spec, model, spec.seed, ends)]
-    if (count := design.seeds * sum(len(family.ends) for family in found)) > MOST_RUNS:
-        raise InputError(
-            f"the design means {count:,} runs, but a sweep has at most {MOST_RUNS:,}",
-            hint="lower design.seeds" if design.seeds > 1 else "name fewer models, lengths or rates",
-        )
-    for turn in range(1, design.seeds):
-        for model, ends in members:
-            found += _tuned(spec, model, _seed(spec, turn), ends)
+    first = [family for model, ends in members for family in _tuned(spec, model, spec.seed, ends)]
+    found = [*first]
     for turn, (model, ends) in enumerate(_repeated(spec), start=design.seeds):
         found += _tuned(spec, model, _seed(spec, turn), ends)
-    return _with_holdouts(spec, found)
+    found = _with_holdouts(spec, found)
+    once = _runs_of(spec, found)
+    if (count := once + (design.seeds - 1) * _runs_of(spec, first)) > MOST_RUNS:
+        raise InputError(
+            f"the design means {count:,} runs, but a sweep has at most {MOST_RUNS:,}",
+            hint="lower design.seeds" if once <= MOST_RUNS else "name fewer models, lengths or rates",
+        )
+    again = [
+        family
+        for turn in range(1, design.seeds)
+        for model, ends in members
+        for family in _tuned(spec, model, _seed(spec, turn), ends)
+    ]
+    return [*found[: len(first)], *again, *found[len(first) :]]
+
+
+def _runs_of(spec: SweepSpec, found: list[Family]) -> int:
+    """How many runs these families are, their trunks among them where they have one."""
+    trunks = len(found) if spec.training.shares_trunks else 0
+    return trunks + sum(len(family.ends) for family in found)
 
 
 def _seed(spec: SweepSpec, turn: int) -> int:

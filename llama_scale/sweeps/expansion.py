@@ -73,7 +73,7 @@ def expand(name: str, spec: SweepSpec, corpus: str) -> Sweep:
     errors: list[InputError] = []
     for family in families(spec):
         trunk = _trunk(spec, corpus, family)
-        parent, shares = run_id(trunk), spec.training.schedule == "wsd"
+        parent, shares = run_id(trunk), spec.training.shares_trunks
         if shares:
             runs.setdefault(parent, trunk)
         for end in family.ends:

@@ -71,6 +71,11 @@ class TrainingSpec(Checked):
     micro_batch: int | None = added(None)
 
     @property
+    def shares_trunks(self) -> bool:
+        """Whether runs of one model grow from a common trunk; else each is trained from its start."""
+        return self.schedule == "wsd"
+
+    @property
     def named_rule(self) -> Rule:
         """The rule that holds."""
         rate = self.learning_rate or self.learning_rate_times_width
