@@ -12,13 +12,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from llama_scale.version import __version__
+
 if TYPE_CHECKING:
     from llama_scale.fitting import fit as fit
     from llama_scale.launch import sweep as sweep
     from llama_scale.planning import compare as compare
     from llama_scale.planning import plan as plan
-
-__version__ = "0.1.0"
 
 _VERBS = {
     "compare": "llama_scale.planning",

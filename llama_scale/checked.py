@@ -82,3 +82,13 @@ def problems_of_rest(
     with suppress(AttributeError):
         found.extend(part.problems())
     return found
+
+
+def known_word(given: Any, words: Iterable[str]) -> Any:
+    """The one of a few words that is given, in capitals or not: `6ND` is 6nd. What is none of them stays.
+
+    The command line's own choices (`cli.options.one_of`) are read alike.
+    """
+    if not isinstance(given, str):
+        return given
+    return next((word for word in words if word.casefold() == given.casefold()), given)

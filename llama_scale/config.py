@@ -115,16 +115,6 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
     return [by_lower[name] for name in get_close_matches(word.lower(), by_lower, n=1)]
 
 
-def one_of(given: Any, words: Iterable[str]) -> Any:
-    """The one of a few words that is given, in capitals or not: `6ND` is 6nd. What is none of them stays.
-
-    The command line's own choices (`cli.options.one_of`) are read alike.
-    """
-    if not isinstance(given, str):
-        return given
-    return next((word for word in words if word.casefold() == given.casefold()), given)
-
-
 def plain(value: Any) -> Any:
     """`value` as the dicts, lists, text and numbers that JSON has; frozen dataclasses by their fields."""
     if value is None or type(value) in (str, int, float, bool):  # most of what there is

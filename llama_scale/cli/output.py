@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
-from llama_scale import __version__
 from llama_scale.errors import LlamaScaleError
 from llama_scale.frozen import frozen
+from llama_scale.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.architecture import ParameterConvention
-from llama_scale.config import one_of
+from llama_scale.checked import known_word
 from llama_scale.errors import InputError
 from llama_scale.fitting.diagnostics import UnidentifiedFitError
 from llama_scale.fitting.estimate import Settings, estimate, settings_of
@@ -51,7 +51,7 @@ def fit(
     >>> fit("runs.csv", form="chinchilla", draws=4000)  # doctest: +SKIP
     """
     base_law = words.pop("base_law", None)
-    form = one_of(words.get("form"), (MULTI_POWER, REPEATED))
+    form = known_word(words.get("form"), (MULTI_POWER, REPEATED))
     if form == MULTI_POWER:
         raise InputError(
             "loss curves are fitted by a function of their own, for their laws are no Fit",

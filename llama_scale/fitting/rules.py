@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from llama_scale.config import one_of
+from llama_scale.checked import known_word
 from llama_scale.errors import InputError
 from llama_scale.fitting.rows import Exclusion, Row, Rows
 from llama_scale.frozen import frozen
@@ -80,8 +80,8 @@ class Rules:
     flops: FlopsAccounting | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "repeats", one_of(self.repeats, REPEATS))
-        object.__setattr__(self, "flops", one_of(self.flops, ACCOUNTINGS))
+        object.__setattr__(self, "repeats", known_word(self.repeats, REPEATS))
+        object.__setattr__(self, "flops", known_word(self.flops, ACCOUNTINGS))
         if self.repeats not in REPEATS:
             raise InputError(
                 f"there is no rule {self.repeats!r} for repeats", hint=f"use {' or '.join(REPEATS)}"

@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from llama_scale.config import nearest, one_of
+from llama_scale.checked import known_word
+from llama_scale.config import nearest
 from llama_scale.errors import InputError, shown
 from llama_scale.fitting.candidates import DELTAS, POWERS, Candidate, candidates_of
 from llama_scale.fitting.doubts import MOST
@@ -64,7 +65,7 @@ class Settings:
         _check_kinds(self)
         object.__setattr__(self, "budgets", tuple(map(float, self.budgets)))  # an array has no truth value
         for name, choices in WORDS.items():
-            object.__setattr__(self, name, one_of(getattr(self, name), choices))
+            object.__setattr__(self, name, known_word(getattr(self, name), choices))
         if self.form not in (None, *WORDS["form"]):
             raise InputError(
                 f"there is no form {self.form!r}", hint=f"use --form {' or '.join(WORDS['form'])}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
-from llama_scale.config import one_of
+from llama_scale.checked import known_word
 from llama_scale.errors import InputError, shown
 from llama_scale.fitting.cells import cells_of_rows, repeated_names
 from llama_scale.fitting.filters import Filter, parse_filters
@@ -49,7 +49,7 @@ def gather(
     """
     if isinstance(source, Observations):
         return source
-    convention = one_of(convention, CONVENTIONS)
+    convention = known_word(convention, CONVENTIONS)
     _check_words(rules, convention)
     filters = parse_filters(where)
     items = _items(source)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from llama_scale.config import one_of
+from llama_scale.checked import known_word
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.quantities import (
@@ -129,7 +129,7 @@ class Words:
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         """One of a few words, in capitals or not."""
-        value = str(one_of(str(self.given.get(name, default)), choices))
+        value = str(known_word(str(self.given.get(name, default)), choices))
         if value not in choices:
             hint = f"choose from {', '.join(choices)}"
             raise InputError(f"{option(name)} '{value}' is unknown", hint=hint)

@@ -326,23 +326,31 @@ class SweepSpec(Checked):
         seed, training, design, shape, data, machine = (getattr(self, name, None) for name in names)
         if seed is not None:
             yield from seed_problems(seed)
-        if training and shape and shape.tied_head:
-            yield from mup_problems(training.mup_base_width, optimizer="adamw", tied_head=True)
-        if training and isinstance(design, (IsoFlop, Grid)) and training.schedule == "constant":
-            yield InputError(
-                'training.schedule is "constant", but only runs whose learning rate decays are fitted',
-                hint=f'use training.schedule = "wsd", or a design other than {design.kind}',
-            )
-        if machine and training and training.precision == "bf16" and machine.chip.trains_in != "bf16":
-            yield InputError(
-                f"training.precision is bf16, which {machine.chip.name} does not compute in",
-                hint='set training.precision = "f32", or name another machine.accelerator',
-            )
+        if training:
+            yield from _training_problems(training, design, shape, machine)
         if shape and data:
             yield from text_problems(data, shape.context)
         if design and shape and data:
             mup = bool(training and training.mup_base_width)
             yield from _model_problems(design, shape, data.vocabulary, mup=mup)
+
+
+def _training_problems(
+    training: TrainingSpec, design: Members | None, shape: ShapeSpec | None, machine: MachineSpec | None
+) -> Iterator[InputError]:
+    """What of the training does not go with the rest, as far as that could be read."""
+    if shape and shape.tied_head:
+        yield from mup_problems(training.mup_base_width, optimizer="adamw", tied_head=True)
+    if isinstance(design, (IsoFlop, Grid)) and training.schedule == "constant":
+        yield InputError(
+            'training.schedule is "constant", but only runs whose learning rate decays are fitted',
+            hint=f'use training.schedule = "wsd", or a design other than {design.kind}',
+        )
+    if machine and training.precision == "bf16" and machine.chip.trains_in != "bf16":
+        yield InputError(
+            f"training.precision is bf16, which {machine.chip.name} does not compute in",
+            hint='set training.precision = "f32", or name another machine.accelerator',
+        )
 
 
 def _model_problems(design: Members, shape: ShapeSpec, vocabulary: int, *, mup: bool) -> Iterator[InputError]:
