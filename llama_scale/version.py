@@ -7,7 +7,13 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-GIT = ("git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=.dirty")
+REPOSITORY = (
+    "git",
+    "--git-dir=.git",
+    "--work-tree=.",
+    "--no-optional-locks",
+)  # whatever a hook's variables say
+GIT = (*REPOSITORY, "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=.dirty")
 LONGEST_S = 10
 
 
@@ -19,10 +25,14 @@ def code_version(root: Path = Path(__file__).parents[1]) -> str:
     """
     if not (root / ".git").exists():  # never the repository of whoever installed us inside it
         return __version__
+    import os
     import subprocess
 
+    own = {name: value for name, value in os.environ.items() if name != "GIT_INDEX_FILE"}
     try:
-        done = subprocess.run(GIT, cwd=root, capture_output=True, text=True, check=True, timeout=LONGEST_S)
+        done = subprocess.run(
+            GIT, cwd=root, env=own, capture_output=True, text=True, check=True, timeout=LONGEST_S
+        )
     except (OSError, subprocess.SubprocessError):
         return __version__
     return f"{__version__}+g{done.stdout.strip()}"

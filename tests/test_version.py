@@ -37,6 +37,31 @@ def test_a_checkout_says_which_commit_it_is_and_whether_it_was_changed(tmp_path:
     assert code_version(tmp_path / "clean" / "installed") == __version__  # another's repository
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_a_commit_is_of_our_repository_and_of_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("", "ours", "theirs"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "code.py").write_text(name)
+        git(tmp_path / name, "init")
+        git(tmp_path / name, "add", "code.py")
+        git(tmp_path / name, "commit", "-m", f"one of {name}")
+    git(tmp_path / "ours", "worktree", "add", "../tree")
+    said = code_version(tmp_path / "ours")
+    assert code_version(tmp_path / "tree") == said  # its .git is a file
+    (tmp_path / "torn" / ".git").mkdir(parents=True)
+    assert code_version(tmp_path / "torn") == __version__  # not that of the folder above
+    code_version.cache_clear()
+    for name, of in (
+        ("GIT_DIR", ""),
+        ("GIT_INDEX_FILE", "index"),
+        ("GIT_WORK_TREE", ".."),
+    ):  # as hooks set them
+        monkeypatch.setenv(name, str(tmp_path / "theirs" / ".git" / of))
+    assert code_version(tmp_path / "ours") == said
+
+
 def test_no_git_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "none" / ".git").mkdir(parents=True)
     assert code_version(tmp_path / "none") == __version__  # no repository after all
