@@ -27,8 +27,9 @@ from llama_scale.training.speed import seconds_per_step
 from pathlib import Path
 seconds_per_step(RunFolder(Path(sys.argv[1])).config, "cpu")
 # Not getrusage's, which survives exec: a test process of a gigabyte would be measured in its place.
-lines = Path("/proc/self/status").read_text().splitlines()
-print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")))
+status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+peak, libraries = (int(status[name].split()[0]) * 1024 for name in ("VmHWM", "RssFile"))
+print(peak - libraries)
 """
 
 
@@ -70,7 +71,7 @@ def test_the_estimate_holds_what_training_really_takes(
         [sys.executable, "-c", PEAK, str(folder)], capture_output=True, text=True, check=True
     )
     measured = int(done.stdout)
-    assert PROCESS_BYTES * 1.2 < measured < memory_bytes(config) < 2 * measured
+    assert PROCESS_BYTES * 1.2 < measured < memory_bytes(config) < 2.5 * measured
 
 
 def test_a_control_group_counts_as_the_machine(tmp_path: Path) -> None:

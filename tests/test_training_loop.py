@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import pytest
@@ -516,6 +518,24 @@ def test_a_full_disk_keeps_the_old_checkpoint(
         assert [p.name for p in folder.checkpoints.iterdir()] == ["step-000000010"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_checkpoint_that_could_not_be_saved_leaves_no_view_of_its_memory(
+    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]
+) -> None:
+    """Python 3.12 dies, and 3.13 complains, where a traceback's cycle takes such a view with its buffer."""
+
+    def fenced() -> None:
+        raise StoreError("no longer ours", hint="none")
+
+    folder = create_run(tmp_path, world[1][0])
+    with pytest.raises(StoreError) as caught:
+        save_checkpoint(folder, 10, {"weights": {"w": torch.zeros(10)}}, check=fenced)
+    values = [value for frame, _ in walk_tb(caught.tb) for value in frame.f_locals.values()]
+    buffers = [value for value in values if isinstance(value, io.BytesIO)]
+    assert buffers
+    for buffer in buffers:
+        buffer.truncate(0)  # a BufferError while there is a view
 
 
 def test_intervals_end_where_logs_and_branches_need_them(world: tuple[TokenFiles, list[RunConfig]]) -> None:
