@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llama_scale.architecture import LLAMA_7B, LLAMA_13B, LLAMA_65B, llama
 from llama_scale.costs.constants import CONSTANTS, shipped_calibration
 from llama_scale.costs.formats import WEIGHT_FORMATS, serve_in, weight_bits
-from llama_scale.costs.roofline import RESERVED_BYTES, USABLE_MEMORY, ServedShape
+from llama_scale.costs.roofline import RESERVED_BYTES, USABLE_MEMORY, ServedShape, Traffic
 from llama_scale.costs.serving import Deployment, accelerators_for, serve, served_shape
 from llama_scale.costs.serving_formulas import explain_serving, token_prices
 from llama_scale.costs.serving_limits import attainable, why_not
@@ -162,6 +162,7 @@ def test_the_nearest_limit_that_can_be_met_is_true(name: str) -> None:
 def test_requests_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="does not fit in a context of 1024"):
         deployment(context=1024)
+    assert deployment(context=1250).context == 1250
     with pytest.raises(InputError, match="output_tokens is 0"):
         deployment(output_tokens=0)
     with pytest.raises(InputError, match="fewer than 0"):
@@ -179,6 +180,40 @@ def test_more_than_a_node_holds_what_a_node_cannot() -> None:
     assert float(found.accelerator_seconds_per_token) > cost(deployment())
 
 
+def test_two_nodes_serve_as_the_formulas_say() -> None:
+    """Llama 3.1 405B on two nodes, four answers to a prompt: the steps of docs/serving.md, written out."""
+    shape = served_shape(llama(126, 16384, heads=128, kv_heads=8, hidden=53248, vocabulary=128256))
+    asked = deployment(most_accelerators=16, samples=4, utilisation=0.5, largest_batch=1e9)
+    chip, fitted, found = asked.rental.accelerator, asked.calibration, serve(asked, shape)
+    weights, cache, held = 2 * shape.weights, 2 * 126 * 8 * 128 * 2, 1000 + 250 / 2
+    assert weights > 8 * (USABLE_MEMORY * chip.memory_bytes - RESERVED_BYTES)  # one node is too small
+    room = 16 * (USABLE_MEMORY * chip.memory_bytes - RESERVED_BYTES) - weights
+    batch = room / (cache * (1000 / 4 + 250 / 2))
+    bandwidth, peak = 8 * chip.bandwidth_bytes_per_second * fitted.bandwidth_share, 8 * 989e12
+    attending = 4 * 126 * 128 * 128 / peak
+    link = (chip.interconnect_bytes_per_second or 0) * fitted.link_share
+    exchange = 8 * 126 * 128 * 128 * 7 / 8 / link
+    products = 2 * shape.active_weights / peak
+    prompt = 1.1 * 1000 * ((products + attending * 500) / fitted.prefill_mfu + exchange)
+    fixed = 1.1 * (2 * shape.active_weights / bandwidth + 126 * fitted.layer_seconds)
+    each = held * cache / bandwidth + (products + attending * held) / fitted.decode_mfu + exchange
+    each = 1.1 * (each + 126 * fitted.sequence_seconds)
+    step = fixed + batch / 2 * each  # half of the answers are in the other stage
+    answer = prompt / 4 + 250 * step / (batch / 2)  # of 8 accelerators
+    assert float(found.accelerators) == 16
+    assert float(found.batch) == pytest.approx(batch)
+    assert float(found.output_tokens_per_second) == pytest.approx(250 / (8 * answer))
+    assert float(found.accelerator_seconds_per_token) == pytest.approx(8 * answer / 0.5 / (250 + 250))
+    assert float(found.time_to_first_token_seconds) == pytest.approx(step + prompt)
+    waiting = (batch / 2 - 1) * prompt / (4 * 250)  # for prompts that are read meanwhile
+    assert float(found.time_per_output_token_seconds) == pytest.approx(step + waiting)
+    read = float(found.accelerator_seconds_per_input_token) * 1000 / 4
+    assert read == pytest.approx(8 * prompt / 4 / 0.5)
+    written = float(found.accelerator_seconds_per_output_token) * 250
+    assert read + written == pytest.approx(8 * answer / 0.5)
+    assert str(found.limited_by) == "memory"
+
+
 def test_an_accelerator_without_links_serves_alone() -> None:
     chip = accelerator("H100")
     asked = deployment()
@@ -187,6 +222,11 @@ def test_an_accelerator_without_links_serves_alone() -> None:
     )
     assert alone.groups == (1,)
     assert float(serve(alone, SHAPE_7B).accelerators) == 1
+
+
+def test_tokens_attend_to_what_is_before_them() -> None:
+    """Four answers of 100 to a prompt of 1,000: its tokens see 500 on average, theirs 1,050."""
+    assert Traffic(1000, 100, 4).attended_tokens == (1000 * 500 + 4 * 100 * 1050) / 1400
 
 
 def test_answers_that_share_a_prompt_share_its_cost() -> None:
@@ -210,6 +250,9 @@ def test_accelerators_for_a_request_rate() -> None:
     assert counts[0] == 1  # 65 GB of weights fit, if barely: one copy, though more would be cheaper a token
     seconds = float(serve(asked, SHAPE_65B).accelerator_seconds_per_token) * 1250
     assert counts[-1] == pytest.approx(1000 * seconds, rel=0.01)
+    one_copy = per_copy[-1] / (float(serve(asked, SHAPE_65B).accelerator_seconds_per_token) * 1250)
+    exactly = accelerators_for(asked, SHAPE_65B, [7 * one_copy, 7.001 * one_copy])
+    assert exactly.accelerators[0] == 7 * per_copy[-1] < exactly.accelerators[1]
     four = accelerators_for(replace(asked, samples=4), SHAPE_65B, 1000).accelerators
     assert counts[-1] < four < 4 * counts[-1]
 

@@ -196,6 +196,42 @@ def test_states_take_18_bytes_a_parameter() -> None:
     assert sharded.fits
 
 
+def test_each_kind_of_memory_is_what_its_formula_says() -> None:
+    """LLaMA-7B: 32 layers of 202,383,360 parameters, and two tables of 131,072,000, by hand."""
+    a_layer, table, tokens = 202_383_360, 32_000 * 4096, 2 * 2048
+    kept = 2 * (4 * 4096 + 2 * 4096 + 2 * 4096 + 4 * 11_008)  # bytes of a token in a layer
+    norm = 2 * 2 * 4096 * tokens
+    sharded = memory_per_accelerator(LLAMA_7B, Sharding(fsdp=8), A100.accelerator, micro_batch=2)
+    assert sharded.gathered_bytes == pytest.approx(8 * a_layer + 2 * (2 * table + 4096))
+    assert sharded.activations_bytes == 32 * kept * tokens + norm
+    assert sharded.logits_bytes == 10 * 32_000 * tokens
+    again = memory_per_accelerator(
+        LLAMA_7B, Sharding(fsdp=8), A100.accelerator, micro_batch=2, recompute="full"
+    )
+    assert again.activations_bytes == (32 * 2 * 4096 + kept) * tokens + norm
+    assert again.total_bytes == pytest.approx(
+        18 * LLAMA_7B.parameters.total / 8
+        + again.gathered_bytes
+        + again.activations_bytes
+        + again.logits_bytes
+    )
+
+
+def test_of_a_pipeline_the_fuller_end_counts() -> None:
+    """Of LLaMA-7B in 4 stages over 2: the first holds up to 4 micro-batches, the last one and its logits."""
+    a_batch = 8 * 2 * (4 * 4096 + 2 * 4096 + 2 * 4096 + 4 * 11_008) * 2048 / 2
+    norm, logits = 2 * 2 * 4096 * 2048 / 2, 10 * 32_000 * 2048 / 2
+    spread = Sharding(tensor=2, pipeline=4)
+    for micro_steps, held in ((1, 1), (2, 2), (16, 4)):
+        found = memory_per_accelerator(LLAMA_7B, spread, A100.accelerator, micro_steps=micro_steps)
+        first, last = held * a_batch + norm, a_batch + norm + logits
+        assert found.activations_bytes + found.logits_bytes == max(first, last)
+        assert found.weights_bytes == 2 * (LLAMA_7B.parameters.non_embedding / 4 + 32_000 * 4096) / 2
+    short = replace(LLAMA_7B, context=256, vocabulary=256_000)
+    found = memory_per_accelerator(short, spread, A100.accelerator, micro_steps=2)
+    assert found.logits_bytes == 10 * 256_000 * 256 / 2
+
+
 def test_memory_falls_with_every_degree_and_with_recomputing() -> None:
     def total(**degrees: int) -> float:
         return memory_per_accelerator(LLAMA_65B, Sharding(**degrees), A100.accelerator).total_bytes

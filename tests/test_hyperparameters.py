@@ -9,7 +9,14 @@ import pytest
 
 from llama_scale import step_law
 from llama_scale.architecture import LLAMA_7B, ModelConfig, llama, nearest_shape
-from llama_scale.hyperparameters import LARGEST_MEASURED, HyperParameters, hyperparameters, measured_rate
+from llama_scale.errors import InputError
+from llama_scale.hyperparameters import (
+    LARGEST_MEASURED,
+    HyperParameters,
+    hyperparameters,
+    measured_rate,
+    tuning,
+)
 from llama_scale.step_law import step_law_rate
 
 
@@ -59,6 +66,22 @@ def test_a_batch_by_hand_moves_the_rate_as_its_square_root(rule: str, shape: Mod
 def test_short_runs_warm_up_for_a_twentieth() -> None:
     short = hyperparameters("measured", small(16), 2e5, sequences_per_step=8)
     assert short.warmup_steps == math.ceil(0.05 * math.ceil(2e5 / 512))
+
+
+def test_the_measured_rule_is_the_one_of_the_document() -> None:
+    """docs/training.md, where the runs behind it are."""
+    assert measured_rate(25e3, 6e5, 512) == pytest.approx(5.8e-3)
+    assert measured_rate(5e4, 1.2e6, 512) == pytest.approx(5.8e-3 * 2**-0.7)
+    for tokens, sequences in ((1.01e6, 8), (1.25e6, 16)):  # the nearest power of two, by ratio
+        assert abs(math.log2(0.25 * tokens**0.571 / 64 / sequences)) < 0.5
+        assert hyperparameters("measured", small(32), tokens).sequences_per_step == sequences
+
+
+def test_the_fixed_rule_names_what_it_lacks() -> None:
+    with pytest.raises(InputError, match=r"no training\.sequences_per_step is given"):
+        tuning("fixed", small(16), 1e6, learning_rate=1e-3)
+    with pytest.raises(InputError, match=r"no training\.learning_rate is given"):
+        tuning("fixed", small(16), 1e6, sequences_per_step=16)
 
 
 def test_the_measured_rule_falls_with_size_and_rises_with_the_batch() -> None:

@@ -87,7 +87,9 @@ def test_the_compute_optimum_beats_its_neighbours_on_the_same_budget(law: Scalin
 
 
 def test_a_loss_below_the_floor_has_no_tokens() -> None:
-    assert np.isnan(published().law.tokens_for_loss(1.5, 1e9))
+    law = published().law
+    assert np.isnan(law.tokens_for_loss(1.5, 1e9))
+    assert np.isnan(law.excess(law.E))  # at the floor itself neither
 
 
 # ../shared/ACCEPTANCE.md, "Laws" and "Inference-aware optimum": optimum at 5.76e23 FLOPs, and measured rows.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,12 @@ def test_each_form_is_known_by_its_constants(form: FormName) -> None:
     assert law.has_outer_power == (form in ("skaling", "kaplan"))
     assert ("k" in law.constants) == law.has_outer_power
     assert ScalingLaw(**law.constants) == law
+
+
+def test_a_law_without_a_floor_or_with_beta_1_is_not_yet_kaplans() -> None:
+    kaplan = LAWS["kaplan"]
+    assert replace(kaplan, beta=0.9).form == replace(kaplan, E=0.1).form == "skaling"
+    assert replace(LAWS["chinchilla"], E=0.0).form == "chinchilla"
 
 
 def test_a_batch_of_mixed_forms_is_skaling() -> None:
@@ -81,6 +89,8 @@ def test_a_contour_holds_its_loss_and_is_cheapest_in_its_middle(form: FormName) 
     assert np.argmin(np.asarray(curve.parameters) * np.asarray(curve.tokens)) == 15
     assert law.tokens_for_loss(loss, N) == pytest.approx(D)
     assert law.parameters_for_loss(loss, D) == pytest.approx(N)
+    plain = law.contour(loss).parameters
+    assert (len(plain), plain[-1] / plain[0]) == (101, pytest.approx(100))
     assert np.isnan(law.contour(loss, span=1e4).tokens).any()  # too small a model never gets there
 
 

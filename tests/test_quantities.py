@@ -31,6 +31,7 @@ from llama_scale.quantities import (
     parse_flops_per_second,
     parse_fraction,
     parse_gpu_hours,
+    parse_rate,
     parse_seconds,
     parse_usd,
     parse_usd_per_hour,
@@ -88,6 +89,9 @@ def test_counts(text: str | float, value: float) -> None:
         (parse_seconds, "1h30m", 5400),
         (parse_seconds, "12 min 30 s", 750),
         (parse_seconds, "450 ms", 0.45),
+        (parse_seconds, "450us", 4.5e-4),
+        (parse_seconds, "2 weeks", 14 * 86_400),
+        (parse_seconds, "1y", 365.25 * 86_400),
         (parse_fraction, "40%", 0.4),
         (parse_fraction, "0.4", 0.4),
         (parse_fraction, 1, 1),
@@ -178,6 +182,12 @@ def test_a_fraction_above_one_is_refused() -> None:
         (format_seconds(86_399.9), "1 d"),
         (format_seconds(0.45), "450 ms"),
         (format_seconds(45.6), "45.6 s"),
+        (format_seconds(59.6), "1 min"),
+        (format_seconds(5400), "1 h 30 min"),
+        (format_seconds(0.9994), "999 ms"),
+        (format_usd(99.99), "$99.99"),
+        (format_usd(99.996), "$100"),
+        (format_usd(0.004), "$0.004"),
         (format_seconds(float("nan")), "nan s"),
         (format_seconds(float("inf")), "inf s"),
         (format_fraction(0.4), "40%"),
@@ -224,6 +234,38 @@ def test_shares_of_one_whole_add_to_it(share: float) -> None:
     parts = format_split(share)
     assert sum(Decimal(part.removesuffix("%")) for part in parts) == 100
     assert parse_fraction(parts[0]) == pytest.approx(share, rel=0.06, abs=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("share", "parts"),
+    [(0.14, ("14%", "86%")), (0.0953, ("9.5%", "90.5%")), (0.9953, ("99.53%", "0.47%")), (0, ("0%", "100%"))],
+)
+def test_the_smaller_share_has_two_digits(share: float, parts: tuple[str, str]) -> None:
+    assert format_split(share) == parts
+
+
+@pytest.mark.parametrize("unit", ["k", "m", "b", "t"])
+def test_a_unit_may_be_a_word(unit: str) -> None:
+    words = {"k": "thousand", "m": "million", "b": "billion", "t": "trillion"}
+    assert parse_count(f"3 {words[unit]}s") == parse_count(f"3 {words[unit]}") == parse_count(f"3{unit}")
+
+
+@pytest.mark.parametrize(
+    ("text", "yearly"),
+    [
+        ("100%/year", 2),
+        ("100%/y", 2),
+        ("5%/month", 1.05**12),
+        ("5%/mo", 1.05**12),
+        ("5%/m", 1.05**12),
+        ("-20%/quarter", 0.8**4),
+        ("-20%", 0.8),
+        ("0.1", 1.1),
+        (0.1, 1.1),
+    ],
+)
+def test_rates_compound(text: str | float, yearly: float) -> None:
+    assert 1 + parse_rate(text, months=12) == pytest.approx(yearly)
 
 
 @given(st.integers(min_value=0, max_value=10**6), st.sampled_from([("k", 3), ("M", 6), ("B", 9), ("T", 12)]))
