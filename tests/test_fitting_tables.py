@@ -21,7 +21,11 @@ def table(tmp_path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "header", ["N,D,L", "params,tokens,loss", "Parameters, Tokens ,LOSS", "n,d,loss_nats"]
+    "header",
+    [
+        *("N,D,L", "params,tokens,loss", "Parameters, Tokens ,LOSS", "n,d,loss_nats"),
+        *("num_parameters,tokens_seen,final_loss", "param_count,total_tokens,test_loss"),
+    ],
 )
 def test_header_aliases_in_any_case(tmp_path: Path, header: str) -> None:
     (row,) = read_table(table(tmp_path, f"# a comment\n{header}\n7B,1.4T,1.95\n")).rows
@@ -39,6 +43,21 @@ def test_units_plain_numbers_and_budgets_mix(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_quotes_are_no_obstacle(tmp_path: Path) -> None:
     (row,) = read_table(table(tmp_path, '\ufeff"N","D","L","run"\n"1e6","1e7","3","a, b"\n')).rows
     assert row.name == "a, b"
+
+
+def test_quotes_may_follow_a_blank(tmp_path: Path) -> None:
+    (row,) = read_table(table(tmp_path, '"N", "D", "L", "run"\n"1,000,000", "1e7", "3", "a, b"\n')).rows
+    assert (row.parameters, row.name) == (1e6, "a, b")
+
+
+def test_a_training_loss_is_taken_where_there_is_no_other_and_said(tmp_path: Path) -> None:
+    alone = read_table(table(tmp_path, "N,D,Train Loss\n1e6,1e7,3\n"))
+    assert alone.rows[0].loss == 3
+    assert any(warning.startswith("Train Loss is of training") for warning in alone.warnings)
+    both = read_table(table(tmp_path, "N,D,train_loss,val_loss\n1e6,1e7,3,3.1\n"))
+    assert both.rows[0].loss == 3.1
+    assert not any("is of training" in warning for warning in both.warnings)
+    assert any("'train_loss': the latter is not read" in warning for warning in both.warnings)
 
 
 def test_what_was_taken_for_granted_is_said(tmp_path: Path) -> None:

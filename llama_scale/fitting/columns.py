@@ -23,11 +23,24 @@ from llama_scale.fitting.headers import (
 from llama_scale.frozen import frozen
 from llama_scale.quantities import parse_count, parse_flops
 
+TRAINING_LOSS = ("train_loss", "training_loss")  # taken where no other is there, and said
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "parameters": ("parameters", "params", "n", "n_params", "num_params", "model_size", "size"),
-    "tokens": ("tokens", "d", "n_tokens", "num_tokens", "train_tokens", "training_tokens"),
-    "loss": ("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss"),
-    "train_flops": ("train_flops", "flops", "c", "compute", "training_flops", "training_flop", "flop"),
+    "parameters": (
+        *("parameters", "params", "n", "n_params", "num_params", "n_parameters", "num_parameters"),
+        *("param_count", "parameter_count", "model_size", "size"),
+    ),
+    "tokens": (
+        *("tokens", "d", "n_tokens", "num_tokens", "train_tokens", "training_tokens"),
+        *("tokens_seen", "total_tokens"),
+    ),
+    "loss": (
+        *("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss", "test_loss", "final_loss"),
+        *TRAINING_LOSS,
+    ),
+    "train_flops": (
+        *("train_flops", "flops", "c", "compute", "training_flops", "training_flop", "flop"),
+        "total_flops",
+    ),
     "budget": ("budget", "budget_flops"),
     "run": ("run", "run_id", "name", "id"),
     "family": ("family",),
@@ -85,9 +98,15 @@ class Columns:
 
     @property
     def notes(self) -> list[str]:
-        """What was made of the losses, where it is not what stands there."""
-        in_bits = self.factors.get("loss") == BITS
-        return [f"{self.header[self.at['loss']]} is taken times ln 2, as nats a token"] if in_bits else []
+        """What was made of the losses, and what they are where they are not of held-out text."""
+        loss, said = self.header[self.at["loss"]], []
+        if self.factors.get("loss") == BITS:
+            said.append(f"{loss} is taken times ln 2, as nats a token")
+        if read_header(loss).name in TRAINING_LOSS:
+            said.append(
+                f"{loss} is of training: where it is a mean of many steps, it lags behind the run's end"
+            )
+        return said
 
     def factor_at(self, at: int) -> float:
         """What bare numbers of the column at that position are times."""
