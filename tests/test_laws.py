@@ -440,7 +440,8 @@ def test_a_law_may_be_a_name_a_file_or_constants(tmp_path: Path) -> None:
         "E=1,A,B=1",
         "E=1,E=2,A=1,B=1,alpha=1,beta=1",
         "E=nan,A=1,B=1,alpha=1,beta=1",
-        "E=1,E=2,A=1,B=1,alpha=1,beta=1",
+        "E=1,A=1,B=0,alpha=1,beta=1",
+        "E=1,A=0,B=1,alpha=1,beta=1",
     ],
 )
 def test_bad_constants_are_refused_with_an_example(text: str) -> None:

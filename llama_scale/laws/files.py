@@ -201,9 +201,9 @@ def checked_law(constants: Mapping[str, Any]) -> ScalingLaw:
         )
     for name in constants:
         value = np.asarray(constants[name], float)
-        floor_ok = (value >= 0) if name in "EAB" else (value > 0)
+        floor_ok = (value >= 0) if name == "E" else (value > 0)  # without A or B there is no optimum
         if not (np.isfinite(value) & floor_ok).all():
-            raise ValueError(f"{name} must be finite and {'not negative' if name in 'EAB' else 'positive'}")
+            raise ValueError(f"{name} must be finite and {'not negative' if name == 'E' else 'positive'}")
     values = {name: np.asarray(constants[name], float) for name in constants}
     return ScalingLaw(**{name: float(v) if v.ndim == 0 else v for name, v in values.items()})
 
