@@ -110,6 +110,7 @@ def test_roles_and_statuses_of_our_own_tables_are_understood(tmp_path: Path) -> 
         ("N,D,loss (bits/byte)\n1,1,1\n", "is a loss of another unit than a token", "bytes that a token has"),
         ("N (parsecs),D,loss\n1,1,1\n", "runs.csv, column 'N .parsecs.': 'parsecs' is no unit", "(1e6)"),
         ("N,D,Val PPL\n1,1,20\n", "no column 'loss'", "'loss', the natural logarithm of 'Val PPL'"),
+        ("run,N,step,lr,loss\na,1,1,1,1\n", "no column 'tokens'", "`--form multi-power`"),
         ("N,D,L\n7Q,1T,2\n", "line 2, column N: '7Q'", "7B"),
         ("N,D,L\n7B,$3,2\n", "line 2, column D:.*dollars", "1.4T"),
         ("N,D,L\n7B,1T,two\n", "line 2, column L: 'two' is not a number", "3.21"),

@@ -83,6 +83,7 @@ STEMS = {  # what a column holds, by a part of its name: the first of these that
     "parameters": re.compile(r"param|model|size"),
 }
 NEED = "a law needs parameters, tokens and loss; train_flops may stand in for either count"
+CURVES_NEED = "whole loss curves, with their learning rates, are fitted by `--form multi-power`"
 TABLE_CONVENTION: ParameterConvention = "total"
 COUNTS = ("parameters", "tokens", "unique_tokens", *(f"parameters_{name}" for name in CONVENTIONS))
 FLOPS = ("train_flops", "budget")
@@ -184,7 +185,8 @@ def find_columns(path: Path, table: Cells, convention: ParameterConvention | Non
     _choose_parameters(path, table, found, convention)
     missing = {ours: ALIASES[ours] for ours in ("parameters", "tokens", "loss") if ours not in found}
     if "loss" in missing or (missing and "train_flops" not in found) or len(missing) > 1:
-        raise _missing(path, table.header, found.values(), missing, NEED)
+        need = f"{NEED}; {CURVES_NEED}" if "step" in found else NEED
+        raise _missing(path, table.header, found.values(), missing, need)
     return Columns(at=found, header=table.header, factors=_factors(path, headers, found))
 
 
