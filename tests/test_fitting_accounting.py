@@ -74,6 +74,18 @@ def test_exact_flops_move_the_optimum_as_brute_force_says() -> None:
     assert exact.exponent_a != pytest.approx(LAW.exponent_a, abs=1e-3)
 
 
+def test_the_best_size_by_exact_flops_may_lie_far_beyond_the_runs() -> None:
+    runs = small_models(attention=0.1)
+    small = runs.take(runs.parameters < 1e8)
+    dearer = replace(small, train_flops=1.1 * 6 * small.parameters * small.tokens)
+    dearer = replace(dearer, source_flops=dearer.train_flops)
+    found = by_way(dearer)
+    plain, exact = found["total", "6nd"], found["total", "exact"]
+    assert plain.parameters > 3 * small.parameters.max()
+    assert exact.exponent_a == pytest.approx(plain.exponent_a, rel=1e-4)
+    assert exact.parameters == pytest.approx(plain.parameters * 1.1**-plain.exponent_a, rel=1e-4)
+
+
 def mostly_embeddings() -> Observations:
     """Models so small that hardly any parameter lies outside the embedding: no law of the others holds."""
     rows = []

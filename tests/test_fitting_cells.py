@@ -44,6 +44,8 @@ def test_decimal_commas_are_understood_where_they_cannot_part_thousands(tmp_path
     assert table.rows[1].parameters == 7.5e9
     with pytest.raises(InputError, match="line 2 has '2,512': is its comma a decimal one"):
         read_table(write(tmp_path, "N;D;L\n7e9;1e12;2,512\n"))
+    (row,) = read_table(write(tmp_path, "N;D;L\n0,5B;10,25 B;2,51\n")).rows
+    assert (row.parameters, row.tokens) == (5e8, 1.025e10)
 
 
 def test_thousands_in_quotes_are_read_and_bare_ones_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from llama_scale.fitting.curve_fit import (
     gather_curves,
     predicted_rows,
 )
-from llama_scale.fitting.curve_sources import learning_rates, schedule_of
+from llama_scale.fitting.curve_sources import curves_of_table, learning_rates, schedule_of
 from llama_scale.fitting.curves import Curve, fit_curves
 from llama_scale.fitting.observations import observe
 from llama_scale.laws.curves import PUBLISHED_CURVES, MultiPowerLaw, rates_by_step
@@ -219,6 +220,19 @@ def test_a_store_gives_the_curves_of_a_trunk_and_its_branches(tmp_path: Path) ->
     assert model.curves[0].tokens_per_step == 64
 
 
+def test_units_of_headers_count_in_curves_too(tmp_path: Path) -> None:
+    plain = write_csv(tmp_path / "plain.csv", [made_up("cosine", 8000)])
+    (expected,), _ = curves_of_table(plain)
+    rows = [line.split(",") for line in plain.read_text().splitlines()[1:]]
+    lines = [[*row[:1], "25", *row[2:4], repr(float(row[4]) / math.log(2)), *row[5:]] for row in rows]
+    header = "run,Params (M),step,lr,loss (bits),warmup"
+    told = tmp_path / "told.csv"
+    told.write_text("\n".join([header, *map(",".join, lines)]) + "\n")
+    (found,), _ = curves_of_table(told)
+    assert (found.model, found.parameters) == (expected.model, expected.parameters) == ("25M", 25e6)
+    assert found.loss == pytest.approx(expected.loss)
+
+
 @pytest.mark.parametrize(
     ("header", "line", "problem"),
     [
@@ -227,8 +241,8 @@ def test_a_store_gives_the_curves_of_a_trunk_and_its_branches(tmp_path: Path) ->
             "a,25M,100,3e-4,4.0,500",
             "no column 'learning_rate'",
         ),
-        (HEADER, "a,25M,100,3e-4,nan,500", "line 2 .* loss nan"),
-        (HEADER, "a,25M,100,fast,4.0,500", "line 2, column learning_rate: 'fast'"),
+        (HEADER, "a,25M,100,3e-4,nan,500", "line 2, column loss: the cell is nan"),
+        (HEADER, "a,25M,100,fast,4.0,500", "line 2, column lr: 'fast'"),
         (HEADER, "a,25M,700,3e-4,4.0,500", "repeats step 700"),
     ],
 )

@@ -94,6 +94,19 @@ def test_percent_is_read_and_said(tmp_path: Path) -> None:
     assert read.task == "accuracy"
 
 
+def test_units_of_headers_count_in_scores_too(tmp_path: Path) -> None:
+    source = tmp_path / "scores.csv"
+    source.write_text("loss (bits),Accuracy (%)\n3,0.5\n2.9,0.8\n")
+    read = read_scores(source)
+    assert read.loss == pytest.approx([3 * np.log(2), 2.9 * np.log(2)])
+    assert read.score == pytest.approx([0.005, 0.008])
+    assert read.notes == ("loss (bits) is taken times ln 2, as nats a token",)
+    source.write_text("loss,acc (a),acc (b)\n3,0.5,0.1\n2.9,0.8,0.2\n")
+    assert read_scores(source, task="acc (b)").score == pytest.approx([0.1, 0.2])
+    with pytest.raises(InputError, match="more than one column 'acc'"):
+        read_scores(source)
+
+
 def test_rows_that_repeat_others_are_told(tmp_path: Path) -> None:
     rows = ["a,3.0,0.30", "b,2.5,0.45", "b,2.5,0.45", "c,2.5,0.45", "b,2.5,0.45"]
     source = tmp_path / "scores.csv"

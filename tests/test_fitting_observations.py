@@ -76,7 +76,7 @@ def test_records_can_be_filtered_by_their_fields() -> None:
 
 
 def test_losses_under_two_corpora_or_tokenizers_are_refused() -> None:
-    plain = row(1e6, 1e7)
+    plain = replace(row(1e6, 1e7), corpus="a", tokenizer="a")
     for kind, other in (("corpus", replace(plain, corpus="b")), ("tokenizer", replace(plain, tokenizer="b"))):
         with pytest.raises(InputError, match=f"more than one {kind}") as caught:
             observe([rows(other, other, plain)])

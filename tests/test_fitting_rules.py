@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +93,13 @@ def test_a_run_that_two_sources_hold_counts_once() -> None:
     found = observe([part(run, row("b", 2e9, 1e10)), part(run, source="there")])
     assert found.names == ("a", "b")
     assert [(e.run, e.reason) for e in found.exclusions] == [("a", "the same run is in here")]
+
+
+def test_a_copy_whose_tokens_were_derived_is_one() -> None:
+    tokens = 1.510000001e9
+    derived = math.nextafter(tokens, 0.0)  # as C / 6N may come out
+    found = observe([part(row("a", 1e8, tokens)), part(row("a", 1e8, derived), source="there")])
+    assert len(found) == 1
 
 
 def test_a_run_with_a_name_is_the_same_as_one_without() -> None:

@@ -42,8 +42,12 @@ def test_a_table_that_is_named_twice_is_warned_of_once(tmp_path: Path) -> None:
 
 def test_sources_of_two_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("parameters_matmul,D,L\n2e5,4e6,3.1\n")
-    with pytest.raises(InputError, match="more than one corpus"):
+    with pytest.raises(InputError, match="more than one corpus") as caught:
         gather([EXPORT, tmp_path / "other.csv"])
+    corpus = next(record.corpus for record in load_records(EXPORT) if record.corpus)
+    assert caught.value.hint == (
+        f"if other.csv line 2 is of the same, say so in a column 'corpus' of its table: {corpus}"
+    )
     (tmp_path / "total.csv").write_text("parameters_total,D,L\n2e5,4e6,3.1\n")
     with pytest.raises(InputError, match="count parameters differently"):
         gather([EXPORT, tmp_path / "total.csv"])

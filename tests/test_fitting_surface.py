@@ -36,6 +36,14 @@ def test_the_chart_turns_into_constants_and_back() -> None:
     assert centre_of(to_chart(starts)).excess == pytest.approx((a + b) ** k)
 
 
+def test_a_term_that_sank_to_0_has_a_place_in_the_chart() -> None:
+    sunk = CONSTANTS.copy()
+    sunk[2, 0] = sunk[1, 1] = 0.0
+    chart = to_chart(sunk)  # warnings are errors here
+    assert np.isfinite(chart).all()
+    assert to_constants(chart) == pytest.approx(sunk, rel=1e-9, abs=1e-200)
+
+
 def test_gradient_and_hessian_are_the_derivatives() -> None:
     problem, chart = batch(), to_chart(CONSTANTS)
     chart[0] += centre_of(chart).excess

@@ -21,7 +21,11 @@ def table(tmp_path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "header", ["N,D,L", "params,tokens,loss", "Parameters, Tokens ,LOSS", "n,d,loss_nats"]
+    "header",
+    [
+        *("N,D,L", "params,tokens,loss", "Parameters, Tokens ,LOSS", "n,d,loss_nats"),
+        *("num_parameters,tokens_seen,final_loss", "param_count,total_tokens,test_loss"),
+    ],
 )
 def test_header_aliases_in_any_case(tmp_path: Path, header: str) -> None:
     (row,) = read_table(table(tmp_path, f"# a comment\n{header}\n7B,1.4T,1.95\n")).rows
@@ -39,6 +43,21 @@ def test_units_plain_numbers_and_budgets_mix(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_quotes_are_no_obstacle(tmp_path: Path) -> None:
     (row,) = read_table(table(tmp_path, '\ufeff"N","D","L","run"\n"1e6","1e7","3","a, b"\n')).rows
     assert row.name == "a, b"
+
+
+def test_quotes_may_follow_a_blank(tmp_path: Path) -> None:
+    (row,) = read_table(table(tmp_path, '"N", "D", "L", "run"\n"1,000,000", "1e7", "3", "a, b"\n')).rows
+    assert (row.parameters, row.name) == (1e6, "a, b")
+
+
+def test_a_training_loss_is_taken_where_there_is_no_other_and_said(tmp_path: Path) -> None:
+    alone = read_table(table(tmp_path, "N,D,Train Loss\n1e6,1e7,3\n"))
+    assert alone.rows[0].loss == 3
+    assert any(warning.startswith("Train Loss is of training") for warning in alone.warnings)
+    both = read_table(table(tmp_path, "N,D,train_loss,val_loss\n1e6,1e7,3,3.1\n"))
+    assert both.rows[0].loss == 3.1
+    assert not any("is of training" in warning for warning in both.warnings)
+    assert any("'train_loss': the latter is not read" in warning for warning in both.warnings)
 
 
 def test_what_was_taken_for_granted_is_said(tmp_path: Path) -> None:
@@ -91,6 +110,7 @@ def test_roles_and_statuses_of_our_own_tables_are_understood(tmp_path: Path) -> 
         ("N,D,loss (bits/byte)\n1,1,1\n", "is a loss of another unit than a token", "bytes that a token has"),
         ("N (parsecs),D,loss\n1,1,1\n", "runs.csv, column 'N .parsecs.': 'parsecs' is no unit", "(1e6)"),
         ("N,D,Val PPL\n1,1,20\n", "no column 'loss'", "'loss', the natural logarithm of 'Val PPL'"),
+        ("run,N,step,lr,loss\na,1,1,1,1\n", "no column 'tokens'", "`--form multi-power`"),
         ("N,D,L\n7Q,1T,2\n", "line 2, column N: '7Q'", "7B"),
         ("N,D,L\n7B,$3,2\n", "line 2, column D:.*dollars", "1.4T"),
         ("N,D,L\n7B,1T,two\n", "line 2, column L: 'two' is not a number", "3.21"),

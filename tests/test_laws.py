@@ -230,6 +230,19 @@ def test_central_range_is_numpys_quantile() -> None:
     assert central_range(values, 0.7) == pytest.approx(np.quantile(values, [0.15, 0.85]))
 
 
+def test_a_draw_may_have_lost_a_term_but_no_law(tmp_path: Path) -> None:
+    fit = drawn_fit()
+    assert fit.draws is not None
+    sunk = np.array(fit.draws.B)
+    sunk[0] = 0.0
+    path = write_fit(tmp_path / "fit.json", replace(fit, draws=replace(fit.draws, B=sunk)))
+    back = read_fit(path)
+    assert back.draws is not None and np.asarray(back.draws.B)[0] == 0
+    write_fit(path, replace(fit, law=replace(fit.law, B=0.0)), overwrite=True)
+    with pytest.raises(InputError, match="B must be finite and positive"):
+        read_fit(path)
+
+
 def test_draws_can_be_taken_one_by_one() -> None:
     draws = drawn_fit().draws
     assert draws is not None
@@ -442,7 +455,8 @@ def test_a_law_may_be_a_name_a_file_or_constants(tmp_path: Path) -> None:
         "E=1,A,B=1",
         "E=1,E=2,A=1,B=1,alpha=1,beta=1",
         "E=nan,A=1,B=1,alpha=1,beta=1",
-        "E=1,E=2,A=1,B=1,alpha=1,beta=1",
+        "E=1,A=1,B=0,alpha=1,beta=1",
+        "E=1,A=0,B=1,alpha=1,beta=1",
     ],
 )
 def test_bad_constants_are_refused_with_an_example(text: str) -> None:

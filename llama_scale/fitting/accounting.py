@@ -87,13 +87,19 @@ def _six_nd(law: ScalingLaw, budget: float) -> dict[str, float]:
 
 
 def _exact(law: ScalingLaw, runs: Observations, budget: float) -> dict[str, float]:
-    """The best N where a token costs what it cost in the runs: log FLOPs a token is a parabola in log N."""
+    """The best N where a token costs what it cost in the runs: log FLOPs a token is a parabola in log N.
+
+    Far beyond the sizes of the runs it grows as N: many a sweep of small models, long trained, has its best
+    there.
+    """
     logs = np.log(runs.parameters)
     centre = float(logs.mean())
     degree = min(2, count_different(np.round(logs, 2)) - 1)
     per_token = np.polyfit(logs - centre, np.log(runs.source_flops / runs.tokens), degree)
-    grid = np.linspace(logs.min() - 1, logs.max() + 1, GRID)
-    costs = np.polyval(per_token, grid - centre)
+    by_6nd = float(np.log(law.compute_optimum(budget).parameters))
+    grid = np.linspace(min(logs.min(), by_6nd) - 1, max(logs.max(), by_6nd) + 1, GRID)
+    known = np.clip(grid, logs.min() - 1, logs.max() + 1)
+    costs = np.polyval(per_token, known - centre) + grid - known
     best = [_best(law, grid, costs, np.log(budget) + step) for step in (-STEP, 0.0, STEP)]
     return {
         "exponent_a": (best[2][0] - best[0][0]) / (2 * STEP),

@@ -27,8 +27,8 @@ ABSENT = frozenset(
 BARE_NUMBER = re.compile(r"[\d.,_eE+-]+")  # one that a unit in its header multiplies
 _TOLD_SEPARATOR = re.compile(r"sep=([,;\t|])\s*", re.IGNORECASE)  # Excel's own first line
 _JSON = re.compile(r"\s*(\{|\[\s*(\{|$))")  # an object, or the start of a list, perhaps of objects
-_COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
+_COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s?[kKmMbBtT]?")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}\s?[kKmMbBtT]?")
 
 
 @frozen
@@ -127,14 +127,15 @@ def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
 
 def _first_row(line: str, separator: str) -> list[str]:
     try:
-        return next(csv.reader([line], delimiter=separator), [])
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     except csv.Error:
         return []
 
 
 def _records(path: Path, lines: list[tuple[int, str]], separator: str) -> Iterator[tuple[int, list[str]]]:
     """Cells with the number of the line that they start in."""
-    reader = csv.reader((line + "\n" for _, line in lines), delimiter=separator)
+    text = (line + "\n" for _, line in lines)
+    reader = csv.reader(text, delimiter=separator, skipinitialspace=True)  # a quote may follow a blank
     start = 0
     try:
         for cells in reader:

@@ -23,11 +23,24 @@ from llama_scale.fitting.headers import (
 from llama_scale.frozen import frozen
 from llama_scale.quantities import parse_count, parse_flops
 
+EVALUATED_LOSS = (
+    *("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss", "test_loss", "final_loss"),
+)
+TRAINING_LOSS = ("train_loss", "training_loss")  # taken where no other is there, and said
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "parameters": ("parameters", "params", "n", "n_params", "num_params", "model_size", "size"),
-    "tokens": ("tokens", "d", "n_tokens", "num_tokens", "train_tokens", "training_tokens"),
-    "loss": ("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss"),
-    "train_flops": ("train_flops", "flops", "c", "compute", "training_flops", "training_flop", "flop"),
+    "parameters": (
+        *("parameters", "params", "n", "n_params", "num_params", "n_parameters", "num_parameters"),
+        *("param_count", "parameter_count", "model_size", "size"),
+    ),
+    "tokens": (
+        *("tokens", "d", "n_tokens", "num_tokens", "train_tokens", "training_tokens"),
+        *("tokens_seen", "total_tokens"),
+    ),
+    "loss": (*EVALUATED_LOSS, *TRAINING_LOSS),
+    "train_flops": (
+        *("train_flops", "flops", "c", "compute", "training_flops", "training_flop", "flop"),
+        "total_flops",
+    ),
     "budget": ("budget", "budget_flops"),
     "run": ("run", "run_id", "name", "id"),
     "family": ("family",),
@@ -69,6 +82,8 @@ STEMS = {  # what a column holds, by a part of its name: the first of these that
     "tokens": re.compile(r"token|data|corpus"),
     "parameters": re.compile(r"param|model|size"),
 }
+NEED = "a law needs parameters, tokens and loss; train_flops may stand in for either count"
+CURVES_NEED = "whole loss curves, with their learning rates, are fitted by `--form multi-power`"
 TABLE_CONVENTION: ParameterConvention = "total"
 COUNTS = ("parameters", "tokens", "unique_tokens", *(f"parameters_{name}" for name in CONVENTIONS))
 FLOPS = ("train_flops", "budget")
@@ -85,9 +100,15 @@ class Columns:
 
     @property
     def notes(self) -> list[str]:
-        """What was made of the losses, where it is not what stands there."""
-        in_bits = self.factors.get("loss") == BITS
-        return [f"{self.header[self.at['loss']]} is taken times ln 2, as nats a token"] if in_bits else []
+        """What was made of the losses, and what they are where they are not of held-out text."""
+        loss, said = self.header[self.at["loss"]], []
+        if self.factors.get("loss") == BITS:
+            said.append(f"{loss} is taken times ln 2, as nats a token")
+        if read_header(loss).name in TRAINING_LOSS:
+            said.append(
+                f"{loss} is of training: where it is a mean of many steps, it lags behind the run's end"
+            )
+        return said
 
     def factor_at(self, at: int) -> float:
         """What bare numbers of the column at that position are times."""
@@ -116,47 +137,72 @@ class Columns:
                 hint=f"fill it in, or leave out such rows: --where '{column} > 0'",
             )
         try:
-            return _number(text, ours, self.factors.get(ours, 1.0))
+            return self.parsed(text, ours)
         except (InputError, ValueError, OverflowError) as error:
             reason = error.message if isinstance(error, InputError) else f"{text!r} is not a number"
             hint = error.hint if isinstance(error, InputError) else "write it as 3.21"
             raise InputError(f"{place}, column {column}: {reason}", hint=hint) from None
+
+    def parsed(self, text: str, ours: str) -> float:
+        """The number that a cell of one of our columns says; InputError or ValueError where it says none."""
+        factor, parse = self.factors.get(ours, 1.0), _parser(ours)
+        if factor != 1.0 and BARE_NUMBER.fullmatch(text):
+            return factor * parse(text)
+        try:
+            return float(
+                text
+            )  # the fastest way, and the one that lets nan through to where values are checked
+        except ValueError:
+            return parse(text)
 
     def maybe(self, place: str, cells: Sequence[str], ours: str) -> float | None:
         """The number in that cell; None where the table has no such column or leaves it empty."""
         return self.number(place, cells, ours) if self.text(cells, ours) else None
 
 
-def _number(text: str, ours: str, factor: float) -> float:
-    parse: Callable[[str], float]
-    parse = parse_count if ours in COUNTS else parse_flops if ours in FLOPS else float
-    if factor != 1.0 and BARE_NUMBER.fullmatch(text):
-        return factor * parse(text)
-    try:
-        return float(text)  # the fastest way, and the one that lets nan through to where values are checked
-    except ValueError:
-        return parse(text)
+def _parser(ours: str) -> Callable[[str], float]:
+    return parse_count if ours in COUNTS else parse_flops if ours in FLOPS else float
+
+
+def named_columns(
+    path: Path, table: Cells, aliases: Mapping[str, Sequence[str]], *, required: Sequence[str], need: str
+) -> Columns:
+    """The columns of a table by the names in `aliases`, and the units that their headers tell.
+
+    Raises InputError where a `required` one is missing: what there is, the nearest, and `need`, what for.
+    """
+    headers = [read_header(name) for name in table.header]
+    found = _found(path, [header.name for header in headers], aliases)
+    if missing := [ours for ours in required if ours not in found]:
+        raise _missing(path, table.header, found.values(), {ours: aliases[ours] for ours in missing}, need)
+    return Columns(at=found, header=table.header, factors=_factors(path, headers, found))
 
 
 def find_columns(path: Path, table: Cells, convention: ParameterConvention | None) -> Columns:
     """Our names for the columns that the table has; N or D may be missing where C stands in."""
     headers = [read_header(name) for name in table.header]
-    names = [column_name(header) for header in headers]
+    found = _found(path, [column_name(header) for header in headers], ALIASES)
+    _choose_parameters(path, table, found, convention)
+    missing = {ours: ALIASES[ours] for ours in ("parameters", "tokens", "loss") if ours not in found}
+    if "loss" in missing or (missing and "train_flops" not in found) or len(missing) > 1:
+        need = f"{NEED}; {CURVES_NEED}" if "step" in found else NEED
+        raise _missing(path, table.header, found.values(), missing, need)
+    return Columns(at=found, header=table.header, factors=_factors(path, headers, found))
+
+
+def _found(path: Path, names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Where each of our columns stands that has one of its names; InputError where two have it."""
     repeated = repeated_names(names)
     found: dict[str, int] = {}
-    for ours, aliases in ALIASES.items():
-        named = next((alias for alias in aliases if alias in names), None)
+    for ours, others in aliases.items():
+        named = next((alias for alias in others if alias in names), None)
         if named in repeated:
             raise InputError(
                 f"{path.name} has more than one column {named!r}", hint="rename or delete all but one of them"
             )
         if named:
             found[ours] = names.index(named)
-    _choose_parameters(path, table, found, convention)
-    missing = [ours for ours in ("loss", "parameters", "tokens") if ours not in found]
-    if "loss" in missing or (missing and "train_flops" not in found) or len(missing) > 1:
-        raise _missing(path, missing, table.header, found.values())
-    return Columns(at=found, header=table.header, factors=_factors(path, headers, found))
+    return found
 
 
 def column_name(header: Header) -> str:
@@ -194,20 +240,24 @@ def _choose_parameters(
         )
 
 
-def _missing(path: Path, missing: Sequence[str], header: Sequence[str], taken: Collection[int]) -> InputError:
+def _missing(
+    path: Path,
+    header: Sequence[str],
+    taken: Collection[int],
+    wanted: Mapping[str, Sequence[str]],
+    need: str,
+) -> InputError:
     """Which columns are missing, what was found, and the nearest to each of those that are not taken."""
     free = [name for at, name in enumerate(header) if at not in taken]
-    wanted = [name for name in ("parameters", "tokens", "loss") if name in missing]
-    near = {ours: found for ours in wanted if (found := _nearest(ours, free))}
+    near = {ours: found for ours, names in wanted.items() if (found := _nearest(ours, names, free))}
     steps = [f"rename {found!r} to {_with_unit(ours, found)!r}" for ours, found in near.items()]
     steps += [f"add a column {ours!r}{_made_of(ours, free)}" for ours in wanted if ours not in near]
     if len(header) == 1 and " " in header[0].strip():
         steps = ["separate the cells by commas"]
     shown = ", ".join(name or "''" for name in header[:20]) + (", ..." if len(header) > 20 else "")
     return InputError(
-        f"{path.name} has no column {' nor '.join(repr(name) for name in wanted)}; found: {shown}",
-        hint=f"{', '.join(steps)}: a law needs parameters, tokens and loss; train_flops may stand in for"
-        " either count",
+        f"{path.name} has no column {' nor '.join(map(repr, wanted))}; found: {shown}",
+        hint=f"{', '.join(steps)}: {need}",
     )
 
 
@@ -220,7 +270,7 @@ def _made_of(ours: str, header: Sequence[str]) -> str:
     return ""
 
 
-def _nearest(ours: str, header: Sequence[str]) -> str | None:
+def _nearest(ours: str, aliases: Sequence[str], header: Sequence[str]) -> str | None:
     """The column that was most likely meant: spelt alike, or with one of the words that name ours."""
     plain = {_UNIT.sub("", plain_name(name)): name for name in header}
     held = {text: next((held for held, stem in STEMS.items() if stem.search(text)), ours) for text in plain}
@@ -229,11 +279,12 @@ def _nearest(ours: str, header: Sequence[str]) -> str | None:
         for text in plain
         if held[text] == ours and not any(other.search(text) for _, other, _ in MADE_OF)
     ]
-    for alias in ALIASES[ours]:
+    for alias in aliases:
         close = get_close_matches(alias, meant, n=1, cutoff=0.6 if len(alias) > 1 else 1.0)
         if close:
             return plain[close[0]]
-    return next((plain[text] for text in meant if STEMS[ours].search(text)), None)
+    stem = STEMS.get(ours)
+    return next((plain[text] for text in meant if stem and stem.search(text)), None)
 
 
 def _with_unit(ours: str, found: str) -> str:

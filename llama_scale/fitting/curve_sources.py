@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
 from llama_scale.architecture import ParameterConvention
 from llama_scale.errors import InputError
-from llama_scale.fitting.cells import Cells, read_cells
+from llama_scale.fitting.cells import BARE_NUMBER, read_cells
+from llama_scale.fitting.columns import ALIASES as RUN_COLUMNS
+from llama_scale.fitting.columns import Columns, named_columns
 from llama_scale.fitting.curves import LEAST_POINTS, Curve
 from llama_scale.fitting.filters import Filter, check_columns, plain_name
 from llama_scale.fitting.rows import Exclusion
 from llama_scale.laws.curves import Array, LearningRates, rates_between, rates_by_step
-from llama_scale.quantities import counted, parse_count
+from llama_scale.quantities import counted, format_count
 from llama_scale.runs import RunFolder, ScheduleConfig, run_folders
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "step": ("step", "steps", "iteration", "iter", "global_step"),
     "learning_rate": ("lr", "learning_rate", "rate", "eta"),
-    "loss": ("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss"),
-    "run": ("run", "run_id", "name", "id"),
+    **{ours: RUN_COLUMNS[ours] for ours in ("loss", "run", "parameters", "tokens")},
     "schedule": ("schedule", "curve"),
     "model": ("model", "family"),
-    "parameters": ("parameters", "params", "n", "n_params", "num_params", "model_size", "size"),
     "warmup_steps": ("warmup_steps", "warmup"),
-    "tokens": ("tokens", "d", "n_tokens", "num_tokens", "train_tokens"),
 }
 REQUIRED = ("step", "learning_rate", "loss")
 
@@ -42,7 +40,13 @@ def curves_of_table(path: Path, *, where: Sequence[Filter] = ()) -> tuple[list[C
     one step.
     """
     table = read_cells(path)
-    columns = _columns(path, table)
+    columns = named_columns(
+        path,
+        table,
+        ALIASES,
+        required=REQUIRED,
+        need="a curve needs step, learning_rate and loss of each logged step",
+    )
     names = [plain_name(name) for name in table.header]
     check_columns(where, names, path.name)
     by_run: dict[tuple[str, str], list[tuple[str, Sequence[str]]]] = defaultdict(list)
@@ -60,40 +64,19 @@ def curves_of_table(path: Path, *, where: Sequence[Filter] = ()) -> tuple[list[C
     return curves, left
 
 
-def _columns(path: Path, table: Cells) -> dict[str, int]:
-    names = [plain_name(name) for name in table.header]
-    found = {}
-    for ours, aliases in ALIASES.items():
-        known = next((names.index(alias) for alias in aliases if alias in names), None)
-        if known is not None:
-            found[ours] = known
-    for ours in REQUIRED:
-        if ours not in found:
-            near = [close for a in ALIASES[ours] for close in get_close_matches(a, names, n=1, cutoff=0.6)]
-            fix = f"rename {near[0]!r} to {ours!r}" if near else f"add a column {ours!r}"
-            raise InputError(
-                f"{path.name} has no column {ours!r} (or {', '.join(ALIASES[ours])}); found:"
-                f" {', '.join(table.header)}",
-                hint=f"{fix}: a curve needs step, learning_rate and loss of each logged step",
-            )
-    return found
-
-
-def _model(columns: Mapping[str, int], cells: Sequence[str]) -> str:
-    place = columns.get("model", columns.get("parameters"))
+def _model(columns: Columns, cells: Sequence[str]) -> str:
+    place = columns.at.get("model", columns.at.get("parameters"))
     return "one model" if place is None else cells[place]
 
 
-def _run(columns: Mapping[str, int], cells: Sequence[str]) -> str:
-    place = columns.get("run", columns.get("schedule"))
+def _run(columns: Columns, cells: Sequence[str]) -> str:
+    place = columns.at.get("run", columns.at.get("schedule"))
     return "curve" if place is None else cells[place]
 
 
-def _curve(
-    model: str, run: str, rows: Sequence[tuple[str, Sequence[str]]], columns: Mapping[str, int]
-) -> Curve:
+def _curve(model: str, run: str, rows: Sequence[tuple[str, Sequence[str]]], columns: Columns) -> Curve:
     def numbers(ours: str) -> Array:
-        return np.array([_number(place, cells[columns[ours]], ours) for place, cells in rows])
+        return np.array([columns.number(place, cells, ours) for place, cells in rows])
 
     steps, rates, losses = numbers("step"), numbers("learning_rate"), numbers("loss")
     order = np.argsort(steps, kind="stable")
@@ -117,13 +100,13 @@ def _curve(
     at = rates_between(steps[order], rates[order], warmup_sum=_warmup_sum(rows, columns, steps, rates))
     logged = steps[order] >= at.steps[0]
     size = tokens = None
-    if "parameters" in columns:
-        size = _number(rows[0][0], rows[0][1][columns["parameters"]], "parameters")
-    if "tokens" in columns:
+    if "parameters" in columns.at:
+        size = columns.number(*rows[0], "parameters")
+    if "tokens" in columns.at:
         tokens = float(np.median(numbers("tokens") / steps))
     return Curve(
         name=run,
-        model=_plain_model(model, size),
+        model=_model_name(columns, model, size),
         rates=at,
         steps=steps[order][logged],
         loss=losses[order][logged],
@@ -133,31 +116,19 @@ def _curve(
 
 
 def _warmup_sum(
-    rows: Sequence[tuple[str, Sequence[str]]], columns: Mapping[str, int], steps: Array, rates: Array
+    rows: Sequence[tuple[str, Sequence[str]]], columns: Columns, steps: Array, rates: Array
 ) -> float | None:
     """The sum of rates before the first logged step, where a column says how long the warm-up took."""
-    if "warmup_steps" not in columns:
+    if "warmup_steps" not in columns.at:
         return None
-    warm, first = _number(rows[0][0], rows[0][1][columns["warmup_steps"]], "warmup_steps"), float(steps.min())
+    warm, first = columns.number(*rows[0], "warmup_steps"), float(steps.min())
     return None if warm > first else float(rates[steps.argmin()]) * (first - warm / 2)
 
 
-def _plain_model(model: str, size: float | None) -> str:
-    from llama_scale.quantities import format_count
-
-    try:
-        return format_count(float(model)) if size is not None and float(model) == size else model
-    except ValueError:
-        return model
-
-
-def _number(place: str, text: str, ours: str) -> float:
-    try:
-        return parse_count(text) if ours in ("parameters", "tokens") else float(text)
-    except (InputError, ValueError):
-        raise InputError(
-            f"{place}, column {ours}: {text!r} is not a number", hint="write it as 3.21"
-        ) from None
+def _model_name(columns: Columns, model: str, size: float | None) -> str:
+    """A model of no name is called by its size: 25M where its cell is 25000000, or 25 of `Params (M)`."""
+    bare = "model" not in columns.at and BARE_NUMBER.fullmatch(model)
+    return format_count(size) if size is not None and bare else model
 
 
 def learning_rates(schedule: ScheduleConfig, steps: int, peak: float) -> Array:

@@ -72,8 +72,16 @@ def check_one_kind(rows: Sequence[Row]) -> None:
             )
             raise InputError(
                 f"losses under more than one {kind} cannot be fitted together: {found}",
-                hint=f"choose one with --where '{kind} = {counts.most_common(1)[0][0]}'",
+                hint=_one_kind(rows, kind, [name for name, _ in counts.most_common() if name]),
             )
+
+
+def _one_kind(rows: Sequence[Row], kind: str, names: Sequence[str]) -> str:
+    """How runs of several kinds become one; a table without that column has nothing to filter by."""
+    nameless = next((row.place for row in rows if not getattr(row, kind)), None)
+    if nameless is None:
+        return f"choose one with --where '{kind} = {names[0]}'"
+    return f"if {nameless} is of the same, say so in a column {kind!r} of its table: {names[0]}"
 
 
 def check_units(rows: Sequence[Row]) -> None:

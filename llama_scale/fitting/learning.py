@@ -11,12 +11,10 @@ import numpy as np
 from llama_scale.architecture import ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import read_cells
-from llama_scale.fitting.columns import ALIASES
-from llama_scale.fitting.filters import plain_name
+from llama_scale.fitting.columns import ALIASES, EVALUATED_LOSS, TRAINING_LOSS, Columns, named_columns
 from llama_scale.fitting.records import STORE_CONVENTION, curve_of
 from llama_scale.fitting.rows import TrainingCurve
 from llama_scale.laws import is_fit
-from llama_scale.quantities import parse_count
 from llama_scale.runs import RunFolder, read_records
 
 LEAST_POINTS = 3
@@ -53,41 +51,39 @@ def _of_store(path: Path, convention: ParameterConvention) -> list[TrainingCurve
 def _of_table(path: Path) -> list[TrainingCurve]:
     """The curves of a table with columns run, parameters, tokens and train_loss (or loss)."""
     table = read_cells(path)
-    names = [plain_name(name) for name in table.header]
     known = {name: ALIASES[name] for name in (*NEEDED, "train_flops")}
-    known["loss"] = ("train_loss", *known["loss"])
-    at = {ours: next((names.index(a) for a in aliases if a in names), -1) for ours, aliases in known.items()}
-    if missing := [name for name in NEEDED if at[name] < 0]:
-        raise InputError(
-            f"{path.name} has no column {missing[0]!r} ({', '.join(known[missing[0]])}); found:"
-            f" {', '.join(table.header)}",
-            hint="a table of loss curves has run, parameters, tokens and train_loss of each logged step; "
-            "`llama-scale runs export --curves` writes one",
-        )
+    known["loss"] = (*TRAINING_LOSS, *EVALUATED_LOSS)
+    columns = named_columns(
+        path,
+        table,
+        known,
+        required=NEEDED,
+        need="a table of loss curves has run, parameters, tokens and train_loss of each logged step; "
+        "`llama-scale runs export --curves` writes one",
+    )
     by_run: dict[str, list[tuple[str, Sequence[str]]]] = defaultdict(list)
     for place, cells in zip(table.places, table.rows, strict=True):
-        by_run[cells[at["run"]]].append((f"{path.name} {place}", cells))
-    return [_curve(run, rows, at) for run, rows in by_run.items()]
+        by_run[columns.text(cells, "run")].append((f"{path.name} {place}", cells))
+    return [_curve(run, rows, columns) for run, rows in by_run.items()]
 
 
-def _curve(run: str, rows: Sequence[tuple[str, Sequence[str]]], at: dict[str, int]) -> TrainingCurve:
+def _curve(run: str, rows: Sequence[tuple[str, Sequence[str]]], columns: Columns) -> TrainingCurve:
     values = np.array(
-        [[_number(place, cells[at[name]], name) for name in NEEDED[1:]] for place, cells in rows]
+        [[_number(place, cells, columns, name) for name in NEEDED[1:]] for place, cells in rows]
     )
     parameters, tokens, loss = values[np.argsort(values[:, 1], kind="stable")].T
     per_token = 6 * parameters[0]
-    if at["train_flops"] >= 0:
-        place, cells = rows[-1]
-        flops = _number(place, cells[at["train_flops"]], "train_flops")
-        per_token = flops / _number(place, cells[at["tokens"]], "tokens")
+    if "train_flops" in columns.at:
+        per_token = _number(*rows[-1], columns, "train_flops") / _number(*rows[-1], columns, "tokens")
     return TrainingCurve(
         run=run, parameters=float(parameters[0]), flops_per_token=float(per_token), tokens=tokens, loss=loss
     )
 
 
-def _number(place: str, text: str, name: str) -> float:
+def _number(place: str, cells: Sequence[str], columns: Columns, name: str) -> float:
+    text = cells[columns.at[name]]
     try:
-        value = float(text) if name == "loss" else float(parse_count(text))
+        value = columns.parsed(text, name)
         if not 0 < value < float("inf"):
             raise ValueError
     except (InputError, ValueError):

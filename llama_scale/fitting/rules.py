@@ -116,12 +116,12 @@ def _once(parts: Sequence[Rows]) -> tuple[list[Row], list[Exclusion]]:
 
     Runs of one size, duration, text and loss are the same, unless both sources name them, and differently.
     """
-    seen: dict[tuple[float, ...], list[tuple[str | None, str]]] = defaultdict(list)
+    seen: dict[tuple[tuple[str, ...], float], list[tuple[str | None, str]]] = defaultdict(list)
     rows, left = [], []
     for part in parts:
         fresh = []
         for row in part.rows:
-            key, name = (row.parameters, row.tokens, row.fresh_tokens, row.loss), row.given_name
+            key, name = (_size_and_duration(row), row.loss), row.given_name
             held = next(
                 (source for other, source in seen[key] if None in (name, other) or name == other), None
             )
@@ -135,12 +135,16 @@ def _once(parts: Sequence[Rows]) -> tuple[list[Row], list[Exclusion]]:
     return rows, left
 
 
+def _size_and_duration(row: Row) -> tuple[str, ...]:
+    """Size, duration and text to 6 digits: D = C / 6N is seldom the last digit of what others wrote."""
+    return tuple(f"{value:.6g}" for value in (row.parameters, row.tokens, row.fresh_tokens))
+
+
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows of one size, duration, text and role together, in order of their first."""
     groups: dict[tuple[tuple[str, ...], bool], list[Row]] = defaultdict(list)
     for row in rows:
-        same = tuple(f"{value:.6g}" for value in (row.parameters, row.tokens, row.fresh_tokens))
-        groups[same, row.held_out].append(row)
+        groups[_size_and_duration(row), row.held_out].append(row)
     return list(groups.values())
 
 

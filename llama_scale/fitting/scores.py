@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, read_cells
+from llama_scale.fitting.columns import EVALUATED_LOSS, TRAINING_LOSS, Columns, named_columns
 from llama_scale.fitting.filters import plain_name
 from llama_scale.fitting.newton import Array
 from llama_scale.frozen import frozen
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "loss": ("loss", "l", "loss_nats", "val_loss", "eval_loss", "validation_loss", "task_loss"),
+    "loss": (*EVALUATED_LOSS, "task_loss", *TRAINING_LOSS),
     "score": ("score", "accuracy", "acc", "metric", "score_value"),
     "task": ("task", "benchmark", "metric_name"),
     "run": ("run", "run_id", "name", "id", "model"),
@@ -51,21 +53,23 @@ def read_scores(path: Path, *, task: str | None = None) -> ScorePairs:
     kept = [
         (f"{path.name} {place}", cells)
         for place, cells in zip(table.places, table.rows, strict=True)
-        if chosen is None or cells[columns["task"]] == chosen
+        if chosen is None or cells[columns.at["task"]] == chosen
     ]
     losses = np.array([_number(place, cells, columns, "loss") for place, cells in kept])
     scores = np.array([_number(place, cells, columns, "score") for place, cells in kept])
-    marked = np.array([cells[columns["score"]].endswith("%") for _, cells in kept], bool)
+    scored = columns.at["score"]
+    percent = "%" in table.header[scored]
+    marked = np.array([percent or cells[scored].endswith("%") for _, cells in kept], bool)
     _check_losses(kept, losses)
     scores, notes = _fractions(kept, scores, marked, path.name)
-    named = columns.get("run")
+    named = columns.at.get("run")
     return ScorePairs(
-        task=task or chosen or plain_name(table.header[columns["score"]]),
+        task=task or chosen or plain_name(table.header[scored]),
         names=tuple(place if named is None else cells[named] for place, cells in kept),
         loss=losses,
         score=scores,
         source=str(path),
-        notes=(*notes, *_copies(kept)),
+        notes=(*columns.notes, *notes, *_copies(kept)),
     )
 
 
@@ -78,11 +82,11 @@ def _copies(kept: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     return [f"rows repeat others exactly, {len(copies)} in all, such as {copies[0]}: each counts"]
 
 
-def _chosen_task(path: Path, table: Cells, columns: Mapping[str, int], task: str | None) -> str | None:
+def _chosen_task(path: Path, table: Cells, columns: Columns, task: str | None) -> str | None:
     """The task whose rows count; None where the table has no column of tasks."""
-    if "task" not in columns:
+    if "task" not in columns.at:
         return None
-    tasks = sorted({cells[columns["task"]] for cells in table.rows})
+    tasks = sorted({cells[columns.at["task"]] for cells in table.rows})
     if task is None and len(tasks) > 1:
         raise InputError(
             f"{path.name} holds the scores of {len(tasks)} tasks: {', '.join(tasks[:8])}",
@@ -94,33 +98,26 @@ def _chosen_task(path: Path, table: Cells, columns: Mapping[str, int], task: str
     return task or tasks[0]
 
 
-def _columns(path: Path, table: Cells, task: str | None) -> dict[str, int]:
+def _columns(path: Path, table: Cells, task: str | None) -> Columns:
     names = [plain_name(name) for name in table.header]
-    found = {
-        ours: next(names.index(alias) for alias in aliases if alias in names)
-        for ours, aliases in ALIASES.items()
-        if any(alias in names for alias in aliases)
+    scored = None if task is None or plain_name(task) not in names else names.index(plain_name(task))
+    known = {
+        ours: names for ours, names in ALIASES.items() if scored is None or ours not in ("score", "task")
     }
-    if task is not None and plain_name(task) in names:
-        found["score"] = names.index(plain_name(task))
-        found.pop("task", None)
-    for ours in ("loss", "score"):
-        if ours not in found:
-            near = [close for a in ALIASES[ours] for close in get_close_matches(a, names, n=1, cutoff=0.6)]
-            fix = f"rename {near[0]!r} to {ours!r}" if near else f"add a column {ours!r}"
-            choose = ", or name a column of scores with --task" if ours == "score" else ""
-            raise InputError(
-                f"{path.name} has no column {ours!r} (or {', '.join(ALIASES[ours][1:])}); found:"
-                f" {', '.join(table.header)}",
-                hint=f"{fix}{choose}: scores need the loss and the score of each model",
-            )
-    return found
+    columns = named_columns(
+        path,
+        table,
+        known,
+        required=[ours for ours in ("loss", "score") if ours in known],
+        need="scores need the loss and the score of each model; --task may name a column of scores",
+    )
+    return columns if scored is None else replace(columns, at={**columns.at, "score": scored})
 
 
-def _number(place: str, cells: Sequence[str], columns: Mapping[str, int], ours: str) -> float:
-    text = cells[columns[ours]]
+def _number(place: str, cells: Sequence[str], columns: Columns, ours: str) -> float:
+    text = cells[columns.at[ours]]
     try:
-        return float(text.removesuffix("%"))
+        return columns.parsed(text.removesuffix("%"), ours)
     except ValueError:
         raise InputError(
             f"{place}, column {ours}: {text!r} is not a number", hint="write it as 0.56, or leave the row out"

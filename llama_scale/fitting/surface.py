@@ -26,6 +26,7 @@ import numpy as np
 from llama_scale.fitting.descent import Array, Batch, Mask, Surface
 
 UPPER = np.triu_indices(5, 1)
+LEAST_TERM = 1e-300  # of A and B, centred: a logarithm is taken of them
 ACROSS = np.array([1.0, -1.0, -1.0, 1.0])  # of a - b, by log s, log t, log alpha, log beta
 
 
@@ -39,8 +40,9 @@ class Centre(NamedTuple):
 
 
 def to_chart(constants: Array) -> Array:
-    """The chart of constants (6, S)."""
-    e, a, b, alpha, beta, k = constants
+    """The chart of constants (6, S), of which A and B may have sunk to 0."""
+    e, alpha, beta, k = constants[[0, 3, 4, 5]]
+    a, b = np.maximum(constants[1:3], LEAST_TERM)
     log_g = k * np.log(a + b)
     log_s = np.log(k * alpha) + log_g + np.log(a / (a + b))
     log_t = np.log(k * beta) + log_g + np.log(b / (a + b))

@@ -201,9 +201,10 @@ def checked_law(constants: Mapping[str, Any]) -> ScalingLaw:
         )
     for name in constants:
         value = np.asarray(constants[name], float)
-        floor_ok = (value >= 0) if name in "EAB" else (value > 0)
-        if not (np.isfinite(value) & floor_ok).all():
-            raise ValueError(f"{name} must be finite and {'not negative' if name in 'EAB' else 'positive'}")
+        # a draw may have lost a term; what is planned by may not, for it would have no optimum
+        may_be_0 = name == "E" or (name in "AB" and value.ndim > 0)
+        if not (np.isfinite(value) & ((value >= 0) if may_be_0 else (value > 0))).all():
+            raise ValueError(f"{name} must be finite and {'not negative' if may_be_0 else 'positive'}")
     values = {name: np.asarray(constants[name], float) for name in constants}
     return ScalingLaw(**{name: float(v) if v.ndim == 0 else v for name, v in values.items()})
 
