@@ -362,12 +362,13 @@ def _tables_by_kind(type_: Any) -> dict[str, type] | None:
 
 
 def _kind_hook(converter: Converter, name: str, kinds: Mapping[str, type]) -> _Hook:
-    """Reads a table as what its `kind` says; without one, as the first kind."""
+    """Reads a table as what its `kind` says; without one, as the first that knows the most of its keys."""
+    known = {kind: {field.name for field in fields(table)} for kind, table in kinds.items()}
 
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError("expected a table")
-        kind = value.get("kind", next(iter(kinds)))
+        kind = value["kind"] if "kind" in value else max(kinds, key=lambda k: len(known[k] & value.keys()))
         if kind not in kinds:
             close = nearest(str(kind), kinds)
             raise InputError(

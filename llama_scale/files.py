@@ -52,6 +52,11 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_folder() -> Path:
+    """Where what was measured or compiled on this machine is kept; anything in it can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or at_home("~/.cache")) / "llama-scale"
+
+
 def check_new(path: Path, *, overwrite: bool, other: str, sources: Iterable[object] = ()) -> None:
     """Raises InputError where a file stands that may not be replaced; `other` is what to give instead.
 

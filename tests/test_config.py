@@ -319,8 +319,9 @@ def test_a_type_that_cannot_be_read_is_our_own_bug() -> None:
     assert not isinstance(raised.value, InputError)
 
 
-def test_a_table_is_of_the_kind_that_it_names_or_else_the_first() -> None:
+def test_a_table_is_of_the_kind_that_it_names_or_else_the_first_that_its_keys_fit() -> None:
     assert structure({"figure": {"radius": 2}}, Drawing, source="x").figure == Circle(radius=2.0)
+    assert structure({"figure": {"sides": [1]}}, Drawing, source="x").figure == Box(sides=(1.0,))
     boxed = structure({"figure": {"kind": "box", "sides": ["1k", 2]}}, Drawing, source="x")
     assert boxed.figure == Box(sides=(1000.0, 2.0))
 

@@ -149,7 +149,12 @@ def test_a_text_that_looks_the_same_is_not_read_again(tmp_path: Path) -> None:
         assert find_prepared(other, tmp_path) is None
     os.utime(folder / "ast.py", ns=(1, 1))
     assert find_prepared(config, tmp_path) is None
-    assert isinstance(find_text(config, tmp_path), Corpus)
+    again = find_text(config, tmp_path)
+    assert isinstance(again, Corpus)
+    prepare(again, config, tmp_path)
+    known = find_prepared(config, tmp_path)  # once read it is known by its new looks
+    assert known is not None
+    assert known.corpus == made.corpus
 
 
 def test_a_torn_file_is_refused_and_a_changed_one_found(

@@ -55,3 +55,8 @@ def test_a_trunk_never_decays() -> None:
 @pytest.mark.parametrize("step", range(0, 80))
 def test_a_trunk_and_its_branch_agree_up_to_the_branch_point(step: int) -> None:
     assert learning_rate_factor(wsd(total_steps=None), step) == learning_rate_factor(wsd(), step)
+
+
+@pytest.mark.parametrize("changes", [{"decay_steps": 0}, {"kind": "cosine", "warmup_steps": 100}])
+def test_a_schedule_without_a_decay_stays_at_its_peak(changes: dict[str, object]) -> None:
+    assert [learning_rate_factor(wsd(**changes), step) for step in (99, 100, 101)] == [1.0, 1.0, 1.0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from llama_scale.training.tokenizer import AnyTokenizer, sha256_of
 VALIDATION_SHARE = 0.02
 Places = NDArray[np.int64]
 Read = Callable[[], Iterable[Document]]
+HoldOut = Callable[[NDArray[np.bytes_]], NDArray[np.bool_]]  # which documents are, by their sha256
 
 
 @frozen(eq=False)
@@ -192,13 +193,18 @@ def _catalogue(source: SourceConfig, store: Path) -> Catalogue:
         mark = fingerprint(source, store)
         # Read and checked once; it is small.
         documents = tuple(_limited(builtin_documents(), source.limit_bytes))
-        return _read_through(source, lambda: documents, mark)
+        return _read_through(source, mark, lambda: documents, lambda _: _of_packages(source, documents))
     field = source.field
     if source.source.startswith(HUB):
         fetch(source, store)
         field = FIELD
     mark, files = fingerprint(source, store), _files(_place(source, store), store)
-    return _read_through(source, lambda: _limited(read_documents(files, field), source.limit_bytes), mark)
+    return _read_through(
+        source,
+        mark,
+        lambda: _limited(read_documents(files, field), source.limit_bytes),
+        lambda digests: _lowest_share(source, digests),
+    )
 
 
 def _limited(documents: Iterator[Document], limit_bytes: int | None) -> Iterator[Document]:
@@ -212,23 +218,16 @@ def _limited(documents: Iterator[Document], limit_bytes: int | None) -> Iterator
                 return
 
 
-def _read_through(source: SourceConfig, read: Read, mark: str) -> Catalogue:
-    digests, held_out = bytearray(), bytearray()
-    sizes, characters = array("q"), array("q")
+def _read_through(source: SourceConfig, mark: str, read: Read, hold_out: HoldOut) -> Catalogue:
+    digests, sizes, characters = bytearray(), array("q"), array("q")
     for document in read():
         digests += document.digest
         sizes.append(document.size)
         characters.append(len(document.text))
-        held_out.append(source.source == BUILTIN and is_held_out(document))
     if not sizes:
         raise InputError(
             f"the source {source.source!r} holds no text",
             hint=f'give UTF-8 text, JSONL, Parquet or a folder of them, or "{BUILTIN}"',
-        )
-    if source.source == BUILTIN and not any(held_out):
-        raise InputError(
-            f"the first {source.limit_bytes:,} bytes of the built-in corpus hold nothing that is held out",
-            hint="give a larger limit_bytes, such as 10MB, or leave it out",
         )
     hashes = np.frombuffer(bytes(digests), dtype="S32")
     return Catalogue(
@@ -239,10 +238,19 @@ def _read_through(source: SourceConfig, read: Read, mark: str) -> Catalogue:
         digests=hashes,
         sizes=np.array(sizes),
         characters=np.array(characters),
-        held_out=np.frombuffer(bytes(held_out), dtype=bool)
-        if source.source == BUILTIN
-        else _lowest_share(source, hashes),
+        held_out=hold_out(hashes),
     )
+
+
+def _of_packages(source: SourceConfig, documents: Sequence[Document]) -> NDArray[np.bool_]:
+    """Of the built-in corpus whole sub-packages are held out."""
+    held_out = np.array([is_held_out(document) for document in documents])
+    if not held_out.any():
+        raise InputError(
+            f"the first {source.limit_bytes:,} bytes of the built-in corpus hold nothing that is held out",
+            hint="give a larger limit_bytes, such as 10MB, or leave it out",
+        )
+    return held_out
 
 
 def _lowest_share(source: SourceConfig, digests: NDArray[np.bytes_]) -> NDArray[np.bool_]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from llama_scale.checked import raise_all
 from llama_scale.config import canonical_json, plain
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import parse_json
+from llama_scale.files import parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.runs import MIXTURE_BLOCK, DataConfig, apportion, evaluation_problems
 from llama_scale.training.corpus import fingerprint
@@ -131,9 +133,29 @@ def what_is_read(config: DataConfig) -> dict[str, Any]:
     return {name: value for name, value in plain(config).items() if name != "evaluation_tokens"}
 
 
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Raises StoreError where the disk refuses."""
+    write_atomically(folder / MANIFEST, json.dumps(_sealed(content), indent=1))
+
+
+def remember_marks(folder: Path, config: DataConfig, marks: list[str]) -> None:
+    """Have `find_prepared` know a text again that was read and found to be the same, though it looks another.
+
+    As after a copy or a new installation: else it would be read at every start from then on.
+    """
+    manifest = _manifest(folder)
+    if manifest.get("reads") == what_is_read(config) and manifest["fingerprints"] != marks:
+        with suppress(StoreError):  # a store that is read-only serves as well, more slowly
+            write_manifest(folder, {**_unsealed(manifest), "fingerprints": marks})
+
+
+def _sealed(content: dict[str, Any]) -> dict[str, Any]:
     """A manifest of `content`, with the sha256 of itself: what it says of shares decides what is learnt."""
     return {**content, SELF: hashlib.sha256(canonical_json(content).encode()).hexdigest()}
+
+
+def _unsealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in manifest.items() if name != SELF}
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -151,7 +173,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{MANIFEST} holds no manifest")
     if found.get("schema") != SCHEMA:
         raise ValueError(f"it is of schema {found.get('schema')}, not {SCHEMA}")
-    if found != sealed({name: value for name, value in found.items() if name != SELF}):
+    if found != _sealed(_unsealed(found)):
         raise ValueError(f"{MANIFEST} has changed since it was prepared")
     return found
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from llama_scale.runs import Precision, RunConfig
+from llama_scale.runs import OptimizerConfig, Precision, RunConfig
 from llama_scale.training.kernels import FlatAdamW, Library, used_on
 from llama_scale.training.muon import Muon
 from llama_scale.training.scaling import Treatment, treatments
@@ -66,14 +66,7 @@ class FlatOptimizer:
             for group in self._groups
             if group.how.rule == "muon"
         ]
-        self._adamw = torch.optim.AdamW(
-            [{"params": [g.master], "weight_decay": g.how.weight_decay} for g in self._by_adamw],
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            eps=self.config.epsilon,
-            fused=True,
-        )
-        start_moments(self._adamw)
+        self._adamw = started_adamw([([g.master], g.how) for g in self._by_adamw], self.config)
         found = used_on(next(module.parameters()).device)
         self._kernels = FlatAdamW(found, torch.get_num_threads()) if isinstance(found, Library) else None
 
@@ -193,12 +186,22 @@ def _norm(gradients: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
 
 
-def start_moments(adamw: torch.optim.AdamW) -> None:
-    """Give AdamW its moments, of zeros, before its first step, so that a checkpoint can be read into them."""
+def started_adamw(
+    groups: Iterable[tuple[Iterable[nn.Parameter], Treatment]], config: OptimizerConfig
+) -> torch.optim.AdamW:
+    """AdamW with its moments, of zeros, before its first step, so that a checkpoint can be read into them."""
+    adamw = torch.optim.AdamW(
+        [{"params": list(weights), "weight_decay": how.weight_decay} for weights, how in groups],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        fused=True,
+    )
     for group in adamw.param_groups:
         for parameter in group["params"]:
             adamw.state[parameter] = {"step": torch.zeros((), device=parameter.device)}
             adamw.state[parameter] |= {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+    return adamw
 
 
 def set_steps(adamw: torch.optim.AdamW, steps: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from llama_scale import quantities
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import parse_json, write_atomically
+from llama_scale.files import cache_folder, parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator, accelerator, accelerator_of_device
 from llama_scale.runs import Precision
@@ -164,8 +163,7 @@ def _checked(entry: dict[str, Any]) -> Peak:
 
 
 def _cache_file() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "llama-scale" / "peaks.json"
+    return cache_folder() / "peaks.json"
 
 
 def _cpu_name() -> str:

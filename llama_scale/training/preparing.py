@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from llama_scale.training.data import (
     data_folder,
     find_prepared,
     open_tokens,
-    sealed,
+    remember_marks,
     what_is_read,
+    write_manifest,
 )
 from llama_scale.training.documents import Document
 from llama_scale.training.shards import Tokens, token_type, writing
@@ -79,7 +79,9 @@ def prepare(corpus: Corpus | TokenFiles, config: DataConfig, store: Path, *, thr
     if isinstance(corpus, TokenFiles):
         return corpus
     folder = data_folder(store, config, corpus.corpus)
-    if not folder.exists():  # one without a manifest is for `open_tokens` to refuse
+    if folder.exists():  # one without a manifest is for `open_tokens` to refuse
+        remember_marks(folder, config, _marks(corpus))
+    else:
         with publish_folder(folder) as new:
             _write(corpus, config, new, threads)
     return open_tokens(folder)
@@ -91,7 +93,7 @@ def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> No
     manifest = {
         "schema": SCHEMA,
         "reads": what_is_read(config),
-        "fingerprints": [text.catalogue.fingerprint for text in corpus.texts],
+        "fingerprints": _marks(corpus),
         "corpus": {"sha256": corpus.corpus},
         "tokenizer": {
             "kind": tokenizer.kind,
@@ -104,7 +106,11 @@ def _write(corpus: Corpus, config: DataConfig, folder: Path, threads: int) -> No
             for number, (source, count) in enumerate(zip(corpus.texts, config.block_counts, strict=True))
         ],
     }
-    write_atomically(folder / MANIFEST, json.dumps(sealed(manifest), indent=1))
+    write_manifest(folder, manifest)
+
+
+def _marks(corpus: Corpus) -> list[str]:
+    return [text.catalogue.fingerprint for text in corpus.texts]
 
 
 def _tokenizer(corpus: Corpus, config: DataConfig) -> AnyTokenizer:

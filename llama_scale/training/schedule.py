@@ -19,7 +19,7 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int) -> float:
     decay_start = (
         schedule.total_steps - schedule.decay_steps if schedule.kind == "wsd" else schedule.warmup_steps
     )
-    if step < decay_start:
+    if step < decay_start or schedule.total_steps <= decay_start:
         return 1.0
     progress = min(1.0, (step + 1 - decay_start) / (schedule.total_steps - decay_start))
     floor = schedule.final_fraction

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from llama_scale.runs import RunConfig
 from llama_scale.training.model import Llama, rotary_table
 from llama_scale.training.muon import SIZE_OF_ADAMW, orthogonal
-from llama_scale.training.optimizer import DTYPES, MOMENTS, MOMENTUM, Tensors, set_steps, start_moments
+from llama_scale.training.optimizer import DTYPES, MOMENTS, MOMENTUM, Tensors, set_steps, started_adamw
 from llama_scale.training.scaling import Treatment, initialise, treatments
 from llama_scale.training.world import World, check_shares, fill, own_part, own_rows
 
@@ -63,14 +63,7 @@ class ShardedOptimizer:
             for _, weights in self._by_muon
             for name, weight in weights.items()
         }
-        self._adamw = torch.optim.AdamW(
-            [{"params": list(w.values()), "weight_decay": how.weight_decay} for how, w in self._by_adamw],
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            eps=self.config.epsilon,
-            fused=True,
-        )
-        start_moments(self._adamw)
+        self._adamw = started_adamw([(w.values(), how) for how, w in self._by_adamw], self.config)
 
     def gather(self) -> None:
         """Nothing: FSDP2 adds up what each backward pass leaves."""

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from llama_scale.errors import LlamaScaleError
-from llama_scale.files import write_atomically
+from llama_scale.files import cache_folder, write_atomically
 from llama_scale.frozen import frozen
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "products_f32.c", "products_i16.c"))
@@ -77,22 +78,13 @@ def library() -> Library | Absent:
     compiler = _compiler()
     if compiler is None:
         return Absent("no C compiler is on the path", "install gcc or clang, or set CC")
-    key = _key(compiler)
-    built = cache_folder() / f"{key}.so"
+    key, kept = _key(compiler), cache_folder() / "kernels"
     try:
-        return Library(_loaded(built) or load(_build(compiler, built)), f"c-{key}")
+        return Library(_found(kept, key) or load(_build(compiler, kept, key)), f"c-{key}")
     except subprocess.SubprocessError as error:
         return Absent(f"{compiler} failed: {_said(error)}", "set CC to a newer gcc or clang")
     except (OSError, LlamaScaleError) as error:
-        return Absent(
-            f"{built} cannot be used: {error}", "set XDG_CACHE_HOME to a folder that can be written"
-        )
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels lie."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "llama-scale" / "kernels"
+        return Absent(f"{kept} cannot be used: {error}", "set XDG_CACHE_HOME to a folder that can be written")
 
 
 def _compiler() -> str | None:
@@ -139,18 +131,26 @@ def _compile(compiler: str) -> bytes:
         return target.read_bytes()
 
 
-def _build(compiler: str, target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, _compile(compiler))
+def _build(compiler: str, folder: Path, key: str) -> Path:
+    code = _compile(compiler)
+    write_atomically(target := folder / _name(key, code), code)
     return target
 
 
-def _loaded(path: Path) -> ctypes.CDLL | None:
-    """The library that an earlier process built; None if there is none, or a torn one."""
-    try:
-        return load(path)
-    except OSError:
-        return None
+def _found(folder: Path, key: str) -> ctypes.CDLL | None:
+    """The library that an earlier process built; None if there is none, or a torn one.
+
+    Its name holds the hash of its content: a torn one can end the process that loads it.
+    """
+    for path in folder.glob(f"{key}-*.so"):
+        with suppress(OSError):
+            if path.name == _name(key, path.read_bytes()):
+                return load(path)
+    return None
+
+
+def _name(key: str, code: bytes) -> str:
+    return f"{key}-{hashlib.sha256(code).hexdigest()[:12]}.so"
 
 
 def _said(error: subprocess.SubprocessError) -> str:
