@@ -21,7 +21,7 @@ from llama_scale.architecture import (
 from llama_scale.closed_forms import closed_form
 from llama_scale.costs import rental
 from llama_scale.costs.efficiency import training_goodput, training_mfu
-from llama_scale.costs.layouts import Workload, fewest_accelerators, layouts
+from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts
 from llama_scale.costs.memory import (
     Sharding,
     layer_activation_bytes,
@@ -270,6 +270,36 @@ def test_layouts_are_what_they_say(shape: ModelConfig, count: int) -> None:
             micro_steps=layout.micro_steps,
             recompute=layout.recompute,
         )
+
+
+def test_time_that_layouts_lose_is_what_crosses_links_and_networks() -> None:
+    """LLaMA-7B on 64 A100s, NVLink at 300 GB/s a way and 50 GB/s between nodes, one sequence each a step."""
+    work = Workload(
+        shape=LLAMA_7B, accelerator=A100.accelerator, peak_flops_per_second=312e12, batch_tokens=64 * 2048
+    )
+    weights, link = LLAMA_7B.parameters.total, A100.accelerator.interconnect_bytes_per_second or 0
+    a_sequence = 2048 * LLAMA_7B.train_flops_per_token() / (312e12 * 0.4)
+    found = {layout.sharding: layout for layout in layouts(work, 64, most=1000)}
+
+    def beyond(seconds: float, layout: Layout, products: float) -> float:
+        return max(0.0, seconds - products * (1 + layout.recompute_overhead)) / products
+
+    alone = found[Sharding(fsdp=64)]  # weights there twice in bf16, gradients back in fp32
+    assert (alone.micro_batch, alone.micro_steps, alone.bubble) == (1, 1, 0)
+    assert alone.exposed == pytest.approx(beyond(8 * weights * 63 / 64 / 50e9, alone, a_sequence))
+    assert alone.exposed > 0.1
+    nodes = found[Sharding(data=8, fsdp=8)]  # gathered in a node, gradients of an eighth summed over nodes
+    crossing = 8 * weights * 7 / 8 / link + 8 * weights / 8 * 7 / 8 / 50e9
+    assert nodes.exposed == pytest.approx(beyond(crossing, nodes, a_sequence))
+    both = found[Sharding(data=2, tensor=8, pipeline=4)]  # 32 sequences through four stages
+    products = both.micro_batch * both.micro_steps * a_sequence / 32
+    assert both.bubble == 3 / both.micro_steps
+    exchanged = 16 * 32 * 2048 * 4096 * (32 / 4) * 7 / 8 / link
+    summed = beyond(8 * weights / 32 / 2 / 50e9, both, products)
+    assert both.exposed == pytest.approx(summed + exchanged / products)
+    one_node = {layout.sharding: layout for layout in layouts(work, 8, most=1000)}
+    assert one_node[Sharding(fsdp=8)].exposed == 0
+    assert Sharding(data=8, fsdp=4, tensor=2) in found  # states sharded in a node, or over all, or not
 
 
 def test_the_simplest_layout_comes_first_where_it_loses_nothing() -> None:
