@@ -89,8 +89,13 @@ def test_a_table_too_wide_goes_on_below_with_every_number_whole(monkeypatch: pyt
     rows = [["recommended", "71.9B", "68B to 75B", "8.56e23", "1e24"], ["equal loss", "87.8B", "1", "2", "3"]]
     names = ["model", "params", "", "training", "total"]
     assert run(lambda: table(rows, names, marked=0)).stdout.splitlines() == [
-        *("   model        params", ">  recommended   71.9B  68B to 75B", "   equal loss    87.8B  1", ""),
-        *("   model        training  total", ">  recommended   8.56e23   1e24", "   equal loss          2      3"),
+        "   model        params",
+        ">  recommended   71.9B  68B to 75B",
+        "   equal loss    87.8B  1",
+        "",
+        "   model        training  total",
+        ">  recommended   8.56e23   1e24",
+        "   equal loss          2      3",
     ]
 
 
