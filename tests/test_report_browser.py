@@ -186,6 +186,20 @@ def test_without_scripts_nothing_is_shown_that_needs_them(
     assert browser.execute_script(shown, "table, #command") == 4
 
 
+def test_a_scrolled_table_still_names_itself_and_its_rows(browser: Any, pages: dict[str, str]) -> None:
+    seen = """
+    return [...document.querySelectorAll('.scroll')].map((table) => {
+      table.scrollLeft = 1e6;
+      return [...table.querySelectorAll('caption span, tbody th')].every((name) => {
+        const box = name.getBoundingClientRect();
+        return box.left >= 0 && box.right <= innerWidth;
+      });
+    });
+    """
+    opened(browser, pages["roofline"], 380)
+    assert browser.execute_script(seen) == [True, True, True]
+
+
 @pytest.mark.parametrize("width", [380, 1400])
 def test_it_prints_the_same_charts_from_any_window(browser: Any, pages: dict[str, str], width: int) -> None:
     opened(browser, pages["roofline"], width)
