@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.options import json_option, quiet_option
-from llama_scale.cli.output import Output, current_output, table
+from llama_scale.cli.output import Output, current_output, entry, table
 from llama_scale.errors import InfeasibleError
 
 WIDE = "a long reason that does not fit beside the other columns of an eighty column terminal, so it folds"
@@ -82,6 +82,30 @@ def test_a_table_of_many_columns_closes_up_before_it_folds() -> None:
     head, line = run(lambda: table([row], names)).stdout.splitlines()
     assert line.split() == " ".join(row).split()
     assert len(head) <= 80
+
+
+def test_a_table_too_wide_goes_on_below_with_every_number_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [["recommended", "71.9B", "68B to 75B", "8.56e23", "1e24"], ["equal loss", "87.8B", "1", "2", "3"]]
+    names = ["model", "params", "", "training", "total"]
+    assert run(lambda: table(rows, names, marked=0)).stdout.splitlines() == [
+        "   model        params",
+        ">  recommended   71.9B  68B to 75B",
+        "   equal loss    87.8B  1",
+        "",
+        "   model        training  total",
+        ">  recommended   8.56e23   1e24",
+        "   equal loss          2      3",
+    ]
+
+
+@pytest.mark.parametrize(("columns", "most"), [("40", 40), ("60", 60), ("80", 78), ("200", 78)])
+def test_prose_fits_and_is_never_too_wide_to_read(
+    monkeypatch: pytest.MonkeyPatch, columns: str, most: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    longest = max(map(len, entry("heading", "word " * 100).splitlines()))
+    assert most - 5 < longest <= most
 
 
 def test_text_in_cells_is_no_markup() -> None:

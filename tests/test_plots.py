@@ -220,6 +220,35 @@ def test_names_of_marked_sizes_and_parts_stay_within_the_axes(limits: dict[str, 
         assert frame.x0 - 1 <= box.x0 < box.x1 <= frame.x1 + 1, text.get_text()
 
 
+def test_a_part_is_named_where_no_model_is() -> None:
+    drawn = plots.cost_by_size(curves.cost_by_size(plan(serve_tokens="10T", budget="$5M")))
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    boxes = {text.get_text(): text.get_window_extent(canvas.get_renderer()) for text in drawn.axes[0].texts}
+    models = [box for name, box in boxes.items() if name.startswith(("chosen", "compute-optimal"))]
+    assert len(models) == 2 and not any(boxes["serving"].overlaps(model) for model in models)
+
+
+@pytest.mark.parametrize("name", ["contours", "residuals", "sensitivity", "model_map"])
+def test_a_legend_hides_nothing(name: str) -> None:
+    drawn = figure(name)
+    FigureCanvasAgg(drawn).draw()
+    below = min(axes.get_tightbbox().y0 for axes in drawn.axes)  # pyright: ignore
+    (legend,) = drawn.legends
+    box = legend.get_window_extent()
+    assert box.y0 >= 0 and box.y1 < below + 1
+
+
+def test_profiles_without_a_minimum_are_drawn() -> None:
+    swept = [(size, budget / 6 / size) for size, budget in product((1e8, 2e8, 4e8, 8e8, 16e8), (1e18, 1e19))]
+    rows = tuple(
+        Row(name=f"r{n}", place=f"r{n}", parameters=size, tokens=tokens, loss=5 - 0.1 * np.log(size))
+        for n, (size, tokens) in enumerate(swept)
+    )
+    seen = observe([Rows(source="synthetic", rows=rows, convention="total")])
+    assert plots.isoflop(seen).axes[0].get_legend() is None
+
+
 def test_a_single_size_is_no_curve() -> None:
     curve = curves.cost_by_size(target_plan())
     only = np.arange(curve.total.size) == np.nanargmin(curve.total)

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,41 @@ def test_it_fits_narrow_and_wide_windows(browser: Any, pages: dict[str, str], na
       box(text).left < -1 || box(text).right > innerWidth + 1).map((text) => text.textContent);
     """
     assert browser.execute_script(beyond) == []
+
+
+def test_no_word_of_the_command_is_broken_at_a_hyphen(browser: Any, pages: dict[str, str]) -> None:
+    lines = "return [...document.querySelectorAll('#command span')].map((word) => word.clientHeight)"
+    opened(browser, pages["exact-loss"], 380)
+    heights = browser.execute_script(lines)
+    assert len(heights) > 3 and len(set(heights)) == 1
+
+
+def test_without_scripts_nothing_is_shown_that_needs_them(
+    browser: Any, pages: dict[str, str], tmp_path: Path
+) -> None:
+    kept, _, _ = Path(pages["roofline"].removeprefix("file://")).read_text("utf-8").rpartition("<script>")
+    still = tmp_path / "still.html"
+    still.write_text(kept, "utf-8")
+    shown = (
+        "return [...document.querySelectorAll(arguments[0])].filter((one) => one.checkVisibility()).length"
+    )
+    opened(browser, still.as_uri())
+    assert browser.execute_script(shown, "button, .chart, figcaption, .boundary") == 0
+    assert browser.execute_script(shown, "table, #command") == 4
+
+
+def test_a_scrolled_table_still_names_itself_and_its_rows(browser: Any, pages: dict[str, str]) -> None:
+    seen = """
+    return [...document.querySelectorAll('.scroll')].map((table) => {
+      table.scrollLeft = 1e6;
+      return [...table.querySelectorAll('caption span, tbody th')].every((name) => {
+        const box = name.getBoundingClientRect();
+        return box.left >= 0 && box.right <= innerWidth;
+      });
+    });
+    """
+    opened(browser, pages["roofline"], 380)
+    assert browser.execute_script(seen) == [True, True, True]
 
 
 @pytest.mark.parametrize("width", [380, 1400])

@@ -106,14 +106,14 @@ def _text(found: Comparison) -> Iterator[Any]:
 
     yield from (wrapped(found.sentence), "")
     yield table(words.rows(found), words.COLUMNS)
-    yield from (f"   {line}" for line in words.table_note(found).split("\n"))
+    yield from (wrapped(line, 3) for line in words.table_note(found).split("\n"))
     yield ""
     yield table(words.optimal_rows(found), words.OPTIMAL_COLUMNS)
     yield wrapped(words.optimal_note(found), indent=3) + "\n"
     if drawn := words.matrix(found):
         yield from (table(*drawn), "")
     elif len(found.models) > 1:
-        yield f"   who is cheaper than whom: {len(found.pairs)} pairs, with --json\n"
+        yield wrapped(f"who is cheaper than whom: {len(found.pairs)} pairs, with --json", 3) + "\n"
     yield from (entry(reason.heading, reason.text) for reason in words.reasons(found))
     yield ""
     yield entry("assumes", words.assumptions_line(found))

@@ -13,7 +13,7 @@ from llama_scale.cli.options import json_option, store_option
 from llama_scale.cli.output import current_output, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from llama_scale.cli.checks import Check
 
@@ -39,7 +39,7 @@ def command(ctx: click.Context, store: Path, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def _report(checks: list[Check]) -> list[str | Table]:
+def _report(checks: list[Check]) -> list[RenderableType]:
     failed, warned = ([c.name for c in checks if c.status == status] for status in ("fail", "warn"))
     answer = f"Not ready: {', '.join(failed)}." if failed else "This machine is ready."
     if warned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llama_scale.cli.output import table
+from llama_scale.cli.output import table, wrapped
 from llama_scale.quantities import format_count, format_flops, format_number
 
 SHORT = {1: "1 envelope", 2: "2 IsoFLOP", 3: "3 law"}
@@ -18,7 +18,7 @@ def approaches(evidence: Evidence) -> Iterator[Any]:
     budgets = dict.fromkeys(split["train_flops"] for one in found for split in one["optima"])
     for budget in budgets:
         rows = [_row(one, budget) for one in found if not one["reason"]]
-        yield f"By approach: N grows as C^a, D as C^b; the best N and D at {format_flops(budget)}:"
+        yield wrapped(f"By approach: N grows as C^a, D as C^b; the best N and D at {format_flops(budget)}:")
         yield table(rows, ("approach", "a", "", "b", "N", "", "D", ""))
 
 

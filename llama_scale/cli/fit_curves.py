@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from llama_scale.cli.output import WIDTH, current_output, entry, table
+from llama_scale.cli.output import current_output, entry, table, wrapped
 from llama_scale.errors import InputError
 from llama_scale.quantities import counted, format_count, format_fraction, format_number, parse_count
 
@@ -75,14 +74,13 @@ def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:
     """The answer in a sentence, the laws, their errors by curve, predictions, what to beware of."""
     points = sum(model.fit.points for model in laws.models)
     curves = sum(len(model.fitted) for model in laws.models)
-    yield fill(
+    yield wrapped(
         f"{counted(len(laws.models), 'model')}, {curves} loss curves, {points} points: each model's curves"
         f" follow a multi-power law within"
         f" {_mean([error for model in laws.models for error in model.fitted])} on average.",
-        WIDTH,
     )
     yield from ("", table([_constants(model) for model in laws.models], ("model", *_names(), "starts agree")))
-    yield f"   {LAW}"
+    yield wrapped(LAW, 3)
     yield from ("", "Errors by curve, relative to the loss:", table(_errors(laws), _ERROR_COLUMNS))
     guesses = [(model, guess) for model in laws.models for guess in model.predictions]
     if guesses:

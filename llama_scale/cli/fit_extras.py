@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_scale.cli.output import WIDTH, entry, table
+from llama_scale.cli.output import entry, table, wrapped
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_fraction, format_level, format_number
 
@@ -115,19 +115,17 @@ def _scores(fit: Fit) -> Iterator[Any]:
 
 def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
     """What `fit --form repeated` prints: what repeats are worth, every minimum, what to beware of."""
-    from textwrap import fill
 
     found, chosen = fit.evidence["repeated_data"], fit.evidence["selection"]
     assert fit.repetition is not None
     worth = fit.repeated(1.0)
     decay = format_number(float(worth.repetition.tokens_decay), 4)
-    yield fill(
+    yield wrapped(
         f"A repeated token loses its worth with R_D* = {decay}, parameters in excess with R_N* ="
         f" {format_number(float(worth.repetition.parameters_decay), 4)}: 4 epochs are worth"
         f" {format_number(float(worth.effective_tokens(4.0)), 3)} times the unique data, and no number of"
         f" epochs more than {format_number(float(worth.most_effective_tokens), 3)} times"
         f" ({fit.evidence['n_observations']} runs, {found['runs_repeated']} of which repeat).",
-        WIDTH,
     )
     yield from ("", _worths(fit), "")
     if len(found["minima"]) > 1:

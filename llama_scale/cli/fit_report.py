@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from llama_scale.cli import fit_approaches, fit_selection
-from llama_scale.cli.output import MARGIN, WIDTH, entry, table
+from llama_scale.cli.output import MARGIN, entry, table, wrapped
 from llama_scale.quantities import format_count, format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
@@ -80,11 +79,10 @@ def _sentence(fit: Fit) -> str:
     growth = format_number(float(fit.law.exponent_a), 3)
     bounds = (fit.evidence.get("intervals") or {}).get("exponent_a")
     sure = f" ({_span(bounds, format_number)})" if bounds else ""
-    return fill(
+    return wrapped(
         f"Loss falls as L = {law['E']} + {_falling(law)}, so the"
         f" best N grows as C^{growth}{sure}: {fit.evidence['n_observations']} runs, fitted within"
         f" {format_fraction(fit.evidence['diagnostics']['residual_rms'], 2)} (rms).",
-        WIDTH,
     )
 
 
@@ -153,10 +151,10 @@ def _optima(fit: Fit) -> Iterator[Any]:
         ]
         rows.append([*row, *([_parabola(profiles.get(optimum["train_flops"]))] if profiles else [])])
     yield table(rows, [*columns, *(["IsoFLOP N"] if profiles else [])])
-    yield f"   N counts {fit.convention.replace('_', '-')} parameters, loss is in nats/token"
+    yield wrapped(f"N counts {fit.convention.replace('_', '-')} parameters, loss is in nats/token", 3)
     if fit.flops_accounting == "exact":
         over = format_number(fit.evidence["diagnostics"]["flops_over_6nd"])
-        yield f"   C is counted as the runs count it: {over} times 6ND"
+        yield wrapped(f"C is counted as the runs count it: {over} times 6ND", 3)
 
 
 def _parabola(profile: Mapping[str, Any] | None) -> str:
@@ -174,7 +172,7 @@ def _held_out(fit: Fit) -> Iterator[Any]:
     intervals = fit.evidence.get("intervals")
     known = f"{sum(bool(row['inside']) for row in rows)} of {len(rows)} inside, " if intervals else ""
     worst = max(abs(row["relative_error"]) for row in rows)
-    yield (f"Runs that the law never saw ({known}worst error {format_fraction(worst, 2)}):")
+    yield wrapped(f"Runs that the law never saw ({known}worst error {format_fraction(worst, 2)}):")
     cells = [
         (
             row["run"],

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from textwrap import fill
 from typing import Any
 
-from llama_scale.cli.output import WIDTH, table
+from llama_scale.cli.output import table, wrapped
 from llama_scale.quantities import format_fraction, format_level, format_number
 
 ALONG = {"compute": "compute", "overtraining": "tokens per parameter"}
@@ -16,11 +15,11 @@ def candidates(selection: Mapping[str, Any]) -> Iterator[Any]:
     """All that was tried: a row a form and delta, a column a weighting, the nearest to the law marked."""
     tried = selection["candidates"]
     ways = " and ".join(ALONG[way] for way in selection["direction"])
-    yield fill(f"Fits tried, by their mean error on runs farther in {ways} than those fitted:", WIDTH)
+    yield wrapped(f"Fits tried, by their mean error on runs farther in {ways} than those fitted:")
     yield from _grid(tried)
     heard = sum(one["weight"] > 0 for one in tried)
     mean = f"[nearest] to the law, which is the mean of the {heard} not ruled out"
-    yield f"   {mean if heard > 1 else '[chosen]: the only one not ruled out'}"
+    yield wrapped(mean if heard > 1 else "[chosen]: the only one not ruled out", 3)
 
 
 def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
@@ -29,7 +28,7 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
 
     for verdict in (backtest or {}).get("protocol", ()):
         way, chosen = ALONG[verdict["direction"]], verdict["chosen"]
-        yield (
+        yield wrapped(
             f"Held out from all of it: {verdict['held_out_runs']} runs farthest in {way},"
             f" up to {format_number(verdict['factor'], 2)}x"
         )
@@ -48,10 +47,10 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
         level = format_level(verdict["level"])
         yield table(cells, ("chosen", "error", "bias", f"in {level} intervals", "half-width"))
         if len(verdict["candidates"]) > 1:
-            yield f"   every candidate's error on them, [{mark}]:"
+            yield wrapped(f"every candidate's error on them, [{mark}]:", 3)
             yield from _grid(verdict["candidates"])
         if verdict["refused"]:
-            yield f"   the fit of the others would be refused: {verdict['refused']}"
+            yield wrapped(f"the fit of the others would be refused: {verdict['refused']}", 3)
         yield ""
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NARROWEST = 80
-WIDTH = 78  # of prose
+WIDTH = 78  # of prose, where there is room
 MARGIN = 11  # of the headings beside it
 LONG_JSON = 100_000  # characters
 LONG_TABLE = 300  # rows
@@ -142,10 +142,11 @@ def _tell_and_exit(ctx: click.Context, text: str) -> NoReturn:
 
 def table(
     rows: Sequence[Sequence[object]], columns: Sequence[str], *, marked: int | None = None
-) -> Table | str:
+) -> RenderableType:
     """A table without lines: columns of numbers align right, the `marked` row is bold after a `>`.
 
-    A long one is plain text, unfolded: rich would take seconds over 10,000 rows.
+    One that is too wide goes on below itself, its first column told again. A long one is plain text,
+    unfolded: rich would take seconds over 10,000 rows.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     if marked is not None:
@@ -153,16 +154,31 @@ def table(
         cells = [[">" if index == marked else "", *row] for index, row in enumerate(cells)]
     by_column = list(zip(columns, *cells, strict=True))
     widths = [max(map(len, column)) for column in by_column]
-    gap, stiff = _layout(widths)
     if len(cells) > LONG_TABLE:
-        return _lines([columns, *cells], widths, gap)
+        return _lines([columns, *cells], widths, _layout(widths)[0])
+    parts = [
+        _drawn([by_column[place] for place in part], marked)
+        for part in _beside(columns, widths, 1 if marked is None else 2)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    from rich.console import Group
+
+    return Group(*[line for part in parts for line in ("", part)][1:])
+
+
+def _drawn(by_column: Sequence[Sequence[str]], marked: int | None) -> Table:
+    """Columns, each a name and its cells, side by side."""
     from rich.table import Table
 
+    widths = [max(map(len, column)) for column in by_column]
+    gap, fits = _layout(widths)
     drawn = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")
-    for (name, *column), no_wrap in zip(by_column, stiff, strict=True):
+    for (name, *column), breadth in zip(by_column, widths, strict=True):
         right = bool(name and column) and all(map(_looks_numeric, column))
+        no_wrap = fits and breadth <= PROSE
         drawn.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=no_wrap)
-    for index, row in enumerate(cells):
+    for index, row in enumerate(zip(*(cells for _, *cells in by_column), strict=True)):
         drawn.add_row(*row, style="bold" if index == marked else None)
     return drawn
 
@@ -180,22 +196,39 @@ def _lines(rows: Sequence[Sequence[str]], widths: Sequence[int], gap: int) -> st
     )
 
 
-def _layout(widths: list[int]) -> tuple[int, list[bool]]:
-    """Spaces between columns, and which columns may not fold: all but prose, if they fit at all."""
+def _beside(names: Sequence[str], widths: Sequence[int], lead: int) -> list[list[int]]:
+    """Which columns stand side by side: all, or after the first `lead` as many at a time as fit.
+
+    A column without a name stays with the one before it.
+    """
+    groups: list[list[int]] = []
+    for place in range(lead, len(names)):
+        if names[place] or not groups:
+            groups.append([])
+        groups[-1].append(place)
+    parts: list[list[int]] = []
+    for group in groups:
+        if not parts or not _layout([widths[place] for place in (*parts[-1], *group)])[1]:
+            parts.append([*range(lead)])
+        parts[-1] += group
+    return parts or [[*range(lead)]]
+
+
+def _layout(widths: Sequence[int]) -> tuple[int, bool]:
+    """Spaces between columns, and whether all fit, prose folded."""
     needed = sum(min(breadth, PROSE) for breadth in widths)
     gap = 2 if needed + 2 * len(widths) <= width() else 1
-    fits = needed + gap * len(widths) <= width()
-    return gap, [fits and breadth <= PROSE for breadth in widths]
+    return gap, needed + gap * len(widths) <= width()
 
 
 def wrapped(text: str, indent: int = 0) -> str:
-    """Text in lines that fit, all of them indented alike."""
+    """Text in lines that are easy to read and fit, all of them indented alike."""
     from textwrap import fill
 
     margin = " " * indent
     return fill(
         text,
-        WIDTH,
+        min(WIDTH, width()),
         initial_indent=margin,
         subsequent_indent=margin,
         break_on_hyphens=False,

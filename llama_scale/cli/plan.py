@@ -123,17 +123,17 @@ def _text(plan: Plan, explain: bool, sensitivity: bool) -> Iterator[Any]:
 
 def _tables(plan: Plan, sensitivity: bool) -> Iterator[Any]:
     """The regret of a demand that is not known, and, if asked for, what moves the bill."""
-    from llama_scale.cli.output import table
+    from llama_scale.cli.output import table, wrapped
     from llama_scale.planning import words
 
     if plan.regret is not None:
         yield ""
         yield table(*words.regret_rows(plan))
-        yield f"   {words.REGRET_NOTE}"
+        yield wrapped(words.REGRET_NOTE, 3)
     if sensitivity and plan.sensitivity:
         yield ""
         yield table(words.sensitivity_rows(plan), words.SENSITIVITY_COLUMNS)
-        yield f"   {words.SENSITIVITY_NOTE}"
+        yield wrapped(words.SENSITIVITY_NOTE, 3)
 
 
 def _explained(plan: Plan) -> Iterator[str]:

@@ -115,6 +115,13 @@ def _runs_and_law(
     return runs, fit, {"runs": len(runs), "held_out": held, "law": None if fit is None else fit.name}
 
 
+def _runs_beside_law(kind: str, sources: Sequence[str], where: Sequence[str]) -> Drawn:
+    from llama_scale import plots
+
+    runs, fit, facts = _runs_and_law(kind, sources, where, law=True)
+    return getattr(plots, kind)(fit, runs), facts
+
+
 @_kind("curves", "How did the runs learn?", ("{}", "{} runs -o {}.svg", "{} curves.csv --force"))
 @_sources
 def draw_curves(sources: tuple[str, ...]) -> Drawn:
@@ -157,10 +164,7 @@ def draw_envelope(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 @where_option
 def draw_contours(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Lines of equal loss over budgets and sizes, the runs, and the efficient frontier with its band."""
-    from llama_scale import plots
-
-    runs, fit, facts = _runs_and_law("contours", sources, where, law=True)
-    return plots.contours(fit, runs), facts
+    return _runs_beside_law("contours", sources, where)
 
 
 @_kind("predictions", "Does the law predict the runs, and those that it never saw?", OF_RUNS)
@@ -168,10 +172,7 @@ def draw_contours(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 @where_option
 def draw_predictions(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Predicted against measured loss; runs held out are marked, with their intervals."""
-    from llama_scale import plots
-
-    runs, fit, facts = _runs_and_law("predictions", sources, where, law=True)
-    return plots.predictions(fit, runs), facts
+    return _runs_beside_law("predictions", sources, where)
 
 
 @_kind("residuals", "Is anything left in the errors of the law?", OF_RUNS)
@@ -179,10 +180,7 @@ def draw_predictions(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
 @where_option
 def draw_residuals(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Relative errors against compute and tokens per parameter, beside the noise of a run."""
-    from llama_scale import plots
-
-    runs, fit, facts = _runs_and_law("residuals", sources, where, law=True)
-    return plots.residuals(fit, runs), facts
+    return _runs_beside_law("residuals", sources, where)
 
 
 def _law(kind: str, sources: tuple[str, ...]) -> Drawn:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_scale import quantities
-from llama_scale.cli.output import table, width
+from llama_scale.cli.output import table, wrapped
 from llama_scale.errors import UnidentifiedError
 from llama_scale.frozen import frozen
 
@@ -178,7 +177,7 @@ def _headline(prepared: PreparedSweep, runs: list[PlannedRun]) -> str:
     done = sum(run.state == "done" for run in runs)
     left = expected_time(prepared)
     said = f"{len(runs)} runs, {done} done; the rest takes about {left} {prepared.place_in_words}"
-    return _wrapped(f"{said} ({prepared.times.source}).")
+    return wrapped(f"{said} ({prepared.times.source}).")
 
 
 def _row(run: PlannedRun) -> tuple[str, ...]:
@@ -248,7 +247,7 @@ def _notes(prepared: PreparedSweep, runs: list[PlannedRun]) -> list[str]:
         *_stated(prepared),
         *(f"Warning: {caution}" for caution in cautions(prepared)),
     ]
-    return [_wrapped(note) for note in notes]
+    return [wrapped(note) for note in notes]
 
 
 def _tokens(prepared: PreparedSweep) -> str:
@@ -275,7 +274,3 @@ def _stated(prepared: PreparedSweep) -> list[str]:
         f"The recipe states {quantities.format_flops(expected.train_flops)} and "
         f"{quantities.format_seconds(expected.seconds)}."
     ]
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, width(), break_long_words=False)

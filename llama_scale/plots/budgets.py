@@ -22,6 +22,7 @@ from llama_scale.plots.style import (
     count_axis,
     end_labels,
     flops_axis,
+    legend,
     new_figure,
     parameters_label,
     plain_axis,
@@ -66,7 +67,7 @@ def isoflop(observations: Observations, fit: Fit | None = None) -> Figure:
     axes.set_xlabel(parameters_label(observations.convention))
     axes.set_ylabel(LOSS)
     axes.set_title("Loss at equal compute, and the best size of each budget (FLOPs)")
-    axes.legend(loc="best")
+    legend(axes, "best")
     return figure
 
 

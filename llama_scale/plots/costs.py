@@ -20,6 +20,7 @@ from llama_scale.plots.style import (
     band,
     cost_axis,
     count_axis,
+    legend,
     new_figure,
     note,
     of_draws,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 DEAREST = 2.0  # times the least cost: sizes that cost more are left out
 SPARE = 1.3  # times the cost of the chosen one, which limits may have put far above the least
 THICK = 0.08  # of the axes' height: a part that holds its name
+NAMED = (0.22, 0.2)  # of the axes, across and down: around a model its name may lie
 NEAR_EDGE = 0.15  # of the axes' width: a model's name needs as much
 HIGHEST = 0.04  # nats above the lowest loss, at least
 RANGE_HEIGHTS = {0.01: 0.055, 0.05: 0.02}  # of the bars below the curve, in parts of the axes
@@ -63,7 +65,7 @@ def cost_by_size(curve: CostBySize, *, convention: str = "total") -> Figure:
         for end, label in zip(curve.band, (of_draws(curve.level), "_"), strict=True):
             axes.plot(sizes, end[shown], color=BLACK, linewidth=0.9, linestyle=(0, (4, 2)), label=label)
     _veil(axes, sizes, total, curve.allowed[shown])
-    _parts(axes, sizes, curve.train[shown], total)
+    _parts(axes, curve, shown)
     _ranges(axes, curve)
     _marks(axes, curve, amount(curve.compute_optimal.value, curve.unit))
     count_axis(axes, "x")
@@ -94,10 +96,15 @@ def _veil(axes: Axes, sizes: Any, total: Any, allowed: Any) -> None:
         axes.fill([], [], label="beyond the plan's limits", **look)
 
 
-def _parts(axes: Axes, sizes: Any, train: Any, total: Any) -> None:
-    """Each part's name inside it: right where it is thick enough, else left, else nowhere."""
+def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
+    """Each part's name where it is thick enough and no model is named: right, else between, else left."""
+    sizes, train, total = curve.parameters[shown], curve.train[shown], curve.total[shown]
     tall = axes.get_ylim()[1]
-    ends = np.exp(np.interp((0.92, 0.08), (0, 1), np.log(sizes[[0, -1]])))
+    ends = np.exp(np.interp((0.92, 0.6, 0.08), (0, 1), np.log(sizes[[0, -1]])))
+    models = [
+        axes.transLimits.transform((np.log10(each.parameters), each.value))
+        for each in (curve.chosen, curve.compute_optimal)
+    ]
     floor = RANGE_HEIGHTS[0.01] * tall
     for name, colour, ground, low, high in (
         ("training", "white", BLUE, np.full_like(train, floor), train),
@@ -105,7 +112,8 @@ def _parts(axes: Axes, sizes: Any, train: Any, total: Any) -> None:
     ):
         for end in ends:
             foot, top = (float(np.interp(end, sizes, edge)) for edge in (low, high))
-            if top - foot > THICK * tall:
+            spot = axes.transLimits.transform((np.log10(end), (foot + top) / 2))
+            if top - foot > THICK * tall and not any((abs(spot - model) < NAMED).all() for model in models):
                 axes.text(
                     float(end),
                     (foot + top) / 2,
@@ -160,8 +168,7 @@ def _marks(axes: Axes, curve: CostBySize | LossBySize, value: str) -> None:
         told = f"compute-optimal, {format_count(theirs.parameters)}: {value}, off to the {side}"
         axes.plot([], [], "s", color=BLACK, label=told)
     _mark(axes, ours, "chosen", "o", theirs)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper center")
+    legend(axes, "upper center")
 
 
 def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> None:

@@ -53,6 +53,7 @@ def best_by_demand(curve: BestByDemand, *, convention: str = "total") -> Figure:
         axes.plot(curve.serve_tokens, values, color=BLUE, label="best")
         if ends is not None:
             band(axes, curve.serve_tokens, ends, BLUE, level)
+        axes.margins(y=0.12)  # the name of the dashed line has room on either side of it
         axes.axhline(unserved, color=GREY, linestyle="--", linewidth=1)
         if curve.planned:
             axes.plot([curve.planned], [chosen], "o", color=BLACK, markersize=8, markeredgecolor="white")

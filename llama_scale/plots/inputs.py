@@ -19,6 +19,7 @@ from llama_scale.plots.style import (
     SMALL,
     cost_axis,
     count_axis,
+    legend_below,
     log_dollar_axis,
     new_figure,
     parameters_label,
@@ -66,7 +67,7 @@ def sensitivity(plan: Plan) -> Figure:
     sizes.set_xlabel(f"best {parameters_label(plan.request.fit.convention)}")
     bills.set_title(f"What moves the bill of {format_usd(base)}")
     sizes.set_title(f"… and the best size, {format_count(best)}")
-    bills.legend(handles=[_patch("the cheaper case"), _patch("the dearer case")], loc="lower right")
+    legend_below(figure, [Patch(**look) for look in LOOKS.values()], list(LOOKS))
     return figure
 
 
@@ -88,10 +89,6 @@ LOOKS: dict[str, dict[str, Any]] = {
     "the cheaper case": {"facecolor": BLUE, "edgecolor": "white", "linewidth": 0},
     "the dearer case": {"facecolor": ORANGE, "edgecolor": "white", "linewidth": 0, "hatch": "//"},
 }
-
-
-def _patch(name: str) -> Patch:
-    return Patch(label=name, **LOOKS[name])
 
 
 def _bar(axes: Axes, place: int, row: Sensitivity, name: str, middle: float) -> None:

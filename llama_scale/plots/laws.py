@@ -20,6 +20,7 @@ from llama_scale.plots.style import (
     band,
     count_axis,
     flops_axis,
+    legend_below,
     level_labels,
     new_figure,
     of_draws,
@@ -86,7 +87,7 @@ def contours(fit: Fit, observations: Observations) -> Figure:
     axes.set_xlabel("training compute C = 6ND (FLOPs)")
     axes.set_ylabel(parameters_label(fit.convention))
     axes.set_title("The law's lines of equal loss (nats per token), and the best sizes")
-    axes.legend(loc="upper left", framealpha=1, frameon=True, edgecolor="none")
+    legend_below(figure, *axes.get_legend_handles_labels())
     return figure
 
 

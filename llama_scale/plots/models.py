@@ -18,6 +18,7 @@ from llama_scale.plots.style import (
     VERMILION,
     count_axis,
     end_labels,
+    legend_below,
     level_labels,
     new_figure,
     notes,
@@ -63,11 +64,11 @@ def model_map(found: Comparison) -> Figure:
     count_axis(axes, "x")
     count_axis(axes, "y")
     level_labels(axes, drawn)
+    legend_below(figure, *axes.get_legend_handles_labels())
     notes(axes, [(model.parameters, model.tokens, model.name) for model in models])
     axes.set_xlabel(parameters_label(found.request.fit.convention))
     axes.set_ylabel("training tokens D")
     axes.set_title("Models that exist, and lines of equal predicted loss (nats per token)")
-    axes.legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
     return figure
 
 

@@ -31,10 +31,13 @@ from llama_scale.quantities import format_count, format_level, format_usd
 BLUE, ORANGE, GREEN, VERMILION, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
 BLACK, GREY = "#222222", "#777777"
 WIDTH = 7.2  # inches: a notebook's column, and two thirds of a printed page
+LEGEND_HEIGHT = 0.3  # inches, of one row of names
 SMALL = 8.5  # points, of labels within a figure
 BAND = 0.18  # opacity
 MOST_NAMED = 14  # lines that each get a name at their end
 LABELS_APART = 10.5  # points
+CLOSE = 5.6  # times between the ends of a logarithmic axis, below which ticks are evenly spaced
+SUBS = ((1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))  # ticks of a decade
 LEAST_SPAN = 1e-4  # of a logarithmic axis: within less, ticks share names and rounding looks like steps
 READABLE = 4.5  # contrast of text with its ground
 HALO = withStroke(linewidth=2.5, foreground="white")  # keeps lines out of the names beside them
@@ -91,6 +94,22 @@ def new_figure(height: float = 4.4, width: float = WIDTH) -> Figure:
     )
 
 
+def legend(axes: Axes, place: Literal["best", "upper center"]) -> None:
+    """A legend within the axes, where something has a name for it."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=place)
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """A legend in a row under all axes, where it hides nothing."""
+    figure.legend(
+        handles, labels, loc="lower center", ncols=len(labels), columnspacing=1.4, borderaxespad=0.3
+    )
+    foot = LEGEND_HEIGHT / figure.get_figheight()
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0, foot, 1, 1))
+
+
 def by_rank(count: int) -> list[Any]:
     """So many colours from dark to light, in order in grey too."""
     return list(matplotlib.colormaps["viridis"](np.linspace(0.05, 0.76, count)))
@@ -112,23 +131,18 @@ def plain_axis(axes: Axes, which: Which) -> None:
 
 
 def flops_axis(axes: Axes, which: Which) -> None:
-    """A logarithmic axis in powers of ten."""
-    axis = _scaled(axes, which)
-    low, high = _limits(axes, which)
-    if math.log10(high / low) < 1.2:
-        axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: scientific(value)))
-    axis.set_minor_formatter(NullFormatter())
+    """A logarithmic axis of FLOPs: 10²¹, 5×10²¹."""
+    _logarithmic(axes, which, scientific)
 
 
 def scientific(value: float) -> str:
-    """A positive number as a digit or two times a power of ten, in letters that need no formula to be set.
+    """A positive number as few digits times a power of ten, in letters that need no formula to be set.
 
     >>> scientific(2e12), scientific(1e-3)
     ('2×10¹²', '10⁻³')
     """
     power = math.floor(math.log10(value) + 1e-9)
-    head = f"{value / 10.0**power:.2g}"
+    head = f"{value / 10.0**power:g}"
     return ("" if head == "1" else f"{head}×") + f"10{str(power).translate(RAISED)}"
 
 
@@ -154,37 +168,53 @@ def _dollars(value: float) -> str:
 
 
 def _logarithmic(axes: Axes, which: Which, form: Callable[[float], str], most: int = 7) -> None:
-    """Ticks at 1, 2 and 5 of every decade, at powers of ten where these are many, closer where few."""
+    """Ticks at as many round values as have room for their names, at powers of ten where decades are many."""
     axis = _scaled(axes, which)
     low, high = _limits(axes, which)
     if high < low * (1 + LEAST_SPAN):
         low, high = low * (1 - LEAST_SPAN), high * (1 + LEAST_SPAN)
         (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
-    decades = math.log10(high / low)
-    if decades < 0.75:
-        axis.set_major_locator(FixedLocator(_close_ticks(axes, which, form, most)))
-    else:
-        few, many = decades * 3 > most + 2, decades * 6 < most + 1
-        subs = (1.0,) if few else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if many else (1.0, 2.0, 5.0)
-        axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
-    minor = LogLocator(base=10, subs=(2.0, 5.0), numticks=99) if decades * 3 > most + 2 else NullLocator()
-    axis.set_minor_locator(minor)
+    choices = _close_ticks(low, high, most) if high / low < CLOSE else _ticks_by_decade(low, high, most)
+    extent = axes.get_window_extent()
+    room = (extent.width if which == "x" else extent.height) * 72 / axes.figure.dpi / math.log(high / low)
+
+    def apart(ticks: list[float]) -> bool:
+        """Whether no name of a tick meets the next."""
+        letters = np.array([len(form(tick)) + 1 if which == "x" else LINE / LETTER for tick in ticks])
+        halves = (letters[1:] + letters[:-1]) * LETTER * STYLE["font.size"] / 2
+        return bool((room * np.diff(np.log(ticks)) > halves).all())
+
+    ticks = next(filter(apart, choices), choices[-1])
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    powers = all(math.log10(tick).is_integer() for tick in ticks)
+    axis.set_minor_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=99) if powers else NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
 
-def _close_ticks(axes: Axes, which: Which, form: Callable[[float], str], most: int) -> list[float]:
-    """Evenly spaced round values, on an x axis no more than have room for their names side by side."""
-    low, high = _limits(axes, which)
-    room = math.inf if which == "y" else axes.get_window_extent().width * 72 / axes.figure.dpi
-    ticks: list[float] = []
-    for count in range(most, 1, -1):
-        found = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        ticks = [float(tick) for tick in found if low <= tick <= high]
-        letters = sum(len(form(tick)) + 2 for tick in ticks)
-        if letters * LETTER * STYLE["font.size"] < room:
-            break
-    return ticks
+def _ticks_by_decade(low: float, high: float, most: int) -> list[list[float]]:
+    """Values at fewer and fewer places of a decade, then at fewer decades, two at least."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = [(subs, 1) for subs in SUBS] + [((1.0,), every) for every in (2, 3, 5, 10)]
+    found = [
+        [
+            tick
+            for power in range(first - first % every, last + 1, every)
+            for sub in subs
+            if low <= (tick := sub * 10.0**power) <= high
+        ]
+        for subs, every in steps
+    ]
+    return [ticks for ticks in found if 2 <= len(ticks) <= most + 2] or [found[1]]
+
+
+def _close_ticks(low: float, high: float, most: int) -> list[list[float]]:
+    """Evenly spaced round values, fewer and fewer."""
+    found = (
+        MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        for count in range(most, 1, -1)
+    )
+    return [[float(tick) for tick in ticks if low <= tick <= high] for ticks in found]
 
 
 def _scaled(axes: Axes, which: Which) -> Any:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import TightLayoutEngine
 
 from llama_scale.errors import InputError
 from llama_scale.laws.evidence import number_heard
@@ -18,6 +17,7 @@ from llama_scale.plots.style import (
     SMALL,
     VERMILION,
     flops_axis,
+    legend_below,
     new_figure,
     note,
     plain_axis,
@@ -117,10 +117,7 @@ def residuals(fit: Fit, observations: Observations) -> Figure:
     by_flops.set_ylabel("predicted over measured loss − 1 (%)")
     by_flops.set_title("Residuals by compute")
     by_ratio.set_title("Residuals by tokens per parameter")
-    figure.legend(*by_flops.get_legend_handles_labels(), loc="lower center", ncols=3)
-    figure.set_layout_engine(
-        TightLayoutEngine(pad=0.7, w_pad=1.6, rect=(0, 0.08, 1, 1))
-    )  # under it the legend
+    legend_below(figure, *by_flops.get_legend_handles_labels())
     return figure
 
 

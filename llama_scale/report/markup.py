@@ -59,7 +59,7 @@ def table(
         tag("tr", *(_row(row, columns)), **({"class_": "chosen"} if index == chosen else {}))
         for index, row in enumerate(rows)
     ]
-    whole = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body))
+    whole = tag("table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", *body))
     return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 

@@ -7,6 +7,7 @@
   const planned = base.settings;
   const { element, fill, say } = elements;
   const $ = (id) => document.getElementById(id);
+  document.documentElement.classList.add("live"); // what needs scripts is shown
   const PAPER = 642; // pixels: the 17 cm that page.css gives a chart in print, whatever the window's width
   let settings = { ...planned };
   let found = null;
@@ -340,7 +341,8 @@
   }
 
   function showCommand() {
-    $("command").textContent = ["llama-scale plan", ...commandWords()].join(" ");
+    const spoken = ["llama-scale plan", ...commandWords()].map((word) => make("span", {}, word));
+    $("command").replaceChildren(...spoken.flatMap((word, i) => (i ? [" ", word] : [word])));
   }
 
   async function copy() {
