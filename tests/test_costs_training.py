@@ -20,7 +20,7 @@ from llama_scale.architecture import (
 )
 from llama_scale.closed_forms import closed_form
 from llama_scale.costs import rental
-from llama_scale.costs.efficiency import training_goodput, training_mfu
+from llama_scale.costs.efficiency import mfu_spread, training_goodput, training_mfu
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts
 from llama_scale.costs.memory import (
     Sharding,
@@ -128,6 +128,12 @@ def test_every_accelerator_has_a_dated_default() -> None:
         assert 0.5 < goodput.value <= 1
         assert mfu.date and mfu.source and goodput.date and goodput.source
     assert "as H100-SXM" in training_mfu(accelerator("B200")).source
+    spread = mfu_spread(accelerator("A100"), "bf16")
+    assert spread is not None
+    assert spread[:2] == (0.41, 0.56)  # of 5B parameters and more, as the default is
+    assert mfu_spread(accelerator("H100"), "fp8") is not None
+    for one_rate_or_none in ("V100-SXM2", "B200"):
+        assert mfu_spread(accelerator(one_rate_or_none), "fp16") is None
     assert training_mfu(accelerator("H100"), precision="fp8").value == 0.34
     assert training_mfu(accelerator("V100-SXM2"), precision="fp16").value == 0.207
 
