@@ -15,7 +15,6 @@ import numpy as np
 from llama_scale.architecture import (
     ModelConfig,
     ParameterConvention,
-    aspect_ratio,
     nearest_shape,
     nearest_shapes,
     widenings,
@@ -34,6 +33,7 @@ from llama_scale.planning.feasibility import (
     unreachable,
 )
 from llama_scale.planning.optimum import Objective, Problem, Sizes, Solution, best, tokens_for
+from llama_scale.planning.proportions import is_ill_shaped, stretch_of
 from llama_scale.planning.request import PlanOptions, Request, limited, read_request
 from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_kv_heads, with_recomputation
 from llama_scale.planning.values import PlannedModel
@@ -45,7 +45,9 @@ SAME_SIZE = 0.1  # in log N
 AS_GOOD = {"budget": 2e-4, "loss": 1e-3}  # shares of the loss, or of the cost, that no model of either knows
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
 SLIGHT, SMALL = {"budget": 1e-4, "loss": 1e-3}, {"budget": 1e-3, "loss": 1e-2}
-ILL_SHAPED = 2.0  # times as wide for its layers as the family's, or as narrow: laws know no such models
+# powers of how far off an ill-shaped one is: its loss, or its cost, counts so many times. Layers 7.5 times as
+# wide end within 3 % of the usual loss (Kaplan et al. 2020, figure 5), which is a factor of 2 to 7 in cost
+ODDITY = {"budget": 0.015, "loss": 1.0}
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
@@ -219,9 +221,9 @@ def _worth(request: Request, objective: Objective, model: PlannedModel) -> float
     return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
 
 
-def _rank(request: Request, objective: Objective, built: Built | Settled) -> tuple[bool, float]:
-    """What is sought least of, with what is ill-shaped after all that is not."""
-    return is_ill_shaped(built.shape), _worth(request, objective, built.model)
+def _rank(request: Request, objective: Objective, built: Built | Settled) -> float:
+    """What is sought least of, of which the ill-shaped count more than they have."""
+    return _worth(request, objective, built.model) * _oddity(objective, built.shape)
 
 
 def _is_beaten(request: Request, settled: Settled, objective: Objective, share: float) -> bool:
@@ -231,14 +233,15 @@ def _is_beaten(request: Request, settled: Settled, objective: Objective, share: 
     return _worth(request, objective, settled.model) > float(least) * (1 + share)
 
 
-def is_ill_shaped(shape: ModelConfig) -> bool:
-    """Whether a shape is far wider for its layers than the family, or far narrower.
+def _oddity(objective: Objective, shape: ModelConfig) -> float:
+    """What the loss, or the cost, of a shape counts times: 1 but for the ill-shaped.
 
     A law counts parameters alone, so that serving, which is cheaper with few layers, would choose a single
     one for a small model; the runs behind laws were of the family's proportions.
     """
-    stretched = shape.width / shape.layers / aspect_ratio(shape.parameters.total)
-    return abs(math.log(stretched)) > math.log(ILL_SHAPED)
+    if not is_ill_shaped(shape):
+        return 1.0
+    return math.exp(ODDITY[objective.fixed] * abs(math.log(stretch_of(shape))))
 
 
 class Built(NamedTuple):
@@ -316,10 +319,9 @@ def _rung(
     vocabulary: int,
     context: int,
     kv_heads: int | None,
-    wider: bool,
 ) -> tuple[ModelConfig, ...]:
-    """The shapes that are the nearest to sizes from one rung to the next, or these and `wider` ones."""
-    shapes = nearest_shapes(
+    """The shapes that are the nearest to sizes from one rung to the next."""
+    return nearest_shapes(
         RUNG**step,
         RUNG ** (step + 1),
         convention=convention,
@@ -327,15 +329,15 @@ def _rung(
         context=context,
         kv_heads=kv_heads,
     )
-    return tuple(chain.from_iterable(map(widenings, shapes))) if wider else shapes
 
 
 def _shapes_about(request: Request, wanted: float, reach: int, wider: bool) -> Iterator[ModelConfig]:
     """The LLaMAs within `reach` rungs that are allowed, and those with a `wider` hidden layer too."""
     rung = math.floor(math.log(wanted) / math.log(RUNG))
-    asked = request.fit.convention, request.vocabulary, request.context, request.kv_heads, wider
+    asked = request.fit.convention, request.vocabulary, request.context, request.kv_heads
     for step in range(rung - reach, rung + reach + 1):
-        yield from filter(request.allows, _rung(step, *asked))
+        shapes = _rung(step, *asked)
+        yield from filter(request.allows, chain.from_iterable(map(widenings, shapes)) if wider else shapes)
 
 
 def _best_shape(
@@ -361,12 +363,9 @@ def _best_shape(
     tokens = np.asarray(_tokens_for(request, problem, objective, sizes))
     on_budget = objective.fixed == "budget"
     worth = problem.law.loss(sizes.parameters, tokens) if on_budget else problem.cost(sizes, tokens)
-    worth = np.asarray(worth)
+    worth = np.asarray(worth) * [_oddity(objective, shape) for shape in found]
     if np.all(np.isnan(worth)):
         return None
-    ill = np.array([is_ill_shaped(shape) for shape in found])
-    if not np.all(np.isnan(worth[~ill])):
-        worth = np.where(ill, np.nan, worth)
     as_good = worth <= np.nanmin(worth) * (1 + AS_GOOD[objective.fixed])
     away = np.maximum(np.abs(np.log(np.asarray(sizes.parameters) / wanted)), SAME_SIZE)
     index = int(np.lexsort((worth, np.where(as_good, away, np.inf)))[0])
