@@ -720,7 +720,7 @@ def test_accelerators_of_a_copy_in_the_way_of_a_target_are_named() -> None:
 def test_a_model_that_cannot_be_served_has_no_serving_dollars_but_a_warning() -> None:
     answer = ask(budget="1e28")
     assert answer.recommended.lifetime.serve_usd is None
-    assert any("cannot serve it" in warning for warning in answer.warnings)
+    assert any("it cannot be served by 32 H100-SXM" in warning for warning in answer.warnings)
     document = answer.to_json()
     assert document["recommended"]["serve_usd"] is None
     json.dumps(document, allow_nan=False)

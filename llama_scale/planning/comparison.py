@@ -18,7 +18,7 @@ from llama_scale.costs import Assumption, CostUnit, Lifetime
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers, Range, ScalingLaw
-from llama_scale.planning.cautions import FARTHEST, caveats
+from llama_scale.planning.cautions import FARTHEST, cannot_be_served, caveats
 from llama_scale.planning.families import LARGEST_MODEL, Sizes, coordinate_of
 from llama_scale.planning.optimum import Problem, Solution, lowest_cost
 from llama_scale.planning.quantisation import CAVEAT
@@ -390,11 +390,7 @@ def _warnings(request: Request, models: tuple[ComparedModel, ...]) -> tuple[str,
         doubt = "extrapolated" if times <= FARTHEST else "examples: no law was shown to hold so far out"
         warnings.append(f"{who} {format_number(times)} times: such losses are {doubt}")
     if stuck := [model.name for model in models if math.isinf(model.total("gpu_hours"))]:
-        deployment = request.economics.deployment
-        chips = (
-            f"{deployment.groups[-1]} {deployment.rental.accelerator.name}" if deployment else "these chips"
-        )
-        warnings.append(f"{', '.join(stuck)} cannot be served by {chips}: --serve-accelerators allows more")
+        warnings.append(cannot_be_served(request, ", ".join(stuck)))
     if request.penalty is not None:
         warnings.append(f"losses are of weights rounded to {request.penalty.bits:g} bits: {CAVEAT}")
     if guessed := [model.name for model in models if model.assumed_shape]:
