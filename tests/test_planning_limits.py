@@ -539,6 +539,18 @@ def test_ill_shaped_models_are_taken_where_others_cost_far_more(latency: str, lo
     assert (cost.total_usd or math.inf) < 3 * (lower.total_usd or 0)
 
 
+@pytest.mark.parametrize("latency", ["1ms", "49.2ms"])
+@pytest.mark.parametrize("budget", ["$260", "$3500", "$4000"])
+def test_a_budget_and_the_loss_that_it_buys_have_one_answer(budget: str, latency: str) -> None:
+    """One layer was taken on a budget, and not at the loss that it bought, which cost twice as much."""
+    words = {"serve_tokens": 1.09e11, "time_per_output_token": latency}
+    bought = ask(**words, budget=budget)
+    wanted = ask(**words, target_loss=bought.recommended.loss_nats * (1 + 1e-9), cost_in="usd")
+    least = wanted.recommended.lifetime.total_usd or math.inf
+    assert is_ill_shaped(wanted.shape) == is_ill_shaped(bought.shape)
+    assert least < 1.001 * float(budget.strip("$"))
+
+
 def test_an_ill_shaped_model_is_warned_of() -> None:
     wide = ask(serve_tokens=1e11, target_loss=2.42, cost_in="usd", time_per_output_token="1ms")
     said = f"{wide.shape.layers} layers of width {wide.shape.width:,}: {stretch_of(wide.shape):.2g} x as wide"
@@ -720,7 +732,7 @@ def test_accelerators_of_a_copy_in_the_way_of_a_target_are_named() -> None:
 def test_a_model_that_cannot_be_served_has_no_serving_dollars_but_a_warning() -> None:
     answer = ask(budget="1e28")
     assert answer.recommended.lifetime.serve_usd is None
-    assert any("it cannot be served by 32 H100-SXM" in warning for warning in answer.warnings)
+    assert any("cannot serve it" in warning for warning in answer.warnings)
     document = answer.to_json()
     assert document["recommended"]["serve_usd"] is None
     json.dumps(document, allow_nan=False)

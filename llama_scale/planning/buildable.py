@@ -23,7 +23,7 @@ from llama_scale.architecture import (
 from llama_scale.costs.serving import ServedShape, serve
 from llama_scale.errors import InputError
 from llama_scale.laws import Numbers
-from llama_scale.planning.families import coordinate_of
+from llama_scale.planning.families import Array, coordinate_of
 from llama_scale.planning.feasibility import (
     Refusal,
     missing_shape,
@@ -32,7 +32,7 @@ from llama_scale.planning.feasibility import (
     unbuildable,
     unreachable,
 )
-from llama_scale.planning.optimum import Objective, Problem, Sizes, Solution, best, tokens_for
+from llama_scale.planning.optimum import Limits, Objective, Problem, Sizes, Solution, best, tokens_for
 from llama_scale.planning.proportions import is_ill_shaped, stretch_of
 from llama_scale.planning.request import PlanOptions, Request, limited, read_request
 from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_kv_heads, with_recomputation
@@ -45,9 +45,7 @@ SAME_SIZE = 0.1  # in log N
 AS_GOOD = {"budget": 2e-4, "loss": 1e-3}  # shares of the loss, or of the cost, that no model of either knows
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
 SLIGHT, SMALL = {"budget": 1e-4, "loss": 1e-3}, {"budget": 1e-3, "loss": 1e-2}
-# powers of how far off an ill-shaped one is: its loss, or its cost, counts so many times. Layers 7.5 times as
-# wide end within 3 % of the usual loss (Kaplan et al. 2020, figure 5), which is a factor of 2 to 7 in cost
-ODDITY = {"budget": 0.015, "loss": 1.0}
+UNAFFORDABLE = 1e3  # nats: after all models that could be had for less
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
@@ -109,7 +107,7 @@ def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusa
     able = [(asked, one) for asked, one in found if isinstance(one, Settled)]
     if not able:  # a refusal is of the question as it was asked, not of heads that we chose
         return found[-1][0], None, found[-1][1]
-    asked, settled = min(able, key=lambda one: _rank(completed, objective, one[1]))
+    asked, settled = min(able, key=lambda one: _rank(one[1].problem, objective, one[1]))
     if refusal := too_dear(asked, settled.model) or starved(asked, settled.model.loss_nats):
         return asked, None, refusal
     why = None if choice is None else _choice_of(asked, settled.shape)
@@ -183,7 +181,7 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
             reach = ELSEWHERE if everywhere else NEARBY
             rivals.append(_best_shape(request, problem, objective, about, reach))
         able = [rival for rival in rivals if isinstance(rival, Built)]
-        found = min([chosen, *able], key=lambda one: _rank(request, objective, one))
+        found = min([chosen, *able], key=lambda one: _rank(problem, objective, one))
         if isinstance(found, Settled):
             break
         chosen = _on_continuum(request, found, problem, objective)
@@ -200,7 +198,7 @@ def _filled(request: Request, problem: Problem, objective: Objective, settled: S
     if not _is_beaten(request, settled, objective, worth_it[objective.fixed]):
         return settled
     wider = _best_shape(request, problem, objective, settled.model.parameters, NEARBY, wider=True)
-    if wider is None or _rank(request, objective, wider) >= _rank(request, objective, settled):
+    if wider is None or _rank(problem, objective, wider) >= _rank(problem, objective, settled):
         return settled
     return _on_continuum(request, wider, problem, objective)
 
@@ -221,9 +219,22 @@ def _worth(request: Request, objective: Objective, model: PlannedModel) -> float
     return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
 
 
-def _rank(request: Request, objective: Objective, built: Built | Settled) -> float:
+def _rank(problem: Problem, objective: Objective, built: Built | Settled) -> float:
     """What is sought least of, of which the ill-shaped count more than they have."""
-    return _worth(request, objective, built.model) * _oddity(objective, built.shape)
+    sizes = problem.family.size_of(built.shape)
+    tokens = np.asarray(built.model.tokens)
+    return float(_counted(problem, objective, sizes, tokens, np.asarray(_oddity(built.shape))))
+
+
+def _counted(problem: Problem, objective: Objective, sizes: Sizes, tokens: Array, oddity: Array) -> Array:
+    """The cost of models at a loss, or their loss on a budget, as though they cost `oddity` times as much."""
+    if objective.fixed == "loss":
+        return np.asarray(problem.cost(sizes, tokens)) * oddity
+    allowed = Limits(cast(float, objective.limits.train_flops / oddity))  # of each model its own
+    less = Objective("budget", objective.value / oddity, allowed)
+    left = np.where(np.isnan(tokens), np.nan, tokens_for(problem, less, sizes))
+    loss = np.asarray(problem.law.loss(sizes.parameters, tokens))
+    return np.where(np.isnan(left), loss + UNAFFORDABLE, problem.law.loss(sizes.parameters, left))
 
 
 def _is_beaten(request: Request, settled: Settled, objective: Objective, share: float) -> bool:
@@ -233,15 +244,15 @@ def _is_beaten(request: Request, settled: Settled, objective: Objective, share: 
     return _worth(request, objective, settled.model) > float(least) * (1 + share)
 
 
-def _oddity(objective: Objective, shape: ModelConfig) -> float:
-    """What the loss, or the cost, of a shape counts times: 1 but for the ill-shaped.
+def _oddity(shape: ModelConfig) -> float:
+    """How many times its cost a shape counts: 1 but for the ill-shaped.
 
     A law counts parameters alone, so that serving, which is cheaper with few layers, would choose a single
-    one for a small model; the runs behind laws were of the family's proportions.
+    one for a small model; the runs behind laws were of the family's proportions. Layers 7.5 times as wide end
+    within 3 % of the usual loss (`proportions.SOURCE`), which is a factor of 2 to 7 in cost.
     """
-    if not is_ill_shaped(shape):
-        return 1.0
-    return math.exp(ODDITY[objective.fixed] * abs(math.log(stretch_of(shape))))
+    stretch = stretch_of(shape)
+    return max(stretch, 1 / stretch) if is_ill_shaped(shape) else 1.0
 
 
 class Built(NamedTuple):
@@ -269,7 +280,7 @@ def _buildable(
         able.append(found)
     if not able:
         return unbuildable(request, wanted)
-    return min(able, key=lambda one: _rank(request, objective, one))
+    return min(able, key=lambda one: _rank(problem, objective, one))
 
 
 def _built(request: Request, problem: Problem, objective: Objective, shape: ModelConfig) -> Built | None:
@@ -361,9 +372,7 @@ def _best_shape(
         return None
     sizes = _together(list(found.values()))
     tokens = np.asarray(_tokens_for(request, problem, objective, sizes))
-    on_budget = objective.fixed == "budget"
-    worth = problem.law.loss(sizes.parameters, tokens) if on_budget else problem.cost(sizes, tokens)
-    worth = np.asarray(worth) * [_oddity(objective, shape) for shape in found]
+    worth = _counted(problem, objective, sizes, tokens, np.array([_oddity(shape) for shape in found]))
     if np.all(np.isnan(worth)):
         return None
     as_good = worth <= np.nanmin(worth) * (1 + AS_GOOD[objective.fixed])

@@ -10,8 +10,7 @@ from llama_scale.architecture import ModelConfig
 from llama_scale.laws import Fit, least_draws, published_names
 from llama_scale.planning.proportions import SOURCE, is_ill_shaped, stretch_of
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty
-from llama_scale.planning.reading import option
-from llama_scale.planning.request import LATENCIES, Request
+from llama_scale.planning.request import Request
 from llama_scale.quantities import counted, format_count, format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
@@ -148,21 +147,12 @@ def _repetition(request: Request, model: PlannedModel) -> Iterator[str]:
 
 
 def _serving(request: Request, model: PlannedModel) -> Iterator[str]:
-    if request.economics.deployment is not None and model.lifetime.serve_gpu_hours is None:
-        yield f"no serving hours or dollars: {cannot_be_served(request, 'it')}"
-
-
-def cannot_be_served(request: Request, named: str) -> str:
-    """Says that limits on serving leave out a model, or models, and what would let them in."""
     deployment = request.economics.deployment
-    assert deployment is not None, "only a roofline says what cannot be served"
-    slower = [option(word) for word in LATENCIES if word in request.given]
-    in_time = " in time" if slower else ""
-    more = " or ".join([*slower, "--serve-accelerators"])
-    return (
-        f"{named} cannot be served{in_time} by {deployment.groups[-1]} {deployment.rental.accelerator.name}; "
-        f"allow more with {more}, or serve in fewer bits with --serve-precision"
-    )
+    if deployment is not None and model.lifetime.serve_gpu_hours is None:
+        yield (
+            f"{deployment.groups[-1]} {deployment.rental.accelerator.name} cannot serve it: no serving hours "
+            "or dollars; raise --serve-accelerators, or serve in fewer bits with --serve-precision"
+        )
 
 
 def _quantisation(request: Request, model: PlannedModel) -> Iterator[str]:

@@ -58,8 +58,7 @@ BUDGET_LIMITS: dict[CostUnit, tuple[float, float]] = {
     "usd": (1e-2, 1e14),
     "gpu_hours": (1e-4, 1e14),
 }
-LATENCIES = ("time_per_output_token", "time_to_first_token")
-SERVING_LIMITS = ("serve_accelerators", *LATENCIES)
+SERVING_LIMITS = ("serve_accelerators", "time_per_output_token", "time_to_first_token")
 MAY_REST = ("E", "k")  # constants that a fit may leave on their bound, and says so
 MOST_WORDS = 2_000_000  # in a vocabulary: the largest published, XLM-V's, has half
 SMALLEST_NAMED, MOST_UNIQUE = 1e4, 1e18  # parameters that anyone would plan for; tokens there are to find
