@@ -551,6 +551,56 @@ def test_a_budget_and_the_loss_that_it_buys_have_one_answer(budget: str, latency
     assert least < 1.001 * float(budget.strip("$"))
 
 
+@pytest.mark.parametrize(
+    ("words", "unit"),
+    [
+        (
+            {
+                **{"serve_tokens": 1.247e14, "input_tokens": 50000, "output_tokens": 1000, "samples": 4},
+                **{"budget": "$1.376e7", "serve_accelerator": "h100-pcie", "serve_precision": "int4"},
+                **{"law": "E=1.15,A=107.1,B=218.1,alpha=0.411,beta=0.443", "utilisation": 0.58},
+                **{"accelerators": 16384, "deadline": "3d", "serve_price": 5.15, "price": 5.26},
+            },
+            "usd",
+        ),
+        (
+            {
+                **{
+                    "serve_tokens": 1.734e11,
+                    "input_tokens": 50000,
+                    "output_tokens": 1,
+                    "law": "muennighoff-2023",
+                },
+                **{"budget": "$1318", "serve_precision": "int8", "utilisation": 0.46, "goodput": 0.98},
+                **{"flops": "exact", "time_per_output_token": "30.4ms", "serve_price": 5.18, "price": 4.75},
+            },
+            "usd",
+        ),
+        (
+            {
+                **{
+                    "serve_tokens": 1.894e12,
+                    "input_tokens": 50000,
+                    "output_tokens": 1,
+                    "law": "muennighoff-2023",
+                },
+                **{"budget": 5.981e20, "flops": "exact", "kv_heads": 8, "max_parameters": "2.7B"},
+            },
+            "flops",
+        ),
+    ],
+)
+def test_the_loss_that_a_budget_buys_costs_no_more_than_it(words: dict[str, Any], unit: CostUnit) -> None:
+    """Wider hidden layers were looked for only near the first shape, heads to share only if they came first.
+
+    They cost $20.1M, $1,459 and 6.23e20 FLOPs.
+    """
+    bought = plan(**words).recommended
+    rest = {name: value for name, value in words.items() if name != "budget"}
+    wanted = plan(**rest, target_loss=bought.loss_nats * (1 + 1e-9), cost_in=unit).recommended
+    assert wanted.lifetime.total(unit) < 1.001 * bought.lifetime.total(unit)
+
+
 def test_an_ill_shaped_model_is_warned_of() -> None:
     wide = ask(serve_tokens=1e11, target_loss=2.42, cost_in="usd", time_per_output_token="1ms")
     said = f"{wide.shape.layers} layers of width {wide.shape.width:,}: {stretch_of(wide.shape):.2g} x as wide"

@@ -35,7 +35,13 @@ from llama_scale.planning.feasibility import (
 from llama_scale.planning.optimum import Limits, Objective, Problem, Sizes, Solution, best, tokens_for
 from llama_scale.planning.proportions import is_ill_shaped, stretch_of
 from llama_scale.planning.request import PlanOptions, Request, limited, read_request
-from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_kv_heads, with_recomputation
+from llama_scale.planning.shapes import (
+    QUALITY_FLOOR,
+    KvChoice,
+    choose_kv_heads,
+    with_chosen_kv_heads,
+    with_recomputation,
+)
 from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
@@ -45,6 +51,7 @@ SAME_SIZE = 0.1  # in log N
 AS_GOOD = {"budget": 2e-4, "loss": 1e-3}  # shares of the loss, or of the cost, that no model of either knows
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
 SLIGHT, SMALL = {"budget": 1e-4, "loss": 1e-3}, {"budget": 1e-3, "loss": 1e-2}
+MUCH = {"budget": 5e-3, "loss": 5e-2}  # that are worth looking far
 UNAFFORDABLE = 1e3  # nats: after all models that could be had for less
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
@@ -91,22 +98,21 @@ def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusa
     """The request with what it leaves to be chosen, the choice of its KV heads, and what it comes to.
 
     Where heads are as few as the floor, larger models might share them and smaller ones have fewer; where
-    the shapes with heads to share are far from the best, one whose heads share nothing may be nearer: both
-    are settled, and the better is taken.
+    the shapes with heads to share are far from the best, one whose heads share nothing may be nearer, and the
+    other way round: both are settled, and the better is taken.
     """
     completed, choice = with_chosen_kv_heads(with_recomputation(request))
     found = [(completed, _settled(completed))]
-    heads = None if choice is None else choice.shape.heads
-    may_share = completed.kv_heads is not None and heads is not None
-    if may_share and (
-        completed.kv_heads == heads or _is_limited(completed) or _leaves_much(completed, found[0][1])
-    ):
-        alone = limited(replace(completed, kv_heads=None))
-        found.append((alone, _settled(alone)))
+    few = choice is not None and completed.kv_heads == choice.shape.heads
+    if choice is not None and (few or _is_limited(completed) or _leaves_much(completed, found[0][1])):
+        others = None if completed.kv_heads is not None else QUALITY_FLOOR
+        asked = limited(replace(completed, kv_heads=others))
+        found.append((asked, _settled(asked)))
     objective = completed.objective(completed.law)
     able = [(asked, one) for asked, one in found if isinstance(one, Settled)]
     if not able:  # a refusal is of the question as it was asked, not of heads that we chose
-        return found[-1][0], None, found[-1][1]
+        asked, refusal = min(found, key=lambda one: one[0].kv_heads is not None)
+        return asked, None, refusal
     asked, settled = min(able, key=lambda one: _rank(one[1].problem, objective, one[1]))
     if refusal := too_dear(asked, settled.model) or starved(asked, settled.model.loss_nats):
         return asked, None, refusal
@@ -197,7 +203,8 @@ def _filled(request: Request, problem: Problem, objective: Objective, settled: S
     worth_it = SLIGHT if _is_limited(request) else SMALL
     if not _is_beaten(request, settled, objective, worth_it[objective.fixed]):
         return settled
-    wider = _best_shape(request, problem, objective, settled.model.parameters, NEARBY, wider=True)
+    reach = ELSEWHERE if _is_beaten(request, settled, objective, MUCH[objective.fixed]) else NEARBY
+    wider = _best_shape(request, problem, objective, settled.model.parameters, reach, wider=True)
     if wider is None or _rank(problem, objective, wider) >= _rank(problem, objective, settled):
         return settled
     return _on_continuum(request, wider, problem, objective)
