@@ -227,6 +227,7 @@ def test_a_budget_that_buys_nothing_worth_asking_for_offers_no_other_loss(served
             "--serve-precision, or --target-loss",
         ),
         ({"budget": 1e12}, "too few for a law to hold", "serve fewer tokens"),
+        ({"law": "E=1.69,A=400,B=410,alpha=30,beta=.3"}, "too few for a law to hold", "give another --law"),
         ({"serve_tokens": 0, "target_loss": 9}, "nearest LLaMA with a vocabulary of 32,000", "--vocabulary"),
     ],
 )

@@ -233,8 +233,20 @@ def test_what_cannot_be_served_is_never_cheaper_and_said() -> None:
     assert found.pairs[0].crossings["usd"] == ("never", None)
     assert found.pairs[0].crossings["flops"].verdict == "never"
     assert found.frontier == (gpt,)
-    assert any("palm-540b cannot be served by 32 L4" in warning for warning in found.warnings)
+    assert any(warning.startswith("palm-540b in 16 bits takes") for warning in found.warnings)
     assert crossing(Costs(1.0, 1.0), Costs(0.0, float("nan"))) == ("always", None)
+
+
+def test_what_is_too_slow_is_not_said_to_be_too_large() -> None:
+    """More accelerators were advised, which do not make it faster."""
+    models = "llama-3.1-405b", "gopher-280b"
+    assert not any("cannot meet" in warning for warning in compare(*models, cost_in="usd").warnings)
+    slow = compare(*models, cost_in="usd", time_per_output_token="30ms")
+    assert slow.sentence.endswith("none of these 2 can be served within the limits.")
+    said = next(warning for warning in slow.warnings if warning.startswith("gopher-280b cannot meet"))
+    enough = said.split("--time-per-output-token ")[1].split(",")[0]
+    slower = compare(*models, cost_in="usd", time_per_output_token=enough)
+    assert slower.models[1].lifetime.serve_usd is not None
 
 
 def test_one_model_against_its_equal_is_said_in_a_sentence() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from llama_scale.errors import InfeasibleError, InputError
 from llama_scale.planning import Plan, plan
-from llama_scale.planning.buildable import is_ill_shaped
+from llama_scale.planning.proportions import is_ill_shaped
 
 WAY = re.compile(r"--([a-z-]+) (?:'([^']+)'|([\d.]+))")
 LAWS = ("besiroglu-2024", "muennighoff-2023", "E=0.5,A=5,B=5,alpha=.1,beta=.1,k=1.2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,9 @@ from llama_scale.errors import InfeasibleError, InputError, UnidentifiedError
 from llama_scale.laws import Downstream, Fit, Range, RepeatedDataLaw, ScalingLaw, published, write_fit
 from llama_scale.laws.downstream import Sigmoid
 from llama_scale.planning import Plan
-from llama_scale.planning.buildable import is_ill_shaped
 from llama_scale.planning.families import SMALLEST_MODEL, coordinate_of
 from llama_scale.planning.optimum import lowest_loss
+from llama_scale.planning.proportions import is_ill_shaped, stretch_of
 from llama_scale.quantities import Quantity
 
 SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
@@ -528,6 +529,84 @@ def test_no_neighbour_spends_exact_flops_better(budget: float) -> None:
             continue
         loss = law.loss(shape.parameters.total, budget / shape.train_flops_per_token())
         assert answer.recommended.loss_nats <= float(loss) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize(("latency", "loss"), [("1ms", 2.46), ("1ms", 2.44), ("0.6ms", 2.8)])
+def test_ill_shaped_models_are_taken_where_others_cost_far_more(latency: str, loss: float) -> None:
+    """The last of the family's proportions took 4.7e13 tokens, $146,000, for 2.45; wide ones $3,300."""
+    words = {"serve_tokens": 1e11, "cost_in": "usd", "time_per_output_token": latency}
+    cost, lower = (ask(**words, target_loss=target).recommended.lifetime for target in (loss, loss - 0.02))
+    assert (cost.total_usd or math.inf) < 3 * (lower.total_usd or 0)
+
+
+@pytest.mark.parametrize("latency", ["1ms", "49.2ms"])
+@pytest.mark.parametrize("budget", ["$260", "$3500", "$4000"])
+def test_a_budget_and_the_loss_that_it_buys_have_one_answer(budget: str, latency: str) -> None:
+    """One layer was taken on a budget, and not at the loss that it bought, which cost twice as much."""
+    words = {"serve_tokens": 1.09e11, "time_per_output_token": latency}
+    bought = ask(**words, budget=budget)
+    wanted = ask(**words, target_loss=bought.recommended.loss_nats * (1 + 1e-9), cost_in="usd")
+    least = wanted.recommended.lifetime.total_usd or math.inf
+    assert is_ill_shaped(wanted.shape) == is_ill_shaped(bought.shape)
+    assert least < 1.001 * float(budget.strip("$"))
+
+
+@pytest.mark.parametrize(
+    ("words", "unit"),
+    [
+        (
+            {
+                **{"serve_tokens": 1.247e14, "input_tokens": 50000, "output_tokens": 1000, "samples": 4},
+                **{"budget": "$1.376e7", "serve_accelerator": "h100-pcie", "serve_precision": "int4"},
+                **{"law": "E=1.15,A=107.1,B=218.1,alpha=0.411,beta=0.443", "utilisation": 0.58},
+                **{"accelerators": 16384, "deadline": "3d", "serve_price": 5.15, "price": 5.26},
+            },
+            "usd",
+        ),
+        (
+            {
+                **{
+                    "serve_tokens": 1.734e11,
+                    "input_tokens": 50000,
+                    "output_tokens": 1,
+                    "law": "muennighoff-2023",
+                },
+                **{"budget": "$1318", "serve_precision": "int8", "utilisation": 0.46, "goodput": 0.98},
+                **{"flops": "exact", "time_per_output_token": "30.4ms", "serve_price": 5.18, "price": 4.75},
+            },
+            "usd",
+        ),
+        (
+            {
+                **{
+                    "serve_tokens": 1.894e12,
+                    "input_tokens": 50000,
+                    "output_tokens": 1,
+                    "law": "muennighoff-2023",
+                },
+                **{"budget": 5.981e20, "flops": "exact", "kv_heads": 8, "max_parameters": "2.7B"},
+            },
+            "flops",
+        ),
+    ],
+)
+def test_the_loss_that_a_budget_buys_costs_no_more_than_it(words: dict[str, Any], unit: CostUnit) -> None:
+    """Wider hidden layers were looked for only near the first shape, heads to share only if they came first.
+
+    They cost $20.1M, $1,459 and 6.23e20 FLOPs.
+    """
+    bought = plan(**words).recommended
+    rest = {name: value for name, value in words.items() if name != "budget"}
+    wanted = plan(**rest, target_loss=bought.loss_nats * (1 + 1e-9), cost_in=unit).recommended
+    assert wanted.lifetime.total(unit) < 1.001 * bought.lifetime.total(unit)
+
+
+def test_an_ill_shaped_model_is_warned_of() -> None:
+    wide = ask(serve_tokens=1e11, target_loss=2.42, cost_in="usd", time_per_output_token="1ms")
+    said = f"{wide.shape.layers} layers of width {wide.shape.width:,}: {stretch_of(wide.shape):.2g} x as wide"
+    assert is_ill_shaped(wide.shape) and any(text.startswith(said) for text in wide.warnings)
+    usual = ask(serve_tokens=1e11, target_loss=2.6, cost_in="usd", time_per_output_token="1ms")
+    assert not is_ill_shaped(usual.shape) and not any(" layers of " in text for text in usual.warnings)
 
 
 @pytest.mark.parametrize("loss", [3.5, 3.0, 2.7, 2.5])

@@ -299,3 +299,9 @@ def test_a_form_under_which_nothing_does_has_no_numbers() -> None:
     assert said(answer)["other laws"].endswith("skaling none")
     for text in (markdown(answer, explained=True), "".join(text for text in said(answer).values())):
         assert not re.search(r"\bnan\b", text)
+
+
+def test_answers_of_one_token_have_no_next_one() -> None:
+    """It came every 20 seconds."""
+    assert ", then one every" in said(plan(serve_tokens=1e12, budget="$1M"))["serve"]
+    assert "then one every" not in said(plan(serve_tokens=1e12, budget="$1M", output_tokens=1))["serve"]

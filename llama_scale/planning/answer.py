@@ -98,7 +98,7 @@ def answer(request: Request) -> Plan:
         limits=limits_of(request, problem, shape, recommended, optimum),
         extrapolation=extrapolation,
         other_laws=_other_laws(request, problem),
-        warnings=(*in_vain, *warnings(request, recommended, extrapolation, spread)),
+        warnings=(*in_vain, *warnings(request, shape, recommended, extrapolation, spread)),
         assumptions=assumptions(request),
         fleet=_fleet(request, shape),
         training=_training(request, shape, recommended, how.batch_tokens),

@@ -15,7 +15,6 @@ import numpy as np
 from llama_scale.architecture import (
     ModelConfig,
     ParameterConvention,
-    aspect_ratio,
     nearest_shape,
     nearest_shapes,
     widenings,
@@ -24,7 +23,7 @@ from llama_scale.architecture import (
 from llama_scale.costs.serving import ServedShape, serve
 from llama_scale.errors import InputError
 from llama_scale.laws import Numbers
-from llama_scale.planning.families import coordinate_of
+from llama_scale.planning.families import Array, coordinate_of
 from llama_scale.planning.feasibility import (
     Refusal,
     missing_shape,
@@ -33,9 +32,16 @@ from llama_scale.planning.feasibility import (
     unbuildable,
     unreachable,
 )
-from llama_scale.planning.optimum import Objective, Problem, Sizes, Solution, best, tokens_for
+from llama_scale.planning.optimum import Limits, Objective, Problem, Sizes, Solution, best, tokens_for
+from llama_scale.planning.proportions import is_ill_shaped, stretch_of
 from llama_scale.planning.request import PlanOptions, Request, limited, read_request
-from llama_scale.planning.shapes import KvChoice, choose_kv_heads, with_chosen_kv_heads, with_recomputation
+from llama_scale.planning.shapes import (
+    QUALITY_FLOOR,
+    KvChoice,
+    choose_kv_heads,
+    with_chosen_kv_heads,
+    with_recomputation,
+)
 from llama_scale.planning.values import PlannedModel
 
 FAR_FROM_OPTIMUM = 0.04  # in log N: more than rounding to a shape moves it
@@ -45,7 +51,8 @@ SAME_SIZE = 0.1  # in log N
 AS_GOOD = {"budget": 2e-4, "loss": 1e-3}  # shares of the loss, or of the cost, that no model of either knows
 # shares of the loss, or of the cost, that are not worth looking at other shapes for, or at other heads
 SLIGHT, SMALL = {"budget": 1e-4, "loss": 1e-3}, {"budget": 1e-3, "loss": 1e-2}
-ILL_SHAPED = 2.0  # times as wide for its layers as the family's, or as narrow: laws know no such models
+MUCH = {"budget": 5e-3, "loss": 5e-2}  # that are worth looking far
+UNAFFORDABLE = 1e3  # nats: after all models that could be had for less
 ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tried until one keeps the limits
 
 
@@ -91,23 +98,22 @@ def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusa
     """The request with what it leaves to be chosen, the choice of its KV heads, and what it comes to.
 
     Where heads are as few as the floor, larger models might share them and smaller ones have fewer; where
-    the shapes with heads to share are far from the best, one whose heads share nothing may be nearer: both
-    are settled, and the better is taken.
+    the shapes with heads to share are far from the best, one whose heads share nothing may be nearer, and the
+    other way round: both are settled, and the better is taken.
     """
     completed, choice = with_chosen_kv_heads(with_recomputation(request))
     found = [(completed, _settled(completed))]
-    heads = None if choice is None else choice.shape.heads
-    may_share = completed.kv_heads is not None and heads is not None
-    if may_share and (
-        completed.kv_heads == heads or _is_limited(completed) or _leaves_much(completed, found[0][1])
-    ):
-        alone = limited(replace(completed, kv_heads=None))
-        found.append((alone, _settled(alone)))
+    few = choice is not None and completed.kv_heads == choice.shape.heads
+    if choice is not None and (few or _is_limited(completed) or _leaves_much(completed, found[0][1])):
+        others = None if completed.kv_heads is not None else QUALITY_FLOOR
+        asked = limited(replace(completed, kv_heads=others))
+        found.append((asked, _settled(asked)))
     objective = completed.objective(completed.law)
     able = [(asked, one) for asked, one in found if isinstance(one, Settled)]
     if not able:  # a refusal is of the question as it was asked, not of heads that we chose
-        return found[-1][0], None, found[-1][1]
-    asked, settled = min(able, key=lambda one: _rank(completed, objective, one[1]))
+        asked, refusal = min(found, key=lambda one: one[0].kv_heads is not None)
+        return asked, None, refusal
+    asked, settled = min(able, key=lambda one: _rank(one[1].problem, objective, one[1]))
     if refusal := too_dear(asked, settled.model) or starved(asked, settled.model.loss_nats):
         return asked, None, refusal
     why = None if choice is None else _choice_of(asked, settled.shape)
@@ -181,7 +187,7 @@ def _through(request: Request, problem: Problem, objective: Objective, built: Bu
             reach = ELSEWHERE if everywhere else NEARBY
             rivals.append(_best_shape(request, problem, objective, about, reach))
         able = [rival for rival in rivals if isinstance(rival, Built)]
-        found = min([chosen, *able], key=lambda one: _rank(request, objective, one))
+        found = min([chosen, *able], key=lambda one: _rank(problem, objective, one))
         if isinstance(found, Settled):
             break
         chosen = _on_continuum(request, found, problem, objective)
@@ -197,8 +203,9 @@ def _filled(request: Request, problem: Problem, objective: Objective, settled: S
     worth_it = SLIGHT if _is_limited(request) else SMALL
     if not _is_beaten(request, settled, objective, worth_it[objective.fixed]):
         return settled
-    wider = _best_shape(request, problem, objective, settled.model.parameters, NEARBY, wider=True)
-    if wider is None or _rank(request, objective, wider) >= _rank(request, objective, settled):
+    reach = ELSEWHERE if _is_beaten(request, settled, objective, MUCH[objective.fixed]) else NEARBY
+    wider = _best_shape(request, problem, objective, settled.model.parameters, reach, wider=True)
+    if wider is None or _rank(problem, objective, wider) >= _rank(problem, objective, settled):
         return settled
     return _on_continuum(request, wider, problem, objective)
 
@@ -219,9 +226,22 @@ def _worth(request: Request, objective: Objective, model: PlannedModel) -> float
     return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
 
 
-def _rank(request: Request, objective: Objective, built: Built | Settled) -> tuple[bool, float]:
-    """What is sought least of, with what is ill-shaped after all that is not."""
-    return is_ill_shaped(built.shape), _worth(request, objective, built.model)
+def _rank(problem: Problem, objective: Objective, built: Built | Settled) -> float:
+    """What is sought least of, of which the ill-shaped count more than they have."""
+    sizes = problem.family.size_of(built.shape)
+    tokens = np.asarray(built.model.tokens)
+    return float(_counted(problem, objective, sizes, tokens, np.asarray(_oddity(built.shape))))
+
+
+def _counted(problem: Problem, objective: Objective, sizes: Sizes, tokens: Array, oddity: Array) -> Array:
+    """The cost of models at a loss, or their loss on a budget, as though they cost `oddity` times as much."""
+    if objective.fixed == "loss":
+        return np.asarray(problem.cost(sizes, tokens)) * oddity
+    allowed = Limits(cast(float, objective.limits.train_flops / oddity))  # of each model its own
+    less = Objective("budget", objective.value / oddity, allowed)
+    left = np.where(np.isnan(tokens), np.nan, tokens_for(problem, less, sizes))
+    loss = np.asarray(problem.law.loss(sizes.parameters, tokens))
+    return np.where(np.isnan(left), loss + UNAFFORDABLE, problem.law.loss(sizes.parameters, left))
 
 
 def _is_beaten(request: Request, settled: Settled, objective: Objective, share: float) -> bool:
@@ -231,14 +251,15 @@ def _is_beaten(request: Request, settled: Settled, objective: Objective, share: 
     return _worth(request, objective, settled.model) > float(least) * (1 + share)
 
 
-def is_ill_shaped(shape: ModelConfig) -> bool:
-    """Whether a shape is far wider for its layers than the family, or far narrower.
+def _oddity(shape: ModelConfig) -> float:
+    """How many times its cost a shape counts: 1 but for the ill-shaped.
 
     A law counts parameters alone, so that serving, which is cheaper with few layers, would choose a single
-    one for a small model; the runs behind laws were of the family's proportions.
+    one for a small model; the runs behind laws were of the family's proportions. Layers 7.5 times as wide end
+    within 3 % of the usual loss (`proportions.SOURCE`), which is a factor of 2 to 7 in cost.
     """
-    stretched = shape.width / shape.layers / aspect_ratio(shape.parameters.total)
-    return abs(math.log(stretched)) > math.log(ILL_SHAPED)
+    stretch = stretch_of(shape)
+    return max(stretch, 1 / stretch) if is_ill_shaped(shape) else 1.0
 
 
 class Built(NamedTuple):
@@ -266,7 +287,7 @@ def _buildable(
         able.append(found)
     if not able:
         return unbuildable(request, wanted)
-    return min(able, key=lambda one: _rank(request, objective, one))
+    return min(able, key=lambda one: _rank(problem, objective, one))
 
 
 def _built(request: Request, problem: Problem, objective: Objective, shape: ModelConfig) -> Built | None:
@@ -316,10 +337,9 @@ def _rung(
     vocabulary: int,
     context: int,
     kv_heads: int | None,
-    wider: bool,
 ) -> tuple[ModelConfig, ...]:
-    """The shapes that are the nearest to sizes from one rung to the next, or these and `wider` ones."""
-    shapes = nearest_shapes(
+    """The shapes that are the nearest to sizes from one rung to the next."""
+    return nearest_shapes(
         RUNG**step,
         RUNG ** (step + 1),
         convention=convention,
@@ -327,15 +347,15 @@ def _rung(
         context=context,
         kv_heads=kv_heads,
     )
-    return tuple(chain.from_iterable(map(widenings, shapes))) if wider else shapes
 
 
 def _shapes_about(request: Request, wanted: float, reach: int, wider: bool) -> Iterator[ModelConfig]:
     """The LLaMAs within `reach` rungs that are allowed, and those with a `wider` hidden layer too."""
     rung = math.floor(math.log(wanted) / math.log(RUNG))
-    asked = request.fit.convention, request.vocabulary, request.context, request.kv_heads, wider
+    asked = request.fit.convention, request.vocabulary, request.context, request.kv_heads
     for step in range(rung - reach, rung + reach + 1):
-        yield from filter(request.allows, _rung(step, *asked))
+        shapes = _rung(step, *asked)
+        yield from filter(request.allows, chain.from_iterable(map(widenings, shapes)) if wider else shapes)
 
 
 def _best_shape(
@@ -359,14 +379,9 @@ def _best_shape(
         return None
     sizes = _together(list(found.values()))
     tokens = np.asarray(_tokens_for(request, problem, objective, sizes))
-    on_budget = objective.fixed == "budget"
-    worth = problem.law.loss(sizes.parameters, tokens) if on_budget else problem.cost(sizes, tokens)
-    worth = np.asarray(worth)
+    worth = _counted(problem, objective, sizes, tokens, np.array([_oddity(shape) for shape in found]))
     if np.all(np.isnan(worth)):
         return None
-    ill = np.array([is_ill_shaped(shape) for shape in found])
-    if not np.all(np.isnan(worth[~ill])):
-        worth = np.where(ill, np.nan, worth)
     as_good = worth <= np.nanmin(worth) * (1 + AS_GOOD[objective.fixed])
     away = np.maximum(np.abs(np.log(np.asarray(sizes.parameters) / wanted)), SAME_SIZE)
     index = int(np.lexsort((worth, np.where(as_good, away, np.inf)))[0])

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from llama_scale.laws import Fit, least_draws
+from llama_scale.architecture import ModelConfig
+from llama_scale.laws import Fit, least_draws, published_names
+from llama_scale.planning.proportions import SOURCE, is_ill_shaped, stretch_of
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty
 from llama_scale.planning.request import Request
-from llama_scale.quantities import format_count, format_fraction, format_level, format_number
+from llama_scale.quantities import counted, format_count, format_fraction, format_level, format_number
 
 if TYPE_CHECKING:
     from llama_scale.planning.values import Intervals, PlannedModel
@@ -27,12 +29,17 @@ MOST_EPOCHS = 4  # up to here a repeated token is worth nearly a new one (Muenni
 
 
 def warnings(
-    request: Request, model: PlannedModel, extrapolation: Mapping[str, float], spread: Intervals | None
+    request: Request,
+    shape: ModelConfig,
+    model: PlannedModel,
+    extrapolation: Mapping[str, float],
+    spread: Intervals | None,
 ) -> tuple[str, ...]:
     """Every caution, what matters most first."""
     return (
         *_guessing(request, model),
         *_extrapolations(request, extrapolation),
+        *_proportions(shape),
         *_unscored(request, model),
         *_more_than_written(request, model),
         *_repetition(request, model),
@@ -65,10 +72,10 @@ def _extrapolations(request: Request, extrapolation: Mapping[str, float]) -> Ite
     if factor := far_beyond(extrapolation):
         largest = request.fit.support.train_flops
         most = "" if largest is None else f" ({format_number(largest.high)} FLOPs)"
+        other = "" if request.fit.name in published_names() else ", or use a published --law"
         yield (
             f"an example, not a plan to act on: it trains on {format_number(factor, 2)} x the FLOPs of the "
-            f"largest run behind this law{most}; ask for less with --budget, measure larger runs, or use a "
-            "published --law"
+            f"largest run behind this law{most}; ask for less with --budget, measure larger runs{other}"
         )
     parts = [
         f"{format_number(factor, 2)} x the largest {EXTRAPOLATED[name]}"
@@ -77,6 +84,17 @@ def _extrapolations(request: Request, extrapolation: Mapping[str, float]) -> Ite
         for name, factor in beyond.items()
     ]
     yield "extrapolates beyond the runs behind the law: " + ", ".join(parts)
+
+
+def _proportions(shape: ModelConfig) -> Iterator[str]:
+    if not is_ill_shaped(shape):
+        return
+    stretch, layers = stretch_of(shape), counted(shape.layers, "layer")
+    off = f"{format_number(max(stretch, 1 / stretch), 2)} x as {'wide' if stretch > 1 else 'narrow'}"
+    yield (
+        f"{layers} of width {shape.width:,}: {off} for its depth as LLaMAs of its size, which no law sees; "
+        f"its loss may be a few percent higher ({SOURCE}): try a small one first"
+    )
 
 
 def _unscored(request: Request, model: PlannedModel) -> Iterator[str]:

@@ -7,7 +7,7 @@ such lines cross at T = (training of a - training of b) / (token of b - token of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from llama_scale.costs import Assumption, CostUnit, Lifetime
+from llama_scale.costs.serving_limits import why_not
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers, Range, ScalingLaw
@@ -221,7 +222,7 @@ def compare_models(request: Request, models: tuple[str, ...], bought: tuple[str,
         pairs=tuple(_pair(first, second) for first, second in combinations(compared, 2)),
         buy_or_train=tuple(_buy_or_train(own, model, request.unit) for model in compared if model.bought),
         assumptions=tuple(item for item in assumptions(anew) if item.name not in left_out),
-        warnings=_warnings(request, compared),
+        warnings=_warnings(request, compared, [model for model, _ in named]),
         words=(*models, *(f"--buy={text}" for text in bought)),
     )
 
@@ -375,7 +376,9 @@ def _buy_or_train(problem: Problem, model: ComparedModel, unit: CostUnit) -> Buy
     )
 
 
-def _warnings(request: Request, models: tuple[ComparedModel, ...]) -> tuple[str, ...]:
+def _warnings(
+    request: Request, models: Sequence[ComparedModel], references: Sequence[ReferenceModel]
+) -> tuple[str, ...]:
     warnings = []
     farthest = {
         model.name: max((abs(math.log(factor)) for factor in model.extrapolation.values()), default=0.0)
@@ -389,12 +392,11 @@ def _warnings(request: Request, models: tuple[ComparedModel, ...]) -> tuple[str,
         times = math.exp(farthest[worst])
         doubt = "extrapolated" if times <= FARTHEST else "examples: no law was shown to hold so far out"
         warnings.append(f"{who} {format_number(times)} times: such losses are {doubt}")
-    if stuck := [model.name for model in models if math.isinf(model.total("gpu_hours"))]:
+    for model, reference in zip(models, references, strict=True):
         deployment = request.economics.deployment
-        chips = (
-            f"{deployment.groups[-1]} {deployment.rental.accelerator.name}" if deployment else "these chips"
-        )
-        warnings.append(f"{', '.join(stuck)} cannot be served by {chips}: --serve-accelerators allows more")
+        if deployment is not None and math.isinf(model.total("gpu_hours")):
+            error = why_not(deployment, reference.served_shape, model.name)
+            warnings += [f"{error.message}; {error.hint}"] if error else []
     if request.penalty is not None:
         warnings.append(f"losses are of weights rounded to {request.penalty.bits:g} bits: {CAVEAT}")
     if guessed := [model.name for model in models if model.assumed_shape]:

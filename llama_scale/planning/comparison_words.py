@@ -39,7 +39,7 @@ def sentence(comparison: Comparison) -> str:
         return _alone(best, comparison, demand)
     servable = [model for model in comparison.models if math.isfinite(model.total(comparison.unit))]
     if not servable:
-        return f"{served}, none of these {count} can be served by the accelerators allowed."
+        return f"{served}, none of these {count} can be served within the limits."
     these = f"these {count}" if len(servable) == count else f"the {len(servable)} that can be served"
     if len(frontier) == 1:
         return (

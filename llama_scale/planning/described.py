@@ -148,8 +148,10 @@ def _serving(plan: Plan) -> str:
     text += (
         f"; a copy on {float(served.accelerators):g} x {rental.accelerator.name} writes "
         f"{format_number(float(served.batch), 2)} answers at once, the first token after "
-        f"{format_seconds(float(first))}, then one every {format_seconds(float(following))}"
+        f"{format_seconds(float(first))}"
     )
+    if request.economics.demand.output_tokens > 1:
+        text += f", then one every {format_seconds(float(following))}"
     if rental.price_usd_per_hour is not None:
         prices = token_prices(served, rental.price_usd_per_hour)
         read, written, million = (format_usd(float(price), 2) for price in prices)

@@ -302,7 +302,10 @@ def _badly_sized_budget(
     served = f" that serves {format_count(demand)} tokens" if demand else ""
     found = "no parameters left" if math.isnan(parameters) else f"{format_number(parameters)} parameters"
     ways = [f"give at {'least' if too_small else 'most'} {nearest.text}"] if nearest else []
-    ways += ["serve fewer tokens"] if too_small and demand else []
+    if too_small and demand and has_answer(without_serving(request)):
+        ways.append("serve fewer tokens")
+    elif not ways and request.limits == NO_LIMITS:
+        ways.append("give another --law: its own best model is no such one")
     return InfeasibleError(
         f"on {format_quantity(budget)} the best model{served} has {found}, {why}",
         hint=", or ".join(ways) or "loosen what else is asked for: no budget alone will do",

@@ -313,10 +313,7 @@ def is_starved(request: Request, loss: float) -> bool:
 
 
 def nearest_loss(request: Request, answers: Answers) -> Way | None:
-    """The lowest loss under every other condition: what its budget, or any, buys.
-
-    Ill-shaped models may reach lower ones, where there are any that are not: these are not offered.
-    """
+    """The lowest loss under every other condition: what its budget, or any, buys."""
     budget = request.budget or Quantity(value=BUDGET_LIMITS[request.unit][1], kind=request.unit)
     lowest = answers({**dict.fromkeys((*TARGETS, "cost_in")), "budget": budget})
     losses = () if lowest is None else (lowest + more for more in NATS)
