@@ -220,7 +220,9 @@ def test_killed_workers_are_replaced_and_the_records_are_the_same(
     assert read_records(store) == unfaulted
 
 
-@pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, "--quiet"), (signal.SIGTERM, "--json")])
+@pytest.mark.parametrize(
+    ("how", "more"), [(signal.SIGINT, "--quiet"), (signal.SIGTERM, "--json"), (signal.SIGHUP, "--json")]
+)
 def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
     recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...], how: signal.Signals, more: str
 ) -> None:

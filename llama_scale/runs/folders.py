@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -302,6 +303,16 @@ def _checked_event(line: bytes) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return event if whole and same else None
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """What asks a process to save and leave.
+
+    Ctrl-C, TERM, which SLURM, systemd and the like send before they kill, and HUP of a terminal that closes,
+    unless nohup has that ignored.
+    """
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return asked[:2] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else asked
 
 
 def create_run(store: Path, config: RunConfig, run: str | None = None) -> RunFolder:
