@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 from llama_scale import quantities
 from llama_scale.checked import Checked, SeveralErrors, known_word, problems_of_rest
 from llama_scale.errors import InputError, LlamaScaleError
+from llama_scale.files import reason_of
 from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", hint=_other_files(path)) from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot read {path}: {reason}", hint="give the path of a readable file") from error
+        raise InputError(
+            f"cannot read {path}: {reason_of(error)}", hint="give the path of a readable file"
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text", hint="save it as UTF-8, which TOML asks for") from error
     except (ValueError, RecursionError) as error:  # too deep, or numbers too long, are no TOMLDecodeError

@@ -158,9 +158,14 @@ def make_folder(folder: Path) -> Path:
 
 def store_error(error: OSError, what: str, other: str = ANOTHER_STORE) -> StoreError:
     """`error` of the operating system in the words of our own, with the way out that its code suggests."""
-    reason = (error.strerror or str(error)).lower()
     hint = _HINTS.get(error.errno or 0, "check that the disk is well, or choose {other}")
-    return StoreError(f"{what}: {reason}", hint=hint.format(other=other))
+    return StoreError(f"{what}: {reason_of(error)}", hint=hint.format(other=other))
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed: in the words of the operating system, without its number, where it says so."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return told.lower() if told else str(error)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 from llama_scale.config import canonical_hash, canonical_json, differences, structure
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import parse_json, read_whole, store_error, write_atomically
+from llama_scale.files import parse_json, read_whole, reason_of, store_error, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.runs.configs import RunConfig, run_id
 from llama_scale.runs.leases import HELD, Lease, hold
@@ -96,7 +96,7 @@ class RunFolder:
             torn = not isinstance(error, OSError)
             way_out = "which writes it anew" if torn else "with this run's folder moved away"
             raise StoreError(
-                f"spec.json of run {self.run} cannot be read: {error}",
+                f"spec.json of run {self.run} cannot be read: {reason_of(error)}",
                 hint=f"run its sweep again, {way_out}",
             ) from None
 
@@ -126,7 +126,7 @@ class RunFolder:
             torn = not isinstance(error, OSError)
             way_out = "which sets that file aside" if torn else "with that file moved away"
             raise StoreError(
-                f"result.json of run {self.run} cannot be read: {error}",
+                f"result.json of run {self.run} cannot be read: {reason_of(error)}",
                 hint=f"run its sweep or `train` again, {way_out}: it trains this run anew",
             ) from None
 
