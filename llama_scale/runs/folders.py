@@ -28,6 +28,7 @@ STEP = re.compile("step-([0-9]{9,})")  # a checkpoint's name
 WEIGHTS, INITIAL_WEIGHTS = "weights.safetensors", "initial.safetensors"
 LEASES = "leases"
 PASSED_OVER = "checkpoint_passed_over"  # an event
+SEAL = b',\n "crc32": "'  # of a result: what stands before it, eight digits, and the end
 MOST_STEPS = 2**53  # beyond which a float counts no single steps
 WRITERS = 32  # specs on their way to the disk at once
 # How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).
@@ -119,7 +120,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What the run ended with, or None while it has not."""
         try:
-            return _checked_result(self._read_json("result.json"), self.run)
+            return self._read_result("result.json")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -130,13 +131,23 @@ class RunFolder:
                 hint=f"run its sweep or `train` again, {way_out}: it trains this run anew",
             ) from None
 
+    def _read_result(self, name: str) -> dict[str, Any]:
+        text = read_whole(f"{self.path}/{name}")
+        body, seal, checksum = text.rpartition(SEAL)
+        if seal and checksum[:8] != _crc32(body):
+            raise ValueError("it was changed since it was written")
+        found = _checked_result(parse_json(text), self.run)
+        found.pop("crc32", None)  # which those of earlier versions lack
+        return found
+
     def is_torn(self, name: str) -> bool:
-        """Whether that spec or result is there and holds none of what they say, as after a power cut."""
+        """Whether that spec or result is there and is not what was written, as after a power cut."""
         try:
-            found = self._read_json(name)
             if not name.startswith("spec."):
-                _checked_result(found, self.run)
-            elif canonical_hash(_checked_spec(found)) != self.run:  # another run's spec is whole, if not ours
+                self._read_result(name)
+            elif (
+                canonical_hash(_checked_spec(found := self._read_json(name))) != self.run
+            ):  # another run's spec is whole, if not ours
                 structure(found["config"], RunConfig, source=name)
         except OSError:  # of files that are not there, or not ours to read
             return False
@@ -162,8 +173,9 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any], *, check: Callable[[], None] | None = None) -> None:
         """Say how the run ended; `check` is asked last whether this process may still write."""
-        text = json.dumps({"schema": 1, "run": self.run, **result}, indent=1)
-        write_atomically(self.path / "result.json", text, check=check)
+        text = json.dumps({"schema": 1, "run": self.run, **result}, indent=1).encode()
+        body = text.removesuffix(b"\n}")
+        write_atomically(self.path / "result.json", body + SEAL + _crc32(body) + b'"\n}\n', check=check)
 
     def events(self) -> list[dict[str, Any]]:
         """The whole, checked, consecutive records of events.jsonl; what follows a torn one is not trusted."""
@@ -262,7 +274,7 @@ class EventLog:
         """
         self.lease.check()
         body = canonical_json({"seq": self._next, "event": event, **fields})
-        line = f'{body[:-1]},"crc32":"{zlib.crc32(body.encode()):08x}"}}\n'.encode()
+        line = body[:-1].encode() + b',"crc32":"' + _crc32(body.encode()) + b'"}\n'
         try:
             written = self._file.write(line)
         except OSError as error:
@@ -293,13 +305,17 @@ class EventLog:
         self._file.close()
 
 
+def _crc32(data: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(data)
+
+
 def _checked_event(line: bytes) -> dict[str, Any] | None:
     """The record on `line` if it is whole and unharmed."""
     try:
         event = parse_json(line)
         checksum = event.pop("crc32")
         whole = line.endswith(b"\n") and isinstance(event["seq"], int) and "event" in event
-        same = checksum == f"{zlib.crc32(canonical_json(event).encode()):08x}"
+        same = checksum.encode() == _crc32(canonical_json(event).encode())
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return event if whole and same else None
