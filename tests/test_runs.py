@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -240,6 +241,15 @@ def test_a_spec_that_was_changed_is_refused(folder: RunFolder) -> None:
     (folder.path / "spec.json").write_text(json.dumps(spec))
     with pytest.raises(StoreError, match="was changed"):
         _ = RunFolder(folder.path).config
+
+
+def test_a_copy_of_a_run_under_another_name_is_called_that(folder: RunFolder) -> None:
+    copy = folder.path.with_name(f"{folder.run}.before")
+    shutil.copytree(folder.path, copy)
+    with pytest.raises(StoreError) as refused:
+        _ = RunFolder(copy).config
+    assert refused.value.message == f"the folder {copy} holds run {folder.run}, so it was copied or renamed"
+    assert refused.value.hint == f"name it {folder.run}, or move it out of the store"
 
 
 def test_a_spec_may_be_laid_out_in_another_way(folder: RunFolder) -> None:

@@ -77,13 +77,22 @@ class RunFolder:
         """What this run is; raises StoreError where spec.json is missing, torn or not of this id."""
         content, config = self._read_spec()
         if canonical_hash(content) != self.run:  # as `run_id` of the config, which would take it apart again
-            begun = self._begun_with()
-            changes = f" ({'; '.join(differences(begun, content))})" if begun else ""
-            raise StoreError(
-                f"spec.json of run {self.run} was changed{changes}: it now describes run {run_id(config)}",
-                hint="put the file back, or move this run's folder away and run the sweep again",
-            )
+            raise self._is_another(content, run_id(config))
         return config
+
+    def _is_another(self, content: dict[str, Any], described: str) -> StoreError:
+        """Why a spec with this config, that of the run `described`, lies in this folder."""
+        if self._read_json("spec.json").get("run") == described:
+            return StoreError(
+                f"the folder {self.path} holds run {described}, so it was copied or renamed",
+                hint=f"name it {described}, or move it out of the store",
+            )
+        begun = self._begun_with()
+        changes = f" ({'; '.join(differences(begun, content))})" if begun else ""
+        return StoreError(
+            f"spec.json of run {self.run} was changed{changes}: it now describes run {described}",
+            hint="put the file back, or move this run's folder away and run the sweep again",
+        )
 
     def _begun_with(self) -> dict[str, Any]:
         """The spec that the run was last started with, as its log tells; empty where it tells none."""
