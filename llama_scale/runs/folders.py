@@ -154,10 +154,10 @@ class RunFolder:
         try:
             if not name.startswith("spec."):
                 self._read_result(name)
-            elif (
-                canonical_hash(_checked_spec(found := self._read_json(name))) != self.run
-            ):  # another run's spec is whole, if not ours
-                structure(found["config"], RunConfig, source=name)
+                return False
+            content = _checked_spec(self._read_json(name))
+            if canonical_hash(content) != self.run:  # another run's spec is whole, if not ours
+                structure(content, RunConfig, source=name)
         except OSError:  # of files that are not there, or not ours to read
             return False
         except (ValueError, InputError):
