@@ -104,15 +104,19 @@ def command(recipe: Path, store: Path) -> list[str]:
 
 
 def workers_of(store: Path) -> list[int]:
-    """Processes whose command line is a worker on this store."""
+    """Processes whose command line is a worker on this store.
+
+    Each leads a session: what a worker starts has its command line too until it is another program.
+    """
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
+                leads = os.getsid(int(folder.name)) == int(folder.name)
             except OSError:
                 continue
-            if b"worker" in words and str(store).encode() in words:
+            if leads and b"worker" in words and str(store).encode() in words:
                 found.append(int(folder.name))
     return found
 
