@@ -87,7 +87,7 @@ def problems_of_rest(
 def known_word(given: Any, words: Iterable[str]) -> Any:
     """The one of a few words that is given, in capitals or not: `6ND` is 6nd. What is none of them stays.
 
-    The command line's own choices (`cli.options.one_of`) are read alike.
+    The command line's own choices (`cli.options.one_of`) and those of TOML (`config`) are read alike.
     """
     if not isinstance(given, str):
         return given

@@ -15,8 +15,9 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llama_scale import quantities
-from llama_scale.checked import Checked, SeveralErrors, problems_of_rest
+from llama_scale.checked import Checked, SeveralErrors, known_word, problems_of_rest
 from llama_scale.errors import InputError, LlamaScaleError
+from llama_scale.files import reason_of
 from llama_scale.frozen import frozen
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", hint=_other_files(path)) from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot read {path}: {reason}", hint="give the path of a readable file") from error
+        raise InputError(
+            f"cannot read {path}: {reason_of(error)}", hint="give the path of a readable file"
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text", hint="save it as UTF-8, which TOML asks for") from error
     except (ValueError, RecursionError) as error:  # too deep, or numbers too long, are no TOMLDecodeError
@@ -240,6 +242,7 @@ def _converter(*, detailed: bool) -> Converter:
     converter.register_structure_hook(
         Path, lambda value, _: Path(_exactly(str, "a path in quotes")(value, str))
     )
+    converter.register_structure_hook_func(lambda type_: get_origin(type_) is Literal, _word)
     converter.register_structure_hook_factory(
         _is_dataclass_type, lambda type_: _dataclass_hook(converter, type_)
     )
@@ -368,7 +371,8 @@ def _kind_hook(converter: Converter, name: str, kinds: Mapping[str, type]) -> _H
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError("expected a table")
-        kind = value["kind"] if "kind" in value else max(kinds, key=lambda k: len(known[k] & value.keys()))
+        fullest = max(kinds, key=lambda kind: len(known[kind] & value.keys()))
+        kind = known_word(value.get("kind", fullest), kinds)
         if kind not in kinds:
             close = nearest(str(kind), kinds)
             raise InputError(
@@ -396,6 +400,14 @@ def _number(value: Any, type_: type, parse: Callable[[str], float]) -> int | flo
         if type_ is float or number == int(number):
             return type_(number)
     raise ValueError(f"expected {wanted}")
+
+
+def _word(value: Any, type_: Any) -> str:
+    """One of the words of a Literal, in capitals or not."""
+    words = get_args(type_)
+    if (word := known_word(value, words)) not in words:
+        raise ValueError(f"expected one of {', '.join(words)}")
+    return word
 
 
 def _exactly(type_: type, words: str) -> _Hook:

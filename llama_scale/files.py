@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import json
 import os
 import re
@@ -96,12 +95,14 @@ def write_atomically(
     """Puts `data` at `path`, whole or not at all: what was there stays until the new file is on the disk.
 
     Missing folders are made. `check` has the last word before that, and may raise. Raises StoreError where
-    the file cannot be written, with the advice to choose the `other` place; nothing is left behind.
+    the file cannot be written, with the advice to choose the `other` place; nothing is left behind. What
+    processes that were killed left of the same is cleared away.
     """
     content = data.encode() if isinstance(data, str) else data
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_left_behind(path)
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
@@ -162,9 +163,14 @@ def make_folder(folder: Path) -> Path:
 
 def store_error(error: OSError, what: str, other: str = ANOTHER_STORE) -> StoreError:
     """`error` of the operating system in the words of our own, with the way out that its code suggests."""
-    reason = (error.strerror or str(error)).lower()
     hint = _HINTS.get(error.errno or 0, "check that the disk is well, or choose {other}")
-    return StoreError(f"{what}: {reason}", hint=hint.format(other=other))
+    return StoreError(f"{what}: {reason_of(error)}", hint=hint.format(other=other))
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed: in the words of the operating system, without its number, where it says so."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return told.lower() if told else str(error)
 
 
 @contextlib.contextmanager
@@ -175,15 +181,10 @@ def publish_folder(path: Path, *, check: Callable[[], None] | None = None) -> It
     process published the same), that one stays. Raises StoreError where the disk refuses; then nothing is
     left behind. What processes that were killed left of the same is cleared away.
     """
-    from shutil import rmtree  # here: it imports every compression, which a plan does without
-
     temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
-        for earlier in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            with contextlib.suppress(OSError):
-                if is_left_behind(earlier):
-                    rmtree(earlier, ignore_errors=True)
+        _clear_left_behind(path)
         yield temporary
         for file in temporary.iterdir():
             _sync(file)
@@ -197,7 +198,7 @@ def publish_folder(path: Path, *, check: Callable[[], None] | None = None) -> It
         if not (error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.is_dir()):
             raise store_error(error, f"cannot write {path}") from error
     finally:
-        rmtree(temporary, ignore_errors=True)
+        _delete_folder(temporary)
 
 
 def machine() -> str | None:
@@ -226,6 +227,20 @@ def is_running(pid: int) -> bool:
 def _temporary(path: Path) -> Path:
     """A new name beside `path`, hidden, that says which process of which machine took it."""
     return path.with_name(f".{path.name}.{_machine_mark()}-{os.getpid()}-{os.urandom(4).hex()}.tmp")
+
+
+def _clear_left_behind(path: Path) -> None:
+    """Delete what nobody will put at `path` any more, before a new try needs the room."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):  # by text: `glob` takes ten times as long
+            if name.startswith(f".{path.name}.") and is_left_behind(earlier := path.with_name(name)):
+                _delete_folder(earlier) if earlier.is_dir() else earlier.unlink()
+
+
+def _delete_folder(folder: Path) -> None:
+    from shutil import rmtree  # here: it imports every compression, which a plan does without
+
+    rmtree(folder, ignore_errors=True)
 
 
 def _machine_mark() -> str:

@@ -19,7 +19,7 @@ from llama_scale.frozen import frozen
 
 HEAD_SIZES = (128, 64, 32, 16, 8)
 MOST_HEADS = 1024  # of a width that is searched
-TOO_LARGE = 1e18  # parameters, or tokens: a typing error
+TOO_LARGE = 1e18  # of anything that is counted: a typing error
 
 
 @frozen
@@ -42,7 +42,7 @@ class ShapeSpec(Checked):
 
     def problems(self) -> Iterator[InputError]:
         names = ("layers", "aspect_ratio", "head_size", "kv_heads", "hidden_ratio", "context")
-        yield from _not_positive(self, "shape.", names)
+        yield from _unlikely(self, "shape.", names)
         if self.layers is not None and self.aspect_ratio is not None:
             yield InputError(
                 "shape.layers and shape.aspect_ratio both say how deep a model is",
@@ -61,17 +61,17 @@ class ExplicitShape(Checked):
     hidden: int | None = None
 
     def problems(self) -> Iterator[InputError]:
-        return _not_positive(self, "", ("layers", "width", "heads", "kv_heads", "hidden"))
+        return _unlikely(self, "", ("layers", "width", "heads", "kv_heads", "hidden"))
 
 
-def _not_positive(value: object, table: str, names: Iterable[str]) -> Iterator[InputError]:
-    """A problem for each of the numbers that is given and is not more than 0."""
+def _unlikely(value: object, table: str, names: Iterable[str]) -> Iterator[InputError]:
+    """A problem for each of the numbers that is given and that no model has."""
     for name in names:
         number = getattr(value, name, None)  # a field that could not be read is told elsewhere
-        if number is not None and number <= 0:
+        if number is not None and not 0 < number < TOO_LARGE:
             yield InputError(
-                f"{table}{name} is {number:g}, but must be more than 0",
-                hint=f"set {table}{name} higher, or leave it out",
+                f"{table}{name} is {number:g}, but must be more than 0 and below {TOO_LARGE:g}",
+                hint=f"correct {table}{name}, or leave it out",
             )
 
 
@@ -93,11 +93,13 @@ def models_named(
 
 
 def model_of_width(width: int, shape: ShapeSpec, *, vocabulary: int) -> ModelConfig:
-    """The model of one width; raises InputError if heads of the given size do not fill it.
+    """The model of one width; raises InputError if no model is so wide, or heads of the size do not fill it.
 
     >>> model_of_width(4096, ShapeSpec(layers=32), vocabulary=32_000).parameters.total
     6738415616
     """
+    if not 1 <= width < TOO_LARGE:
+        raise InputError(f"a model cannot be {width:g} wide", hint="ask for a width such as 512")
     head_size = shape.head_size or next((size for size in HEAD_SIZES if width % size == 0), None)
     if head_size is None:
         least = HEAD_SIZES[-1]
@@ -106,7 +108,7 @@ def model_of_width(width: int, shape: ShapeSpec, *, vocabulary: int) -> ModelCon
             f"no usual head size divides the width {width}: {least} is the smallest",
             hint=f"use a width of {nearest}, or set shape.head_size to an even divisor",
         )
-    if width < 1 or width % head_size:
+    if width % head_size:
         raise InputError(
             f"the width {width} is not a multiple of shape.head_size = {head_size}",
             hint=f"use {max(1, width // head_size) * head_size} or another multiple",

@@ -259,6 +259,21 @@ def test_a_whole_store_is_whole_and_each_harm_is_found(store: Path) -> None:
     assert code == 1 and "was changed" in said["harms"][0]["what"]
 
 
+def test_what_the_disk_does_not_give_hides_no_other_harm(store: Path) -> None:
+    first, second = ended(store)
+    (first.path / "events.jsonl").unlink()
+    (first.path / "events.jsonl").mkdir()
+    (second.path / "spec.json").unlink()
+    (second.path / "spec.json").mkdir()
+    code, said = runs(store, "verify")
+    assert code == 1
+    told = {harm["run"]: harm["what"] for harm in said["harms"]}
+    assert told == {
+        first.run: f"{first.path}/events.jsonl cannot be read: is a directory",
+        second.run: f"spec.json of run {second.run} cannot be read: is a directory",
+    }
+
+
 def test_a_result_that_is_not_what_was_logged_is_found(store: Path) -> None:
     first, second = ended(store)
     for folder, change in ((first, {"loss_nats": 0.568}), (second, {"status": "diverged"})):

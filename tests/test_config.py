@@ -106,6 +106,13 @@ def test_overrides_come_before_types(recipe: Path) -> None:
     assert (value.tokens, value.optimiser.kind, value.resume) == (7 * 10**9, "muon", True)
 
 
+def test_a_word_of_a_few_may_be_in_capitals(recipe: Path) -> None:
+    value = load_toml(recipe, Recipe, overrides=["optimiser.kind=MuON"])
+    assert value.optimiser.kind == "muon"
+    figure = {"kind": "Box", "sides": [1, 2]}
+    assert structure({"figure": figure}, Drawing, source="x").figure == Box(sides=(1.0, 2.0))
+
+
 def test_every_error_at_once_with_key_path_value_and_nearest_key(recipe: Path) -> None:
     recipe.write_text(
         """

@@ -137,6 +137,28 @@ def test_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
         assert len(set(content)) == 1
 
 
+def test_who_writes_a_file_next_clears_away_what_the_killed_left_of_it(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from llama_scale.files import write_atomically
+wait = lambda: print("about to rename", flush=True) or time.sleep(60)
+write_atomically(Path(sys.argv[1]), "half", check=wait)
+"""
+    path = tmp_path / "result.json"
+    process = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline()
+    [left] = os.listdir(tmp_path)
+    write_atomically(path, "whole")
+    assert sorted(os.listdir(tmp_path)) == [left, "result.json"]  # somebody may still be at it
+    process.kill()
+    process.communicate()
+    write_atomically(tmp_path / "result.js", "another file")
+    assert (tmp_path / left).exists()
+    write_atomically(path, "whole")
+    assert sorted(os.listdir(tmp_path)) == ["result.js", "result.json"]
+
+
 @pytest.mark.parametrize("text", [b'{"a": 1}', b'\xef\xbb\xbf{"a": 1}', '{"a": 1}'])
 def test_json_may_begin_with_a_byte_order_mark(text: str | bytes) -> None:
     assert parse_json(text) == {"a": 1}

@@ -104,15 +104,19 @@ def command(recipe: Path, store: Path) -> list[str]:
 
 
 def workers_of(store: Path) -> list[int]:
-    """Processes whose command line is a worker on this store."""
+    """Processes whose command line is a worker on this store.
+
+    Each leads a session: what a worker starts has its command line too until it is another program.
+    """
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
+                leads = os.getsid(int(folder.name)) == int(folder.name)
             except OSError:
                 continue
-            if b"worker" in words and str(store).encode() in words:
+            if leads and b"worker" in words and str(store).encode() in words:
                 found.append(int(folder.name))
     return found
 
@@ -220,7 +224,9 @@ def test_killed_workers_are_replaced_and_the_records_are_the_same(
     assert read_records(store) == unfaulted
 
 
-@pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, "--quiet"), (signal.SIGTERM, "--json")])
+@pytest.mark.parametrize(
+    ("how", "more"), [(signal.SIGINT, "--quiet"), (signal.SIGTERM, "--json"), (signal.SIGHUP, "--json")]
+)
 def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
     recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...], how: signal.Signals, more: str
 ) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,29 @@ def test_an_address_may_have_blanks_about_it_but_no_port_of_words(
     with pytest.raises(InputError) as refused:
         check_ray({"address": " auto" if is_set else address})
     assert refused.value.message == f"no Ray cluster answers {said}"
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", None]
+)
+def test_what_is_not_ray_is_not_waited_for(greeting: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers in other words, hangs up, or (None) listens and says nothing."""
+    monkeypatch.setattr("llama_scale.launch.on_ray.imported_ray", lambda: None)
+    monkeypatch.setattr("llama_scale.launch.on_ray.ANSWER_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(greeting or b"")
+
+        greeter = threading.Thread(target=answer)
+        if greeting is not None:  # else the system itself takes the connection
+            greeter.start()
+        with pytest.raises(InputError, match="something other than Ray listens there"):
+            check_ray({"address": f"127.0.0.1:{server.getsockname()[1]}"})
+        if greeting is not None:
+            greeter.join()
 
 
 def test_what_no_node_of_a_cluster_has_is_told() -> None:

@@ -34,6 +34,15 @@ def start(recipe: Path, store: Path, environment: dict[str, str], *more: str) ->
     )
 
 
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """What a process says on stderr up to the line with `words`, or to its end."""
+    assert process.stderr is not None
+    said = ""
+    while words not in said and (line := process.stderr.readline()):
+        said += line
+    return said
+
+
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -61,9 +70,15 @@ def test_a_sweep_survives_what_a_cluster_does_to_it(tmp_path: Path, environment:
     [job, *_] = listed(environment, "R")
     subprocess.run(["scancel", "--batch", "--signal=USR2", job], env=environment, check=True, timeout=60)
     second = start(recipe, store, environment)
-    # A node dies with what runs on it.
     wait_for(lambda: listed(environment, "R"), "a running job")
     folder = Path(environment["SLURM_CONF"]).parent
+    # The controller goes down, and comes back.
+    read_until(second, "of 7 runs")
+    slurm_cluster.stop(folder / "slurmctld.pid")
+    silent = "the store is watched until SLURM answers again"
+    assert silent in read_until(second, silent)
+    subprocess.run(["slurmctld"], env=environment, check=True)
+    # A node dies with what runs on it.
     slurm_cluster.stop(folder / "slurmd-n2.pid")
     subprocess.run(["pkill", "-9", "-f", "slurmstepd"], check=False)
     _, said = second.communicate(timeout=600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -24,6 +25,7 @@ from llama_scale.runs import (
     create_run,
     create_runs,
     load_records,
+    read_record,
     read_records,
     run_folders,
     run_id,
@@ -160,6 +162,31 @@ def test_a_torn_result_is_set_aside(folder: RunFolder, content: str) -> None:
         assert (folder.path / f"result.damaged-{number}").read_text() == content
 
 
+def test_a_bit_turned_anywhere_in_a_result_is_seen_or_changes_nothing(folder: RunFolder) -> None:
+    folder.write_result({"status": "done", "steps": 100, "loss_nats": 3.125, "bits_per_byte": 2.5})
+    path, before = folder.path / "result.json", read_record(folder)
+    written = path.read_bytes()
+    unseen = 0
+    for place in range(len(written)):
+        turned = bytearray(written)
+        turned[place] ^= 1 << (place % 7)
+        path.write_bytes(turned)
+        try:
+            assert read_record(folder) == before
+            unseen += 1
+        except StoreError:
+            assert folder.is_torn("result.json")
+    assert unseen < 20  # the name of the checksum and the end of the file
+    path.write_bytes(written)
+    assert mend(folder.path.parent, {folder.run: CONFIG}) == ()
+
+
+def test_a_result_from_before_checksums_is_read(folder: RunFolder) -> None:
+    result = {"run": folder.run, "status": "done", "steps": 100, "loss_nats": 3.0}
+    (folder.path / "result.json").write_text(json.dumps(result, indent=1))
+    assert folder.result() == result
+
+
 def test_what_is_whole_or_another_spec_is_left_as_it_is(folder: RunFolder) -> None:
     folder.write_result({"status": "done", "steps": 100, "loss_nats": 3.0})
     spec = folder.path / "spec.json"
@@ -214,6 +241,15 @@ def test_a_spec_that_was_changed_is_refused(folder: RunFolder) -> None:
     (folder.path / "spec.json").write_text(json.dumps(spec))
     with pytest.raises(StoreError, match="was changed"):
         _ = RunFolder(folder.path).config
+
+
+def test_a_copy_of_a_run_under_another_name_is_called_that(folder: RunFolder) -> None:
+    copy = folder.path.with_name(f"{folder.run}.before")
+    shutil.copytree(folder.path, copy)
+    with pytest.raises(StoreError) as refused:
+        _ = RunFolder(copy).config
+    assert refused.value.message == f"the folder {copy} holds run {folder.run}, so it was copied or renamed"
+    assert refused.value.hint == f"name it {folder.run}, or move it out of the store"
 
 
 def test_a_spec_may_be_laid_out_in_another_way(folder: RunFolder) -> None:

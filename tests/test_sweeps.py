@@ -265,6 +265,13 @@ def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
     assert wide == replace(mine, design=Grid(widths=(96,), durations=(1e6,)))
 
 
+def test_a_base_without_a_kind_is_of_the_first(tmp_path: Path) -> None:
+    """To say it too, in capitals or not, is no other kind: what the base names beside it had been lost."""
+    (tmp_path / "more.toml").write_text('base = "default"\n[design]\nkind = "IsoFLOP"\nseeds = 2\n')
+    default = load_recipe("default")
+    assert load_recipe(str(tmp_path / "more.toml")).design == replace(default.design, seeds=2)
+
+
 def test_a_base_that_cannot_be_is_refused(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     for text, message in (

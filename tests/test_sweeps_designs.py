@@ -273,6 +273,23 @@ def test_the_runs_that_are_too_many_are_those_that_would_be_planned(
             'kind = "grid"\nwidths = [128, 256]\ndurations = [1e4]',
             ["width 128: too", "width 256: too"],
         ),
+        (
+            'kind = "grid"\nwidths = [1e308]\nrepeats = [1e300]\ndurations = [1e9]',
+            ["a model cannot be 1e+308 wide", "a model cannot be 1e+300 wide"],
+        ),
+        (
+            'kind = "grid"\nshapes = [{ layers = 1e300, width = 64 }]\ndurations = [1e9]',
+            ["layers is 1e+300, but must be more than 0 and below 1e+18"],
+        ),
+        (
+            'kind = "grid"\nwidths = [64]\nrepeats = [64.5]\ndurations = [1e9]',
+            ["design.repeats holds 64.5, but here it names widths"],
+        ),
+        (
+            'kind = "batch"\nwidths = [64]\ndurations = [1e9]\nbatches_tokens = [64]\n'
+            "learning_rate_exponent = 300",
+            ["design.learning_rate_exponent is 300, but rates move"],
+        ),
         ('kind = "grid"\nsizes = ["7 GiB"]\ndurations = [1e9]', ["'7 GiB' is bytes"]),
         ('kind = "grid"\nsizes = ["1M"]\ndurations = [1e9]\nsizes_per_budget = 3', ["not a known key"]),
     ],

@@ -612,6 +612,17 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
         choose_device(name)
 
 
+@pytest.mark.parametrize(("before", "said"), [("SIG_DFL", "True"), ("SIG_IGN", "False")])
+def test_a_terminal_that_closes_stops_a_worker_unless_nohup_says_otherwise(before: str, said: str) -> None:
+    program = (
+        "import os, signal; from llama_scale.training.worker import stop_on_signals;"
+        f"signal.signal(signal.SIGHUP, signal.{before}); stop = stop_on_signals(os.getppid());"
+        "os.kill(os.getpid(), signal.SIGHUP); print(stop())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == said
+
+
 def test_a_second_interrupt_ends_a_worker_at_once() -> None:
     program = (
         "import os, signal; from llama_scale.training.worker import stop_on_signals;"

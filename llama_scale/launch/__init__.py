@@ -243,7 +243,7 @@ def run_sweep(
         for caution in evaluation_cautions(files, data.evaluation_tokens, context):
             say(caution)
     if launcher == "slurm":
-        return launch_on_slurm(store, tasks, options=options, device=device, watch=look)
+        return launch_on_slurm(store, tasks, options=options, device=device, watch=look, tell=say)
     if launcher == "ray":
         return launch_on_ray(store, tasks, options=_pairs(options), device=device, watch=look, tell=say)
     return launch_locally(

@@ -7,6 +7,7 @@ lets one of them write. The store must be on a file system that all nodes share.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -37,7 +38,11 @@ POLL_SECONDS = 0.5
 RETRY_SECONDS = 5.0  # before a run that waits for its trunk, or for another process, is tried again
 NODE_DEATHS = 20  # that one task may live through
 STOP_SECONDS = 60.0
-ANSWER_SECONDS = 10.0  # Ray itself asks an address where nothing listens again and again, for minutes
+ANSWER_SECONDS = 10.0  # Ray itself asks an address that is not Ray's again and again, for minutes
+# What a client of gRPC says first and what comes back (RFC 9113, 3.4 and 6.5): settings of both, a frame of
+# length (three bytes), type 4, flags and stream 0.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+SETTINGS = re.compile(rb"...\x04.\x00{4}", re.DOTALL)
 KINDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # what a task takes, and what a node has of it
 MOST_NEEDED = 2**16  # cores or cards of a node
 
@@ -91,11 +96,11 @@ def launch_on_ray(
 
 
 def check_ray(options: Mapping[str, str]) -> None:
-    """Raises InputError where Ray is not installed, or nobody listens at the address of the cluster."""
+    """Raises InputError where Ray is not installed, or does not answer at the address of the cluster."""
     imported_ray()
     address = _address(options)
     with _naming_what_does_not_answer(address):
-        _check_somebody_listens(address or "")
+        _check_ray_listens(address or "")
 
 
 def _address(options: Mapping[str, str]) -> str | None:
@@ -166,8 +171,8 @@ def _next(tasks: Sequence[Task], taken: set[str], flight: _Flight, places: int) 
     return sorted(ready, key=lambda task: -task.path_seconds)[: max(0, places)]
 
 
-def _check_somebody_listens(address: str) -> None:
-    """Raises OSError or ValueError where an address HOST:PORT, of a cluster or of its ray://, is nobody's."""
+def _check_ray_listens(address: str) -> None:
+    """Raises OSError or ValueError where an address HOST:PORT, of a cluster or its ray://, is not Ray's."""
     scheme, _, place = address.rpartition("://")
     found = urlsplit(f"//{place}")
     if scheme not in ("", "ray"):
@@ -177,7 +182,19 @@ def _check_somebody_listens(address: str) -> None:
     except ValueError:  # whose words are of Python's integers
         raise ValueError("a port is a whole number up to 65,535") from None
     if found.hostname and port:
-        socket.create_connection((found.hostname, port), ANSWER_SECONDS).close()
+        with socket.create_connection((found.hostname, port), ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # of which Ray has the keys
+                _check_grpc(connection)
+
+
+def _check_grpc(connection: socket.socket) -> None:
+    connection.sendall(PREFACE)
+    try:
+        answer = connection.recv(9, socket.MSG_WAITALL)
+    except (TimeoutError, ConnectionError):
+        answer = b""
+    if not SETTINGS.fullmatch(answer):
+        raise ConnectionError("something other than Ray listens there")
 
 
 def _said(error: Exception) -> str:

@@ -42,6 +42,7 @@ WARNING_SECONDS = 90  # before a time limit, in which a worker saves
 MOST_RESTARTS = 1000  # of one job, so that none goes round for ever
 USUAL_ARRAY = 1001  # tasks: SLURM's own MaxArraySize, where the cluster states none
 COMMAND_SECONDS = 120.0  # a busy controller answers late, a dead one never
+PATIENCE_SECONDS = 3600.0  # with one that has answered before: jobs go on without it, and it comes back
 SCRIPT = """#!/bin/bash
 #SBATCH --requeue --open-mode=append --signal=B:USR2@{warning} --kill-on-invalid-dep=yes
 runs=({runs})
@@ -69,8 +70,12 @@ class _Queue:
     store: Path
     options: list[str]
     device: str
+    tell: Callable[[str], None]
     jobs: dict[str, str] = field(default_factory=dict)
     attempts: Attempts = field(default_factory=Attempts)
+    listed: set[str] = field(default_factory=set)
+    heard_at: float | None = None
+    is_silent: bool = False
 
     @property
     def folder(self) -> Path:
@@ -86,9 +91,17 @@ class _Queue:
             self.jobs |= {str(run): str(job) for run, job in found.items()}
 
     def active(self) -> set[str]:
-        """Runs whose job waits or runs."""
-        listed = set(_call("squeue", "--noheader", "--array", "--format=%i").split())
-        return {run for run, job in self.jobs.items() if job in listed}
+        """Runs whose job waits or runs; as last heard, while the controller does not answer."""
+        try:
+            self.listed = set(_call("squeue", "--noheader", "--array", "--format=%i").split())
+            self.heard_at, self.is_silent = time.monotonic(), False
+        except LlamaScaleError as error:
+            if self.heard_at is None or time.monotonic() - self.heard_at > PATIENCE_SECONDS:
+                raise
+            if not self.is_silent:
+                self.tell(f"{error.message}: the store is watched until SLURM answers again")
+            self.is_silent = True
+        return {run for run, job in self.jobs.items() if job in self.listed}
 
     def submit(self, tasks: Sequence[Task], after: str | None = None) -> None:
         """Arrays of `tasks`, in their order; `after` is the job that must have ended well before."""
@@ -121,7 +134,9 @@ class _Queue:
             str(script),
         )
         job = said.strip().split(";")[0]
-        self.jobs |= {run: f"{job}_{index}" for index, run in enumerate(runs)}
+        queued = {run: f"{job}_{index}" for index, run in enumerate(runs)}
+        self.jobs |= queued
+        self.listed.update(queued.values())
         write_atomically(self.folder / "jobs.json", json.dumps(self.jobs, indent=1))
 
 
@@ -142,13 +157,14 @@ def launch_on_slurm(
     options: Sequence[str] = (),
     device: str,
     watch: Callable[[Progress], None],
+    tell: Callable[[str], None],
 ) -> LaunchReport:
     """Queue every run that is not done, and watch the store until all are finished or have failed.
 
     `options` are passed to sbatch. Raises InputError where SLURM refuses them; KeyboardInterrupt leaves the
-    jobs in the queue, to be watched again.
+    jobs in the queue, to be watched again. A controller that falls silent is waited for; `tell` hears of it.
     """
-    queue = _Queue(store=store, options=list(options), device=device)
+    queue = _Queue(store=store, options=list(options), device=device, tell=tell)
     queue.read()
     began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
     with noting_interrupts() as interrupted:
@@ -169,9 +185,10 @@ def launch_on_slurm(
             )
             if finished.union(failed) >= {task.run for task in tasks}:
                 return LaunchReport(failed=failed, seconds=elapsed, busy_share=None)
-            _queue_what_waits(
-                queue, [task for task in tasks if task.run not in finished.union(failed, active)]
-            )
+            if not queue.is_silent:
+                _queue_what_waits(
+                    queue, [task for task in tasks if task.run not in finished.union(failed, active)]
+                )
             until = time.monotonic() + POLL_SECONDS
             while time.monotonic() < until:
                 if interrupted():

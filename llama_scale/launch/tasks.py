@@ -16,7 +16,7 @@ from pathlib import Path
 from llama_scale.errors import LlamaScaleError
 from llama_scale.files import write_atomically
 from llama_scale.frozen import frozen
-from llama_scale.runs import RunConfig, RunFolder
+from llama_scale.runs import RunConfig, RunFolder, stop_signals
 from llama_scale.sweeps import Sweep
 
 ATTEMPTS = 3  # of a run that fails without a step forward
@@ -249,7 +249,7 @@ def running_now(task: Task) -> Running:
 
 @contextmanager
 def noting_interrupts() -> Iterator[Callable[[], bool]]:
-    """Gives a question that turns true on Ctrl-C or SIGTERM, to be asked at a safe moment.
+    """Gives a question that turns true on Ctrl-C and the like, to be asked at a safe moment.
 
     Raised wherever it happens to strike, KeyboardInterrupt can fall into a destructor, where Python drops it.
     """
@@ -257,13 +257,9 @@ def noting_interrupts() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield noted.is_set
         return
-    ours = (
-        signal.SIGINT,
-        signal.SIGTERM,
-    )  # SLURM, systemd and the like say TERM, and kill some seconds later
-    before = [signal.signal(number, lambda *_: noted.set()) for number in ours]
+    before = {number: signal.signal(number, lambda *_: noted.set()) for number in stop_signals()}
     try:
         yield noted.is_set
     finally:
-        for number, handler in zip(ours, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)

@@ -44,6 +44,7 @@ from llama_scale.runs.folders import (
     create_runs,
     find_run,
     run_folders,
+    stop_signals,
 )
 from llama_scale.runs.leases import BusyError
 from llama_scale.runs.limits import SEEDS, mup_problems, seed_problems, training_problems
@@ -95,6 +96,7 @@ __all__ = [
     "run_folders",
     "run_id",
     "seed_problems",
+    "stop_signals",
     "text_problems",
     "training_problems",
     "vocabulary_problems",

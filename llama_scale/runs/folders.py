@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 from llama_scale.config import canonical_hash, canonical_json, differences, structure
 from llama_scale.errors import InputError, StoreError
-from llama_scale.files import parse_json, read_whole, store_error, write_atomically
+from llama_scale.files import parse_json, read_whole, reason_of, store_error, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.runs.configs import RunConfig, run_id
 from llama_scale.runs.leases import HELD, Lease, hold
@@ -27,6 +28,7 @@ STEP = re.compile("step-([0-9]{9,})")  # a checkpoint's name
 WEIGHTS, INITIAL_WEIGHTS = "weights.safetensors", "initial.safetensors"
 LEASES = "leases"
 PASSED_OVER = "checkpoint_passed_over"  # an event
+SEAL = b',\n "crc32": "'  # of a result: what stands before it, eight digits, and the end
 MOST_STEPS = 2**53  # beyond which a float counts no single steps
 WRITERS = 32  # specs on their way to the disk at once
 # How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).
@@ -75,13 +77,22 @@ class RunFolder:
         """What this run is; raises StoreError where spec.json is missing, torn or not of this id."""
         content, config = self._read_spec()
         if canonical_hash(content) != self.run:  # as `run_id` of the config, which would take it apart again
-            begun = self._begun_with()
-            changes = f" ({'; '.join(differences(begun, content))})" if begun else ""
-            raise StoreError(
-                f"spec.json of run {self.run} was changed{changes}: it now describes run {run_id(config)}",
-                hint="put the file back, or move this run's folder away and run the sweep again",
-            )
+            raise self._is_another(content, run_id(config))
         return config
+
+    def _is_another(self, content: dict[str, Any], described: str) -> StoreError:
+        """Why a spec with this config, that of the run `described`, lies in this folder."""
+        if self._read_json("spec.json").get("run") == described:
+            return StoreError(
+                f"the folder {self.path} holds run {described}, so it was copied or renamed",
+                hint=f"name it {described}, or move it out of the store",
+            )
+        begun = self._begun_with()
+        changes = f" ({'; '.join(differences(begun, content))})" if begun else ""
+        return StoreError(
+            f"spec.json of run {self.run} was changed{changes}: it now describes run {described}",
+            hint="put the file back, or move this run's folder away and run the sweep again",
+        )
 
     def _begun_with(self) -> dict[str, Any]:
         """The spec that the run was last started with, as its log tells; empty where it tells none."""
@@ -95,7 +106,7 @@ class RunFolder:
             torn = not isinstance(error, OSError)
             way_out = "which writes it anew" if torn else "with this run's folder moved away"
             raise StoreError(
-                f"spec.json of run {self.run} cannot be read: {error}",
+                f"spec.json of run {self.run} cannot be read: {reason_of(error)}",
                 hint=f"run its sweep again, {way_out}",
             ) from None
 
@@ -118,25 +129,35 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What the run ended with, or None while it has not."""
         try:
-            return _checked_result(self._read_json("result.json"), self.run)
+            return self._read_result("result.json")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             torn = not isinstance(error, OSError)
             way_out = "which sets that file aside" if torn else "with that file moved away"
             raise StoreError(
-                f"result.json of run {self.run} cannot be read: {error}",
+                f"result.json of run {self.run} cannot be read: {reason_of(error)}",
                 hint=f"run its sweep or `train` again, {way_out}: it trains this run anew",
             ) from None
 
+    def _read_result(self, name: str) -> dict[str, Any]:
+        text = read_whole(f"{self.path}/{name}")
+        body, seal, checksum = text.rpartition(SEAL)
+        if seal and checksum[:8] != _crc32(body):
+            raise ValueError("it was changed since it was written")
+        found = _checked_result(parse_json(text), self.run)
+        found.pop("crc32", None)  # which those of earlier versions lack
+        return found
+
     def is_torn(self, name: str) -> bool:
-        """Whether that spec or result is there and holds none of what they say, as after a power cut."""
+        """Whether that spec or result is there and is not what was written, as after a power cut."""
         try:
-            found = self._read_json(name)
             if not name.startswith("spec."):
-                _checked_result(found, self.run)
-            elif canonical_hash(_checked_spec(found)) != self.run:  # another run's spec is whole, if not ours
-                structure(found["config"], RunConfig, source=name)
+                self._read_result(name)
+                return False
+            content = _checked_spec(self._read_json(name))
+            if canonical_hash(content) != self.run:  # another run's spec is whole, if not ours
+                structure(content, RunConfig, source=name)
         except OSError:  # of files that are not there, or not ours to read
             return False
         except (ValueError, InputError):
@@ -161,8 +182,9 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any], *, check: Callable[[], None] | None = None) -> None:
         """Say how the run ended; `check` is asked last whether this process may still write."""
-        text = json.dumps({"schema": 1, "run": self.run, **result}, indent=1)
-        write_atomically(self.path / "result.json", text, check=check)
+        text = json.dumps({"schema": 1, "run": self.run, **result}, indent=1).encode()
+        body = text.removesuffix(b"\n}")
+        write_atomically(self.path / "result.json", body + SEAL + _crc32(body) + b'"\n}\n', check=check)
 
     def events(self) -> list[dict[str, Any]]:
         """The whole, checked, consecutive records of events.jsonl; what follows a torn one is not trusted."""
@@ -261,7 +283,7 @@ class EventLog:
         """
         self.lease.check()
         body = canonical_json({"seq": self._next, "event": event, **fields})
-        line = f'{body[:-1]},"crc32":"{zlib.crc32(body.encode()):08x}"}}\n'.encode()
+        line = body[:-1].encode() + b',"crc32":"' + _crc32(body.encode()) + b'"}\n'
         try:
             written = self._file.write(line)
         except OSError as error:
@@ -292,16 +314,30 @@ class EventLog:
         self._file.close()
 
 
+def _crc32(data: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(data)
+
+
 def _checked_event(line: bytes) -> dict[str, Any] | None:
     """The record on `line` if it is whole and unharmed."""
     try:
         event = parse_json(line)
         checksum = event.pop("crc32")
         whole = line.endswith(b"\n") and isinstance(event["seq"], int) and "event" in event
-        same = checksum == f"{zlib.crc32(canonical_json(event).encode()):08x}"
+        same = checksum.encode() == _crc32(canonical_json(event).encode())
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return event if whole and same else None
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """What asks a process to save and leave.
+
+    Ctrl-C, TERM, which SLURM, systemd and the like send before they kill, and HUP of a terminal that closes,
+    unless nohup has that ignored.
+    """
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return asked[:2] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else asked
 
 
 def create_run(store: Path, config: RunConfig, run: str | None = None) -> RunFolder:

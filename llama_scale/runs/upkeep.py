@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_scale.config import plain
 from llama_scale.errors import StoreError
-from llama_scale.files import is_left_behind
+from llama_scale.files import is_left_behind, reason_of
 from llama_scale.frozen import frozen
 from llama_scale.runs.configs import RunConfig
 from llama_scale.runs.folders import INITIAL_WEIGHTS, WEIGHTS, RunFolder, write_spec
@@ -33,12 +33,18 @@ class Harm:
 
 
 def harms(folder: RunFolder) -> Iterator[Harm]:
-    """What is amiss in one run's folder; reads every byte of it."""
+    """What is amiss in one run's folder; reads every byte of it, as far as the disk gives it."""
     try:
-        config, result = folder.config, folder.result()
+        yield from _harms(folder)
     except StoreError as error:
         yield Harm(run=folder.run, what=error.message, consequence=error.hint)
-        return
+    except OSError as error:
+        what = f"{error.filename or folder.path} cannot be read: {reason_of(error)}"
+        yield Harm(run=folder.run, what=what, consequence="the rest of this run was not checked")
+
+
+def _harms(folder: RunFolder) -> Iterator[Harm]:
+    config, result = folder.config, folder.result()
     lost = folder.unread_log_bytes()
     if lost:
         yield Harm(

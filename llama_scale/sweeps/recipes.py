@@ -54,11 +54,15 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Tables of which `above` has the last word; one of another kind takes the place of the whole other."""
-    if above.get("kind", below.get("kind")) != below.get("kind"):
+    if "kind" in above and _kind(above) != _kind(below):
         return above
     both = below.keys() & above.keys()
     merged = {k: _over(below[k], above[k]) for k in both if _are_tables(below[k], above[k])}
     return {**below, **above, **merged}
+
+
+def _kind(table: dict[str, Any]) -> str:
+    return str(table.get("kind", "isoflop")).casefold()  # designs alone have kinds
 
 
 def _are_tables(*values: Any) -> bool:

@@ -132,6 +132,12 @@ class Members(Checked):
                 "design.repeats names widths or sizes, but the design has neither",
                 hint="use design.seeds = 2 to train all of it twice",
             )
+        for width in self.repeats if self.widths else ():
+            if width != int(width):
+                yield InputError(
+                    f"design.repeats holds {width:g}, but here it names widths, which are whole numbers",
+                    hint=f"use {round(width)}",
+                )
 
 
 def _needs_models(design: Members) -> Iterator[InputError]:
@@ -272,6 +278,12 @@ class BatchSearch(Search):
         yield from Search.problems(self)
         if not self.batches_tokens:
             yield InputError("design.batches_tokens is empty", hint='add batches, such as ["64k", "128k"]')
+        if not 0 <= self.learning_rate_exponent <= 1:
+            yield InputError(
+                f"design.learning_rate_exponent is {self.learning_rate_exponent:g}, but rates move with the "
+                "batch by 0 (not at all) to 1 (as fast)",
+                hint="use 0.5, or leave it out",
+            )
 
 
 DesignSpec = IsoFlop | Grid | Overtrain | LearningRateSearch | BatchSearch

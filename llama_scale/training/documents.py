@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llama_scale.errors import InputError
-from llama_scale.files import parse_json
+from llama_scale.files import parse_json, reason_of
 from llama_scale.frozen import frozen
 
 SEPARATOR = "<|endofdoc|>"
@@ -86,7 +86,7 @@ def is_there(source: Path) -> bool:
 
 def _unreadable(source: Path, error: OSError) -> InputError:
     return InputError(
-        f"cannot read {error.filename or source}: {(error.strerror or str(error)).lower()}",
+        f"cannot read {error.filename or source}: {reason_of(error)}",
         hint="check its name and your permission to read it, or take it out of the source",
     )
 

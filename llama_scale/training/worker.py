@@ -16,7 +16,7 @@ import torch
 
 from llama_scale.errors import LlamaScaleError
 from llama_scale.files import store_error, write_atomically
-from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, BusyError, RunFolder, find_run
+from llama_scale.runs import EXIT_DONE, EXIT_FAILED, EXIT_RETRY, BusyError, RunFolder, find_run, stop_signals
 from llama_scale.training.data import TokenFiles, data_folder, open_tokens, verify_tokens
 from llama_scale.training.environment import choose_device
 from llama_scale.training.kernels import check_precision
@@ -92,7 +92,7 @@ def _leave_log(folder: RunFolder, text: str) -> None:
 
 
 def stop_on_signals(parent: int) -> Callable[[], bool]:
-    """A question that turns true on SIGTERM, on SIGINT, or when `parent`, which started this, is gone.
+    """A question that turns true on `stop_signals`, or when `parent`, which started this, is gone.
 
     A second SIGINT ends the process at once.
     """
@@ -104,7 +104,7 @@ def stop_on_signals(parent: int) -> Callable[[], bool]:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, ask)
     return lambda: asked or os.getppid() != parent
 
