@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Hours of a FLOP are 1e-18: within the usual 1e-12, any two of them would be equal.
+type(pytest.approx(1.0)).DEFAULT_ABSOLUTE_TOLERANCE = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+
 
 @pytest.fixture
 def shared_data() -> Path:

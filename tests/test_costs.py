@@ -67,6 +67,14 @@ def test_idle_hours_are_paid() -> None:
     )
 
 
+def test_what_is_computed_again_takes_hours_and_is_not_useful() -> None:
+    chip = rental("H100", precision="bf16")
+    usual = Training(rental=chip, mfu=0.4, goodput=0.8)
+    assert usual.gpu_hours_per_flop == pytest.approx(1 / (989.4e12 * 3600 * 0.4 * 0.8), rel=1e-3)
+    again = Training(rental=chip, mfu=0.4, goodput=0.8, recomputed=0.3)
+    assert again.gpu_hours_per_flop == pytest.approx(1.3 * usual.gpu_hours_per_flop)
+
+
 def test_without_a_price_there_are_hours_but_no_dollars() -> None:
     chip = rental("MI300X", precision="bf16")
     economics = Economics(
