@@ -7,12 +7,8 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-REPOSITORY = (
-    "git",
-    "--git-dir=.git",
-    "--work-tree=.",
-    "--no-optional-locks",
-)  # whatever a hook's variables say
+# Never the repository of a folder above, and without a lock that the user's own commands might meet.
+REPOSITORY = ("git", "--git-dir=.git", "--work-tree=.", "--no-optional-locks")
 GIT = (*REPOSITORY, "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=.dirty")
 LONGEST_S = 10
 
@@ -28,7 +24,8 @@ def code_version(root: Path = Path(__file__).parents[1]) -> str:
     import os
     import subprocess
 
-    own = {name: value for name, value in os.environ.items() if name != "GIT_INDEX_FILE"}
+    # without what a hook says of its own repository: index, objects, configuration
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
             GIT, cwd=root, env=own, capture_output=True, text=True, check=True, timeout=LONGEST_S

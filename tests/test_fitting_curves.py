@@ -233,6 +233,19 @@ def test_units_of_headers_count_in_curves_too(tmp_path: Path) -> None:
     assert found.loss == pytest.approx(expected.loss)
 
 
+@pytest.mark.parametrize("tokens", [1e5, None])
+def test_tokens_of_a_step_follow_from_those_seen_by_it_or_by_the_whole_run(
+    tmp_path: Path, tokens: float | None
+) -> None:
+    source = write_csv(tmp_path / "curves.csv", [made_up("cosine", 8000)])
+    header, *rows = source.read_text().splitlines()
+    seen = [f"{tokens * float(row.split(',')[2]) if tokens else 8e8:g}" for row in rows]
+    lines = [f"{row},{count}" for row, count in zip(rows, seen, strict=True)]
+    source.write_text("\n".join([f"{header},total_tokens", *lines]) + "\n")
+    (found,), _ = curves_of_table(source)
+    assert found.tokens_per_step == pytest.approx(1e5)
+
+
 @pytest.mark.parametrize(
     ("header", "line", "problem"),
     [

@@ -107,6 +107,25 @@ def test_units_of_headers_count_in_scores_too(tmp_path: Path) -> None:
         read_scores(source)
 
 
+def test_a_task_is_the_column_of_its_name_whatever_its_brackets_say(tmp_path: Path) -> None:
+    source = tmp_path / "scores.csv"
+    source.write_text(
+        'loss,Accuracy (%),"MMLU (5-shot, %)",GSM (a),GSM (b)\n3,50,26,0.1,0.2\n2.9,80,30,0.3,0.4\n'
+    )
+    assert read_scores(source, task="mmlu").score == pytest.approx([0.26, 0.3])
+    assert read_scores(source).task == "accuracy"
+    assert read_scores(source, task="gsm (b)").score == pytest.approx([0.2, 0.4])
+    with pytest.raises(InputError, match=r"more than one column 'gsm': 'GSM \(a\)' and 'GSM \(b\)'"):
+        read_scores(source, task="gsm")
+
+
+def test_a_percent_sign_within_a_name_is_no_unit(tmp_path: Path) -> None:
+    source = tmp_path / "scores.csv"
+    source.write_text("loss,top5%,top1 %\n3,0.5,0.5\n2.9,0.8,0.8\n")
+    assert read_scores(source, task="top5%").score == pytest.approx([0.5, 0.8])
+    assert read_scores(source, task="top1 %").score == pytest.approx([0.005, 0.008])
+
+
 def test_rows_that_repeat_others_are_told(tmp_path: Path) -> None:
     rows = ["a,3.0,0.30", "b,2.5,0.45", "b,2.5,0.45", "c,2.5,0.45", "b,2.5,0.45"]
     source = tmp_path / "scores.csv"

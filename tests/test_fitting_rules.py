@@ -88,6 +88,20 @@ def test_runs_of_other_texts_are_no_repeats() -> None:
     assert merged.names == ("once",)
 
 
+def test_another_seed_whose_rounded_losses_agree_here_and_there_is_no_copy() -> None:
+    def nameless(source: str, losses: list[float]) -> Rows:
+        rows = [
+            row(f"{source} {size}", 1e9 * size, 1e10, loss, place=f"{source} {size}")
+            for size, loss in enumerate(losses, 1)
+        ]
+        return part(*rows, source=source)
+
+    first = nameless("seed0", [2.5, 2.4, 2.3, 2.2])
+    assert len(observe([first, nameless("seed1", [2.5, 2.41, 2.31, 2.21])])) == 8
+    assert len(observe([first, nameless("copy", [2.5, 2.4, 2.3])])) == 4
+    assert len(observe([first, nameless("copy and another seed", [2.5, 2.4, 2.31, 2.21])])) == 6
+
+
 def test_a_run_that_two_sources_hold_counts_once() -> None:
     run = row("a", 1e9, 1e10, 2.0)
     found = observe([part(run, row("b", 2e9, 1e10)), part(run, source="there")])

@@ -82,6 +82,13 @@ def test_curves_end_where_the_runs_do() -> None:
     assert ends == pytest.approx(sorted(one.flops_per_token * one.tokens[-1] for one in found))
 
 
+def test_tokens_of_whole_runs_are_no_abscissa(tmp_path: Path) -> None:
+    table = tmp_path / "curves.csv"
+    table.write_text("run,N,total_tokens,train_loss\n" + "".join(f"a,1e6,1e9,{loss}\n" for loss in (4, 3, 2)))
+    with pytest.raises(InputError, match="line 2: all rows of 'a' have"):
+        figures.learning_curves(table)
+
+
 def test_isoflop_draws_every_run_and_every_minimum() -> None:
     (axes,) = figure("isoflop").axes
     found = isoflop(runs())

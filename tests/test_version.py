@@ -53,11 +53,9 @@ def test_a_commit_is_of_our_repository_and_of_no_other(
     (tmp_path / "torn" / ".git").mkdir(parents=True)
     assert code_version(tmp_path / "torn") == __version__  # not that of the folder above
     code_version.cache_clear()
-    for name, of in (
-        ("GIT_DIR", ""),
-        ("GIT_INDEX_FILE", "index"),
-        ("GIT_WORK_TREE", ".."),
-    ):  # as hooks set them
+    variables = {"GIT_DIR": "", "GIT_INDEX_FILE": "index", "GIT_WORK_TREE": ".."}
+    variables |= {"GIT_OBJECT_DIRECTORY": "objects", "GIT_COMMON_DIR": ""}
+    for name, of in variables.items():  # as hooks set them
         monkeypatch.setenv(name, str(tmp_path / "theirs" / ".git" / of))
     assert code_version(tmp_path / "ours") == said
 

@@ -99,7 +99,7 @@ def _exact(law: ScalingLaw, runs: Observations, budget: float) -> dict[str, floa
     by_6nd = float(np.log(law.compute_optimum(budget).parameters))
     grid = np.linspace(min(logs.min(), by_6nd) - 1, max(logs.max(), by_6nd) + 1, GRID)
     known = np.clip(grid, logs.min() - 1, logs.max() + 1)
-    costs = np.polyval(per_token, known - centre) + grid - known
+    costs = np.polyval(per_token, known - centre) + (grid - known)
     best = [_best(law, grid, costs, np.log(budget) + step) for step in (-STEP, 0.0, STEP)]
     return {
         "exponent_a": (best[2][0] - best[0][0]) / (2 * STEP),

@@ -103,7 +103,7 @@ def _curve(model: str, run: str, rows: Sequence[tuple[str, Sequence[str]]], colu
     if "parameters" in columns.at:
         size = columns.number(*rows[0], "parameters")
     if "tokens" in columns.at:
-        tokens = float(np.median(numbers("tokens") / steps))
+        tokens = _tokens_per_step(numbers("tokens"), steps)
     return Curve(
         name=run,
         model=_model_name(columns, model, size),
@@ -113,6 +113,12 @@ def _curve(model: str, run: str, rows: Sequence[tuple[str, Sequence[str]]], colu
         parameters=size,
         tokens_per_step=tokens,
     )
+
+
+def _tokens_per_step(tokens: Array, steps: Array) -> float:
+    """Of tokens seen by each step; where all rows say the same, they are those of the whole run."""
+    whole = len(tokens) > 1 and tokens.min() == tokens.max()
+    return float(tokens[0] / steps.max() if whole else np.median(tokens / steps))
 
 
 def _warmup_sum(

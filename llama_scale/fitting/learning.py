@@ -72,6 +72,11 @@ def _curve(run: str, rows: Sequence[tuple[str, Sequence[str]]], columns: Columns
         [[_number(place, cells, columns, name) for name in NEEDED[1:]] for place, cells in rows]
     )
     parameters, tokens, loss = values[np.argsort(values[:, 1], kind="stable")].T
+    if len(rows) >= LEAST_POINTS and tokens[0] == tokens[-1]:
+        raise InputError(
+            f"{rows[0][0]}: all rows of {run!r} have {tokens[0]:g} tokens, those of the whole run",
+            hint="a loss curve needs the tokens that each logged step had seen",
+        )
     per_token = 6 * parameters[0]
     if "train_flops" in columns.at:
         per_token = _number(*rows[-1], columns, "train_flops") / _number(*rows[-1], columns, "tokens")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -112,27 +112,46 @@ def count_rows(parts: Sequence[Rows], rules: Rules) -> tuple[list[Row], list[Exc
 
 
 def _once(parts: Sequence[Rows]) -> tuple[list[Row], list[Exclusion]]:
-    """Each run once, though two sources may hold it, as a store and its export do.
-
-    Runs of one size, duration, text and loss are the same, unless both sources name them, and differently.
-    """
-    seen: dict[tuple[tuple[str, ...], float], list[tuple[str | None, str]]] = defaultdict(list)
+    """Each run once, though two sources may hold it, as a store and its export do."""
     rows, left = [], []
+    earlier: list[tuple[str, Mapping[tuple[str, ...], list[Row]]]] = []
     for part in parts:
-        fresh = []
-        for row in part.rows:
-            key, name = (_size_and_duration(row), row.loss), row.given_name
-            held = next(
-                (source for other, source in seen[key] if None in (name, other) or name == other), None
-            )
-            if held:
-                left.append(Exclusion(run=row.name, reason=f"the same run is in {held}"))
+        held: dict[int, str] = {}
+        for source, runs in earlier:
+            held = {**dict.fromkeys(_copies(part.rows, runs), source), **held}
+        for at, row in enumerate(part.rows):
+            if at in held:
+                left.append(Exclusion(run=row.name, reason=f"the same run is in {held[at]}"))
             else:
                 rows.append(row)
-                fresh.append((key, (name, part.source)))
-        for key, holder in fresh:
-            seen[key].append(holder)
+        earlier.append((part.source, _by_size_and_duration(part.rows)))
     return rows, left
+
+
+def _copies(rows: Sequence[Row], held: Mapping[tuple[str, ...], Sequence[Row]]) -> set[int]:
+    """Positions of rows that another source holds: of one size, duration, text and loss, and of one name.
+
+    Where one of the two has no name, most such rows must agree in their losses: rounded to two digits, those
+    of another seed agree in some.
+    """
+    named, agree, differ = set(), set(), 0
+    for at, row in enumerate(rows):
+        others = held.get(_size_and_duration(row), ())
+        same = {other.given_name for other in others if other.loss == row.loss}
+        if row.given_name is not None and row.given_name in same:
+            named.add(at)
+        elif same and (row.given_name is None or None in same):
+            agree.add(at)
+        elif any(None in (row.given_name, other.given_name) for other in others):
+            differ += 1
+    return named | agree if len(agree) >= differ else named
+
+
+def _by_size_and_duration(rows: Sequence[Row]) -> Mapping[tuple[str, ...], list[Row]]:
+    found: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[_size_and_duration(row)].append(row)
+    return found
 
 
 def _size_and_duration(row: Row) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, read_cells
 from llama_scale.fitting.columns import EVALUATED_LOSS, TRAINING_LOSS, Columns, named_columns
 from llama_scale.fitting.filters import plain_name
+from llama_scale.fitting.headers import Header, read_header
 from llama_scale.fitting.newton import Array
 from llama_scale.frozen import frozen
 
@@ -25,6 +26,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "run": ("run", "run_id", "name", "id", "model"),
 }
 
+PERCENT = {"%", "percent"}
 SCALES_APART = 10.0  # from the highest fraction to the lowest percent: scores in percent leave no such gap
 
 
@@ -58,13 +60,14 @@ def read_scores(path: Path, *, task: str | None = None) -> ScorePairs:
     losses = np.array([_number(place, cells, columns, "loss") for place, cells in kept])
     scores = np.array([_number(place, cells, columns, "score") for place, cells in kept])
     scored = columns.at["score"]
-    percent = "%" in table.header[scored]
+    header = read_header(table.header[scored])
+    percent = _in_percent(header)
     marked = np.array([percent or cells[scored].endswith("%") for _, cells in kept], bool)
     _check_losses(kept, losses)
     scores, notes = _fractions(kept, scores, marked, path.name)
     named = columns.at.get("run")
     return ScorePairs(
-        task=task or chosen or plain_name(table.header[scored]),
+        task=task or chosen or header.name,
         names=tuple(place if named is None else cells[named] for place, cells in kept),
         loss=losses,
         score=scores,
@@ -99,8 +102,7 @@ def _chosen_task(path: Path, table: Cells, columns: Columns, task: str | None) -
 
 
 def _columns(path: Path, table: Cells, task: str | None) -> Columns:
-    names = [plain_name(name) for name in table.header]
-    scored = None if task is None or plain_name(task) not in names else names.index(plain_name(task))
+    scored = None if task is None else _column_of_task(path, table, task)
     known = {
         ours: names for ours, names in ALIASES.items() if scored is None or ours not in ("score", "task")
     }
@@ -114,6 +116,21 @@ def _columns(path: Path, table: Cells, task: str | None) -> Columns:
     return columns if scored is None else replace(columns, at={**columns.at, "score": scored})
 
 
+def _column_of_task(path: Path, table: Cells, task: str) -> int | None:
+    """Where the scores of a task stand, by its column's header, or its name alone where no other has it."""
+    for name_of in (plain_name, lambda header: read_header(header).name):
+        alike = [at for at, header in enumerate(table.header) if name_of(header) == name_of(task)]
+        if len(alike) > 1:
+            both = " and ".join(repr(table.header[at]) for at in alike)
+            raise InputError(
+                f"{path.name} has more than one column {task!r}: {both}",
+                hint=f"choose one with --task {table.header[alike[0]]!r}, or rename one of them",
+            )
+        if alike:
+            return alike[0]
+    return None
+
+
 def _number(place: str, cells: Sequence[str], columns: Columns, ours: str) -> float:
     text = cells[columns.at[ours]]
     try:
@@ -122,6 +139,11 @@ def _number(place: str, cells: Sequence[str], columns: Columns, ours: str) -> fl
         raise InputError(
             f"{place}, column {ours}: {text!r} is not a number", hint="write it as 0.56, or leave the row out"
         ) from None
+
+
+def _in_percent(header: Header) -> bool:
+    """Whether a header says so in brackets or as its last word: that of `top5%` is part of a name."""
+    return bool(PERCENT & {*header.words.replace(",", " ").split(), header.name.rpartition("_")[2]})
 
 
 def _check_losses(kept: Sequence[tuple[str, Any]], losses: Array) -> None:

@@ -27,6 +27,9 @@ MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 SCHEMA = 3  # 2 had no hash of the manifest itself
 SELF = "manifest_sha256"
 PARTS = ("train", "validation")
+MOST_LOOKS = (
+    8  # of one text: installations and copies that share a store, and no more than a manifest should hold
+)
 
 
 @frozen(eq=False)
@@ -105,7 +108,7 @@ def find_prepared(
     marks = [fingerprint(source, store) for source in config.mixture] if alike else []
     for folder, manifest in alike:
         cut_alike = tokenizer is None or manifest["tokenizer"]["sha256"] == sha256_of(tokenizer)
-        if cut_alike and manifest["fingerprints"] == marks:
+        if cut_alike and marks in _looks(manifest):
             return open_tokens(folder)
     return None
 
@@ -141,12 +144,19 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
 def remember_marks(folder: Path, config: DataConfig, marks: list[str]) -> None:
     """Have `find_prepared` know a text again that was read and found to be the same, though it looks another.
 
-    As after a copy or a new installation: else it would be read at every start from then on.
+    As after a copy or a new installation: else it would be read at every start from then on. The looks before
+    stay known, as two installations may share a store.
     """
     manifest = _manifest(folder)
-    if manifest.get("reads") == what_is_read(config) and manifest["fingerprints"] != marks:
+    if manifest.get("reads") == what_is_read(config) and marks not in (looks := _looks(manifest)):
+        known = {"fingerprints": marks, "earlier_fingerprints": looks[: MOST_LOOKS - 1]}
         with suppress(StoreError):  # a store that is read-only serves as well, more slowly
-            write_manifest(folder, {**_unsealed(manifest), "fingerprints": marks})
+            write_manifest(folder, {**_unsealed(manifest), **known})
+
+
+def _looks(manifest: dict[str, Any]) -> list[list[str]]:
+    """The marks of all sources, each time that they were read and found to be this text; the last first."""
+    return [manifest["fingerprints"], *manifest.get("earlier_fingerprints", [])]
 
 
 def _sealed(content: dict[str, Any]) -> dict[str, Any]:
