@@ -364,16 +364,26 @@ def _tables_by_kind(type_: Any) -> dict[str, type] | None:
     return {get_args(get_type_hints(choice)["kind"])[0]: choice for choice in choices}
 
 
+def kind_of(table: Mapping[str, Any], type_: Any) -> Any:
+    """Which of a union of dataclasses that differ in `kind` a table is, be it one of them or not."""
+    return _kind_of(table, _tables_by_kind(type_) or {})
+
+
+def _kind_of(table: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
+    """What its `kind` says, in capitals or not; without one, the first that knows the most of its keys."""
+    if "kind" in table:
+        return known_word(table["kind"], kinds)
+    return max(kinds, key=lambda kind: len({field.name for field in fields(kinds[kind])} & table.keys()))
+
+
 def _kind_hook(converter: Converter, name: str, kinds: Mapping[str, type]) -> _Hook:
-    """Reads a table as what its `kind` says; without one, as the first that knows the most of its keys."""
-    known = {kind: {field.name for field in fields(table)} for kind, table in kinds.items()}
+    """Reads a table as what its `kind_of` says."""
 
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError("expected a table")
-        fullest = max(kinds, key=lambda kind: len(known[kind] & value.keys()))
-        kind = known_word(value.get("kind", fullest), kinds)
-        if kind not in kinds:
+        kind = _kind_of(value, kinds)
+        if not isinstance(kind, str) or kind not in kinds:
             close = nearest(str(kind), kinds)
             raise InputError(
                 f"{name}.kind is {_shown(kind)}, not one of {', '.join(kinds)}",

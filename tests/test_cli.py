@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import pty
 import shlex
 import shutil
 import subprocess
@@ -212,6 +213,24 @@ def test_nor_is_one_that_has_gone_before_a_word_is_said(words: str) -> None:
     )
     os.close(said)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_nor_is_a_terminal_that_was_closed(stream: str) -> None:
+    """Where a view is plain, as with NO_COLOR, the next line of it had ended a run before it could save."""
+    program = "from llama_scale.cli.output import Output; Output().talk('on'); Output().result({}, 'well')"
+    reader, terminal = pty.openpty()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        text=True,
+        check=False,
+        stdout=terminal if stream == "stdout" else subprocess.PIPE,
+        stderr=terminal if stream == "stderr" else subprocess.PIPE,
+    )
+    os.close(terminal)
+    unsaid = {"stdout": (None, "on\n"), "stderr": ("well\n", None)}
+    assert (done.returncode, (done.stdout, done.stderr)) == (0, unsaid[stream])
 
 
 def test_nor_is_one_that_leaves_in_the_middle_of_an_answer() -> None:

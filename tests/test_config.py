@@ -111,6 +111,8 @@ def test_a_word_of_a_few_may_be_in_capitals(recipe: Path) -> None:
     assert value.optimiser.kind == "muon"
     figure = {"kind": "Box", "sides": [1, 2]}
     assert structure({"figure": figure}, Drawing, source="x").figure == Box(sides=(1.0, 2.0))
+    with pytest.raises(InputError, match=r'figure.kind is \["Box"\], not one of'):
+        structure({"figure": {"kind": ["Box"]}}, Drawing, source="x")
 
 
 def test_every_error_at_once_with_key_path_value_and_nearest_key(recipe: Path) -> None:

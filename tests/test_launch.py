@@ -32,6 +32,7 @@ from llama_scale.launch import (
     run_sweep,
 )
 from llama_scale.launch.estimates import LOG_BYTES, LOG_BYTES_PER_STEP
+from llama_scale.launch.slurm import launch_on_slurm
 from llama_scale.launch.tasks import ATTEMPTS
 from llama_scale.runs import (
     CHECKPOINT_MANIFEST,
@@ -395,6 +396,38 @@ def test_a_trunk_that_no_branch_leaves_has_nothing_left_to_do(recipe: Path, tmp_
     trunk, branch, *_ = prepare_sweep(recipe, store=tmp_path, workers=2, device="cpu").sweep.runs
     assert trunk.role == "trunk" and task_called("small", trunk, tmp_path).is_finished()
     assert branch.role == "train" and not task_called("small", branch, tmp_path).is_finished()
+
+
+def test_a_controller_that_falls_silent_before_it_is_given_a_job_is_waited_for(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = list(prepare_sweep(recipe, store=tmp_path, device="cpu").tasks)[:1]
+    create_run(tmp_path, tasks[0].config)
+    answers = ["", None, None, None, "", "7", "7_0"]  # None: it does not answer
+
+    def call(program: str, *_: str) -> str:
+        asked.append(program)
+        if (answer := answers[len(asked) - 1]) is None:
+            raise InputError(f"{program} refused: unable to contact the controller", hint="")
+        if len(asked) == len(answers):
+            tasks[0].folder.write_result({"status": "failed", "steps": 0})
+        return answer
+
+    asked: list[str] = []
+    told: list[str] = []
+    monkeypatch.setattr("llama_scale.launch.slurm._call", call)
+    monkeypatch.setattr("llama_scale.launch.slurm._largest_array", lambda: 10)
+    monkeypatch.setattr("llama_scale.launch.slurm.POLL_SECONDS", 0.0)
+    launch_on_slurm(tmp_path, tasks, device="cpu", watch=lambda _: None, tell=told.append)
+    assert asked == ["squeue", "sbatch", "squeue", "squeue", "squeue", "sbatch", "squeue"]
+    assert len(told) == 1 and told[0].endswith("the store is watched until SLURM answers again")
+    # What it refuses while it answers ends the launch.
+    (tasks[0].folder.path / "result.json").unlink()
+    (tmp_path / "slurm" / "jobs.json").unlink()
+    asked.clear()
+    answers[2:] = [""]
+    with pytest.raises(InputError, match="sbatch refused"):
+        launch_on_slurm(tmp_path, tasks, device="cpu", watch=lambda _: None, tell=told.append)
 
 
 def task_called(name: str, config: RunConfig, store: Path) -> Task:

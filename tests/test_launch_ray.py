@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,24 @@ def test_what_is_not_ray_is_not_waited_for(greeting: bytes | None, monkeypatch: 
             check_ray({"address": f"127.0.0.1:{server.getsockname()[1]}"})
         if greeting is not None:
             greeter.join()
+
+
+def test_the_first_words_of_a_cluster_may_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As through a tunnel: its settings, empty here, are nine bytes."""
+    monkeypatch.setattr("llama_scale.launch.on_ray.imported_ray", lambda: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"\0\0\0\4")
+                time.sleep(0.1)
+                connection.sendall(b"\0\0\0\0\0")
+
+        cluster = threading.Thread(target=answer)
+        cluster.start()
+        check_ray({"address": f"127.0.0.1:{server.getsockname()[1]}"})
+        cluster.join()
 
 
 def test_what_no_node_of_a_cluster_has_is_told() -> None:

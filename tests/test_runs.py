@@ -157,7 +157,8 @@ def test_a_torn_result_is_set_aside(folder: RunFolder, content: str) -> None:
     for number in (0, 1):
         (folder.path / "result.json").write_text(content)
         (said,) = mend(folder.path.parent, {folder.run: CONFIG})
-        assert f"result.json of run {folder.run} was torn: it is kept as result.damaged-{number}" in said
+        assert f"result.json of run {folder.run} was torn or changed: it is kept as" in said
+        assert f"result.damaged-{number}" in said
         assert not folder.is_finished
         assert (folder.path / f"result.damaged-{number}").read_text() == content
 
@@ -179,6 +180,24 @@ def test_a_bit_turned_anywhere_in_a_result_is_seen_or_changes_nothing(folder: Ru
     assert unseen < 20  # the name of the checksum and the end of the file
     path.write_bytes(written)
     assert mend(folder.path.parent, {folder.run: CONFIG}) == ()
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("indent", [None, 1, 2])
+def test_a_result_may_be_laid_out_in_another_way(
+    folder: RunFolder, indent: int | None, end: str, mark: str
+) -> None:
+    """As by jq, which sorts keys and makes 1 of 1.0, by editors and by git on its way to another system."""
+    folder.write_result({"status": "done", "steps": 100, "loss_nats": 3.0, "train_flops": 1e15, "text": "é"})
+    path, before = folder.path / "result.json", folder.result()
+    whole = json.loads(path.read_text(), parse_float=lambda number: int(float(number)))
+    laid_out = json.dumps(whole, indent=indent, sort_keys=True, ensure_ascii=False).replace("\n", end)
+    path.write_bytes((mark + laid_out).encode())
+    assert folder.result() == before
+    path.write_bytes((mark + laid_out.replace(": 3", ": 4")).encode())
+    with pytest.raises(StoreError, match="was changed since it was written"):
+        folder.result()
 
 
 def test_a_result_from_before_checksums_is_read(folder: RunFolder) -> None:

@@ -265,11 +265,21 @@ def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
     assert wide == replace(mine, design=Grid(widths=(96,), durations=(1e6,)))
 
 
-def test_a_base_without_a_kind_is_of_the_first(tmp_path: Path) -> None:
+def test_a_base_without_a_kind_is_of_the_one_that_its_keys_fit(tmp_path: Path) -> None:
     """To say it too, in capitals or not, is no other kind: what the base names beside it had been lost."""
-    (tmp_path / "more.toml").write_text('base = "default"\n[design]\nkind = "IsoFLOP"\nseeds = 2\n')
-    default = load_recipe("default")
-    assert load_recipe(str(tmp_path / "more.toml")).design == replace(default.design, seeds=2)
+    recipes = {
+        "more": 'base = "default"\n[design]\nkind = "IsoFLOP"\nseeds = 2\n',
+        "lasting": 'base = "lasting-base"\n[design]\nkind = "Grid"\nseeds = 2\n',
+        "other": 'base = "lasting-base"\n[design]\nkind = "isoflop"\nbudgets_flops = [1e13]\n',
+        "lasting-base": (find_recipe("default").read_text().split("[design]")[0])
+        + '[design]\nwidths = [96]\ndurations = ["1M"]\n',
+    }
+    for name, text in recipes.items():
+        (tmp_path / f"{name}.toml").write_text(text)
+    more, lasting, other = (load_recipe(str(tmp_path / f"{n}.toml")).design for n in list(recipes)[:3])
+    assert more == replace(load_recipe("default").design, seeds=2)
+    assert lasting == Grid(widths=(96,), durations=(1e6,), seeds=2)
+    assert other == IsoFlop(budgets_flops=(1e13,))
 
 
 def test_a_base_that_cannot_be_is_refused(tmp_path: Path) -> None:

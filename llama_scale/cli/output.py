@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -106,11 +108,21 @@ def _say(text: str) -> None:
 
 @contextmanager
 def reader_may_leave(stream: TextIO) -> Iterator[None]:
-    """Writes to a stream whose reader may go away (`| head`), which is no failure: the rest goes nowhere."""
+    """Writes to a stream whose reader may go away, which is no failure: the rest goes nowhere.
+
+    So do `| head` and a terminal that is closed.
+    """
     try:
         yield
-    except BrokenPipeError:
+    except OSError as error:
+        if not (isinstance(error, BrokenPipeError) or _is_closed_terminal(error, stream)):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _is_closed_terminal(error: OSError, stream: TextIO) -> bool:
+    """Whether it was one that failed: isatty says no by then. The same error of a file is the disk's."""
+    return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
 
 
 class Helpful(click.Command):

@@ -190,7 +190,7 @@ def _check_ray_listens(address: str) -> None:
 def _check_grpc(connection: socket.socket) -> None:
     connection.sendall(PREFACE)
     try:
-        answer = connection.recv(9, socket.MSG_WAITALL)
+        answer = connection.makefile("rb").read(9)  # which waits for all of them, as a recv need not
     except (TimeoutError, ConnectionError):
         answer = b""
     if not SETTINGS.fullmatch(answer):

@@ -198,12 +198,21 @@ def launch_on_slurm(
 
 def _queue_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
     """Submit runs that are not in the queue: those that can start, then branches behind their trunk."""
+    try:
+        _submit_what_waits(queue, tasks)
+    except LlamaScaleError:
+        queue.active()  # is it this that is refused, or has the controller fallen silent?
+        if not queue.is_silent:
+            raise
+
+
+def _submit_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
     ordered = sorted(tasks, key=lambda task: -task.path_seconds)
     ready = [task for task in ordered if task.is_ready()]
     if ready:
-        for task in ready:
-            queue.attempts.add(task)
         queue.submit(ready)
+        for task in ready:  # now that it is in the queue
+            queue.attempts.add(task)
     behind: dict[str, list[Task]] = {}
     for task in ordered:
         if task.parent and not task.is_ready() and not task.parent.is_finished:

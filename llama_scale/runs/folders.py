@@ -28,7 +28,6 @@ STEP = re.compile("step-([0-9]{9,})")  # a checkpoint's name
 WEIGHTS, INITIAL_WEIGHTS = "weights.safetensors", "initial.safetensors"
 LEASES = "leases"
 PASSED_OVER = "checkpoint_passed_over"  # an event
-SEAL = b',\n "crc32": "'  # of a result: what stands before it, eight digits, and the end
 MOST_STEPS = 2**53  # beyond which a float counts no single steps
 WRITERS = 32  # specs on their way to the disk at once
 # How a worker leaves: the run is done, it failed, or it should be tried again later (EX_TEMPFAIL).
@@ -141,13 +140,12 @@ class RunFolder:
             ) from None
 
     def _read_result(self, name: str) -> dict[str, Any]:
-        text = read_whole(f"{self.path}/{name}")
-        body, seal, checksum = text.rpartition(SEAL)
-        if seal and checksum[:8] != _crc32(body):
-            raise ValueError("it was changed since it was written")
-        found = _checked_result(parse_json(text), self.run)
-        found.pop("crc32", None)  # which those of earlier versions lack
-        return found
+        found = self._read_json(name)
+        if isinstance(found, dict) and "crc32" in found:  # which those of earlier versions lack
+            checksum = found.pop("crc32")
+            if checksum != _crc32_of_values(found):
+                raise ValueError("it was changed since it was written")
+        return _checked_result(found, self.run)
 
     def is_torn(self, name: str) -> bool:
         """Whether that spec or result is there and is not what was written, as after a power cut."""
@@ -182,9 +180,9 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any], *, check: Callable[[], None] | None = None) -> None:
         """Say how the run ended; `check` is asked last whether this process may still write."""
-        text = json.dumps({"schema": 1, "run": self.run, **result}, indent=1).encode()
-        body = text.removesuffix(b"\n}")
-        write_atomically(self.path / "result.json", body + SEAL + _crc32(body) + b'"\n}\n', check=check)
+        content = {"schema": 1, "run": self.run, **result}
+        text = json.dumps({**content, "crc32": _crc32_of_values(content)}, indent=1) + "\n"
+        write_atomically(self.path / "result.json", text, check=check)
 
     def events(self) -> list[dict[str, Any]]:
         """The whole, checked, consecutive records of events.jsonl; what follows a torn one is not trusted."""
@@ -283,7 +281,7 @@ class EventLog:
         """
         self.lease.check()
         body = canonical_json({"seq": self._next, "event": event, **fields})
-        line = body[:-1].encode() + b',"crc32":"' + _crc32(body.encode()) + b'"}\n'
+        line = f'{body[:-1]},"crc32":"{_crc32(body)}"}}\n'.encode()
         try:
             written = self._file.write(line)
         except OSError as error:
@@ -314,8 +312,13 @@ class EventLog:
         self._file.close()
 
 
-def _crc32(data: bytes) -> bytes:
-    return b"%08x" % zlib.crc32(data)
+def _crc32(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _crc32_of_values(content: dict[str, Any]) -> str:
+    """The same however a tool lays them out that reads and writes JSON; some of these make 1 of 1.0."""
+    return _crc32(json.dumps(json.loads(json.dumps(content), parse_int=float), sort_keys=True))
 
 
 def _checked_event(line: bytes) -> dict[str, Any] | None:
@@ -324,7 +327,7 @@ def _checked_event(line: bytes) -> dict[str, Any] | None:
         event = parse_json(line)
         checksum = event.pop("crc32")
         whole = line.endswith(b"\n") and isinstance(event["seq"], int) and "event" in event
-        same = checksum.encode() == _crc32(canonical_json(event).encode())
+        same = checksum == _crc32(canonical_json(event))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return event if whole and same else None

@@ -110,11 +110,11 @@ def harms_without_spec(store: Path) -> Iterator[Harm]:
 def torn(store: Path, runs: Iterable[str]) -> tuple[str, ...]:
     """What `mend` would find of these runs, in words."""
     return tuple(
-        f"{file} of run {run} is torn: {remedy}"
+        f"{file} of run {run} {harm}"
         for run in runs
-        for file, remedy in (
-            ("spec.json", "it will be written again"),
-            ("result.json", "it will be trained anew"),
+        for file, harm in (
+            ("spec.json", "is torn: it will be written again"),
+            ("result.json", "is torn or was changed: the run will be trained anew"),
         )
         if RunFolder(store / run).is_torn(file)
     )
@@ -143,7 +143,7 @@ def _mend(folder: RunFolder, config: RunConfig) -> Iterator[str]:
                     (folder.path / "result.json").hardlink_to(kept)
                 return
             told = f"it is kept as {kept.name}, the run is trained anew"
-            yield f"result.json of run {folder.run} was torn: {told}"
+            yield f"result.json of run {folder.run} was torn or changed: {told}"
 
 
 def _checkpoint_harm(folder: RunFolder, step: int) -> str | None:

@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import load_toml, nearest, read_toml
+from llama_scale.config import kind_of, load_toml, nearest, read_toml
 from llama_scale.errors import InputError
-from llama_scale.sweeps.spec import SweepSpec
+from llama_scale.sweeps.spec import DesignSpec, SweepSpec
 
 
 def recipe_names() -> list[str]:
@@ -54,15 +54,11 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Tables of which `above` has the last word; one of another kind takes the place of the whole other."""
-    if "kind" in above and _kind(above) != _kind(below):
+    if "kind" in above and kind_of(above, DesignSpec) != kind_of(below, DesignSpec):  # no others have kinds
         return above
     both = below.keys() & above.keys()
     merged = {k: _over(below[k], above[k]) for k in both if _are_tables(below[k], above[k])}
     return {**below, **above, **merged}
-
-
-def _kind(table: dict[str, Any]) -> str:
-    return str(table.get("kind", "isoflop")).casefold()  # designs alone have kinds
 
 
 def _are_tables(*values: Any) -> bool:
