@@ -69,6 +69,18 @@ def test_the_fewest_tokens_reach_the_loss_and_brute_force_agrees(
     assert np.isnan(tokens[0]) == (loss < 3)
 
 
+@pytest.mark.parametrize("trained", TRAINED)
+@pytest.mark.parametrize("bits", [2, 3, 3.5])
+def test_the_best_number_of_tokens_is_that_of_a_fine_grid(
+    trained: ScalingLaw | RepeatedDataLaw, bits: float
+) -> None:
+    law = QuantisedLaw(trained=trained, penalty=Penalty(bits=bits))
+    for size in (1e8, 7e9):
+        best = float(law.best_tokens(size))
+        grid = best * np.geomspace(0.5, 2, 4001)
+        assert best == pytest.approx(grid[np.argmin(law.loss(size, grid))], rel=1e-3)
+
+
 @pytest.mark.parametrize("trained", TRAINED[:3])
 def test_more_data_hurt_beyond_the_best(trained: ScalingLaw | RepeatedDataLaw) -> None:
     law = QuantisedLaw(trained=trained, penalty=Penalty(bits=3))

@@ -77,6 +77,18 @@ def test_a_rate_far_from_practice_is_warned_about() -> None:
     assert any("llama-7b (0.0003)" in warning for warning in found.warnings)
 
 
+def test_what_is_beyond_the_rule_is_said_with_its_factors() -> None:
+    assert recipe(LLAMA_65B, 1e14).warnings == (
+        "the rule for the learning rate is used beyond its range: 60 x its parameters, 1,000 x its tokens",
+        "the rule's learning rate is up to 4.6 times above that of llama-65b (0.00015) and llama-2-70b"
+        " (0.00015): try both on a small one",
+    )
+    beyond, below = recipe(LLAMA_65B, 1e9).warnings
+    assert beyond.endswith("60 x its parameters, 1/4 of its tokens")
+    assert below.startswith("the rule's learning rate is up to 7.4 times below that of llama-65b (0.00015)")
+    assert len(recipe(LLAMA_65B, 1.4e12).warnings) == 1  # .00019 is near enough to .00015
+
+
 def test_tiny_models_train_as_was_measured_here() -> None:
     shape = llama(2, 64, heads=4, hidden=192, vocabulary=1024, context=64)
     found = recipe(shape, 2e6)

@@ -168,8 +168,8 @@ def _warnings(peak: float, beyond: Mapping[str, float], practice: tuple[Practice
     far_off = {m: r for m, r in ratios.items() if not 1 / PRACTICE_FACTOR <= r <= PRACTICE_FACTOR}
     if far_off:
         ratio = max(far_off.values(), key=lambda ratio: abs(math.log(ratio)))
-        trained = ", ".join(f"{m.model} ({format_number(m.peak_learning_rate, 2)})" for m in far_off)
+        trained = " and ".join(f"{m.model} ({format_number(m.peak_learning_rate, 2)})" for m in far_off)
         yield (
             f"the rule's learning rate is up to {format_number(max(ratio, 1 / ratio), 2)} times "
-            f"{'above' if ratio > 1 else 'below'} what {trained} was trained at: try both on a small one"
+            f"{'above' if ratio > 1 else 'below'} that of {trained}: try both on a small one"
         )
