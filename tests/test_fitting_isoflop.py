@@ -118,6 +118,31 @@ def test_tokens_follow_budgets_that_are_not_6nd() -> None:
         assert one.tokens == pytest.approx(one.budget / 6 / one.parameters)
 
 
+def test_intervals_of_independent_runs_are_students() -> None:
+    """Scatter pooled over three budgets of five sizes has 6 degrees of freedom; the rest by propagation."""
+    generator, budgets = np.random.default_rng(1), (1e18, 1e19, 1e20)
+    u = np.log(2) * np.arange(-2, 3)
+    rows = []
+    for budget in budgets:
+        sizes = 1e7 * (budget / 1e18) ** 0.5 * np.exp(u)
+        losses = 3 + 0.05 * (u - 0.2) ** 2 + 1e-4 * generator.standard_normal(5)
+        runs = zip(sizes, losses, strict=True)
+        rows += [{"parameters": n, "tokens": budget / 6 / n, "loss": x, "budget": budget} for n, x in runs]
+    found = isoflop(gather(rows), draws=20_000)
+    assert found is not None
+    fits = [np.polyfit(u, profile.losses, 2) for profile in found.profiles]
+    residuals = [
+        np.polyval(fit, u) - profile.losses for fit, profile in zip(fits, found.profiles, strict=True)
+    ]
+    scatter = np.sqrt(np.sum(np.square(residuals)) / (15 - 9))
+    inverse = np.linalg.inv(np.vander(u, 3).T @ np.vander(u, 3))
+    for (bend, slope, _), profile in zip(fits, found.profiles, strict=True):
+        by_coefficient = np.array([slope / (2 * bend**2), -1 / (2 * bend), 0])
+        half = 1.943 * scatter * np.sqrt(by_coefficient @ inverse @ by_coefficient)  # t of 6, 5 % above
+        low, high = np.log(np.array(profile.interval, float)) - np.log(profile.minimum())
+        assert (-low, high) == pytest.approx((half, half), rel=0.06)
+
+
 def test_intervals_know_the_noise_that_trunks_share() -> None:
     # the parabolas' own exponent, without noise: 90 % intervals hold it in 94 of 100 sweeps
     exact = isoflop(sweep(0, trunk_noise=0.0, own_noise=0.0))
