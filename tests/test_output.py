@@ -99,6 +99,23 @@ def test_a_table_too_wide_goes_on_below_with_every_number_whole(monkeypatch: pyt
     ]
 
 
+def test_rows_that_bring_their_own_marks_keep_their_names_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compare` went on below with losses and costs beside a `>` alone."""
+    monkeypatch.setenv("COLUMNS", "40")
+    first, second = ("llama-65b", "65.2B", "1.9759", "5.48e23"), ("palm-540b", "540B", "1.94", "2.53e24")
+    rows = [[">", *first, "6.78e23"], ["", *second, "3.61e24"]]
+    names = ["", "model", "params", "loss", "train", "total"]
+    assert run(lambda: table(rows, names)).stdout.splitlines() == [
+        "   model      params    loss    train",
+        ">  llama-65b   65.2B  1.9759  5.48e23",
+        "   palm-540b    540B    1.94  2.53e24",
+        "",
+        "   model        total",
+        ">  llama-65b  6.78e23",
+        "   palm-540b  3.61e24",
+    ]
+
+
 @pytest.mark.parametrize(("columns", "most"), [("40", 40), ("60", 60), ("80", 78), ("200", 78)])
 def test_prose_fits_and_is_never_too_wide_to_read(
     monkeypatch: pytest.MonkeyPatch, columns: str, most: int

@@ -157,7 +157,7 @@ def table(
 ) -> RenderableType:
     """A table without lines: columns of numbers align right, the `marked` row is bold after a `>`.
 
-    One that is too wide goes on below itself, its first column told again. A long one is plain text,
+    One that is too wide goes on below itself, the names of its rows told again. A long one is plain text,
     unfolded: rich would take seconds over 10,000 rows.
     """
     cells = [[str(cell) for cell in row] for row in rows]
@@ -168,10 +168,7 @@ def table(
     widths = [max(map(len, column)) for column in by_column]
     if len(cells) > LONG_TABLE:
         return _lines([columns, *cells], widths, _layout(widths)[0])
-    parts = [
-        _drawn([by_column[place] for place in part], marked)
-        for part in _beside(columns, widths, 1 if marked is None else 2)
-    ]
+    parts = [_drawn([by_column[place] for place in part], marked) for part in _beside(columns, widths)]
     if len(parts) == 1:
         return parts[0]
     from rich.console import Group
@@ -208,11 +205,13 @@ def _lines(rows: Sequence[Sequence[str]], widths: Sequence[int], gap: int) -> st
     )
 
 
-def _beside(names: Sequence[str], widths: Sequence[int], lead: int) -> list[list[int]]:
-    """Which columns stand side by side: all, or after the first `lead` as many at a time as fit.
+def _beside(names: Sequence[str], widths: Sequence[int]) -> list[list[int]]:
+    """Which columns stand side by side: all, or as many at a time as fit after those that name the rows.
 
-    A column without a name stays with the one before it.
+    These are the first column with a name and the marks before it. Any other without a name stays with the
+    one before it.
     """
+    lead = 1 + next((place for place, name in enumerate(names) if name), 0)
     groups: list[list[int]] = []
     for place in range(lead, len(names)):
         if names[place] or not groups:
