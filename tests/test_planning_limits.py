@@ -588,12 +588,19 @@ def test_a_budget_and_the_loss_that_it_buys_have_one_answer(budget: str, latency
             },
             "flops",
         ),
+        (
+            {
+                **{"serve_tokens": 9.3e13, "budget": "$235600", "unique_tokens": 1.2242e11},
+                **{"flops": "exact", "kv_heads": 8, "serve_accelerators": 1},
+            },
+            "usd",
+        ),
     ],
 )
 def test_the_loss_that_a_budget_buys_costs_no_more_than_it(words: dict[str, Any], unit: CostUnit) -> None:
     """Wider hidden layers were looked for only near the first shape, heads to share only if they came first.
 
-    They cost $20.1M, $1,459 and 6.23e20 FLOPs.
+    They cost $20.1M, $1,459, 6.23e20 FLOPs and $250,400.
     """
     bought = plan(**words).recommended
     rest = {name: value for name, value in words.items() if name != "budget"}

@@ -201,11 +201,15 @@ def _filled(request: Request, problem: Problem, objective: Objective, settled: S
     the last that is allowed may cost far more.
     """
     worth_it = SLIGHT if _is_limited(request) else SMALL
-    if not _is_beaten(request, settled, objective, worth_it[objective.fixed]):
+    beaten = _is_beaten(request, settled, objective, worth_it[objective.fixed])
+    # the optimum through a shape says nothing of other proportions, which may reach a loss for less
+    unseen = problem.sees_shapes and objective.fixed == "loss"
+    if not (beaten or unseen):
         return settled
     reach = ELSEWHERE if _is_beaten(request, settled, objective, MUCH[objective.fixed]) else NEARBY
     wider = _best_shape(request, problem, objective, settled.model.parameters, reach, wider=True)
-    if wider is None or _rank(problem, objective, wider) >= _rank(problem, objective, settled):
+    worth = _rank(problem, objective, settled) * (1 if beaten else 1 - SMALL[objective.fixed])
+    if wider is None or _rank(problem, objective, wider) >= worth:
         return settled
     return _on_continuum(request, wider, problem, objective)
 
