@@ -229,6 +229,7 @@ def test_a_law_that_would_fall_below_nothing_is_fitted_at_no_irreducible_loss() 
     runs = runs_of(oversized(law=law))
     minima = JointProblem.of(runs).minima(replace(law, E=0.1), delta=1e-3)
     assert float(minima[0].law.E) == 0.0
+    assert "E" in minima[0].at_limit
 
 
 @pytest.mark.parametrize("is_open", [True, False])

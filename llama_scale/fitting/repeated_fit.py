@@ -161,7 +161,8 @@ def _find(runs: RepeatedRuns, base_law: str | None, weights: Array, delta: float
     if not excess:  # every decay of parameters fits alike
         minima, shares = minima[:1], shares[:1]
         kept = float(MUENNIGHOFF_REPETITION.parameters_decay)
-        chosen = chosen._replace(parameters_decay=kept, at_limit=())
+        at_limit = tuple(name for name in chosen.at_limit if name != "parameters_decay")
+        chosen = chosen._replace(parameters_decay=kept, at_limit=at_limit)
         draws = draws and replace(draws, parameters_decay=np.full(len(weights), kept))
     return Found(
         base=base,

@@ -13,7 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from llama_scale.fitting.descent import Array, Index, Mask, Problems, descend
-from llama_scale.fitting.minima import Minima, Ways, float_law, follow, ladder, lowest_of
+from llama_scale.fitting.minima import (
+    Minima,
+    Ways,
+    at_bound,
+    float_law,
+    follow,
+    ladder,
+    lowest_of,
+    names_at_bound,
+)
 from llama_scale.fitting.newton import EXPONENT_BOUNDS, FIVE, Layout
 from llama_scale.fitting.points import Points
 from llama_scale.fitting.repeated import LIMITS, DecayMinimum, RepeatedRuns, distinct
@@ -112,4 +121,6 @@ class JointProblem:
 
     def _minimum(self, constants: Array, objective: float) -> DecayMinimum:
         law = float_law(self.points.law(constants[:5]))
-        return DecayMinimum.at(law, (float(constants[5]), float(constants[6])), objective)
+        found = DecayMinimum.at(law, (float(constants[5]), float(constants[6])), objective)
+        bounds = names_at_bound(at_bound(constants[:5, None])[:, 0])
+        return found._replace(at_limit=(*bounds, *found.at_limit))
