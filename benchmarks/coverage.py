@@ -1,10 +1,12 @@
 """How often intervals cover the truth, on made-up sweeps of a known law.
 
     python benchmarks/coverage.py [--seeds 200] [--draws 200] [--skaling-seeds 60] [--chosen-seeds 60]
+                                  [--repeated-seeds 40]
 
 First independent runs of random sizes and durations, then sweeps of 6 trunks x 6 budgets, whose three runs
-on new trunks, at 4 times the largest budget, are held out; last fits whose form is not named: their
-constants, and how far their best N errs a hundred times beyond. Real runs: benchmarks/extrapolation.py.
+on new trunks, at 4 times the largest budget, are held out; then fits whose form is not named: their
+constants, and how far their best N errs a hundred times beyond; last runs that repeat their data, about
+their own law. Tables of 0 seeds are left out. Real runs: benchmarks/extrapolation.py.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +30,14 @@ from llama_scale.fitting.selection import choose
 from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import Resampling, draw_laws
 from llama_scale.frozen import frozen
-from llama_scale.laws import Range, ScalingLaw, central_range
+from llama_scale.laws import (
+    MUENNIGHOFF_REPETITION,
+    Range,
+    RepeatedDataLaw,
+    ScalingLaw,
+    central_range,
+    published,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 synthetic = import_module("synthetic")
@@ -38,6 +48,15 @@ SKALING_NOISE = (0.003, 0.0025)
 FAR = 100.0  # times the largest run
 COUNTS, RUN_NOISE = (8, 12, 24, 36, 80), 0.003
 NOISES = ((0.0, 0.004), (0.003, 0.0015), (0.008, 0.004))
+DEARER = 2.0  # times the FLOPs of the dearest run that repeats
+REPEATED_NOISES = (0.002, 0.005)
+MANY_EPOCHS = (1.0, 4.0, 16.0, 60.0)
+REPEATED = (  # how many sizes and texts, of which epochs, and the largest size by what the text calls for
+    ("120, any size", 6, 5, MANY_EPOCHS, np.inf),
+    ("48, any size", 4, 4, MANY_EPOCHS[:3], np.inf),
+    ("up to 3 U_N", 8, 5, MANY_EPOCHS, 3.0),
+    ("none above U_N", 8, 5, MANY_EPOCHS, 1.0),
+)
 CHOSEN = (
     *(
         (
@@ -69,18 +88,59 @@ def main() -> None:
     options.add_argument("--draws", type=int, default=200)
     options.add_argument("--skaling-seeds", type=int, default=60, help="4 CPU seconds each")
     options.add_argument("--chosen-seeds", type=int, default=60, help="5 CPU seconds each")
+    options.add_argument("--repeated-seeds", type=int, default=40, help="2 CPU seconds each")
     words = options.parse_args()
-    report_independent(words.seeds, words.draws)
-    report_sweeps(words.seeds, words.draws)
-    print(f"| {' '.join(f'{noise:.2%},' for noise in SKALING_NOISE)} Skaling | model ", end="")
-    print(
-        sweep_row(
-            words.skaling_seeds, Case(law=SKALING, noise=SKALING_NOISE, settings=Settings(draws=words.draws))
-        )
-    )
+    if words.seeds:
+        report_independent(words.seeds, words.draws)
+        report_sweeps(words.seeds, words.draws)
+    if words.skaling_seeds:
+        print(f"| {' '.join(f'{noise:.2%},' for noise in SKALING_NOISE)} Skaling | model ", end="")
+        settings = Settings(draws=words.draws)
+        print(sweep_row(words.skaling_seeds, Case(law=SKALING, noise=SKALING_NOISE, settings=settings)))
+    if words.chosen_seeds:
+        report_chosen(words.chosen_seeds, words.draws)
+        report_best(words.chosen_seeds)
+    if words.repeated_seeds:
+        report_repeated(words.repeated_seeds, words.draws)
 
-    report_chosen(words.chosen_seeds, words.draws)
-    report_best(words.chosen_seeds)
+
+def report_repeated(seeds: int, draws: int) -> None:
+    """Runs that repeat their data, about their own law: its constants, decays, and losses of dearer runs."""
+    columns = ("E", "alpha", "exponent_a", "R_D*", "R_N*", "loss", "R_D*", "R_N*", "half-width")
+    print(f"\n| runs that repeat | noise | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 2)}")
+    law, decays = published("muennighoff-2023").law, asdict(MUENNIGHOFF_REPETITION)
+    for what, sizes, texts, epochs, most in REPEATED:
+        for noise in REPEATED_NOISES:
+            hits, losses, shown, widths = [], [], [], []
+            for seed in range(seeds):
+                runs = synthetic.repeated_runs(
+                    seed,
+                    law,
+                    MUENNIGHOFF_REPETITION,
+                    noise=noise,
+                    sizes=np.geomspace(1e7, 3e9, sizes),
+                    unique=np.geomspace(1e8, 3e10, texts),
+                    epochs=epochs,
+                    most=most,
+                )
+                settings = Settings(draws=draws, seed=seed, backtest=False)
+                found = fit(runs, form="repeated", base_law="own", settings=settings)
+                spans = found.evidence["intervals"]
+                truth = {name: getattr(law, name) for name in columns[:3]} | decays
+                hits.append([_held(spans.get(name), value) for name, value in truth.items()])
+                shown.append([getattr(found.repetition, name) for name in decays])
+                unique = float(np.median(runs.unique_tokens))
+                true, draw = RepeatedDataLaw(law=law, unique_tokens=unique), found.repeated_draws(unique)
+                assert draw is not None
+                for size in np.quantile(runs.parameters, (0.5, 0.7, 0.9)):
+                    tokens = DEARER * float((runs.parameters * runs.tokens).max()) / size
+                    loss, sample = true.loss(size, tokens), draw.loss(size, tokens)
+                    losses.append(within(loss, sample))
+                    low, high = central_range(np.asarray(sample))
+                    widths.append((high - low) / 2 / float(loss))
+            shares = " | ".join(map(_share, (*zip(*hits, strict=True), losses)))
+            middle = " | ".join(f"{value:.3g}" for value in np.median(shown, axis=0))
+            print(f"| {what} | {noise:.1%} | {shares} | {middle} | {np.median(widths):.2%} |", flush=True)
 
 
 def report_chosen(seeds: int, draws: int) -> None:
@@ -150,6 +210,16 @@ def report_sweeps(seeds: int, draws: int) -> None:
             settings = replace(CHINCHILLA, draws=draws, resampling=method)
             case = Case(law=synthetic.LAW, noise=noise, settings=settings)
             print(f"| {noise[0]:.2%}, {noise[1]:.2%} | {method} " + sweep_row(seeds, case))
+
+
+def _held(span: tuple[float, float] | None, value: float) -> bool | None:
+    """Whether an interval holds a value; None where there is none, as of a decay that is kept."""
+    return None if span is None else span[0] <= value <= span[1]
+
+
+def _share(held: Iterable[bool | None]) -> str:
+    known = [one for one in held if one is not None]
+    return f"{np.mean(known):.0%}" if known else "kept"
 
 
 @frozen

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_scale.fitting.observations import Observations, Row, Rows, observe
-from llama_scale.laws import ScalingLaw
+from llama_scale.laws import RepeatedDataLaw, Repetition, ScalingLaw
 
 Array = NDArray[np.float64]
 
@@ -76,6 +76,35 @@ def independent_runs(seed: int, count: int = 80, noise: float = 0.01) -> Observa
     rows = [
         Row(name=f"r{i}", place=f"r{i}", parameters=float(n), tokens=float(d), loss=float(loss))
         for i, (n, d, loss) in enumerate(zip(sizes, tokens, losses, strict=True))
+    ]
+    return observe([Rows(source="synthetic", rows=tuple(rows), convention="total")])
+
+
+def repeated_runs(
+    seed: int,
+    law: ScalingLaw,
+    repetition: Repetition,
+    *,
+    noise: float,
+    sizes: Array,
+    unique: Array,
+    epochs: tuple[float, ...],
+    most: float = np.inf,
+) -> Observations:
+    """A grid of sizes, unique tokens and epochs, of sizes up to `most` times what the tokens call for."""
+    n, u, e = (axis.ravel() for axis in np.meshgrid(sizes, unique, epochs, indexing="ij"))
+    truth = RepeatedDataLaw(law=law, unique_tokens=u, repetition=repetition)
+    loss = truth.loss(n, u * e) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
+    rows = [
+        Row(
+            name=f"r{i}",
+            place=f"run {i}",
+            parameters=n[i],
+            tokens=u[i] * e[i],
+            loss=loss[i],
+            unique_tokens=u[i],
+        )
+        for i in np.flatnonzero(n <= most * np.asarray(truth.matched_parameters))
     ]
     return observe([Rows(source="synthetic", rows=tuple(rows), convention="total")])
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llama_scale.laws import Fit
 
 REPEATED = "repeated"
+OWN_LAW = "own"
 MULTI_POWER = "multi-power"
 ONLY_WITH = {"base-law": (REPEATED,), "fit-on": (MULTI_POWER,), "predict": (MULTI_POWER,)}
 DEFAULTED = ("repeats", "draws", "level", "seed")  # options whose default is a value like any other
@@ -132,7 +133,8 @@ def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
         yield "Minima of the objective, of which none is certain:"
         yield from (_minima(found), "")
     law = ", ".join(f"{name} {format_number(float(value), 4)}" for name, value in fit.law.constants.items())
-    yield entry("law", f"of data seen once, held fixed: {chosen['base_law']} ({law})")
+    how = "fitted with the decays" if chosen["base_law"] == OWN_LAW else "held fixed"
+    yield entry("law", f"of data seen once, {how}: {chosen['base_law']} ({law})")
     yield entry(
         "fit",
         f"objective {format_number(fit.evidence['objective'], 6)}, Huber delta"
@@ -197,6 +199,7 @@ def _intervals(fit: Fit) -> Iterator[str]:
     spans = [
         f"{symbol} {format_number(intervals[name][0], 3)} to {format_number(intervals[name][1], 3)}"
         for name, symbol in SYMBOLS.items()
+        if name in intervals
     ]
     yield entry(
         "intervals",

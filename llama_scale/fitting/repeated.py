@@ -1,15 +1,15 @@
 """What repeated data are worth: the two decays of Muennighoff et al. 2023, all their minima, and draws.
 
-The law of data seen once is held fixed, as published; what is left is a surface over R_D* and R_N* with
+Where the law of data seen once is held fixed, as published, what is left is a surface over R_D* and R_N* with
 many minima of almost one height, along a valley. So the surface is searched as a whole, from the ends of
-which nothing is fitted better, and every minimum is told.
+which nothing is fitted better, and every minimum is told. Runs' own law: `repeated_joint`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from llama_scale.laws import RepeatedDataLaw, Repetition, ScalingLaw
 LIMITS = (0.1, 1e4)  # of both decays; beyond them nothing decays, or everything at once
 PUBLISHED_STARTS = 20.0  # the published search started from decays of 0 to 20
 GRID = (64, 48)
-DRAWS_GRID = (32, 24)
 MOST_CELLS = 4_000_000  # rows x grid: more rows, a coarser grid
 FINE = 9  # points a side of the finer grid about a point
 REFINEMENTS = 2  # of the grid, for draws
@@ -61,12 +60,20 @@ class RepeatedRuns:
 
 
 class DecayMinimum(NamedTuple):
-    """Decays at a minimum of the sum of Huber losses, and which of them lie at the limits of the search."""
+    """Decays at a minimum of the sum of Huber losses, those at a limit of the search, and the law there."""
 
     tokens_decay: float
     parameters_decay: float
     objective: float
     at_limit: tuple[str, ...]
+    law: ScalingLaw
+
+    @classmethod
+    def at(cls, law: ScalingLaw, decays: tuple[float, float], objective: float) -> DecayMinimum:
+        """One at these decays, of tokens and of parameters."""
+        names = ("tokens_decay", "parameters_decay")
+        at_limit = tuple(name for name, value in zip(names, decays, strict=True) if _is_at_limit(value))
+        return cls(*decays, objective, at_limit, law)
 
     @property
     def repetition(self) -> Repetition:
@@ -101,9 +108,13 @@ def decay_minima(law: ScalingLaw, runs: RepeatedRuns, *, delta: float) -> tuple[
     heights = surface(law, runs, *axes, delta).sum(axis=-1)
     starts = _local_minima(heights)
     order = sorted(starts, key=lambda cell: heights[cell])[: 2 * MOST_MINIMA]
+    return distinct(_descend(law, runs, (axes[0][i], axes[1][j]), delta) for i, j in order)
+
+
+def distinct(minima: Iterable[DecayMinimum]) -> tuple[DecayMinimum, ...]:
+    """Those apart from each other that rival the lowest, which is first."""
     found: list[DecayMinimum] = []
-    for i, j in order:
-        minimum = _descend(law, runs, (axes[0][i], axes[1][j]), delta)
+    for minimum in minima:
         if not any(_distance(minimum, other) < SAME_MINIMUM for other in found):
             found.append(minimum)
     found.sort(key=lambda minimum: minimum.objective)
@@ -121,26 +132,14 @@ def published_choice(minima: Sequence[DecayMinimum]) -> DecayMinimum:
     return (near or list(minima))[0]
 
 
-def draw_decays(laws: ScalingLaw, runs: RepeatedRuns, weights: Array, *, delta: float) -> Repetition:
+def draw_decays(law: ScalingLaw, runs: RepeatedRuns, weights: Array, *, delta: float) -> Repetition:
     """The lowest pair of decays of each resample: `weights` (S, n) are counts of runs.
 
-    `laws` is one law, or a batch of S. Each resample is searched over the whole grid, then over two finer
-    ones about its lowest point, to 2 % of a decay.
+    Each is searched over the whole grid, then over two finer ones about its lowest point, to 2 % of a decay.
     """
-    one_law = np.ndim(laws.E) == 0
-    axes = _axes(GRID if one_law else DRAWS_GRID, len(runs))
-    if one_law:
-        cells = _lowest(surface(laws, runs, *axes, delta), weights)
-        return _refined_together(laws, runs, weights, axes, cells, delta)
-    pairs = []
-    for index in range(len(weights)):
-        law, counts = laws.at(index), weights[index : index + 1]
-        cells = _lowest(surface(law, runs, *axes, delta), counts)
-        pairs.append(_refined_together(law, runs, counts, axes, cells, delta))
-    return Repetition(
-        tokens_decay=np.concatenate([pair.tokens_decay for pair in pairs]),
-        parameters_decay=np.concatenate([pair.parameters_decay for pair in pairs]),
-    )
+    axes = _axes(GRID, len(runs))
+    cells = _lowest(surface(law, runs, *axes, delta), weights)
+    return _refined_together(law, runs, weights, axes, cells, delta)
 
 
 def nearest_minimum(draws: Repetition, minima: Sequence[DecayMinimum]) -> Array:
@@ -155,8 +154,7 @@ def loose_decays(draws: Repetition) -> list[tuple[str, float]]:
     """Decays of which over 2 % of the draws lie at the limits of the search, each with that share."""
     found = []
     for name in ("tokens_decay", "parameters_decay"):
-        values = np.asarray(getattr(draws, name))
-        share = float(np.mean((values < LIMITS[0] * LIMIT_MARGIN) | (values > LIMITS[1] / LIMIT_MARGIN)))
+        share = float(np.mean(_is_at_limit(np.asarray(getattr(draws, name)))))
         if share > LOOSE_SHARE:
             found.append((name, share))
     return found
@@ -204,14 +202,12 @@ def _descend(law: ScalingLaw, runs: RepeatedRuns, start: tuple[float, float], de
         )
         logs = np.clip(found.x, *bounds)
         simplex = logs + np.array([[0.0, 0.0], [0.02, 0.0], [0.0, 0.02]])
-    values = np.exp(logs)
-    names = ("tokens_decay", "parameters_decay")
-    at_limit = tuple(
-        name
-        for name, value in zip(names, values, strict=True)
-        if value < LIMITS[0] * LIMIT_MARGIN or value > LIMITS[1] / LIMIT_MARGIN
-    )
-    return DecayMinimum(float(values[0]), float(values[1]), height(logs), at_limit)
+    tokens, parameters = np.exp(logs).tolist()
+    return DecayMinimum.at(law, (tokens, parameters), height(logs))
+
+
+def _is_at_limit(decay: Any) -> Any:
+    return (decay < LIMITS[0] * LIMIT_MARGIN) | (decay > LIMITS[1] / LIMIT_MARGIN)
 
 
 def _distance(one: DecayMinimum, other: DecayMinimum) -> float:

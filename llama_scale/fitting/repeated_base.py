@@ -1,7 +1,7 @@
-"""The law of data seen once that `fit --form repeated` holds fixed: published, given, or the runs' own.
+"""The law of data seen once of `fit --form repeated`: held fixed where published or given, or the runs' own.
 
-Their own is a Chinchilla law of the runs that saw no token twice. Where many of those have more parameters
-than their data call for, its constants already hold some of what R_N* would say.
+Their own is fitted as one with both decays (`repeated_joint`), from a Chinchilla law of the runs that saw
+no token twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from llama_scale.fitting.forms import FITTED
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations, check_design, observe
 from llama_scale.fitting.points import Points
-from llama_scale.fitting.repeated import RepeatedRuns, decay_minima
+from llama_scale.fitting.repeated import RepeatedRuns
+from llama_scale.fitting.repeated_joint import JointProblem
 from llama_scale.fitting.rows import Row, Rows
 from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, RepeatedDataLaw, Repetition, ScalingLaw, resolve_law
@@ -66,10 +67,13 @@ def runs_of(observations: Observations) -> RepeatedRuns:
     return runs
 
 
-def base_of(runs: RepeatedRuns, named: str | None, weights: Array, delta: float) -> Base:
-    """The law to hold fixed: the one named, or the published one where it is of the same kind of text."""
+def base_of(runs: RepeatedRuns, named: str | None, delta: float) -> Base:
+    """The law to hold fixed, named or the published one where it is of the same kind of text, or `own`.
+
+    The runs' own is as yet that of the runs seen once.
+    """
     if named == OWN:
-        return _own_base(runs, weights, delta, "user")
+        return _own_base(runs, delta, "user")
     if named is not None:
         fit = resolve_law(named)
         return Base(name=fit.name, law=fit.law, draws=None, chosen_by="user", source=fit.name)
@@ -78,10 +82,10 @@ def base_of(runs: RepeatedRuns, named: str | None, weights: Array, delta: float)
         return Base(
             name=PUBLISHED_BASE, law=published.law, draws=None, chosen_by="default", source=PUBLISHED_BASE
         )
-    return _own_base(runs, weights, delta, "default: the published law is not that of these runs")
+    return _own_base(runs, delta, "default: the published law is not that of these runs")
 
 
-def _own_base(runs: RepeatedRuns, weights: Array, delta: float, chosen_by: str) -> Base:
+def _own_base(runs: RepeatedRuns, delta: float, chosen_by: str) -> Base:
     once = runs.take(runs.seen_once)
     try:
         _check_once(once)
@@ -90,16 +94,9 @@ def _own_base(runs: RepeatedRuns, weights: Array, delta: float, chosen_by: str) 
             f"the runs that saw no token twice cannot identify a law: {error.message}",
             hint="give that law with --base-law: a published name, a fit's file or constants",
         ) from None
-    form = FITTED["chinchilla"]
     points = Points.of(once.parameters, once.tokens, once.loss)
-    solution = form.solve(points, delta=delta)
-    draws = None
-    if len(weights):
-        counts = weights[:, runs.seen_once]
-        draws = points.law(form.refit(points, solution.constants, delta=delta, weights=counts).constants)
-    return Base(
-        name=OWN, law=solution.law, draws=draws, chosen_by=chosen_by, source=f"of {len(once)} of them"
-    )
+    law = FITTED["chinchilla"].solve(points, delta=delta).law
+    return Base(name=OWN, law=law, draws=None, chosen_by=chosen_by, source="fitted with them")
 
 
 def _check_once(once: RepeatedRuns) -> None:
@@ -135,13 +132,13 @@ def own_alternative(runs: RepeatedRuns, base: Base, delta: float) -> dict[str, A
     if base.name == OWN:
         return None
     try:
-        own = _own_base(runs, np.empty((0, len(runs))), delta, "")
+        start = _own_base(runs, delta, "").law
     except UnidentifiedError:
         return None
-    best = decay_minima(own.law, runs, delta=delta)[0]
+    best = JointProblem.of(runs).minima(start, delta=delta)[0]
     return {
         "base_law": OWN,
-        "parameters": {name: float(value) for name, value in own.law.constants.items()},
+        "parameters": {name: float(value) for name, value in best.law.constants.items()},
         "tokens_decay": best.tokens_decay,
         "parameters_decay": best.parameters_decay,
         "objective": best.objective,

@@ -25,6 +25,7 @@ from llama_scale.fitting.repeated import (
 )
 from llama_scale.fitting.repeated_backtest import backtest_repeated
 from llama_scale.fitting.repeated_base import (
+    OWN,
     PUBLISHED_BASE,
     SAME_KIND,
     Base,
@@ -34,6 +35,7 @@ from llama_scale.fitting.repeated_base import (
     residuals_of,
     runs_of,
 )
+from llama_scale.fitting.repeated_joint import JointProblem
 from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
@@ -71,11 +73,12 @@ class Found:
 def estimate_repeated(
     observations: Observations, settings: Settings, *, base_law: str | None = None, name: str = "fit"
 ) -> Fit:
-    """Fit the two decays of repeated data, the law of data seen once held fixed.
+    """Fit the two decays of repeated data, about a law of data seen once or together with one.
 
-    `base_law` is that law: a published name, a fit's file, constants on the line, or `own`, fitted to the
-    runs that saw no token twice. None means the published law of Muennighoff et al., unless it errs by more
-    than a quarter on those runs: then they are of other text, and their own law is taken.
+    `base_law` is that law: a published name, a fit's file or constants on the line, held fixed, or `own`,
+    fitted with the decays to all runs. None means the published law of Muennighoff et al., unless it errs by
+    more than a quarter on the runs that saw no token twice: then they are of other text, and their own law is
+    taken.
     Raises InputError without unique tokens or for settings that it makes nothing of, UnidentifiedError where
     too few runs repeat any.
     """
@@ -142,17 +145,24 @@ def _check_settings(settings: Settings) -> None:
 
 
 def _find(runs: RepeatedRuns, base_law: str | None, weights: Array, delta: float) -> Found:
-    base = base_of(runs, base_law, weights, delta)
-    minima = decay_minima(base.law, runs, delta=delta)
-    chosen, draws = published_choice(minima), None
-    if len(weights):
-        draws = draw_decays(base.draws or base.law, runs, weights, delta=delta)
+    base, draws = base_of(runs, base_law, delta), None
+    if base.name == OWN:
+        problem = JointProblem.of(runs)
+        minima = problem.minima(base.law, delta=delta)
+        chosen = minima[0]
+        laws, draws = problem.draws(minima, weights, delta=delta) if len(weights) else (None, None)
+        base = replace(base, law=chosen.law, draws=laws)
+    else:
+        minima = decay_minima(base.law, runs, delta=delta)
+        chosen = published_choice(minima)
+        draws = draw_decays(base.law, runs, weights, delta=delta) if len(weights) else None
     shares = [None] * len(minima) if draws is None else nearest_minimum(draws, minima).tolist()
     excess = int((runs.parameters > matched_parameters(base.law, runs)).sum())
     if not excess:  # every decay of parameters fits alike
         minima, shares = minima[:1], shares[:1]
         kept = float(MUENNIGHOFF_REPETITION.parameters_decay)
-        chosen = chosen._replace(parameters_decay=kept, at_limit=())
+        at_limit = tuple(name for name in chosen.at_limit if name != "parameters_decay")
+        chosen = chosen._replace(parameters_decay=kept, at_limit=at_limit)
         draws = draws and replace(draws, parameters_decay=np.full(len(weights), kept))
     return Found(
         base=base,
@@ -187,7 +197,9 @@ def _repeated_data(runs: RepeatedRuns, found: Found, delta: float) -> dict[str, 
         "most_epochs": float((runs.tokens / runs.unique_tokens).max()),
         "minima": [
             {
-                **minimum._asdict(),
+                "tokens_decay": minimum.tokens_decay,
+                "parameters_decay": minimum.parameters_decay,
+                "objective": minimum.objective,
                 "at_limit": list(minimum.at_limit),
                 "share_of_draws": share,
                 "chosen": minimum.objective == found.chosen.objective,
@@ -202,16 +214,19 @@ def _repeated_data(runs: RepeatedRuns, found: Found, delta: float) -> dict[str, 
 def _draws_note(base: Base, draws: Repetition | None) -> str:
     if draws is None:
         return "no draws were asked for, so nothing is known of the uncertainty"
-    what = "refits of runs resampled with replacement, each at the lowest minimum of the whole surface"
+    what = "refits of runs resampled with replacement, each at the lowest minimum"
     if base.draws is None:
-        return f"draws of the two decays alone, {what}; the law {base.name} is held fixed and has none here"
-    return f"draws of the law and both decays together, {what}"
+        return (
+            f"draws of the two decays alone, {what} of the whole surface; the law {base.name} is held fixed"
+            " and has none here"
+        )
+    return f"draws of the law and both decays together, {what} that those of all runs lead to"
 
 
 def _spread(base: Base, draws: Repetition | None, level: float) -> dict[str, Any]:
     if draws is None:
         return {"standard_errors": None, "intervals": None}
-    samples: dict[str, Any] = asdict(draws)
+    samples = {name: values for name, values in asdict(draws).items() if np.ptp(values)}  # not those kept
     open_ended = {name for name, _ in loose_decays(draws)}
     if base.draws is not None:
         samples = {**base.draws.constants, "exponent_a": base.draws.exponent_a, **samples}
@@ -270,14 +285,14 @@ def _warnings(found: Found) -> list[str]:
         )
     if other and other["objective"] < chosen.objective:
         warnings.append(
-            f"a law fitted to the runs that saw no token twice brings the objective from"
+            f"a law fitted to these runs together with the decays brings the objective from"
             f" {chosen.objective:.5f} to {other['objective']:.5f}, with decays of {other['tokens_decay']:.4g}"
             f" and {other['parameters_decay']:.4g}: to plan with these runs use --base-law own"
         )
     if base.chosen_by.startswith("default:"):
         warnings.append(
-            f"the law {PUBLISHED_BASE} errs by more than {SAME_KIND:.0%} on the runs seen once, so their own"
-            " law was taken"
+            f"the law {PUBLISHED_BASE} errs by more than {SAME_KIND:.0%} on the runs seen once, so the runs'"
+            " own law was fitted"
         )
     return warnings
 

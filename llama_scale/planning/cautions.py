@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llama_scale.architecture import ModelConfig
@@ -135,15 +135,20 @@ def _repetition(request: Request, model: PlannedModel) -> Iterator[str]:
             f"the {format_count(request.unique_tokens)} unique tokens are seen {format_number(epochs)} x; "
             f"beyond {MOST_EPOCHS} epochs repeats are worth ever less, and few runs went there"
         )
-    own = request.fit.repetition is not None
-    minima = request.fit.evidence.get("repeated_data") if own else None
-    if not own:
+    if request.fit.repetition is None:
         yield (
             "what repeats are worth is Muennighoff et al.'s fit of 182 runs on C4 (arXiv 2305.16264), whose "
             "constants have several minima of nearly one height: take the epochs as rough"
         )
-    elif isinstance(minima, Mapping) and minima.get("multimodal"):
+    elif len(_minima(request.fit)) > 1:
         yield "the fit of what repeats are worth has several minima (fit --json): take the epochs as rough"
+
+
+def _minima(fit: Fit) -> Sequence[object]:
+    """The minima that a fit of repeated data found, as a file may tell of them."""
+    found = fit.evidence.get("repeated_data")
+    minima = found.get("minima") if isinstance(found, Mapping) else None
+    return minima if isinstance(minima, list) else ()
 
 
 def _serving(request: Request, model: PlannedModel) -> Iterator[str]:
