@@ -17,7 +17,16 @@ from llama_scale import plan
 from llama_scale.architecture import aspect_ratio, nearest_shape
 from llama_scale.costs import CostUnit
 from llama_scale.errors import InfeasibleError, InputError, UnidentifiedError
-from llama_scale.laws import Downstream, Fit, Range, RepeatedDataLaw, ScalingLaw, published, write_fit
+from llama_scale.laws import (
+    MUENNIGHOFF_REPETITION,
+    Downstream,
+    Fit,
+    Range,
+    RepeatedDataLaw,
+    ScalingLaw,
+    published,
+    write_fit,
+)
 from llama_scale.laws.downstream import Sigmoid
 from llama_scale.planning import Plan
 from llama_scale.planning.families import SMALLEST_MODEL, coordinate_of
@@ -289,6 +298,13 @@ def test_few_data_are_repeated_and_the_model_shrinks_less_than_its_data() -> Non
     law = RepeatedDataLaw(law=published().law, unique_tokens=3e11)
     model = few.recommended
     assert model.loss_nats == pytest.approx(float(law.loss(model.parameters, model.tokens)))
+    for minima in (1, 2):
+        found = {"repeated_data": {"minima": [{}] * minima}}
+        own = replace(published("muennighoff-2023"), repetition=MUENNIGHOFF_REPETITION, evidence=found)
+        said = [
+            text for text in ask(budget="$2M", unique_tokens="300B", law=own).warnings if "minima" in text
+        ]
+        assert len(said) == minima - 1
     endless = ask(budget="$2M", unique_tokens="1e17")
     assert endless.optimum.parameters == pytest.approx(plenty.optimum.parameters, rel=1e-3)
     assert not any("unique" in warning for warning in endless.warnings)
