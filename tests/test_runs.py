@@ -24,6 +24,7 @@ from llama_scale.runs import (
     create_run,
     create_runs,
     load_records,
+    read_record,
     read_records,
     run_folders,
     run_id,
@@ -66,6 +67,17 @@ def test_a_run_keeps_its_name_when_a_run_can_be_told_more(tmp_path: Path) -> Non
     assert run_id(muon) != run_id(run)
     for config in (run, muon):
         assert RunFolder(create_run(tmp_path, config).path).config == config
+
+
+def test_only_a_trunk_is_done_without_a_result(tmp_path: Path) -> None:
+    """It has no end of its own: what it has trained is there for its branches."""
+    trunk = replace(CONFIG, role="trunk", schedule=ScheduleConfig(kind="wsd", total_steps=None))
+    for config, status in ((CONFIG, "running"), (trunk, "done")):
+        run = create_run(tmp_path, config)
+        assert read_record(run).status == "planned"
+        (run.checkpoints / "step-000000050").mkdir(parents=True)
+        assert read_record(run).status == status
+        assert read_record(run).tokens == 50 * 64  # two sequences of 32 a step
 
 
 def test_a_curve_is_what_was_logged(folder: RunFolder) -> None:
