@@ -297,7 +297,9 @@ def test_a_turn_is_measured_by_generalised_least_squares() -> None:
 
     def losses(turn: float) -> np.ndarray:
         turned = waver(draws.law, ends_of(known, "compute"), np.full(60, turn))
-        return np.log([turned.loss(n, d) for n, d in zip(ahead.parameters, ahead.tokens, strict=True)])
+        return np.log(
+            np.array([turned.loss(n, d) for n, d in zip(ahead.parameters, ahead.tokens, strict=True)])
+        )
 
     slopes, spread = ((losses(0.01) - losses(-0.01)) / 0.02).mean(axis=1), losses(0.0)
     covariance = np.array(
