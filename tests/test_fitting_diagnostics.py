@@ -13,11 +13,14 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Settings, UnidentifiedFitError, fit, gather
 from llama_scale.fitting.candidates import Candidate, points_of
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
+from llama_scale.fitting.forms import CHINCHILLA
+from llama_scale.fitting.informative import most_informative
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import draw_laws
 from llama_scale.laws import ScalingLaw
 
+AXES = ("x", "y", "z", "weights")
 QUICK = Settings(form="chinchilla", draws=40, backtest=False)
 
 
@@ -49,6 +52,39 @@ def test_the_weakest_direction_is_the_one_that_the_design_stretches_least() -> N
     assert found.weakest_sd == pytest.approx(found.residual_rms / np.sqrt(rising[0]), rel=1e-3)
     direction = axes[:, 0] * np.sign(axes[np.abs(axes[:, 0]).argmax(), 0])
     assert list(found.weakest.values()) == pytest.approx(direction, abs=2e-3)
+
+
+def test_runs_weigh_in_the_weakest_direction_as_often_as_they_count() -> None:
+    runs = sweep(0)
+    points = points_of(runs)
+    twice = np.arange(len(runs)) % 3 == 0
+    both = runs.take(np.concatenate([np.arange(len(runs)), np.flatnonzero(twice)]))
+    solution = solve(points, delta=1e-2)
+    weighted = diagnose(replace(points, weights=1.0 + twice), runs.names, solution, None)
+    copied = replace(points, **{axis: np.append(one := getattr(points, axis), one[twice]) for axis in AXES})
+    repeated = diagnose(copied, both.names, solution, None)
+    assert weighted.condition == pytest.approx(repeated.condition, rel=1e-9)
+    assert weighted.weakest == repeated.weakest
+    each = (found.weakest_sd / found.residual_rms for found in (weighted, repeated))
+    assert next(each) == pytest.approx(next(each), rel=1e-9)
+    assert weighted.own_noise == weighted.residual_rms  # where no draws say more
+    assert (weighted.trunk_noise, weighted.draws_at_bound) == (0.0, 0.0)
+
+
+def test_the_next_run_of_a_fit_on_a_bound_tells_the_constant_that_lies_there() -> None:
+    runs = sweep(0)
+    points = points_of(runs)
+    solution = solve(points, delta=1e-2)
+    found = [
+        diagnose(points, runs.names, replace(solution, at_bound=bound), None)
+        for bound in ((), ("alpha",), ("beta",))
+    ]
+    for one, at in zip(found[1:], (3, 4), strict=True):
+        told = most_informative(
+            points, solution.constants, CHINCHILLA, noise=one.residual_rms, direction=np.eye(5)[at]
+        )
+        assert one.next_run == told
+        assert one.next_run != found[0].next_run
 
 
 def test_a_fit_on_a_bound_is_refused_but_can_be_looked_at() -> None:
