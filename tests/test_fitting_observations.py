@@ -122,6 +122,7 @@ def test_held_out_runs_stay_apart() -> None:
     assert found.support.train_flops is not None
     assert found.support.train_flops.high == pytest.approx(BUDGETS[-1])
     assert found.shares_trunks
+    assert not independent_runs(0, count=20).shares_trunks
     assert len(np.unique(found.family_codes)) == 6
 
 

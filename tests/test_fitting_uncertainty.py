@@ -12,7 +12,7 @@ from synthetic import INDEPENDENT_LAW, LAW, independent_runs, sweep
 
 from llama_scale.fitting import Settings, fit, gather
 from llama_scale.fitting.backtests import split_at
-from llama_scale.fitting.calibration import heard_as_then
+from llama_scale.fitting.calibration import as_fit, heard_as_then, reached
 from llama_scale.fitting.candidates import Candidate, points_of, solve_all
 from llama_scale.fitting.consensus import Heard
 from llama_scale.fitting.drift import (
@@ -241,6 +241,23 @@ def test_turns_are_as_wide_as_drifts_make_likely() -> None:
     spreads = likely_spreads([], 1000)
     assert (np.diff(spreads) >= 0).all()
     assert 0 < spreads[0] < spreads[-1] < MOST
+
+
+def test_errors_are_shares_of_the_reach_of_the_interval_on_their_side() -> None:
+    split = split_at(sweep(0), 0.6, "compute")
+    assert split is not None
+    lopsided = LAW.E + 0.02 * np.random.default_rng(0).exponential(size=400) ** 2
+    draws = ScalingLaw(**{**LAW.constants, "E": lopsided})
+    runs = split.ahead.take(np.arange(4))
+    guess = as_fit(split.known, LAW, draws, np.full(400, 0.001)).predict(runs.parameters, runs.tokens)
+    low, high = np.asarray(guess.low), np.asarray(guess.high)
+    middle = np.asarray(guess.loss)
+    at = np.array([low[0], high[1], (middle[2] * high[2]) ** 0.5, (middle[3] * low[3] ** 2) ** (1 / 3)])
+    split = replace(split, ahead=replace(runs, loss=at))
+    errors, widths = reached(split, LAW, draws, np.full(400, 0.001), guess.level)
+    assert errors == pytest.approx([1, 1, 1 / 2, 2 / 3])
+    assert widths == pytest.approx(np.log(high / low) / 2)
+    assert np.abs(np.log(high / middle) / np.log(middle / low) - 1).min() > 0.2
 
 
 def test_spreads_of_turns_are_those_that_integrating_finds() -> None:
