@@ -71,6 +71,9 @@ def test_budgets_without_a_minimum_are_named() -> None:
     assert refused
     notes = "; ".join(three(found)[1]["notes"])
     assert "below the sizes; run smaller models there" in notes
+    fewer = three(fit(runs.take(runs.parameters > 50_000), settings=replace(QUICK, draws=0)))[1]
+    assert fewer["reason"].startswith("2 of 6 budgets have a best size between their runs: 3 are the least")
+    assert len([note for note in fewer["notes"] if note.startswith("no best size at")]) == 4
 
 
 def test_budgets_that_are_asked_for_are_shown_and_draws_may_be_none() -> None:

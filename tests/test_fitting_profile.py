@@ -12,7 +12,17 @@ from llama_scale.fitting.descent import Problems, descend
 from llama_scale.fitting.forms import CHINCHILLA, FITTED
 from llama_scale.fitting.minima import ladder
 from llama_scale.fitting.noise import jacobian
-from llama_scale.fitting.profile import QUANTITIES, Pull, Units, error_scale, measure, profile, student
+from llama_scale.fitting.profile import (
+    QUANTITIES,
+    Pull,
+    Units,
+    _crossings,
+    _readable,
+    error_scale,
+    measure,
+    profile,
+    student,
+)
 from llama_scale.fitting.skaling import SixMoves
 from llama_scale.fitting.surface import centre_of, to_chart, to_constants
 
@@ -118,6 +128,19 @@ def test_the_ends_of_an_interval_cost_the_threshold(delta: float) -> None:
         chart, value, _ = descend(problem, chart, SixMoves(layout=held), deltas=ladder((3e-2,), delta))
         assert to_constants(chart)[3, 0] == pytest.approx(end)
         assert value[0] - solution.objective == pytest.approx(found.threshold, rel=0.15)
+
+
+def test_bounds_lie_where_a_profile_crosses_the_threshold() -> None:
+    """Of a parabola exactly, as its root is a line; in no order, and open where it stays below."""
+    ends = np.array([3.0, 1.5, 2.5, 1.0, 2.2, 1.8])
+    assert _crossings(2.0, ends, 4 * (ends - 2.0) ** 2, 2.0) == pytest.approx((2 - 0.5**0.5, 2 + 0.5**0.5))
+    steeper = np.where(ends > 2, 1.0, 9.0) * (ends - 2.0) ** 2
+    assert _crossings(2.0, ends, steeper, 1.44) == (pytest.approx(1.6), None)
+    assert _readable("E", (0.3, 0.5), np.array([0.0, 0.6]), 2.0) == (0.6, 1.0)
+    assert _readable("E", (None, 0.5), np.array([0.0, 0.6]), 2.0) == (0.0, 1.0)  # none lies below
+    assert _readable("E", (None, 0.5), np.array([0.1, 0.6]), 2.0) == (None, 1.0)
+    assert _readable("A", (None, np.log(7.0)), ends, 2.0) == (None, pytest.approx(7.0))
+    assert _readable("exponent_a", (0.0, np.log(3.0)), ends, 2.0) == (0.5, pytest.approx(0.75))
 
 
 def test_tied_exponents_and_pinned_constants_have_no_interval_of_their_own() -> None:
