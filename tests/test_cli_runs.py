@@ -154,6 +154,7 @@ def test_a_table_begins_with_what_every_table_of_runs_has(store: Path, tmp_path:
         (lambda text: text.replace(",loss,", ",lost,", 1), "lacks loss"),
         (lambda text: text.replace("true", "maybe"), "schedule_complete"),
         (lambda text: "", "lacks run"),
+        (lambda text: text.rstrip().rsplit(",", 2)[0], "run 4 lacks "),
     ],
 )
 def test_a_table_that_is_not_whole_is_refused(store: Path, tmp_path: Path, change: Any, message: str) -> None:
@@ -363,6 +364,7 @@ def test_diff_names_what_differs(store: Path) -> None:
     assert runs(store, "diff", first.run, first.run)[1]["differences"] == []
     texts = [{"name": "one"}]
     assert list(differences({"data": texts}, {})) == [("data", texts, None)]
+    assert list(differences({"data": {"one": 1}}, {"data": 2})) == [("data", {"one": 1}, 2)]
 
 
 def test_a_run_is_named_by_its_id_or_by_how_that_begins(store: Path) -> None:

@@ -31,6 +31,9 @@ def test_all_three_recover_a_known_law() -> None:
     found = fit(sweep(0, trunk_noise=0.0005, own_noise=0.0005), settings=QUICK)
     assert three(found)[1]["exponent_a_bias"] == found.evidence["isoflop"]["exponent_a_bias"]
     assert three(found)[0]["exponent_a_bias"] == pytest.approx(0, abs=0.01)
+    first = "; ".join(three(found)[0]["notes"])
+    assert "the envelope's own bias" in first
+    assert "no interval:" not in first
     for one in three(found):
         bias = one["exponent_a_bias"] or 0.0
         assert one["reason"] is None
@@ -68,6 +71,9 @@ def test_budgets_without_a_minimum_are_named() -> None:
     assert refused
     notes = "; ".join(three(found)[1]["notes"])
     assert "below the sizes; run smaller models there" in notes
+    fewer = three(fit(runs.take(runs.parameters > 50_000), settings=replace(QUICK, draws=0)))[1]
+    assert fewer["reason"].startswith("2 of 6 budgets have a best size between their runs: 3 are the least")
+    assert len([note for note in fewer["notes"] if note.startswith("no best size at")]) == 4
 
 
 def test_budgets_that_are_asked_for_are_shown_and_draws_may_be_none() -> None:
@@ -76,6 +82,22 @@ def test_budgets_that_are_asked_for_are_shown_and_draws_may_be_none() -> None:
         assert [split["train_flops"] for split in one["optima"]] == [1e13, 1e14]
         assert one["exponent_a_interval"] is None
         assert one["optima"][0]["tokens_interval"] is None
+        assert "no interval:" not in "".join(one["notes"])  # none was asked for: no run is missing
+
+
+def test_exact_flops_are_what_the_law_s_split_costs() -> None:
+    runs = sweep(0)
+    dearer = replace(runs, train_flops=1.25 * runs.train_flops, flops_accounting="exact")
+    found = fit(runs, settings=QUICK)
+    plain, exact = (compare_approaches(which, found, None, budgets=(1e13,))[2] for which in (runs, dearer))
+    for one, overhead in ((plain, 1.0), (exact, 1.25)):
+        (split,) = one.optima
+        assert 6 * split.parameters * split.tokens * overhead == pytest.approx(1e13, rel=1e-6)
+    assert any("FLOPs are taken as 1.250 x 6ND" in note for note in exact.notes)
+    assert exact.exponent_a_interval is not None
+    assert exact.exponent_b_interval is not None
+    low, high = exact.exponent_a_interval
+    assert tuple(exact.exponent_b_interval) == pytest.approx((1 - high, 1 - low))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

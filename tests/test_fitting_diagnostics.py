@@ -13,10 +13,14 @@ from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting import Settings, UnidentifiedFitError, fit, gather
 from llama_scale.fitting.candidates import Candidate, points_of
 from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings_of
+from llama_scale.fitting.forms import CHINCHILLA
+from llama_scale.fitting.informative import most_informative
+from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import draw_laws
 from llama_scale.laws import ScalingLaw
 
+AXES = ("x", "y", "z", "weights")
 QUICK = Settings(form="chinchilla", draws=40, backtest=False)
 
 
@@ -30,6 +34,57 @@ def test_a_good_fit_is_measured_and_not_complained_of() -> None:
     assert found.worst_run in runs.names
     assert sum(part**2 for part in found.weakest.values()) == pytest.approx(1, abs=1e-2)
     assert warnings_of(found) == []
+
+
+def test_the_weakest_direction_is_the_one_that_the_design_stretches_least() -> None:
+    """By eigenvalues of J'J, J the derivatives of log losses by relative changes of E, A, B, alpha, beta."""
+    runs = sweep(0)
+    points = points_of(runs)
+    solution = solve(points, delta=1e-2)
+    found = diagnose(points, runs.names, solution, None)
+    design, step = np.empty((len(runs), 5)), 1e-5
+    for column in range(5):
+        factor = np.where(np.arange(5) == column, step, 0.0)
+        up, down = (log_prediction(points, solution.constants * (1 + sign * factor)) for sign in (1, -1))
+        design[:, column] = (up - down) / (2 * step)
+    rising, axes = np.linalg.eigh(design.T @ design)
+    assert found.condition == pytest.approx(np.sqrt(rising[-1] / rising[0]), rel=1e-3)
+    assert found.weakest_sd == pytest.approx(found.residual_rms / np.sqrt(rising[0]), rel=1e-3)
+    direction = axes[:, 0] * np.sign(axes[np.abs(axes[:, 0]).argmax(), 0])
+    assert list(found.weakest.values()) == pytest.approx(direction, abs=2e-3)
+
+
+def test_runs_weigh_in_the_weakest_direction_as_often_as_they_count() -> None:
+    runs = sweep(0)
+    points = points_of(runs)
+    twice = np.arange(len(runs)) % 3 == 0
+    both = runs.take(np.concatenate([np.arange(len(runs)), np.flatnonzero(twice)]))
+    solution = solve(points, delta=1e-2)
+    weighted = diagnose(replace(points, weights=1.0 + twice), runs.names, solution, None)
+    copied = replace(points, **{axis: np.append(one := getattr(points, axis), one[twice]) for axis in AXES})
+    repeated = diagnose(copied, both.names, solution, None)
+    assert weighted.condition == pytest.approx(repeated.condition, rel=1e-9)
+    assert weighted.weakest == repeated.weakest
+    each = (found.weakest_sd / found.residual_rms for found in (weighted, repeated))
+    assert next(each) == pytest.approx(next(each), rel=1e-9)
+    assert weighted.own_noise == weighted.residual_rms  # where no draws say more
+    assert (weighted.trunk_noise, weighted.draws_at_bound) == (0.0, 0.0)
+
+
+def test_the_next_run_of_a_fit_on_a_bound_tells_the_constant_that_lies_there() -> None:
+    runs = sweep(0)
+    points = points_of(runs)
+    solution = solve(points, delta=1e-2)
+    found = [
+        diagnose(points, runs.names, replace(solution, at_bound=bound), None)
+        for bound in ((), ("alpha",), ("beta",))
+    ]
+    for one, at in zip(found[1:], (3, 4), strict=True):
+        told = most_informative(
+            points, solution.constants, CHINCHILLA, noise=one.residual_rms, direction=np.eye(5)[at]
+        )
+        assert one.next_run == told
+        assert one.next_run != found[0].next_run
 
 
 def test_a_fit_on_a_bound_is_refused_but_can_be_looked_at() -> None:
@@ -66,6 +121,11 @@ def test_a_flat_valley_is_warned_of_with_its_direction_and_the_run_to_make() -> 
     assert "hardly resist a joint change of" in said
     assert "parameters on" in said
     assert "FLOPs" in said
+    left = found.next_run.sd_after / found.next_run.sd_before
+    assert left < 0.95
+    assert f"which would leave {left:.0%} of the uncertainty, would help most" in said
+    useless = replace(found, next_run=replace(found.next_run, sd_after=0.96 * found.next_run.sd_before))
+    assert "of the uncertainty" not in warnings_of(useless)[0]
 
 
 def test_starts_that_part_are_said_with_the_run_that_decides() -> None:

@@ -64,7 +64,9 @@ def test_values_that_no_run_has_name_row_and_column(column: str, value: float) -
         warnings_of(*SOUND, replace(SOUND[0], **{column: value}))
 
 
-@pytest.mark.parametrize(("column", "value"), [("loss", 1e20), ("loss", 1e-300), ("parameters", 1e100)])
+@pytest.mark.parametrize(
+    ("column", "value"), [("loss", 1e20), ("loss", 1e6), ("loss", 1e-300), ("parameters", 1e100)]
+)
 def test_values_beyond_all_reason_are_refused_with_the_filter_that_leaves_them_out(
     column: str, value: float
 ) -> None:
@@ -132,6 +134,20 @@ def test_small_models_and_odd_durations_are_fitted(rows: list[Row], said: str | 
     assert re.search(said or "^(?!.*unit)", found)
     exact = observe([Rows(source="here", rows=tuple(rows), convention="total", units_known=True)])
     assert not [warning for warning in exact.warnings if "no row has more" in warning or "median" in warning]
+
+
+@pytest.mark.parametrize(("above", "questioned"), [(1.01, True), (1.03, False)])
+def test_a_size_that_no_unit_brings_in_line_with_the_losses_is_what_it_says(
+    above: float, questioned: bool
+) -> None:
+    """900 may be 900M, if it loses no more, but for noise, than a smaller run that saw as much."""
+    assert run(4e8, 2e9) in SOUND
+    odd = run(900, 2e9, loss=above * float(LAW.loss(4e8, 2e9)))
+    if questioned:
+        with pytest.raises(InputError, match="are these one unit"):
+            warnings_of(*SOUND, odd)
+    else:
+        warnings_of(*SOUND, odd)
 
 
 def test_one_run_in_millions_beside_whole_counts_is_questioned() -> None:

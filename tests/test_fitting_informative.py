@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import Array, sweep
@@ -19,12 +21,12 @@ def sd_along(points: Points, constants: Array, form: Form, direction: Array, noi
     return noise * float(np.sqrt(direction @ np.linalg.inv(design.T @ design) @ direction))
 
 
-def with_run(points: Points, x: float, y: float) -> Points:
+def with_run(points: Points, x: float | Array, y: float | Array) -> Points:
     return Points(
         x=np.append(points.x, x),
         y=np.append(points.y, y),
-        z=np.append(points.z, 0.0),
-        weights=np.append(points.weights, 1.0),
+        z=np.append(points.z, np.zeros(np.size(x))),
+        weights=np.append(points.weights, np.ones(np.size(x))),
         log_n=points.log_n,
         log_d=points.log_d,
     )
@@ -61,6 +63,57 @@ def test_candidates_lie_within_reach() -> None:
     assert (6 * sizes * tokens).max() <= 4.0001 * (6 * runs.parameters * runs.tokens).max()
     assert (tokens / sizes).max() <= 2.0001 * (runs.tokens / runs.parameters).max()
     assert len(sizes) > 200
+
+
+def test_candidates_are_all_pairs_within_twice_the_ranges_for_four_times_the_flops() -> None:
+    runs = sweep(0).take(np.arange(0, 36, 5))
+    n, d = runs.parameters, runs.tokens
+    ratios = d / n
+    pairs = [
+        (size, tokens)
+        for size in np.geomspace(n.min() / 2, n.max() * 2, 31)
+        for tokens in np.geomspace(d.min() / 2, d.max() * 2, 31)
+        if size * tokens <= 4 * (n * d).max() and ratios.min() / 2 <= tokens / size <= ratios.max() * 2
+    ]
+    made = candidates(points_of(runs))
+    found = np.exp([made.x + made.log_n, made.y + made.log_d]).T
+    assert 400 < len(pairs) < 31**2
+    assert found == pytest.approx(np.array(pairs), rel=1e-9)
+
+
+@pytest.mark.parametrize("floor", [1.6, 0.0])
+@pytest.mark.parametrize("name", ["chinchilla", "skaling"])
+def test_the_design_is_what_relative_changes_do_to_log_losses(name: str, floor: float) -> None:
+    """By central differences: of A and B under an outer power k by those of A^k and B^k."""
+    form = next(form for key, form in FITTED.items() if key == name)
+    points = points_of(sweep(0))
+    constants = np.array([floor, 0.9, 0.7, 0.35, 0.45, 0.8][: 6 if name == "skaling" else 5])
+    k = 0.8 if name == "skaling" else 1.0
+    design, step = relative_design(points, constants, form), 1e-5
+    for column in range(len(constants)):
+        ends = []
+        for sign in (-1, 1):
+            moved = constants.copy()
+            if column == 0:  # of a floor of 0, by what stands above it in the middle of the runs
+                moved[0] += sign * step * (floor or (0.9 + 0.7) ** k)
+            else:
+                moved[column] *= (1 + sign * step) ** (1 / k if column in (1, 2) else 1)
+            ends.append(log_prediction(points, moved))
+        assert design[:, column] == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=1e-4, abs=1e-7)
+
+
+def test_a_run_that_weighs_as_much_as_two_tells_as_much() -> None:
+    points = points_of(sweep(0))
+    constants = solve(points, delta=1e-2).constants
+    twice = np.arange(len(points.x)) % 3 == 0
+    weighted = replace(points, weights=1.0 + twice)
+    copied = with_run(points, points.x[twice], points.y[twice])
+    one, two = (
+        most_informative(runs, constants, CHINCHILLA, noise=0.003, direction=np.eye(5)[3])
+        for runs in (weighted, copied)
+    )
+    assert (one.parameters, one.tokens) == pytest.approx((two.parameters, two.tokens))
+    assert (one.sd_before, one.sd_after) == pytest.approx((two.sd_before, two.sd_after), rel=1e-6)
 
 
 def test_the_run_really_sharpens_a_fit() -> None:

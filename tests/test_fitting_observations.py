@@ -15,9 +15,11 @@ from llama_scale.fitting.observations import (
     Row,
     Rows,
     check_design,
+    check_spread,
     observe,
 )
 from llama_scale.fitting.records import rows_of_records
+from llama_scale.laws import Range, ScalingLaw
 from llama_scale.runs import RunRecord
 
 RECORD = RunRecord(
@@ -120,6 +122,7 @@ def test_held_out_runs_stay_apart() -> None:
     assert found.support.train_flops is not None
     assert found.support.train_flops.high == pytest.approx(BUDGETS[-1])
     assert found.shares_trunks
+    assert not independent_runs(0, count=20).shares_trunks
     assert len(np.unique(found.family_codes)) == 6
 
 
@@ -155,6 +158,24 @@ def test_designs_that_identify_nothing_are_refused(found: list[Row], said: str) 
 def test_one_run_off_the_line_tells_sizes_from_durations() -> None:
     ladder = [row(1e6 * 2**i, 2e7 * 2**i) for i in range(8)]
     check_design(observe([rows(*ladder, row(1e6, 8e7))]))
+
+
+def test_three_sizes_of_three_durations_are_enough() -> None:
+    law = ScalingLaw(E=1.7, A=400.0, B=400.0, alpha=0.34, beta=0.28)
+    grid = [(1e6 * 2**i, 1e7 * 2**j) for i in range(3) for j in range(3)]
+    check_design(observe([rows(*(row(n, d, float(law.loss(n, d))) for n, d in grid))]))
+    sizes, durations = np.array(grid).T
+    check_spread(sizes[1:7], durations[1:7])  # six runs for five constants
+    with pytest.raises(UnidentifiedError, match="5 runs cannot identify a law of 5"):
+        check_spread(sizes[1:6], durations[1:6])
+
+
+def test_the_support_is_from_the_least_to_the_most_of_each() -> None:
+    found = observe([rows(row(1e6, 2e7), row(4e6, 4e7), row(2e6, 1e9))]).support
+    assert found.parameters == Range(1e6, 4e6)
+    assert found.tokens == Range(2e7, 1e9)
+    assert found.tokens_per_parameter == Range(10.0, 500.0)
+    assert found.train_flops == Range(1.2e14, 1.2e16)
 
 
 def test_a_single_budget_is_no_ladder() -> None:

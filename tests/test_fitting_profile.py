@@ -12,7 +12,17 @@ from llama_scale.fitting.descent import Problems, descend
 from llama_scale.fitting.forms import CHINCHILLA, FITTED
 from llama_scale.fitting.minima import ladder
 from llama_scale.fitting.noise import jacobian
-from llama_scale.fitting.profile import QUANTITIES, Units, error_scale, measure, profile, student
+from llama_scale.fitting.profile import (
+    QUANTITIES,
+    Pull,
+    Units,
+    _crossings,
+    _readable,
+    error_scale,
+    measure,
+    profile,
+    student,
+)
 from llama_scale.fitting.skaling import SixMoves
 from llama_scale.fitting.surface import centre_of, to_chart, to_constants
 
@@ -41,6 +51,35 @@ def test_quantities_have_their_derivatives() -> None:
 def test_students_t_is_scipys() -> None:
     for freedom in (5, 31, 235):
         assert student(0.9, freedom) == pytest.approx(student_t.ppf(0.95, freedom), rel=5e-3)
+    for level in (0.5, 0.8, 0.99):
+        assert student(level, 31) == pytest.approx(student_t.ppf((1 + level) / 2, 31), rel=3e-4)
+
+
+def test_a_pull_has_its_derivatives_and_none_along_a_floor() -> None:
+    """Each is r/2 (g - target)^2; by the chart's first coordinate T, of which E is what the excess leaves."""
+    count = len(QUANTITIES)
+    chart = to_chart(np.tile(np.array([[0.8], [0.9], [0.7], [0.5], [0.6], [0.7]]), count))
+    rows, targets, strengths = np.arange(count), np.linspace(-1, 1, count), np.linspace(1, 3, count)
+    pull = Pull(rows, targets, strengths, Units(2.0, 10.0, 14.0))
+    free, resting = (pull.expand(chart, np.full(count, floor)) for floor in (False, True))
+    assert free.value == pytest.approx(strengths / 2 * (measure(rows, chart, pull.units)[0] - targets) ** 2)
+    assert free.rise[0] == pytest.approx(strengths[0] * (0.8 / 2 - targets[0]) / 2)  # by E itself, of 2 nats
+    assert not free.rise[1:].any()
+    whole = chart.copy()
+    whole[0] += centre_of(chart).excess
+    for i in range(6):
+        ends = []
+        for sign in (1, -1):
+            moved = whole.copy()
+            moved[i] += sign * 1e-5
+            moved[0] -= centre_of(moved).excess
+            ends.append(pull.expand(moved, np.zeros(count, bool)))
+        assert (ends[0].value - ends[1].value) / 2e-5 == pytest.approx(free.gradient[i], abs=1e-7)
+        assert (ends[0].gradient - ends[1].gradient) / 2e-5 == pytest.approx(free.hessian[i], abs=1e-7)
+    assert not resting.gradient[0].any()
+    assert not resting.gradient[:, 0].any()
+    assert resting.gradient[1:, 1:] == pytest.approx(free.gradient[1:, 1:])
+    assert resting.rise == pytest.approx(free.rise)
 
 
 def test_by_least_squares_a_profile_is_the_usual_interval_where_the_law_is_nearly_linear() -> None:
@@ -50,12 +89,24 @@ def test_by_least_squares_a_profile_is_the_usual_interval_where_the_law_is_nearl
     found = profile(points, solution, CHINCHILLA, delta=LEAST_SQUARES)
     design = jacobian(points, solution.constants)
     variance = 2 * solution.objective / (36 - 5)
-    sd = np.sqrt(variance * np.linalg.inv(design.T @ design)[3, 3])
-    low, high = found.intervals["alpha"]
-    assert low is not None
-    assert high is not None
-    assert high - low == pytest.approx(2 * student(0.9, 31) * sd, rel=0.02)
-    assert low + high == pytest.approx(2 * solution.law.alpha, rel=1e-3)
+    covariance = variance * np.linalg.inv(design.T @ design)
+    _, a, b, alpha, beta = solution.constants
+    by_hand = {  # derivatives by E, a, b, alpha and beta, where A = a exp(alpha log n), B likewise
+        "E": np.array([1, 0, 0, 0, 0]),
+        "A": solution.law.A * np.array([0, 1 / a, 0, points.log_n, 0]),
+        "B": solution.law.B * np.array([0, 0, 1 / b, 0, points.log_d]),
+        "alpha": np.array([0, 0, 0, 1, 0]),
+        "beta": np.array([0, 0, 0, 0, 1]),
+        "exponent_a": np.array([0, 0, 0, -beta, alpha]) / (alpha + beta) ** 2,
+    }
+    assert set(found.intervals) == set(by_hand)
+    for name, slope in by_hand.items():
+        low, high = found.intervals[name]
+        assert low is not None
+        assert high is not None
+        sd = float(np.sqrt(slope @ covariance @ slope))
+        assert high - low == pytest.approx(2 * student(0.9, 31) * sd, rel=0.02)
+        assert (low + high) / 2 == pytest.approx(float(getattr(solution.law, name)), abs=0.1 * sd)
     assert found.threshold == pytest.approx(0.5 * variance * student(0.9, 31) ** 2, rel=1e-6)
     assert found.lower is None
 
@@ -77,6 +128,19 @@ def test_the_ends_of_an_interval_cost_the_threshold(delta: float) -> None:
         chart, value, _ = descend(problem, chart, SixMoves(layout=held), deltas=ladder((3e-2,), delta))
         assert to_constants(chart)[3, 0] == pytest.approx(end)
         assert value[0] - solution.objective == pytest.approx(found.threshold, rel=0.15)
+
+
+def test_bounds_lie_where_a_profile_crosses_the_threshold() -> None:
+    """Of a parabola exactly, as its root is a line; in no order, and open where it stays below."""
+    ends = np.array([3.0, 1.5, 2.5, 1.0, 2.2, 1.8])
+    assert _crossings(2.0, ends, 4 * (ends - 2.0) ** 2, 2.0) == pytest.approx((2 - 0.5**0.5, 2 + 0.5**0.5))
+    steeper = np.where(ends > 2, 1.0, 9.0) * (ends - 2.0) ** 2
+    assert _crossings(2.0, ends, steeper, 1.44) == (pytest.approx(1.6), None)
+    assert _readable("E", (0.3, 0.5), np.array([0.0, 0.6]), 2.0) == (0.6, 1.0)
+    assert _readable("E", (None, 0.5), np.array([0.0, 0.6]), 2.0) == (0.0, 1.0)  # none lies below
+    assert _readable("E", (None, 0.5), np.array([0.1, 0.6]), 2.0) == (None, 1.0)
+    assert _readable("A", (None, np.log(7.0)), ends, 2.0) == (None, pytest.approx(7.0))
+    assert _readable("exponent_a", (0.0, np.log(3.0)), ends, 2.0) == (0.5, pytest.approx(0.75))
 
 
 def test_tied_exponents_and_pinned_constants_have_no_interval_of_their_own() -> None:

@@ -57,10 +57,10 @@ def test_no_run_is_left_out_by_default() -> None:
 
 
 def test_runs_in_their_burn_in_are_left_out_by_name() -> None:
-    runs = part(row("short", 1e9, 3e8), row("long", 1e9, 1e10))
-    for rule in ("1B", "0.4/N"):
+    runs = part(row("short", 1e9, 3e8), row("at", 2e9, 1e9), row("long", 1e9, 1e10))
+    for rule in ("1B", "0.5/N"):  # which `at` has seen, to the token
         found = observe([runs], Rules(burn_in=parse_burn_in(rule)))
-        assert found.names == ("long",)
+        assert found.names == ("at", "long")
         assert [(e.run, e.reason.split(":")[0]) for e in found.exclusions] == [("short", "burn-in")]
 
 

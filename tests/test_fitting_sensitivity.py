@@ -30,6 +30,12 @@ def test_each_budget_in_turn_as_a_plain_refit() -> None:
     found = [value for name, value in named(runs).items() if name.startswith("without the budget")]
     plain = [exponent(runs.take(runs.budgets != budget)) for budget in BUDGETS]
     assert found == pytest.approx(plain, rel=1e-9)
+    assert not runs.flagged.any()
+    assert not any("flags" in name for name in named(runs))
+    three = named(runs.take(runs.budgets >= BUDGETS[-3]))
+    assert not any(name.startswith("without the budget") for name in three)
+    four = named(runs.take(runs.budgets >= BUDGETS[-4]))
+    assert sum(name.startswith("without the budget") for name in four) == 4
 
 
 def test_the_run_that_moves_it_most_is_that_of_plain_refits() -> None:

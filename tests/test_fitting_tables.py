@@ -97,6 +97,9 @@ def test_roles_and_statuses_of_our_own_tables_are_understood(tmp_path: Path) -> 
     ("text", "said", "hint"),
     [
         ("N,Dd,L\n1,1,1\n", "no column 'tokens'.*found: N, Dd, L", "tokens"),
+        ("N\n1\n", "no column 'tokens' nor 'loss'", "add a column 'tokens', add a column 'loss'"),
+        ("N,D,1\n1,1,1\n", "no column 'loss'", "add a column 'loss'"),
+        ("parameters tokens loss\n1 1 1\n", "no column 'parameters'", "separate the cells by commas"),
         ("params,toks,loss\n1,1,1\n", "no column 'tokens'", "rename 'toks' to 'tokens'"),
         ("N,D,cross_entropy\n1,1,1\n", "no column 'loss'", "rename 'cross_entropy' to 'loss'"),
         ("N,D,nll\n1,1,1\n", "no column 'loss'", "rename 'nll' to 'loss'"),

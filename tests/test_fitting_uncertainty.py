@@ -12,10 +12,20 @@ from synthetic import INDEPENDENT_LAW, LAW, independent_runs, sweep
 
 from llama_scale.fitting import Settings, fit, gather
 from llama_scale.fitting.backtests import split_at
-from llama_scale.fitting.calibration import heard_as_then
+from llama_scale.fitting.calibration import as_fit, heard_as_then, reached
 from llama_scale.fitting.candidates import Candidate, points_of, solve_all
 from llama_scale.fitting.consensus import Heard
-from llama_scale.fitting.drift import MOST, Drift, Ends, drift_of, ends_of, likely_spreads, turns_of, waver
+from llama_scale.fitting.drift import (
+    MOST,
+    Drift,
+    Ends,
+    drift_of,
+    ends_of,
+    likely_spreads,
+    spread_of,
+    turns_of,
+    waver,
+)
 from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.selection import choose
 from llama_scale.fitting.solver import solve
@@ -231,6 +241,95 @@ def test_turns_are_as_wide_as_drifts_make_likely() -> None:
     spreads = likely_spreads([], 1000)
     assert (np.diff(spreads) >= 0).all()
     assert 0 < spreads[0] < spreads[-1] < MOST
+
+
+def test_errors_are_shares_of_the_reach_of_the_interval_on_their_side() -> None:
+    split = split_at(sweep(0), 0.6, "compute")
+    assert split is not None
+    lopsided = LAW.E + 0.02 * np.random.default_rng(0).exponential(size=400) ** 2
+    draws = ScalingLaw(**{**LAW.constants, "E": lopsided})
+    runs = split.ahead.take(np.arange(4))
+    guess = as_fit(split.known, LAW, draws, np.full(400, 0.001)).predict(runs.parameters, runs.tokens)
+    low, high = np.asarray(guess.low), np.asarray(guess.high)
+    middle = np.asarray(guess.loss)
+    at = np.array([low[0], high[1], (middle[2] * high[2]) ** 0.5, (middle[3] * low[3] ** 2) ** (1 / 3)])
+    split = replace(split, ahead=replace(runs, loss=at))
+    errors, widths = reached(split, LAW, draws, np.full(400, 0.001), guess.level)
+    assert errors == pytest.approx([1, 1, 1 / 2, 2 / 3])
+    assert widths == pytest.approx(np.log(high / low) / 2)
+    assert np.abs(np.log(high / middle) / np.log(middle / low) - 1).min() > 0.2
+
+
+def test_spreads_of_turns_are_those_that_integrating_finds() -> None:
+    """A half-Cauchy of scale .1 cut at .4, times the normal densities of what was measured."""
+    s = np.linspace(0, 0.4, 40_001)[1:]
+    for measured in (
+        {},
+        {"compute": [(0.15, 0.05)]},
+        {"compute": [(0.15, 0.05), (-0.02, 0.1)], "overtraining": [(0.3, 0.08)]},
+    ):
+        logs = -np.log(1 + (s / 0.1) ** 2)
+        for turns in measured.values():  # of one direction, as much as one of them on average
+            each = [-(turn**2) / (s**2 + e**2) / 2 - np.log(s**2 + e**2) / 2 for turn, e in turns]
+            logs = logs + np.mean(each, axis=0)
+        rising = np.cumsum(np.exp(logs - logs.max()))
+        drifts = [
+            Drift(direction="compute" if way == "compute" else "overtraining", turn=turn, error=error)
+            for way, turns in measured.items()
+            for turn, error in turns
+        ]
+        spreads = likely_spreads(drifts, 1000)
+        for share in (0.1, 0.5, 0.9):
+            expected = s[np.searchsorted(rising / rising[-1], share)]
+            assert spreads[int(share * 1000)] == pytest.approx(expected, rel=0.03)
+        assert spread_of(drifts) == pytest.approx(np.sqrt(np.mean(spreads**2)), rel=0.02)
+
+
+def test_the_ends_of_the_runs_are_the_middles_of_their_first_and_last_fifths() -> None:
+    runs = independent_runs(0, count=10)
+    order = np.argsort(runs.train_flops)
+    ends = ends_of(runs, "compute")
+    for end, (one, other) in ((ends.near, order[:2]), (ends.far, order[-2:])):
+        assert end[0] == pytest.approx((runs.parameters[one] * runs.parameters[other]) ** 0.5)
+        assert end[1] == pytest.approx((runs.tokens[one] * runs.tokens[other]) ** 0.5)
+    ratios = runs.tokens / runs.parameters
+    over = np.argsort(ratios)[-2:]
+    assert ends_of(runs, "overtraining").far[0] == pytest.approx(np.prod(runs.parameters[over]) ** 0.5)
+
+
+def test_a_turn_is_measured_by_generalised_least_squares() -> None:
+    """Runs of one trunk go together, but for trunks that the law has seen; so do errors of one draw."""
+    split = split_at(sweep(0), 0.6, "compute")
+    assert split is not None
+    known, ahead = split.known, split.ahead.take(np.arange(0, 12, 2))
+    families = ("new", "new", *ahead.families[2:])
+    assert set(families[2:]) <= set(known.families)
+    split = replace(split, ahead=replace(ahead, families=families))
+    solved = solve(points_of(known), delta=1e-2)
+    draws = draw_laws(known, TRUE_FORM, solved.constants, draws=60)
+    draws = replace(draws, trunk_noise=0.01, own_noise=0.002)
+    errors = np.array([0.01, 0.008, -0.003, 0.002, 0.004, -0.001])
+    found = drift_of(split, errors, draws)
+    assert found is not None
+
+    def losses(turn: float) -> np.ndarray:
+        turned = waver(draws.law, ends_of(known, "compute"), np.full(60, turn))
+        return np.log(
+            np.array([turned.loss(n, d) for n, d in zip(ahead.parameters, ahead.tokens, strict=True)])
+        )
+
+    slopes, spread = ((losses(0.01) - losses(-0.01)) / 0.02).mean(axis=1), losses(0.0)
+    covariance = np.array(
+        [[np.mean((a - a.mean()) * (b - b.mean())) * 60 / 59 for a in spread] for b in spread]
+    )
+    for i in range(6):
+        covariance[i, i] += 0.002**2
+        for j in range(6):
+            covariance[i, j] += 0.01**2 if i < 2 and j < 2 else 0.0
+    information = slopes @ np.linalg.inv(covariance) @ slopes
+    assert found.error == pytest.approx(information**-0.5, rel=0.02)
+    turn = -(slopes @ np.linalg.inv(covariance) @ errors) / information
+    assert found.turn == pytest.approx(turn, rel=0.02, abs=0.02 * found.error)
 
 
 def test_ends_of_like_loss_hold_no_exponent_between_them() -> None:

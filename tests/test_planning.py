@@ -184,6 +184,47 @@ def test_best_on_average_is_no_worse_than_any_size_tried(question: dict[str, Any
     assert best.parameters == pytest.approx(answer.optimum.parameters, rel=0.3)
 
 
+def test_intervals_are_those_of_each_draw_answered_by_itself() -> None:
+    """By trying many sizes under every draw: for the budget, and for the least compute of that loss."""
+    budget, served, fit = 1e24, 1e12, drawn_fit(100)
+    spread = ask(serve_tokens=served, budget=budget, law=fit).intervals
+    assert spread is not None
+    assert fit.draws is not None
+    n = np.geomspace(1e9, 3e11, 6001)[:, None]
+    tokens = (budget - 2 * n * served) / (6 * n)
+    losses = np.asarray(fit.draws.loss(n, tokens))
+    best = np.argmin(losses, axis=0)
+    loss, d = losses.min(axis=0), fit.draws
+    with np.errstate(invalid="ignore"):
+        alone = ((loss - d.E - d.A * n**-d.alpha) / d.B) ** (-1 / d.beta)
+    cheapest = np.nanargmin(6 * n * alone, axis=0)
+    rival = n[cheapest, 0], alone[cheapest, np.arange(100)]
+    by_hand = {
+        "parameters": n[best, 0],
+        "train_flops": 6 * n[best, 0] * tokens[best, 0],
+        "serve_flops": 2 * n[best, 0] * served,
+        "saving": 1 - budget / (6 * rival[0] * rival[1] + 2 * rival[0] * served),
+    }
+    for name, values in by_hand.items():
+        middle = np.sort(values)[[3, 6, 93, 96]]  # the ends of 90 % of a hundred lie between these
+        assert middle[0] * 0.999 <= spread.ranges[name].low <= middle[1] * 1.001
+        assert middle[2] * 0.999 <= spread.ranges[name].high <= middle[3] * 1.001
+
+
+def test_best_on_average_is_the_lowest_mean_loss_of_sizes_six_percent_apart() -> None:
+    budget, served, fit = 1e24, 1e12, drawn_fit(100)
+    answer = ask(serve_tokens=served, budget=budget, law=fit)
+    assert answer.best_on_average is not None
+    assert fit.draws is not None
+    n = answer.recommended.parameters * np.geomspace(0.1, 10, 81)[:, None]
+    tokens = (budget - 2 * n * served) / (6 * n)
+    losses = np.asarray(fit.draws.loss(n, np.where(tokens > 0, tokens, np.nan))).mean(axis=1)
+    at = int(np.nanargmin(losses))
+    assert answer.best_on_average.parameters == pytest.approx(n[at, 0])
+    assert answer.best_on_average.tokens == pytest.approx(tokens[at, 0])
+    assert answer.best_on_average.advantage == pytest.approx(losses[40] - losses[at], abs=1e-9)
+
+
 def test_a_size_that_may_never_reach_the_target_is_named() -> None:
     answer = plan(serve_tokens=2e12, law=drawn_fit(), target_loss=1.9)
     best = answer.best_on_average

@@ -16,7 +16,7 @@ from llama_scale.costs.formats import serve_in
 from llama_scale.costs.serving import Deployment, serve
 from llama_scale.laws import Numbers, ScalingLaw
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw
-from llama_scale.planning.families import LOG_SIZES, Array
+from llama_scale.planning.families import LARGEST_MODEL, LOG_SIZES, Array, coordinate_of
 from llama_scale.planning.optimum import (
     ExactFamily,
     Family,
@@ -30,7 +30,7 @@ from llama_scale.planning.optimum import (
     lowest_cost,
     lowest_loss,
 )
-from llama_scale.planning.serving import RooflineServing
+from llama_scale.planning.serving import RooflineServing, largest_servable
 
 SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
 
@@ -250,3 +250,39 @@ def test_smaller_than_optimal_costs_what_de_vries_says() -> None:
         tokens = float(SARDANA.tokens_for_loss(loss, share * n))
         assert 6 * share * n * tokens / cost - 1 == pytest.approx(overhead, abs=6e-4)
     assert d > 0
+
+
+@pytest.mark.parametrize(
+    "family", [SixNDFamily(), ExactFamily(convention="non_embedding")], ids=["6nd", "exact"]
+)
+@pytest.mark.parametrize(
+    "limit",
+    [{"most_accelerators": 1}, {"most_accelerators": 8, "time_per_output_token_seconds": 0.02}],
+    ids=["memory", "latency"],
+)
+def test_the_largest_size_that_is_served_is_where_halving_finds_it(limit: Any, family: Family) -> None:
+    served = deployment("H100", "bf16", (1000, 250), **limit)
+
+    def is_served(log_parameters: float) -> bool:
+        sizes = family.sizes(coordinate_of(family, math.exp(log_parameters)), shaped=True)
+        assert sizes.shape is not None
+        return bool(np.isfinite(serve(served, sizes.shape).accelerator_seconds_per_token))
+
+    low, high = math.log(1e8), math.log(1e13)
+    assert is_served(low) and not is_served(high)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_served(middle) else (low, middle)
+    found = largest_servable(served, family)
+    assert math.exp(low) * (1 - 3e-6) < found <= math.exp(low) * (1 + 1e-9)
+    alone = roofline(served, family)
+    assert np.isfinite(alone.cost_per_token(family.sizes(coordinate_of(family, found))))
+    assert np.isnan(alone.cost_per_token(family.sizes(coordinate_of(family, found * 1.00001))))
+
+
+def test_what_serves_every_size_serves_the_largest_and_what_serves_none_nothing() -> None:
+    ample = replace(deployment("B200", "int4", (1000, 250), most_accelerators=1024), weight_bits=1)
+    assert largest_servable(ample, SixNDFamily()) == pytest.approx(LARGEST_MODEL)
+    slow = deployment("L40S", "bf16", (1000, 250), time_per_output_token_seconds=1e-9)
+    assert largest_servable(slow, SixNDFamily()) == 0
+    assert np.isnan(roofline(slow, SixNDFamily()).cost_per_token(SixNDFamily().sizes(math.log(1e9))))

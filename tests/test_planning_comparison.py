@@ -311,6 +311,27 @@ def test_over_trained_models_suffer_more_when_quantised() -> None:
         assert model.loss_range.low < model.loss_nats < model.loss_range.high
 
 
+def test_how_far_models_lie_beyond_the_runs_is_said_of_the_farthest(tmp_path: Path) -> None:
+    runs = published().support
+    assert runs.train_flops is not None
+    dearest = runs.train_flops.high
+    known = compare("llama-7b", "llama-3.1-8b")
+    times = known.models[1].parameters * 6 * 15e12 / dearest
+    assert 10 < times < 100
+    assert (
+        f"2 of 2 lie beyond the runs behind the law, llama-3.1-8b by {times:.1f} times: such losses are"
+        " extrapolated"
+    ) in known.warnings
+    mine = tmp_path / "mine.toml"
+    mine.write_text('parameters = "1T"\ntokens = "100T"\n')
+    assert 6 * 1e12 * 1e14 / dearest > 1e4  # which no law was ever shown to bridge
+    said = next(text for text in compare(str(mine)).warnings if "beyond the runs" in text)
+    assert said.startswith("mine lies beyond the runs behind the law by ")
+    assert said.endswith(": such losses are examples: no law was shown to hold so far out")
+    unknown = compare("llama-3.1-8b", law=SARDANA_LINE)  # nobody says which runs are behind it
+    assert not any("beyond the runs" in text for text in unknown.warnings)
+
+
 def test_names_in_lists_and_demands_in_requests() -> None:
     found = compare(["llama-7b", "gpt-3"], buy=["llama-2-70b"], requests=1e9, cost_in="usd")
     assert [model.name for model in found.models] == ["llama-7b", "gpt-3-175b", "llama-2-70b"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,20 @@ def test_a_grid_of_plans_is_the_plans_one_by_one(unit: str, flops: str) -> None:
         assert grid.parameters[1, column] == pytest.approx(alone.optimum.parameters, rel=0.05)
         assert grid.loss_nats[1, column] == pytest.approx(alone.optimum.loss_nats, rel=5e-4)
     assert np.all(np.diff(grid.parameters, axis=1) < 0)
+
+
+def test_a_grid_in_dollars_shares_heads_as_a_plan_does() -> None:
+    words: dict[str, Any] = {"budgets": 3e6, "demands": 1e13, "unit": "usd"}
+    chosen = plan(serve_tokens=1e13, budget="$3M").shape.kv_heads
+    assert best_sizes(**words).loss_nats == best_sizes(**words, kv_heads=chosen).loss_nats
+    assert best_sizes(**words).loss_nats < best_sizes(**words, kv_heads=128).loss_nats
+
+
+def test_a_grid_serves_all_samples_of_a_demand() -> None:
+    request: dict[str, Any] = {"input_tokens": 1000, "output_tokens": 250}
+    asked = best_sizes(budgets=1e24, demands=[0.0, 1e12], samples=3, **request)
+    served = best_sizes(budgets=1e24, demands=[0.0, 1.4e12], **request)  # (1000 + 3 x 250) / 1250
+    assert asked.parameters == pytest.approx(served.parameters, rel=1e-9)
 
 
 def test_a_grid_of_losses_finds_the_cheapest() -> None:
@@ -53,8 +69,9 @@ def test_a_grid_may_say_that_nothing_is_recomputed() -> None:
     [
         ({}, "needs budgets or losses"),
         ({"budgets": 1e24, "losses": 2.0}, "needs budgets or losses"),
-        ({"budgets": [1e24, float("nan")]}, "must be finite"),
-        ({"budgets": 1e24, "demands": -1.0}, "must be finite and not negative"),
+        ({"budgets": [1e24, float("nan")]}, "budgets must be finite"),
+        ({"losses": [2.0, float("inf")]}, "losses must be finite"),
+        ({"budgets": 1e24, "demands": -1.0}, "demands must be finite and not negative"),
         ({"budgets": 1e24, "unit": "euros"}, "not counted in 'euros'"),
         ({"budgets": 1e24, "match": "llama-13b"}, "has its own match"),
         ({"budgets": 1e24, "recompute": "full"}, "knows no share of FLOPs that recompute adds"),

@@ -77,6 +77,28 @@ def test_the_tighter_of_budget_and_deadline_binds() -> None:
     assert loose.optimum.parameters == pytest.approx(free.optimum.parameters, rel=1e-3)
 
 
+def test_a_deadline_is_of_each_training_of_a_life() -> None:
+    words: dict[str, Any] = {"serve_tokens": "1e11/month", "months": 36, "retrain_every": 12}
+    answer = plan(budget="$3M", accelerators=512, deadline="60d", **words)
+    (deadline,) = (limit for limit in answer.limits if limit.name.startswith("deadline"))
+    hours = answer.recommended.lifetime.train_gpu_hours
+    assert hours is not None
+    assert answer.request.economics.demand.trainings == 3
+    assert deadline.used == pytest.approx(hours / 3 / 512 * 3600, rel=1e-9)
+    assert isinstance(deadline.limit, Quantity)
+    assert deadline.limit.value == 60 * 86400
+    assert deadline.binding == (
+        answer.optimum.lifetime.train_flops / 3 > 0.999 * answer.request.limits.train_flops
+    )
+
+
+def test_a_budget_that_nobody_gave_is_said_to_be_ours() -> None:
+    for words, ours in (({}, True), ({"budget": "1e24"}, False)):
+        given: Any = words
+        (budget,) = (limit for limit in plan(serve_tokens=1e12, **given).limits if "budget" in limit.name)
+        assert budget.is_default == ours
+
+
 def test_the_largest_size_is_kept_by_the_shape_too() -> None:
     answer = ask(budget="$5M", max_parameters="13B")
     assert answer.recommended.parameters <= 13e9

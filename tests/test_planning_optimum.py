@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llama_scale.architecture import CONVENTIONS, LLAMA_13B, ParameterConvention, nearest_shape
 from llama_scale.laws import Numbers, ScalingLaw
 from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.families import LOG_SIZES, Array
 from llama_scale.planning.optimum import (
     MOST_TOGETHER,
     ExactFamily,
@@ -27,6 +28,7 @@ from llama_scale.planning.optimum import (
     tokens_for,
 )
 from llama_scale.planning.quantisation import Penalty, QuantisedLaw
+from llama_scale.planning.search import COARSE_POINTS, WINDOW, minimise
 
 SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
 BESIROGLU = ScalingLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
@@ -266,3 +268,35 @@ def test_cheap_range_is_where_the_cost_is_within_its_excess() -> None:
                 costs = asked.cost(sizes, asked.law.tokens_for_loss(1.947, sizes.parameters))
                 at_edge = np.interp(edge, np.asarray(sizes.parameters), np.asarray(costs))
                 assert at_edge / least - 1 == pytest.approx(excess, rel=0.03)
+
+
+@pytest.mark.parametrize("count", [3, 40], ids=["few", "many"])
+@pytest.mark.parametrize("about", [None, math.log(1e9)], ids=["anywhere", "near"])
+def test_a_lowest_point_is_found_to_within_1e_7_wherever_it_lies(count: int, about: float | None) -> None:
+    """Also where `about` is far from those of some questions."""
+    low, high = LOG_SIZES
+    for least in (np.linspace(low + 1, high - 1, count), math.log(1e9) + np.linspace(-1, 1, count)):
+        found = minimise(lambda x, at=least: np.abs(x - at), (count,), about=about)
+        np.testing.assert_allclose(found, least, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_lowest_point_just_outside_where_it_was_looked_for_is_found(side: int) -> None:
+    about = math.log(1e9)
+    for beyond in (0.02, 0.1, 8.0):
+        least = about + side * (WINDOW + beyond)
+        assert minimise(lambda x, at=least: (x - at) ** 2, (), about=about) == pytest.approx(least, abs=1e-6)
+
+
+def test_what_is_possible_between_two_points_of_the_grid_is_found_at_an_edge() -> None:
+    low, high = LOG_SIZES
+    step = (high - low) / (COARSE_POINTS - 1)
+    edge = np.array([low + 100.5 * step, low + 300 * step])
+
+    def objective(x: Array) -> Array:
+        """Falls up to the edge, and can be had for a hundredth of a step before it: by the first alone."""
+        return np.where((x <= edge) & (x > edge - np.array([step / 100, 1.0])), -x, np.nan)
+
+    assert np.isnan(minimise(objective, (2,))[0])
+    np.testing.assert_allclose(minimise(objective, (2,), edges=[edge]), edge, rtol=0, atol=1e-7)
+    assert np.isnan(minimise(lambda x: np.full_like(x, np.nan), (), edges=[edge[0]]))

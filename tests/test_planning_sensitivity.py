@@ -66,6 +66,7 @@ def test_nothing_served_has_no_demand_and_no_price_no_dollars() -> None:
 def test_different_chips_have_different_prices() -> None:
     rows = table(plan(serve_tokens=1e12, serve_accelerator="L40S", budget="$1M", serve_price="$1/h"))
     assert rows["serving price"].source == "a quarter each way"
+    assert (rows["serving price"].low.label, rows["serving price"].high.label) == ("$0.80/h", "$1.25/h")
     assert rows["training price"].source.startswith("quotes of ")
 
 

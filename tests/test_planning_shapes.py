@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from llama_scale.architecture import (
+    CONVENTIONS,
     LLAMA_7B,
     LLAMA_33B,
     LLAMA_65B,
+    ModelConfig,
     llama,
     nearest_shape,
     usual_head_size,
@@ -46,6 +48,17 @@ def test_long_requests_group_queries_down_to_the_floor() -> None:
     costs = {option.kv_heads: option.seconds_per_token for option in choice.options}
     assert min(costs, key=lambda count: costs[count]) <= 8  # the floor is what binds
     assert costs[8] <= costs[16] <= costs[64]
+
+
+@pytest.mark.parametrize("shape", [LLAMA_7B, LLAMA_65B, nearest_shape(1e8)], ids=["7B", "65B", "100M"])
+def test_the_continuum_through_a_shape_counts_and_costs_what_it_does(shape: ModelConfig) -> None:
+    """A matrix of the vocabulary for each table, and norms of two a layer and one at the end."""
+    for convention in CONVENTIONS:
+        family = ExactFamily(convention=convention, context=2048, attended_tokens=512).through(shape)
+        on_it = family.sizes(coordinate_of(family, float(shape.parameters.by(convention))))
+        assert on_it.parameters == pytest.approx(float(shape.parameters.by(convention)), rel=1e-9)
+        assert on_it.train_flops_per_token == pytest.approx(shape.train_flops_per_token(2048), rel=1e-9)
+        assert on_it.serve_flops_per_token == pytest.approx(shape.forward_flops_per_token(512), rel=1e-9)
 
 
 def test_short_requests_keep_a_kv_head_for_each_head() -> None:

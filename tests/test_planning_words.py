@@ -88,6 +88,19 @@ def test_buy_or_train_states_the_gap_and_the_demand(in_dollars: Plan) -> None:
     assert plan(serve_tokens=1e12).offer is None
 
 
+def test_an_offer_is_rounded_as_the_plan_is() -> None:
+    """Both losses are of the weights that are served, so that neither looks better than it is."""
+    words: dict[str, Any] = {"serve_tokens": 1e13, "budget": "$2M", "serve_precision": "int4"}
+    plain = plan(**words, against="llama-2-70b").offer
+    rounded = plan(**words, against="llama-2-70b", quantisation_penalty=True)
+    bought = rounded.offer
+    assert plain is not None
+    assert bought is not None
+    added = 0.017 * 2e12**0.5251 / (69e9**0.2261 * 4**5.4967)  # Ouyang et al. 2024, figure 6
+    assert bought.loss_nats - plain.loss_nats == pytest.approx(added, rel=1e-9)
+    assert bought.loss_advantage == pytest.approx(bought.loss_nats - rounded.recommended.loss_nats, rel=1e-9)
+
+
 def test_a_fleet_says_how_many_hold_a_copy_where_a_token_is_cheapest_on_others(in_dollars: Plan) -> None:
     served = plan(serve_tokens=1e12, budget="$2M", request_rate=3)
     assert served.fleet is not None

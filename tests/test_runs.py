@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import small_model, small_run
@@ -68,6 +69,56 @@ def test_a_run_keeps_its_name_when_a_run_can_be_told_more(tmp_path: Path) -> Non
     assert run_id(muon) != run_id(run)
     for config in (run, muon):
         assert RunFolder(create_run(tmp_path, config).path).config == config
+
+
+def test_only_a_trunk_is_done_without_a_result(tmp_path: Path) -> None:
+    """It has no end of its own: what it has trained is there for its branches."""
+    trunk = replace(CONFIG, role="trunk", schedule=ScheduleConfig(kind="wsd", total_steps=None))
+    for config, status in ((CONFIG, "running"), (trunk, "done")):
+        run = create_run(tmp_path, config)
+        assert read_record(run).status == "planned"
+        (run.checkpoints / "step-000000050").mkdir(parents=True)
+        assert read_record(run).status == status
+        assert read_record(run).tokens == 50 * 64  # two sequences of 32 a step
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "steps", "complete"),
+    [
+        ("wsd", "done", 100, True),
+        ("wsd", "done", 60, False),
+        ("wsd", "diverged", 100, False),
+        ("constant", "done", 100, False),
+    ],
+)
+def test_a_record_says_what_a_run_saw_first_and_whether_its_rate_came_down(
+    tmp_path: Path, kind: Any, status: str, steps: int, complete: bool
+) -> None:
+    schedule = ScheduleConfig(kind=kind, total_steps=100, warmup_steps=10)
+    run = create_run(tmp_path, replace(CONFIG, schedule=schedule))
+    data = [
+        {
+            "name": f"{unique}",
+            "tokens": tokens,
+            "unique_tokens": unique,
+            "share": 0.5,
+            "epochs": tokens / unique,
+        }
+        for tokens, unique in ((100, 60), (10, 40))
+    ]
+    run.write_result({"status": status, "steps": steps, "loss_nats": 3.0, "data": data})
+    record = read_record(run)
+    assert (record.schedule_complete, record.unique_tokens, record.tokens) == (complete, 70, steps * 64)
+
+
+def test_of_two_records_of_a_run_the_one_that_ended_says_more_then_the_one_that_got_further(
+    folder: RunFolder,
+) -> None:
+    begun = replace(read_record(folder), status="running", tokens=500)
+    further, ended = replace(begun, tokens=600), replace(begun, status="done", tokens=400)
+    rising = [begun, further, ended]
+    for i, one in enumerate(rising):
+        assert [one.is_beyond(other) for other in rising] == [j < i for j in range(3)]
 
 
 def test_a_curve_is_what_was_logged(folder: RunFolder) -> None:

@@ -85,7 +85,7 @@ def compare_approaches(
     found = envelope(observations, draws=draws, seed=seed, noise=shared_noise(observations, fit))
     off = envelope_bias(observations, fit.law, noise=_noise(fit), seed=seed)
     return (
-        _by_envelope(found, off, at, level),
+        _by_envelope(found, off, at, level, drawn=draws > 0),
         _by_parabolas(profiles, bias, at, level, named=bool(np.isfinite(observations.budgets).any())),
         _by_law(fit, observations, at, level),
     )
@@ -107,7 +107,7 @@ def _noise(fit: Fit) -> Noise:
 
 
 def _by_envelope(
-    found: Envelope | None, bias: float | None, budgets: Sequence[float], level: float
+    found: Envelope | None, bias: float | None, budgets: Sequence[float], level: float, *, drawn: bool
 ) -> Approach:
     if found is None:
         return Approach(
@@ -121,7 +121,7 @@ def _by_envelope(
         "curves": "losses along runs whose learning rate had not decayed: biased, no interval shows how far",
     }
     notes = [f"{source[found.kind]}; {found.sizes} sizes are best between others, from {low} to {high}"]
-    if found.kind == "ends" and not found.of_parameters.draws.shape[1]:
+    if drawn and found.kind == "ends" and not found.of_parameters.draws.shape[1]:
         notes.append("no interval: too few runs to say how they scatter about their sizes' curves")
     if bias is not None:
         notes.append(_bias_note("the envelope's", bias))

@@ -172,7 +172,7 @@ def _merge(rows: Sequence[Row], repeats: Repeats) -> tuple[list[Row], list[Exclu
     for group in groups_of(rows):
         best = min(group, key=lambda row: row.loss)
         if repeats == "mean":
-            mean = float(np.exp(np.mean([np.log(row.loss) if row.loss > 0 else np.nan for row in group])))
+            mean = float(np.exp(np.mean([np.log(row.loss) for row in group])))
             kept.append(replace(best, loss=mean) if len(group) > 1 else best)
             reason = f"repeats: its loss is part of the mean that stands for {best.name}"
         else:

@@ -67,7 +67,7 @@ def best_sizes(
     request = read_request(cast(PlanOptions, question))
     if request.kv_heads is None and request.economics.deployment is not None:
         request = limited(replace(request, kv_heads=QUALITY_FLOOR))  # as nearly every plan chooses
-    demand = np.where(served > 0, served * request.economics.demand.serve_tokens, 0.0)
+    demand = served * request.economics.demand.serve_tokens
     problem = request.problem().serving_tokens(demand)
     fixed = "budget" if losses is None else "loss"
     solution = best(problem, Objective(fixed, asked, request.limits))
