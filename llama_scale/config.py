@@ -1,20 +1,20 @@
-"""TOML and JSON to frozen dataclasses and back: every error at once, overrides, canonical hashes."""
+"""TOML and JSON to frozen dataclasses: every error at once, overrides, did-you-mean."""
 
 from __future__ import annotations
 
 import copy
-import json
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llama_scale import quantities
+from llama_scale.canonical import shown
 from llama_scale.checked import Checked, SeveralErrors, known_word, problems_of_rest
 from llama_scale.errors import InputError, LlamaScaleError
 from llama_scale.files import reason_of
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Hook = Callable[[Any, Any], Any]  # of a raw value and the type expected
-_ADDED = "added"  # in a field's metadata
 MOST_RECALLED = 1_000  # tables of each type
-LONGEST_SHOWN = 40  # characters of a value in an error
 
 _PARSERS: dict[str, Callable[[str], float]] = {
     "flops": quantities.parse_flops,
@@ -117,73 +115,6 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
     return [by_lower[name] for name in get_close_matches(word.lower(), by_lower, n=1)]
 
 
-def plain(value: Any) -> Any:
-    """`value` as the dicts, lists, text and numbers that JSON has; frozen dataclasses by their fields."""
-    if value is None or type(value) in (str, int, float, bool):  # most of what there is
-        return value
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
-    if isinstance(value, Path):
-        return str(value)
-    to_list = getattr(value, "tolist", None)  # numpy's scalars and arrays, without importing numpy
-    return value if to_list is None else to_list()
-
-
-def added(before: T) -> T:
-    """The default of a dataclass field that was not there from the start: what was done before it was.
-
-    While a field has this value its `canonical_json` leaves it out, so that what was written without it
-    keeps its hash and its meaning. The value therefore never changes; another default needs another field.
-    """
-    return field(default=before, metadata={_ADDED: True})
-
-
-def canonical_json(value: Any) -> str:
-    """The one JSON text of `value`: sorted keys, no spaces, shortest floats, ASCII, no unset `added` field.
-
-    Raises ValueError for infinities and nan, which JSON lacks.
-    """
-    return _CANONICAL.encode(value)
-
-
-def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """Where two plain documents differ, a line a place: `optimizer.beta2 was 0.99, is 0.95`."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in sorted({*before, *after}):
-            where = f"{path}.{key}" if path else str(key)
-            yield from differences(before.get(key, MISSING), after.get(key, MISSING), where)
-    elif before is MISSING or after is MISSING:
-        yield (
-            f"{path} was added: {_shown(after)}" if before is MISSING else f"{path} is gone: {_shown(before)}"
-        )
-    elif before != after:
-        yield f"{path} was {_shown(before)}, is {_shown(after)}"
-
-
-def canonical_hash(value: Any) -> str:
-    """The first 16 hexadecimal digits of the sha256 of `canonical_json(value)`."""
-    from hashlib import sha256  # here: it loads OpenSSL, which a plan does without
-
-    return sha256(canonical_json(value).encode("ascii")).hexdigest()[:16]
-
-
-def _canonical(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: item for f in fields(value) if not _as_before(f, item := getattr(value, f.name))}
-    return plain(value)
-
-
-def _as_before(field: Field[Any], value: Any) -> bool:
-    return _ADDED in field.metadata and value == field.default
-
-
-_CANONICAL = json.JSONEncoder(default=_canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def _other_files(path: Path) -> str:
     others = sorted(other.name for other in path.parent.glob("*.toml")) if path.parent.is_dir() else []
     close = nearest(path.name, others)
@@ -215,7 +146,7 @@ def _put(tables: dict[str, Any], keys: list[str], value: Any, override: str) -> 
             where = int(key)
         elif not isinstance(here, dict):
             raise InputError(
-                f"--set {override!r}: {'.'.join(keys[:depth])} is {_shown(here)}, not a table",
+                f"--set {override!r}: {'.'.join(keys[:depth])} is {shown(here)}, not a table",
                 hint="shorten the key path",
             )
         if last:
@@ -386,7 +317,7 @@ def _kind_hook(converter: Converter, name: str, kinds: Mapping[str, type]) -> _H
         if not isinstance(kind, str) or kind not in kinds:
             close = nearest(str(kind), kinds)
             raise InputError(
-                f"{name}.kind is {_shown(kind)}, not one of {', '.join(kinds)}",
+                f"{name}.kind is {shown(kind)}, not one of {', '.join(kinds)}",
                 hint=f"did you mean {close[0]!r}?" if close else f"use {' or '.join(kinds)}",
             )
         return converter.structure(value, kinds[kind])
@@ -472,11 +403,11 @@ def _problems(error: BaseException, place: _Place) -> Iterator[_Problem]:
     elif isinstance(error, KeyError) and place.keys and error.args == (place.keys[-1],):
         yield _Problem(what=f"{name} is missing", hint=f"add {place.keys[-1]} = ...")
     elif isinstance(error, LlamaScaleError):
-        shown = f"{name} = {_shown(place.value)}: " if not isinstance(place.value, Mapping) else ""
-        yield _Problem(what=shown + error.message, hint=error.hint)
+        given = f"{name} = {shown(place.value)}: " if not isinstance(place.value, Mapping) else ""
+        yield _Problem(what=given + error.message, hint=error.hint)
     else:
         what, hint = _explained(error, place)
-        yield _Problem(what=f"{name} = {_shown(place.value)}: {what}", hint=hint)
+        yield _Problem(what=f"{name} = {shown(place.value)}: {what}", hint=hint)
 
 
 def _narrowed(place: _Place, error: BaseException) -> _Place:
@@ -503,14 +434,6 @@ def _explained(error: BaseException, place: _Place) -> tuple[str, str | None]:
         return str(error), None
     close = nearest(str(place.value), choices)
     return f"expected one of {', '.join(choices)}", f"did you mean {close[0]!r}?" if close else None
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = json.dumps(plain(value), default=str)
-    except (RecursionError, ValueError):  # nested too deep, or of more digits than Python writes
-        return f"a {type(value).__name__} that is too long to show"
-    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 def _all_at_once(source: str, problems: list[_Problem]) -> InputError:

@@ -12,18 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_scale.architecture import ModelConfig
-from llama_scale.config import (
-    added,
-    apply_overrides,
-    canonical_hash,
-    canonical_json,
-    differences,
-    load_toml,
-    nearest,
-    plain,
-    read_toml,
-    structure,
-)
+from llama_scale.canonical import added, canonical_hash, canonical_json, differences, plain
+from llama_scale.config import apply_overrides, load_toml, nearest, read_toml, structure
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 
@@ -283,7 +273,9 @@ def test_the_hash_of_a_value_is_the_same_for_ever() -> None:
 
 
 def test_the_hash_does_not_depend_on_the_process(tmp_path: Path) -> None:
-    code = "from llama_scale.config import canonical_hash; print(canonical_hash({'b': {2.5, 1.0}, 'a': 'x'}))"
+    code = (
+        "from llama_scale.canonical import canonical_hash; print(canonical_hash({'b': {2.5, 1.0}, 'a': 'x'}))"
+    )
     hashes = {
         subprocess.run(
             [sys.executable, "-c", code],

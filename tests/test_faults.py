@@ -25,7 +25,7 @@ import torch
 from recipes import prepared_sweep
 from small_disk import small_disk
 
-from llama_scale.config import canonical_json
+from llama_scale.canonical import canonical_json
 from llama_scale.runs import EXIT_DONE, EXIT_FAILED, RunConfig, RunFolder, create_run, run_id
 from llama_scale.runs.upkeep import harms
 from llama_scale.training.checkpoint import restore_newest

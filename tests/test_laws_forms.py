@@ -89,7 +89,7 @@ def test_a_contour_holds_its_loss_and_is_cheapest_in_its_middle(form: FormName) 
     assert np.argmin(np.asarray(curve.parameters) * np.asarray(curve.tokens)) == 15
     assert law.tokens_for_loss(loss, N) == pytest.approx(D)
     assert law.parameters_for_loss(loss, D) == pytest.approx(N)
-    plain = law.contour(loss).parameters
+    plain = np.asarray(law.contour(loss).parameters)
     assert (len(plain), plain[-1] / plain[0]) == (101, pytest.approx(100))
     assert np.isnan(law.contour(loss, span=1e4).tokens).any()  # too small a model never gets there
 

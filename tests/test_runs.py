@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from small_runs import small_model, small_run
 
-from llama_scale.config import canonical_json
+from llama_scale.canonical import canonical_json
 from llama_scale.errors import InputError, StoreError
 from llama_scale.runs import (
     Branch,

@@ -259,8 +259,8 @@ def _document(fit: Fit, file: Path | None) -> dict[str, Any]:
 
 def _save(fit: Fit, sources: tuple[Path, ...], output: Path | None, force: bool, store: Path) -> Path | None:
     """Where the fit was written; a default place that cannot be written costs a warning, not the answer."""
+    from llama_scale.canonical import canonical_hash
     from llama_scale.cli.output import current_output
-    from llama_scale.config import canonical_hash
     from llama_scale.laws import fit_to_json, write_fit
 
     if output is not None:

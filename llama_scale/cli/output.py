@@ -78,7 +78,7 @@ def json_text(value: Mapping[str, Any]) -> str:
 
     Indented where it is short enough for a reader: Python's encoder is ten times slower that way.
     """
-    from llama_scale.config import plain
+    from llama_scale.canonical import plain
 
     whole = {"schema": SCHEMA, **value}
     try:

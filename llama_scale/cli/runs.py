@@ -86,7 +86,7 @@ def _listing(records: tuple[RunRecord, ...]) -> list[object]:
 @json_option
 def show_run(run: str, store: Path, as_json: bool) -> None:
     """What is this run, what did it cost, and what did it reach?"""
-    from llama_scale.config import plain
+    from llama_scale.canonical import plain
     from llama_scale.runs import read_record
 
     folder = _find(store, run)

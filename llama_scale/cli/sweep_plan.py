@@ -117,7 +117,7 @@ def _no_law(prepared: PreparedSweep) -> list[str]:
 
 def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
     """The plan for programs."""
-    from llama_scale.config import plain
+    from llama_scale.canonical import plain
 
     runs = planned_runs(prepared)
     return {

@@ -40,7 +40,7 @@ def opening(run: KnownRun, seat: Seat) -> str:
 
 def dry_run_json(run: KnownRun, seconds: float) -> dict[str, Any]:
     """The run as --dry-run --json tells it."""
-    from llama_scale.config import plain
+    from llama_scale.canonical import plain
 
     config = run.config
     return {

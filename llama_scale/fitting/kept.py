@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import canonical_hash
+from llama_scale.canonical import canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.files import parse_json
 from llama_scale.fitting.observations import Observations, observe

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_scale.config import canonical_hash
+from llama_scale.canonical import canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.fitting.estimate import Settings
 from llama_scale.fitting.newton import Array

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llama_scale import quantities
+from llama_scale.canonical import canonical_hash
 from llama_scale.checked import all_of
-from llama_scale.config import canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.launch.estimates import StepTimes, bytes_per_token, step_times

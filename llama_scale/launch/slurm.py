@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from llama_scale.config import canonical_hash
+from llama_scale.canonical import canonical_hash
 from llama_scale.errors import InputError, LlamaScaleError, StoreError
 from llama_scale.files import parse_json, write_atomically
 from llama_scale.launch.tasks import (

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 
-from llama_scale.config import canonical_hash
+from llama_scale.canonical import canonical_hash
 from llama_scale.laws import fit_to_json
 from llama_scale.planning import Plan
 from llama_scale.planning.reasons import reasons

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from llama_scale.architecture import ModelConfig, Recompute
+from llama_scale.canonical import added, canonical_hash
 from llama_scale.checked import Checked
-from llama_scale.config import added, canonical_hash
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.runs.data import DataConfig

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Literal
 
+from llama_scale.canonical import added
 from llama_scale.checked import Checked
-from llama_scale.config import added
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 

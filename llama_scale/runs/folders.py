@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import canonical_hash, canonical_json, differences, structure
+from llama_scale.canonical import canonical_hash, canonical_json, differences
+from llama_scale.config import structure
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json, read_whole, reason_of, store_error, write_atomically
 from llama_scale.frozen import frozen

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from llama_scale.config import canonical_hash
+from llama_scale.canonical import canonical_hash
 from llama_scale.errors import InputError, StoreError
 from llama_scale.runs.records import RunRecord, load_records, write_records
 from llama_scale.runs.remembered import WORTH_WRITING, Marks, marks_of, remember, remembered

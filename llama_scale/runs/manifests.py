@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from llama_scale.canonical import canonical_json
 from llama_scale.checked import Checked
-from llama_scale.config import canonical_json, structure
+from llama_scale.config import structure
 from llama_scale.errors import InputError
 from llama_scale.files import parse_json
 from llama_scale.frozen import frozen

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from llama_scale.architecture import ParameterCounts
-from llama_scale.config import added, structure
+from llama_scale.canonical import added
+from llama_scale.config import structure
 from llama_scale.errors import InputError
 from llama_scale.files import ANOTHER_STORE, parse_json, write_atomically
 from llama_scale.frozen import frozen

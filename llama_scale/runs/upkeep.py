@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import plain
+from llama_scale.canonical import plain
 from llama_scale.errors import StoreError
 from llama_scale.files import is_left_behind, reason_of
 from llama_scale.frozen import frozen

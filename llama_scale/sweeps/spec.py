@@ -7,8 +7,8 @@ from dataclasses import field
 from typing import Any, Literal
 
 from llama_scale.architecture import Recompute
+from llama_scale.canonical import added
 from llama_scale.checked import Checked, problems_in
-from llama_scale.config import added
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator, accelerator

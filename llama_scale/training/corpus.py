@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.canonical import canonical_json
 from llama_scale.checked import all_of
-from llama_scale.config import canonical_json
 from llama_scale.errors import InputError
 from llama_scale.files import at_home
 from llama_scale.frozen import frozen

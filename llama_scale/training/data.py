@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.canonical import canonical_json, plain
 from llama_scale.checked import raise_all
-from llama_scale.config import canonical_json, plain
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json, write_atomically
 from llama_scale.frozen import frozen

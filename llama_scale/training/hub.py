@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import canonical_hash, canonical_json
+from llama_scale.canonical import canonical_hash, canonical_json
 from llama_scale.errors import InputError
 from llama_scale.files import publish_folder, write_atomically
 from llama_scale.runs import BUILTIN, HUB, SourceConfig

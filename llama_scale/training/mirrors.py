@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol, get_args
 
-from llama_scale.config import plain
+from llama_scale.canonical import plain
 from llama_scale.errors import InputError, LlamaScaleError
 from llama_scale.runs import RunFolder
 from llama_scale.training.meter import Reading
