@@ -74,7 +74,7 @@ def test_a_sweep_survives_what_a_cluster_does_to_it(tmp_path: Path, environment:
     folder = Path(environment["SLURM_CONF"]).parent
     # The controller goes down, and comes back.
     read_until(second, "of 7 runs")
-    slurm_cluster.stop(folder / "slurmctld.pid")
+    slurm_cluster.stop(folder / "slurmctld.pid", signal.SIGTERM)  # killed, it forgets which jobs have ended
     silent = "the store is watched until SLURM answers again"
     assert silent in read_until(second, silent)
     subprocess.run(["slurmctld"], env=environment, check=True)

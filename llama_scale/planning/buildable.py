@@ -202,13 +202,14 @@ def _filled(request: Request, problem: Problem, objective: Objective, settled: S
     """
     worth_it = SLIGHT if _is_limited(request) else SMALL
     beaten = _is_beaten(request, settled, objective, worth_it[objective.fixed])
-    # the optimum through a shape says nothing of other proportions, which may reach a loss for less
+    # The optimum through a shape says nothing of other proportions, which may reach a loss for less: they are
+    # taken where much is saved, lest plans drift towards shapes that laws do not know.
     unseen = problem.sees_shapes and objective.fixed == "loss"
     if not (beaten or unseen):
         return settled
     reach = ELSEWHERE if _is_beaten(request, settled, objective, MUCH[objective.fixed]) else NEARBY
     wider = _best_shape(request, problem, objective, settled.model.parameters, reach, wider=True)
-    worth = _rank(problem, objective, settled) * (1 if beaten else 1 - SMALL[objective.fixed])
+    worth = _rank(problem, objective, settled) * (1 if beaten else 1 - MUCH[objective.fixed])
     if wider is None or _rank(problem, objective, wider) >= worth:
         return settled
     return _on_continuum(request, wider, problem, objective)
