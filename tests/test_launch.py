@@ -232,7 +232,9 @@ def test_a_sweep_that_was_stopped_goes_on_with_the_same_command(
     recipe: Path, tmp_path: Path, unfaulted: tuple[RunRecord, ...], how: signal.Signals, more: str
 ) -> None:
     store = tmp_path / "runs"
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup, the sweep does not
     process = subprocess.Popen([*command(recipe, store), more], stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGHUP, inherited)
     wait_for(lambda: some_steps_logged(store) or process.poll() is not None, "the first steps")
     process.send_signal(how)
     _, talk = process.communicate(timeout=300)
