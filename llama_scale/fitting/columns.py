@@ -149,9 +149,7 @@ class Columns:
         if factor != 1.0 and BARE_NUMBER.fullmatch(text):
             return factor * parse(text)
         try:
-            return float(
-                text
-            )  # the fastest way, and the one that lets nan through to where values are checked
+            return float(text)  # the fastest way, and one that lets nan through to where values are checked
         except ValueError:
             return parse(text)
 

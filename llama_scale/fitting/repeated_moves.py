@@ -102,9 +102,8 @@ class JointMoves:
         p, q = s * np.exp(-alpha * x), t * np.exp(-beta * y)
         by_size, by_data = (p - one * s) / alpha, (q - one * t) / beta
         by_alpha, by_beta = -(x * p + by_size) / alpha, -(y * q + by_data) / beta
-        loss = np.maximum(
-            one * level + by_size + by_data, 1e-3
-        )  # lower ones are priced so high as to be refused
+        # lower ones are priced so high as to be refused
+        loss = np.maximum(one * level + by_size + by_data, 1e-3)
         residual = np.log(loss) - batch.z
         clipped = np.clip(residual, -batch.delta, batch.delta)
         pull = batch.weights * clipped
