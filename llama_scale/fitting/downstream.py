@@ -36,9 +36,8 @@ from llama_scale.quantities import counted
 LEAST_PAIRS = 5
 DRAWS = 1000
 BACKTEST_DRAWS = 200
-LEAST_T = (
-    3.0  # of the correlation of score with loss: by chance 1 in 40 of five models has it, 1 in 160 of twenty
-)
+# Of the correlation of score with loss: by chance 1 in 40 of five models has it, 1 in 160 of twenty
+LEAST_T = 3.0
 FEW_STARTS = 0.5  # of the starts: fewer that agree have found no sure optimum
 SPLITS = (0.6, 0.8, 1.0)  # of the models, the worst first: fit up to one, predict up to the next
 

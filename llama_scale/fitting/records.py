@@ -24,9 +24,8 @@ ALSO = {  # names that filters know beside the fields of a record
     "budget": "budget_flops",
     **{f"parameters_{name}": f"parameters_{name}" for name in CONVENTIONS},
 }
-WARM_UPS = (
-    2  # of a curve that are cut off: losses are on no law while the learning rate still rises, or soon after
-)
+# Of a curve that are cut off: losses are on no law while the learning rate still rises, or soon after
+WARM_UPS = 2
 
 
 def rows_of_records(

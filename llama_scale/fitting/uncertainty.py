@@ -40,9 +40,8 @@ from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw, median
 
 Resampling = Literal["rows", "runs", "budgets", "model"]
-NOISE_QUANTILE = (
-    0.9  # of absolute residuals, from which a normal's sd is read: tails count, single runs don't
-)
+# Of absolute residuals, from which a normal's sd is read: tails count, single runs don't
+NOISE_QUANTILE = 0.9
 NORMAL_REACH = 1.645  # what that quantile is of a normal, in sd
 FEW_BUDGETS = 20
 NOISE_POWER = 0.25  # runs near the frontier say more of the next run's noise than tiny ones

@@ -27,9 +27,7 @@ MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 SCHEMA = 3  # 2 had no hash of the manifest itself
 SELF = "manifest_sha256"
 PARTS = ("train", "validation")
-MOST_LOOKS = (
-    8  # of one text: installations and copies that share a store, and no more than a manifest should hold
-)
+MOST_LOOKS = 8  # of one text: of installations and copies that share a store
 
 
 @frozen(eq=False)
