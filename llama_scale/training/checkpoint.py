@@ -62,7 +62,8 @@ def save_checkpoint(
         return
     buffer = io.BytesIO()  # first, because torch.save reports a full disk as a RuntimeError
     torch.save({what: dict(tensors) for what, tensors in state.items()}, buffer)
-    with buffer.getbuffer() as data, publish_folder(path, check=check) as new:
+    data = buffer.getvalue()  # no copy, and no view that a failure's traceback would keep
+    with publish_folder(path, check=check) as new:
         (new / STATE).write_bytes(data)
         files = {STATE: hashlib.sha256(data).hexdigest()}
         write_manifest(new, Manifest(run=folder.run, step=step, notes=notes, files=files))
