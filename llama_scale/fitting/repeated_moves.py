@@ -23,12 +23,12 @@ import numpy as np
 
 from llama_scale.fitting.descent import Array, Batch, Index, Mask, Surface
 from llama_scale.fitting.newton import LARGEST_TURN, TOLERANCE, damped_step
+from llama_scale.fitting.surface import LEAST_TERM
 from llama_scale.frozen import frozen
 
 LOGS = [1, 2, 5, 6]  # rows of the chart
 LAW = slice(1, 5)  # rows of the chart that U_N hangs on
 LARGEST_STEP = 0.7  # of a logarithm
-LEAST_TERM = 1e-300  # of s and t: a logarithm is taken of them
 MOST_EXCESS, MOST_SPENT = 600.0, 1e3  # beyond them e^excess would overflow, and no worth is left
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from llama_scale.fitting.descent import Array, Batch, Mask, Surface
 
 UPPER = np.triu_indices(5, 1)
-LEAST_TERM = 1e-300  # of A and B, centred: a logarithm is taken of them
+LEAST_TERM = 1e-300  # of A and B, centred, or their slopes: a logarithm is taken of them
 ACROSS = np.array([1.0, -1.0, -1.0, 1.0])  # of a - b, by log s, log t, log alpha, log beta
 
 

@@ -7,7 +7,7 @@ such lines cross at T = (training of a - training of b) / (token of b - token of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -379,24 +379,7 @@ def _buy_or_train(problem: Problem, model: ComparedModel, unit: CostUnit) -> Buy
 def _warnings(
     request: Request, models: Sequence[ComparedModel], references: Sequence[ReferenceModel]
 ) -> tuple[str, ...]:
-    warnings = []
-    farthest = {
-        model.name: max((abs(math.log(factor)) for factor in model.extrapolation.values()), default=0.0)
-        for model in models
-    }
-    beyond = [name for name, distance in farthest.items() if distance > 0]
-    if beyond:
-        worst = max(farthest, key=lambda name: farthest[name])
-        who = f"{len(beyond)} of {len(models)} lie beyond the runs behind the law, {worst} by"
-        who = f"{worst} lies beyond the runs behind the law by" if len(models) == 1 else who
-        times = math.exp(farthest[worst])
-        doubt = "extrapolated" if times <= FARTHEST else "examples: no law was shown to hold so far out"
-        warnings.append(f"{who} {format_number(times)} times: such losses are {doubt}")
-    for model, reference in zip(models, references, strict=True):
-        deployment = request.economics.deployment
-        if deployment is not None and math.isinf(model.total("gpu_hours")):
-            error = why_not(deployment, reference.served_shape, model.name)
-            warnings += [f"{error.message}; {error.hint}"] if error else []
+    warnings = [*_beyond(models), *_unserved(request, models, references)]
     if request.penalty is not None:
         warnings.append(f"losses are of weights rounded to {request.penalty.bits:g} bits: {CAVEAT}")
     if guessed := [model.name for model in models if model.assumed_shape]:
@@ -406,3 +389,33 @@ def _warnings(
             "an equal-loss optimum is larger than any model: the loss is too near the law's floor"
         )
     return (*warnings, *caveats(request))
+
+
+def _beyond(models: Sequence[ComparedModel]) -> Iterator[str]:
+    """How far the models lie beyond the runs behind the law."""
+    farthest = {
+        model.name: max((abs(math.log(factor)) for factor in model.extrapolation.values()), default=0.0)
+        for model in models
+    }
+    beyond = [name for name, distance in farthest.items() if distance > 0]
+    if not beyond:
+        return
+    worst = max(farthest, key=lambda name: farthest[name])
+    who = f"{len(beyond)} of {len(models)} lie beyond the runs behind the law, {worst} by"
+    who = f"{worst} lies beyond the runs behind the law by" if len(models) == 1 else who
+    times = math.exp(farthest[worst])
+    doubt = "extrapolated" if times <= FARTHEST else "examples: no law was shown to hold so far out"
+    yield f"{who} {format_number(times)} times: such losses are {doubt}"
+
+
+def _unserved(
+    request: Request, models: Sequence[ComparedModel], references: Sequence[ReferenceModel]
+) -> Iterator[str]:
+    """What stands in the way of each model that cannot be served within the limits."""
+    deployment = request.economics.deployment
+    if deployment is None:
+        return
+    for model, reference in zip(models, references, strict=True):
+        served = not math.isinf(model.total("gpu_hours"))
+        if not served and (error := why_not(deployment, reference.served_shape, model.name)):
+            yield f"{error.message}; {error.hint}"
