@@ -27,7 +27,6 @@ from llama_scale.fitting import Settings, fit
 from llama_scale.fitting.candidates import DELTAS, Candidate, points_of
 from llama_scale.fitting.consensus import consensus
 from llama_scale.fitting.selection import choose
-from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import Resampling, draw_laws
 from llama_scale.frozen import frozen
 from llama_scale.laws import (
@@ -193,7 +192,7 @@ def report_independent(seeds: int, draws: int) -> None:
             candidate, hits = Candidate(form="chinchilla", delta=delta), []
             for seed in range(seeds):
                 runs = synthetic.independent_runs(seed, count=count, noise=RUN_NOISE)
-                start = solve(points_of(runs), delta=delta).constants
+                start = candidate.fitted_form.solve(points_of(runs), delta=delta).constants
                 law = draw_laws(runs, candidate, start, draws=draws, seed=seed).law
                 hits.append([within(getattr(synthetic.INDEPENDENT_LAW, n), getattr(law, n)) for n in names])
             print(

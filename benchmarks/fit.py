@@ -34,7 +34,6 @@ from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.forms import CHINCHILLA, FITTED
 from llama_scale.fitting.observations import Observations, Row, Rows, observe
 from llama_scale.fitting.profile import profile
-from llama_scale.fitting.solver import solve
 from llama_scale.laws import ScalingLaw, published
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -102,10 +101,10 @@ def made_up(count: int) -> Observations:
 
 def report_ours(runs: Observations) -> None:
     points = points_of(runs)
-    found, times = solve(points), []
+    found, times = CHINCHILLA.solve(points), []
     for _ in range(7):
         start = time.process_time()
-        found = solve(points)
+        found = CHINCHILLA.solve(points)
         times.append(time.process_time() - start)
     note = f"{found.agreed} of {found.starts} starts agree"
     print(

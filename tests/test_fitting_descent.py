@@ -8,8 +8,8 @@ from synthetic import independent_runs
 
 from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.descent import SEATED, Array, Index, Mask, Problems, descend, joined
+from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.newton import FiveMoves, to_chart, to_constants
-from llama_scale.fitting.solver import solve
 
 TRUTH = np.array([[1.8], [0.4], [0.5], [0.35], [0.37]])
 ROWS = 40
@@ -82,7 +82,7 @@ def test_rows_of_no_weight_are_left_out_and_change_nothing() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_every_start_comes_to_rest_on_one_minimum(seed: int) -> None:
     """35 runs of 1 % noise, delta a tenth of that: 6 to 13 of 98 zigzag for ever if walls are forgotten."""
-    solution = solve(points_of(independent_runs(seed, count=35, noise=0.01)), delta=1e-3)
+    solution = CHINCHILLA.solve(points_of(independent_runs(seed, count=35, noise=0.01)), delta=1e-3)
     assert (solution.agreed, solution.starts) == (98, 98)
 
 

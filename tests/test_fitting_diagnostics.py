@@ -16,7 +16,6 @@ from llama_scale.fitting.diagnostics import check_identified, diagnose, warnings
 from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.informative import most_informative
 from llama_scale.fitting.noise import log_prediction
-from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import draw_laws
 from llama_scale.laws import ScalingLaw
 
@@ -27,7 +26,7 @@ QUICK = Settings(form="chinchilla", draws=40, backtest=False)
 def test_a_good_fit_is_measured_and_not_complained_of() -> None:
     runs = sweep(0)
     points = points_of(runs)
-    found = diagnose(points, runs.names, solve(points, delta=1e-2), None)
+    found = diagnose(points, runs.names, CHINCHILLA.solve(points, delta=1e-2), None)
     assert found.starts_agreed == found.starts
     assert found.at_bound == ()
     assert 0.001 < found.residual_rms < 0.006
@@ -40,7 +39,7 @@ def test_the_weakest_direction_is_the_one_that_the_design_stretches_least() -> N
     """By eigenvalues of J'J, J the derivatives of log losses by relative changes of E, A, B, alpha, beta."""
     runs = sweep(0)
     points = points_of(runs)
-    solution = solve(points, delta=1e-2)
+    solution = CHINCHILLA.solve(points, delta=1e-2)
     found = diagnose(points, runs.names, solution, None)
     design, step = np.empty((len(runs), 5)), 1e-5
     for column in range(5):
@@ -59,7 +58,7 @@ def test_runs_weigh_in_the_weakest_direction_as_often_as_they_count() -> None:
     points = points_of(runs)
     twice = np.arange(len(runs)) % 3 == 0
     both = runs.take(np.concatenate([np.arange(len(runs)), np.flatnonzero(twice)]))
-    solution = solve(points, delta=1e-2)
+    solution = CHINCHILLA.solve(points, delta=1e-2)
     weighted = diagnose(replace(points, weights=1.0 + twice), runs.names, solution, None)
     copied = replace(points, **{axis: np.append(one := getattr(points, axis), one[twice]) for axis in AXES})
     repeated = diagnose(copied, both.names, solution, None)
@@ -74,7 +73,7 @@ def test_runs_weigh_in_the_weakest_direction_as_often_as_they_count() -> None:
 def test_the_next_run_of_a_fit_on_a_bound_tells_the_constant_that_lies_there() -> None:
     runs = sweep(0)
     points = points_of(runs)
-    solution = solve(points, delta=1e-2)
+    solution = CHINCHILLA.solve(points, delta=1e-2)
     found = [
         diagnose(points, runs.names, replace(solution, at_bound=bound), None)
         for bound in ((), ("alpha",), ("beta",))
@@ -102,7 +101,7 @@ def test_starts_that_disagree_are_refused() -> None:
     runs = sweep(0)
     points = points_of(runs)
     estimate = fit(runs, settings=QUICK)
-    lonely = replace(diagnose(points, runs.names, solve(points), None), starts_agreed=1)
+    lonely = replace(diagnose(points, runs.names, CHINCHILLA.solve(points), None), starts_agreed=1)
     with pytest.raises(UnidentifiedFitError, match=r"1 of \d+ starts"):
         check_identified(lonely, estimate)
 
@@ -111,7 +110,7 @@ def test_a_flat_valley_is_warned_of_with_its_direction_and_the_run_to_make() -> 
     runs = sweep(0, trunk_noise=0.0, own_noise=0.02)
     one_octave = runs.take((runs.parameters > 35_000) & (runs.parameters < 120_000))
     points = points_of(one_octave)
-    found = diagnose(points, one_octave.names, solve(points, delta=1e-2), None)
+    found = diagnose(points, one_octave.names, CHINCHILLA.solve(points, delta=1e-2), None)
     assert found.weakest_sd > 1
     assert found.next_run.sd_after is not None
     assert found.next_run.sd_before is not None
@@ -131,7 +130,7 @@ def test_a_flat_valley_is_warned_of_with_its_direction_and_the_run_to_make() -> 
 def test_starts_that_part_are_said_with_the_run_that_decides() -> None:
     runs = sweep(0)
     points = points_of(runs)
-    solution = solve(points, delta=1e-2)
+    solution = CHINCHILLA.solve(points, delta=1e-2)
     rival = solution.constants * np.array([1.1, 0.9, 0.9, 1.1, 1.0])
     parted = replace(solution, agreed=solution.starts // 4, rival=rival)
     found = diagnose(points, runs.names, parted, None)
@@ -147,9 +146,9 @@ def test_draws_on_a_bound_are_said() -> None:
     assert found.evidence["diagnostics"]["unidentified"] == []
     assert set(found.evidence["diagnostics"]["next_run"]) >= {"parameters", "tokens", "train_flops"}
     candidate = Candidate(form="chinchilla", delta=1e-2)
-    draws = draw_laws(runs, candidate, solve(points, delta=1e-2).constants, draws=20)
+    draws = draw_laws(runs, candidate, CHINCHILLA.solve(points, delta=1e-2).constants, draws=20)
     some = replace(draws, at_bound=0.2)
-    said = warnings_of(diagnose(points, runs.names, solve(points, delta=1e-2), some))
+    said = warnings_of(diagnose(points, runs.names, CHINCHILLA.solve(points, delta=1e-2), some))
     assert "20% of the draws" in said[0]
 
 

@@ -13,7 +13,6 @@ from llama_scale.fitting.forms import CHINCHILLA, FITTED, Form
 from llama_scale.fitting.informative import candidates, most_informative, most_telling, relative_design
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.points import Points
-from llama_scale.fitting.solver import solve
 
 
 def sd_along(points: Points, constants: Array, form: Form, direction: Array, noise: float) -> float:
@@ -104,7 +103,7 @@ def test_the_design_is_what_relative_changes_do_to_log_losses(name: str, floor: 
 
 def test_a_run_that_weighs_as_much_as_two_tells_as_much() -> None:
     points = points_of(sweep(0))
-    constants = solve(points, delta=1e-2).constants
+    constants = CHINCHILLA.solve(points, delta=1e-2).constants
     twice = np.arange(len(points.x)) % 3 == 0
     weighted = replace(points, weights=1.0 + twice)
     copied = with_run(points, points.x[twice], points.y[twice])
@@ -121,7 +120,7 @@ def test_the_run_really_sharpens_a_fit() -> None:
     few = sweep(0, trunk_noise=0, own_noise=0)
     few = few.take((few.parameters > 30_000) & (few.parameters < 200_000))
     points = points_of(few)
-    best = solve(points, delta=1e-2).constants
+    best = CHINCHILLA.solve(points, delta=1e-2).constants
     run = most_informative(points, best, CHINCHILLA, noise=0.003, direction=np.eye(5)[3])
     longer = with_run(points, np.log(run.parameters) - points.log_n, np.log(run.tokens) - points.log_d)
     clean, generator = log_prediction(longer, best), np.random.default_rng(0)
@@ -136,7 +135,7 @@ def test_the_run_really_sharpens_a_fit() -> None:
 
 def test_two_minima_are_told_apart_where_they_differ_most() -> None:
     points = points_of(sweep(0))
-    one = solve(points, delta=1e-2).constants
+    one = CHINCHILLA.solve(points, delta=1e-2).constants
     other = one * np.array([1.1, 0.9, 0.9, 1.1, 1.0])
     found = most_telling(points, one, other)
     runs = candidates(points)

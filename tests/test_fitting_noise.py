@@ -13,7 +13,6 @@ from llama_scale.fitting.candidates import Candidate, points_of
 from llama_scale.fitting.candidates import solve as solve_candidate
 from llama_scale.fitting.forms import CHINCHILLA, FITTED
 from llama_scale.fitting.noise import Noise, Shared, estimate_noise, jacobian, log_prediction
-from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import model_noise, noise_of
 
 RESULTS = Path(__file__).parent.parent / "sweeps" / "results"
@@ -84,7 +83,7 @@ def test_products_are_those_over_the_covariance() -> None:
 def test_constants_cost_degrees_of_freedom() -> None:
     runs = sweep(0, trunk_noise=0.0, own_noise=0.003)
     points = points_of(runs)
-    least = solve(points, delta=10.0).constants
+    least = CHINCHILLA.solve(points, delta=10.0).constants
     generator = np.random.default_rng(0)
     noise = estimate_noise(
         points, least, CHINCHILLA.layout, runs.family_codes, draws=4000, generator=generator
@@ -115,7 +114,7 @@ def test_simulated_noise_is_shared_by_a_trunk() -> None:
 
 def test_the_design_is_the_derivative_of_the_prediction() -> None:
     points = points_of(sweep(0))
-    constants = solve(points).constants
+    constants = CHINCHILLA.solve(points).constants
     design = jacobian(points, constants)
     for i in range(5):
         step = np.zeros(5)

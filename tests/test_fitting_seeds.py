@@ -11,10 +11,10 @@ from synthetic import LAW, independent_runs, sweep
 
 from llama_scale.fitting import Settings, gather
 from llama_scale.fitting.candidates import weights_of
+from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
 from llama_scale.fitting.seeds import repeat_groups, seed_noise, seed_noise_weights
-from llama_scale.fitting.solver import solve
 
 
 def repeated(seed: int, noise: np.ndarray, copies: int = 3, misfit: float = 0.0) -> Observations:
@@ -60,7 +60,7 @@ def test_weights_bring_constants_nearer() -> None:
         weights = seed_noise_weights(runs)
         for errors, use in ((plain, None), (weighted, weights)):
             points = Points.of(runs.parameters, runs.tokens, runs.loss, use)
-            errors.append(solve(points, delta=1e-2).law.alpha - LAW.alpha)
+            errors.append(CHINCHILLA.solve(points, delta=1e-2).law.alpha - LAW.alpha)
     assert np.std(weighted) < np.std(plain)
 
 

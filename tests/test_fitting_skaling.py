@@ -12,14 +12,14 @@ from synthetic import lowest, sweep
 
 from llama_scale.fitting import gather
 from llama_scale.fitting.candidates import points_of
-from llama_scale.fitting.forms import FITTED, SKALING
+from llama_scale.fitting.forms import CHINCHILLA, FITTED, SKALING
+from llama_scale.fitting.minima import ladder
 from llama_scale.fitting.newton import FIVE, Array
 from llama_scale.fitting.noise import jacobian, log_prediction
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
 from llama_scale.fitting.skaling import LIMITS as LOG_LIMITS
-from llama_scale.fitting.skaling import likes, minimise, starts_of
-from llama_scale.fitting.solver import solve as solve_chinchilla
+from llama_scale.fitting.skaling import STAGES, likes, minimise, starts_of
 from llama_scale.laws import ScalingLaw
 
 TRUTH = ScalingLaw(E=1.0, A=0.9 * 6e4**0.6, B=0.7 * 2e6**0.6, alpha=0.6, beta=0.6, k=0.45)
@@ -46,9 +46,9 @@ def test_a_noisy_sweep_predicts_four_times_its_compute() -> None:
 def test_with_k_held_at_one_it_is_the_chinchilla_fit() -> None:
     points = points_of(sweep(2))
     for delta in (1e-3, 1e-2):
-        chinchilla = solve_chinchilla(points, delta=delta)
+        chinchilla = CHINCHILLA.solve(points, delta=delta)
         start = np.append(chinchilla.constants * 1.1, 1.0)[:, None]
-        found = minimise(points.problems(), start, delta=delta, layout=FIVE)
+        found = minimise(points.problems(), start, deltas=ladder(STAGES, delta), layout=FIVE)
         assert found.objective[0] == pytest.approx(chinchilla.objective, rel=1e-5)
         assert found.constants[5, 0] == 1.0
         assert SKALING.solve(points, delta=delta).objective <= chinchilla.objective * (1 + 1e-9)
@@ -102,7 +102,7 @@ def many_starts(points: Points, counts: Array, delta: float, start: Array) -> Ar
     lowest = []
     for stages in ((), (1e-2,), (3e-2, 3e-3)):
         problems = points.problems(weights=np.repeat(counts, starts.shape[1], axis=0))
-        found = minimise(problems, np.tile(starts, len(counts)), delta=delta, stages=stages)
+        found = minimise(problems, np.tile(starts, len(counts)), deltas=ladder(stages, delta))
         lowest.append(found.objective.reshape(len(counts), -1).min(axis=1))
     return np.min(lowest, axis=0)
 

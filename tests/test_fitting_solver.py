@@ -14,15 +14,16 @@ from synthetic import independent_runs, lowest, sweep
 from llama_scale.fitting import gather
 from llama_scale.fitting.candidates import points_of
 from llama_scale.fitting.forms import CHINCHILLA
+from llama_scale.fitting.minima import ladder
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
 from llama_scale.fitting.solver import (
     COARSE_GRID,
+    STAGES,
     grid_starts,
     minimise,
     nonnegative_least_squares,
-    solve,
 )
 from llama_scale.laws import ScalingLaw
 
@@ -50,7 +51,7 @@ def test_a_law_without_noise_is_recovered(alpha: float, beta: float, floor: floa
     runs = sweep(0)
     law = ScalingLaw(E=floor, A=0.9 * 6e4**alpha, B=0.7 * 2e6**beta, alpha=alpha, beta=beta)
     points = Points.of(runs.parameters, runs.tokens, np.asarray(law.loss(runs.parameters, runs.tokens)))
-    found = solve(points, delta=delta)
+    found = CHINCHILLA.solve(points, delta=delta)
     assert found.objective < 1e-14
     assert (found.law.alpha, found.law.beta) == (
         pytest.approx(alpha, abs=1e-3),
@@ -82,7 +83,7 @@ def test_published_data_are_fitted_at_their_global_optimum(
     floor: float | None,
 ) -> None:
     runs = gather(shared_data / f"{name}.csv", where=[where] if where else [])
-    found = solve(points_of(lowest(runs) if best_of else runs))
+    found = CHINCHILLA.solve(points_of(lowest(runs) if best_of else runs))
     assert found.objective <= objective * (1 + 1e-6)
     assert found.agreed >= 0.95 * found.starts
     for value, expected in ((found.law.alpha, alpha), (found.law.beta, beta), (found.law.E, floor)):
@@ -92,7 +93,7 @@ def test_published_data_are_fitted_at_their_global_optimum(
 
 def test_besiroglus_data_give_besiroglus_constants(shared_data: Path) -> None:
     runs = gather(shared_data / "chinchilla.csv", where=["excluded_by_besiroglu = 0"])
-    law = solve(points_of(runs)).law
+    law = CHINCHILLA.solve(points_of(runs)).law
     # the published point is their BFGS's, near the optimum
     assert pytest.approx(1.8172, abs=0.002) == law.E
     assert (law.alpha, law.beta) == (pytest.approx(0.3478, abs=0.003), pytest.approx(0.3658, abs=0.003))
@@ -102,7 +103,7 @@ def test_besiroglus_data_give_besiroglus_constants(shared_data: Path) -> None:
 
 def test_scipy_finds_nothing_better_and_stops_early_on_a_mean() -> None:
     runs = independent_runs(0)
-    ours = solve(points_of(runs))
+    ours = CHINCHILLA.solve(points_of(runs))
     assert huber_sum(theta_of(ours.law), runs, 1e-3) == pytest.approx(ours.objective, rel=1e-9)
     generator = np.random.default_rng(0)
     found, on_mean = [], []
@@ -127,11 +128,11 @@ def test_resamples_end_at_their_own_global_optimum() -> None:
     for runs, delta in ((independent_runs(1), 1e-3), (sweep(1), 1e-2)):
         points, generator = points_of(runs), np.random.default_rng(0)
         counts = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=12).astype(float)
-        best = solve(points, delta=delta)
+        best = CHINCHILLA.solve(points, delta=delta)
         warm = CHINCHILLA.refit(points, best.constants, delta=delta, weights=counts)
         starts = grid_starts(points)
         problems = points.problems(weights=np.repeat(counts, starts.shape[1], axis=0))
-        cold = minimise(problems, np.tile(starts, 12), delta=delta)
+        cold = minimise(problems, np.tile(starts, 12), deltas=ladder(STAGES, delta))
         reached = cold.objective.reshape(12, -1).min(axis=1)
         assert warm.converged.all()
         assert (warm.objective <= reached * (1 + 1e-6) + 1e-15).all()
@@ -142,16 +143,17 @@ def test_weights_count_rows() -> None:
     twice = runs.take(np.repeat(np.arange(30), 2))
     single = points_of(runs)
     heavy = Points.of(runs.parameters, runs.tokens, runs.loss, np.full(30, 2.0))
-    assert solve(heavy).objective == pytest.approx(solve(points_of(twice)).objective, rel=1e-9)
-    assert solve(heavy).objective == pytest.approx(2 * solve(single).objective, rel=1e-9)
+    once, weighted, doubled = (CHINCHILLA.solve(one).objective for one in (single, heavy, points_of(twice)))
+    assert weighted == pytest.approx(doubled, rel=1e-9)
+    assert weighted == pytest.approx(2 * once, rel=1e-9)
 
 
 def test_the_unit_of_the_weights_does_not_matter() -> None:
     # the trap of a mean objective in another guise: a small scale must not look like a small gradient
     runs = independent_runs(0, count=60)
-    one = solve(points_of(runs))
+    one = CHINCHILLA.solve(points_of(runs))
     for scale in (1e-9, 1 / 60, 1e9):
-        other = solve(Points.of(runs.parameters, runs.tokens, runs.loss, np.full(60, scale)))
+        other = CHINCHILLA.solve(Points.of(runs.parameters, runs.tokens, runs.loss, np.full(60, scale)))
         assert other.objective == pytest.approx(one.objective * scale, rel=1e-9)
         assert other.agreed == other.starts
 
@@ -160,11 +162,11 @@ def test_data_that_want_a_negative_floor_end_on_the_bound() -> None:
     runs = sweep(0)
     law = ScalingLaw(E=-0.5, A=1.5 * 6e4**0.1, B=1.5 * 2e6**0.15, alpha=0.1, beta=0.15)
     points = Points.of(runs.parameters, runs.tokens, np.asarray(law.loss(runs.parameters, runs.tokens)))
-    found = solve(points)
+    found = CHINCHILLA.solve(points)
     assert found.law.E == 0
     assert "E" in found.at_bound
     starts = grid_starts(points, COARSE_GRID)
-    inside = minimise(points.problems(starts.shape[1]), starts, delta=1e-3)
+    inside = minimise(points.problems(starts.shape[1]), starts, deltas=ladder(STAGES, 1e-3))
     assert (inside.constants[0] >= 0).all()
 
 

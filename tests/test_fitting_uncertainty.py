@@ -28,7 +28,6 @@ from llama_scale.fitting.drift import (
 )
 from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.selection import choose
-from llama_scale.fitting.solver import solve
 from llama_scale.fitting.uncertainty import (
     Resampling,
     choose_resampling,
@@ -48,7 +47,7 @@ def test_besiroglus_standard_errors_and_intervals(shared_data: Path) -> None:
     counts = np.stack([np.bincount(generator.choice(240, 240), minlength=240) for _ in range(4000)]).astype(
         float
     )
-    found = CHINCHILLA.refit(points, solve(points).constants, delta=1e-3, weights=counts)
+    found = CHINCHILLA.refit(points, CHINCHILLA.solve(points).constants, delta=1e-3, weights=counts)
     law = points.law(found.constants)
     assert found.converged.all()
     errors = {"A": 124.49, "B": 1293.2, "E": 0.02566, "alpha": 0.01540, "beta": 0.02059}
@@ -99,7 +98,7 @@ def test_constants_of_few_independent_runs_are_covered_as_often_as_they_say(coun
     candidate, inside = Candidate(form="chinchilla", delta=delta), []
     for seed in range(25):
         runs = independent_runs(seed, count=count, noise=0.003)
-        start = solve(points_of(runs), delta=delta).constants
+        start = CHINCHILLA.solve(points_of(runs), delta=delta).constants
         found = draw_laws(runs, candidate, start, draws=200, seed=seed)
         for name in ("E", "alpha", "beta", "exponent_a"):
             low, high = np.quantile(getattr(found.law, name), [0.05, 0.95])
@@ -116,7 +115,7 @@ def test_the_way_to_draw_follows_the_design() -> None:
 @pytest.mark.parametrize("method", get_args(Resampling))
 def test_every_way_draws_about_the_fit_and_repeats_itself(method: Resampling) -> None:
     runs = sweep(0)
-    constants = solve(points_of(runs), delta=1e-2).constants
+    constants = CHINCHILLA.solve(points_of(runs), delta=1e-2).constants
     one, two = (draw_laws(runs, TRUE_FORM, constants, draws=60, seed=5, method=method) for _ in range(2))
     assert np.all(one.law.alpha == two.law.alpha)
     assert one.noise.shape == (60,)
@@ -168,7 +167,7 @@ def test_intervals_are_tested_on_what_the_nearer_runs_would_have_chosen() -> Non
 def test_wavering_exponents_leave_both_ends_of_the_runs_as_they_were(k: float) -> None:
     """Without the near end, losses among the cheapest runs of `chinchilla` had intervals of -12 to +25 %."""
     runs = sweep(0)
-    constants = solve(points_of(runs), delta=1e-2).constants
+    constants = CHINCHILLA.solve(points_of(runs), delta=1e-2).constants
     one = draw_laws(runs, TRUE_FORM, constants, draws=50).law
     powers = {name: np.asarray(getattr(one, name)) ** (1 / k) for name in ("A", "B")}
     draws = replace(one, **powers, alpha=one.alpha / k, beta=one.beta / k, k=np.full(50, k))
@@ -196,7 +195,7 @@ def test_a_backtest_measures_the_turn_that_the_runs_ahead_follow() -> None:
             split = split_at(sweep(seed), 0.6, "compute")
             assert split is not None
             known, ahead = split.known, split.ahead
-            solved = solve(points_of(known), delta=1e-2)
+            solved = CHINCHILLA.solve(points_of(known), delta=1e-2)
             noise = np.random.default_rng(seed).normal(0, 0.002, len(ahead))
             turned = waver(LAW, ends_of(known, "compute"), np.array(turn))
             errors = np.log(
@@ -219,7 +218,7 @@ def test_a_drift_is_known_as_surely_as_it_says(trunk: float, own: float) -> None
         split = split_at(sweep(seed, trunk_noise=trunk, own_noise=own), 0.6, "compute")
         assert split is not None
         known, ahead = split.known, split.ahead
-        solved = solve(points_of(known), delta=1e-2)
+        solved = CHINCHILLA.solve(points_of(known), delta=1e-2)
         errors = np.log(np.asarray(solved.law.loss(ahead.parameters, ahead.tokens)) / ahead.loss)
         drift = drift_of(split, errors, draw_laws(known, TRUE_FORM, solved.constants, draws=60))
         assert drift is not None
@@ -305,7 +304,7 @@ def test_a_turn_is_measured_by_generalised_least_squares() -> None:
     families = ("new", "new", *ahead.families[2:])
     assert set(families[2:]) <= set(known.families)
     split = replace(split, ahead=replace(ahead, families=families))
-    solved = solve(points_of(known), delta=1e-2)
+    solved = CHINCHILLA.solve(points_of(known), delta=1e-2)
     draws = draw_laws(known, TRUE_FORM, solved.constants, draws=60)
     draws = replace(draws, trunk_noise=0.01, own_noise=0.002)
     errors = np.array([0.01, 0.008, -0.003, 0.002, 0.004, -0.001])
@@ -356,7 +355,7 @@ def test_a_mixture_draws_each_candidate_as_often_as_it_weighs() -> None:
 
 def test_budgets_are_resampled_whole() -> None:
     runs = sweep(0)
-    constants = solve(points_of(runs), delta=1e-2).constants
+    constants = CHINCHILLA.solve(points_of(runs), delta=1e-2).constants
     drawn = draw_laws(runs, TRUE_FORM, constants, draws=40, method="budgets")
     assert drawn.method == "budgets"
     assert "budgets" in drawn.note

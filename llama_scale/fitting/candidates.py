@@ -40,11 +40,6 @@ class Candidate:
         return FITTED[self.form]
 
     @property
-    def has_outer_power(self) -> bool:
-        """Whether the form has a sixth constant, k."""
-        return self.form in ("skaling", "kaplan")
-
-    @property
     def weights(self) -> str:
         """The weights in words."""
         return "none" if self.power == 0 else f"(C/Cmax)^{self.power:g}"
@@ -84,8 +79,8 @@ def points_of(observations: Observations, candidate: Candidate | None = None) ->
 
 def constants_of(points: Points, candidate: Candidate, law: ScalingLaw) -> Array:
     """Centred constants (5,) or (6,) of a law of the candidate's form, k last where the form has it."""
-    constants = points.constants(law)
-    return np.append(constants, 1.0) if len(constants) < 6 and candidate.has_outer_power else constants
+    lacks_power = candidate.fitted_form.has_outer_power and not law.has_outer_power
+    return np.append(points.constants(law), [1.0] if lacks_power else [])
 
 
 def solve(observations: Observations, candidate: Candidate, *, quick: bool = False) -> Solution:

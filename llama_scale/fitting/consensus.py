@@ -44,7 +44,7 @@ class Heard:
         forms: set[FormName] = {one.form for one in self.weights}
         if len(forms) == 1:
             return FITTED[forms.pop()]
-        return SKALING if any("k" in FITTED[name].layout.free for name in forms) else CHINCHILLA
+        return SKALING if any(FITTED[name].has_outer_power for name in forms) else CHINCHILLA
 
     def mean(self, where: tuple[Array, Array]) -> Array:
         """The weighted mean (m,) of the laws' log losses at N and D (m,)."""

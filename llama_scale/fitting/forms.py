@@ -1,36 +1,22 @@
-"""The forms that can be fitted: each a name, a solver of data sets and one of their resamples.
+"""The forms that can be fitted: each a name and the constants that move.
 
 Constants are centred, in the order E, A, B, alpha, beta and, where the form has one, k; predictions,
-derivatives and laws follow from them alone (`noise`, `points.Points`). A form is declared by the
-constants that move; those that it pins or ties are a linear map of its chart (`newton.Layout`).
+derivatives and laws follow from them alone (`noise`, `points.Points`). Constants that a form pins or ties are
+a linear map of its chart (`newton.Layout`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Protocol
 
 from llama_scale.fitting import skaling, solver
 from llama_scale.fitting.minima import Minima, Solution
-from llama_scale.fitting.newton import NAMES, Array, Layout
+from llama_scale.fitting.newton import FIVE, NAMES, SIX, Array, Layout
 from llama_scale.fitting.noise import jacobian
 from llama_scale.fitting.points import Case, Points
-from llama_scale.fitting.solver import COARSE_GRID
+from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.frozen import frozen
 from llama_scale.laws import FormName
-
-
-class SolveEach(Protocol):
-    """The global fits of data sets, as one batch; `quick` from fewer starts."""
-
-    def __call__(self, sets: Sequence[Points], *, delta: float, quick: bool = False) -> list[Solution]: ...
-
-
-class RefitEach(Protocol):
-    """Fits of the resamples of data sets, as one batch."""
-
-    def __call__(self, cases: Sequence[Case], *, delta: float) -> list[Minima]: ...
 
 
 @frozen
@@ -43,11 +29,24 @@ class Form:
 
     name: FormName
     layout: Layout
-    solve_each: SolveEach
-    refit_each: RefitEach
     may_rest: tuple[str, ...] = ()
 
-    def solve(self, points: Points, *, delta: float, quick: bool = False) -> Solution:
+    @property
+    def has_outer_power(self) -> bool:
+        """Whether it has a sixth constant, k; without one the faster Newton of `solver` does."""
+        return "k" in self.layout.free
+
+    def solve_each(self, sets: Sequence[Points], *, delta: float, quick: bool = False) -> list[Solution]:
+        """The global fits of data sets, as one batch; `quick` from fewer starts."""
+        solve_each = skaling.solve_each if self.has_outer_power else solver.solve_each
+        return solve_each(sets, delta=delta, quick=quick, layout=self.layout)
+
+    def refit_each(self, cases: Sequence[Case], *, delta: float) -> list[Minima]:
+        """Fits of the resamples of data sets, as one batch."""
+        refit_each = skaling.refit_each if self.has_outer_power else solver.refit_each
+        return refit_each(cases, delta=delta, layout=self.layout)
+
+    def solve(self, points: Points, *, delta: float = DEFAULT_DELTA, quick: bool = False) -> Solution:
         """The global fit of one data set; `quick` from fewer starts."""
         return self.solve_each([points], delta=delta, quick=quick)[0]
 
@@ -80,30 +79,8 @@ class Form:
         return jacobian(points, constants) @ self.layout.spread[: len(constants)]
 
 
-def _with_five_constants(name: FormName, *groups: str) -> Form:
-    """A form without an outer power, solved by the faster Newton of `solver`."""
-    layout = Layout.of(*groups)
-
-    def solve_each(sets: Sequence[Points], *, delta: float, quick: bool = False) -> list[Solution]:
-        return solver.solve_each(sets, delta=delta, grid=COARSE_GRID if quick else None, layout=layout)
-
-    refit_each = partial(solver.refit_each, layout=layout)
-    return Form(name=name, layout=layout, solve_each=solve_each, refit_each=refit_each)
-
-
-def _with_outer_power(name: FormName, *groups: str, may_rest: tuple[str, ...]) -> Form:
-    layout = Layout.of(*groups)
-    return Form(
-        name=name,
-        layout=layout,
-        solve_each=partial(skaling.solve_each, layout=layout),
-        refit_each=partial(skaling.refit_each, layout=layout),
-        may_rest=may_rest,
-    )
-
-
-CHINCHILLA = _with_five_constants("chinchilla", "E", "A", "B", "alpha", "beta")
-TIED = _with_five_constants("tied", "E", "A", "B", "alpha=beta")
-SKALING = _with_outer_power("skaling", "E", "A", "B", "alpha", "beta", "k", may_rest=("E", "k"))
-KAPLAN = _with_outer_power("kaplan", "A", "B", "alpha", "k", may_rest=("k",))
+CHINCHILLA = Form(name="chinchilla", layout=FIVE)
+TIED = Form(name="tied", layout=Layout.of("E", "A", "B", "alpha=beta"))
+SKALING = Form(name="skaling", layout=SIX, may_rest=("E", "k"))
+KAPLAN = Form(name="kaplan", layout=Layout.of("A", "B", "alpha", "k"), may_rest=("k",))
 FITTED: dict[FormName, Form] = {form.name: form for form in (CHINCHILLA, SKALING, TIED, KAPLAN)}

@@ -5,7 +5,7 @@ Problems of small data sets go down as one batch: those of a few dozen runs cost
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -102,18 +102,28 @@ def doubtful(best: Minima, gap: Array, layout: Layout) -> Index:
 
 
 def lowest_of(found: Minima, count: int) -> tuple[Minima, Array]:
-    """The lowest of the minima (T x S) of each problem's ways, and how far the ways part (S,)."""
+    """The lowest of the minima (T x S) of each problem's ways, and the objectives (T, S) of all."""
     objectives = found.objective.reshape(-1, count)
-    lowest = found.take(objectives.argmin(axis=0) * count + np.arange(count))
-    return lowest, objectives.max(axis=0) - lowest.objective
+    return found.take(objectives.argmin(axis=0) * count + np.arange(count)), objectives
+
+
+def decided(
+    best: Sequence[Minima], doubts: Sequence[Index], decide: Callable[[list[int]], Sequence[Minima]]
+) -> list[Minima]:
+    """The minima of each data set, with lower ones for those in doubt, where `decide` finds any.
+
+    It is asked for the data sets that have some, by number.
+    """
+    lower, some = list(best), [number for number, doubt in enumerate(doubts) if len(doubt)]
+    for i, found in zip(some, decide(some), strict=True):
+        lower[i] = best[i].replaced(doubts[i], better(best[i].take(doubts[i]), found))
+    return lower
 
 
 def follow(
     parts: Sequence[tuple[Problems, Ways]],
     minimiser: Minimiser,
-    *,
-    delta: float,
-    stages: tuple[float, ...],
+    deltas: tuple[float, ...],
     layout: Layout,
 ) -> list[Minima]:
     """Where all problems end by each of their ways, one Minima (T x S) a part: small parts as one batch."""
@@ -128,13 +138,9 @@ def follow(
             each = np.broadcast_to(ways.starts, (*ways.starts.shape[:2], count))
             starts.append(each.reshape(len(each), -1))
             straight.append(np.repeat(ways.straight, count))
+        begin = np.where(np.concatenate(straight), len(deltas) - 1, 0)
         found = minimiser(
-            joined(problems),
-            np.concatenate(starts, axis=1),
-            delta=delta,
-            stages=stages,
-            straight=np.concatenate(straight),
-            layout=layout,
+            joined(problems), np.concatenate(starts, axis=1), deltas=deltas, begin=begin, layout=layout
         )
         bounds = pairwise(np.cumsum([0, *(own.shape[1] for own in starts)]))
         ends |= {n: found.take(np.arange(low, high)) for n, (low, high) in zip(batch, bounds, strict=True)}
@@ -142,17 +148,16 @@ def follow(
 
 
 class Minimiser(Protocol):
-    """Minimises each problem from its start, delta shrinking in stages; `straight` ones skip them."""
+    """Minimises each problem from its start down a ladder of deltas, `begin` (S,) the rung it begins on."""
 
     def __call__(
         self,
         problems: Problems,
         starts: Array,
         *,
-        delta: float,
-        stages: tuple[float, ...] = ...,
-        straight: Mask | None = None,
-        layout: Layout = ...,
+        deltas: tuple[float, ...],
+        begin: Index | int,
+        layout: Layout,
     ) -> Minima: ...
 
 
@@ -161,16 +166,9 @@ def ladder(stages: tuple[float, ...], delta: float) -> tuple[float, ...]:
     return (*(stage for stage in stages if stage > delta), delta)
 
 
-def _arrays(minima: Minima) -> tuple[Array, Array, Mask]:
-    return minima.constants, minima.objective, minima.converged
-
-
 def better(one: Minima, other: Minima) -> Minima:
     """Of two batches, the lower minimum of each problem."""
-    wins = one.objective <= other.objective
-    pairs = zip(_arrays(one), _arrays(other), strict=True)
-    constants, objective, converged = (np.where(wins, a, b) for a, b in pairs)
-    return Minima(constants=constants, objective=objective, converged=converged)
+    return other.replaced(wins := np.flatnonzero(one.objective <= other.objective), one.take(wins))
 
 
 def at_bound(constants: Array) -> Mask:

@@ -70,6 +70,7 @@ class Layout:
 
 
 FIVE = Layout.of("E", "A", "B", "alpha", "beta")
+SIX = Layout.of("E", "A", "B", "alpha", "beta", "k")
 
 
 def expand(batch: Batch, constants: Array) -> tuple[Array, Array, Array]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llama_scale.fitting.descent import Array, Index, Mask, Problems, descend
+from llama_scale.fitting.descent import Array, Index, Problems, descend
 from llama_scale.fitting.minima import (
     Minima,
     Ways,
@@ -79,14 +79,11 @@ class JointProblem:
         problems: Problems,
         starts: Array,
         *,
-        delta: float,
-        stages: tuple[float, ...] = STAGES,
-        straight: Mask | None = None,
-        layout: Layout = FIVE,
+        deltas: tuple[float, ...],
+        begin: Index | int,
+        layout: Layout,
     ) -> Minima:
         """Minimise each problem from its start (7, S) as `solver.minimise` does, E < 0 again at E = 0."""
-        deltas = ladder(stages, delta)
-        begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
         ends = self._descend(problems, starts, deltas, begin, is_open=True)
         below = np.flatnonzero(ends.constants[0] < 0)
         if len(below):
@@ -98,7 +95,7 @@ class JointProblem:
     def _ends(self, starts: Array, problems: Problems, delta: float) -> Minima:
         """Where problems end from each of the starts (7, T), straight at `delta` and through the stages."""
         ways = Ways(np.tile(starts, 2)[..., None], np.arange(2 * starts.shape[1]) < starts.shape[1])
-        return follow([(problems, ways)], self.minimise, delta=delta, stages=STAGES, layout=FIVE)[0]
+        return follow([(problems, ways)], self.minimise, ladder(STAGES, delta), FIVE)[0]
 
     def _descend(
         self,

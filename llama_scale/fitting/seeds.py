@@ -16,11 +16,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.noise import log_prediction
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
-from llama_scale.fitting.solver import COARSE_GRID, LEAST_SQUARES, solve
+from llama_scale.fitting.solver import LEAST_SQUARES
 from llama_scale.frozen import frozen
 from llama_scale.laws import median
 
@@ -123,7 +124,7 @@ def _misfit(observations: Observations, groups: NDArray[np.intp], means: Array, 
     """tau^2: the variance of the groups' means about a fitted law, less what their seeds explain."""
     first = np.unique(groups, return_index=True)[1]
     points = Points.of(observations.parameters[first], observations.tokens[first], np.exp(means))
-    fitted = solve(points, delta=LEAST_SQUARES, grid=COARSE_GRID).constants
+    fitted = CHINCHILLA.solve(points, delta=LEAST_SQUARES, quick=True).constants
     residuals = log_prediction(points, fitted) - points.z
     left = max(len(first) - len(fitted), 1)
     return max(0.0, float((residuals**2).sum() / left - explained.mean()))

@@ -13,8 +13,7 @@ Shapes: S problems, n rows; constants (E, A, B, alpha, beta, k) centred, and cha
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,14 +24,15 @@ from llama_scale.fitting.minima import (
     Solution,
     Ways,
     best_of,
-    better,
+    decided,
     doubtful,
     follow,
     ladder,
+    lowest_of,
 )
-from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, Layout, damped_step
+from llama_scale.fitting.newton import EXPONENT_BOUNDS, K_BOUNDS, SIX, Layout, damped_step
 from llama_scale.fitting.points import Case, Points
-from llama_scale.fitting.solver import COARSE_GRID, DEFAULT_DELTA, FEW_ROWS
+from llama_scale.fitting.solver import FEW_ROWS
 from llama_scale.fitting.solver import solve_each as solve_chinchilla
 from llama_scale.fitting.surface import centre_of, expand, to_chart, to_constants
 from llama_scale.frozen import frozen
@@ -48,12 +48,11 @@ OTHER_FLOORS = (0.0, 0.4, 0.65)  # the same, of the further starts of resamples
 STARTS_SHARE = (0.25, 0.5, 0.75)  # p
 QUICK_SHARE = (0.5,)
 MANY_ROWS = 2000  # more: the few starts, for a fit within 2 s
-SIX = Layout.of("E", "A", "B", "alpha", "beta", "k")
 LIMITS = np.log(np.array([EXPONENT_BOUNDS, EXPONENT_BOUNDS, K_BOUNDS]))
 
 
 def solve_each(
-    sets: Sequence[Points], *, delta: float = DEFAULT_DELTA, quick: bool = False, layout: Layout = SIX
+    sets: Sequence[Points], *, delta: float, quick: bool = False, layout: Layout = SIX
 ) -> list[Solution]:
     """The best minimum of many starts for each data set, all as one batch.
 
@@ -62,7 +61,7 @@ def solve_each(
     the Chinchilla form's own optimum is among the starts, so that the fit is never worse than that.
     """
     bends = not (quick or layout.pins("E") or layout.pins("beta") or layout.pins("k"))
-    neighbours = solve_chinchilla(sets, delta=delta, grid=COARSE_GRID) if bends else [None] * len(sets)
+    neighbours = solve_chinchilla(sets, delta=delta, quick=True) if bends else [None] * len(sets)
     parts = []
     for points, neighbour in zip(sets, neighbours, strict=True):
         few = starts_of(points, quick=True, layout=layout)
@@ -72,11 +71,11 @@ def solve_each(
         starts = np.concatenate([many, few], axis=1)
         straight = np.arange(starts.shape[1]) < many.shape[1]
         parts.append((points.problems(), Ways(starts[..., None], straight)))
-    found = follow(parts, minimise, delta=delta, stages=STAGES, layout=layout)
+    found = follow(parts, minimise, ladder(STAGES, delta), layout)
     return [best_of(points, minima, layout) for points, minima in zip(sets, found, strict=True)]
 
 
-def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: Layout = SIX) -> list[Minima]:
+def refit_each(cases: Sequence[Case], *, delta: float, layout: Layout) -> list[Minima]:
     """Fit the resamples of each data set, all as one batch.
 
     Minima at E = 0 and above it may both exist, and the way through larger deltas leads every start to the
@@ -84,41 +83,37 @@ def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: L
     stages, and straight from its like with a high E, or from starts of low k where E is pinned; where they
     disagree, or one ends on a bound, further starts decide, by both ways.
     """
-    ways = [_first_ways(case, layout) for case in cases]
-    ends = _follow(cases, ways, delta, layout)
+    deltas = ladder(STAGES, delta)
     best, doubts = [], []
-    for first, *rest in ends:
-        second = _lowest(rest)
-        lowest = better(first, second)
+    for lowest, objectives in _follow(cases, [_first_ways(case, layout) for case in cases], deltas, layout):
+        gap = np.abs(objectives[0] - objectives[1:].min(axis=0))
         best.append(lowest)
-        doubts.append(doubtful(lowest, np.abs(first.objective - second.objective), layout))
-    some = [number for number, doubt in enumerate(doubts) if len(doubt)]
-    decided = _decide([cases[i].take(doubts[i]) for i in some], delta, layout)
-    for i, found in zip(some, decided, strict=True):
-        best[i] = best[i].replaced(doubts[i], better(best[i].take(doubts[i]), found))
-    return best
+        doubts.append(doubtful(lowest, gap, layout))
+    return decided(
+        best, doubts, lambda some: _decide([cases[i].take(doubts[i]) for i in some], deltas, layout)
+    )
 
 
-def _decide(cases: Sequence[Case], delta: float, layout: Layout) -> list[Minima]:
+def _decide(cases: Sequence[Case], deltas: tuple[float, ...], layout: Layout) -> list[Minima]:
     """The lowest minima of resamples in doubt: three more paths, and where those part, the grid of starts."""
     others = [_others(case, layout) for case in cases]
     ways = [Ways(starts[:, :3, None], np.arange(starts[:, :3].shape[1]) != 1) for starts in others]
     best, parted = [], []
-    for ends in _follow(cases, ways, delta, layout):
-        lowest = _lowest(ends)
-        worst = np.max([end.objective for end in ends], axis=0)
-        apart = (worst - lowest.objective > AGREEMENT * lowest.objective) | ~lowest.converged
+    for lowest, objectives in _follow(cases, ways, deltas, layout):
+        apart = (np.ptp(objectives, axis=0) > AGREEMENT * lowest.objective) | ~lowest.converged
         best.append(lowest)
         parted.append(np.flatnonzero(apart))
-    some = [number for number, index in enumerate(parted) if len(index)]
-    ways = []
-    for i in some:
-        starts = np.concatenate([others[i], starts_of(cases[i].points, quick=True, layout=layout)], axis=1)
-        ways.append(Ways(np.tile(starts, 2)[..., None], np.repeat([True, False], starts.shape[1])))
-    again = _follow([cases[i].take(parted[i]) for i in some], ways, delta, layout)
-    for i, ends in zip(some, again, strict=True):
-        best[i] = best[i].replaced(parted[i], better(best[i].take(parted[i]), _lowest(ends)))
-    return best
+
+    def again(some: list[int]) -> list[Minima]:
+        ways = []
+        for i in some:
+            grid = starts_of(cases[i].points, quick=True, layout=layout)
+            starts = np.concatenate([others[i], grid], axis=1)
+            ways.append(Ways(np.tile(starts, 2)[..., None], np.repeat([True, False], starts.shape[1])))
+        ends = _follow([cases[i].take(parted[i]) for i in some], ways, deltas, layout)
+        return [lowest for lowest, _ in ends]
+
+    return decided(best, parted, again)
 
 
 def _first_ways(case: Case, layout: Layout) -> Ways:
@@ -134,20 +129,13 @@ def _others(case: Case, layout: Layout) -> Array:
     return np.concatenate([case.start[:, None], further], axis=1)
 
 
-def _follow(cases: Sequence[Case], ways: Sequence[Ways], delta: float, layout: Layout) -> list[list[Minima]]:
-    """The minima that the resamples of each case reach by each of its ways."""
+def _follow(
+    cases: Sequence[Case], ways: Sequence[Ways], deltas: tuple[float, ...], layout: Layout
+) -> list[tuple[Minima, Array]]:
+    """The lowest minima of the resamples of each case, and the objectives that each way leads to (T, S)."""
     parts = [(case.problems, way) for case, way in zip(cases, ways, strict=True)]
-    ends = []
-    for (problems, way), found in zip(
-        parts, follow(parts, minimise, delta=delta, stages=STAGES, layout=layout), strict=True
-    ):
-        each = np.arange(len(found.objective)).reshape(len(way.straight), len(problems.of))
-        ends.append([found.take(index) for index in each])
-    return ends
-
-
-def _lowest(ends: Iterable[Minima]) -> Minima:
-    return functools.reduce(better, ends)
+    ends = zip(cases, follow(parts, minimise, deltas, layout), strict=True)
+    return [lowest_of(found, len(case.problems.of)) for case, found in ends]
 
 
 def likes(constants: Array) -> Array:
@@ -190,15 +178,12 @@ def minimise(
     problems: Problems,
     starts: Array,
     *,
-    delta: float,
-    stages: tuple[float, ...] = STAGES,
-    straight: Mask | None = None,
+    deltas: tuple[float, ...],
+    begin: Index | int = 0,
     layout: Layout = SIX,
 ) -> Minima:
-    """Minimise each problem from its start (6, S), delta shrinking in stages; `straight` ones skip them."""
+    """Minimise each problem from its start (6, S) down the deltas (`minima.Minimiser`)."""
     problems = problems.compact()
-    deltas = ladder(stages, delta)
-    begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
     moves = SixMoves(layout=layout)
     chart, objective, converged = descend(problems, to_chart(starts), moves, deltas=deltas, begin=begin)
     return Minima(constants=to_constants(chart), objective=objective * problems.scale, converged=converged)

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llama_scale.fitting.descent import Array, Mask, Problems, descend
+from llama_scale.fitting.descent import Array, Index, Problems, descend
 from llama_scale.fitting.minima import (
     Minima,
     Solution,
     Ways,
     best_of,
-    better,
+    decided,
     doubtful,
     follow,
     ladder,
@@ -40,32 +40,26 @@ FLATTER = np.array([1, 1, 1, 0.6, 0.6])  # where that path begins: at lower expo
 MANY_ROWS = 2000  # more: the coarse grid, for a fit within 2 s
 
 
-def solve(
-    points: Points, *, delta: float = DEFAULT_DELTA, grid: Array | None = None, layout: Layout = FIVE
-) -> Solution:
-    """The global fit of one data set, from every pair of exponents of the grid, by two paths each.
+def solve_each(
+    sets: Sequence[Points], *, delta: float, quick: bool = False, layout: Layout = FIVE
+) -> list[Solution]:
+    """The global fit of each data set, from every pair of exponents of a grid, by two paths each.
 
     One path goes straight to `delta`, the other through the shrinking stages: minima that both reach
-    from everywhere are not an accident of one path.
+    from everywhere are not an accident of one path. All are one batch, so that many small sets cost little
+    more than one.
     """
-    return solve_each([points], delta=delta, grid=grid, layout=layout)[0]
-
-
-def solve_each(
-    sets: Sequence[Points], *, delta: float = DEFAULT_DELTA, grid: Array | None = None, layout: Layout = FIVE
-) -> list[Solution]:
-    """The global fit of each data set: as one batch, so that many small ones cost little more than one."""
     parts = []
     for points in sets:
-        own = (GRID if len(points.x) <= MANY_ROWS else COARSE_GRID) if grid is None else grid
-        starts = np.tile(grid_starts(points, own, layout), 2)
+        grid = COARSE_GRID if quick or len(points.x) > MANY_ROWS else GRID
+        starts = np.tile(grid_starts(points, grid, layout), 2)
         straight = np.arange(starts.shape[1]) < starts.shape[1] // 2
         parts.append((points.problems(), Ways(starts[..., None], straight)))
-    found = follow(parts, minimise, delta=delta, stages=STAGES, layout=layout)
+    found = follow(parts, minimise, ladder(STAGES, delta), layout)
     return [best_of(points, minima, layout) for points, minima in zip(sets, found, strict=True)]
 
 
-def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: Layout = FIVE) -> list[Minima]:
+def refit_each(cases: Sequence[Case], *, delta: float, layout: Layout) -> list[Minima]:
     """Fit the resamples of each data set, their descents as one batch.
 
     Each resample descends straight at `delta` from the minimum of its tangent problem about the full data's
@@ -75,20 +69,18 @@ def refit_each(cases: Sequence[Case], *, delta: float = DEFAULT_DELTA, layout: L
     """
     stages = tuple(stage for stage in RESAMPLE_STAGES if stage > delta)
     parts = [(case.problems, _first_ways(case, stages, delta, layout)) for case in cases]
-    ends = follow(parts, minimise, delta=delta, stages=stages, layout=layout)
     best, doubts = [], []
-    for case, found in zip(cases, ends, strict=True):
-        lowest, gap = lowest_of(found, len(case.problems.of))
+    for case, found in zip(cases, follow(parts, minimise, (*stages, delta), layout), strict=True):
+        lowest, objectives = lowest_of(found, len(case.problems.of))
         best.append(lowest)
-        doubts.append(doubtful(lowest, gap, layout))
-    some = [number for number, doubt in enumerate(doubts) if len(doubt)]
-    parts = [(cases[i].take(doubts[i]).problems, _further_ways(cases[i], layout)) for i in some]
-    for i, found in zip(
-        some, follow(parts, minimise, delta=delta, stages=STAGES, layout=layout), strict=True
-    ):
-        decided, _ = lowest_of(found, len(doubts[i]))
-        best[i] = best[i].replaced(doubts[i], better(best[i].take(doubts[i]), decided))
-    return best
+        doubts.append(doubtful(lowest, np.ptp(objectives, axis=0), layout))
+
+    def further(some: list[int]) -> list[Minima]:
+        parts = [(cases[i].take(doubts[i]).problems, _further_ways(cases[i], layout)) for i in some]
+        ends = follow(parts, minimise, ladder(STAGES, delta), layout)
+        return [lowest_of(found, len(doubts[i]))[0] for i, found in zip(some, ends, strict=True)]
+
+    return decided(best, doubts, further)
 
 
 def _first_ways(case: Case, stages: tuple[float, ...], delta: float, layout: Layout) -> Ways:
@@ -110,18 +102,15 @@ def minimise(
     problems: Problems,
     starts: Array,
     *,
-    delta: float,
-    stages: tuple[float, ...] = STAGES,
-    straight: Mask | None = None,
+    deltas: tuple[float, ...],
+    begin: Index | int = 0,
     layout: Layout = FIVE,
 ) -> Minima:
-    """Minimise each problem from its start (5, S), delta shrinking in stages; `straight` ones skip them.
+    """Minimise each problem from its start (5, S) down the deltas (`minima.Minimiser`).
 
     A problem whose minimum would have E < 0 is minimised again at E = 0.
     """
     problems = problems.compact()
-    deltas = ladder(stages, delta)
-    begin = 0 if straight is None else np.where(straight, len(deltas) - 1, 0)
     moves = FiveMoves.of(problems, is_open=True, layout=layout)
     chart, objective, converged = descend(problems, to_chart(starts, True), moves, deltas=deltas, begin=begin)
     constants = to_constants(chart, True)
@@ -130,7 +119,8 @@ def minimise(
         some = problems._replace(of=problems.of[below])
         moves = FiveMoves.of(some, is_open=False, layout=layout)
         again = to_chart(np.maximum(constants[:, below], [[0], [1e-3], [1e-3], [0], [0]]), False)
-        chart, objective[below], converged[below] = descend(some, again, moves, deltas=ladder(STAGES, delta))
+        deltas = ladder(STAGES, deltas[-1])
+        chart, objective[below], converged[below] = descend(some, again, moves, deltas=deltas)
         constants[:, below] = to_constants(chart, False)
     return Minima(constants=constants, objective=objective * problems.scale, converged=converged)
 
