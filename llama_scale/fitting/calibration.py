@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from llama_scale.fitting.backtests import Split, Trial, place, split_at, try_all
+from llama_scale.fitting.backtests import Split, Trial, over_reach, place, split_at, try_all
 from llama_scale.fitting.consensus import Heard, consensus
 from llama_scale.fitting.drift import Drift, drift_of, ends_of, spread_of, turns_of, waver
 from llama_scale.fitting.newton import Array
@@ -119,8 +119,7 @@ def reached(
     error, high, low = (
         np.log(value / np.asarray(guess.loss)) for value in (ahead.loss, guess.high, guess.low)
     )
-    reach = np.maximum(np.where(error > 0, high, -low), 1e-12)
-    return np.abs(error) / reach, (high - low) / 2
+    return over_reach(error, low, high), (high - low) / 2
 
 
 def calibrate(

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from llama_scale.errors import InputError, UnidentifiedError
+from llama_scale.fitting.backtests import factor_for, nearer_and_next, over_reach
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.scores import ScorePairs, read_scores
 from llama_scale.fitting.sigmoids import (
@@ -39,7 +38,6 @@ BACKTEST_DRAWS = 200
 # Of the correlation of score with loss: by chance 1 in 40 of five models has it, 1 in 160 of twenty
 LEAST_T = 3.0
 FEW_STARTS = 0.5  # of the starts: fewer that agree have found no sure optimum
-SPLITS = (0.6, 0.8, 1.0)  # of the models, the worst first: fit up to one, predict up to the next
 
 
 def fit_downstream(pairs: ScorePairs, *, draws: int = DRAWS, level: float = 0.9, seed: int = 0) -> Downstream:
@@ -110,39 +108,36 @@ def _apart(fit: Fit, scored: Downstream) -> list[str]:
 
 def _backtest(pairs: ScorePairs, level: float, seed: int) -> dict[str, Any] | None:
     """Curves of the worse models predict the better ones, twice; None where too few would be left to fit."""
-    order = np.argsort(-pairs.loss, kind="stable")
-    loss, score = pairs.loss[order], pairs.score[order]
     errors, ratios = [], []
-    for share, until in pairwise(SPLITS):
-        start, stop = round(share * len(loss)), round(until * len(loss))
-        if start < LEAST_PAIRS or start == stop or np.ptp(loss[:start]) < LEAST_SPREAD:
+    for worse, better in nearer_and_next(np.argsort(-pairs.loss, kind="stable")):
+        loss, score = pairs.loss[worse], pairs.score[worse]
+        if len(loss) < LEAST_PAIRS or not len(better) or np.ptp(loss) < LEAST_SPREAD:
             continue
-        unknowns, _ = best_sigmoid(loss[:start], score[:start])
+        unknowns, _ = best_sigmoid(loss, score)
         known = Downstream(
             task="",
             sigmoid=sigmoid_of(unknowns),
             losses=(1.0, 1.0),
-            models=start,
-            noise=_noise(score[:start] - score_of(unknowns, loss[:start])),
-            draws=draw_sigmoids(loss[:start], score[:start], unknowns, BACKTEST_DRAWS, seed),
+            models=len(loss),
+            noise=_noise(score - score_of(unknowns, loss)),
+            draws=draw_sigmoids(loss, score, unknowns, BACKTEST_DRAWS, seed),
         )
-        guess = known.predict(loss[start:stop], level)
+        guess = known.predict(pairs.loss[better], level)
         assert guess.low is not None
         assert guess.high is not None
-        error = score[start:stop] - np.asarray(guess.score)
-        reach = np.where(error > 0, guess.high - guess.score, guess.score - guess.low)
+        error, low, high = (
+            np.asarray(end - guess.score) for end in (pairs.score[better], guess.low, guess.high)
+        )
         errors.append(np.abs(error))
-        ratios.append(np.abs(error) / np.maximum(reach, 1e-9))
+        ratios.append(over_reach(error, low, high))
     if not errors:
         return None
     error, ratio = np.concatenate(errors), np.concatenate(ratios)
-    # The interval that would have held `level` of them: its tail on few models is better told by the rms.
-    factor = max(1.0, float(np.sqrt(np.mean(ratio**2))) * NormalDist().inv_cdf((1 + level) / 2))
     return {
         "predicted_models": len(error),
         "mean_error": float(error.mean()),
         "coverage": float((ratio <= 1).mean()),
-        "factor": factor,
+        "factor": factor_for(ratio, level),
     }
 
 

@@ -8,13 +8,13 @@ which nothing is fitted better, and every minimum is told. Runs' own law: `repea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_scale.fitting.newton import Array, Mask
+from llama_scale.fitting.newton import Array, Index, Mask
 from llama_scale.frozen import frozen
 from llama_scale.laws import RepeatedDataLaw, Repetition, ScalingLaw
 
@@ -43,15 +43,9 @@ class RepeatedRuns:
     def __len__(self) -> int:
         return len(self.loss)
 
-    def take(self, index: Mask) -> RepeatedRuns:
-        """The runs at `index`, a mask."""
-        return replace(
-            self,
-            parameters=self.parameters[index],
-            tokens=self.tokens[index],
-            unique_tokens=self.unique_tokens[index],
-            loss=self.loss[index],
-        )
+    def take(self, index: Mask | Index) -> RepeatedRuns:
+        """The runs at `index`."""
+        return RepeatedRuns(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     @property
     def seen_once(self) -> Mask:

@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from llama_scale.canonical import canonical_hash
+from llama_scale.canonical import canonical_hash, plain
 from llama_scale.errors import InputError
 from llama_scale.fitting.estimate import Settings
-from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.repeated import (
-    DecayMinimum,
-    RepeatedRuns,
-    decay_minima,
-    draw_decays,
-    loose_decays,
-    nearest_minimum,
-    published_choice,
-    surface,
-)
+from llama_scale.fitting.repeated import RepeatedRuns, loose_decays, surface
 from llama_scale.fitting.repeated_backtest import backtest_repeated
 from llama_scale.fitting.repeated_base import (
-    OWN,
     PUBLISHED_BASE,
     SAME_KIND,
     Base,
-    base_of,
-    matched_parameters,
     own_alternative,
     residuals_of,
     runs_of,
 )
-from llama_scale.fitting.repeated_joint import JointProblem
+from llama_scale.fitting.repeated_search import Found, resamples, search
 from llama_scale.fitting.solver import DEFAULT_DELTA
-from llama_scale.frozen import frozen
 from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
 from llama_scale.version import code_version
 
@@ -46,28 +32,6 @@ UNTESTED = (
     "the cheaper runs allow no backtest (too few repeat data, or they identify no law of data seen once): how"
     " often these intervals hold is not known, and they are likely too narrow"
 )
-
-
-@frozen
-class Found:
-    """What the search brought: all minima with their shares of the draws, the one shown, and its rivals.
-
-    `excess` counts runs of more parameters than their unique tokens call for; `other` is what the runs' own
-    law of data seen once would make of the decays.
-    """
-
-    base: Base
-    minima: tuple[DecayMinimum, ...]
-    shares: tuple[float | None, ...]
-    chosen: DecayMinimum
-    draws: Repetition | None
-    excess: int
-    other: Mapping[str, Any] | None
-
-    @property
-    def repetition(self) -> Repetition:
-        """The decays shown."""
-        return self.chosen.repetition
 
 
 def estimate_repeated(
@@ -84,17 +48,12 @@ def estimate_repeated(
     """
     _check_settings(settings)
     runs, delta = runs_of(observations), settings.delta or DEFAULT_DELTA
-    share = np.full(len(runs), 1 / len(runs))
-    weights = np.random.default_rng(settings.seed).multinomial(len(runs), share, size=settings.draws)
-    found = _find(runs, base_law, weights.astype(float), delta)
+    found = search(runs, base_law, resamples(runs, settings.draws, settings.seed), delta)
     base, residuals = found.base, residuals_of(found.base.law, runs, found.repetition)
-    tested = None
+    other, tested = own_alternative(runs, base, delta), None
     if settings.draws and settings.backtest:
         tested = backtest_repeated(
-            runs,
-            lambda some, drawn: _find(some, base.name if base_law is None else base_law, drawn, delta),
-            level=settings.level,
-            seed=settings.seed,
+            runs, base_law or base.name, delta=delta, level=settings.level, seed=settings.seed
         )
     return Fit(
         name=name,
@@ -122,11 +81,11 @@ def estimate_repeated(
             },
             "selection": _selection(base, settings, delta),
             "backtest": tested,
-            "repeated_data": _repeated_data(runs, found, delta),
-            "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
+            "repeated_data": _repeated_data(runs, found, other, delta),
+            "exclusions": plain(observations.exclusions),
             "warnings": [
                 *(text for text in observations.warnings if "--form repeated" not in text),
-                *_warnings(found),
+                *_warnings(found, other),
                 *([UNTESTED] if settings.draws and settings.backtest and tested is None else ()),
             ],
             "provenance": _provenance(observations, runs, settings),
@@ -144,37 +103,6 @@ def _check_settings(settings: Settings) -> None:
             )
 
 
-def _find(runs: RepeatedRuns, base_law: str | None, weights: Array, delta: float) -> Found:
-    base, draws = base_of(runs, base_law, delta), None
-    if base.name == OWN:
-        problem = JointProblem.of(runs)
-        minima = problem.minima(base.law, delta=delta)
-        chosen = minima[0]
-        laws, draws = problem.draws(minima, weights, delta=delta) if len(weights) else (None, None)
-        base = replace(base, law=chosen.law, draws=laws)
-    else:
-        minima = decay_minima(base.law, runs, delta=delta)
-        chosen = published_choice(minima)
-        draws = draw_decays(base.law, runs, weights, delta=delta) if len(weights) else None
-    shares = [None] * len(minima) if draws is None else nearest_minimum(draws, minima).tolist()
-    excess = int((runs.parameters > matched_parameters(base.law, runs)).sum())
-    if not excess:  # every decay of parameters fits alike
-        minima, shares = minima[:1], shares[:1]
-        kept = float(MUENNIGHOFF_REPETITION.parameters_decay)
-        at_limit = tuple(name for name in chosen.at_limit if name != "parameters_decay")
-        chosen = chosen._replace(parameters_decay=kept, at_limit=at_limit)
-        draws = draws and replace(draws, parameters_decay=np.full(len(weights), kept))
-    return Found(
-        base=base,
-        minima=minima,
-        shares=tuple(shares),
-        chosen=chosen,
-        draws=draws,
-        excess=excess,
-        other=own_alternative(runs, base, delta),
-    )
-
-
 def _selection(base: Base, settings: Settings, delta: float) -> dict[str, Any]:
     return {
         "form": "repeated",
@@ -189,7 +117,9 @@ def _selection(base: Base, settings: Settings, delta: float) -> dict[str, Any]:
     }
 
 
-def _repeated_data(runs: RepeatedRuns, found: Found, delta: float) -> dict[str, Any]:
+def _repeated_data(
+    runs: RepeatedRuns, found: Found, other: Mapping[str, Any] | None, delta: float
+) -> dict[str, Any]:
     return {
         "runs_seen_once": int(runs.seen_once.sum()),
         "runs_repeated": int((~runs.seen_once).sum()),
@@ -207,7 +137,7 @@ def _repeated_data(runs: RepeatedRuns, found: Found, delta: float) -> dict[str, 
             for minimum, share in zip(found.minima, found.shares, strict=True)
         ],
         "published": _published_json(found.base.law, runs, delta),
-        "other_base": found.other,
+        "other_base": other,
     }
 
 
@@ -249,9 +179,9 @@ def _published_json(law: ScalingLaw, runs: RepeatedRuns, delta: float) -> dict[s
     return {**decays, "objective": float(losses.sum())}
 
 
-def _warnings(found: Found) -> list[str]:
+def _warnings(found: Found, other: Mapping[str, Any] | None) -> list[str]:
     """What a reader must know before using the decays."""
-    base, chosen, other = found.base, found.chosen, found.other
+    base, chosen = found.base, found.chosen
     warnings = []
     if len(found.minima) > 1:
         best = found.minima[0]
