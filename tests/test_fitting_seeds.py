@@ -14,7 +14,7 @@ from llama_scale.fitting.candidates import weights_of
 from llama_scale.fitting.forms import CHINCHILLA
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Points
-from llama_scale.fitting.seeds import repeat_groups, seed_noise, seed_noise_weights
+from llama_scale.fitting.seeds import repeat_groups, seed_noise
 
 
 def repeated(seed: int, noise: np.ndarray, copies: int = 3, misfit: float = 0.0) -> Observations:
@@ -44,8 +44,9 @@ def test_noise_that_falls_with_compute_weighs_dear_runs_more() -> None:
     flops = sweep(0).train_flops
     noise = 0.006 * (flops / flops.min()) ** -0.5
     runs = repeated(1, noise)
-    weights = seed_noise_weights(runs)
-    assert weights is not None
+    found = seed_noise(runs)
+    assert found is not None
+    weights = found.weights
     assert weights.mean() == pytest.approx(1)
     dear = runs.train_flops > np.median(runs.train_flops)
     assert weights[dear].mean() > 1.5 * weights[~dear].mean()
@@ -57,8 +58,9 @@ def test_weights_bring_constants_nearer() -> None:
     plain, weighted = [], []
     for seed in range(12):
         runs = repeated(seed, noise)
-        weights = seed_noise_weights(runs)
-        for errors, use in ((plain, None), (weighted, weights)):
+        found = seed_noise(runs)
+        assert found is not None
+        for errors, use in ((plain, None), (weighted, found.weights)):
             points = Points.of(runs.parameters, runs.tokens, runs.loss, use)
             errors.append(CHINCHILLA.solve(points, delta=1e-2).law.alpha - LAW.alpha)
     assert np.std(weighted) < np.std(plain)
@@ -92,9 +94,9 @@ def test_published_fits_are_of_runs_that_all_weigh_alike(shared_data: Path) -> N
 
 
 def test_without_repeats_there_are_no_weights() -> None:
-    assert seed_noise_weights(independent_runs(0)) is None
+    assert seed_noise(independent_runs(0)) is None
     runs = sweep(0)
-    assert seed_noise_weights(runs) is None
+    assert seed_noise(runs) is None
     copies = runs.take(np.tile(np.arange(36), 2))  # rows written twice are one run, not two seeds
-    assert seed_noise_weights(copies) is None
+    assert seed_noise(copies) is None
     assert len(set(repeat_groups(copies))) == 72

@@ -9,8 +9,7 @@ allow.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -119,10 +118,3 @@ def _best(law: ScalingLaw, log_sizes: Array, log_costs: Array, log_budget: float
     step = log_sizes[1] - log_sizes[0]
     slope = (log_tokens[at + 1] - log_tokens[at - 1]) / 2
     return float(log_sizes[at] + shift * step), float(log_tokens[at] + shift * slope)
-
-
-def accounting_json(budget: float, countings: tuple[Counting, ...]) -> dict[str, Any] | None:
-    """As JSON; null where the runs allow one way of counting alone."""
-    if not countings:
-        return None
-    return {"train_flops": budget, "countings": [asdict(counting) for counting in countings]}

@@ -7,12 +7,12 @@ C^a and C^b are how the best N and D grow with the budget C. Approach 1 is the e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from llama_scale.fitting.accounting import accounting_json, compare_countings
+from llama_scale.canonical import plain
+from llama_scale.fitting.accounting import compare_countings
 from llama_scale.fitting.envelope import Envelope, envelope
 from llama_scale.fitting.envelope import bias_under as envelope_bias
 from llama_scale.fitting.forms import Form
@@ -59,10 +59,6 @@ class Approach:
     optima: tuple[Split, ...] = ()
     reason: str | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return NAMES[self.number]
 
 
 def compare_approaches(
@@ -123,16 +119,7 @@ def _by_envelope(
     notes = [f"{source[found.kind]}; {found.sizes} sizes are best between others, from {low} to {high}"]
     if drawn and found.kind == "ends" and not found.of_parameters.draws.shape[1]:
         notes.append("no interval: too few runs to say how they scatter about their sizes' curves")
-    if bias is not None:
-        notes.append(_bias_note("the envelope's", bias))
-    lines = (found.of_parameters, found.of_tokens)
-    return replace(_from_lines(1, lines, budgets, level, notes), exponent_a_bias=bias)
-
-
-def _bias_note(whose: str, bias: float) -> str:
-    return (
-        f"of its a, {bias:+z.3f} is {whose} own bias if the law of Approach 3 holds, which no interval knows"
-    )
+    return _from_lines(1, (found.of_parameters, found.of_tokens), bias, budgets, level, notes)
 
 
 def _by_parabolas(
@@ -155,9 +142,7 @@ def _by_parabolas(
             " 3 are the least",
             notes=tuple(notes),
         )
-    if bias is not None:
-        notes.append(_bias_note("the parabolas'", bias))
-    return replace(_from_lines(2, (found.line, found.of_tokens), budgets, level, notes), exponent_a_bias=bias)
+    return _from_lines(2, (found.line, found.of_tokens), bias, budgets, level, notes)
 
 
 def _refusal(profile: Profile) -> str:
@@ -196,15 +181,21 @@ def _by_law(fit: Fit, observations: Observations, budgets: Sequence[float], leve
 def _from_lines(
     number: int,
     lines: tuple[PowerLine, PowerLine],
+    bias: float | None,
     budgets: Sequence[float],
     level: float,
     notes: Sequence[str],
 ) -> Approach:
     of_parameters, of_tokens = lines
+    if bias is not None:
+        whose = "the envelope's" if number == 1 else "the parabolas'"
+        caveat = f"is {whose} own bias if the law of Approach 3 holds, which no interval knows"
+        notes = [*notes, f"of its a, {bias:+z.3f} {caveat}"]
     return Approach(
         number=number,
         exponent_a=of_parameters.exponent,
         exponent_a_interval=of_parameters.exponent_range(level),
+        exponent_a_bias=bias,
         exponent_b=of_tokens.exponent,
         exponent_b_interval=of_tokens.exponent_range(level),
         optima=tuple(
@@ -219,24 +210,6 @@ def _from_lines(
         ),
         notes=tuple(notes),
     )
-
-
-def approaches_json(approaches: Sequence[Approach], level: float) -> list[dict[str, Any]]:
-    """The three as JSON, in order."""
-    return [
-        {"approach": one.number, "name": one.name, "level": level} | _plain(asdict(one), drop="number")
-        for one in approaches
-    ]
-
-
-def _plain(values: dict[str, Any], drop: str) -> dict[str, Any]:
-    return {name: _listed(value) for name, value in values.items() if name != drop}
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_listed(item) for item in value]
-    return {name: _listed(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def side_by_side(
@@ -260,22 +233,23 @@ def side_by_side(
     three = compare_approaches(
         observations, fit, profiles, bias=bias, budgets=budgets, level=level, seed=seed
     )
+    budget, countings = compare_countings(observations, solve, form)
     return {
-        "isoflop": isoflop_json(profiles, bias, sensitivity(observations)),
-        "approaches": approaches_json(three, level),
-        "accounting": accounting_json(*compare_countings(observations, solve, form)),
-        "points": points_json(observations),
+        "isoflop": profiles and _isoflop_json(profiles, bias, sensitivity(observations)),
+        "approaches": [_approach_json(one, level) for one in three],
+        "accounting": plain({"train_flops": budget, "countings": countings}) if countings else None,
+        "points": _points_json(observations),
     }
 
 
-def isoflop_json(
-    found: IsoFlop | None, bias: float | None, variations: Sequence[Variation] = ()
-) -> dict[str, Any] | None:
+def _approach_json(approach: Approach, level: float) -> dict[str, Any]:
+    found = plain(approach)
+    return {"approach": (number := found.pop("number")), "name": NAMES[number], "level": level, **found}
+
+
+def _isoflop_json(found: IsoFlop, bias: float | None, variations: Sequence[Variation]) -> dict[str, Any]:
     """Approach 2 as JSON: minima by budget, N_opt = G C^a, its bias under Approach 3's law, sensitivity."""
-    if found is None:
-        return None
     line = found.line
-    interval = line.exponent_range(found.level) if line else None
     return {
         "level": found.level,
         "profiles": [
@@ -291,14 +265,14 @@ def isoflop_json(
             for p in found.profiles
         ],
         "exponent_a": line and line.exponent,
-        "exponent_a_interval": interval and list(interval),
+        "exponent_a_interval": plain(line and line.exponent_range(found.level)),
         "exponent_a_bias": bias,
         "coefficient": line and float(np.exp(line.log_coefficient)),
-        "sensitivity": [asdict(variation) for variation in variations],
+        "sensitivity": plain(variations),
     }
 
 
-def points_json(observations: Observations) -> dict[str, Any]:
+def _points_json(observations: Observations) -> dict[str, Any]:
     """Which points counted and by which rules; those left out are listed in `exclusions`."""
     rules = observations.rules
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -13,7 +12,7 @@ from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.points import Case, Points
-from llama_scale.fitting.seeds import seed_noise_weights
+from llama_scale.fitting.seeds import seed_noise
 from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.frozen import frozen
 from llama_scale.laws import FormName, ScalingLaw
@@ -62,13 +61,8 @@ def weights_of(observations: Observations, candidate: Candidate) -> Array:
     """Weights (n,) of the runs' Huber losses under a candidate."""
     flops = observations.train_flops
     weights = (flops / flops.max()) ** candidate.power
-    measured = _by_seed_noise(observations) if candidate.by_noise else None
-    return weights if measured is None else weights * measured
-
-
-@lru_cache(maxsize=16)
-def _by_seed_noise(observations: Observations) -> Array | None:
-    return seed_noise_weights(observations)
+    measured = seed_noise(observations) if candidate.by_noise else None
+    return weights if measured is None else weights * measured.weights
 
 
 def points_of(observations: Observations, candidate: Candidate | None = None) -> Points:

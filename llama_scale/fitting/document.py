@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from llama_scale.fitting.calibration import Backtest
-from llama_scale.fitting.diagnostics import Diagnostics
+from llama_scale.canonical import plain
 from llama_scale.fitting.kept import fingerprint
 from llama_scale.fitting.newton import Array
 from llama_scale.fitting.observations import Observations
@@ -139,9 +137,9 @@ def optima_json(fit: Fit, observations: Observations, settings: Settings) -> lis
                 "tokens": best.tokens,
                 "tokens_per_parameter": best.tokens / best.parameters,
                 "loss_nats": best.loss,
-                "parameters_interval": best.parameters_interval and list(best.parameters_interval),
-                "tokens_interval": best.tokens_interval and list(best.tokens_interval),
-                "loss_interval": best.loss_interval and list(best.loss_interval),
+                "parameters_interval": plain(best.parameters_interval),
+                "tokens_interval": plain(best.tokens_interval),
+                "loss_interval": plain(best.loss_interval),
             }
         )
     return rows
@@ -170,8 +168,3 @@ def held_out_json(fit: Fit, runs: Observations, level: float) -> list[dict[str, 
             }
         )
     return rows
-
-
-def plain(value: Diagnostics | Backtest) -> dict[str, Any]:
-    """A value as JSON holds it, tuples as lists."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(value).items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from llama_scale.canonical import plain
 from llama_scale.fitting.approaches import side_by_side
 from llama_scale.fitting.backtests import Direction
 from llama_scale.fitting.calibration import Calibration, calibrate
@@ -17,7 +18,6 @@ from llama_scale.fitting.document import (
     held_out_json,
     observations_json,
     optima_json,
-    plain,
     provenance_json,
     selection_json,
     spread_json,
@@ -81,7 +81,7 @@ def estimate(observations: Observations, settings: Settings, *, name: str = "fit
             "other_forms": _other_forms(observations, candidate, heard.form),
             "selection": selection_json(settings, draws, choice, observations),
             "backtest": _backtest_json(observations, calibration, settings),
-            "exclusions": [asdict(exclusion) for exclusion in observations.exclusions],
+            "exclusions": plain(observations.exclusions),
             "warnings": [
                 *observations.warnings,
                 *warnings_of(diagnostics, heard.form),
@@ -164,10 +164,9 @@ def _profile_json(
 
     points, form = points_of(observations, candidate), candidate.fitted_form
     found = profile(points, solution, form, delta=candidate.delta, level=settings.level)
-    intervals = {name: list(bounds) for name, bounds in found.intervals.items()}
     return {
         "level": found.level,
-        "intervals": intervals,
+        "intervals": plain(found.intervals),
         "threshold": found.threshold,
         "lower_objective": found.lower,
     }
@@ -190,7 +189,7 @@ def _backtest_json(
         )
 
     verdicts = run_protocol(observations, settings.candidates, fit_of, level=settings.level)
-    return (found or {}) | {"protocol": [asdict(verdict) for verdict in verdicts]}
+    return (found or {}) | {"protocol": plain(verdicts)}
 
 
 def _refits(heard: Heard, solution: Solution, settings: Settings) -> Draws | None:

@@ -14,14 +14,12 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_scale.errors import UnidentifiedError
 from llama_scale.fitting.lines import PowerLine, power_line
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.rows import Array, count_different
 from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw, central_range
-from llama_scale.quantities import counted, format_count, format_flops
 
 Positions = NDArray[np.intp]
 LEAST_SIZES = 4  # three points lie on their parabola exactly and say nothing of its error
@@ -38,33 +36,13 @@ class Verdict(StrEnum):
     TOO_FEW = "too few sizes"
 
 
-REMEDIES = {
-    Verdict.BELOW: "add smaller models at this budget",
-    Verdict.ABOVE: "add larger models at this budget",
-    Verdict.NOT_CONVEX: "add smaller and larger models at this budget",
-    Verdict.TOO_FEW: "run at least 4 sizes at this budget",
-}
-
-
-class NoInteriorMinimumError(UnidentifiedError):
-    """A budget whose runs don't enclose their best size; `profile` holds what they are, its verdict why."""
-
-    def __init__(self, profile: Profile) -> None:
-        super().__init__(
-            f"the runs at {format_flops(profile.budget)} have no best size between them: {profile.verdict}",
-            hint=f"{REMEDIES.get(profile.verdict, 'add sizes')} ({counted(len(profile.sizes), 'run')}"
-            f" of {format_count(min(profile.sizes))} to {format_count(max(profile.sizes))} there)",
-        )
-        self.profile = profile
-
-
 @frozen
 class Profile:
     """The runs of one budget, their parabola a + b u + c u^2 in u = log N - centre, and its minimum.
 
     `parameters` is None unless the minimum is interior: a vertex outside the sizes that were run is
-    an extrapolation that this method must not make. `vertex` keeps it for diagnostics. An end of
-    `interval` is None where the scatter allows a minimum outside the sizes.
+    an extrapolation that this method must not make. An end of `interval` is None where the scatter allows
+    a minimum outside the sizes.
     """
 
     budget: float
@@ -73,17 +51,10 @@ class Profile:
     centre: float
     coefficients: tuple[float, float, float]
     verdict: Verdict
-    vertex: float
     parameters: float | None
     tokens: float | None
     interval: tuple[float | None, float | None]
     loss: float | None
-
-    def minimum(self) -> float:
-        """The best size; raises NoInteriorMinimumError where the runs don't enclose one."""
-        if self.parameters is None:
-            raise NoInteriorMinimumError(self)
-        return self.parameters
 
 
 @frozen
@@ -145,8 +116,11 @@ def isoflop(
             logs = np.where(inside, shifts + fit.centre, np.nan)
             optima.append((np.log(budget), np.log(profile.parameters), np.log(profile.tokens)))
             drawn.append((logs, steady + falling * (logs - fit.centre)))
-    lines = _lines(np.array(optima), np.array(drawn)) if len(optima) >= 3 else (None, None)
-    return IsoFlop(profiles=tuple(profiles), line=lines[0], of_tokens=lines[1], level=level)
+    line = of_tokens = None
+    if len(optima) >= 3:
+        (log_flops, *logs), draws_of = np.array(optima).T, np.array(drawn).swapaxes(0, 1)
+        line, of_tokens = (power_line(log_flops, *pair) for pair in zip(logs, draws_of, strict=True))
+    return IsoFlop(profiles=tuple(profiles), line=line, of_tokens=of_tokens, level=level)
 
 
 def _samples(
@@ -221,7 +195,6 @@ def _profile(
     order = np.argsort(sizes)
     shift = -slope / (2 * bend) if bend != 0 else np.inf
     verdict = _verdict(fit.offsets, bend, shift)
-    vertex = float(np.exp(fit.centre + np.clip(shift, -50, 50)))
     interior = verdict is Verdict.INTERIOR
     steady, falling = _tokens_by_size(observations, fit)
     return Profile(
@@ -231,8 +204,7 @@ def _profile(
         centre=fit.centre,
         coefficients=(constant, slope, bend),
         verdict=verdict,
-        vertex=vertex,
-        parameters=vertex if interior else None,
+        parameters=float(np.exp(fit.centre + shift)) if interior else None,
         tokens=float(np.exp(steady + falling * shift)) if interior else None,
         interval=_within(shifts + fit.centre, np.log(sizes), level) if interior else (None, None),
         loss=constant - slope**2 / (4 * bend) if interior else None,
@@ -247,14 +219,6 @@ def _verdict(offsets: Array, bend: float, shift: float) -> Verdict:
     if shift <= offsets.min():
         return Verdict.BELOW
     return Verdict.ABOVE if shift >= offsets.max() else Verdict.INTERIOR
-
-
-def _lines(optima: Array, drawn: Array) -> tuple[PowerLine, PowerLine]:
-    """Least squares of logs (n, 3: C, N, D), and in each draw (n, 2, S), of interior minima."""
-    return (
-        power_line(optima[:, 0], optima[:, 1], drawn[:, 0]),
-        power_line(optima[:, 0], optima[:, 2], drawn[:, 1]),
-    )
 
 
 def _within(logs: Array, log_sizes: Array, level: float) -> tuple[float | None, float | None]:

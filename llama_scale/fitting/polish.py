@@ -35,7 +35,6 @@ class CrossCheck:
     lowest: float
     gap: float
     starts: int
-    reached: int
     constants: Array | None
 
 
@@ -73,7 +72,6 @@ def cross_check(
         lowest=float(best.fun) * unit,
         gap=gap,
         starts=starts,
-        reached=sum(end.fun <= best.fun * (1 + BETTER) for end in ends),
         constants=found if gap < -BETTER else None,
     )
 

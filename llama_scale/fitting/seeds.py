@@ -13,6 +13,8 @@ tau^2 is by moments: what the means of all groups vary about a least-squares fit
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,12 +58,7 @@ class SeedNoise:
         )
 
 
-def seed_noise_weights(observations: Observations) -> Array | None:
-    """Weights (n,) of mean 1 by measured noise, or None where repeats do not measure it."""
-    found = seed_noise(observations)
-    return None if found is None else found.weights
-
-
+@lru_cache(maxsize=16)
 def seed_noise(observations: Observations) -> SeedNoise | None:
     """Noise from repeats: runs of one size and duration in different families, whose losses differ.
 

@@ -40,7 +40,7 @@ def sensitivity(observations: Observations) -> tuple[Variation, ...]:
         variations.append(
             Variation(
                 name=f"without the budget {format_flops(profile.budget)}",
-                exponent_a=_exponent(rest, np.log([p.minimum() for p in rest])),
+                exponent_a=_exponent(rest, _minima(rest)),
                 interior=len(rest),
             )
         )
@@ -55,6 +55,11 @@ def _variation(name: str, found: IsoFlop | None) -> Variation:
     return Variation(name=name, exponent_a=line.exponent if line else None, interior=interior)
 
 
+def _minima(profiles: list[Profile]) -> Array:
+    """Logs of the best sizes."""
+    return np.log(np.array([profile.parameters for profile in profiles], float))
+
+
 def _exponent(profiles: list[Profile], log_sizes: Array) -> float:
     budgets = np.log(np.array([profile.budget for profile in profiles], float))
     return float(line_constants(budgets, log_sizes[:, None])[0][0])
@@ -62,7 +67,7 @@ def _exponent(profiles: list[Profile], log_sizes: Array) -> float:
 
 def _without_one_run(observations: Observations, interior: list[Profile]) -> Variation:
     """The run whose absence moves the exponent most: parabolas without each, by rank-one downdates."""
-    base = np.log([profile.minimum() for profile in interior])
+    base = _minima(interior)
     whole = _exponent(interior, base)
     groups = budgets_of(observations)
     worst, named = whole, "any run"
@@ -106,6 +111,6 @@ def _robust_minimum(profile: Profile) -> float:
         normal = design.T @ (weights[:, None] * design)
         coefficients = np.linalg.solve(normal, design.T @ (weights * losses))
     if coefficients[2] <= 0:
-        return float(np.log(profile.minimum()))
+        return float(_minima([profile])[0])
     vertex = -coefficients[1] / (2 * coefficients[2])
     return float(profile.centre + np.clip(vertex, offsets.min(), offsets.max()))

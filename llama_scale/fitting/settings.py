@@ -28,7 +28,7 @@ DEFAULT_DRAWS = 1000
 MOST_DRAWS = 100_000  # of 240 runs they take 50 s and .6 GB
 MOST_POWER = 2.0
 EXAMPLES = {"draws": 1000, "seed": 0, "delta": 1e-3, "weights": 0.5, "level": 0.9}
-MAY_BE_NONE = ("delta", "weights")
+MAY_BE_NONE = ("delta", "weights", "form", "resampling")
 WORDS: dict[str, tuple[str, ...]] = {  # of which each is one
     "form": (AUTO, *FORMS),
     "direction": get_args(Asked),
@@ -65,25 +65,16 @@ class Settings:
         _check_kinds(self)
         object.__setattr__(self, "budgets", tuple(map(float, self.budgets)))  # an array has no truth value
         for name, choices in WORDS.items():
-            object.__setattr__(self, name, known_word(getattr(self, name), choices))
-        if self.form not in (None, *WORDS["form"]):
-            raise InputError(
-                f"there is no form {self.form!r}", hint=f"use --form {' or '.join(WORDS['form'])}"
-            )
+            word = known_word(getattr(self, name), choices)
+            object.__setattr__(self, name, word)
+            if word not in choices and not (word is None and name in MAY_BE_NONE):
+                raise InputError(f"there is no {name} {word!r}", hint=f"use --{name} {' or '.join(choices)}")
         if self.delta is not None and not 0 < self.delta < np.inf:
             raise InputError(f"delta is {self.delta:g}, but must be positive", hint="use --delta 1e-3")
         if self.weights is not None and not 0 <= self.weights <= MOST_POWER:
             raise InputError(
                 f"weights are (C/Cmax)^{self.weights:g}, but the power must lie between 0 and {MOST_POWER:g}",
                 hint="use --weights none or --weights 0.5",
-            )
-        if self.direction not in WORDS["direction"]:
-            raise InputError(
-                f"there is no direction {self.direction!r}", hint=f"use {' or '.join(WORDS['direction'])}"
-            )
-        if self.resampling not in (None, *WORDS["resampling"]):
-            raise InputError(
-                f"there is no resampling {self.resampling!r}", hint=f"use {' or '.join(WORDS['resampling'])}"
             )
         if not 0 < self.level < 1:
             raise InputError(f"level is {self.level:g}, but must lie between 0 and 1", hint="use --level 0.9")
