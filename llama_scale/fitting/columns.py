@@ -296,14 +296,7 @@ def _with_unit(ours: str, found: str) -> str:
 def convention_of(
     path: Path, table: Cells, columns: Columns, asked: ParameterConvention | None
 ) -> tuple[ParameterConvention, list[str]]:
-    """How the table counts parameters, and what to say of its columns."""
-    counted, notes = _counted(path, table, columns, asked)
-    return counted, [*notes, *columns.notes]
-
-
-def _counted(
-    path: Path, table: Cells, columns: Columns, asked: ParameterConvention | None
-) -> tuple[ParameterConvention, list[str]]:
+    """How the table counts parameters, and what to say of that."""
     parameters = columns.at.get("parameters")
     for known in CONVENTIONS:
         exact = columns.at.get(f"parameters_{known}")

@@ -10,10 +10,8 @@ import numpy as np
 
 from llama_scale.canonical import canonical_hash, plain
 from llama_scale.errors import InputError
-from llama_scale.fitting.estimate import Settings
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.repeated import RepeatedRuns, loose_decays, surface
-from llama_scale.fitting.repeated_backtest import backtest_repeated
 from llama_scale.fitting.repeated_base import (
     PUBLISHED_BASE,
     SAME_KIND,
@@ -22,7 +20,8 @@ from llama_scale.fitting.repeated_base import (
     residuals_of,
     runs_of,
 )
-from llama_scale.fitting.repeated_search import Found, resamples, search
+from llama_scale.fitting.repeated_search import Found, backtest_repeated, resamples, search
+from llama_scale.fitting.settings import Settings
 from llama_scale.fitting.solver import DEFAULT_DELTA
 from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
 from llama_scale.version import code_version

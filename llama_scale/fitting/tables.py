@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from llama_scale.architecture import CONVENTIONS, ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import Cells, read_cells
 from llama_scale.fitting.columns import ALIASES, Columns, column_name, convention_of, find_columns
-from llama_scale.fitting.curves_of_tables import CurvePoint, curves_and_ends
 from llama_scale.fitting.filters import Filter, check_columns, plain_name
 from llama_scale.fitting.headers import read_header
-from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows
+from llama_scale.fitting.rows import NO_POINTS, Exclusion, Row, Rows, TrainingCurve
+from llama_scale.quantities import counted
 
 HELD_OUT = ("holdout", "held_out", "test")
 DONE = ("", "done", "finished", "complete", "completed", "success", "succeeded")  # as trackers say it
+EARLIER = "of its loss curve before the last: the learning-rate schedule had not ended"
 TAKEN_ALONE = ("parameters", "tokens", "loss", "train_flops", "budget")
 ACTIVE = re.compile(r"activ\w*param|param\w*activ")  # of a mixture of experts, whose FLOPs hang on these
 YES, NO = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
@@ -48,7 +52,7 @@ def rows_of_cells(
     filters = [(c, at, columns.factor_at(at)) for c, at in zip(where, positions, strict=True)]
     rows: list[Row] = []
     left: list[Exclusion] = []
-    points: list[CurvePoint] = []
+    points: list[tuple[float, Row]] = []
     for line, cells in zip(table.places, table.rows, strict=True):
         place, name = f"{path.name} {line}", columns.text(cells, "run")
         name, place = (name, f"{place} ({name})") if name else (place, place)
@@ -59,20 +63,62 @@ def rows_of_cells(
             continue
         row = _row(name, place, cells, columns)
         if "step" in columns.at:
-            points.append(CurvePoint(step=columns.number(place, cells, "step"), row=row))
+            points.append((columns.number(place, cells, "step"), row))
         else:
             rows.append(row)
-    rows_, curves, earlier = curves_and_ends(points) if points else (tuple(rows), (), ())
-    counted, notes = convention_of(path, table, columns, convention)
+    ends, curves, earlier = _curves_and_ends(points)
+    counted_by, notes = convention_of(path, table, columns, convention)
     return Rows(
         source=str(path),
-        rows=rows_,
-        convention=counted,
+        rows=(*rows, *ends),
+        convention=counted_by,
         exclusions=(*left, *earlier),
-        warnings=(*notes, *_passed_over(path, table, columns), *_derived(path, columns)),
+        warnings=(*notes, *columns.notes, *_passed_over(path, table, columns), *_derived(path, columns)),
         curves=curves,
         units_known=columns.tell_units(table.rows),
         remedy=REMEDY,
+    )
+
+
+def _curves_and_ends(
+    points: Sequence[tuple[float, Row]],
+) -> tuple[tuple[Row, ...], tuple[TrainingCurve, ...], tuple[Exclusion, ...]]:
+    """The last row of each run, the curves of runs with several, and how many earlier rows were left out.
+
+    Rows come with the optimiser steps at which their losses were measured.
+
+    Raises InputError for a run whose size changes along its curve: its rows are not one run.
+    """
+    by_run: dict[str, list[tuple[float, Row]]] = defaultdict(list)
+    for step, row in points:
+        by_run[row.name].append((step, row))
+    ends, curves, earlier = [], [], []
+    for run, found in by_run.items():
+        ordered = [row for _, row in sorted(found, key=lambda point: point[0])]
+        last = ordered[-1]
+        changed = next((row for row in ordered if row.parameters != last.parameters), None)
+        if changed:
+            raise InputError(
+                f"{changed.place} has {changed.parameters:g} parameters, but a later step of run {run} has"
+                f" {last.parameters:g}",
+                hint="give each run a name of its own in the column 'run'",
+            )
+        ends.append(last)
+        if len(ordered) > 1:
+            curves.append(_curve(run, ordered))
+            earlier.append(Exclusion(run=run, reason=f"{counted(len(ordered) - 1, 'point')} {EARLIER}"))
+    return tuple(ends), tuple(curves), tuple(earlier)
+
+
+def _curve(run: str, rows: Sequence[Row]) -> TrainingCurve:
+    last = rows[-1]
+    per_token = 6 * last.parameters if last.train_flops is None else last.train_flops / last.tokens
+    return TrainingCurve(
+        run=run,
+        parameters=last.parameters,
+        flops_per_token=per_token,
+        tokens=np.array([row.tokens for row in rows]),
+        loss=np.array([row.loss for row in rows]),
     )
 
 
