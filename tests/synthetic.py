@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from llama_scale.fitting.observations import Observations, Row, Rows, observe
 from llama_scale.laws import RepeatedDataLaw, Repetition, ScalingLaw
+from llama_scale.laws.curves import MultiPowerLaw
 
 Array = NDArray[np.float64]
 
@@ -114,3 +115,28 @@ def lowest(observations: Observations) -> Observations:
     order = np.argsort(observations.loss)
     pairs = np.stack([observations.parameters, observations.tokens], axis=1)[order]
     return observations.take(order[np.unique(pairs, axis=0, return_index=True)[1]])
+
+
+# Luo et al. 2025, github thu-yao-01-luo/MultiPowerLaw, src/config.py: Llama-2-like models at a peak rate of
+# 3e-4, fitted on cosine_24000, constant_24000 and wsdcon_9. They count the rise of the rate over the 2,160
+# steps of warm-up among its changes, so that L0 is lower than where, as here, the warm-up is only summed.
+LUO_CURVES = {
+    25: MultiPowerLaw(
+        L0=3.04045406,
+        A=0.52468604,
+        alpha=0.50786857,
+        B=363.78751622,
+        C=2.06560812,
+        beta=0.58279013,
+        gamma=0.64142257,
+    ),
+    100: MultiPowerLaw(
+        L0=2.6514477,
+        A=0.60115152,
+        alpha=0.45295811,
+        B=437.9464276,
+        C=2.13245612,
+        beta=0.59785199,
+        gamma=0.65523644,
+    ),
+}

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from synthetic import LUO_CURVES
 
 from llama_scale.cli import main
 from llama_scale.fitting.curve_sources import schedule_of
 from llama_scale.laws import RepeatedDataLaw, Repetition, ScalingLaw
-from llama_scale.laws.curves import PUBLISHED_CURVES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = (REPOSITORY / "docs" / "fitting-other-data.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def write_repeated(path: Path) -> None:
 
 
 def write_curves(path: Path) -> None:
-    law = PUBLISHED_CURVES["luo-2025-25m"]
+    law = LUO_CURVES[25]
     lines = ["run,params,step,lr,loss,warmup_steps"]
     for name, kind, steps in (
         ("cosine_24000", "cosine", 24000),

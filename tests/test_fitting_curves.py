@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from synthetic import LUO_CURVES
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.cli import main
@@ -24,7 +25,7 @@ from llama_scale.fitting.curve_fit import (
 from llama_scale.fitting.curve_sources import curves_of_table, learning_rates, schedule_of
 from llama_scale.fitting.curves import Curve, fit_curves
 from llama_scale.fitting.observations import observe
-from llama_scale.laws.curves import PUBLISHED_CURVES, MultiPowerLaw, rates_by_step
+from llama_scale.laws.curves import MultiPowerLaw, rates_by_step
 from llama_scale.runs import (
     Branch,
     DataConfig,
@@ -111,7 +112,7 @@ def test_the_published_constants_give_the_published_errors(
     shared_data: Path, size: int, mean: float, worst: float
 ) -> None:
     """They were fitted with the rise of the rate in the warm-up (2,160 steps) among the changes of rate."""
-    law = PUBLISHED_CURVES[f"luo-2025-{size}m"]
+    law = LUO_CURVES[size]
     curves, _ = gather_curves(
         [shared_data / "mpl_loss_curves_25M_100M.csv"], where=[f"params = {size}000000"]
     )

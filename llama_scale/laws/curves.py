@@ -174,40 +174,6 @@ class MultiPowerLaw:
         )
 
 
-# Luo et al. 2025, github thu-yao-01-luo/MultiPowerLaw, src/config.py: Llama-2-like models at a peak rate of
-# 3e-4, fitted on cosine_24000, constant_24000 and wsdcon_9. They count the rise of the rate over the 2,160
-# steps of warm-up among its changes, so that L0 is lower than where, as here, the warm-up is only summed.
-PUBLISHED_CURVES = {
-    "luo-2025-25m": MultiPowerLaw(
-        L0=3.04045406,
-        A=0.52468604,
-        alpha=0.50786857,
-        B=363.78751622,
-        C=2.06560812,
-        beta=0.58279013,
-        gamma=0.64142257,
-    ),
-    "luo-2025-100m": MultiPowerLaw(
-        L0=2.6514477,
-        A=0.60115152,
-        alpha=0.45295811,
-        B=437.9464276,
-        C=2.13245612,
-        beta=0.59785199,
-        gamma=0.65523644,
-    ),
-    "luo-2025-400m": MultiPowerLaw(
-        L0=2.37474466,
-        A=0.65421216,
-        alpha=0.42878731,
-        B=523.42464371,
-        C=2.02462735,
-        beta=0.59350493,
-        gamma=0.63472457,
-    ),
-}
-
-
 def rates_by_step(rates: Sequence[float] | Array, *, warmup_steps: int) -> LearningRates:
     """Learning rates from one a step, step 1 first; those of the warm-up only count in their sum."""
     values = np.asarray(rates, float)

@@ -19,9 +19,12 @@ from llama_scale.files import check_new, parse_json, write_atomically
 from llama_scale.laws.evidence import check_evidence
 from llama_scale.laws.files_extras import (
     DECAYS,
+    arrays_of,
     checked_repetition,
+    columns_of,
     downstream_from_json,
     downstream_to_json,
+    numbers_of,
     repetition_draws_from_json,
     rounded_columns,
 )
@@ -180,9 +183,7 @@ def _draws_from_json(columns: Any) -> tuple[ScalingLaw | None, NDArray[np.float6
         return None, None
     if not columns:
         raise ValueError("draws are empty")
-    arrays = {name: np.asarray(columns[name], float) for name in columns}
-    if {array.shape for array in arrays.values()} != {(len(next(iter(columns.values()))),)}:
-        raise ValueError("draws must be lists of one length")
+    arrays = dict(columns_of("draws", columns, columns))
     noise = arrays.pop("noise", None)
     if noise is not None and not (np.isfinite(noise) & (noise >= 0)).all():
         raise ValueError("the noise of a draw must be finite and not negative")
@@ -199,14 +200,13 @@ def checked_law(constants: Mapping[str, Any]) -> ScalingLaw:
         raise ValueError(
             f"a law needs {', '.join(names[:-1])} (and k, if not 1), found one {' and '.join(parts)}"
         )
-    for name in constants:
-        value = np.asarray(constants[name], float)
+    values = arrays_of(constants, constants)
+    for name, value in values.items():
         # a draw may have lost a term; what is planned by may not, for it would have no optimum
         may_be_0 = name == "E" or (name in "AB" and value.ndim > 0)
         if not (np.isfinite(value) & ((value >= 0) if may_be_0 else (value > 0))).all():
             raise ValueError(f"{name} must be finite and {'not negative' if may_be_0 else 'positive'}")
-    values = {name: np.asarray(constants[name], float) for name in constants}
-    return ScalingLaw(**{name: float(v) if v.ndim == 0 else v for name, v in values.items()})
+    return ScalingLaw(**numbers_of(values))
 
 
 def one_of(name: str, value: object, options: tuple[T, ...]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -15,6 +15,7 @@ from llama_scale.laws.repeated import Repetition
 
 DECAYS = tuple(f.name for f in fields(Repetition))
 CURVE = tuple(f.name for f in fields(Sigmoid))
+Arrays = Mapping[str, NDArray[np.float64]]
 DRAW_DIGITS = 10  # significant digits of a draw in a file: losses keep 9
 
 
@@ -28,18 +29,18 @@ def rounded_columns(columns: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def checked_repetition(decays: Mapping[str, Any]) -> Repetition:
     """The decays of repeated data; ValueError names one that is missing or impossible."""
-    values = {name: np.asarray(decays[name], float) for name in DECAYS}
+    values = arrays_of(decays, DECAYS)
     for name, value in values.items():
         if not (np.isfinite(value) & (value > 0)).all():
             raise ValueError(f"{name} must be finite and positive")
-    return Repetition(**{name: float(v) if v.ndim == 0 else v for name, v in values.items()})
+    return Repetition(**numbers_of(values))
 
 
 def repetition_draws_from_json(columns: Any, draws: ScalingLaw | None) -> Repetition | None:
     """Draws of the decays, as many as of the law where it has draws too."""
     if columns is None:
         return None
-    arrays = _columns_of("repetition_draws", columns, DECAYS)
+    arrays = columns_of("repetition_draws", columns, DECAYS)
     if draws is not None and np.size(draws.E) != len(arrays[DECAYS[0]]):
         raise ValueError("draws and repetition_draws must be of one length")
     return checked_repetition(arrays)
@@ -76,32 +77,40 @@ def downstream_from_json(content: Any) -> Downstream | None:
     known = {f.name for f in fields(Downstream)} | set(CURVE)
     return Downstream(
         task=str(content["task"]),
-        sigmoid=_checked_sigmoid({name: content[name] for name in CURVE}),
+        sigmoid=_checked_sigmoid(arrays_of(content, CURVE)),
         losses=(low, high),
         models=int(content["models"]),
         noise=noise,
-        draws=None
-        if columns is None
-        else _checked_sigmoid(_columns_of("downstream's draws", columns, CURVE)),
+        draws=None if columns is None else _checked_sigmoid(columns_of("downstream's draws", columns, CURVE)),
         interval_factor=factor,
         source=str(content.get("source", "")),
         evidence={key: value for key, value in content.items() if key not in known},
     )
 
 
-def _checked_sigmoid(constants: Mapping[str, Any]) -> Sigmoid:
-    values = {name: np.asarray(constants[name], float) for name in CURVE}
+def _checked_sigmoid(values: Arrays) -> Sigmoid:
     for name, value in values.items():
         if not np.isfinite(value).all():
             raise ValueError(f"downstream's {name} must be finite")
     if not ((values["steepness"] > 0) & (values["ceiling"] > values["floor"])).all():
         raise ValueError("downstream's steepness must be positive, and its ceiling above its floor")
-    return Sigmoid(**{name: float(v) if v.ndim == 0 else v for name, v in values.items()})
+    return Sigmoid(**numbers_of(values))
 
 
-def _columns_of(what: str, columns: Any, names: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
-    arrays = {name: np.asarray(columns[name], float) for name in names}
-    lengths = {array.shape for array in arrays.values()}
-    if len(lengths) != 1 or len(next(iter(lengths))) != 1 or next(iter(lengths)) == (0,):
+def columns_of(what: str, columns: Any, names: Iterable[str]) -> Arrays:
+    """Draws by name; ValueError unless they are lists of one length, and not empty."""
+    arrays = arrays_of(columns, names)
+    first, *others = {array.shape for array in arrays.values()} or {()}
+    if others or len(first) != 1 or not first[0]:
         raise ValueError(f"{what} must be lists of one length")
     return arrays
+
+
+def arrays_of(constants: Any, names: Iterable[str]) -> Arrays:
+    """Constants by name, as arrays."""
+    return {name: np.asarray(constants[name], float) for name in names}
+
+
+def numbers_of(values: Arrays) -> dict[str, Any]:
+    """The same, a float where an array holds but one number."""
+    return {name: float(value) if value.ndim == 0 else value for name, value in values.items()}
