@@ -12,7 +12,7 @@ from synthetic import independent_runs, sweep
 
 from llama_scale.errors import InputError, UnidentifiedError
 from llama_scale.fitting import Rules, fit, gather
-from llama_scale.fitting.estimate import Settings
+from llama_scale.fitting.settings import Settings
 from llama_scale.laws import write_fit
 from llama_scale.runs import load_records
 

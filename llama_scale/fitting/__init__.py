@@ -17,9 +17,10 @@ from llama_scale.architecture import ParameterConvention
 from llama_scale.checked import known_word
 from llama_scale.errors import InputError
 from llama_scale.fitting.diagnostics import UnidentifiedFitError
-from llama_scale.fitting.estimate import Settings, estimate, settings_of
+from llama_scale.fitting.estimate import estimate
 from llama_scale.fitting.observations import EVERY_POINT, Observations
 from llama_scale.fitting.rules import Rules
+from llama_scale.fitting.settings import Settings, settings_of
 from llama_scale.fitting.sources import Source, gather
 from llama_scale.laws import Fit
 
@@ -73,10 +74,6 @@ def fit(
     else:
         observations = gather(source, where=where, convention=convention, rules=rules)
         found = estimate(observations, settings_of(settings, words), name=name)
-    return _with_scores(found, scores, task)
-
-
-def _with_scores(found: Fit, scores: str | Path | None, task: str | None) -> Fit:
     if scores is None and task is None:
         return found
     from llama_scale.fitting.downstream import with_scores  # seldom asked for

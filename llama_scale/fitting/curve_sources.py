@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from llama_scale.architecture import ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import BARE_NUMBER, read_cells
 from llama_scale.fitting.columns import ALIASES as RUN_COLUMNS
 from llama_scale.fitting.columns import Columns, named_columns
 from llama_scale.fitting.curves import LEAST_POINTS, Curve
 from llama_scale.fitting.filters import Filter, check_columns, plain_name
+from llama_scale.fitting.records import STORE_CONVENTION
 from llama_scale.fitting.rows import Exclusion
 from llama_scale.laws.curves import Array, LearningRates, rates_between, rates_by_step
 from llama_scale.quantities import counted, format_count
@@ -157,16 +157,14 @@ def learning_rates(schedule: ScheduleConfig, steps: int, peak: float) -> Array:
     return peak * factor
 
 
-def curves_of_store(
-    store: Path, *, convention: ParameterConvention = "matmul"
-) -> tuple[list[Curve], list[Exclusion]]:
+def curves_of_store(store: Path) -> tuple[list[Curve], list[Exclusion]]:
     """Training-loss curves of a store: a trunk and the branches that leave it share a law.
 
     A logged loss is the mean of an interval, and is placed in its middle.
     """
     curves, left = [], []
     for folder in run_folders(store):
-        curve = _curve_of_run(folder, convention)
+        curve = _curve_of_run(folder)
         if isinstance(curve, str):
             left.append(Exclusion(run=folder.run, reason=curve))
         else:
@@ -174,7 +172,7 @@ def curves_of_store(
     return curves, left
 
 
-def _curve_of_run(folder: RunFolder, convention: ParameterConvention) -> Curve | str:
+def _curve_of_run(folder: RunFolder) -> Curve | str:
     if (folder.result() or {}).get("status") == "diverged":
         return "it diverged"
     config, logged = folder.config, folder.curve()
@@ -191,7 +189,7 @@ def _curve_of_run(folder: RunFolder, convention: ParameterConvention) -> Curve |
         rates=rates_by_step(every, warmup_steps=warm),
         steps=steps[kept],
         loss=loss[kept],
-        parameters=float(config.model.parameters.by(convention)),
+        parameters=float(config.model.parameters.by(STORE_CONVENTION)),
         tokens_per_step=float(config.tokens_per_step),
     )
 

@@ -8,6 +8,7 @@ which therefore need no starts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Any, cast
 
@@ -152,7 +153,7 @@ def _prepare(curve: Curve, peak: float) -> Prepared:
     rates = curve.rates.until(steps[-1])
     # Knots where the rate turns stay; of those where it was only logged, as many as there are points.
     turns = np.abs(np.diff(rates.rates, 2)) > FLAT * rates.peak
-    kept = np.concatenate([[True], turns & _thinned(rates.steps[1:-1], every), [True]])
+    kept = np.concatenate([[True], turns & (np.arange(len(turns)) % every == 0), [True]])
     jumps = np.flatnonzero(np.diff(rates.steps) <= 1)
     kept[jumps] = kept[np.minimum(jumps + 1, len(kept) - 1)] = True
     thin = LearningRates(steps=rates.steps[kept], rates=rates.rates[kept], warmup_sum=rates.warmup_sum)
@@ -160,10 +161,6 @@ def _prepare(curve: Curve, peak: float) -> Prepared:
     return Prepared(
         changes=changes_of(whole), logged=np.searchsorted(whole.steps, steps), log_loss=np.log(loss)
     )
-
-
-def _thinned(steps: Array, every: int) -> NDArray[np.bool_]:
-    return np.arange(len(steps)) % every == 0
 
 
 def _best_starts(prepared: Sequence[Prepared]) -> list[Array]:
@@ -214,23 +211,16 @@ def _columns(part: Prepared, alpha: float, log_c: float, beta: float, gamma: flo
 
 def _descend(prepared: Sequence[Prepared], unknowns: Array, delta: float) -> OptimizeResult:
     """Least squares under Huber's loss, with the exact Jacobian."""
-    last: dict[bytes, tuple[Array, Array]] = {}
 
-    def both(at: Array) -> tuple[Array, Array]:
-        key = at.tobytes()
-        if key not in last:
-            last.clear()
-            parts = [_residuals(part, at) for part in prepared]
-            last[key] = (
-                np.concatenate([residual for residual, _ in parts]),
-                np.concatenate([slope for _, slope in parts]),
-            )
-        return last[key]
+    @lru_cache(maxsize=1)  # SciPy asks for the residuals, then for their derivatives at the same place
+    def both(at: bytes) -> tuple[Array, Array]:
+        residuals, slopes = zip(*(_residuals(part, np.frombuffer(at)) for part in prepared), strict=True)
+        return np.concatenate(residuals), np.concatenate(slopes)
 
     return least_squares(
-        lambda at: both(at)[0],
+        lambda at: both(at.tobytes())[0],
         np.clip(unknowns, LOW + 1e-6, HIGH - 1e-6),
-        jac=cast(Any, lambda at: both(at)[1]),  # its type is narrower than what it takes
+        jac=cast(Any, lambda at: both(at.tobytes())[1]),  # its type is narrower than what it takes
         bounds=(LOW, HIGH),
         loss="huber",
         f_scale=delta,

@@ -78,11 +78,9 @@ def fit_downstream(pairs: ScorePairs, *, draws: int = DRAWS, level: float = 0.9,
 
 
 def with_scores(fit: Fit, scores: str | Path | None, task: str | None = None) -> Fit:
-    """The fit with what a loss scores, where a CSV of scores is given; its warnings are the fit's too."""
+    """The fit with what a loss scores, by a CSV of scores; its warnings are the fit's too."""
     if scores is None:
-        if task is not None:
-            raise InputError("a task names no scores to choose from", hint="give their CSV with --scores")
-        return fit
+        raise InputError("a task names no scores to choose from", hint="give their CSV with --scores")
     if not isinstance(scores, str | Path):
         raise InputError(
             f"scores are a {type(scores).__name__}, but must be the path of a CSV",

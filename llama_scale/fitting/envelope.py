@@ -22,8 +22,8 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llama_scale.fitting.descent import Index
 from llama_scale.fitting.lines import PowerLine, power_line
 from llama_scale.fitting.noise import Noise
 from llama_scale.fitting.observations import SAME_SIZE, Observations
@@ -32,8 +32,6 @@ from llama_scale.fitting.size_curves import LEAST_SIZES, Ends, LossBySize, ends_
 from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw
 from llama_scale.quantities import counted
-
-__all__ = ["Envelope", "bias_under", "envelope", "has_ends"]
 
 GRID = 1500  # FLOP counts, as in the paper
 DRAW_GRID = 60  # the same for each draw
@@ -156,19 +154,11 @@ def _best(sizes: Sequence[LossBySize], log_flops: Array, drawn: Array | None = N
     return np.where(between, np.stack([log_parameters, log_tokens, at.astype(float)]), np.nan)
 
 
-def _neighbours(
-    losses: Array, logs: Array, at: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _neighbours(losses: Array, logs: Array, at: Index) -> tuple[Index, Index]:
     """The next smaller and larger size that reaches C (S, G); -1 and the number of sizes for none."""
-    number = len(logs)
-    below, above = np.full(at.shape, -1), np.full(at.shape, number)
-    for index in range(number):
-        reached = np.isfinite(losses[index])
-        below = np.where(reached & (logs[index] < logs[at] - SAME_SIZE), index, below)
-    for index in reversed(range(number)):
-        reached = np.isfinite(losses[index])
-        above = np.where(reached & (logs[index] > logs[at] + SAME_SIZE), index, above)
-    return below, above
+    reached, (index, sizes) = np.isfinite(losses), (np.arange(len(logs))[:, None, None], logs[:, None, None])
+    below = np.where(reached & (sizes < logs[at] - SAME_SIZE), index, -1).max(axis=0)
+    return below, np.where(reached & (sizes > logs[at] + SAME_SIZE), index, len(logs)).min(axis=0)
 
 
 def _lines(

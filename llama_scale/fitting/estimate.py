@@ -27,11 +27,9 @@ from llama_scale.fitting.forms import Form
 from llama_scale.fitting.minima import Solution
 from llama_scale.fitting.observations import Observations, check_design
 from llama_scale.fitting.selection import AUTO_FORMS, Choice, choose
-from llama_scale.fitting.settings import Settings, settings_of
+from llama_scale.fitting.settings import Settings
 from llama_scale.fitting.uncertainty import Draws, doubts_of_resampling, draw_laws, draw_mixtures
 from llama_scale.laws import Fit, least_draws, median
-
-__all__ = ["Settings", "estimate", "settings_of"]
 
 PROTOCOL_DRAWS = 400
 

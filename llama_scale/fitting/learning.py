@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from llama_scale.architecture import ParameterConvention
 from llama_scale.errors import InputError
 from llama_scale.fitting.cells import read_cells
 from llama_scale.fitting.columns import ALIASES, EVALUATED_LOSS, TRAINING_LOSS, Columns, named_columns
@@ -21,9 +20,7 @@ LEAST_POINTS = 3
 NEEDED = ("run", "parameters", "tokens", "loss")
 
 
-def learning_curves(
-    path: Path, *, convention: ParameterConvention | None = None
-) -> tuple[TrainingCurve, ...]:
+def learning_curves(path: Path) -> tuple[TrainingCurve, ...]:
     """Training loss along every run, trunks and branches, after the warm-up; empty where none was logged.
 
     Raises InputError for a path that holds neither runs nor a table of their steps.
@@ -38,14 +35,14 @@ def learning_curves(
             f"{path} is {'a fit' if is_fit(path) else 'JSON'}, which holds no loss curves",
             hint="name the store of its runs, or the table that `llama-scale runs export --curves` writes",
         )
-    found = _of_store(path, convention or STORE_CONVENTION) if path.is_dir() else _of_table(path)
+    found = _of_store(path) if path.is_dir() else _of_table(path)
     return tuple(curve for curve in found if len(curve.tokens) >= LEAST_POINTS)
 
 
-def _of_store(path: Path, convention: ParameterConvention) -> list[TrainingCurve]:
+def _of_store(path: Path) -> list[TrainingCurve]:
     folders = ((RunFolder(path / record.run), record) for record in read_records(path))
     here = ((folder, record) for folder, record in folders if (folder.path / "spec.json").exists())
-    return [curve_of(folder, record, convention) for folder, record in here]
+    return [curve_of(folder, record, STORE_CONVENTION) for folder, record in here]
 
 
 def _of_table(path: Path) -> list[TrainingCurve]:

@@ -256,9 +256,9 @@ def _ratios(ratios: Array) -> str:
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
-def check_design(observations: Observations, constants: int = LAW_CONSTANTS) -> None:
+def check_design(observations: Observations) -> None:
     """Raises UnidentifiedError where the runs cannot tell the constants of a law apart, or follow none."""
-    check_spread(observations.parameters, observations.tokens, constants)
+    check_spread(observations.parameters, observations.tokens)
     flops = observations.parameters * observations.tokens
     if rank_correlation(flops, observations.loss) > RISING:
         cheap, dear = (observations.names[int(at)] for at in (flops.argmin(), flops.argmax()))

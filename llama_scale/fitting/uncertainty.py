@@ -31,7 +31,7 @@ from llama_scale.fitting.candidates import Candidate, constants_of, points_of
 from llama_scale.fitting.consensus import Heard
 from llama_scale.fitting.forms import CHINCHILLA, FITTED, Form
 from llama_scale.fitting.minima import Minima
-from llama_scale.fitting.newton import Array
+from llama_scale.fitting.newton import NAMES, Array
 from llama_scale.fitting.noise import Noise, estimate_noise, log_prediction, noise_about
 from llama_scale.fitting.observations import LAW_CONSTANTS, Observations
 from llama_scale.fitting.points import Case, Points
@@ -90,13 +90,9 @@ def draw_laws(
     draws: int,
     seed: int = 0,
     method: Resampling | None = None,
-    noise: Noise | None = None,
 ) -> Draws:
-    """Draw laws of one candidate about its optimum (5 or 6,), with `noise` as given or else as estimated."""
-    disturbed = _disturb(
-        observations, candidate, constants, draws=draws, seed=seed, method=method, noise=noise
-    )
-    return _refit([disturbed])[0]
+    """Draw laws of one candidate about its optimum (5 or 6,)."""
+    return _refit([_disturb(observations, candidate, constants, draws=draws, seed=seed, method=method)])[0]
 
 
 class Disturbed(NamedTuple):
@@ -127,8 +123,9 @@ def _disturb(
     draws: int,
     seed: int,
     method: Resampling | None,
-    noise: Noise | None,
+    noise: Noise | None = None,
 ) -> Disturbed:
+    """With `noise` as given, or else as estimated."""
     points = points_of(observations, candidate)
     generator = np.random.default_rng(seed)
     chosen = method or choose_resampling(observations)
@@ -205,15 +202,8 @@ def _mixed(parts: Sequence[tuple[Candidate, Draws]], draws: int, seed: int) -> D
 
 
 def _joined(laws: list[ScalingLaw], order: NDArray[np.intp]) -> ScalingLaw:
-    names = ("E", "A", "B", "alpha", "beta", "k")
-    size = [np.shape(law.E) for law in laws]
-    columns = {
-        name: np.concatenate(
-            [np.broadcast_to(getattr(law, name), shape) for law, shape in zip(laws, size, strict=True)]
-        )[order]
-        for name in names
-    }
-    return ScalingLaw(**columns)
+    columns = {name: [np.broadcast_to(getattr(law, name), np.shape(law.E)) for law in laws] for name in NAMES}
+    return ScalingLaw(**{name: np.concatenate(column)[order] for name, column in columns.items()})
 
 
 def noise_of(
