@@ -287,6 +287,11 @@ def test_a_decay_that_is_not_identified_is_kept_and_has_no_interval(tmp_path: Pa
         assert fit.repetition.parameters_decay == pytest.approx(5.31, abs=0.01)
         assert "tokens_decay" in fit.evidence["intervals"]
         assert "parameters_decay" not in fit.evidence["intervals"]
+        minima = fit.evidence["repeated_data"]["minima"]
+        kept = float(fit.repetition.parameters_decay)
+        assert {minimum["parameters_decay"] for minimum in minima} == {kept}
+        assert sum(minimum["share_of_draws"] for minimum in minima) == pytest.approx(1)
+        assert [minimum["chosen"] for minimum in minima].count(True) == 1
         shown = CliRunner().invoke(main, [*words[:-1], "--output", str(tmp_path / f"{base} again")]).output
         assert "R_D*" in shown[shown.index("intervals") :].split("the middle")[0]
         assert "R_N*" not in shown[shown.index("intervals") :].split("the middle")[0]

@@ -69,6 +69,11 @@ class DecayMinimum(NamedTuple):
         at_limit = tuple(name for name, value in zip(names, decays, strict=True) if _is_at_limit(value))
         return cls(*decays, objective, at_limit, law)
 
+    def with_parameters_decay(self, kept: float) -> DecayMinimum:
+        """The same where no run tells the decay of parameters, and one is kept."""
+        at_limit = tuple(name for name in self.at_limit if name != "parameters_decay")
+        return self._replace(parameters_decay=kept, at_limit=at_limit)
+
     @property
     def repetition(self) -> Repetition:
         """The decays alone."""

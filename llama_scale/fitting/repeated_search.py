@@ -16,6 +16,7 @@ from llama_scale.fitting.repeated import (
     DecayMinimum,
     RepeatedRuns,
     decay_minima,
+    distinct,
     draw_decays,
     nearest_minimum,
     published_choice,
@@ -68,26 +69,21 @@ def search(runs: RepeatedRuns, base_law: str | None, weights: Array, delta: floa
     if base.name == OWN:
         problem = JointProblem.of(runs)
         minima = problem.minima(base.law, delta=delta)
-        chosen = minima[0]
         laws, draws = problem.draws(minima, weights, delta=delta) if len(weights) else (None, None)
-        base = replace(base, law=chosen.law, draws=laws)
+        base = replace(base, law=minima[0].law, draws=laws)
     else:
         minima = decay_minima(base.law, runs, delta=delta)
-        chosen = published_choice(minima)
         draws = draw_decays(base.law, runs, weights, delta=delta) if len(weights) else None
-    shares = [None] * len(minima) if draws is None else nearest_minimum(draws, minima).tolist()
     excess = int((runs.parameters > matched_parameters(base.law, runs)).sum())
     if not excess:  # every decay of parameters fits alike
-        minima, shares = minima[:1], shares[:1]
         kept = float(MUENNIGHOFF_REPETITION.parameters_decay)
-        at_limit = tuple(name for name in chosen.at_limit if name != "parameters_decay")
-        chosen = chosen._replace(parameters_decay=kept, at_limit=at_limit)
+        minima = distinct(minimum.with_parameters_decay(kept) for minimum in minima)
         draws = draws and replace(draws, parameters_decay=np.full(len(weights), kept))
     return Found(
         base=base,
         minima=minima,
-        shares=tuple(shares),
-        chosen=chosen,
+        shares=(None,) * len(minima) if draws is None else tuple(nearest_minimum(draws, minima).tolist()),
+        chosen=minima[0] if base.name == OWN else published_choice(minima),
         draws=draws,
         excess=excess,
     )
