@@ -33,8 +33,10 @@ from llama_scale.laws import (
     Repetition,
     ScalingLaw,
     central_range,
+    parse_law_line,
     published,
     read_fit,
+    write_fit,
 )
 from llama_scale.runs import RunRecord, import_records
 from llama_scale.runs.tables import read_table, write_table
@@ -341,6 +343,14 @@ def test_what_is_missing_is_said(
     source = write_csv(tmp_path / "runs.csv", kept, unique=unique)
     with pytest.raises(kind, match=problem):
         fit_repeated(source)
+
+
+def test_a_law_whose_file_calls_it_own_is_held_all_the_same(tmp_path: Path) -> None:
+    source, file = write_csv(tmp_path / "runs.csv", made_up()), tmp_path / "law.json"
+    write_fit(file, replace(parse_law_line("E=1.8,A=400,B=1300,alpha=.34,beta=.35"), name="own"))
+    fit = fit_repeated(source, base_law=str(file), settings=Settings(draws=0))
+    assert fit.law == read_fit(file).law
+    assert fit.evidence["selection"]["base_law"] == str(file)
 
 
 def test_own_law_needs_runs_seen_once(tmp_path: Path) -> None:

@@ -101,6 +101,12 @@ def surface(
     return np.where(residuals < delta, residuals**2 / 2, delta * (residuals - delta / 2))
 
 
+def height_at(law: ScalingLaw, runs: RepeatedRuns, decays: Iterable[float], delta: float) -> float:
+    """The sum of Huber losses at one pair of decays, of tokens and of parameters."""
+    first, second = (np.array([decay]) for decay in decays)
+    return float(surface(law, runs, first, second, delta).sum())
+
+
 def decay_minima(law: ScalingLaw, runs: RepeatedRuns, *, delta: float) -> tuple[DecayMinimum, ...]:
     """All minima of a grid over both decays, each descended to its bottom; the lowest first."""
     axes = _axes(GRID, len(runs))
@@ -186,8 +192,7 @@ def _descend(law: ScalingLaw, runs: RepeatedRuns, start: tuple[float, float], de
     bounds = np.log(LIMITS)
 
     def height(logs: Array) -> float:
-        first, second = np.exp(np.clip(logs, *bounds))
-        return float(surface(law, runs, np.array([first]), np.array([second]), delta).sum())
+        return height_at(law, runs, np.exp(np.clip(logs, *bounds)), delta)
 
     scale = max(height(np.log(start)), 1e-30)
     simplex = np.log(start) + np.array([[0.0, 0.0], [0.1, 0.0], [0.0, 0.1]])

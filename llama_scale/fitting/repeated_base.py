@@ -30,13 +30,15 @@ LEAST_REPEATED = 3  # runs for two decays
 
 @frozen
 class Base:
-    """The law of data seen once: its draws where it was fitted with each resample, and whose it is."""
+    """The law of data seen once: its draws where it was fitted with each resample, and who chose it.
+
+    The runs' own is called OWN, and no other is.
+    """
 
     name: str
     law: ScalingLaw
-    draws: ScalingLaw | None
     chosen_by: str
-    source: str
+    draws: ScalingLaw | None = None
 
 
 def runs_of(observations: Observations) -> RepeatedRuns:
@@ -76,12 +78,10 @@ def base_of(runs: RepeatedRuns, named: str | None, delta: float) -> Base:
         return _own_base(runs, delta, "user")
     if named is not None:
         fit = resolve_law(named)
-        return Base(name=fit.name, law=fit.law, draws=None, chosen_by="user", source=fit.name)
+        return Base(name=named if fit.name == OWN else fit.name, law=fit.law, chosen_by="user")
     published = resolve_law(PUBLISHED_BASE)
     if _error_on_once(published.law, runs) <= SAME_KIND:
-        return Base(
-            name=PUBLISHED_BASE, law=published.law, draws=None, chosen_by="default", source=PUBLISHED_BASE
-        )
+        return Base(name=PUBLISHED_BASE, law=published.law, chosen_by="default")
     return _own_base(runs, delta, "default: the published law is not that of these runs")
 
 
@@ -96,7 +96,7 @@ def _own_base(runs: RepeatedRuns, delta: float, chosen_by: str) -> Base:
         ) from None
     points = Points.of(once.parameters, once.tokens, once.loss)
     law = FITTED["chinchilla"].solve(points, delta=delta).law
-    return Base(name=OWN, law=law, draws=None, chosen_by=chosen_by, source="fitted with them")
+    return Base(name=OWN, law=law, chosen_by=chosen_by)
 
 
 def _check_once(once: RepeatedRuns) -> None:

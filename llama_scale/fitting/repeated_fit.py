@@ -10,9 +10,11 @@ import numpy as np
 
 from llama_scale.canonical import canonical_hash, plain
 from llama_scale.errors import InputError
+from llama_scale.fitting.document import provenance_json
 from llama_scale.fitting.observations import Observations
-from llama_scale.fitting.repeated import RepeatedRuns, loose_decays, surface
+from llama_scale.fitting.repeated import RepeatedRuns, height_at, loose_decays
 from llama_scale.fitting.repeated_base import (
+    OWN,
     PUBLISHED_BASE,
     SAME_KIND,
     Base,
@@ -23,8 +25,7 @@ from llama_scale.fitting.repeated_base import (
 from llama_scale.fitting.repeated_search import Found, backtest_repeated, resamples, search
 from llama_scale.fitting.settings import Settings
 from llama_scale.fitting.solver import DEFAULT_DELTA
-from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, ScalingLaw, central_range
-from llama_scale.version import code_version
+from llama_scale.laws import MUENNIGHOFF_REPETITION, Fit, Repetition, central_range
 
 OF_OTHER_FORMS = ("form", "weights", "direction", "resampling", "budgets", "protocol", "profile")
 UNTESTED = (
@@ -54,11 +55,12 @@ def estimate_repeated(
         tested = backtest_repeated(
             runs, base_law or base.name, delta=delta, level=settings.level, seed=settings.seed
         )
+    about = "fitted with them" if base.name == OWN else base.name
     return Fit(
         name=name,
         law=base.law,
         convention=observations.convention,
-        source=f"{len(runs)} runs of {', '.join(observations.sources)}, about the law {base.source}",
+        source=f"{len(runs)} runs of {', '.join(observations.sources)}, about the law {about}",
         flops_accounting=observations.flops_accounting,
         support=observations.support,
         draws=base.draws,
@@ -119,6 +121,7 @@ def _selection(base: Base, settings: Settings, delta: float) -> dict[str, Any]:
 def _repeated_data(
     runs: RepeatedRuns, found: Found, other: Mapping[str, Any] | None, delta: float
 ) -> dict[str, Any]:
+    published = asdict(MUENNIGHOFF_REPETITION)
     return {
         "runs_seen_once": int(runs.seen_once.sum()),
         "runs_repeated": int((~runs.seen_once).sum()),
@@ -135,7 +138,7 @@ def _repeated_data(
             }
             for minimum, share in zip(found.minima, found.shares, strict=True)
         ],
-        "published": _published_json(found.base.law, runs, delta),
+        "published": published | {"objective": height_at(found.base.law, runs, published.values(), delta)},
         "other_base": other,
     }
 
@@ -168,14 +171,6 @@ def _spread(base: Base, draws: Repetition | None, level: float) -> dict[str, Any
             **{name: list(central_range(values, level)) for name, values in samples.items()},
         },
     }
-
-
-def _published_json(law: ScalingLaw, runs: RepeatedRuns, delta: float) -> dict[str, float]:
-    decays = asdict(MUENNIGHOFF_REPETITION)
-    losses = surface(
-        law, runs, np.array([decays["tokens_decay"]]), np.array([decays["parameters_decay"]]), delta
-    )
-    return {**decays, "objective": float(losses.sum())}
 
 
 def _warnings(found: Found, other: Mapping[str, Any] | None) -> list[str]:
@@ -228,10 +223,5 @@ def _warnings(found: Found, other: Mapping[str, Any] | None) -> list[str]:
 
 def _provenance(observations: Observations, runs: RepeatedRuns, settings: Settings) -> dict[str, Any]:
     columns = [runs.parameters, runs.tokens, runs.unique_tokens, runs.loss]
-    return {
-        "sources": list(observations.sources),
-        "observations_hash": canonical_hash([observations.names, *(column.tolist() for column in columns)]),
-        "seed": settings.seed,
-        "llama_scale": code_version(),
-        "numpy": np.__version__,
-    }
+    hashed = canonical_hash([observations.names, *(column.tolist() for column in columns)])
+    return provenance_json(observations, settings) | {"observations_hash": hashed}
