@@ -349,7 +349,7 @@ def test_a_mixture_draws_each_candidate_as_often_as_it_weighs() -> None:
     (mixed,) = draw_mixtures([heard], draws=80)
     assert np.shape(mixed.law.k) == (80,)
     assert np.mean(np.asarray(mixed.law.k) == 1.0) == pytest.approx(0.75, abs=0.02)
-    assert len(mixed.forms) == 2
+    assert mixed.fits == 2
     assert "2 fits" in mixed.note
 
 

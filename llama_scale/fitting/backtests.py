@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from llama_scale.frozen import frozen
 from llama_scale.laws import ScalingLaw
 
 Direction = Literal["compute", "overtraining"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 STAGES = (0.6, 0.8, 1.0)  # of what is in order: where a test is simple, fit up to one, predict up to the next
 LEAST_REACH = 1e-9  # of an interval, where errors are counted in it
 SAME_PLACE = 1e-6  # relative: runs nearer than that along a direction stay together

@@ -44,19 +44,6 @@ class Candidate:
         return "none" if self.power == 0 else f"(C/Cmax)^{self.power:g}"
 
 
-def candidates_of(
-    forms: Iterable[FormName], deltas: Iterable[float], powers: Iterable[float], *, by_noise: bool = False
-) -> tuple[Candidate, ...]:
-    """Every combination, form by form and delta by delta."""
-    deltas, powers = tuple(deltas), tuple(powers)
-    return tuple(
-        Candidate(form=form, delta=delta, power=power, by_noise=by_noise)
-        for form in forms
-        for delta in deltas
-        for power in powers
-    )
-
-
 def weights_of(observations: Observations, candidate: Candidate) -> Array:
     """Weights (n,) of the runs' Huber losses under a candidate."""
     flops = observations.train_flops

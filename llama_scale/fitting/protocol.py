@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from llama_scale.errors import UnidentifiedError
-from llama_scale.fitting.backtests import Direction, Split, Trial, splits
+from llama_scale.fitting.backtests import DIRECTIONS, Direction, Split, Trial, splits
 from llama_scale.fitting.candidates import Candidate, solve_all
 from llama_scale.fitting.observations import Observations
 from llama_scale.frozen import frozen
 from llama_scale.laws import Fit
 
 OUTER = 0.8
-DIRECTIONS: tuple[Direction, ...] = ("compute", "overtraining")
 
 
 @frozen
@@ -51,11 +50,11 @@ def run_protocol(
 ) -> list[Verdict]:
     """One verdict a direction that leaves enough runs to fit; `fit_of` is the whole procedure."""
     least = max(one.fitted_form.constants for one in candidates)
-    found = []
-    for direction in DIRECTIONS:
-        for split in splits(observations, (OUTER,), direction, constants=least):
-            found.append(_judge(split, candidates, fit_of, level))
-    return found
+    return [
+        _judge(split, candidates, fit_of, level)
+        for direction in DIRECTIONS
+        for split in splits(observations, (OUTER,), direction, constants=least)
+    ]
 
 
 def _judge(

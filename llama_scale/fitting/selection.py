@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from llama_scale.fitting.backtests import Direction, Trial, place, try_all
+from llama_scale.fitting.backtests import DIRECTIONS, Direction, Trial, place, try_all
 from llama_scale.fitting.candidates import Candidate, solve_all, weights_of
 from llama_scale.fitting.consensus import Heard, log_losses, targets
 from llama_scale.fitting.newton import Array
@@ -34,7 +34,6 @@ LEAST_ERROR = 1e-3  # added to errors: below a tenth of a per cent they are luck
 CLEARLY_WORSE = 2.0  # times the least error: not heard
 AUTO_FORMS: tuple[FormName, ...] = ("chinchilla", "skaling", "tied")  # Kaplan's has no irreducible loss
 Asked = Literal["auto", "compute", "overtraining"]
-DIRECTIONS: tuple[Direction, ...] = ("compute", "overtraining")
 LEAST_SPAN, MOST_RUNS, SAME_RATIO = 9.0, 0.5, 0.002
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import product
 from numbers import Integral, Real
 from typing import Any, get_args
 
@@ -12,7 +13,7 @@ import numpy as np
 from llama_scale.checked import known_word
 from llama_scale.config import nearest
 from llama_scale.errors import InputError, shown
-from llama_scale.fitting.candidates import DELTAS, POWERS, Candidate, candidates_of
+from llama_scale.fitting.candidates import DELTAS, POWERS, Candidate
 from llama_scale.fitting.doubts import MOST
 from llama_scale.fitting.observations import Observations
 from llama_scale.fitting.selection import AUTO_FORMS, Asked
@@ -108,14 +109,14 @@ class Settings:
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         """What these settings leave to choose from."""
-        named = self.named_form
-        deltas = DELTAS if named is None else (DEFAULT_DELTA,)
-        powers = POWERS if named is None else (0.0,)
-        return candidates_of(
-            AUTO_FORMS if named is None else (named,),
-            deltas if self.delta is None else (self.delta,),
-            powers if self.weights is None else (self.weights,),
-            by_noise=self.weights is None,
+        named, by_noise = self.named_form, self.weights is None
+        forms = AUTO_FORMS if named is None else (named,)
+        deltas, powers = (DELTAS, POWERS) if named is None else ((DEFAULT_DELTA,), (0.0,))
+        deltas = deltas if self.delta is None else (self.delta,)
+        powers = powers if self.weights is None else (self.weights,)
+        return tuple(
+            Candidate(form=form, delta=delta, power=power, by_noise=by_noise)
+            for form, delta, power in product(forms, deltas, powers)
         )
 
     def default_for(self, observations: Observations) -> Candidate:

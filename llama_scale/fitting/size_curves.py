@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +15,6 @@ LEAST_SIZES = 3  # that reach one FLOP count, to have a best one between others
 MANY_DURATIONS = 7
 SMOOTHING = 0.15  # sd, in log C, of the window that smooths losses along single runs
 MOST_LINES = 500  # a run: at the longest span, 10^5 in C, they are six to a window
-
-
-class LossBySize(Protocol):
-    """Log losses (S, G) of one size at log FLOPs (G,), inf where that size has none; S is 1 undisturbed."""
-
-    @property
-    def log_size(self) -> float: ...
-
-    @property
-    def log_flops_per_token(self) -> float: ...
-
-    @property
-    def span(self) -> tuple[float, float]: ...
-
-    def at(self, log_flops: Array, drawn: Array | None = None) -> Array: ...
 
 
 @frozen(eq=False)
@@ -55,6 +39,7 @@ class Ends:
         return np.vander((2 * log_flops - low - high) / (high - low), degree + 1, increasing=True)
 
     def at(self, log_flops: Array, drawn: Array | None = None) -> Array:
+        """Log losses (S, G) at log FLOPs (G,), inf where it has none; of `drawn` ones (S, n), else S is 1."""
         losses = self.log_loss[None] if drawn is None else drawn[:, self.rows]
         found = losses @ np.linalg.pinv(self.basis(self.log_flops)).T @ self.basis(log_flops).T
         low, high = self.span
@@ -75,9 +60,13 @@ class Along:
         return float(self.log_flops[0]), float(self.log_flops[-1])
 
     def at(self, log_flops: Array, drawn: Array | None = None) -> Array:
+        """As `Ends.at`; its losses are never drawn."""
         number = 1 if drawn is None else len(drawn)
         losses = np.interp(log_flops, self.log_flops, self.log_loss, left=np.inf, right=np.inf)
         return np.broadcast_to(losses, (number, len(log_flops)))
+
+
+LossBySize = Ends | Along
 
 
 def has_ends(observations: Observations) -> bool:

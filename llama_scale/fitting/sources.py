@@ -130,8 +130,9 @@ def _read(path: Path, filters: Sequence[Filter], convention: ParameterConvention
     if path.is_dir():
         found = read_records(path)
         _check_folder(path, found)
+    elif is_fit(path):
+        raise InputError(f"{path} is a fit already, not runs", hint=f"use it: llama-scale plan --law {path}")
     else:
-        _check_export(path)
         found = load_records(path)
     return rows_of_records(found, source=str(path), where=filters, convention=convention)
 
@@ -145,12 +146,6 @@ def _check_folder(path: Path, found: Sequence[RunRecord]) -> None:
                 f"{path} holds no runs, but {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}",
                 hint=f"name the files: llama-scale fit {path / names[0]}",
             )
-
-
-def _check_export(path: Path) -> None:
-    """Raises InputError for a fit that is given in place of runs; other files are left to their reader."""
-    if is_fit(path):
-        raise InputError(f"{path} is a fit already, not runs", hint=f"use it: llama-scale plan --law {path}")
 
 
 def _curves(

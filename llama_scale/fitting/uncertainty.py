@@ -51,7 +51,8 @@ NOISE_POWER = 0.25  # runs near the frontier say more of the next run's noise th
 class Draws:
     """Laws drawn for a fit (S,), and the relative sd of a new run under each (S,).
 
-    `at_bound` is the share of them that end on a bound where the form's constants should not rest.
+    `at_bound` is the share of them that end on a bound where the form's constants should not rest, `fits`
+    how many candidates they are of.
     """
 
     law: ScalingLaw
@@ -60,7 +61,7 @@ class Draws:
     own_noise: float
     method: Resampling
     at_bound: float
-    forms: tuple[str, ...] = ()
+    fits: int = 1
 
     @property
     def note(self) -> str:
@@ -72,7 +73,7 @@ class Draws:
             "budgets": "refits of IsoFLOP budgets resampled whole",
             "model": f"refits of losses simulated from the fit, with noise {parts} as estimated",
         }
-        of_all = f", of {len(self.forms)} fits that backtests don't tell apart" if len(self.forms) > 1 else ""
+        of_all = f", of {self.fits} fits that backtests don't tell apart" if self.fits > 1 else ""
         return f"{len(self.noise)} draws: {ways[self.method]}{of_all}"
 
 
@@ -184,20 +185,19 @@ def draw_mixtures(
     """Draw laws of every candidate about its law, each as often as its weight says, in mixed order."""
     disturbed = [_disturb_each(heard, draws, seed, method) for heard in mixtures]
     found = iter(_refit([one for some in disturbed for one in some]))
-    return [_mixed([(one.candidate, next(found)) for one in some], draws, seed) for some in disturbed]
+    return [_mixed([next(found) for _ in some], draws, seed) for some in disturbed]
 
 
-def _mixed(parts: Sequence[tuple[Candidate, Draws]], draws: int, seed: int) -> Draws:
+def _mixed(parts: Sequence[Draws], draws: int, seed: int) -> Draws:
     order = np.random.default_rng(seed).permutation(draws)
-    noise = np.concatenate([part.noise for _, part in parts])[order]
     return Draws(
-        law=_joined([part.law for _, part in parts], order),
-        noise=noise,
-        trunk_noise=median([part.trunk_noise for _, part in parts]),
-        own_noise=median([part.own_noise for _, part in parts]),
-        method=parts[0][1].method,
-        at_bound=float(np.average([p.at_bound for _, p in parts], weights=[len(p.noise) for _, p in parts])),
-        forms=tuple(f"{one.form} {one.delta:g} {one.weights}" for one, _ in parts),
+        law=_joined([part.law for part in parts], order),
+        noise=np.concatenate([part.noise for part in parts])[order],
+        trunk_noise=median([part.trunk_noise for part in parts]),
+        own_noise=median([part.own_noise for part in parts]),
+        method=parts[0].method,
+        at_bound=float(np.average([p.at_bound for p in parts], weights=[len(p.noise) for p in parts])),
+        fits=len(parts),
     )
 
 
