@@ -261,13 +261,6 @@ def _to_unknowns(law: MultiPowerLaw) -> Array:
 
 
 def _to_law(unknowns: Array) -> MultiPowerLaw:
-    floor, log_a, alpha, log_b, log_c, beta, gamma = (float(value) for value in unknowns)
-    return MultiPowerLaw(
-        L0=floor,
-        A=float(np.exp(log_a)),
-        alpha=alpha,
-        B=float(np.exp(log_b)),
-        C=float(np.exp(log_c)),
-        beta=beta,
-        gamma=gamma,
-    )
+    floor, log_a, alpha, log_b, log_c, beta, gamma = unknowns
+    values = (floor, np.exp(log_a), alpha, np.exp(log_b), np.exp(log_c), beta, gamma)
+    return MultiPowerLaw(**dict(zip(NAMES, map(float, values), strict=True)))

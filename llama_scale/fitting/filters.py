@@ -58,15 +58,11 @@ def _number(text: str, factor: float) -> float | None:
     scale = factor if BARE_NUMBER.fullmatch(text) else 1.0
     for parse in (float, parse_count, parse_flops):
         try:
-            return _scaled(parse(text), scale)
+            number = parse(text)
         except (InputError, ValueError):
             continue
+        return number if scale == 1.0 else float(f"{scale * number:.15g}")  # .07 in billions is to equal 70M
     return None
-
-
-def _scaled(number: float, scale: float) -> float:
-    """The product, rounded: .07 in billions is to equal 70M."""
-    return number if scale == 1.0 else float(f"{scale * number:.15g}")
 
 
 def parse_filter(text: str) -> Filter:

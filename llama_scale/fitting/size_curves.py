@@ -111,18 +111,15 @@ def ends_of(observations: Observations) -> list[Ends]:
 
 def losses_along(curves: Sequence[TrainingCurve]) -> list[LossBySize]:
     """Each run by its own smoothed losses."""
-    found: list[LossBySize] = []
-    for curve in curves:
-        log_flops = np.log(curve.flops_per_token * curve.tokens)
-        found.append(
-            Along(
-                log_size=float(np.log(curve.parameters)),
-                log_flops_per_token=float(np.log(curve.flops_per_token)),
-                log_flops=log_flops,
-                log_loss=smooth(log_flops, np.log(curve.loss)),
-            )
+    return [
+        Along(
+            log_size=float(np.log(curve.parameters)),
+            log_flops_per_token=float(np.log(curve.flops_per_token)),
+            log_flops=(log_flops := np.log(curve.flops_per_token * curve.tokens)),
+            log_loss=smooth(log_flops, np.log(curve.loss)),
         )
-    return found
+        for curve in curves
+    ]
 
 
 def smooth(log_flops: Array, log_loss: Array) -> Array:

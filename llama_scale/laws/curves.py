@@ -163,15 +163,8 @@ class MultiPowerLaw:
 
     def rescaled(self, factor: float) -> MultiPowerLaw:
         """The law of the same curves where all learning rates are written `factor` times as large."""
-        return MultiPowerLaw(
-            L0=self.L0,
-            A=self.A * factor**self.alpha,
-            alpha=self.alpha,
-            B=self.B / factor,
-            C=self.C * factor ** (self.gamma - 1),
-            beta=self.beta,
-            gamma=self.gamma,
-        )
+        a, b, c = self.A * factor**self.alpha, self.B / factor, self.C * factor ** (self.gamma - 1)
+        return replace(self, A=a, B=b, C=c)
 
 
 def rates_by_step(rates: Sequence[float] | Array, *, warmup_steps: int) -> LearningRates:

@@ -7,7 +7,7 @@ steepness and L0 the midpoint, so that all four are positive where scores rise a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -50,9 +50,7 @@ class Sigmoid:
 
     def at(self, index: int | slice | NDArray[np.intp]) -> Self:
         """The draw, or batch of draws, at `index`."""
-        parts = (self.floor, self.ceiling, self.steepness, self.midpoint)
-        floor, ceiling, steepness, midpoint = (np.asarray(part)[index] for part in parts)
-        return type(self)(floor=floor, ceiling=ceiling, steepness=steepness, midpoint=midpoint)
+        return type(self)(**{f.name: np.asarray(getattr(self, f.name))[index] for f in fields(self)})
 
 
 @frozen(eq=False)
