@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from llama_scale.architecture import LLAMA_7B, LLAMA_13B, LLAMA_65B, llama
 from llama_scale.costs.constants import CONSTANTS, shipped_calibration
 from llama_scale.costs.formats import WEIGHT_FORMATS, serve_in, weight_bits
-from llama_scale.costs.roofline import RESERVED_BYTES, USABLE_MEMORY, ServedShape, Traffic
-from llama_scale.costs.serving import Deployment, accelerators_for, serve, served_shape
+from llama_scale.costs.roofline import RESERVED_BYTES, USABLE_MEMORY, ServedShape, Traffic, served_shape
+from llama_scale.costs.serving import Deployment, accelerators_for, serve
 from llama_scale.costs.serving_formulas import explain_serving, token_prices
 from llama_scale.costs.serving_limits import attainable, why_not
 from llama_scale.errors import InfeasibleError, InputError

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from llama_scale.costs.demand import Demand
 from llama_scale.costs.economics import CostUnit, Rental, Serving, Training, missing_price
-from llama_scale.costs.serving import Deployment, ServedShape, Throughput, serve
+from llama_scale.costs.roofline import ServedShape
+from llama_scale.costs.serving import Deployment, Throughput, serve
 from llama_scale.frozen import frozen
 
 

@@ -30,21 +30,9 @@ from llama_scale.costs.roofline import (
     batch_in_memory,
     phases,
     seconds_per_answer,
-    served_shape,
 )
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
-
-__all__ = [
-    "NODE",
-    "Deployment",
-    "Fleet",
-    "ServedShape",
-    "Throughput",
-    "accelerators_for",
-    "serve",
-    "served_shape",
-]
 
 NODE = 8  # accelerators whose links are fast enough to share every layer
 LARGEST_GROUP = 1024
@@ -53,7 +41,7 @@ Limit = Literal["memory", "largest batch", "time per output token", "time to fir
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 
 
-@frozen
+@frozen(eq=False)  # what is worked out of one may be kept by it
 class Deployment:
     """How a model is served: on what, in how many bits, requests of what length, within what limits.
 

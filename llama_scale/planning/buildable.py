@@ -20,10 +20,11 @@ from llama_scale.architecture import (
     widenings,
     with_kv_heads,
 )
-from llama_scale.costs.serving import ServedShape, serve
+from llama_scale.costs.roofline import ServedShape
+from llama_scale.costs.serving import serve
 from llama_scale.errors import InputError
 from llama_scale.laws import Numbers
-from llama_scale.planning.families import Array, coordinate_of
+from llama_scale.planning.families import Array, Sizes, coordinate_of
 from llama_scale.planning.feasibility import (
     Refusal,
     missing_shape,
@@ -32,7 +33,7 @@ from llama_scale.planning.feasibility import (
     unbuildable,
     unreachable,
 )
-from llama_scale.planning.optimum import Limits, Objective, Problem, Sizes, Solution, best, tokens_for
+from llama_scale.planning.optimum import Limits, Objective, Problem, Solution, best, tokens_for
 from llama_scale.planning.proportions import is_ill_shaped, stretch_of
 from llama_scale.planning.request import PlanOptions, Request, limited, read_request
 from llama_scale.planning.shapes import (

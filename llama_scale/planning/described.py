@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_scale.costs.constants import shipped_calibration
-from llama_scale.costs.serving import served_shape
+from llama_scale.costs.roofline import served_shape
 from llama_scale.costs.serving_formulas import token_prices
 from llama_scale.costs.serving_limits import why_not
 from llama_scale.errors import InfeasibleError

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_scale.costs import Rental
-from llama_scale.costs.serving import served_shape
+from llama_scale.costs.roofline import served_shape
 from llama_scale.costs.serving_formulas import explain_serving
 from llama_scale.laws import ScalingLaw
 from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.batches import Law
 from llama_scale.planning.described import not_served
-from llama_scale.planning.optimum import NO_LIMITS, Law
+from llama_scale.planning.optimum import NO_LIMITS
 from llama_scale.planning.quantisation import BY_BITS, BY_PARAMETERS, BY_TOKENS, COEFFICIENT, QuantisedLaw
 from llama_scale.planning.quantisation import SOURCE as QUANTISATION_SOURCE
 from llama_scale.quantities import format_count, format_flops, format_gpu_hours, format_number, format_usd

@@ -13,15 +13,9 @@ from functools import partial
 import numpy as np
 
 from llama_scale.errors import InfeasibleError
-from llama_scale.planning.optimum import (
-    LARGEST_MODEL,
-    NO_LIMITS,
-    SMALLEST_MODEL,
-    Objective,
-    Problem,
-    Solution,
-    floor_of,
-)
+from llama_scale.planning.batches import floor_of
+from llama_scale.planning.families import LARGEST_MODEL, SMALLEST_MODEL
+from llama_scale.planning.optimum import NO_LIMITS, Objective, Problem, Solution
 from llama_scale.planning.reading import option
 from llama_scale.planning.request import SERVING_LIMITS, Request, without_serving
 from llama_scale.planning.values import PlannedModel

@@ -25,6 +25,7 @@ from llama_scale.laws import (
     published,
     resolve_law,
 )
+from llama_scale.planning.batches import Law, count_of
 from llama_scale.planning.families import (
     LARGEST_MODEL,
     SMALLEST_MODEL,
@@ -33,11 +34,11 @@ from llama_scale.planning.families import (
     Geometry,
     SixNDFamily,
 )
-from llama_scale.planning.optimum import NO_LIMITS, FlopServing, Law, Limits, Objective, Problem, count_of
+from llama_scale.planning.optimum import NO_LIMITS, Limits, Objective, Problem
 from llama_scale.planning.options import PlanOptions, refuse_other_types, refuse_unknown
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty, QuantisedLaw
 from llama_scale.planning.reading import Words
-from llama_scale.planning.serving import RooflineServing, largest_servable
+from llama_scale.planning.serving import FlopServing, RooflineServing, largest_servable
 from llama_scale.planning.supply import read_supply
 from llama_scale.quantities import Quantity, counted, format_count, format_quantity, parse_budget, parse_count
 

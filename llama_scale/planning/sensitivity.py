@@ -16,8 +16,9 @@ import numpy as np
 from llama_scale.costs import CostUnit
 from llama_scale.laws import Fit, Numbers, ScalingLaw, published, published_names
 from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.batches import Law
 from llama_scale.planning.families import Array
-from llama_scale.planning.optimum import Law, Limits, Problem, best, lowest_cost
+from llama_scale.planning.optimum import Limits, Problem, best, lowest_cost
 from llama_scale.planning.quantisation import QuantisedLaw
 from llama_scale.planning.request import Request
 from llama_scale.quantities import format_count, format_fraction, format_usd_per_hour

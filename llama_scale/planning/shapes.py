@@ -23,7 +23,8 @@ from llama_scale.architecture import (
     with_kv_heads,
 )
 from llama_scale.costs.memory import recompute_overhead
-from llama_scale.costs.serving import Deployment, ServedShape, serve, served_shape
+from llama_scale.costs.roofline import ServedShape, served_shape
+from llama_scale.costs.serving import Deployment, serve
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.planning.optimum import best

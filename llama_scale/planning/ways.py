@@ -14,14 +14,8 @@ from functools import partial, reduce
 from typing import Any, NamedTuple
 
 from llama_scale.costs.serving import LARGEST_GROUP
-from llama_scale.planning.optimum import (
-    LARGEST_MODEL,
-    SMALLEST_MODEL,
-    Problem,
-    Solution,
-    best,
-    lowest_loss,
-)
+from llama_scale.planning.families import LARGEST_MODEL, SMALLEST_MODEL
+from llama_scale.planning.optimum import Problem, Solution, best, lowest_loss
 from llama_scale.planning.reading import option
 from llama_scale.planning.request import BUDGET_LIMITS, TARGETS, Request, limited
 from llama_scale.quantities import Quantity, format_count, format_number, format_quantity, format_seconds
