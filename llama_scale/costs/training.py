@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llama_scale.architecture import ModelConfig, Recompute
-from llama_scale.costs.economics import Default, Rental
+from llama_scale.costs.economics import Default, Formula, Rental
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts, why_none_fits
 from llama_scale.costs.memory import recompute_overhead
 from llama_scale.errors import InputError
@@ -20,8 +20,6 @@ from llama_scale.quantities import (
     format_number,
     format_usd,
 )
-
-Row = tuple[str, str, str, str]  # name, formula, numbers put in, source
 
 DEFAULT_PUE = Default(
     1.1, "power usage effectiveness that LLaMA assumes (arXiv 2302.13971, section 6)", "2023"
@@ -117,7 +115,7 @@ class TrainingReport:
             "architecture": asdict(self.shape),
         }
 
-    def formulas(self) -> Iterator[Row]:
+    def formulas(self) -> Iterator[Formula]:
         """Name, formula, numbers and source of hours, days, energy, CO2, memory and layout."""
         yield from _cost_formulas(self)
         if self.layout is not None:
@@ -213,10 +211,10 @@ def _refuse_absurd(shape: ModelConfig, accelerators: int | None, batch_tokens: f
         )
 
 
-def _cost_formulas(report: TrainingReport) -> Iterator[Row]:
+def _cost_formulas(report: TrainingReport) -> Iterator[Formula]:
     peak = report.rental.peak_flops_per_hour / 3600
     again = 0.0 if report.recompute is None else recompute_overhead(report.shape, report.recompute)
-    yield (
+    yield Formula(
         "training GPU-hours",
         "FLOPs x (1 + recomputed) / (peak x MFU x goodput x 3600)",
         f"{report.train_flops:.4g} x {1 + again:.4g} / ({peak:.4g} x {report.mfu:g} x {report.goodput:g} "
@@ -225,15 +223,17 @@ def _cost_formulas(report: TrainingReport) -> Iterator[Row]:
     )
     if report.accelerators is not None and report.days is not None:
         numbers = f"{report.gpu_hours:.4g} / ({report.accelerators:,} x 24) = {format_number(report.days)} d"
-        yield "training days", "GPU-hours / (accelerators x 24)", numbers, "all of them at work all the time"
+        yield Formula(
+            "training days", "GPU-hours / (accelerators x 24)", numbers, "all of them at work all the time"
+        )
     if report.usd is not None:
         numbers = (
             f"{report.gpu_hours:.4g} x ${report.rental.price_usd_per_hour:g} = {format_usd(report.usd, 4)}"
         )
-        yield "training dollars", "GPU-hours x price", numbers, report.rental.price_source
+        yield Formula("training dollars", "GPU-hours x price", numbers, report.rental.price_source)
     if report.energy_mwh is not None and report.co2_tonnes is not None:
         watts = report.rental.accelerator.power_watts
-        yield (
+        yield Formula(
             "energy",
             "GPU-hours x board power x PUE",
             f"{report.gpu_hours:.4g} x {watts:g} W x {report.pue:g} = {format_number(report.energy_mwh)} MWh",
@@ -242,21 +242,21 @@ def _cost_formulas(report: TrainingReport) -> Iterator[Row]:
         numbers = (
             f"{report.energy_mwh:.4g} x {report.kg_co2_per_kwh:g} = {format_number(report.co2_tonnes)} t CO2e"
         )
-        yield "CO2", "MWh x kg CO2e a kWh", numbers, "LLaMA, arXiv 2302.13971, section 6"
+        yield Formula("CO2", "MWh x kg CO2e a kWh", numbers, "LLaMA, arXiv 2302.13971, section 6")
 
 
-def _layout_formulas(report: TrainingReport, layout: Layout) -> Iterator[Row]:
+def _layout_formulas(report: TrainingReport, layout: Layout) -> Iterator[Formula]:
     memory, spread = layout.memory, layout.sharding
     states = memory.weights_bytes + memory.gradients_bytes + memory.optimizer_bytes
     parts = states, memory.gathered_bytes, memory.activations_bytes, memory.logits_bytes
     total, usable = format_bytes(memory.total_bytes), format_bytes(memory.usable_bytes)
-    yield (
+    yield Formula(
         "memory of an accelerator",
         "states / (FSDP x tensor x pipeline) + gathered weights + activations + logits <= .92 memory - 3 GB",
         f"{' + '.join(format_bytes(part) for part in parts)} = {total} <= {usable}",
         "Korthikanti et al. 2022, arXiv 2205.05198; states of mixed precision: 18 bytes a parameter",
     )
-    yield (
+    yield Formula(
         "layout",
         "data x FSDP x tensor x pipeline = accelerators; micro-batch x replicas x micro-steps = batch",
         f"{spread.data} x {spread.fsdp} x {spread.tensor} x {spread.pipeline} = {spread.accelerators:,}; "
@@ -264,7 +264,7 @@ def _layout_formulas(report: TrainingReport, layout: Layout) -> Iterator[Row]:
         f"{format_count(layout.batch_tokens)} tokens",
         "least time lost to recomputing, bubble and exposed communication (costs/layouts.py)",
     )
-    yield (
+    yield Formula(
         "hardware utilisation",
         "MFU x (1 + recomputed)",
         f"{report.mfu:g} x {1 + layout.recompute_overhead:.4g} = {report.hardware_utilisation:.3g}; "

@@ -207,18 +207,18 @@ class Plan:
     other_laws: tuple[OtherLaw, ...]
     warnings: tuple[str, ...]
     assumptions: tuple[Assumption, ...]
-    fleet: Fleet | None = None
-    training: TrainingReport | None = None
-    generations: tuple[GenerationCost, ...] = ()
-    regret: Regret | None = None
-    epochs: float | None = None
-    score: ScorePrediction | None = None
-    far_beyond: float | None = None
-    family: tuple[Neighbour, ...] = ()
-    recipe: Recipe | None = None
-    kv_choice: KvChoice | None = None
-    sensitivity: tuple[Sensitivity, ...] = ()
-    offer: Offer | None = None
+    fleet: Fleet | None
+    training: TrainingReport
+    generations: tuple[GenerationCost, ...]
+    regret: Regret | None
+    epochs: float | None
+    score: ScorePrediction | None
+    far_beyond: float | None
+    family: tuple[Neighbour, ...]
+    recipe: Recipe
+    kv_choice: KvChoice | None
+    sensitivity: tuple[Sensitivity, ...]
+    offer: Offer | None
 
     @property
     def law(self) -> Fit:
