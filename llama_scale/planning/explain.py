@@ -10,7 +10,7 @@ from llama_scale.costs.roofline import served_shape
 from llama_scale.costs.serving_formulas import explain_serving
 from llama_scale.laws import ScalingLaw
 from llama_scale.laws.repeated import RepeatedDataLaw
-from llama_scale.planning.batches import Law
+from llama_scale.planning.batches import trained_of
 from llama_scale.planning.described import not_served
 from llama_scale.planning.optimum import NO_LIMITS
 from llama_scale.planning.quantisation import BY_BITS, BY_PARAMETERS, BY_TOKENS, COEFFICIENT, QuantisedLaw
@@ -59,7 +59,7 @@ def _demand(plan: Plan) -> Iterator[Formula]:
 
 def _loss(plan: Plan) -> Iterator[Formula]:
     law, model = plan.request.law, plan.recommended
-    trained: Law = law.trained if isinstance(law, QuantisedLaw) else law
+    trained = trained_of(law)
     n, d = model.parameters, model.tokens
     if isinstance(trained, RepeatedDataLaw):
         yield _repeated(trained, d)
