@@ -156,12 +156,11 @@ def accelerators_for(deployment: Deployment, shape: ServedShape, requests_per_se
 def engine(deployment: Deployment, group: ArrayLike) -> Engine:
     """What works on a copy that is spread over `group` accelerators; an array of them gives arrays."""
     chip = deployment.rental.accelerator
-    peaks = chip.peak_flops_per_second
     tensor = np.minimum(np.asarray(group, float), NODE)
     return Engine(
         tensor=tensor,
         peak_flops_per_second=chip.peak(deployment.rental.precision),
-        attention_flops_per_second=peaks.get("bf16") or peaks["fp16"],
+        attention_flops_per_second=chip.peak(chip.trains_in),
         bandwidth_bytes_per_second=chip.bandwidth_bytes_per_second,
         link_bytes_per_second=chip.interconnect_bytes_per_second or math.inf,
         memory_bytes=chip.memory_bytes,
