@@ -40,7 +40,6 @@ def document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _model_document(model: ComparedModel, comparison: Comparison) -> dict[str, Any]:
-    cost, unit = model.lifetime, comparison.unit
     return {
         "name": model.name,
         "parameters": model.parameters,
@@ -50,10 +49,7 @@ def _model_document(model: ComparedModel, comparison: Comparison) -> dict[str, A
         "loss_interval": list(model.loss_range) if model.loss_range else None,
         "overtraining": model.overtraining,
         "excess_compute": model.excess_compute,
-        **asdict(cost),
-        "total_flops": cost.total_flops,
-        "total_gpu_hours": cost.total_gpu_hours,
-        "total_usd": cost.total_usd,
+        **model.lifetime.to_json(),
         "bought": model.bought,
         "undominated": model in comparison.frontier,
         "compute_optimal": {
@@ -62,7 +58,7 @@ def _model_document(model: ComparedModel, comparison: Comparison) -> dict[str, A
             "kv_heads": model.rival.kv_heads,
             **{f"train_{unit}": costs.train for unit, costs in model.rival.costs.items()},
         },
-        "break_even": _crossings_document(model.against_rival, unit),
+        "break_even": _crossings_document(model.against_rival, comparison.unit),
         "extrapolation": dict(model.extrapolation) or None,
         "source": model.source,
     }

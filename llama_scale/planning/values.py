@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,16 +56,12 @@ class PlannedModel:
 
     def to_json(self) -> dict[str, Any]:
         """The fields of one model in `plan --json`."""
-        cost = self.lifetime
         return {
             "parameters": self.parameters,
             "tokens": self.tokens,
             "tokens_per_parameter": self.tokens_per_parameter,
             "loss_nats": self.loss_nats,
-            **asdict(cost),
-            "total_flops": cost.total_flops,
-            "total_gpu_hours": cost.total_gpu_hours,
-            "total_usd": cost.total_usd,
+            **self.lifetime.to_json(),
         }
 
 
