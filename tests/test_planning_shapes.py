@@ -26,7 +26,8 @@ from llama_scale.errors import InputError
 from llama_scale.planning import plan
 from llama_scale.planning.families import ExactFamily, Geometry, SixNDFamily, coordinate_of
 from llama_scale.planning.request import PlanOptions, read_request
-from llama_scale.planning.shapes import choose_kv_heads, context_for, with_chosen_kv_heads
+from llama_scale.planning.shapes import choose_kv_heads, with_chosen_kv_heads
+from llama_scale.planning.supply import context_for
 
 
 def deployment(input_tokens: float, output_tokens: float, chip: str = "H100", most: int = 8) -> Deployment:
@@ -160,7 +161,7 @@ def test_the_choice_goes_into_json() -> None:
     [(1000, 250, 2048), (1800, 248, 2048), (1800, 249, 4096), (1e5, 1, 131072)],
 )
 def test_the_context_is_the_least_that_holds_a_request(read: float, written: float, context: int) -> None:
-    assert context_for(read, written) == context
+    assert context_for(read + written) == context
 
 
 def test_a_plan_of_a_served_model_groups_its_queries() -> None:

@@ -15,7 +15,6 @@ import numpy as np
 from llama_scale.architecture import (
     ModelConfig,
     ParameterConvention,
-    nearest_shape,
     nearest_shapes,
     widenings,
     with_kv_heads,
@@ -284,7 +283,7 @@ def _buildable(
     wanted = float(solution.sizes.parameters)
     able: list[Built] = []
     for factor in ROUNDINGS:
-        shape = _shape_of(request, wanted * factor)
+        shape = request.shape_of(wanted * factor)
         if refusal := missing_shape(request, shape.parameters.by(request.fit.convention), wanted):
             return refusal
         if built := _built(request, problem, objective, shape):
@@ -327,24 +326,9 @@ def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes:
     return np.where(np.isnan(serve(deployment, sizes.shape).batch), np.nan, tokens)
 
 
-def _shape_of(request: Request, parameters: float) -> ModelConfig:
-    """The LLaMA of about that size, with what the question says of shapes."""
-    return nearest_shape(
-        parameters,
-        convention=request.fit.convention,
-        vocabulary=request.vocabulary,
-        context=request.context,
-        kv_heads=request.kv_heads,
-    )
-
-
 @lru_cache(maxsize=4096)  # one question, and the hints of its refusal, ask for the same rungs many times
 def _rung(
-    step: int,
-    convention: ParameterConvention,
-    vocabulary: int,
-    context: int,
-    kv_heads: int | None,
+    step: int, convention: ParameterConvention, vocabulary: int, context: int, kv_heads: int | None
 ) -> tuple[ModelConfig, ...]:
     """The shapes that are the nearest to sizes from one rung to the next."""
     return nearest_shapes(

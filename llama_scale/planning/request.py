@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, ModelConfig, Recompute
+from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, ModelConfig, Recompute, nearest_shape
 from llama_scale.costs import CostUnit, Default, Economics
 from llama_scale.costs.roofline import Traffic
 from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
@@ -145,6 +145,19 @@ class Request:
     def allows(self, shape: ModelConfig) -> bool:
         """Whether a shape is no larger than was asked for."""
         return self.max_parameters is None or shape.parameters.total <= self.max_parameters * (1 + 1e-12)
+
+    def shape_of(self, parameters: float) -> ModelConfig:
+        """The LLaMA of about that size, with what the question says of shapes.
+
+        Raises InputError where its heads are too few to share.
+        """
+        return nearest_shape(
+            parameters,
+            convention=self.fit.convention,
+            vocabulary=self.vocabulary,
+            context=self.context,
+            kv_heads=self.kv_heads,
+        )
 
     @property
     def has_target(self) -> bool:
