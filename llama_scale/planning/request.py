@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -65,7 +65,8 @@ MOST_WORDS = 2_000_000  # in a vocabulary: the largest published, XLM-V's, has h
 SMALLEST_NAMED, MOST_UNIQUE = 1e4, 1e18  # parameters that anyone would plan for; tokens there are to find
 
 
-class Deadline(NamedTuple):
+@frozen(kw_only=False)
+class Deadline:
     """So many accelerators, for so long."""
 
     accelerators: int
