@@ -58,7 +58,6 @@ class Deployment:
     utilisation: float = 1.0
     calibration: Calibration = field(default_factory=shipped_calibration)
     most_accelerators: int = NODE
-    context: float = math.inf
     largest_batch: float = math.inf
     time_per_output_token_seconds: float | None = None
     time_to_first_token_seconds: float | None = None
@@ -71,12 +70,6 @@ class Deployment:
                 )
         if not self.input_tokens >= 0:
             raise InputError("a request cannot read fewer than 0 tokens", hint="set --input-tokens")
-        if self.input_tokens + self.output_tokens > self.context:
-            raise InputError(
-                f"a request of {self.input_tokens:g} tokens read and {self.output_tokens:g} written does not "
-                f"fit in a context of {self.context:g}",
-                hint="raise --context, or lower --input-tokens or --output-tokens",
-            )
         if not 1 <= self.most_accelerators <= LARGEST_GROUP:
             raise InputError(
                 f"one copy of a model on at most {self.most_accelerators} accelerators is out of range",

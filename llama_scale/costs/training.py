@@ -7,12 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from llama_scale.architecture import ModelConfig, Recompute
-from llama_scale.costs.economics import Default, Formula, Rental
+from llama_scale.costs.economics import Default, Formula, Rental, Training
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts, why_none_fits
 from llama_scale.costs.memory import recompute_overhead
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
-from llama_scale.hardware import Accelerator
 from llama_scale.quantities import (
     format_bytes,
     format_count,
@@ -65,14 +64,14 @@ class TrainingReport:
 
     @property
     def energy_mwh(self) -> float | None:
-        """MWh at the board's power limit x PUE."""
-        return energy_mwh(self.gpu_hours, self.rental.accelerator, self.pue)
+        """MWh at the board's power limit x PUE (LLaMA, arXiv 2302.13971, section 6)."""
+        watts = self.rental.accelerator.power_watts
+        return None if watts is None else self.gpu_hours * watts * self.pue / 1e6
 
     @property
     def co2_tonnes(self) -> float | None:
-        """Tonnes of CO2 equivalent of that energy."""
-        energy = self.energy_mwh
-        return None if energy is None else co2_tonnes(energy, self.kg_co2_per_kwh)
+        """Tonnes of CO2 equivalent of that energy: kg a kWh is also tonnes a MWh."""
+        return None if self.energy_mwh is None else self.energy_mwh * self.kg_co2_per_kwh
 
     @property
     def layout(self) -> Layout | None:
@@ -122,22 +121,6 @@ class TrainingReport:
             yield from _layout_formulas(self, self.layout)
 
 
-def gpu_hours(train_flops: float, rental: Rental, mfu: float, goodput: float = 1.0) -> float:
-    """Accelerator-hours of so many useful FLOPs: FLOPs / (peak x MFU x goodput)."""
-    return train_flops / (rental.peak_flops_per_hour * mfu * goodput)
-
-
-def energy_mwh(gpu_hours: float, accelerator: Accelerator, pue: float = DEFAULT_PUE.value) -> float | None:
-    """MWh at the board's power limit x PUE (LLaMA, arXiv 2302.13971, section 6); None where it is unknown."""
-    watts = accelerator.power_watts
-    return None if watts is None else gpu_hours * watts * pue / 1e6
-
-
-def co2_tonnes(mwh: float, kg_per_kwh: float = DEFAULT_CARBON.value) -> float:
-    """Tonnes of CO2 equivalent of so many MWh; kg a kWh is also tonnes a MWh."""
-    return mwh * kg_per_kwh
-
-
 def training_report(
     shape: ModelConfig,
     tokens: float,
@@ -170,7 +153,7 @@ def training_report(
     batch = DEFAULT_BATCH_TOKENS if batch_tokens is None else batch_tokens
     flops = shape.train_flops_per_token() * tokens if train_flops is None else train_flops
     extra = 0.0 if recompute is None else recompute_overhead(shape, recompute)
-    hours = gpu_hours(flops, rental, mfu, goodput) * (1 + extra)
+    training = Training(rental=rental, mfu=mfu, goodput=goodput, recomputed=extra)
     work = Workload(
         shape=shape,
         accelerator=rental.accelerator,
@@ -190,7 +173,7 @@ def training_report(
         recompute=recompute,
         batch_tokens=batch,
         accelerators=accelerators,
-        gpu_hours=hours,
+        gpu_hours=flops * training.gpu_hours_per_flop,
         pue=pue,
         kg_co2_per_kwh=kg_co2_per_kwh,
         layouts=found,
