@@ -289,7 +289,7 @@ def _buildable(asked: Asked, solution: Solution) -> Built | Refusal:
     if found := _best_shape(asked, wanted, ELSEWHERE, wider=_is_limited(request)):
         able.append(found)
     if not able:
-        return unbuildable(request, wanted)
+        return partial(unbuildable, request, wanted)
     return min(able, key=partial(_rank, asked))
 
 

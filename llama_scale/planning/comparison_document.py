@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale.costs import CostUnit
 from llama_scale.planning.comparison_words import CAUTION, command
+from llama_scale.planning.document import law_document
 
 if TYPE_CHECKING:
     from llama_scale.planning.comparison import ComparedModel, Comparison, Crossing, Pair
@@ -23,14 +24,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
         "models": [_model_document(model, comparison) for model in comparison.models],
         "pairs": [_pair_document(pair, comparison.unit) for pair in comparison.pairs],
         "buy_or_train": [offer._asdict() for offer in comparison.buy_or_train],
-        "law": {
-            "name": request.fit.name,
-            "form": request.fit.law.form,
-            "parameters": {name: float(value) for name, value in request.fit.law.constants.items()},
-            "parameter_convention": request.fit.convention,
-            "flops_accounting": request.flops,
-            "source": request.fit.source,
-        },
+        "law": law_document(request),
         "level": request.level,
         "caution": CAUTION,
         "warnings": list(comparison.warnings),

@@ -14,6 +14,7 @@ from llama_scale.version import code_version
 
 if TYPE_CHECKING:
     from llama_scale.planning.offer import Offer
+    from llama_scale.planning.request import Request
     from llama_scale.planning.shapes import KvChoice
     from llama_scale.planning.values import Limit, Plan, PlannedModel
 
@@ -45,7 +46,12 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "intervals_note": MEANING if plan.intervals else plan.why_no_intervals,
         "best_on_average": plan.best_on_average and plan.best_on_average._asdict(),
         "objective": _objective(plan),
-        "law": _law(plan),
+        "law": {
+            **law_document(plan.request),
+            "support": asdict(plan.law.support),
+            "draws": plan.intervals.draws if plan.intervals else 0,
+            "draws_note": plan.law.draws_note,
+        },
         "constraints": _constraints(plan),
         "extrapolation": dict(plan.extrapolation) or None,
         "other_laws": [other._asdict() for other in plan.other_laws],
@@ -154,18 +160,16 @@ def _objective(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _law(plan: Plan) -> dict[str, Any]:
-    fit = plan.request.fit
+def law_document(request: Request) -> dict[str, Any]:
+    """The law that an answer rests on, and how it counts."""
+    fit = request.fit
     return {
         "name": fit.name,
         "form": fit.law.form,
         "parameters": {name: float(value) for name, value in fit.law.constants.items()},
         "parameter_convention": fit.convention,
-        "flops_accounting": plan.request.flops,
+        "flops_accounting": request.flops,
         "source": fit.source,
-        "support": asdict(fit.support),
-        "draws": plan.intervals.draws if plan.intervals else 0,
-        "draws_note": fit.draws_note,
     }
 
 

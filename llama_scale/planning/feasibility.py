@@ -115,13 +115,11 @@ def _too_tight(request: Request, smallest: float, wanted: float, answers: Answer
     )
 
 
-def unbuildable(request: Request, wanted: float) -> Refusal:
-    """The refusal where the continuum keeps the conditions, but no shape near its optimum does."""
-    return partial(_unbuildable, request, wanted)
+def unbuildable(request: Request, wanted: float, answers: Answers) -> InfeasibleError:
+    """The error where the continuum keeps the conditions, but no shape near its optimum does.
 
-
-def _unbuildable(request: Request, wanted: float, answers: Answers) -> InfeasibleError:
-    """Each condition is loosened step by step, to say how little is missing."""
+    Each condition is loosened step by step, to say how little is missing.
+    """
     ways = loosened(request, answers, [one.word for one in conditions(request)])
     if request.has_target and (higher := nearest_loss(request, answers)):
         ways.append(higher)

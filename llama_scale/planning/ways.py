@@ -284,10 +284,10 @@ def nearest_loss(request: Request, answers: Answers) -> Way | None:
 
 def losses_asked(request: Request, losses: Iterable[float], decimals: int = 3) -> Iterator[Way]:
     """Ways of asking for these losses; one that is no better than guessing is no offer."""
-    return (at_loss(request, loss, decimals) for loss in losses if loss < math.log(request.vocabulary))
+    return (_at_loss(request, loss, decimals) for loss in losses if loss < math.log(request.vocabulary))
 
 
-def at_loss(request: Request, loss: float, decimals: int = 3) -> Way:
+def _at_loss(request: Request, loss: float, decimals: int = 3) -> Way:
     """The way of asking for no more than this loss allows: for its score, where a score was asked for."""
     downstream = request.fit.downstream
     if request.target_score is not None and downstream is not None:
