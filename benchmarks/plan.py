@@ -23,7 +23,8 @@ from processes import cpu_seconds
 
 from llama_scale.laws import RepeatedDataLaw, ScalingLaw, published, write_fit
 from llama_scale.planning import best_sizes
-from llama_scale.planning.optimum import ExactFamily, lowest_cost, lowest_loss
+from llama_scale.planning.families import ExactFamily
+from llama_scale.planning.optimum import lowest_cost, lowest_loss
 from llama_scale.planning.request import read_request
 
 DRAWS = 1000

@@ -19,7 +19,7 @@ from llama_scale.architecture import (
     with_kv_heads,
 )
 from llama_scale.closed_forms import closed_form
-from llama_scale.costs import rental
+from llama_scale.costs import Training, rental
 from llama_scale.costs.efficiency import mfu_spread, training_goodput, training_mfu
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts
 from llama_scale.costs.memory import (
@@ -30,9 +30,6 @@ from llama_scale.costs.memory import (
 )
 from llama_scale.costs.roofline import usable_bytes
 from llama_scale.costs.training import (
-    co2_tonnes,
-    energy_mwh,
-    gpu_hours,
     training_report,
 )
 from llama_scale.errors import InputError
@@ -58,10 +55,10 @@ def test_llamas_hours_follow_from_one_mfu(
     for flops, mfu in ((six_nd, 0.471), (six_nd + attention, 0.499), (shape.train_flops_per_token(), 0.499)):
         report = training_report(shape, tokens, rental=A100, mfu=mfu, train_flops=flops * tokens)
         assert -0.075 <= report.gpu_hours / hours - 1 <= 0.10
-    energy = energy_mwh(hours, A100.accelerator)
-    assert energy is not None
-    assert energy == pytest.approx(mwh, abs=0.05)
-    assert round(co2_tonnes(energy)) == tonnes
+        spent = replace(report, gpu_hours=hours)
+        assert spent.energy_mwh == pytest.approx(mwh, abs=0.05)
+        assert spent.co2_tonnes is not None
+        assert round(spent.co2_tonnes) == tonnes
 
 
 def test_our_default_mfu_of_an_a100_gives_llamas_hours_too() -> None:
@@ -93,7 +90,8 @@ def test_every_whole_run_is_within_reach_of_its_implied_mfu(shared_data: Path) -
             precision = "bf16"
             hired = rental(row["accelerator"], precision=precision)
             flops = 6 * float(row["params"]) * float(row["tokens"])
-            hours = gpu_hours(flops, hired, float(row["implied_mfu_6nd"]))
+            training = Training(rental=hired, mfu=float(row["implied_mfu_6nd"]))
+            hours = flops * training.gpu_hours_per_flop
             assert hours == pytest.approx(float(row["gpu_hours"]), rel=3e-3)
 
 

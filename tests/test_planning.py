@@ -14,7 +14,8 @@ from llama_scale.architecture import CONVENTIONS, LLAMA_13B, ParameterConvention
 from llama_scale.errors import InfeasibleError, InputError
 from llama_scale.laws import ScalingLaw, fit_to_json, published, read_fit
 from llama_scale.planning import Plan
-from llama_scale.planning.optimum import Problem, SixNDFamily, lowest_loss
+from llama_scale.planning.families import SixNDFamily
+from llama_scale.planning.optimum import Problem, lowest_loss
 from llama_scale.planning.reasons import reasons
 from llama_scale.planning.references import reference_model, reference_models
 from llama_scale.quantities import Quantity

@@ -16,20 +16,17 @@ from llama_scale.costs.formats import serve_in
 from llama_scale.costs.serving import Deployment, serve
 from llama_scale.laws import Numbers, ScalingLaw
 from llama_scale.laws.repeated import MUENNIGHOFF_REPETITION, RepeatedDataLaw
-from llama_scale.planning.families import LARGEST_MODEL, LOG_SIZES, Array, coordinate_of
-from llama_scale.planning.optimum import (
+from llama_scale.planning.batches import Law
+from llama_scale.planning.families import (
+    LARGEST_MODEL,
+    LOG_SIZES,
+    Array,
     ExactFamily,
     Family,
-    Law,
-    Limits,
-    Objective,
-    Problem,
     SixNDFamily,
-    Solution,
-    best,
-    lowest_cost,
-    lowest_loss,
+    coordinate_of,
 )
+from llama_scale.planning.optimum import Limits, Objective, Problem, Solution, best, lowest_cost, lowest_loss
 from llama_scale.planning.serving import RooflineServing, largest_servable
 
 SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)

@@ -65,6 +65,22 @@ def test_sizes_beyond_the_limits_have_their_costs_and_are_told_apart(limits: dic
     assert (spent[curve.allowed] <= most.train_flops * (1 + 1e-9)).all()
 
 
+def test_sizes_reach_beyond_a_rival_that_is_far_larger() -> None:
+    flat = "E=1.7,A=20,B=20,alpha=0.1,beta=0.1"
+    answer = plan(serve_tokens=1e12, budget=1e24, max_parameters="100M", law=flat)
+    curve = cost_by_size(answer)
+    assert curve.compute_optimal.parameters > 100 * curve.chosen.parameters
+    assert curve.parameters[-1] == pytest.approx(2 * curve.compute_optimal.parameters)
+
+
+def test_sizes_are_about_the_plan_alone_where_no_rival_is_known() -> None:
+    answer = plan(serve_tokens=0, unique_tokens=1e10, budget=1e27)
+    assert np.isnan(answer.compute_optimal.parameters)
+    curve = cost_by_size(answer)
+    assert curve.parameters[[0, -1]] == pytest.approx(curve.chosen.parameters * np.array([1 / 30, 30]))
+    assert np.isclose(curve.parameters, curve.chosen.parameters, rtol=1e-9).any()
+
+
 def test_the_ranges_are_where_the_curve_is_within_an_excess(answer: Plan) -> None:
     curve = cost_by_size(answer)
     for excess, (low, high) in curve.ranges:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,8 +138,8 @@ def test_the_plan_for_the_mean_has_the_least_expected_cost() -> None:
     loss = answer.optimum.loss_nats
 
     def expected(planned: float) -> float:
-        plan_for = lowest_cost(problem.serving_tokens(planned), loss)
-        return float(np.mean(problem.serving_tokens(demands).cost(*plan_for)))
+        plan_for = lowest_cost(replace(problem, serve_tokens=planned), loss)
+        return float(np.mean(replace(problem, serve_tokens=demands).cost(*plan_for)))
 
     mean = expected(float(np.mean(demands)))
     for other in (spread.low, spread.median, 1.3 * spread.mean, spread.high):

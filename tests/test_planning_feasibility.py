@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from llama_scale.errors import InfeasibleError, InputError
 from llama_scale.planning import Plan, plan
+from llama_scale.planning.buildable import settle
 from llama_scale.planning.proportions import is_ill_shaped
+from llama_scale.planning.request import PlanOptions, read_request
+from llama_scale.planning.shapes import with_chosen_kv_heads
 
 WAY = re.compile(r"--([a-z-]+) (?:'([^']+)'|([\d.]+))")
 LAWS = ("besiroglu-2024", "muennighoff-2023", "E=0.5,A=5,B=5,alpha=.1,beta=.1,k=1.2")
@@ -198,3 +201,16 @@ def test_what_no_option_takes_is_offered_by_none() -> None:
     error = refusal({"serve_tokens": 1e15, "target_loss": 1.8175, "budget": "1e13 GPU-hours"})
     assert error is not None
     assert "T GPU-hours'" not in error.hint
+
+
+def test_a_refusal_is_of_the_question_as_it_was_asked_not_of_heads_that_we_chose() -> None:
+    question = {"serve_tokens": 1e12, "target_loss": 1.9, "cost_in": "usd", "time_per_output_token": "1ms"}
+    request = read_request(cast(PlanOptions, question))
+    shared, choice = with_chosen_kv_heads(request)
+    assert choice is not None
+    refused, none, _ = settle(request)
+    assert (shared.kv_heads, refused.kv_heads, none) == (8, None, None)
+    ours, theirs = refusal(question), refusal({**question, "kv_heads": 8})
+    assert ours is not None
+    assert theirs is not None
+    assert ours.message != theirs.message

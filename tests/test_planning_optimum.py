@@ -12,23 +12,21 @@ from hypothesis import strategies as st
 from llama_scale.architecture import CONVENTIONS, LLAMA_13B, ParameterConvention, nearest_shape
 from llama_scale.laws import Numbers, ScalingLaw
 from llama_scale.laws.repeated import RepeatedDataLaw
-from llama_scale.planning.families import LOG_SIZES, Array
+from llama_scale.planning.batches import floor_of
+from llama_scale.planning.families import LOG_SIZES, Array, ExactFamily, SixNDFamily
 from llama_scale.planning.optimum import (
     MOST_TOGETHER,
-    ExactFamily,
-    FlopServing,
     Objective,
     Problem,
-    SixNDFamily,
     Solution,
     cheap_ranges,
-    floor_of,
     lowest_cost,
     lowest_loss,
     tokens_for,
 )
 from llama_scale.planning.quantisation import Penalty, QuantisedLaw
 from llama_scale.planning.search import COARSE_POINTS, WINDOW, minimise
+from llama_scale.planning.serving import FlopServing
 
 SARDANA = ScalingLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
 BESIROGLU = ScalingLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)

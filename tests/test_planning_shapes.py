@@ -20,12 +20,14 @@ from llama_scale.architecture import (
     with_kv_heads,
 )
 from llama_scale.costs import rental
-from llama_scale.costs.serving import Deployment, serve, served_shape
+from llama_scale.costs.roofline import served_shape
+from llama_scale.costs.serving import Deployment, serve
 from llama_scale.errors import InputError
 from llama_scale.planning import plan
 from llama_scale.planning.families import ExactFamily, Geometry, SixNDFamily, coordinate_of
 from llama_scale.planning.request import PlanOptions, read_request
-from llama_scale.planning.shapes import choose_kv_heads, context_for, with_chosen_kv_heads
+from llama_scale.planning.shapes import choose_kv_heads, with_chosen_kv_heads
+from llama_scale.planning.supply import context_for
 
 
 def deployment(input_tokens: float, output_tokens: float, chip: str = "H100", most: int = 8) -> Deployment:
@@ -54,7 +56,9 @@ def test_long_requests_group_queries_down_to_the_floor() -> None:
 def test_the_continuum_through_a_shape_counts_and_costs_what_it_does(shape: ModelConfig) -> None:
     """A matrix of the vocabulary for each table, and norms of two a layer and one at the end."""
     for convention in CONVENTIONS:
-        family = ExactFamily(convention=convention, context=2048, attended_tokens=512).through(shape)
+        family = ExactFamily(
+            convention=convention, context=2048, attended_tokens=512, geometry=Geometry().through(shape)
+        )
         on_it = family.sizes(coordinate_of(family, float(shape.parameters.by(convention))))
         assert on_it.parameters == pytest.approx(float(shape.parameters.by(convention)), rel=1e-9)
         assert on_it.train_flops_per_token == pytest.approx(shape.train_flops_per_token(2048), rel=1e-9)
@@ -157,7 +161,7 @@ def test_the_choice_goes_into_json() -> None:
     [(1000, 250, 2048), (1800, 248, 2048), (1800, 249, 4096), (1e5, 1, 131072)],
 )
 def test_the_context_is_the_least_that_holds_a_request(read: float, written: float, context: int) -> None:
-    assert context_for(read, written) == context
+    assert context_for(read + written) == context
 
 
 def test_a_plan_of_a_served_model_groups_its_queries() -> None:
@@ -196,7 +200,7 @@ def test_the_plan_says_why_it_has_its_kv_heads_and_trains_in_the_recipes_batch()
 def test_the_continuum_through_a_shape_is_served_as_the_shape_is(size: float, kv_heads: int | None) -> None:
     shape = nearest_shape(size, kv_heads=kv_heads)
     for family in (SixNDFamily(), ExactFamily(convention="total")):
-        through = replace(family, geometry=Geometry(kv_heads=kv_heads)).through(shape)
+        through = replace(family, geometry=Geometry(kv_heads=kv_heads).through(shape))
         at = coordinate_of(through, float(shape.parameters.total))
         found = through.sizes(at, shaped=True).shape
         assert found is not None

@@ -335,7 +335,7 @@ def test_memory_is_counted_as_serving_counts_it() -> None:
 
 
 def test_alternatives_are_the_plans_own_figures(answer: Plan) -> None:
-    found = {model.name: model for model in alternatives(answer)}
+    found = {one.name: one.model for one in alternatives(answer)}
     assert found["recommended"].lifetime == answer.recommended.lifetime
     assert found["compute-optimal, equal loss"].parameters == answer.compute_optimal.parameters
     assert {near.name for near in answer.family} >= set(found) - {

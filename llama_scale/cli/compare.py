@@ -103,6 +103,7 @@ _share_options()
 def _text(found: Comparison) -> Iterator[Any]:
     from llama_scale.cli.output import entry, table, wrapped
     from llama_scale.planning import comparison_words as words
+    from llama_scale.planning.words import assumed
 
     yield from (wrapped(found.sentence), "")
     yield table(words.rows(found), words.COLUMNS)
@@ -116,7 +117,7 @@ def _text(found: Comparison) -> Iterator[Any]:
         yield wrapped(f"who is cheaper than whom: {len(found.pairs)} pairs, with --json", 3) + "\n"
     yield from (entry(reason.heading, reason.text) for reason in words.reasons(found))
     yield ""
-    yield entry("assumes", words.assumptions_line(found))
+    yield entry("assumes", assumed(found.request))
     yield entry("again", words.command(found))
     yield from (entry("next", step) for step in words.next_steps(found))
 

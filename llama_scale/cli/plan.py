@@ -145,8 +145,7 @@ def _explained(plan: Plan) -> Iterator[str]:
         yield entry(
             formula.name, f"{formula.formula}\n{formula.numbers}\nsource: {formula.source}", indent=21
         )
-    if plan.recipe is not None:
-        yield entry("recipe", "\n".join((plan.recipe.text, *plan.recipe.warnings)), indent=21)
+    yield entry("recipe", "\n".join((plan.recipe.text, *plan.recipe.warnings)), indent=21)
     if plan.kv_choice is not None:
         yield entry("KV heads", plan.kv_choice.reason, indent=21)
     yield "\nAssumptions"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,15 +123,8 @@ def calibrate(measurements: Measurements, guess: Guess = PHYSICS) -> Calibration
 
 def calibration_of(constants: Array) -> Calibration:
     """Constants in the order of CONSTANTS, by name."""
-    prefill, decode, bandwidth, link, layer, sequence = map(float, constants)
-    return Calibration(
-        prefill_mfu=prefill,
-        decode_mfu=decode,
-        bandwidth_share=bandwidth,
-        link_share=link,
-        layer_seconds=layer,
-        sequence_seconds=sequence,
-    )
+    named: dict[str, Any] = dict(zip(CONSTANTS, map(float, constants), strict=True))
+    return Calibration(**named)
 
 
 def guess_from(calibration: Calibration) -> Guess:

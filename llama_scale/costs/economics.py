@@ -47,6 +47,15 @@ class Assumption:
     is_default: bool = False
 
 
+class Formula(NamedTuple):
+    """What is computed, the formula, the formula with numbers, and where it comes from."""
+
+    name: str
+    formula: str
+    numbers: str
+    source: str
+
+
 @frozen
 class Rental:
     """An accelerator at a precision and a price; `price_usd_per_hour` is None where nobody named one."""

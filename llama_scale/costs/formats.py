@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from llama_scale.costs.economics import Rental, rental
 from llama_scale.errors import InputError
 from llama_scale.hardware import Accelerator, Precision, accelerator, nearest_names_hint
 
-WeightFormat = Literal["bf16", "fp16", "fp8", "int8", "int4", "fp4"]
-WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
-
-BITS: dict[WeightFormat, float] = {
+BITS: dict[str, float] = {
     "bf16": 16,
     "fp16": 16,
     "fp8": 8,
@@ -19,7 +16,8 @@ BITS: dict[WeightFormat, float] = {
     "int4": 4.5,  # with a scale of 8 bits for every 16 weights
     "fp4": 4.5,
 }
-COMPUTES: dict[WeightFormat, Precision] = {"fp8": "fp8", "int8": "int8", "fp4": "fp4"}
+WEIGHT_FORMATS = tuple(BITS)
+COMPUTES: dict[str, Precision] = {"fp8": "fp8", "int8": "int8", "fp4": "fp4"}
 
 
 class ServedFormat(NamedTuple):
@@ -31,10 +29,9 @@ class ServedFormat(NamedTuple):
 
 def weight_bits(name: str) -> float:
     """Bits of a weight in this format; raises InputError with the nearest names."""
-    for known in WEIGHT_FORMATS:
-        if known == name:
-            return BITS[known]
-    raise InputError(f"unknown weight format '{name}'", hint=nearest_names_hint(name, WEIGHT_FORMATS))
+    if name not in BITS:
+        raise InputError(f"unknown weight format '{name}'", hint=nearest_names_hint(name, WEIGHT_FORMATS))
+    return BITS[name]
 
 
 def compute_precision(chip: Accelerator, weights: str) -> Precision:
@@ -42,13 +39,8 @@ def compute_precision(chip: Accelerator, weights: str) -> Precision:
 
     Weights of 4 bits in integers are always expanded to 16 bits first.
     """
-    weight_bits(weights)
-    peaks = chip.peak_flops_per_second
-    usual: Precision = "bf16" if "bf16" in peaks else "fp16"
-    for known, native in COMPUTES.items():
-        if known == weights and peaks.get(native, 0.0) > peaks[usual]:
-            return native
-    return usual
+    peaks, native = chip.peak_flops_per_second, COMPUTES.get(weights)
+    return native if native and peaks.get(native, 0.0) > chip.peak(chip.trains_in) else chip.trains_in
 
 
 def serve_in(name: str, weights: str, *, price_usd_per_hour: float | None = None) -> ServedFormat:
@@ -58,7 +50,5 @@ def serve_in(name: str, weights: str, *, price_usd_per_hour: float | None = None
     'bf16'
     """
     precision = compute_precision(accelerator(name), weights)
-    return ServedFormat(
-        rental=rental(name, precision=precision, price_usd_per_hour=price_usd_per_hour),
-        weight_bits=weight_bits(weights),
-    )
+    hired = rental(name, precision=precision, price_usd_per_hour=price_usd_per_hour)
+    return ServedFormat(hired, weight_bits(weights))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import NamedTuple
 
 from llama_scale.costs.demand import Demand
 from llama_scale.costs.economics import CostUnit, Rental, Serving, Training, missing_price
-from llama_scale.costs.serving import Deployment, ServedShape, Throughput, serve
+from llama_scale.costs.roofline import ServedShape
+from llama_scale.costs.serving import Deployment, Throughput, serve
 from llama_scale.frozen import frozen
 
 
@@ -53,6 +55,11 @@ class Lifetime:
         totals = {"flops": self.total_flops, "gpu_hours": self.total_gpu_hours, "usd": self.total_usd}
         value = totals[unit]
         return float("nan") if value is None else value
+
+    def to_json(self) -> dict[str, float | None]:
+        """Its parts and totals."""
+        totals = ("total_flops", "total_gpu_hours", "total_usd")
+        return asdict(self) | {name: getattr(self, name) for name in totals}
 
 
 @frozen

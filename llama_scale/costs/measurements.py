@@ -90,11 +90,11 @@ def stack(rows: Sequence[Measurement]) -> Measurements:
 
 def _engine(row: Measurement) -> Engine:
     """What one copy of the row's model runs on."""
-    chip, peaks = row.chip, row.chip.peak_flops_per_second
+    chip = row.chip
     return Engine(
         tensor=row.tensor,
         peak_flops_per_second=chip.peak(compute_precision(chip, row.weights)),
-        attention_flops_per_second=peaks.get("bf16") or peaks["fp16"],
+        attention_flops_per_second=chip.peak(chip.trains_in),
         bandwidth_bytes_per_second=chip.bandwidth_bytes_per_second,
         link_bytes_per_second=chip.interconnect_bytes_per_second or math.nan,
         memory_bytes=chip.memory_bytes,

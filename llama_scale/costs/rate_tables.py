@@ -160,7 +160,7 @@ class _Row(NamedTuple):
         text = self.cells["weights"].lower()
         native = chip.peak_flops_per_second
         by_bits = {
-            "16": "bf16" if "bf16" in native else "fp16",
+            "16": chip.trains_in,
             "8": "fp8" if "fp8" in native else "int8",
             "4": "fp4" if "fp4" in native else "int4",
         }

@@ -30,21 +30,9 @@ from llama_scale.costs.roofline import (
     batch_in_memory,
     phases,
     seconds_per_answer,
-    served_shape,
 )
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
-
-__all__ = [
-    "NODE",
-    "Deployment",
-    "Fleet",
-    "ServedShape",
-    "Throughput",
-    "accelerators_for",
-    "serve",
-    "served_shape",
-]
 
 NODE = 8  # accelerators whose links are fast enough to share every layer
 LARGEST_GROUP = 1024
@@ -53,7 +41,7 @@ Limit = Literal["memory", "largest batch", "time per output token", "time to fir
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 
 
-@frozen
+@frozen(eq=False)  # what is worked out of one may be kept by it
 class Deployment:
     """How a model is served: on what, in how many bits, requests of what length, within what limits.
 
@@ -70,7 +58,6 @@ class Deployment:
     utilisation: float = 1.0
     calibration: Calibration = field(default_factory=shipped_calibration)
     most_accelerators: int = NODE
-    context: float = math.inf
     largest_batch: float = math.inf
     time_per_output_token_seconds: float | None = None
     time_to_first_token_seconds: float | None = None
@@ -83,12 +70,6 @@ class Deployment:
                 )
         if not self.input_tokens >= 0:
             raise InputError("a request cannot read fewer than 0 tokens", hint="set --input-tokens")
-        if self.input_tokens + self.output_tokens > self.context:
-            raise InputError(
-                f"a request of {self.input_tokens:g} tokens read and {self.output_tokens:g} written does not "
-                f"fit in a context of {self.context:g}",
-                hint="raise --context, or lower --input-tokens or --output-tokens",
-            )
         if not 1 <= self.most_accelerators <= LARGEST_GROUP:
             raise InputError(
                 f"one copy of a model on at most {self.most_accelerators} accelerators is out of range",
@@ -168,12 +149,11 @@ def accelerators_for(deployment: Deployment, shape: ServedShape, requests_per_se
 def engine(deployment: Deployment, group: ArrayLike) -> Engine:
     """What works on a copy that is spread over `group` accelerators; an array of them gives arrays."""
     chip = deployment.rental.accelerator
-    peaks = chip.peak_flops_per_second
     tensor = np.minimum(np.asarray(group, float), NODE)
     return Engine(
         tensor=tensor,
         peak_flops_per_second=chip.peak(deployment.rental.precision),
-        attention_flops_per_second=peaks.get("bf16") or peaks["fp16"],
+        attention_flops_per_second=chip.peak(chip.trains_in),
         bandwidth_bytes_per_second=chip.bandwidth_bytes_per_second,
         link_bytes_per_second=chip.interconnect_bytes_per_second or math.inf,
         memory_bytes=chip.memory_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from llama_scale.costs.economics import Formula
 from llama_scale.costs.roofline import (
     RESERVED_BYTES,
     USABLE_MEMORY,
@@ -20,15 +21,6 @@ from llama_scale.costs.roofline import (
 from llama_scale.costs.serving import NODE, Deployment, Throughput, engine, serve
 from llama_scale.costs.serving_limits import why_not
 from llama_scale.quantities import format_number
-
-
-class ServingFormula(NamedTuple):
-    """What is computed, the formula, the formula with numbers, and where it comes from."""
-
-    name: str
-    formula: str
-    numbers: str
-    source: str
 
 
 class TokenPrices(NamedTuple):
@@ -49,7 +41,7 @@ def token_prices(throughput: Throughput, price_usd_per_hour: float) -> TokenPric
     )
 
 
-def explain_serving(deployment: Deployment, shape: ServedShape) -> tuple[ServingFormula, ...]:
+def explain_serving(deployment: Deployment, shape: ServedShape) -> tuple[Formula, ...]:
     """Every formula behind `serve` for one model, in the order in which they are used.
 
     Raises InfeasibleError where it cannot be served.
@@ -99,25 +91,25 @@ class _Served(NamedTuple):
         return f"constants fitted on {calibration.rows} rates ({calibration.date or 'given'}){error}"
 
 
-def _memory(served: _Served) -> list[ServingFormula]:
+def _memory(served: _Served) -> list[Formula]:
     deployment, shape, machine = served.deployment, served.shape, served.machine
     traffic, chip = deployment.traffic, deployment.rental.accelerator
     weights, cache = shape.weights * machine.weight_bytes, cache_bytes(shape, machine.kv_bytes)
     room = served.group * usable_bytes(machine.memory_bytes)
     return [
-        ServingFormula(
+        Formula(
             "bytes of weights",
             "parameters x bits / 8",
             f"{shape.weights:.4g} x {deployment.weight_bits:g} / 8 = {weights:.4g}",
             "bits with their scales",
         ),
-        ServingFormula(
+        Formula(
             "cache bytes of a token",
             "2 L (KV heads x head size) x bits / 8",
             f"2 x {shape.layers:g} x {shape.kv_width:g} x {deployment.kv_bits:g} / 8 = {cache:.4g}",
             "one key and one value a layer",
         ),
-        ServingFormula(
+        Formula(
             "answers that fit in memory",
             "(g (0.92 memory - 3e9) - weights) / (cache x (n_in / samples + n_out / 2))",
             f"({served.group} x ({USABLE_MEMORY:g} x {machine.memory_bytes:.4g} - {RESERVED_BYTES:.0e}) - "
@@ -128,7 +120,7 @@ def _memory(served: _Served) -> list[ServingFormula]:
     ]
 
 
-def _times(served: _Served) -> list[ServingFormula]:
+def _times(served: _Served) -> list[Formula]:
     deployment, shape, machine = served.deployment, served.shape, served.machine
     fitted, traffic, g = deployment.calibration, deployment.traffic, served.tensor
     times = served.times
@@ -140,14 +132,14 @@ def _times(served: _Served) -> list[ServingFormula]:
     bandwidth = f"({g} x {machine.bandwidth_bytes_per_second:.4g} x {fitted.bandwidth_share:.3g})"
     step = float(times.step_fixed + served.batch * times.step_per_sequence)
     return [
-        ServingFormula(
+        Formula(
             "seconds to exchange a token",
             "8 L q (g - 1) / g / (link s)",
             f"8 x {shape.layers:g} x {shape.query_width:g} x {g - 1} / {g} / "
             f"({machine.link_bytes_per_second:.4g} x {fitted.link_share:.3g}) = {exchange:.4g}",
             served.source,
         ),
-        ServingFormula(
+        Formula(
             "seconds of a prompt",
             f"{before}(2 N n_in / peak + 2 L q n_in^2 / peak16) / (g m_p) + exchange n_in{after}",
             f"{before}({products:.4g} x {read:g} / {peak:.4g} + {attention / 2:.4g} x {read:g}^2 / "
@@ -155,7 +147,7 @@ def _times(served: _Served) -> list[ServingFormula]:
             f"{times.prompt:.4g}",
             served.source,
         ),
-        ServingFormula(
+        Formula(
             "seconds of a step",
             f"{before}(bytes of N + B c cache) / (g bandwidth e) + u_L L "
             f"+ B ((2 N / peak + 4 L q c / peak16) / (g m_d) + exchange + u_B L){after}",
@@ -169,28 +161,28 @@ def _times(served: _Served) -> list[ServingFormula]:
     ]
 
 
-def _limits(served: _Served) -> list[ServingFormula]:
+def _limits(served: _Served) -> list[Formula]:
     deployment, found, batch = served.deployment, served.found, served.batch
     times = served.times
     together = max(batch, 1.0)
     step = float(times.step_fixed + together * times.step_per_sequence)
     ours = "our own: prompts interrupt the batch, nobody waits in a queue"
     return [
-        ServingFormula(
+        Formula(
             "answers at a time",
             "the largest batch that memory, its own limit and the limits on latency allow",
             f"{float(found.batch):.4g} on {served.group} x {deployment.rental.accelerator.name}, "
             f"limited by {found.limited_by}",
             ours,
         ),
-        ServingFormula(
+        Formula(
             "seconds to the next token",
             "t_step + (B - 1) t_pre / (samples n_out)",
             f"{step:.4g} + ({together:.4g} - 1) x {times.prompt:.4g} / ({deployment.samples:g} x "
             f"{deployment.output_tokens:g}) = {float(found.time_per_output_token_seconds):.4g}",
             ours,
         ),
-        ServingFormula(
+        Formula(
             "seconds to the first token",
             "t_step + t_pre",
             f"{step:.4g} + {times.prompt:.4g} = {float(found.time_to_first_token_seconds):.4g}",
@@ -199,13 +191,13 @@ def _limits(served: _Served) -> list[ServingFormula]:
     ]
 
 
-def _rates(served: _Served) -> list[ServingFormula]:
+def _rates(served: _Served) -> list[Formula]:
     deployment, found = served.deployment, served.found
     times = served.times
     traffic, step = deployment.traffic, times.step_fixed + served.batch * times.step_per_sequence
     seconds = float(found.accelerator_seconds_per_token)
     formulas = [
-        ServingFormula(
+        Formula(
             "accelerator-seconds of a token",
             "g (t_pre / samples + n_out t_step / B) / ((n_in / samples + n_out) x utilisation)",
             f"{served.tensor} x ({times.prompt:.4g} / {traffic.samples:g} + {traffic.output_tokens:g} x "
@@ -218,7 +210,7 @@ def _rates(served: _Served) -> list[ServingFormula]:
     if price is not None:
         prices = token_prices(found, price)
         formulas.append(
-            ServingFormula(
+            Formula(
                 "dollars for a million tokens",
                 "1e6 x accelerator-seconds x price / 3600",
                 f"1e6 x {seconds:.4g} x {price:g} / 3600 = ${format_number(float(prices.blended_usd))} "

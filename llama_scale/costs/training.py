@@ -7,12 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from llama_scale.architecture import ModelConfig, Recompute
-from llama_scale.costs.economics import Default, Rental
+from llama_scale.costs.economics import Default, Formula, Rental, Training
 from llama_scale.costs.layouts import Layout, Workload, fewest_accelerators, layouts, why_none_fits
 from llama_scale.costs.memory import recompute_overhead
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
-from llama_scale.hardware import Accelerator
 from llama_scale.quantities import (
     format_bytes,
     format_count,
@@ -20,8 +19,6 @@ from llama_scale.quantities import (
     format_number,
     format_usd,
 )
-
-Row = tuple[str, str, str, str]  # name, formula, numbers put in, source
 
 DEFAULT_PUE = Default(
     1.1, "power usage effectiveness that LLaMA assumes (arXiv 2302.13971, section 6)", "2023"
@@ -67,14 +64,14 @@ class TrainingReport:
 
     @property
     def energy_mwh(self) -> float | None:
-        """MWh at the board's power limit x PUE."""
-        return energy_mwh(self.gpu_hours, self.rental.accelerator, self.pue)
+        """MWh at the board's power limit x PUE (LLaMA, arXiv 2302.13971, section 6)."""
+        watts = self.rental.accelerator.power_watts
+        return None if watts is None else self.gpu_hours * watts * self.pue / 1e6
 
     @property
     def co2_tonnes(self) -> float | None:
-        """Tonnes of CO2 equivalent of that energy."""
-        energy = self.energy_mwh
-        return None if energy is None else co2_tonnes(energy, self.kg_co2_per_kwh)
+        """Tonnes of CO2 equivalent of that energy: kg a kWh is also tonnes a MWh."""
+        return None if self.energy_mwh is None else self.energy_mwh * self.kg_co2_per_kwh
 
     @property
     def layout(self) -> Layout | None:
@@ -117,27 +114,11 @@ class TrainingReport:
             "architecture": asdict(self.shape),
         }
 
-    def formulas(self) -> Iterator[Row]:
+    def formulas(self) -> Iterator[Formula]:
         """Name, formula, numbers and source of hours, days, energy, CO2, memory and layout."""
         yield from _cost_formulas(self)
         if self.layout is not None:
             yield from _layout_formulas(self, self.layout)
-
-
-def gpu_hours(train_flops: float, rental: Rental, mfu: float, goodput: float = 1.0) -> float:
-    """Accelerator-hours of so many useful FLOPs: FLOPs / (peak x MFU x goodput)."""
-    return train_flops / (rental.peak_flops_per_hour * mfu * goodput)
-
-
-def energy_mwh(gpu_hours: float, accelerator: Accelerator, pue: float = DEFAULT_PUE.value) -> float | None:
-    """MWh at the board's power limit x PUE (LLaMA, arXiv 2302.13971, section 6); None where it is unknown."""
-    watts = accelerator.power_watts
-    return None if watts is None else gpu_hours * watts * pue / 1e6
-
-
-def co2_tonnes(mwh: float, kg_per_kwh: float = DEFAULT_CARBON.value) -> float:
-    """Tonnes of CO2 equivalent of so many MWh; kg a kWh is also tonnes a MWh."""
-    return mwh * kg_per_kwh
 
 
 def training_report(
@@ -172,7 +153,7 @@ def training_report(
     batch = DEFAULT_BATCH_TOKENS if batch_tokens is None else batch_tokens
     flops = shape.train_flops_per_token() * tokens if train_flops is None else train_flops
     extra = 0.0 if recompute is None else recompute_overhead(shape, recompute)
-    hours = gpu_hours(flops, rental, mfu, goodput) * (1 + extra)
+    training = Training(rental=rental, mfu=mfu, goodput=goodput, recomputed=extra)
     work = Workload(
         shape=shape,
         accelerator=rental.accelerator,
@@ -192,7 +173,7 @@ def training_report(
         recompute=recompute,
         batch_tokens=batch,
         accelerators=accelerators,
-        gpu_hours=hours,
+        gpu_hours=flops * training.gpu_hours_per_flop,
         pue=pue,
         kg_co2_per_kwh=kg_co2_per_kwh,
         layouts=found,
@@ -213,10 +194,10 @@ def _refuse_absurd(shape: ModelConfig, accelerators: int | None, batch_tokens: f
         )
 
 
-def _cost_formulas(report: TrainingReport) -> Iterator[Row]:
+def _cost_formulas(report: TrainingReport) -> Iterator[Formula]:
     peak = report.rental.peak_flops_per_hour / 3600
     again = 0.0 if report.recompute is None else recompute_overhead(report.shape, report.recompute)
-    yield (
+    yield Formula(
         "training GPU-hours",
         "FLOPs x (1 + recomputed) / (peak x MFU x goodput x 3600)",
         f"{report.train_flops:.4g} x {1 + again:.4g} / ({peak:.4g} x {report.mfu:g} x {report.goodput:g} "
@@ -225,15 +206,17 @@ def _cost_formulas(report: TrainingReport) -> Iterator[Row]:
     )
     if report.accelerators is not None and report.days is not None:
         numbers = f"{report.gpu_hours:.4g} / ({report.accelerators:,} x 24) = {format_number(report.days)} d"
-        yield "training days", "GPU-hours / (accelerators x 24)", numbers, "all of them at work all the time"
+        yield Formula(
+            "training days", "GPU-hours / (accelerators x 24)", numbers, "all of them at work all the time"
+        )
     if report.usd is not None:
         numbers = (
             f"{report.gpu_hours:.4g} x ${report.rental.price_usd_per_hour:g} = {format_usd(report.usd, 4)}"
         )
-        yield "training dollars", "GPU-hours x price", numbers, report.rental.price_source
+        yield Formula("training dollars", "GPU-hours x price", numbers, report.rental.price_source)
     if report.energy_mwh is not None and report.co2_tonnes is not None:
         watts = report.rental.accelerator.power_watts
-        yield (
+        yield Formula(
             "energy",
             "GPU-hours x board power x PUE",
             f"{report.gpu_hours:.4g} x {watts:g} W x {report.pue:g} = {format_number(report.energy_mwh)} MWh",
@@ -242,21 +225,21 @@ def _cost_formulas(report: TrainingReport) -> Iterator[Row]:
         numbers = (
             f"{report.energy_mwh:.4g} x {report.kg_co2_per_kwh:g} = {format_number(report.co2_tonnes)} t CO2e"
         )
-        yield "CO2", "MWh x kg CO2e a kWh", numbers, "LLaMA, arXiv 2302.13971, section 6"
+        yield Formula("CO2", "MWh x kg CO2e a kWh", numbers, "LLaMA, arXiv 2302.13971, section 6")
 
 
-def _layout_formulas(report: TrainingReport, layout: Layout) -> Iterator[Row]:
+def _layout_formulas(report: TrainingReport, layout: Layout) -> Iterator[Formula]:
     memory, spread = layout.memory, layout.sharding
     states = memory.weights_bytes + memory.gradients_bytes + memory.optimizer_bytes
     parts = states, memory.gathered_bytes, memory.activations_bytes, memory.logits_bytes
     total, usable = format_bytes(memory.total_bytes), format_bytes(memory.usable_bytes)
-    yield (
+    yield Formula(
         "memory of an accelerator",
         "states / (FSDP x tensor x pipeline) + gathered weights + activations + logits <= .92 memory - 3 GB",
         f"{' + '.join(format_bytes(part) for part in parts)} = {total} <= {usable}",
         "Korthikanti et al. 2022, arXiv 2205.05198; states of mixed precision: 18 bytes a parameter",
     )
-    yield (
+    yield Formula(
         "layout",
         "data x FSDP x tensor x pipeline = accelerators; micro-batch x replicas x micro-steps = batch",
         f"{spread.data} x {spread.fsdp} x {spread.tensor} x {spread.pipeline} = {spread.accelerators:,}; "
@@ -264,7 +247,7 @@ def _layout_formulas(report: TrainingReport, layout: Layout) -> Iterator[Row]:
         f"{format_count(layout.batch_tokens)} tokens",
         "least time lost to recomputing, bubble and exposed communication (costs/layouts.py)",
     )
-    yield (
+    yield Formula(
         "hardware utilisation",
         "MFU x (1 + recomputed)",
         f"{report.mfu:g} x {1 + layout.recompute_overhead:.4g} = {report.hardware_utilisation:.3g}; "

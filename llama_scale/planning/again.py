@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from llama_scale.planning import reading
 from llama_scale.planning.request import Request
 from llama_scale.quantities import Quantity, format_quantity, parse_budget
 
@@ -34,7 +35,7 @@ def command_words(plan: Plan) -> list[tuple[str, str | None]]:
 def option_words(name: str, value: object) -> tuple[str, str | None]:
     """One word as the command line takes it: its flag and its value."""
     text = f"{plain_word(value)}s" if name in DURATIONS and not isinstance(value, str) else plain_word(value)
-    return f"--{name.replace('_', '-')}", None if value is True else shlex.quote(text)
+    return reading.option(name), None if value is True else shlex.quote(text)
 
 
 def option(name: str, value: object) -> str:

@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llama_scale.architecture import ModelConfig
-from llama_scale.costs.serving import Fleet, accelerators_for, served_shape
+from llama_scale.costs.roofline import served_shape
+from llama_scale.costs.serving import Fleet, accelerators_for
 from llama_scale.costs.training import TrainingReport, training_report
 from llama_scale.laws import published, published_names
 from llama_scale.laws.downstream import ScorePrediction
 from llama_scale.planning.assumptions import assumptions
+from llama_scale.planning.batches import stacked
 from llama_scale.planning.buildable import Settled, answered_loss, model_of, settle, shaped
 from llama_scale.planning.cautions import far_beyond, warnings
+from llama_scale.planning.families import Sizes
 from llama_scale.planning.family import neighbours
 from llama_scale.planning.limits import is_tight, limits_of
 from llama_scale.planning.optimum import (
     Objective,
     Problem,
-    Sizes,
     Solution,
     best,
     cheap_ranges,
     lowest_cost,
     lowest_loss,
-    stacked,
 )
 from llama_scale.planning.recipe import recipe
 from llama_scale.planning.regret import regret

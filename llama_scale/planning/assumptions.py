@@ -16,6 +16,7 @@ from llama_scale.costs import (
 )
 from llama_scale.costs.serving import Deployment
 from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
+from llama_scale.planning.reading import option
 from llama_scale.planning.request import Request
 from llama_scale.planning.shapes import QUALITY_FLOOR, SOURCE
 from llama_scale.quantities import (
@@ -103,20 +104,8 @@ def _training(request: Request) -> Iterator[Assumption]:
             source="Korthikanti et al. 2022, arXiv 2205.05198",
             option="--recompute",
         )
-    yield _constant(request, "power overhead", f"PUE {request.pue:g}", DEFAULT_PUE, "pue")
-    yield _constant(request, "CO2", f"{request.carbon:g} kg a kWh", DEFAULT_CARBON, "carbon")
-
-
-def _constant(request: Request, name: str, value: str, default: Default, option: str) -> Assumption:
-    given = option in request.given
-    return Assumption(
-        name=name,
-        value=value,
-        source="given" if given else default.source,
-        date="" if given else default.date,
-        option=_option(option),
-        is_default=not given,
-    )
+    yield _dated(request, "power overhead", f"PUE {request.pue:g}", DEFAULT_PUE, "pue")
+    yield _dated(request, "CO2", f"{request.carbon:g} kg a kWh", DEFAULT_CARBON, "carbon")
 
 
 def _serving(request: Request) -> Iterator[Assumption]:
@@ -209,7 +198,7 @@ def _rental(request: Request, hired: Rental, what: str, prefix: str) -> Iterator
         name=f"{what} chip",
         value=f"{chip.name}, {hired.precision}, {rate} dense",
         source=chip.source + unconfirmed,
-        option=_option(f"{prefix}accelerator"),
+        option=option(f"{prefix}accelerator"),
         is_default=not request.given.keys() & {"accelerator", f"{prefix}accelerator"},
     )
     price = hired.price_usd_per_hour
@@ -218,22 +207,23 @@ def _rental(request: Request, hired: Rental, what: str, prefix: str) -> Iterator
         value="none" if price is None else format_usd_per_hour(price),
         source=hired.price_source,
         date=hired.price_date,
-        option=_option(f"{prefix}price"),
+        option=option(f"{prefix}price"),
         is_default=hired.price_source != "given",
     )
 
 
-def _share(request: Request, name: str, value: float, default: Default, option: str) -> Assumption:
-    is_default = option not in request.given
+def _share(request: Request, name: str, value: float, default: Default, word: str) -> Assumption:
+    return _dated(request, name, format_fraction(value), default, word)
+
+
+def _dated(request: Request, name: str, value: str, default: Default, word: str) -> Assumption:
+    """A value that is given, or that stands by default."""
+    is_default = word not in request.given
     return Assumption(
         name=name,
-        value=format_fraction(value),
+        value=value,
         source=default.source if is_default else "given",
         date=default.date if is_default else "",
-        option=_option(option),
+        option=option(word),
         is_default=is_default,
     )
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

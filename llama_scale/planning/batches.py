@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 
 from llama_scale.laws import Numbers, ScalingLaw
-from llama_scale.laws.repeated import RepeatedDataLaw, Repetition
-from llama_scale.planning.quantisation import QuantisedLaw
+from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.quantisation import Penalty, QuantisedLaw
 
 Law = ScalingLaw | RepeatedDataLaw | QuantisedLaw
 
@@ -32,43 +33,32 @@ def count_of(law: Law) -> int:
     return int(np.size(floors(law)))
 
 
+def trained_of(law: Law) -> ScalingLaw | RepeatedDataLaw:
+    """The law of the weights as they were trained."""
+    return law.trained if isinstance(law, QuantisedLaw) else law
+
+
 def stacked(laws: Sequence[Law]) -> Law:
     """Laws of one kind as the draws of one."""
-    first = laws[0]
-    if isinstance(first, QuantisedLaw):
-        trained = stacked([law.trained for law in laws if isinstance(law, QuantisedLaw)])
-        assert not isinstance(trained, QuantisedLaw), "weights are quantised once"
-        return replace(first, trained=trained)
-    if isinstance(first, RepeatedDataLaw):
-        repeated = [law for law in laws if isinstance(law, RepeatedDataLaw)]
-        fresh = stacked([law.law for law in repeated])
-        assert isinstance(fresh, ScalingLaw), "a law of repeated data holds one of fresh data"
-        decays = (
-            np.array([getattr(law.repetition, name) for law in repeated])
-            for name in ("tokens_decay", "parameters_decay")
-        )
-        tokens_decay, parameters_decay = decays
-        repetition = replace(first.repetition, tokens_decay=tokens_decay, parameters_decay=parameters_decay)
-        return replace(first, law=fresh, repetition=repetition)
-    names = ("E", "A", "B", "alpha", "beta", "k")
-    return ScalingLaw(**{name: np.array([float(getattr(law, name)) for law in laws]) for name in names})
+    return _each(laws, lambda values: np.array([float(value) for value in values]))
 
 
 def part_of(law: Law, shape: tuple[int, ...], part: slice) -> Law:
     """The draws of one part of the questions, which run over `shape`; what is a single number stays."""
 
-    def flat(value: Numbers) -> Numbers:
+    def flat(values: Sequence[Numbers]) -> Numbers:
+        (value,) = values
         return value if np.ndim(value) == 0 else np.broadcast_to(value, shape).ravel()[part]
 
-    if isinstance(law, QuantisedLaw):
-        trained = part_of(law.trained, shape, part)
-        assert not isinstance(trained, QuantisedLaw), "weights are quantised once"
-        return replace(law, trained=trained)
-    if isinstance(law, RepeatedDataLaw):
-        fresh, decays = part_of(law.law, shape, part), law.repetition
-        assert isinstance(fresh, ScalingLaw), "a law of repeated data holds one of fresh data"
-        repetition = Repetition(
-            tokens_decay=flat(decays.tokens_decay), parameters_decay=flat(decays.parameters_decay)
-        )
-        return RepeatedDataLaw(law=fresh, unique_tokens=flat(law.unique_tokens), repetition=repetition)
-    return ScalingLaw(**{name: flat(value) for name, value in law.constants.items()})
+    return _each([law], flat)
+
+
+def _each(laws: Sequence[Any], combine: Callable[[Sequence[Numbers]], Numbers]) -> Any:
+    """The law of the same kind, each of its constants what `combine` makes of theirs; bits are alike."""
+    first = laws[0]
+    if isinstance(first, Penalty):
+        return first
+    if not is_dataclass(first):
+        return combine(laws)
+    parts = {field.name: [getattr(law, field.name) for law in laws] for field in fields(first)}
+    return type(first)(**{name: _each(part, combine) for name, part in parts.items()})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -15,15 +15,15 @@ import numpy as np
 from llama_scale.architecture import (
     ModelConfig,
     ParameterConvention,
-    nearest_shape,
     nearest_shapes,
     widenings,
     with_kv_heads,
 )
-from llama_scale.costs.serving import ServedShape, serve
+from llama_scale.costs.roofline import ServedShape
+from llama_scale.costs.serving import serve
 from llama_scale.errors import InputError
 from llama_scale.laws import Numbers
-from llama_scale.planning.families import Array, coordinate_of
+from llama_scale.planning.families import Array, Sizes, coordinate_of
 from llama_scale.planning.feasibility import (
     Refusal,
     missing_shape,
@@ -32,7 +32,7 @@ from llama_scale.planning.feasibility import (
     unbuildable,
     unreachable,
 )
-from llama_scale.planning.optimum import Limits, Objective, Problem, Sizes, Solution, best, tokens_for
+from llama_scale.planning.optimum import Limits, Objective, Problem, Solution, best, tokens_for
 from llama_scale.planning.proportions import is_ill_shaped, stretch_of
 from llama_scale.planning.request import PlanOptions, Request, limited, read_request
 from llama_scale.planning.shapes import (
@@ -58,11 +58,7 @@ ROUNDINGS = (1.0, 0.985, 1.015, 0.97, 1.03, 0.95, 0.92, 0.88, 0.83)  # sizes tri
 
 def model_of(request: Request, problem: Problem, solution: Solution) -> PlannedModel:
     """A size and its tokens with their loss, their costs and how they are served."""
-    return _planned(request, problem, solution.sizes, float(solution.tokens))
-
-
-def _planned(request: Request, problem: Problem, sizes: Sizes, tokens: float) -> PlannedModel:
-    economics = request.economics
+    economics, sizes, tokens = request.economics, solution.sizes, float(solution.tokens)
     if sizes.shape is None and economics.deployment is not None:
         sizes = shaped(problem, sizes)
     serves = economics.demand.serve_tokens > 0
@@ -83,6 +79,14 @@ def shaped(problem: Problem, sizes: Sizes) -> Sizes:
     """A size with its shape on the continuum."""
     at = coordinate_of(problem.family, float(sizes.parameters))
     return sizes._replace(shape=problem.family.sizes(at, shaped=True).shape)
+
+
+class Asked(NamedTuple):
+    """A request, the problem that it comes to on a continuum, and what is sought there."""
+
+    request: Request
+    problem: Problem
+    objective: Objective
 
 
 class Settled(NamedTuple):
@@ -113,7 +117,7 @@ def settle(request: Request) -> tuple[Request, KvChoice | None, Settled | Refusa
     if not able:  # a refusal is of the question as it was asked, not of heads that we chose
         asked, refusal = min(found, key=lambda one: one[0].kv_heads is not None)
         return asked, None, refusal
-    asked, settled = min(able, key=lambda one: _rank(one[1].problem, objective, one[1]))
+    asked, settled = min(able, key=lambda one: _rank(Asked(one[0], one[1].problem, objective), one[1]))
     if refusal := too_dear(asked, settled.model) or starved(asked, settled.model.loss_nats):
         return asked, None, refusal
     why = None if choice is None else _choice_of(asked, settled.shape)
@@ -133,8 +137,7 @@ def _leaves_much(request: Request, settled: Settled | Refusal) -> bool:
     """Whether there is no shape, none of good proportions, or one much worse than the optimum."""
     if not isinstance(settled, Settled) or is_ill_shaped(settled.shape):
         return True
-    objective = request.objective(request.law)
-    return _is_beaten(request, settled, objective, SMALL[objective.fixed])
+    return _is_beaten(_asked(request), settled, SMALL)
 
 
 def answered(request: Request, changes: Mapping[str, Any]) -> Settled | None:
@@ -154,65 +157,64 @@ def answered_loss(request: Request, changes: Mapping[str, Any]) -> float | None:
 
 def _settled(request: Request) -> Settled | Refusal:
     """What a question comes to, whatever a target costs, or why it has no answer."""
-    problem, objective = request.problem(), request.objective(request.law)
-    solution = best(problem, objective)
-    if refusal := unreachable(request, problem, objective, solution):
-        built = _wide_enough(request, problem, objective) or refusal
+    asked = _asked(request)
+    solution = best(asked.problem, asked.objective)
+    if refusal := unreachable(*asked, solution):
+        built = _wide_enough(asked) or refusal
     else:
-        built = _buildable(request, problem, objective, solution)
-    if not isinstance(built, Built):
-        return built
-    return _through(request, problem, objective, built)
+        built = _buildable(asked, solution)
+    return _through(asked, built) if isinstance(built, Built) else built
 
 
-def _through(request: Request, problem: Problem, objective: Objective, built: Built) -> Settled:
+def _asked(request: Request) -> Asked:
+    return Asked(request, request.problem(), request.objective(request.law))
+
+
+def _through(asked: Asked, built: Built) -> Settled:
     """The best shape about a first one, with the continuum through it.
 
     Serving may make two sizes nearly as good: where the proportions of the shape move the optimum far from
     it, the shape there is looked at too.
     """
-    chosen = _on_continuum(request, built, problem, objective)
+    chosen = _on_continuum(asked, built)
     for _ in range(2):  # the best near the first may have proportions that lead farther
         at = float(chosen.solution.sizes.parameters)
         far = abs(math.log(at / chosen.model.parameters)) > FAR_FROM_OPTIMUM
         rivals: list[Built | Refusal | None] = []
         if far:
-            rivals.append(_buildable(request, chosen.problem, objective, chosen.solution))
-        by_shape = problem.sees_shapes or request.must_be_servable
-        if by_shape or _is_beaten(request, chosen, objective, SLIGHT[objective.fixed]):
+            rivals.append(_buildable(asked._replace(problem=chosen.problem), chosen.solution))
+        by_limits = asked.request.must_be_servable
+        if asked.problem.sees_shapes or by_limits or _is_beaten(asked, chosen, SLIGHT):
             about = chosen.model.parameters
             # heads that are shared make what serving costs jump with width, and a latency is met by far
             # larger shapes where these are wide: one size may hide a better one
-            everywhere = far or problem.serving.needs_shapes or request.must_be_servable
+            everywhere = far or asked.problem.serving.needs_shapes or by_limits
             reach = ELSEWHERE if everywhere else NEARBY
-            rivals.append(_best_shape(request, problem, objective, about, reach))
+            rivals.append(_best_shape(asked, about, reach))
         able = [rival for rival in rivals if isinstance(rival, Built)]
-        found = min([chosen, *able], key=lambda one: _rank(problem, objective, one))
+        found = min([chosen, *able], key=partial(_rank, asked))
         if isinstance(found, Settled):
             break
-        chosen = _on_continuum(request, found, problem, objective)
-    return _filled(request, problem, objective, chosen)
+        chosen = _on_continuum(asked, found)
+    return _filled(asked, chosen)
 
 
-def _filled(request: Request, problem: Problem, objective: Objective, settled: Settled) -> Settled:
+def _filled(asked: Asked, settled: Settled) -> Settled:
     """The shape, or a better one with a wider hidden layer where it is worse than the optimum.
 
     Shapes are up to 4 % apart, and farther where heads are shared. At the edge of limits on size or serving
     the last that is allowed may cost far more.
     """
-    worth_it = SLIGHT if _is_limited(request) else SMALL
-    beaten = _is_beaten(request, settled, objective, worth_it[objective.fixed])
+    beaten = _is_beaten(asked, settled, SLIGHT if _is_limited(asked.request) else SMALL)
     # The optimum through a shape says nothing of other proportions, which may reach a loss for less: they are
     # taken where much is saved, lest plans drift towards shapes that laws do not know.
-    unseen = problem.sees_shapes and objective.fixed == "loss"
+    unseen = asked.problem.sees_shapes and asked.objective.fixed == "loss"
     if not (beaten or unseen):
         return settled
-    reach = ELSEWHERE if _is_beaten(request, settled, objective, MUCH[objective.fixed]) else NEARBY
-    wider = _best_shape(request, problem, objective, settled.model.parameters, reach, wider=True)
-    worth = _rank(problem, objective, settled) * (1 if beaten else 1 - MUCH[objective.fixed])
-    if wider is None or _rank(problem, objective, wider) >= worth:
-        return settled
-    return _on_continuum(request, wider, problem, objective)
+    reach = ELSEWHERE if _is_beaten(asked, settled, MUCH) else NEARBY
+    wider = _best_shape(asked, settled.model.parameters, reach, wider=True)
+    worth = _rank(asked, settled) * (1 if beaten else 1 - MUCH[asked.objective.fixed])
+    return settled if wider is None or _rank(asked, wider) >= worth else _on_continuum(asked, wider)
 
 
 def _is_limited(request: Request) -> bool:
@@ -220,26 +222,21 @@ def _is_limited(request: Request) -> bool:
     return request.max_parameters is not None or request.must_be_servable
 
 
-def _on_continuum(request: Request, built: Built, problem: Problem, objective: Objective) -> Settled:
-    through = problem.through(built.shape)
-    within = objective._replace(limits=limited(request, through.family).limits)
+def _on_continuum(asked: Asked, built: Built) -> Settled:
+    through = asked.problem.through(built.shape)
+    within = asked.objective._replace(limits=limited(asked.request, through.family).limits)
     return Settled(built.shape, built.model, through, best(through, within))
 
 
-def _worth(request: Request, objective: Objective, model: PlannedModel) -> float:
-    """What is sought least of: loss on a budget, cost at a loss."""
-    return model.loss_nats if objective.fixed == "budget" else model.lifetime.total(request.unit)
+def _rank(asked: Asked, built: Built | Settled) -> float:
+    """What is sought least of, loss or cost, of which the ill-shaped count more than they have."""
+    sizes = asked.problem.family.size_of(built.shape)
+    return float(_counted(asked, sizes, np.asarray(built.model.tokens), np.asarray(_oddity(built.shape))))
 
 
-def _rank(problem: Problem, objective: Objective, built: Built | Settled) -> float:
-    """What is sought least of, of which the ill-shaped count more than they have."""
-    sizes = problem.family.size_of(built.shape)
-    tokens = np.asarray(built.model.tokens)
-    return float(_counted(problem, objective, sizes, tokens, np.asarray(_oddity(built.shape))))
-
-
-def _counted(problem: Problem, objective: Objective, sizes: Sizes, tokens: Array, oddity: Array) -> Array:
+def _counted(asked: Asked, sizes: Sizes, tokens: Array, oddity: Array) -> Array:
     """The cost of models at a loss, or their loss on a budget, as though they cost `oddity` times as much."""
+    _, problem, objective = asked
     if objective.fixed == "loss":
         return np.asarray(problem.cost(sizes, tokens)) * oddity
     allowed = Limits(cast(float, objective.limits.train_flops / oddity))  # of each model its own
@@ -249,11 +246,12 @@ def _counted(problem: Problem, objective: Objective, sizes: Sizes, tokens: Array
     return np.where(np.isnan(left), loss + UNAFFORDABLE, problem.law.loss(sizes.parameters, left))
 
 
-def _is_beaten(request: Request, settled: Settled, objective: Objective, share: float) -> bool:
-    """Whether the optimum is better by more than a share."""
-    problem, optimum = settled.problem, settled.solution
-    least = problem.loss(optimum) if objective.fixed == "budget" else problem.cost(*optimum)
-    return _worth(request, objective, settled.model) > float(least) * (1 + share)
+def _is_beaten(asked: Asked, settled: Settled, shares: Mapping[str, float]) -> bool:
+    """Whether the optimum is better by more than a share of the loss, or of the cost at a loss."""
+    problem, optimum, model = settled.problem, settled.solution, settled.model
+    if asked.objective.fixed == "budget":
+        return model.loss_nats > float(problem.loss(optimum)) * (1 + shares["budget"])
+    return model.lifetime.total(asked.request.unit) > float(problem.cost(*optimum)) * (1 + shares["loss"])
 
 
 def _oddity(shape: ModelConfig) -> float:
@@ -276,48 +274,47 @@ class Built(NamedTuple):
     model: PlannedModel
 
 
-def _buildable(
-    request: Request, problem: Problem, objective: Objective, solution: Solution
-) -> Built | Refusal:
+def _buildable(asked: Asked, solution: Solution) -> Built | Refusal:
     """The real shape nearest the optimum that keeps the limits, its tokens chosen anew; or why none does."""
-    wanted = float(solution.sizes.parameters)
+    request, wanted = asked.request, float(solution.sizes.parameters)
     able: list[Built] = []
     for factor in ROUNDINGS:
-        shape = _shape_of(request, wanted * factor)
+        shape = request.shape_of(wanted * factor)
         if refusal := missing_shape(request, shape.parameters.by(request.fit.convention), wanted):
             return refusal
-        if built := _built(request, problem, objective, shape):
+        if built := _built(asked, shape):
             able.append(built)
             if not is_ill_shaped(shape):
                 return built
-    if found := _best_shape(request, problem, objective, wanted, ELSEWHERE, wider=_is_limited(request)):
+    if found := _best_shape(asked, wanted, ELSEWHERE, wider=_is_limited(request)):
         able.append(found)
     if not able:
-        return unbuildable(request, wanted)
-    return min(able, key=lambda one: _rank(problem, objective, one))
+        return partial(unbuildable, request, wanted)
+    return min(able, key=partial(_rank, asked))
 
 
-def _built(request: Request, problem: Problem, objective: Objective, shape: ModelConfig) -> Built | None:
+def _built(asked: Asked, shape: ModelConfig) -> Built | None:
     """A shape with its tokens; None where it does not keep the limits."""
-    sizes = problem.family.size_of(shape)
-    tokens = float(_tokens_for(request, problem, objective, sizes))
-    if not math.isfinite(tokens) or not request.allows(shape):
+    sizes = asked.problem.family.size_of(shape)
+    tokens = float(_tokens_for(asked, sizes))
+    if not math.isfinite(tokens) or not asked.request.allows(shape):
         return None
-    return Built(shape, _planned(request, problem, sizes, tokens))
+    return Built(shape, model_of(asked.request, asked.problem, Solution(sizes, tokens)))
 
 
-def _wide_enough(request: Request, problem: Problem, objective: Objective) -> Built | None:
+def _wide_enough(asked: Asked) -> Built | None:
     """The best shape where serving leaves none of the usual proportions: wide ones may be far larger."""
-    held = request.held_by_serving
-    return None if held is None else _best_shape(request, problem, objective, held, FAR, wider=True)
+    held = asked.request.held_by_serving
+    return None if held is None else _best_shape(asked, held, FAR, wider=True)
 
 
-def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes: Sizes) -> Numbers:
+def _tokens_for(asked: Asked, sizes: Sizes) -> Numbers:
     """Training tokens of real shapes; nan too where one is beyond the limits on serving that were asked for.
 
     Each is held to these itself: the size that they allow is that of a continuum of the usual proportions,
     and a shape above it may keep them where one below may not.
     """
+    request, problem, objective = asked
     deployment = request.economics.deployment
     if deployment is None or sizes.shape is None or not request.must_be_servable:
         return tokens_for(problem, objective, sizes)
@@ -326,24 +323,9 @@ def _tokens_for(request: Request, problem: Problem, objective: Objective, sizes:
     return np.where(np.isnan(serve(deployment, sizes.shape).batch), np.nan, tokens)
 
 
-def _shape_of(request: Request, parameters: float) -> ModelConfig:
-    """The LLaMA of about that size, with what the question says of shapes."""
-    return nearest_shape(
-        parameters,
-        convention=request.fit.convention,
-        vocabulary=request.vocabulary,
-        context=request.context,
-        kv_heads=request.kv_heads,
-    )
-
-
 @lru_cache(maxsize=4096)  # one question, and the hints of its refusal, ask for the same rungs many times
 def _rung(
-    step: int,
-    convention: ParameterConvention,
-    vocabulary: int,
-    context: int,
-    kv_heads: int | None,
+    step: int, convention: ParameterConvention, vocabulary: int, context: int, kv_heads: int | None
 ) -> tuple[ModelConfig, ...]:
     """The shapes that are the nearest to sizes from one rung to the next."""
     return nearest_shapes(
@@ -365,15 +347,7 @@ def _shapes_about(request: Request, wanted: float, reach: int, wider: bool) -> I
         yield from filter(request.allows, chain.from_iterable(map(widenings, shapes)) if wider else shapes)
 
 
-def _best_shape(
-    request: Request,
-    problem: Problem,
-    objective: Objective,
-    wanted: float,
-    reach: int,
-    *,
-    wider: bool = False,
-) -> Built | None:
+def _best_shape(asked: Asked, wanted: float, reach: int, *, wider: bool = False) -> Built | None:
     """The best of the shapes within `reach` rungs of the size, with its tokens; None where none will do.
 
     One that is more than SAME_SIZE away is taken if none nearer is as good.
@@ -381,19 +355,20 @@ def _best_shape(
     Serving follows heads and layers as well as size, least smoothly where models are small and prompts
     long: there the shape nearest in size need not be the best, nor do what is asked at all.
     """
+    request, problem, objective = asked
     found = {shape: problem.family.size_of(shape) for shape in _shapes_about(request, wanted, reach, wider)}
     if not found:
         return None
     sizes = _together(list(found.values()))
-    tokens = np.asarray(_tokens_for(request, problem, objective, sizes))
-    worth = _counted(problem, objective, sizes, tokens, np.array([_oddity(shape) for shape in found]))
+    tokens = np.asarray(_tokens_for(asked, sizes))
+    worth = _counted(asked, sizes, tokens, np.array([_oddity(shape) for shape in found]))
     if np.all(np.isnan(worth)):
         return None
     as_good = worth <= np.nanmin(worth) * (1 + AS_GOOD[objective.fixed])
     away = np.maximum(np.abs(np.log(np.asarray(sizes.parameters) / wanted)), SAME_SIZE)
     index = int(np.lexsort((worth, np.where(as_good, away, np.inf)))[0])
     shape = list(found)[index]
-    return Built(shape, _planned(request, problem, found[shape], float(tokens[index])))
+    return Built(shape, model_of(request, problem, Solution(found[shape], tokens[index])))
 
 
 def _together(sizes: list[Sizes]) -> Sizes:

@@ -18,7 +18,7 @@ from llama_scale.costs import Assumption, CostUnit, Lifetime
 from llama_scale.costs.serving_limits import why_not
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
-from llama_scale.laws import Numbers, Range, ScalingLaw
+from llama_scale.laws import Numbers, Range
 from llama_scale.planning.cautions import FARTHEST, caveats
 from llama_scale.planning.families import LARGEST_MODEL, Sizes, coordinate_of
 from llama_scale.planning.optimum import Problem, Solution, lowest_cost
@@ -246,15 +246,6 @@ def crossing(ours: Costs, theirs: Costs) -> Crossing:
     return Crossing("up to", meeting) if meeting > 0 else Crossing("never")
 
 
-def compute_optimal_tokens(law: ScalingLaw, parameters: Numbers) -> Numbers:
-    """D at which N parameters are the best use of their training FLOPs: beta B D^-beta = alpha A N^-alpha.
-
-    Hoffmann et al. 2022, equation 4, solved for D; the outer power k does not move it.
-    """
-    ratio = law.beta * law.B / (law.alpha * law.A)
-    return (ratio * np.asarray(parameters, float) ** law.alpha) ** (1 / law.beta)
-
-
 def sizes_of(request: Request, model: ReferenceModel) -> Sizes:
     """A published model as the request counts: 6N and 2N of its nominal N, or its own products."""
     parameters, shape = model.count(request.fit.convention), model.served_shape
@@ -300,8 +291,12 @@ def _compared(
         loss_nats=float(prediction.loss),
         loss_range=Range(float(prediction.low), float(prediction.high)) if known else None,  # pyright: ignore
         costs=costs,
-        lifetime=_lifetime(problems, costs),
-        overtraining=tokens / float(compute_optimal_tokens(fit.law, parameters)),
+        lifetime=request.economics.lifetime(
+            train_flops=0.0 if bought else train_flops,
+            serve_flops=float(sizes.serve_flops_per_token) * request.economics.demand.serve_tokens,
+            shape=sizes.shape,
+        ),
+        overtraining=tokens / float(fit.law.optimal_tokens(parameters)),
         excess_compute=train_flops / least,
         rival=rival,
         against_rival={unit: crossing(costs[unit], rival.costs[unit]) for unit in costs},
@@ -325,15 +320,6 @@ def _compute_optimal(request: Request, problems: Mapping[CostUnit, Problem], los
         costs=costs_of(problems, sizes, float(tokens)),
         kv_heads=request.kv_heads,
     )
-
-
-def _lifetime(problems: Mapping[CostUnit, Problem], costs: Mapping[CostUnit, Costs]) -> Lifetime:
-    parts: dict[str, float | None] = {"train_usd": None, "serve_usd": None}
-    for unit, cost in costs.items():
-        served = float(problems[unit].serve_tokens)
-        serving = cost.token * served if served else 0.0
-        parts |= {f"train_{unit}": cost.train, f"serve_{unit}": None if math.isnan(serving) else serving}
-    return Lifetime(**parts)  # pyright: ignore[reportArgumentType]
 
 
 def _pair(first: ComparedModel, second: ComparedModel) -> Pair:

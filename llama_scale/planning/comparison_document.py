@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale.costs import CostUnit
 from llama_scale.planning.comparison_words import CAUTION, command
+from llama_scale.planning.document import law_document
 
 if TYPE_CHECKING:
     from llama_scale.planning.comparison import ComparedModel, Comparison, Crossing, Pair
@@ -23,14 +24,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
         "models": [_model_document(model, comparison) for model in comparison.models],
         "pairs": [_pair_document(pair, comparison.unit) for pair in comparison.pairs],
         "buy_or_train": [offer._asdict() for offer in comparison.buy_or_train],
-        "law": {
-            "name": request.fit.name,
-            "form": request.fit.law.form,
-            "parameters": {name: float(value) for name, value in request.fit.law.constants.items()},
-            "parameter_convention": request.fit.convention,
-            "flops_accounting": request.flops,
-            "source": request.fit.source,
-        },
+        "law": law_document(request),
         "level": request.level,
         "caution": CAUTION,
         "warnings": list(comparison.warnings),
@@ -40,7 +34,6 @@ def document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _model_document(model: ComparedModel, comparison: Comparison) -> dict[str, Any]:
-    cost, unit = model.lifetime, comparison.unit
     return {
         "name": model.name,
         "parameters": model.parameters,
@@ -50,10 +43,7 @@ def _model_document(model: ComparedModel, comparison: Comparison) -> dict[str, A
         "loss_interval": list(model.loss_range) if model.loss_range else None,
         "overtraining": model.overtraining,
         "excess_compute": model.excess_compute,
-        **asdict(cost),
-        "total_flops": cost.total_flops,
-        "total_gpu_hours": cost.total_gpu_hours,
-        "total_usd": cost.total_usd,
+        **model.lifetime.to_json(),
         "bought": model.bought,
         "undominated": model in comparison.frontier,
         "compute_optimal": {
@@ -62,7 +52,7 @@ def _model_document(model: ComparedModel, comparison: Comparison) -> dict[str, A
             "kv_heads": model.rival.kv_heads,
             **{f"train_{unit}": costs.train for unit, costs in model.rival.costs.items()},
         },
-        "break_even": _crossings_document(model.against_rival, unit),
+        "break_even": _crossings_document(model.against_rival, comparison.unit),
         "extrapolation": dict(model.extrapolation) or None,
         "source": model.source,
     }

@@ -11,7 +11,7 @@ from llama_scale.planning.again import law_words, option, plain_word
 from llama_scale.planning.described import Reason
 from llama_scale.planning.markdown import plain, table
 from llama_scale.planning.sentence import amount, format_cost
-from llama_scale.planning.words import UNIT_NAMES, assumed
+from llama_scale.planning.words import UNIT_NAMES
 from llama_scale.quantities import format_count, format_level, format_number
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def sentence(comparison: Comparison) -> str:
     frontier = sorted(comparison.frontier, key=lambda model: model.loss_nats)
     best, count = frontier[0], len(comparison.models)
     if count == 1 and comparison.buy_or_train:
-        return _capital(f"{_buying(comparison, comparison.buy_or_train[0])}.")
+        bought = _buying(comparison, comparison.buy_or_train[0])
+        return f"{bought[0].upper()}{bought[1:]}."
     if count == 1:
         return _alone(best, comparison, demand)
     servable = [model for model in comparison.models if math.isfinite(model.total(comparison.unit))]
@@ -76,12 +77,8 @@ def _against_rival(met: Crossing) -> str:
     return f"is {met.verdict} cheaper than {RIVAL}"
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def _list(names: list[str], most: int = 4) -> str:
-    shown = names if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} others"]
+def _list(names: list[str]) -> str:
+    shown = names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} others"]
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
 
@@ -213,11 +210,6 @@ def _buying(comparison: Comparison, offer: BuyOrTrain) -> str:
         f"buy {offer.bought} rather than train its equal: for {demand} tokens that would be {mine}, {costs}; "
         f"training is cheaper above {at}"
     )
-
-
-def assumptions_line(comparison: Comparison) -> str:
-    """What is taken for granted, in one sentence."""
-    return assumed(comparison.request)
 
 
 def command(comparison: Comparison) -> str:

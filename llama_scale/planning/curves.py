@@ -7,6 +7,7 @@ Every curve comes with the band of the law's draws, where the law has any: at ea
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,17 +19,9 @@ from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers, Range
 from llama_scale.laws.spread import tails
 from llama_scale.planning.answer import compute_optimal_of_cost
-from llama_scale.planning.families import Array, coordinate_of
-from llama_scale.planning.optimum import (
-    Law,
-    Objective,
-    Problem,
-    Sizes,
-    Solution,
-    best,
-    floors,
-    tokens_for,
-)
+from llama_scale.planning.batches import Law, floors
+from llama_scale.planning.families import Array, Sizes, coordinate_of
+from llama_scale.planning.optimum import Objective, Problem, Solution, best, tokens_for
 from llama_scale.planning.values import Plan, PlannedModel
 
 SIZES, DEMANDS = 241, 61
@@ -209,11 +202,11 @@ def best_by_demand(plan: Plan) -> BestByDemand:
     request, problem = plan.request, problem_of(plan)
     planned = request.economics.demand.serve_tokens
     demands = _about(plan) * np.geomspace(1 / DEMAND_SPREAD, DEMAND_SPREAD, DEMANDS)
-    solution = best(problem.serving_tokens(demands), request.objective(problem.law))
+    solution = best(replace(problem, serve_tokens=demands), request.objective(problem.law))
     unserved = best(problem.without_serving(), request.objective(problem.law))
     bands: tuple[Band | None, Band | None] = (None, None)
     if (draws := request.draws(MOST_DRAWS)) is not None:
-        bands = _bands_by_demand(plan, problem.serving_tokens(demands), solution, draws)
+        bands = _bands_by_demand(plan, replace(problem, serve_tokens=demands), solution, draws)
     return BestByDemand(
         serve_tokens=demands,
         parameters=np.asarray(solution.sizes.parameters),
@@ -332,7 +325,7 @@ def _bands_by_demand(plan: Plan, problem: Problem, solution: Solution, draws: La
     """Of a solution's sizes and ratios (n,), which they follow between the demands that are asked."""
     demands = np.asarray(problem.serve_tokens)
     few = demands[::EVERY]
-    drawn = best(problem.with_law(draws).serving_tokens(few[:, None]), plan.request.objective(draws))
+    drawn = best(replace(problem, law=draws, serve_tokens=few[:, None]), plan.request.objective(draws))
     shape = (few.size, np.size(floors(draws)))
     sizes, tokens = (np.broadcast_to(part, shape) for part in (drawn.sizes.parameters, drawn.tokens))
     values = np.where(np.isnan(tokens), np.nan, sizes), tokens / sizes

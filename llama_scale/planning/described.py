@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_scale.costs.constants import shipped_calibration
-from llama_scale.costs.serving import served_shape
+from llama_scale.costs.roofline import served_shape
 from llama_scale.costs.serving_formulas import token_prices
 from llama_scale.costs.serving_limits import why_not
 from llama_scale.errors import InfeasibleError
@@ -51,11 +51,9 @@ def described(plan: Plan) -> Iterator[Reason]:
         f"hidden {shape.hidden:,}, vocabulary {shape.vocabulary:,}, context {shape.context:,}: {size} "
         f"parameters, {miss} of the unrounded{dearer}",
     )
-    if plan.family:
-        yield Reason("family", _beside(plan))
+    yield Reason("family", _beside(plan))
     yield Reason("train", _training(plan))
-    if plan.recipe:
-        yield Reason("recipe", _recipe(plan.recipe))
+    yield Reason("recipe", _recipe(plan.recipe))
     if plan.recommended.lifetime.serve_flops:
         yield Reason("serve", _serving(plan))
     deployment = plan.request.economics.deployment
@@ -111,8 +109,6 @@ def _training(plan: Plan) -> str:
     other = format_cost(cost, "flops" if plan.request.unit == "usd" else "usd", "train")
     each = amount(cost.train_gpu_hours / demand.trainings, "gpu_hours").removesuffix(" GPU-hours")
     text = f"{other}:{times} {each} {chip} hours"
-    if report is None:
-        return text
     if report.days is not None and report.accelerators is not None:
         text += f", {format_number(report.days, 3)} days on {report.accelerators:,}"
     elif (fewest := report.fewest_accelerators or 1) > 1:
@@ -120,11 +116,8 @@ def _training(plan: Plan) -> str:
     if report.energy_mwh is not None and report.co2_tonnes is not None:
         energy = f"{format_number(report.energy_mwh, 3)} MWh, {format_number(report.co2_tonnes, 3)} t CO2"
         text += f"; {energy}{' each' if times else ''}"
-    if report.layouts:
-        return f"{text}; {report.layouts[0].text}"
-    if report.note:
-        return f"{text}; {report.note}"
-    return text
+    spread = report.layout.text if report.layout else report.note
+    return f"{text}; {spread}" if spread else text
 
 
 def not_served(plan: Plan) -> InfeasibleError | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llama_scale.planning.again import command
 from llama_scale.planning.quantisation import CAVEAT
@@ -13,20 +13,15 @@ from llama_scale.quantities import Quantity, format_quantity
 from llama_scale.version import code_version
 
 if TYPE_CHECKING:
-    from llama_scale.planning.values import Limit, Plan
+    from llama_scale.planning.offer import Offer
+    from llama_scale.planning.request import Request
+    from llama_scale.planning.shapes import KvChoice
+    from llama_scale.planning.values import Limit, Plan, PlannedModel
 
 MEANING = (
     "the central share `level` over the law's draws: parameters, tokens, costs and saving of each law's own "
     "optimum; loss_nats of one new run of the recommended model"
 )
-
-
-class HasJson(Protocol):
-    """A part of a plan that says itself."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        ...
 
 
 def document(plan: Plan) -> dict[str, Any]:
@@ -51,15 +46,20 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "intervals_note": MEANING if plan.intervals else plan.why_no_intervals,
         "best_on_average": plan.best_on_average and plan.best_on_average._asdict(),
         "objective": _objective(plan),
-        "law": _law(plan),
+        "law": {
+            **law_document(plan.request),
+            "support": asdict(plan.law.support),
+            "draws": plan.intervals.draws if plan.intervals else 0,
+            "draws_note": plan.law.draws_note,
+        },
         "constraints": _constraints(plan),
         "extrapolation": dict(plan.extrapolation) or None,
         "other_laws": [other._asdict() for other in plan.other_laws],
         "sensitivity": [row.to_json() for row in plan.sensitivity],
         "family": [near.to_json() for near in plan.family],
-        "recipe": _json(plan.recipe),
+        "recipe": plan.recipe.to_json(),
         "kv_heads": _json(plan.kv_choice),
-        "training": _json(plan.training),
+        "training": plan.training.to_json(),
         "serving": _serving(plan),
         "against": _json(plan.offer),
         **_asked_for(plan),
@@ -70,7 +70,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _json(part: HasJson | None) -> dict[str, Any] | None:
+def _json(part: PlannedModel | KvChoice | Offer | None) -> dict[str, Any] | None:
     """A part's own object; null where the plan lacks it."""
     return None if part is None else part.to_json()
 
@@ -160,18 +160,16 @@ def _objective(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _law(plan: Plan) -> dict[str, Any]:
-    fit = plan.request.fit
+def law_document(request: Request) -> dict[str, Any]:
+    """The law that an answer rests on, and how it counts."""
+    fit = request.fit
     return {
         "name": fit.name,
         "form": fit.law.form,
         "parameters": {name: float(value) for name, value in fit.law.constants.items()},
         "parameter_convention": fit.convention,
-        "flops_accounting": plan.request.flops,
+        "flops_accounting": request.flops,
         "source": fit.source,
-        "support": asdict(fit.support),
-        "draws": plan.intervals.draws if plan.intervals else 0,
-        "draws_note": fit.draws_note,
     }
 
 

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from llama_scale.costs import Rental
-from llama_scale.costs.serving import served_shape
+from llama_scale.costs import Formula
+from llama_scale.costs.roofline import served_shape
 from llama_scale.costs.serving_formulas import explain_serving
 from llama_scale.laws import ScalingLaw
 from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.batches import trained_of
 from llama_scale.planning.described import not_served
-from llama_scale.planning.optimum import NO_LIMITS, Law
+from llama_scale.planning.optimum import NO_LIMITS
 from llama_scale.planning.quantisation import BY_BITS, BY_PARAMETERS, BY_TOKENS, COEFFICIENT, QuantisedLaw
 from llama_scale.planning.quantisation import SOURCE as QUANTISATION_SOURCE
 from llama_scale.quantities import format_count, format_flops, format_gpu_hours, format_number, format_usd
 
 if TYPE_CHECKING:
     from llama_scale.planning.values import Plan
-
-
-class Formula(NamedTuple):
-    """What is computed, the formula, the formula with numbers, and where it comes from."""
-
-    name: str
-    formula: str
-    numbers: str
-    source: str
 
 
 def explain(plan: Plan) -> list[Formula]:
@@ -36,10 +28,10 @@ def explain(plan: Plan) -> list[Formula]:
         *_loss(plan),
         _condition(plan),
         *_flops(plan),
-        *_training(plan),
+        *plan.training.formulas(),
         *_serving(plan),
         *_serving_cost(plan),
-        *_recipe(plan),
+        *plan.recipe.formulas(),
     ]
     return [formula._replace(numbers=formula.numbers.replace("e+", "e")) for formula in formulas]
 
@@ -67,7 +59,7 @@ def _demand(plan: Plan) -> Iterator[Formula]:
 
 def _loss(plan: Plan) -> Iterator[Formula]:
     law, model = plan.request.law, plan.recommended
-    trained: Law = law.trained if isinstance(law, QuantisedLaw) else law
+    trained = trained_of(law)
     n, d = model.parameters, model.tokens
     if isinstance(trained, RepeatedDataLaw):
         yield _repeated(trained, d)
@@ -172,12 +164,6 @@ def _flops(plan: Plan) -> list[Formula]:
     ]
 
 
-def _training(plan: Plan) -> Iterator[Formula]:
-    """Hours, dollars, energy and layout of one training, as the report computes them."""
-    if plan.training is not None:
-        yield from (Formula(*row) for row in plan.training.formulas())
-
-
 def _serving(plan: Plan) -> Iterator[Formula]:
     """The roofline of the recommended shape, or what keeps it from being served."""
     deployment = plan.request.economics.deployment
@@ -185,8 +171,7 @@ def _serving(plan: Plan) -> Iterator[Formula]:
         formula = "weights and one request within memory, one answer at a time within the limits on latency"
         yield Formula("serving", formula, error.message, error.hint)
     elif deployment is not None and plan.recommended.throughput is not None:
-        for row in explain_serving(deployment, served_shape(plan.shape)):
-            yield Formula(row.name, row.formula, row.numbers, row.source)
+        yield from explain_serving(deployment, served_shape(plan.shape))
 
 
 def _serving_cost(plan: Plan) -> Iterator[Formula]:
@@ -203,12 +188,12 @@ def _serving_cost(plan: Plan) -> Iterator[Formula]:
             "the roofline above",
         )
     else:
-        share = demand.input_share
+        share, peak = demand.input_share, serving.rental.peak_flops_per_hour / 3600
         yield Formula(
             "serving GPU-hours",
             "FLOPs x (read / MFU read + written / MFU written) / (peak x utilisation x 3600)",
             f"{cost.serve_flops:.4g} x ({share:g} / {serving.prefill_mfu:g} + {1 - share:g} / "
-            f"{serving.decode_mfu:g}) / ({_peak(serving.rental)} x {serving.utilisation:g} x 3600) = {hours}",
+            f"{serving.decode_mfu:g}) / ({peak:.4g} x {serving.utilisation:g} x 3600) = {hours}",
             "Sardana & Frankle 2024, section 4, with an MFU for each phase",
         )
     price = serving.rental.price_usd_per_hour
@@ -230,12 +215,3 @@ def _serving_cost(plan: Plan) -> Iterator[Formula]:
             f"{factor:.4g}",
             "net present value, a month's bill paid in its middle; training is paid when it starts",
         )
-
-
-def _recipe(plan: Plan) -> Iterator[Formula]:
-    if plan.recipe is not None:
-        yield from (Formula(*row) for row in plan.recipe.formulas())
-
-
-def _peak(hired: Rental) -> str:
-    return f"{hired.accelerator.peak(hired.precision):.4g}"

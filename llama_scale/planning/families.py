@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ from llama_scale.architecture import (
     aspect_ratio,
 )
 from llama_scale.costs.demand import DEFAULT_INPUT_TOKENS, DEFAULT_OUTPUT_TOKENS
-from llama_scale.costs.roofline import Traffic
-from llama_scale.costs.serving import ServedShape, served_shape
+from llama_scale.costs.roofline import ServedShape, Traffic, served_shape
 from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers
 
@@ -45,32 +44,6 @@ class Sizes(NamedTuple):
     train_flops_per_token: Numbers
     serve_flops_per_token: Numbers
     shape: ServedShape | None = None
-
-
-class Family(Protocol):
-    """A continuum of models along a coordinate that grows as the logarithm of their size."""
-
-    @property
-    def convention(self) -> ParameterConvention:
-        """How `Sizes.parameters` are counted."""
-        ...
-
-    @property
-    def geometry(self) -> Geometry:
-        """How its layers are made."""
-        ...
-
-    def sizes(self, coordinate: Numbers, *, shaped: bool = False) -> Sizes:
-        """The models at `coordinate`, with what serving asks of their shape if `shaped`."""
-        ...
-
-    def size_of(self, shape: ModelConfig) -> Sizes:
-        """One real shape, counted as the family counts."""
-        ...
-
-    def through(self, shape: ModelConfig) -> Family:
-        """The continuum on which a real shape lies."""
-        ...
 
 
 @frozen
@@ -169,10 +142,6 @@ class SixNDFamily:
         parameters = float(shape.parameters.by(self.convention))
         return Sizes(parameters, 6 * parameters, 2 * parameters, served_shape(shape))
 
-    def through(self, shape: ModelConfig) -> Family:
-        """The same with the proportions of a real shape."""
-        return replace(self, geometry=self.geometry.through(shape))
-
 
 @frozen
 class ExactFamily:
@@ -209,9 +178,8 @@ class ExactFamily:
             served_shape(shape),
         )
 
-    def through(self, shape: ModelConfig) -> Family:
-        """The same with the proportions of a real shape."""
-        return replace(self, geometry=self.geometry.through(shape))
+
+Family = SixNDFamily | ExactFamily  # a coordinate that grows as the logarithm of the size gives each model
 
 
 def coordinate_of(family: Family, parameters: Numbers) -> Numbers:

@@ -13,15 +13,9 @@ from functools import partial
 import numpy as np
 
 from llama_scale.errors import InfeasibleError
-from llama_scale.planning.optimum import (
-    LARGEST_MODEL,
-    NO_LIMITS,
-    SMALLEST_MODEL,
-    Objective,
-    Problem,
-    Solution,
-    floor_of,
-)
+from llama_scale.planning.batches import floor_of
+from llama_scale.planning.families import LARGEST_MODEL, SMALLEST_MODEL
+from llama_scale.planning.optimum import NO_LIMITS, Objective, Problem, Solution
 from llama_scale.planning.reading import option
 from llama_scale.planning.request import SERVING_LIMITS, Request, without_serving
 from llama_scale.planning.values import PlannedModel
@@ -121,13 +115,11 @@ def _too_tight(request: Request, smallest: float, wanted: float, answers: Answer
     )
 
 
-def unbuildable(request: Request, wanted: float) -> Refusal:
-    """The refusal where the continuum keeps the conditions, but no shape near its optimum does."""
-    return partial(_unbuildable, request, wanted)
+def unbuildable(request: Request, wanted: float, answers: Answers) -> InfeasibleError:
+    """The error where the continuum keeps the conditions, but no shape near its optimum does.
 
-
-def _unbuildable(request: Request, wanted: float, answers: Answers) -> InfeasibleError:
-    """Each condition is loosened step by step, to say how little is missing."""
+    Each condition is loosened step by step, to say how little is missing.
+    """
     ways = loosened(request, answers, [one.word for one in conditions(request)])
     if request.has_target and (higher := nearest_loss(request, answers)):
         ways.append(higher)

@@ -68,7 +68,7 @@ def best_sizes(
     if request.kv_heads is None and request.economics.deployment is not None:
         request = limited(replace(request, kv_heads=QUALITY_FLOOR))  # as nearly every plan chooses
     demand = served * request.economics.demand.serve_tokens
-    problem = request.problem().serving_tokens(demand)
+    problem = replace(request.problem(), serve_tokens=demand)
     fixed = "budget" if losses is None else "loss"
     solution = best(problem, Objective(fixed, asked, request.limits))
     shape = np.broadcast(asked, demand).shape

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from llama_scale.architecture import ModelConfig
-from llama_scale.costs.serving import Deployment, serve, served_shape
+from llama_scale.costs.roofline import served_shape
+from llama_scale.costs.serving import Deployment, serve
 from llama_scale.planning.buildable import answered
 from llama_scale.planning.families import Family
 from llama_scale.planning.optimum import Problem

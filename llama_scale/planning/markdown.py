@@ -67,8 +67,7 @@ def _explained(plan: Plan) -> Iterator[str]:
         f"- *{formula.name}*: `{formula.formula}`, `{formula.numbers}` ({formula.source})."
         for formula in explain(plan)
     )
-    if plan.recipe is not None:
-        yield f"- *recipe*: {'; '.join((plan.recipe.text, *plan.recipe.warnings))}."
+    yield f"- *recipe*: {'; '.join((plan.recipe.text, *plan.recipe.warnings))}."
     if plan.kv_choice is not None:
         yield f"- *KV heads*: {plan.kv_choice.reason}."
     yield table([_assumption(item) for item in plan.assumptions], ASSUMPTION_COLUMNS)

@@ -24,11 +24,10 @@ import numpy as np
 from llama_scale.architecture import ModelConfig
 from llama_scale.frozen import frozen
 from llama_scale.laws import Numbers, ScalingLaw
-from llama_scale.planning.batches import Law, count_of, floor_of, floors, part_of, stacked
+from llama_scale.planning.batches import Law, floors, part_of
 from llama_scale.planning.closed_form import tokens_of_lowest_cost, tokens_of_lowest_loss
 from llama_scale.planning.families import (
     LARGEST_MODEL,
-    SMALLEST_MODEL,
     Array,
     ExactFamily,
     Family,
@@ -39,30 +38,6 @@ from llama_scale.planning.families import (
 from llama_scale.planning.quantisation import QuantisedLaw
 from llama_scale.planning.search import minimise
 from llama_scale.planning.serving import MOST_EXACT, FlopServing, RooflineServing, ServingCost
-
-__all__ = [
-    "LARGEST_MODEL",
-    "NO_LIMITS",
-    "SMALLEST_MODEL",
-    "ExactFamily",
-    "Family",
-    "FlopServing",
-    "Law",
-    "Limits",
-    "Objective",
-    "Problem",
-    "SixNDFamily",
-    "Sizes",
-    "Solution",
-    "best",
-    "cheap_ranges",
-    "count_of",
-    "floor_of",
-    "lowest_cost",
-    "lowest_loss",
-    "stacked",
-    "tokens_for",
-]
 
 IN_FLOPS = FlopServing()
 
@@ -105,10 +80,6 @@ class Problem:
         """The same problem for a model that serves nothing."""
         return replace(self, serve_tokens=0.0, serving=IN_FLOPS)
 
-    def serving_tokens(self, serve_tokens: Numbers) -> Problem:
-        """The same problem at another demand, or at many."""
-        return replace(self, serve_tokens=serve_tokens)
-
     def with_law(self, law: Law) -> Problem:
         """The same problem under another law, or under a batch of draws."""
         return replace(self, law=law)
@@ -120,7 +91,7 @@ class Problem:
 
     def through(self, shape: ModelConfig) -> Problem:
         """The problem on the continuum through a real shape: no proportions but its size are compared."""
-        return self.on(self.family.through(shape))
+        return self.on(replace(self.family, geometry=self.family.geometry.through(shape)))
 
     def on(self, family: Family) -> Problem:
         """The same problem on another continuum."""

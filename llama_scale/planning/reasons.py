@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from llama_scale.laws import Range
 from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.batches import trained_of
 from llama_scale.planning.described import Reason, described
-from llama_scale.planning.quantisation import CAVEAT, QuantisedLaw
+from llama_scale.planning.quantisation import CAVEAT
 from llama_scale.planning.sensitivity import FORM, Case
 from llama_scale.planning.sentence import amount
 from llama_scale.quantities import (
@@ -121,8 +122,7 @@ def _epochs(plan: Plan, epochs: float) -> str:
     unique = format_count(plan.request.unique_tokens or 0)
     if epochs <= 1:
         return f"{unique} unique tokens are enough: {format_fraction(epochs)} of them are used"
-    law = plan.request.law
-    law = law.trained if isinstance(law, QuantisedLaw) else law
+    law = trained_of(plan.request.law)
     assert isinstance(law, RepeatedDataLaw), "epochs are of few data"
     worth = format_count(float(law.effective_tokens(plan.recommended.tokens)))
     by = "Muennighoff 2023" if plan.request.fit.repetition is None else "by the law's own runs"
@@ -133,8 +133,6 @@ def _quantised(plan: Plan) -> str:
     penalty, model = plan.request.penalty, plan.recommended
     assert penalty is not None
     added = float(penalty.loss(model.parameters, model.tokens))
-    if not added:
-        return "weights of 16 bits lose nothing"
     rival = float(penalty.loss(plan.compute_optimal.parameters, plan.compute_optimal.tokens))
     return (
         f"weights of {penalty.bits:g} bits add {added:.3f} nats, counted above ({rival:.3f} to the "

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from llama_scale import step_law
 from llama_scale.architecture import ModelConfig
 from llama_scale.closed_forms import ClosedForm, nearest_llamas
+from llama_scale.costs import Formula
 from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import BATCH_FORMULA, RATE_FORMULA, Regime, hyperparameters
 from llama_scale.quantities import format_count, format_number
@@ -29,8 +30,6 @@ _SOURCES: Mapping[Regime, str] = {
     "joined": f"between what was {_MEASURED} and {_STEP_LAW}",
     "step law": f"{_STEP_LAW}; warm-up and AdamW: LLaMA, arXiv 2302.13971, section 2.3",
 }
-
-Row = tuple[str, str, str, str]  # name, formula, numbers put in, source
 
 
 class Practice(NamedTuple):
@@ -86,18 +85,18 @@ class Recipe:
         """Plain values."""
         return asdict(self) | {"practice": [practice._asdict() for practice in self.practice]}
 
-    def formulas(self) -> Iterator[Row]:
+    def formulas(self) -> Iterator[Formula]:
         """Name, formula, numbers and source of the learning rate, the batch and the steps."""
         n, d = self.parameters_non_embedding, self.tokens
         peak = format_number(self.peak_learning_rate, 3)
         if self.rule == "step law":
-            yield (
+            yield Formula(
                 "peak learning rate",
                 "1.79 N^-.713 D^.307, N without embeddings",
                 f"1.79 x {n:.4g}^-.713 x {d:.4g}^.307 = {peak}",
                 self.source,
             )
-            yield (
+            yield Formula(
                 "batch",
                 "0.58 D^.571 tokens, to a power of two of sequences",
                 f"0.58 x {d:.4g}^.571 = {step_law_batch(d):.4g} tokens; {self.batch_sequences:,} sequences = "
@@ -107,10 +106,12 @@ class Recipe:
         else:
             joined = ", joined with Step Law's" if self.rule == "joined" else ""
             numbers = f"N {n:.4g}, D {d:.4g}, B {self.batch_tokens:,}"
-            yield "peak learning rate", f"{RATE_FORMULA}{joined}", f"{numbers}: {peak}", self.source
+            yield Formula("peak learning rate", f"{RATE_FORMULA}{joined}", f"{numbers}: {peak}", self.source)
             batch = f"D {d:.4g}: {self.batch_sequences:,} sequences = {self.batch_tokens:,}"
-            yield "batch", f"{BATCH_FORMULA}, to a power of two of sequences{joined}", batch, self.source
-        yield "steps", "D / batch", f"{d:.4g} / {self.batch_tokens:,} = {self.steps:,}", "rounded up"
+            yield Formula(
+                "batch", f"{BATCH_FORMULA}, to a power of two of sequences{joined}", batch, self.source
+            )
+        yield Formula("steps", "D / batch", f"{d:.4g} / {self.batch_tokens:,} = {self.steps:,}", "rounded up")
 
 
 def recipe(shape: ModelConfig, tokens: float) -> Recipe:

@@ -13,7 +13,7 @@ from llama_scale.architecture import (
     nearest_shape,
     usual_head_size,
 )
-from llama_scale.costs.serving import ServedShape
+from llama_scale.costs.roofline import ServedShape
 from llama_scale.errors import InputError
 from llama_scale.files import at_home, shipped_tables
 from llama_scale.frozen import frozen

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, ModelConfig, Recompute
+from llama_scale.architecture import LLAMA_VOCABULARY, RECOMPUTE_MODES, ModelConfig, Recompute, nearest_shape
 from llama_scale.costs import CostUnit, Default, Economics
 from llama_scale.costs.roofline import Traffic
 from llama_scale.costs.training import DEFAULT_CARBON, DEFAULT_PUE
@@ -25,6 +25,7 @@ from llama_scale.laws import (
     published,
     resolve_law,
 )
+from llama_scale.planning.batches import Law, count_of
 from llama_scale.planning.families import (
     LARGEST_MODEL,
     SMALLEST_MODEL,
@@ -33,11 +34,11 @@ from llama_scale.planning.families import (
     Geometry,
     SixNDFamily,
 )
-from llama_scale.planning.optimum import NO_LIMITS, FlopServing, Law, Limits, Objective, Problem, count_of
+from llama_scale.planning.optimum import NO_LIMITS, Limits, Objective, Problem
 from llama_scale.planning.options import PlanOptions, refuse_other_types, refuse_unknown
 from llama_scale.planning.quantisation import UNQUANTISED_BITS, Penalty, QuantisedLaw
 from llama_scale.planning.reading import Words
-from llama_scale.planning.serving import RooflineServing, largest_servable
+from llama_scale.planning.serving import FlopServing, RooflineServing, largest_servable
 from llama_scale.planning.supply import read_supply
 from llama_scale.quantities import Quantity, counted, format_count, format_quantity, parse_budget, parse_count
 
@@ -64,7 +65,8 @@ MOST_WORDS = 2_000_000  # in a vocabulary: the largest published, XLM-V's, has h
 SMALLEST_NAMED, MOST_UNIQUE = 1e4, 1e18  # parameters that anyone would plan for; tokens there are to find
 
 
-class Deadline(NamedTuple):
+@frozen(kw_only=False)
+class Deadline:
     """So many accelerators, for so long."""
 
     accelerators: int
@@ -144,6 +146,19 @@ class Request:
     def allows(self, shape: ModelConfig) -> bool:
         """Whether a shape is no larger than was asked for."""
         return self.max_parameters is None or shape.parameters.total <= self.max_parameters * (1 + 1e-12)
+
+    def shape_of(self, parameters: float) -> ModelConfig:
+        """The LLaMA of about that size, with what the question says of shapes.
+
+        Raises InputError where its heads are too few to share.
+        """
+        return nearest_shape(
+            parameters,
+            convention=self.fit.convention,
+            vocabulary=self.vocabulary,
+            context=self.context,
+            kv_heads=self.kv_heads,
+        )
 
     @property
     def has_target(self) -> bool:

@@ -16,8 +16,9 @@ import numpy as np
 from llama_scale.costs import CostUnit
 from llama_scale.laws import Fit, Numbers, ScalingLaw, published, published_names
 from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.batches import Law, stacked
 from llama_scale.planning.families import Array
-from llama_scale.planning.optimum import Law, Limits, Problem, best, lowest_cost
+from llama_scale.planning.optimum import Limits, Problem, best, lowest_cost
 from llama_scale.planning.quantisation import QuantisedLaw
 from llama_scale.planning.request import Request
 from llama_scale.quantities import format_count, format_fraction, format_usd_per_hour
@@ -266,21 +267,16 @@ def _scaled(problem: Problem, law: Law, factor: Numbers) -> Problem:
 
 def _batch_of_laws(law: Law, changes: list[Change]) -> Law:
     """The problem's law with a batch of constants: its own, but where a change names others."""
-    own = law if isinstance(law, ScalingLaw) else law.law
-    names = ("E", "A", "B", "alpha", "beta", "k")
-    drawn = ScalingLaw(
-        **{name: np.array([float(getattr(change.law or own, name)) for change in changes]) for name in names}
-    )
-    return with_constants(law, drawn)
+    return stacked([law if change.law is None else _with_constants(law, change.law) for change in changes])
 
 
-def with_constants(law: Law, constants: ScalingLaw) -> Law:
+def _with_constants(law: Law, constants: ScalingLaw) -> Law:
     """The same kind of law with other constants inside."""
     if isinstance(law, ScalingLaw):
         return constants
     if isinstance(law, RepeatedDataLaw):
         return replace(law, law=constants)
-    inner = with_constants(law.trained, constants)
+    inner = _with_constants(law.trained, constants)
     assert not isinstance(inner, QuantisedLaw), "weights are quantised once"
     return replace(law, trained=inner)
 

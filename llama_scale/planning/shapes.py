@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from llama_scale.architecture import (
-    LLAMA_CONTEXT,
     ModelConfig,
     grouped_query_choices,
-    nearest_shape,
     with_kv_heads,
 )
 from llama_scale.costs.memory import recompute_overhead
-from llama_scale.costs.serving import Deployment, ServedShape, serve, served_shape
+from llama_scale.costs.roofline import ServedShape, served_shape
+from llama_scale.costs.serving import Deployment, serve
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.planning.optimum import best
@@ -131,13 +130,7 @@ def with_chosen_kv_heads(request: Request) -> tuple[Request, KvChoice | None]:
     if size is None:
         return request, None
     try:
-        shape = nearest_shape(
-            size,
-            convention=request.fit.convention,
-            vocabulary=request.vocabulary,
-            context=request.context,
-            kv_heads=QUALITY_FLOOR,
-        )
+        shape = grouped.shape_of(size)
     except InputError:  # too few heads to share
         return request, None
     choice = choose_kv_heads(with_kv_heads(shape, shape.heads), economics.deployment)
@@ -153,9 +146,7 @@ def with_recomputation(request: Request) -> Request:
     size = _size_sought(request)
     if size is None:
         return request
-    shape = nearest_shape(
-        size, convention=request.fit.convention, vocabulary=request.vocabulary, context=request.context
-    )
+    shape = replace(request, kv_heads=None).shape_of(size)
     training = replace(request.economics.training, recomputed=recompute_overhead(shape, request.recompute))
     return limited(replace(request, economics=replace(request.economics, training=training)))
 
@@ -164,16 +155,6 @@ def _size_sought(request: Request) -> float | None:
     """About what size a question's shapes are sought; None where it has no answer whatever they are."""
     size = float(best(request.problem(), request.objective(request.law)).sizes.parameters)
     return size if math.isfinite(size) else request.held_by_serving
-
-
-def context_for(input_tokens: float, output_tokens: float, *, shortest: int = LLAMA_CONTEXT) -> int:
-    """The least power of two from `shortest` on that holds a request: a longer one only trains dearer.
-
-    >>> context_for(6000, 500)
-    8192
-    """
-    needed = max(float(shortest), input_tokens + output_tokens)
-    return max(shortest, 2 ** math.ceil(math.log2(needed)))
 
 
 def _splits_evenly(shape: ModelConfig) -> bool:

@@ -101,7 +101,7 @@ def read_demand(words: Words) -> Demand:
     for name in ("growth", "discount", "retrain_every"):
         if name in words.given and months is None:
             raise InputError(
-                f"--{name.replace('_', '-')} says nothing without the length of the life",
+                f"{option(name)} says nothing without the length of the life",
                 hint="add it in months, such as --months 36",
             )
     if months is not None and (demand.retrain_months or 0) > months:
@@ -153,9 +153,9 @@ def _request(words: Words) -> Demand:
 
 
 def _context(words: Words, demand: Demand) -> int:
-    """LLaMA's context, or the next power of two that holds a request; what is given must hold it."""
-    longest = max(1.0, demand.input_tokens + demand.output_tokens)
-    usual = max(LLAMA_CONTEXT, 1 << math.ceil(math.log2(longest)))
+    """The context that was asked for, which must hold a request, or the usual one."""
+    longest = demand.input_tokens + demand.output_tokens
+    usual = context_for(longest)
     context = words.whole("context", low=SHORTEST_CONTEXT, high=LONGEST_CONTEXT) or usual
     asked = words.given.keys() & {"input_tokens", "output_tokens"}
     if (asked or demand.serve_tokens) and longest > context:
@@ -166,6 +166,15 @@ def _context(words: Words, demand: Demand) -> int:
             hint=f"raise --context to {usual}, or lower --input-tokens or --output-tokens",
         )
     return context
+
+
+def context_for(tokens: float) -> int:
+    """LLaMA's context, or the least power of two that holds a request: a longer one only trains dearer.
+
+    >>> context_for(6500)
+    8192
+    """
+    return max(LLAMA_CONTEXT, 1 << math.ceil(math.log2(tokens)))
 
 
 def _deployment(
@@ -222,16 +231,11 @@ def _rentals(words: Words) -> tuple[Rental, Rental, float]:
     price, serve_price = words.price("price"), words.price("serve_price")
     if serve_price is None and accelerator(serve_name) is accelerator(name):
         serve_price = price
-    precision = cast(Precision, words.choice("precision", PRECISIONS, _usual(name)))
-    weights = words.choice("serve_precision", WEIGHT_FORMATS, _usual(serve_name))
+    precision = cast(Precision, words.choice("precision", PRECISIONS, accelerator(name).trains_in))
+    weights = words.choice("serve_precision", WEIGHT_FORMATS, accelerator(serve_name).trains_in)
     served = serve_in(serve_name, weights, price_usd_per_hour=serve_price)
     return (
         rental(name, precision=precision, price_usd_per_hour=price),
         served.rental,
         served.weight_bits,
     )
-
-
-def _usual(chip: str) -> str:
-    """bf16; fp16 on accelerators that came before it."""
-    return "bf16" if "bf16" in accelerator(chip).peak_flops_per_second else "fp16"

@@ -6,8 +6,9 @@ import numpy as np
 
 from llama_scale.laws import Numbers, Prediction, Range, central_range, least_draws
 from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.planning.batches import count_of
 from llama_scale.planning.families import Family, coordinate_of
-from llama_scale.planning.optimum import Problem, Solution, best, count_of, lowest_cost, tokens_for
+from llama_scale.planning.optimum import Problem, Solution, best, lowest_cost, tokens_for
 from llama_scale.planning.quantisation import QuantisedLaw
 from llama_scale.planning.request import Request
 from llama_scale.planning.values import BestOnAverage, Intervals, PlannedModel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,16 +56,12 @@ class PlannedModel:
 
     def to_json(self) -> dict[str, Any]:
         """The fields of one model in `plan --json`."""
-        cost = self.lifetime
         return {
             "parameters": self.parameters,
             "tokens": self.tokens,
             "tokens_per_parameter": self.tokens_per_parameter,
             "loss_nats": self.loss_nats,
-            **asdict(cost),
-            "total_flops": cost.total_flops,
-            "total_gpu_hours": cost.total_gpu_hours,
-            "total_usd": cost.total_usd,
+            **self.lifetime.to_json(),
         }
 
 
@@ -207,18 +202,18 @@ class Plan:
     other_laws: tuple[OtherLaw, ...]
     warnings: tuple[str, ...]
     assumptions: tuple[Assumption, ...]
-    fleet: Fleet | None = None
-    training: TrainingReport | None = None
-    generations: tuple[GenerationCost, ...] = ()
-    regret: Regret | None = None
-    epochs: float | None = None
-    score: ScorePrediction | None = None
-    far_beyond: float | None = None
-    family: tuple[Neighbour, ...] = ()
-    recipe: Recipe | None = None
-    kv_choice: KvChoice | None = None
-    sensitivity: tuple[Sensitivity, ...] = ()
-    offer: Offer | None = None
+    fleet: Fleet | None
+    training: TrainingReport
+    generations: tuple[GenerationCost, ...]
+    regret: Regret | None
+    epochs: float | None
+    score: ScorePrediction | None
+    far_beyond: float | None
+    family: tuple[Neighbour, ...]
+    recipe: Recipe
+    kv_choice: KvChoice | None
+    sensitivity: tuple[Sensitivity, ...]
+    offer: Offer | None
 
     @property
     def law(self) -> Fit:

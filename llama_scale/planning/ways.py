@@ -14,14 +14,8 @@ from functools import partial, reduce
 from typing import Any, NamedTuple
 
 from llama_scale.costs.serving import LARGEST_GROUP
-from llama_scale.planning.optimum import (
-    LARGEST_MODEL,
-    SMALLEST_MODEL,
-    Problem,
-    Solution,
-    best,
-    lowest_loss,
-)
+from llama_scale.planning.families import LARGEST_MODEL, SMALLEST_MODEL
+from llama_scale.planning.optimum import Problem, Solution, best, lowest_loss
 from llama_scale.planning.reading import option
 from llama_scale.planning.request import BUDGET_LIMITS, TARGETS, Request, limited
 from llama_scale.quantities import Quantity, format_count, format_number, format_quantity, format_seconds
@@ -49,7 +43,7 @@ class Way(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A condition as it stands, and how a request changes when it is moved by a factor.
+    """A condition as it stands, and where in a request it is.
 
     `rounded` takes a value up to one that can be asked for; `room` is left over what could just do, and
     `less` are shares of it that shapes of other proportions may do with.
@@ -59,10 +53,14 @@ class Condition(NamedTuple):
     name: str
     value: float
     form: Callable[[float], str]
-    moved: Callable[[Request, float], Request]
+    path: str
     rounded: Callable[[float], float] = float
     room: float = ROOM
     less: tuple[float, ...] = ()
+
+    def moved(self, request: Request, factor: float) -> Request:
+        """The request with so many times as much of it."""
+        return limited(_with(request, self.path.split("."), self.rounded(self.value * factor)))
 
     def at(self, value: float) -> Way:
         """The way of asking for another value."""
@@ -99,7 +97,7 @@ def stretches(request: Request, answers: Answers) -> list[Stretch]:
     """
     every = tuple(conditions(request))
     found = [stretch for one in every if (stretch := stretched(request, (one,), answers))]
-    others = tuple(one for one in every if one.moved is not _wider)  # time does as well
+    others = tuple(one for one in every if one.word != "accelerators")  # time does as well
     if not any(stretch.way for stretch in found) and len(others) > 1:
         together = stretched(request, others, answers)
         found = [*found, together] if together and (together.way or not found) else found
@@ -163,17 +161,17 @@ def conditions(request: Request) -> Iterator[Condition]:
     """What holds the question back, each with the option that says it."""
     if (budget := request.budget) is not None:
         form = partial(_amount, kind=budget.kind)
-        yield Condition("budget", "the budget", budget.value, form, _richer)
+        yield Condition("budget", "the budget", budget.value, form, "budget.value")
     if (deadline := request.deadline) is not None:
-        chips = "the number of accelerators"
-        yield Condition("deadline", f"the {deadline.name}", deadline.seconds, duration, _later)
-        yield Condition("accelerators", chips, deadline.accelerators, _whole, _wider, math.ceil)
+        chips, path = "the number of accelerators", "deadline.accelerators"
+        yield Condition("deadline", f"the {deadline.name}", deadline.seconds, duration, "deadline.seconds")
+        yield Condition("accelerators", chips, deadline.accelerators, _whole, path, math.ceil)
     if (largest := request.max_parameters) is not None:
-        yield Condition(
-            "max_parameters", "the largest size", largest, format_count, _larger, room=ROOM_FOR_SHAPES
-        )
+        word, name = "max_parameters", "the largest size"
+        yield Condition(word, name, largest, format_count, word, room=ROOM_FOR_SHAPES)
     if (unique := request.unique_tokens) is not None:
-        yield Condition("unique_tokens", "the unique data", unique, format_count, _with_data)
+        word, name = "unique_tokens", "the unique data"
+        yield Condition(word, name, unique, format_count, word)
     yield from _of_serving(request)
 
 
@@ -183,56 +181,20 @@ def _of_serving(request: Request) -> Iterator[Condition]:
         return
     if request.unit != "flops" or "serve_accelerators" in request.given:
         chips = f"the number of {deployment.rental.accelerator.name} that hold a copy"
-        yield Condition("serve_accelerators", chips, deployment.groups[-1], _whole, _in_larger_groups, _group)
+        path = "economics.deployment.most_accelerators"
+        yield Condition("serve_accelerators", chips, deployment.groups[-1], _whole, path, _group)
     for word, name in (
         ("time_per_output_token", "the time per output token"),
         ("time_to_first_token", "the time to the first token"),
     ):
         if (seconds := getattr(deployment, f"{word}_seconds")) is not None:
-            slower = partial(_slower, field=f"{word}_seconds")
-            yield Condition(word, name, seconds, duration, slower, less=LESS)
+            path = f"economics.deployment.{word}_seconds"
+            yield Condition(word, name, seconds, duration, path, less=LESS)
 
 
-def _richer(request: Request, factor: float) -> Request:
-    budget = request.budget
-    assert budget is not None, "only a budget is moved"
-    return replace(request, budget=Quantity(value=budget.value * factor, kind=budget.kind))
-
-
-def _later(request: Request, factor: float) -> Request:
-    deadline = request.deadline
-    assert deadline is not None, "only a deadline is moved"
-    return limited(replace(request, deadline=deadline._replace(seconds=deadline.seconds * factor)))
-
-
-def _wider(request: Request, factor: float) -> Request:
-    deadline = request.deadline
-    assert deadline is not None, "only a deadline is moved"
-    count = math.ceil(deadline.accelerators * factor)
-    return limited(replace(request, deadline=deadline._replace(accelerators=count)))
-
-
-def _in_larger_groups(request: Request, factor: float) -> Request:
-    deployment = request.economics.deployment
-    assert deployment is not None, "only where something is served"
-    most = _group(deployment.groups[-1] * factor)
-    deployment = replace(deployment, most_accelerators=most)
-    return limited(replace(request, economics=replace(request.economics, deployment=deployment)))
-
-
-def _larger(request: Request, factor: float) -> Request:
-    return limited(replace(request, max_parameters=(request.max_parameters or 0.0) * factor))
-
-
-def _with_data(request: Request, factor: float) -> Request:
-    return replace(request, unique_tokens=(request.unique_tokens or 0.0) * factor)
-
-
-def _slower(request: Request, factor: float, *, field: str) -> Request:
-    deployment = request.economics.deployment
-    assert deployment is not None, "only limits on latency are moved"
-    deployment = replace(deployment, **{field: getattr(deployment, field) * factor})
-    return limited(replace(request, economics=replace(request.economics, deployment=deployment)))
+def _with(value: Any, path: Sequence[str], new: float) -> Any:
+    """A frozen value in which what lies at the end of `path` is another."""
+    return replace(value, **{path[0]: _with(getattr(value, path[0]), path[1:], new)}) if path else new
 
 
 def _least_factors(request: Request, moving: tuple[Condition, ...]) -> tuple[float, ...] | None:
@@ -322,10 +284,10 @@ def nearest_loss(request: Request, answers: Answers) -> Way | None:
 
 def losses_asked(request: Request, losses: Iterable[float], decimals: int = 3) -> Iterator[Way]:
     """Ways of asking for these losses; one that is no better than guessing is no offer."""
-    return (at_loss(request, loss, decimals) for loss in losses if loss < math.log(request.vocabulary))
+    return (_at_loss(request, loss, decimals) for loss in losses if loss < math.log(request.vocabulary))
 
 
-def at_loss(request: Request, loss: float, decimals: int = 3) -> Way:
+def _at_loss(request: Request, loss: float, decimals: int = 3) -> Way:
     """The way of asking for no more than this loss allows: for its score, where a score was asked for."""
     downstream = request.fit.downstream
     if request.target_score is not None and downstream is not None:

@@ -65,22 +65,24 @@ def sensitivity_rows(plan: Plan) -> list[tuple[str, ...]]:
         (
             row.input if case is row.low else "",
             case.label,
-            _count(case.parameters),
-            _count(case.tokens),
+            size_text(case.parameters),
+            size_text(case.tokens),
             f"{case.loss_nats:.4f}" if math.isfinite(case.loss_nats) else "none",
-            _usd(case.usd),
+            bill_text(case.usd),
         )
         for row in plan.sensitivity
         for case in (row.low, row.high)
     ]
 
 
-def _count(value: float) -> str:
+def size_text(value: float) -> str:
+    """Parameters or tokens, where a case has any."""
     return format_count(value) if math.isfinite(value) else "none"
 
 
-def _usd(value: float) -> str:
-    return "impossible" if value != value else format_usd(value, 3)
+def bill_text(usd: float) -> str:
+    """Dollars, unless the plan's quality cannot be had then."""
+    return format_usd(usd, 3) if math.isfinite(usd) else "impossible"
 
 
 def regret_rows(plan: Plan) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:

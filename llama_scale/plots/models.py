@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from llama_scale.planning.comparison import compute_optimal_tokens
 from llama_scale.plots.style import (
     BLACK,
     BLUE,
@@ -45,7 +44,7 @@ def model_map(found: Comparison) -> Figure:
     figure = new_figure(height=5.0)
     axes = figure.add_subplot()
     x = np.geomspace(sizes.min() / 2.5, sizes.max() * 2.5, 120)
-    seen = np.concatenate([tokens, compute_optimal_tokens(law, sizes)])
+    seen = np.concatenate([tokens, law.optimal_tokens(sizes)])
     y = np.geomspace(seen.min() / 2.5, seen.max() * 2.5, 120)
     losses = law.loss(x, y[:, None])
     lowest, highest = (end([model.loss_nats for model in models]) for end in (min, max))
@@ -57,7 +56,7 @@ def model_map(found: Comparison) -> Figure:
         colors="#a5a5a5",
         linewidths=0.9,
     )
-    axes.plot(x, compute_optimal_tokens(law, x), color=BLUE, label="compute-optimal (Chinchilla)")
+    axes.plot(x, law.optimal_tokens(x), color=BLUE, label="compute-optimal (Chinchilla)")
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
     axes.plot(sizes, tokens, "o", color=VERMILION, markeredgecolor="white", markersize=8, zorder=4)

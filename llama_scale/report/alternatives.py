@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from llama_scale.closed_forms import nearest_llamas
-from llama_scale.costs import Lifetime
 from llama_scale.costs.formats import BITS
 from llama_scale.costs.roofline import (
     RESERVED_BYTES,
@@ -21,9 +20,11 @@ from llama_scale.costs.roofline import (
 )
 from llama_scale.costs.serving import LARGEST_GROUP
 from llama_scale.planning import Plan
+from llama_scale.planning.buildable import model_of
 from llama_scale.planning.curves import problem_of
 from llama_scale.planning.families import coordinate_of
 from llama_scale.planning.family import COUNT
+from llama_scale.planning.optimum import Solution
 from llama_scale.planning.sentence import format_cost
 from llama_scale.planning.values import PlannedModel
 from llama_scale.quantities import format_bytes, format_count, format_number
@@ -36,10 +37,7 @@ class Alternative(NamedTuple):
     """One model that could be trained instead."""
 
     name: str
-    parameters: float
-    tokens: float
-    loss_nats: float
-    lifetime: Lifetime
+    model: PlannedModel
     shape: ServedShape
 
 
@@ -50,10 +48,8 @@ def alternatives(plan: Plan) -> list[Alternative]:
         ("compute-optimal, equal loss", plan.compute_optimal),
         ("compute-optimal, equal cost", plan.compute_optimal_on_budget),
     ]
-    ours = _alternative(plan, "recommended", plan.recommended)._replace(shape=served_shape(plan.shape))
-    others = [
-        _alternative(plan, name, model) for name, model in named if model is not None and _exists(model)
-    ]
+    ours = Alternative("recommended", plan.recommended, served_shape(plan.shape))
+    others = [_alternative(plan, name, model) for name, model in named if model and _exists(model)]
     return [ours, *others, *_family(plan)]
 
 
@@ -63,7 +59,7 @@ def alternatives_section(plan: Plan) -> Markup:
     numbers = ("parameters", "tokens", "D/N", "loss", "training", "serving", "in all", "weights")
     columns = [Column("model"), *(Column(name, "n") for name in numbers)]
     columns += [Column(f"{chip.name}, {name}", "n") for name, _ in FORMATS]
-    rows = [_row(plan, model) for model in alternatives(plan)]
+    rows = [_row(plan, one) for one in alternatives(plan)]
     request = f"{demand.input_tokens:,.0f} tokens read and {demand.output_tokens:,.0f} written"
     memory = (
         f"{format_bytes(chip.memory_bytes)} each, of which {USABLE_MEMORY:.0%} less "
@@ -97,40 +93,31 @@ def _alternative(plan: Plan, name: str, model: PlannedModel) -> Alternative:
     family = problem_of(plan).family
     shape = family.sizes(coordinate_of(family, model.parameters), shaped=True).shape
     assert shape is not None, "shapes were asked for"
-    return Alternative(name, model.parameters, model.tokens, model.loss_nats, model.lifetime, shape)
+    return Alternative(name, model, shape)
 
 
 def _family(plan: Plan) -> Iterator[Alternative]:
     """LLaMA's sizes that answer the question at all."""
-    family, economics = plan.request.family, plan.request.economics
-    shapes = {one.name: one.shape for one in nearest_llamas(plan.recommended.parameters, COUNT)}
-    for near in plan.family:
-        shape = shapes.get(near.name)
-        if shape is None or not math.isfinite(near.tokens):
-            continue
-        sizes = family.size_of(shape)
-        lifetime = economics.lifetime(
-            train_flops=float(sizes.train_flops_per_token) * near.tokens,
-            serve_flops=float(sizes.serve_flops_per_token) * economics.demand.serve_tokens,
-            shape=sizes.shape,
-        )
-        served = served_shape(shape)
-        yield Alternative(near.name, near.parameters, near.tokens, near.loss_nats, lifetime, served)
+    problem = problem_of(plan)
+    for near, named in zip(plan.family, nearest_llamas(plan.recommended.parameters, COUNT), strict=True):
+        if named.shape is not None and math.isfinite(near.tokens):
+            solution = Solution(problem.family.size_of(named.shape), near.tokens)
+            yield Alternative(near.name, model_of(plan.request, problem, solution), served_shape(named.shape))
 
 
-def _row(plan: Plan, model: Alternative) -> list[str]:
+def _row(plan: Plan, one: Alternative) -> list[str]:
     unit, demand = plan.request.unit, plan.request.economics.demand
     chip = plan.request.economics.serving.rental.accelerator
-    costs = [format_cost(model.lifetime, unit, part) for part in ("train", "serve", "total")]
-    weights = format_bytes(float(np.asarray(model.shape.weights)) * BITS["bf16"] / 8)
+    costs = [format_cost(one.model.lifetime, unit, part) for part in ("train", "serve", "total")]
+    weights = format_bytes(float(np.asarray(one.shape.weights)) * BITS["bf16"] / 8)
     asked = demand.input_tokens + demand.output_tokens
-    counts = [holders(model.shape, chip.memory_bytes, bits, asked) for _, bits in FORMATS]
+    counts = [holders(one.shape, chip.memory_bytes, bits, asked) for _, bits in FORMATS]
     return [
-        model.name,
-        format_count(model.parameters),
-        format_count(model.tokens),
-        format_number(model.tokens / model.parameters),
-        f"{model.loss_nats:.4f}",
+        one.name,
+        format_count(one.model.parameters),
+        format_count(one.model.tokens),
+        format_number(one.model.tokens_per_parameter),
+        f"{one.model.loss_nats:.4f}",
         *costs,
         weights,
         *("too large" if count is None else f"{count:,}" for count in counts),

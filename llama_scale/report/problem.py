@@ -6,6 +6,7 @@ Settings are what the page's controls change; everything else stays as it was pl
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,9 @@ import numpy as np
 from llama_scale.costs import Economics
 from llama_scale.costs.roofline import RESERVED_BYTES, STAGE_PENALTY, USABLE_MEMORY
 from llama_scale.costs.serving import NODE, Deployment, engine
-from llama_scale.laws import Numbers
-from llama_scale.laws.repeated import RepeatedDataLaw
+from llama_scale.laws import Numbers, RepeatedDataLaw, Repetition, ScalingLaw
 from llama_scale.planning import Plan
-from llama_scale.planning.batches import Law, count_of
+from llama_scale.planning.batches import Law, count_of, trained_of
 from llama_scale.planning.curves import problem_of, schedule_of
 from llama_scale.planning.families import TABLES, Family, SixNDFamily
 from llama_scale.planning.quantisation import BY_PARAMETERS, BY_TOKENS, QuantisedLaw
@@ -80,30 +80,26 @@ def _schedule(request: Request) -> dict[str, list[float]] | None:
 
 
 def _law(law: Law) -> dict[str, Any]:
-    trained = law.trained if isinstance(law, QuantisedLaw) else law
-    repetition = penalty = None
+    trained, repetition, penalty = trained_of(law), None, None
+    constants = {name: float(np.asarray(value)) for name, value in _constants(law).items()}
     if isinstance(trained, RepeatedDataLaw):
-        repetition = {
-            "unique_tokens": float(np.asarray(trained.unique_tokens)),
-            "tokens_decay": float(np.asarray(trained.repetition.tokens_decay)),
-            "parameters_decay": float(np.asarray(trained.repetition.parameters_decay)),
-        }
+        decays = {name: constants[name] for name in ("tokens_decay", "parameters_decay")}
+        repetition = {"unique_tokens": float(np.asarray(trained.unique_tokens)), **decays}
     if isinstance(law, QuantisedLaw):
         penalty = {"scale": law.penalty.scale, "by_tokens": BY_TOKENS, "by_parameters": BY_PARAMETERS}
-    constants = {name: float(np.asarray(value)) for name, value in _constants(law).items()}
     return {"constants": constants, "repetition": repetition, "penalty": penalty}
 
 
 def _constants(law: Law) -> dict[str, Numbers]:
     """The six constants of the law itself, and the decays of repetition where it has any."""
-    trained = law.trained if isinstance(law, QuantisedLaw) else law
-    fresh = trained.law if isinstance(trained, RepeatedDataLaw) else trained
-    names = ("E", "A", "B", "alpha", "beta", "k")
-    found: dict[str, Numbers] = {name: getattr(fresh, name) for name in names}
+    trained = trained_of(law)
     if isinstance(trained, RepeatedDataLaw):
-        found["tokens_decay"] = trained.repetition.tokens_decay
-        found["parameters_decay"] = trained.repetition.parameters_decay
-    return found
+        return _fields(trained.law) | _fields(trained.repetition)
+    return _fields(trained)
+
+
+def _fields(value: ScalingLaw | Repetition) -> dict[str, Numbers]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _draws(request: Request) -> dict[str, list[float]] | None:

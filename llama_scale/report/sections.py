@@ -11,8 +11,9 @@ from llama_scale.canonical import canonical_hash
 from llama_scale.laws import fit_to_json
 from llama_scale.planning import Plan
 from llama_scale.planning.reasons import reasons
-from llama_scale.planning.sensitivity import Case, Sensitivity
+from llama_scale.planning.sensitivity import Sensitivity
 from llama_scale.planning.sentence import format_cost
+from llama_scale.planning.words import bill_text, size_text
 from llama_scale.quantities import format_count, format_level, format_usd
 from llama_scale.report.markup import Column, Markup, described, joined, paragraph, table, tag
 from llama_scale.version import code_version
@@ -134,23 +135,15 @@ def _hash(digits: str, of: str) -> Markup:
 
 def _sensitivity_row(row: Sensitivity, bill: float, reach: float) -> tuple[object, ...]:
     ends = (row.low, row.high)
-    sizes = dict.fromkeys(_size(case) for case in ends)
+    sizes = dict.fromkeys(size_text(case.parameters) for case in ends)
     return (
         row.input,
         f"{row.low.label} to {row.high.label}",
-        " to ".join(_bill(case) for case in ends),
+        " to ".join(bill_text(case.usd) for case in ends),
         _bar([case.usd for case in ends], bill, reach),
         " to ".join(sizes),
         row.source,
     )
-
-
-def _size(case: Case) -> str:
-    return format_count(case.parameters) if math.isfinite(case.parameters) else "none"
-
-
-def _bill(case: Case) -> str:
-    return format_usd(case.usd, 3) if math.isfinite(case.usd) else "impossible"
 
 
 def _bar(values: list[float], bill: float, reach: float) -> Markup:
