@@ -66,7 +66,10 @@ class Running:
         self._ours.send(steps)
 
     def end(self) -> Taken:
-        answer = self._ours.recv()
+        try:
+            answer = self._ours.recv()
+        except EOFError:
+            answer = "its process died"
         if isinstance(answer, str):
             raise RuntimeError(f"{self.contestant}: {answer}")
         return answer

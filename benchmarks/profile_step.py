@@ -27,8 +27,8 @@ KINDS = {  # the first that matches a kernel's name, or on a CPU an operator's
     "compiled": r"^triton_|Compiled",  # first: named by all that they fuse, be it beside attention
     "attention": r"flash|fmha|attention|sdpa",
     "products": r"gemm|gemv|cutlass|nvjet|xmma|::(?:mm|addmm|bmm|linear)\b|mkl|dnnl",
-    "update": r"adam|multi_tensor|foreach|norm_kernel.*Lp|linalg_vector_norm",
-    "copies": r"memcpy|memset|::copy_|::_to_copy",
+    "update": r"adam|multi_tensor|foreach|NormTwoOps|linalg_vector_norm",
+    "copies": r"memcpy|memset|::copy_|::_to_copy|copy_kernel",
 }
 
 
@@ -83,6 +83,8 @@ def profiled(
         for event in seen.key_averages()
         if not event.is_user_annotation  # spans that kernels lie in
     }
+    if not any(taken.values()):
+        raise SystemExit("torch's profiler saw no kernel: it may lack the right to the card (CUPTI)")
     by_kind = dict.fromkeys([*KINDS, "other"], 0.0)
     for name, milliseconds in taken.items():
         by_kind[kind_of(name)] += milliseconds

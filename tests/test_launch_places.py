@@ -66,6 +66,13 @@ def test_the_cards_are_those_that_are_visible(visible: str | None, cards: tuple[
     assert cards_from(TABLE, visible) == cards
 
 
+def test_a_card_whose_memory_the_driver_does_not_tell_is_a_card() -> None:
+    """As where it is the machine's own: without it a sweep had a worker a core, none of them on a card."""
+    (card,) = cards_from("0, GPU-aa, [N/A]\n", None)
+    assert card == Card(name="GPU-aa", memory_bytes=float("inf"))
+    assert default_workers((card,), largest_bytes=1e9) == len(usable_cores())
+
+
 def test_a_device_by_number_is_one_card_that_is_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import math
@@ -38,6 +39,7 @@ from llama_scale.training.data import TokenFiles
 from llama_scale.training.environment import choose_device
 from llama_scale.training.kernels import Library
 from llama_scale.training.loop import train_run
+from llama_scale.training.model import Llama
 from llama_scale.training.trainer import Trainer
 from llama_scale.training.worker import work
 
@@ -403,6 +405,33 @@ def test_a_worker_refuses_bf16_where_its_card_only_emulates_it(
     folder = RunFolder(store / run_id(config))
     assert work(store, folder.run, device="cpu", should_stop=lambda: False) == EXIT_FAILED
     assert "bf16, which a T4 does not compute in" in folder.log.read_text()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_worker_gives_its_card_back_once_a_run_has_ended(
+    fails: bool, tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch keeps the memory of a model that is gone, which the next one of another worker counts on."""
+
+    def models() -> int:
+        return sum(type(thing) is Llama for thing in gc.get_objects())
+
+    def fail(trainer: Trainer) -> None:
+        raise RuntimeError("a step that fails")
+
+    (store, _), run = store_with(tmp_path, world), run_id(straight(world[1][1]))
+    create_run(store, straight(world[1][1]))
+    gc.collect()
+    gc.disable()  # what waits for it would be kept
+    kept, found = models(), list[int]()
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: found.append(models() - kept))
+    if fails:
+        monkeypatch.setattr(Trainer, "advance", fail)
+    try:
+        code = work(store, run, device="cpu", should_stop=lambda: False)
+    finally:
+        gc.enable()
+    assert (code, found) == (EXIT_FAILED if fails else EXIT_DONE, [0])
 
 
 def test_a_changed_spec_is_refused(tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]]) -> None:

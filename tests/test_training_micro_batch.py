@@ -19,7 +19,13 @@ from llama_scale.frozen import frozen
 from llama_scale.runs import RunConfig
 from llama_scale.training import micro_batch
 from llama_scale.training.kernels import Gradients
-from llama_scale.training.micro_batch import first_micro_batch, halved, is_out_of_memory, sequence_bytes
+from llama_scale.training.micro_batch import (
+    first_micro_batch,
+    free_bytes,
+    halved,
+    is_out_of_memory,
+    sequence_bytes,
+)
 from llama_scale.training.speed import random_tokens
 from llama_scale.training.trainer import Trainer
 
@@ -79,6 +85,10 @@ def test_an_evaluation_that_does_not_fit_is_made_in_halves_with_the_same_loss() 
     ("words", "is_memory"),
     [
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasGemmEx( handle, opa)`", False),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("Triton Error [CUDA]: out of memory", True),
         ("CUDA error: out of memory", True),
         ("CUDA error: an illegal memory access was encountered", False),
     ],
@@ -164,6 +174,14 @@ def test_what_seems_not_to_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> 
     assert first_micro_batch(replace(CONFIG, recompute="full"), CPU) >= 4
     monkeypatch.setattr(micro_batch, "free_bytes", lambda device: 0.0)
     assert first_micro_batch(CONFIG, CPU) == 1
+
+
+def test_what_torch_keeps_of_earlier_models_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that trains one run after another had given the second a quarter of the micro-batch."""
+    kept = [6]  # of a card that is not here
+    monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 - sum(kept), 10))
+    assert free_bytes(torch.device("cuda")) == 10
 
 
 def test_halves_and_errors() -> None:

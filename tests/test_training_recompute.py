@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import small_run
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from llama_scale.architecture import LLAMA_7B, RECOMPUTE_MODES, ModelConfig, Recompute
+from llama_scale.runs import Precision
+from llama_scale.training.micro_batch import sequence_bytes
 from llama_scale.training.model import Llama
+from llama_scale.training.optimizer import DTYPES
 from llama_scale.training.scaling import initialise
 
 SHAPE = ModelConfig(
@@ -80,6 +84,19 @@ def test_the_less_is_kept_the_less_memory_a_step_takes() -> None:
         peaks[mode] = bytes_.peak
     assert peaks["full"] < 0.5 * peaks["none"]
     assert peaks["full"] < peaks["selective"] < 0.9 * peaks["none"]
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_a_micro_batch_takes_what_it_was_chosen_by(precision: Precision) -> None:
+    """Where logits take most of it, as in the small models of a sweep, their gradients are its peak."""
+    model = replace(SHAPE, vocabulary=2048)
+    with torch.device("meta"):
+        made = Llama(model, recompute="full").to(DTYPES[precision])
+        tokens = torch.zeros(8, model.context + 1, dtype=torch.long)
+    with LiveBytes() as bytes_:
+        made.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    estimate = sequence_bytes(small_run(model, precision=precision, recompute="full"))
+    assert bytes_.peak / 8 == pytest.approx(estimate, rel=0.1)
 
 
 @pytest.mark.parametrize(("mode", "passes"), [("none", 3), ("selective", 3), ("full", 4)])

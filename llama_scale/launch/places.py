@@ -5,6 +5,7 @@ Cards are asked of nvidia-smi: launchers do not import torch.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from collections.abc import Sequence
@@ -107,7 +108,8 @@ def cards_for(device: str) -> tuple[Card, ...]:
 def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:
     """Cards out of nvidia-smi's lines `index, uuid, free MiB`; those in `visible` alone if it is given.
 
-    A part of a card (MIG) has a name that the table lacks: its memory is taken as unknown, so infinite.
+    Unknown memory is taken as infinite: of a part of a card (MIG), whose name the table lacks, and of a card
+    that shares the machine's, of which drivers say [N/A].
 
     >>> cards_from("0, GPU-aa, 81079", None)
     (Card(name='GPU-aa', memory_bytes=85017493504.0),)
@@ -117,8 +119,9 @@ def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:
     for row in (line.split(", ") for line in table.splitlines()):
         with suppress(ValueError):
             index, uuid, mebibytes = row
-            free[index] = free[uuid] = float(mebibytes) * 2**20
+            is_told = mebibytes.replace(".", "", 1).isdigit()
+            free[index] = free[uuid] = float(mebibytes) * 2**20 if is_told else math.inf
             names.append(uuid)  # CUDA may number cards in another order; the names agree
     if visible is not None:
         names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    return tuple(Card(name=name, memory_bytes=free.get(name, float("inf"))) for name in names)
+    return tuple(Card(name=name, memory_bytes=free.get(name, math.inf)) for name in names)

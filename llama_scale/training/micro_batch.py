@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from llama_scale import quantities
-from llama_scale.costs.memory import ACTIVATION_BYTES, LOGIT_BYTES, layer_activation_bytes
+from llama_scale.costs.memory import ACTIVATION_BYTES, layer_activation_bytes
 from llama_scale.errors import InputError
 from llama_scale.runs import RunConfig
 from llama_scale.training.free_memory import free_memory_bytes
@@ -15,11 +15,15 @@ REFUSED = (
     "DefaultCPUAllocator: not enough memory",
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
 # Shares of the free memory that a micro-batch may take by our estimate: a machine's is others' too.
 USABLE_SHARE = {"cuda": 0.85, "cpu": 0.4}
-F32_LOGIT_BYTES = 12  # logits, log-probabilities and gradient
+# Of a logit in any precision: its log-probability, the gradient of that and its own, all of 32 bits.
+LOGIT_BYTES = 12
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -50,9 +54,8 @@ def sequence_bytes(config: RunConfig) -> float:
     model = config.model
     # fused attention keeps no scores, so nothing recomputed is `selective` in the costs' words
     kept = layer_activation_bytes(model, "full" if config.recompute == "full" else "selective")
-    wide = config.precision != "bf16"
-    layers = model.layers * kept * (4 / ACTIVATION_BYTES if wide else 1)
-    return model.context * (layers + model.vocabulary * (F32_LOGIT_BYTES if wide else LOGIT_BYTES))
+    width = 1 if config.precision == "bf16" else 4 / ACTIVATION_BYTES
+    return model.context * (model.layers * kept * width + model.vocabulary * LOGIT_BYTES)
 
 
 def state_bytes(config: RunConfig) -> float:
@@ -81,4 +84,7 @@ def model_too_large(config: RunConfig, device: torch.device, why: str) -> InputE
 
 def free_bytes(device: torch.device) -> float:
     """Memory of `device` that nobody uses; infinite where the system does not say."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
+    if device.type != "cuda":
+        return free_memory_bytes()
+    torch.cuda.empty_cache()  # which torch keeps of models that this process trained before
+    return torch.cuda.mem_get_info(device)[0]

@@ -62,7 +62,7 @@ class FlatOptimizer:
         self._groups = [_Group(how, weights, dtype) for how, weights in treatments(module, config)]
         self._by_adamw = [group for group in self._groups if group.how.rule == "adamw"]
         self._by_muon = [
-            (group, Muon(group.master, group.shapes, momentum=self.config.momentum))
+            (group, Muon(group.master, group.shapes, momentum=self.config.momentum, dtype=dtype))
             for group in self._groups
             if group.how.rule == "muon"
         ]

@@ -53,7 +53,7 @@ class ShardedOptimizer:
     name = "torch"
 
     def __init__(self, module: nn.Module, config: RunConfig, world: World) -> None:
-        self.config, self.world = config.optimizer, world
+        self.config, self.world, self._dtype = config.optimizer, world, DTYPES[config.precision]
         self._named = dict(module.named_parameters())
         groups = list(treatments(module, config))
         self._by_adamw = [(how, weights) for how, weights in groups if how.rule == "adamw"]
@@ -103,7 +103,7 @@ class ShardedOptimizer:
         own.mul_(1 - rate * how.weight_decay)
         if own.numel():
             scale = SIZE_OF_ADAMW * math.sqrt(max(weight.shape))
-            own.sub_(own_rows(weight, orthogonal(whole[None])[0]), alpha=rate * scale)
+            own.sub_(own_rows(weight, orthogonal(whole[None], self._dtype)[0]), alpha=rate * scale)
 
     def tensors(self) -> Tensors:
         """Weights and moments by weight, each a DTensor of which this process holds a part."""

@@ -65,6 +65,8 @@ def work(
     except Exception:
         _leave_log(folder, traceback.format_exc())
         return EXIT_FAILED
+    finally:
+        torch.cuda.empty_cache()  # others of its card count on what a run took when it has ended
     return EXIT_DONE if outcome in ("done", "diverged") else EXIT_RETRY
 
 
