@@ -301,10 +301,23 @@ def kind_of(table: Mapping[str, Any], type_: Any) -> Any:
 
 
 def _kind_of(table: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
-    """What its `kind` says, in capitals or not; without one, the first that knows the most of its keys."""
+    """What its `kind` says, in capitals or not.
+
+    Without one, of those that know the most of its keys the first with the fewest problems.
+    """
     if "kind" in table:
         return known_word(table["kind"], kinds)
-    return max(kinds, key=lambda kind: len({field.name for field in fields(kinds[kind])} & table.keys()))
+    known = {kind: len({field.name for field in fields(kinds[kind])} & table.keys()) for kind in kinds}
+    likely = [kind for kind in kinds if known[kind] == max(known.values())]
+    return min(likely, key=lambda kind: len(_problems_as(table, kinds[kind])))
+
+
+def _problems_as(table: Mapping[str, Any], type_: type) -> list[_Problem]:
+    try:
+        _converter(detailed=True).structure(table, type_)
+    except Exception as error:
+        return list(_problems(error, _Place(keys=(), value=table, type=type_)))
+    return []
 
 
 def _kind_hook(converter: Converter, name: str, kinds: Mapping[str, type]) -> _Hook:
