@@ -276,11 +276,15 @@ def _field_hook(converter: Converter, name: str, type_: Any) -> _Hook | None:
 
 
 def _list_hook(converter: Converter, type_: Any, parse: Callable[[str], float]) -> _Hook:
-    number = next((arg for arg in get_args(type_) if arg in (int, float)), None)
+    arguments = get_args(type_)
+    number = next((arg for arg in arguments if arg in (int, float)), None)
+    counted = len(arguments) if get_origin(type_) is tuple and Ellipsis not in arguments else None
 
     def read_list(value: Any, _: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError("expected a list")
+        if counted is not None and len(value) != counted:
+            raise ValueError(f"expected a list of {counted}")
         items = value if number is None else [_number(item, number, parse) for item in value]
         return converter.structure(items, type_)
 

@@ -260,6 +260,7 @@ def test_the_runs_that_are_too_many_are_those_that_would_be_planned(
     [
         ('kind = "grid"', ["names no models", "does not say how long"]),
         ('sizes = ["3M"]', ["budgets_flops is missing"]),
+        ("budgets_flops = [1e16]\ntokens_per_parameter = [20]", ["= [20]: expected a list of 2"]),
         ("tokens_per_parameter = [20]\nseed = 3", ["names no models", "did you mean 'seeds'?"]),
         ('kind = "grid"\nsizes = ["1M"]\ndurations = [1e9]\ntokens_per_parameter = [2]', ["says twice how"]),
         ('kind = "overtrain"\nsizes = [1e6, 2e6]\ndurations = [1e9]', ["one model, but here are 2"]),
