@@ -60,7 +60,8 @@ def training(store: Path) -> bool:
 
 
 def test_a_sweep_survives_what_a_cluster_does_to_it(tmp_path: Path, environment: dict[str, str]) -> None:
-    recipe, store, calm = write_recipe(tmp_path / "recipe"), tmp_path / "runs", tmp_path / "calm"
+    recipe, calm = write_recipe(tmp_path / "recipe"), tmp_path / "calm"
+    store = tmp_path / "runs of %j"  # of which SLURM makes a number in a log's name, unless it is told
     first = start(recipe, store, environment)
     wait_for(lambda: training(store), "the first steps")
     # The launcher goes; its jobs stay in the queue, and one is told that its time limit is near.

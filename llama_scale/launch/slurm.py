@@ -129,7 +129,7 @@ class _Queue:
         )
         script = self.folder / f"{canonical_hash(text)}.sh"
         write_atomically(script, text)
-        logs = self.folder / "%A_%a.log"
+        logs = f"{str(self.folder).replace('%', '%%')}/%A_%a.log"
         waiting = [f"--dependency=afterok:{after}"] if after else []
         said = _call(
             "sbatch",
