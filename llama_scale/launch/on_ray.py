@@ -196,9 +196,10 @@ def _check_grpc(connection: socket.socket, method: str, host: str) -> None:
     words = (bytes([len(word)]) + word.encode() for word in (method, host))
     call = _frame(HEADERS, 4, CALL % tuple(words)) + _frame(DATA, 1, bytes(5))  # the last of either
     connection.sendall(PREFACE + _frame(SETTINGS, 0, b"") + call)
-    answer = _frames(connection.makefile("rb"))
-    first, _ = next(answer, (None, b""))
-    headers = next((said for kind, said in answer if kind == HEADERS), OF_GRPC)
+    with connection.makefile("rb") as reader:
+        answer = _frames(reader)
+        first, _ = next(answer, (None, b""))
+        headers = next((said for kind, said in answer if kind == HEADERS), OF_GRPC)
     if first != SETTINGS or OF_GRPC not in headers or UNKNOWN in headers:
         ports = "6379 is a cluster's, 10001 that of ray://"
         raise ConnectionError(f"something other than Ray listens there, or another of its ports ({ports})")
