@@ -276,11 +276,15 @@ def _field_hook(converter: Converter, name: str, type_: Any) -> _Hook | None:
 
 
 def _list_hook(converter: Converter, type_: Any, parse: Callable[[str], float]) -> _Hook:
-    number = next((arg for arg in get_args(type_) if arg in (int, float)), None)
+    arguments = get_args(type_)
+    number = next((arg for arg in arguments if arg in (int, float)), None)
+    counted = len(arguments) if get_origin(type_) is tuple and Ellipsis not in arguments else None
 
     def read_list(value: Any, _: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError("expected a list")
+        if counted is not None and len(value) != counted:
+            raise ValueError(f"expected a list of {counted}")
         items = value if number is None else [_number(item, number, parse) for item in value]
         return converter.structure(items, type_)
 
@@ -301,10 +305,23 @@ def kind_of(table: Mapping[str, Any], type_: Any) -> Any:
 
 
 def _kind_of(table: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
-    """What its `kind` says, in capitals or not; without one, the first that knows the most of its keys."""
+    """What its `kind` says, in capitals or not.
+
+    Without one, of those that know the most of its keys the first with the fewest problems.
+    """
     if "kind" in table:
         return known_word(table["kind"], kinds)
-    return max(kinds, key=lambda kind: len({field.name for field in fields(kinds[kind])} & table.keys()))
+    known = {kind: len({field.name for field in fields(kinds[kind])} & table.keys()) for kind in kinds}
+    likely = [kind for kind in kinds if known[kind] == max(known.values())]
+    return min(likely, key=lambda kind: len(_problems_as(table, kinds[kind])))
+
+
+def _problems_as(table: Mapping[str, Any], type_: type) -> list[_Problem]:
+    try:
+        _converter(detailed=True).structure(table, type_)
+    except Exception as error:
+        return list(_problems(error, _Place(keys=(), value=table, type=type_)))
+    return []
 
 
 def _kind_hook(converter: Converter, name: str, kinds: Mapping[str, type]) -> _Hook:

@@ -51,9 +51,21 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def user_folder(variable: str, usual: str) -> Path:
+    """The user's own folder of ours, in that of a variable or else in the `usual` one, by the XDG rule.
+
+    A relative one counts for nothing, as `~` where no home is known: it would lie wherever one stands. Raises
+    StoreError where neither is left.
+    """
+    for folder in (os.environ.get(variable, ""), os.path.expanduser(usual)):
+        if os.path.isabs(folder):
+            return Path(folder) / "llama-scale"
+    raise StoreError("no home folder is known here", hint=f"set HOME, or {variable} to an absolute path")
+
+
 def cache_folder() -> Path:
     """Where what was measured or compiled on this machine is kept; anything in it can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or at_home("~/.cache")) / "llama-scale"
+    return user_folder("XDG_CACHE_HOME", "~/.cache")
 
 
 def check_new(path: Path, *, overwrite: bool, other: str, sources: Iterable[object] = ()) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
@@ -21,7 +22,7 @@ SlurmdUser=root
 AuthType=auth/munge
 CryptoType=crypto/munge
 AuthInfo=cred_expire=5
-SlurmctldPort=26817
+SlurmctldPort={ports[0]}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -41,10 +42,11 @@ JobRequeue=1
 MaxArraySize=2
 KillWait=5
 SlurmctldTimeout=30
-SlurmdTimeout=10
+SlurmdTimeout=6
+MessageTimeout=3
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
-NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port=26818 CPUs=1 RealMemory=2000 State=UNKNOWN
-NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port=26819 CPUs=1 RealMemory=2000 State=UNKNOWN
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=2000 State=UNKNOWN
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=2000 State=UNKNOWN
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=60 State=UP
 """
 
@@ -61,7 +63,7 @@ def missing() -> str | None:
 def cluster(folder: Path) -> Iterator[dict[str, str]]:
     """Gives the environment in which sbatch and squeue speak to the cluster."""
     configuration = folder / "slurm.conf"
-    configuration.write_text(CONFIGURATION.format(folder=folder))
+    configuration.write_text(CONFIGURATION.format(folder=folder, ports=_free_ports()))
     for name in ("state", "spool-n1", "spool-n2"):
         (folder / name).mkdir()
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
@@ -73,15 +75,35 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         _wait_for_nodes(environment)
         yield environment
     finally:
-        for name in ("slurmd-n1", "slurmd-n2", "slurmctld"):
-            stop(folder / f"{name}.pid")
-        subprocess.run(["pkill", "-f", f"slurmstepd.*{folder}"], check=False)
+        for node in ("n1", "n2"):
+            kill_node(folder, node)
+        stop(folder / "slurmctld.pid")
 
 
 def stop(pid_file: Path, number: int = signal.SIGKILL) -> None:
     """Kill the daemon that wrote `pid_file`."""
     with suppress(OSError, ValueError):
         os.kill(int(pid_file.read_text()), number)
+
+
+def kill_node(folder: Path, node: str) -> None:
+    """Kill the daemon of a node and all that runs on it, but nothing of the other node or another cluster."""
+    stop(folder / f"slurmd-{node}.pid")
+    its_own = {f"SLURM_CONF={folder / 'slurm.conf'}".encode(), f"SLURMD_NODENAME={node}".encode()}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if its_own.issubset((process / "environ").read_bytes().split(b"\0")):
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                if "slurmstepd" in (Path("/proc") / str(parent) / "cmdline").read_text():
+                    os.kill(parent, signal.SIGKILL)
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def _free_ports() -> list[int]:
+    """Three of them, so that several clusters may stand on one machine."""
+    with ExitStack() as held:
+        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        return [server.getsockname()[1] for server in servers]
 
 
 def _start_munge() -> None:
@@ -97,13 +119,17 @@ def _start_munge() -> None:
     subprocess.run(["su", "-s", "/bin/bash", "munge", "-c", "munged --force"], check=True)
 
 
+def node_states(environment: dict[str, str]) -> list[str]:
+    """What the controller says of the nodes, such as idle or down."""
+    command = ["sinfo", "-h", "-N", "-o", "%T"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+    return [state.strip("*") for state in said.split()]
+
+
 def _wait_for_nodes(environment: dict[str, str]) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        said = subprocess.run(
-            ["sinfo", "-h", "-N", "-o", "%T"], env=environment, capture_output=True, text=True
-        )
-        if said.stdout.split() == ["idle", "idle"]:
+        if node_states(environment) == ["idle", "idle"]:
             return
         time.sleep(0.5)
     raise RuntimeError("the nodes of SLURM did not come up")

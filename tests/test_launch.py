@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from small_disk import small_disk
 from llama_scale.cli.progress import headline
 from llama_scale.cli.sweep import _reason
 from llama_scale.cli.sweep_plan import cautions
-from llama_scale.errors import InputError, StoreError
+from llama_scale.errors import InputError, LlamaScaleError, StoreError
 from llama_scale.launch import (
     EarlierText,
     Launcher,
@@ -400,36 +401,105 @@ def test_a_trunk_that_no_branch_leaves_has_nothing_left_to_do(recipe: Path, tmp_
     assert branch.role == "train" and not task_called("small", branch, tmp_path).is_finished()
 
 
-def test_a_controller_that_falls_silent_before_it_is_given_a_job_is_waited_for(
+SLURM_PROGRAM = """#!/bin/sh
+echo {name} >> {folder}/asked
+count=$(grep -c {name} {folder}/asked)
+for script; do :; done
+{text}
+"""
+TAKE = 'echo "7_0 $script" > {folder}/queue; echo 7'
+LIST = "cat {folder}/queue"
+UNHEARD = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+
+
+@pytest.fixture
+def slurm(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tasks = list(prepare_sweep(recipe, store=tmp_path, device="cpu").tasks)[:1]
-    create_run(tmp_path, tasks[0].config)
-    answers = ["", None, None, None, "", "7", "7_0"]  # None: it does not answer
-
-    def call(program: str, *_: str) -> str:
-        asked.append(program)
-        if (answer := answers[len(asked) - 1]) is None:
-            raise InputError(f"{program} refused: unable to contact the controller", hint="")
-        if len(asked) == len(answers):
-            tasks[0].folder.write_result({"status": "failed", "steps": 0})
-        return answer
-
-    asked: list[str] = []
-    told: list[str] = []
-    monkeypatch.setattr("llama_scale.launch.slurm._call", call)
-    monkeypatch.setattr("llama_scale.launch.slurm._largest_array", lambda: 10)
+) -> Callable[..., tuple[list[str], list[str]]]:
+    """Launches one run on programs of SLURM's names until it is queued: what was asked of them, and told."""
+    task, *_ = prepare_sweep(recipe, store=tmp_path / "runs", device="cpu").tasks
+    create_run(tmp_path / "runs", task.config)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "queue").touch()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setattr("llama_scale.launch.slurm.POLL_SECONDS", 0.0)
-    launch_on_slurm(tmp_path, tasks, device="cpu", watch=lambda _: None, tell=told.append)
-    assert asked == ["squeue", "sbatch", "squeue", "squeue", "squeue", "sbatch", "squeue"]
-    assert len(told) == 1 and told[0].endswith("the store is watched until SLURM answers again")
-    # What it refuses while it answers ends the launch.
-    (tasks[0].folder.path / "result.json").unlink()
-    (tmp_path / "slurm" / "jobs.json").unlink()
-    asked.clear()
-    answers[2:] = [""]
-    with pytest.raises(InputError, match="sbatch refused"):
-        launch_on_slurm(tmp_path, tasks, device="cpu", watch=lambda _: None, tell=told.append)
+
+    def launch(sbatch: str = TAKE, squeue: str = LIST) -> tuple[list[str], list[str]]:
+        texts = {"sbatch": sbatch, "squeue": squeue, "scontrol": "exit 1"}
+        for name, text in texts.items():
+            program = folder / name
+            program.write_text(
+                SLURM_PROGRAM.format(name=name, folder=folder, text=text.format(folder=folder))
+            )
+            program.chmod(0o755)
+
+        def watch(progress: Progress) -> None:
+            if (folder / "queue").read_text():
+                task.folder.write_result({"status": "failed", "steps": 0})
+
+        told: list[str] = []
+        launch_on_slurm(tmp_path / "runs", [task], device="cpu", watch=watch, tell=told.append)
+        asked = (folder / "asked").read_text().split()
+        return [name for name in asked if name != "scontrol"], told
+
+    return launch
+
+
+def test_a_controller_that_falls_silent_before_it_is_given_a_job_is_waited_for(
+    slurm: Callable[..., tuple[list[str], list[str]]],
+) -> None:
+    silent = "slurm_load_jobs error: Unexpected message received"
+    asked, told = slurm(
+        sbatch=f"if [ $count = 1 ]; then echo no such thing >&2; exit 1; fi; {TAKE}",
+        squeue=f"case $count in 2|3|4) echo {silent} >&2; exit 1 ;; esac; {LIST}",
+    )
+    assert asked == ["squeue", "sbatch", *["squeue"] * 4, "sbatch", "squeue", "squeue"]
+    assert told == [f"squeue refused: {silent}: the store is watched until SLURM answers again"]
+
+
+@pytest.mark.parametrize(
+    ("silence", "is_taken"),
+    [
+        ("exec sleep 60", False),
+        (f"echo '{UNHEARD}' >&2; exit 1", False),
+        (f"echo '{UNHEARD}' >&2; exit 1", True),
+    ],
+)
+def test_a_job_that_sbatch_hears_nothing_of_is_looked_for_and_else_given_again(
+    silence: str,
+    is_taken: bool,
+    slurm: Callable[..., tuple[list[str], list[str]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The controller may have taken it all the same."""
+    monkeypatch.setattr("llama_scale.launch.slurm.COMMAND_SECONDS", 5.0)
+    before = f"{TAKE}; " if is_taken else ""
+    asked, told = slurm(sbatch=f"if [ $count = 1 ]; then {before}{silence}; fi; {TAKE}")
+    again = [] if is_taken else ["squeue", "sbatch"]
+    assert asked == ["squeue", "sbatch", *again, "squeue", "squeue"]
+    assert len(told) == 1 and told[0].endswith(": the store is watched until SLURM answers again")
+
+
+@pytest.mark.parametrize(
+    ("patience", "programs", "said"),
+    [
+        (3600.0, {"sbatch": "echo invalid partition >&2; exit 1"}, "sbatch refused: invalid partition"),
+        (0.0, {"sbatch": f"echo '{UNHEARD}' >&2; exit 1"}, f"sbatch refused: {UNHEARD}"),
+        (3600.0, {"squeue": "exit 1"}, "squeue refused: exit code 1"),
+    ],
+)
+def test_what_slurm_refuses_while_it_answers_ends_a_launch_as_its_silence_does_in_the_end(
+    patience: float,
+    programs: dict[str, str],
+    said: str,
+    slurm: Callable[..., tuple[list[str], list[str]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llama_scale.launch.slurm.PATIENCE_SECONDS", patience)
+    with pytest.raises(LlamaScaleError) as raised:
+        slurm(**programs)
+    assert raised.value.message == said
 
 
 def task_called(name: str, config: RunConfig, store: Path) -> Task:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from recipes import write_recipe
 
 from llama_scale.errors import InputError
 from llama_scale.launch import option_words, prepare_sweep, run_sweep
-from llama_scale.launch.on_ray import _check_room, _Flight, check_ray, task_needs
+from llama_scale.launch.on_ray import METHODS, _check_room, _Flight, check_ray, task_needs
 from llama_scale.launch.tasks import ATTEMPTS
 from llama_scale.runs import EXIT_DONE, read_records
 
@@ -134,6 +135,25 @@ def test_what_is_not_ray_is_not_waited_for(greeting: bytes | None, monkeypatch: 
             check_ray({"address": f"127.0.0.1:{server.getsockname()[1]}"})
         if greeting is not None:
             greeter.join()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_what_speaks_grpc_and_is_not_ray_is_not_waited_for(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the port of ray:// clients, named without it: Ray would ask it for minutes."""
+    grpc = pytest.importorskip("grpc")
+    monkeypatch.setattr("llama_scale.launch.on_ray.imported_ray", lambda: None)
+    server = grpc.server(ThreadPoolExecutor(1))
+    address = f"{scheme}127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with pytest.raises(InputError, match="something other than Ray listens there"):
+        check_ray({"address": address})
+    service, _, method = METHODS[scheme.partition(":")[0]][1:].partition("/")
+    knows = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: knows})])
+    check_ray({"address": address})
+    server.stop(None).wait()
 
 
 def test_the_first_words_of_a_cluster_may_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,8 +50,8 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -
         time.sleep(0.1)
 
 
-def listed(environment: dict[str, str], state: str = "R,PD") -> list[str]:
-    command = ["squeue", "-h", "-r", "-o", "%i", "-t", state]
+def running(environment: dict[str, str], *where: str) -> list[str]:
+    command = ["squeue", "-h", "-r", "-o", "%i", "-t", "R", *where]
     return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.split()
 
 
@@ -60,17 +60,18 @@ def training(store: Path) -> bool:
 
 
 def test_a_sweep_survives_what_a_cluster_does_to_it(tmp_path: Path, environment: dict[str, str]) -> None:
-    recipe, store, calm = write_recipe(tmp_path / "recipe"), tmp_path / "runs", tmp_path / "calm"
+    recipe, calm = write_recipe(tmp_path / "recipe"), tmp_path / "calm"
+    store = tmp_path / "runs of %j"  # of which SLURM makes a number in a log's name, unless it is told
     first = start(recipe, store, environment)
     wait_for(lambda: training(store), "the first steps")
     # The launcher goes; its jobs stay in the queue, and one is told that its time limit is near.
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=60)
     assert first.returncode == 130 and "stay in the queue" in said
-    [job, *_] = listed(environment, "R")
+    [job, *_] = running(environment)
     subprocess.run(["scancel", "--batch", "--signal=USR2", job], env=environment, check=True, timeout=60)
     second = start(recipe, store, environment)
-    wait_for(lambda: listed(environment, "R"), "a running job")
+    wait_for(lambda: running(environment), "a running job")
     folder = Path(environment["SLURM_CONF"]).parent
     # The controller goes down, and comes back.
     read_until(second, "of 7 runs")
@@ -78,12 +79,13 @@ def test_a_sweep_survives_what_a_cluster_does_to_it(tmp_path: Path, environment:
     silent = "the store is watched until SLURM answers again"
     assert silent in read_until(second, silent)
     subprocess.run(["slurmctld"], env=environment, check=True)
-    # A node dies with what runs on it.
-    slurm_cluster.stop(folder / "slurmd-n2.pid")
-    subprocess.run(["pkill", "-9", "-f", "slurmstepd"], check=False)
+    # A node dies with what runs on it, and comes back when its jobs have gone elsewhere.
+    wait_for(lambda: running(environment, "-w", "n2"), "a job on it")
+    slurm_cluster.kill_node(folder, "n2")
+    wait_for(lambda: "down" in slurm_cluster.node_states(environment), "the end of a node")
+    subprocess.run(["slurmd", "-N", "n2"], env=environment, check=True)
     _, said = second.communicate(timeout=600)
     assert "7 of 7 runs" in said and "cannot identify" in said, said  # all trained: too few for a law
-    subprocess.run(["slurmd", "-N", "n2"], env=environment, check=True)
 
     prepared = prepare_sweep(recipe, store=calm, workers=2, device="cpu")
     run_sweep(prepared, store=calm, device="cpu")

@@ -63,6 +63,21 @@ def test_a_grid_may_be_of_ratios_and_of_named_shapes(tmp_path: Path) -> None:
     assert {(r.model.layers, r.model.kv_heads) for r in sweep.runs} == {(4, 1), (8, 2)}
 
 
+@pytest.mark.parametrize(
+    ("design", "kind"),
+    [
+        ('sizes = ["3M", "10M"]\ntokens_per_parameter = [20, 40]', "grid"),
+        ('sizes = ["3M"]\ntokens_per_parameter = [20]', "grid"),
+        ('sizes = ["3M"]\ntokens_per_parameter = [20]\nfactors = [1, 2]', "lr"),
+        ('sizes = ["3M"]\ntokens_per_parameter = [5, 80]\nbudgets_flops = [1e16]', "isoflop"),
+    ],
+)
+def test_a_design_without_a_kind_is_one_that_can_be(tmp_path: Path, design: str, kind: str) -> None:
+    """Tokens per parameter, which all kinds know, had been those of an isoflop design that lacks budgets."""
+    (tmp_path / "recipe.toml").write_text(BASE + design)
+    assert load_toml(tmp_path / "recipe.toml", SweepSpec).design.kind == kind
+
+
 def test_an_overtrain_study_goes_to_ten_thousand_tokens_a_parameter(tmp_path: Path) -> None:
     ratios = [20, 100, 1000, 10_000]
     sweep = planned(tmp_path, f'kind = "overtrain"\nsizes = ["2M"]\ntokens_per_parameter = {ratios}')
@@ -244,6 +259,9 @@ def test_the_runs_that_are_too_many_are_those_that_would_be_planned(
     ("design", "messages"),
     [
         ('kind = "grid"', ["names no models", "does not say how long"]),
+        ('sizes = ["3M"]', ["budgets_flops is missing"]),
+        ("budgets_flops = [1e16]\ntokens_per_parameter = [20]", ["= [20]: expected a list of 2"]),
+        ("tokens_per_parameter = [20]\nseed = 3", ["names no models", "did you mean 'seeds'?"]),
         ('kind = "grid"\nsizes = ["1M"]\ndurations = [1e9]\ntokens_per_parameter = [2]', ["says twice how"]),
         ('kind = "overtrain"\nsizes = [1e6, 2e6]\ndurations = [1e9]', ["one model, but here are 2"]),
         ('kind = "overtrain"\nsizes = [1e6]\ntokens_per_parameter = [2e4]', ["beyond 10,000"]),

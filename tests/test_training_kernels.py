@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from llama_scale.architecture import ModelConfig
+from llama_scale.cli.settings import files
+from llama_scale.errors import StoreError
 from llama_scale.files import cache_folder
 from llama_scale.training.kernels import (
     Absent,
@@ -28,6 +30,7 @@ from llama_scale.training.kernels import (
 from llama_scale.training.kernels.library import FLAGS, SOURCES, load
 from llama_scale.training.kernels.step import Step
 from llama_scale.training.model import Llama
+from llama_scale.training.peak import peak_of
 from llama_scale.training.scaling import initialise
 
 SHAPE = ModelConfig(
@@ -382,6 +385,27 @@ def test_a_cache_that_cannot_be_written_is_told(
     found = library()
     assert isinstance(found, Absent)
     assert "XDG_CACHE_HOME" in found.fix
+
+
+def test_where_no_home_is_known_nothing_is_kept_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None
+) -> None:
+    """As of a container's user without an entry in passwd: a folder named ~ had been made there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)
+    settings = tmp_path / "~" / ".config" / "llama-scale" / "config.toml"
+    settings.parent.mkdir(parents=True)
+    settings.touch()
+    found = library()
+    assert isinstance(found, Absent) and "no home folder is known" in found.reason
+    assert peak_of(torch.device("cpu")) is not None
+    assert files() == [] and [path.name for path in (tmp_path / "~").iterdir()] == [".config"]
+    for name in ("cache", "~/cache"):  # relative, which XDG lets count for nothing
+        monkeypatch.setenv("XDG_CACHE_HOME", name)
+        with pytest.raises(StoreError, match="no home folder is known"):
+            cache_folder()
 
 
 def test_a_torn_library_is_compiled_again(

@@ -18,6 +18,7 @@ from llama_scale.errors import InputError, StoreError
 
 if TYPE_CHECKING:
     from llama_scale.runs import RunFolder, RunRecord
+    from llama_scale.runs.upkeep import Spare
 
 
 @click.group(
@@ -241,24 +242,7 @@ def prune_runs(runs: tuple[str, ...], weights: bool, dry_run: bool, store: Path,
     Deletes checkpoints that no run will go on from, and what killed processes left behind. Specs, logs and
     results stay, so every fit stays what it is; runs in training are left alone.
     """
-    from llama_scale.runs import branches_by_trunk, run_folders
-    from llama_scale.runs.upkeep import prune, prune_store, spares, spares_of_store
-
-    named, every = _folders(store, runs), run_folders(store)
-    torn = {error.message for folder in every if (error := _unreadable(folder))}
-    current_output().warn_each(
-        f"{message}; its files and those of trunks stay as they are" for message in torn
-    )
-    grown = branches_by_trunk(every)
-    found = [
-        spare
-        for folder in named
-        # What a torn spec branches off from is not known.
-        if not _unreadable(folder) and not (torn and folder.config.schedule.total_steps is None)
-        for spare in (spares if dry_run else prune)(folder, grown.get(folder.run, []), weights=weights)
-    ]
-    if not runs:
-        found += (spares_of_store if dry_run else prune_store)(store)
+    found = list(_pruned(store, runs, weights=weights, dry_run=dry_run))
     size = sum(spare.bytes for spare in found)
     verb = "would go" if dry_run else "deleted"
     summary = f"{len(found)} files and folders {verb}, {quantities.format_bytes(size)}."
@@ -267,6 +251,26 @@ def prune_runs(runs: tuple[str, ...], weights: bool, dry_run: bool, store: Path,
         {"dry_run": dry_run, "bytes": size, "spares": found},
         lambda: [summary, *(["", table(rows, ("run", "name", "what", "size"))] if rows else [])],
     )
+
+
+def _pruned(store: Path, runs: tuple[str, ...], *, weights: bool, dry_run: bool) -> Iterator[Spare]:
+    """What the runs that are named, or all and the store itself, have to spare; gone but in a dry run."""
+    from llama_scale.runs import branches_by_trunk, run_folders
+    from llama_scale.runs.upkeep import prune, prune_store, spares, spares_of_store
+
+    named, every = _folders(store, runs), run_folders(store)
+    torn = {folder.run: error.message for folder in every if (error := _unreadable(folder))}
+    current_output().warn_each(
+        f"{message}; its files and those of trunks stay as they are" for message in torn.values()
+    )
+    grown = branches_by_trunk(every)
+    for folder in named:
+        # What a torn spec branches off from is not known.
+        if folder.run in torn or (torn and folder.config.schedule.total_steps is None):
+            continue
+        yield from (spares if dry_run else prune)(folder, grown.get(folder.run, []), weights=weights)
+    if not runs:
+        yield from (spares_of_store if dry_run else prune_store)(store)
 
 
 def _unreadable(folder: RunFolder) -> StoreError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import click
 from click.core import ParameterSource
 
 from llama_scale.cli.output import Output
-from llama_scale.errors import InputError, LlamaScaleError
+from llama_scale.errors import InputError, LlamaScaleError, StoreError
+from llama_scale.files import user_folder
 
 PREFIX = "LLAMA_SCALE"
 PROJECT_FILE = Path("llama-scale.toml")
@@ -33,15 +35,12 @@ SHOW_SETTINGS = click.Option(
 _ORIGINS = f"{__name__}.origins"
 
 
-def user_file() -> Path:
-    """The user's own settings, by the XDG rule."""
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return Path(home) / "llama-scale" / "config.toml"
-
-
 def files() -> list[Path]:
     """The settings files that exist, the strongest first."""
-    return [path for path in (PROJECT_FILE, user_file()) if path.is_file()]
+    found = [PROJECT_FILE]
+    with suppress(StoreError):  # nobody's home, nobody's settings
+        found.append(user_folder("XDG_CONFIG_HOME", "~/.config") / "config.toml")
+    return [path for path in found if path.is_file()]
 
 
 def defaults(command: click.Command, name: str, parent: click.Context) -> dict[str, Any]:

@@ -7,7 +7,6 @@ lets one of them write. The store must be on a file system that all nodes share.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from llama_scale.errors import InputError
@@ -39,10 +38,15 @@ RETRY_SECONDS = 5.0  # before a run that waits for its trunk, or for another pro
 NODE_DEATHS = 20  # that one task may live through
 STOP_SECONDS = 60.0
 ANSWER_SECONDS = 10.0  # Ray itself asks an address that is not Ray's again and again, for minutes
-# What a client of gRPC says first and what comes back (RFC 9113, 3.4 and 6.5): settings of both, a frame of
-# length (three bytes), type 4, flags and stream 0.
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-SETTINGS = re.compile(rb"...\x04.\x00{4}", re.DOTALL)
+# A call of gRPC as HTTP/2 has it, by hand, for not every Ray brings grpcio along: types of frames, the most
+# that one holds unasked (RFC 9113, 4.2), and as headers (RFC 7541) POST, http, path, host, content type, te.
+DATA, HEADERS, SETTINGS, MOST_BYTES = 0, 1, 4, 2**14
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+CALL = b"\x83\x86\x04%b\x01%b\x0f\x10\x10application/grpc\0\x02te\x08trailers"
+# What a cluster and its ray:// know; in the headers of an answer: that gRPC gives it (status 200), and that
+# it knows no such method (grpc-status 12).
+METHODS = {"": "/ray.rpc.NodeInfoGcsService/GetClusterId", "ray": "/ray.rpc.RayletDriver/ClusterInfo"}
+OF_GRPC, UNKNOWN = b"\x88", b"\x0212"
 KINDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # what a task takes, and what a node has of it
 MOST_NEEDED = 2**16  # cores or cards of a node
 
@@ -175,7 +179,7 @@ def _check_ray_listens(address: str) -> None:
     """Raises OSError or ValueError where an address HOST:PORT, of a cluster or its ray://, is not Ray's."""
     scheme, _, place = address.rpartition("://")
     found = urlsplit(f"//{place}")
-    if scheme not in ("", "ray"):
+    if scheme not in METHODS:
         return
     try:
         port = found.port
@@ -184,17 +188,32 @@ def _check_ray_listens(address: str) -> None:
     if found.hostname and port:
         with socket.create_connection((found.hostname, port), ANSWER_SECONDS) as connection:
             if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # of which Ray has the keys
-                _check_grpc(connection)
+                _check_grpc(connection, METHODS[scheme], found.netloc)
 
 
-def _check_grpc(connection: socket.socket) -> None:
-    connection.sendall(PREFACE)
-    try:
-        answer = connection.makefile("rb").read(9)  # which waits for all of them, as a recv need not
-    except (TimeoutError, ConnectionError):
-        answer = b""
-    if not SETTINGS.fullmatch(answer):
-        raise ConnectionError("something other than Ray listens there")
+def _check_grpc(connection: socket.socket, method: str, host: str) -> None:
+    """Raises ConnectionError where what listens knows no such method; one that is too busy to answer may."""
+    words = (bytes([len(word)]) + word.encode() for word in (method, host))
+    call = _frame(HEADERS, 4, CALL % tuple(words)) + _frame(DATA, 1, bytes(5))  # the last of either
+    connection.sendall(PREFACE + _frame(SETTINGS, 0, b"") + call)
+    with connection.makefile("rb") as reader:
+        answer = _frames(reader)
+        first, _ = next(answer, (None, b""))
+        headers = next((said for kind, said in answer if kind == HEADERS), OF_GRPC)
+    if first != SETTINGS or OF_GRPC not in headers or UNKNOWN in headers:
+        ports = "6379 is a cluster's, 10001 that of ray://"
+        raise ConnectionError(f"something other than Ray listens there, or another of its ports ({ports})")
+
+
+def _frame(kind: int, flags: int, said: bytes) -> bytes:
+    return len(said).to_bytes(3, "big") + bytes([kind, flags, 0, 0, 0, kind != SETTINGS]) + said
+
+
+def _frames(answer: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Type and payload of each frame, until the other side ends, falls silent or speaks no HTTP/2."""
+    with suppress(TimeoutError, ConnectionError):
+        while len(head := answer.read(9)) == 9 and (size := int.from_bytes(head[:3], "big")) <= MOST_BYTES:
+            yield head[3], answer.read(size)  # which waits for all of them, as a recv need not
 
 
 def _said(error: Exception) -> str:

@@ -4,27 +4,26 @@ One array holds the runs that start afresh, longest first, or several where the 
 Each trunk's branches are an array of their own that waits for it. A job whose time limit is near (USR2) saves
 and goes back into the queue; one that is cancelled or preempted (TERM) saves, and SLURM says what becomes of
 it; the jobs of a node that dies are requeued. Each goes on from its checkpoint. Jobs outlive this process:
-the same command finds them by `slurm/jobs.json` and watches again.
+the same command finds them in the queue by their scripts and watches again.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from llama_scale.canonical import canonical_hash
 from llama_scale.errors import InputError, LlamaScaleError, StoreError
-from llama_scale.files import parse_json, write_atomically
+from llama_scale.files import write_atomically
 from llama_scale.launch.tasks import (
     Attempts,
     LaunchReport,
@@ -43,6 +42,8 @@ MOST_RESTARTS = 1000  # of one job, so that none goes round for ever
 USUAL_ARRAY = 1001  # tasks: SLURM's own MaxArraySize, where the cluster states none
 COMMAND_SECONDS = 120.0  # a busy controller answers late, a dead one never
 PATIENCE_SECONDS = 3600.0  # with one that has answered before: jobs go on without it, and it comes back
+# What sbatch says of a controller that does not answer it, by slurm/slurm_errno.h, not of what it was asked.
+UNANSWERED = re.compile("timed out|unable to contact|connect failure|temporarily unavailable", re.IGNORECASE)
 SCRIPT = """#!/bin/bash
 #SBATCH --requeue --open-mode=append --signal=B:USR2@{warning} --kill-on-invalid-dep=yes
 runs=({runs})
@@ -65,43 +66,50 @@ exit "$code"
 
 @dataclass(slots=True)
 class _Queue:
-    """The jobs of a store: which run is which array task, and how often each was submitted."""
+    """The jobs of a store, and how often each run was submitted.
+
+    Which run a job is, its script and its place in the array say: also of one that an earlier launch left, or
+    that was taken although no answer came back.
+    """
 
     store: Path
     options: list[str]
     device: str
     tell: Callable[[str], None]
-    jobs: dict[str, str] = field(default_factory=dict)
+    jobs: dict[str, str] | None = None  # of the runs that wait or train; None before anything was heard
     attempts: Attempts = field(default_factory=Attempts)
-    listed: set[str] = field(default_factory=set)
-    heard_at: float | None = None
-    is_silent: bool = False
+    silent_since: dict[str, float] = field(default_factory=dict)  # by command
 
     @property
     def folder(self) -> Path:
-        return self.store / "slurm"
+        return self.store.resolve() / "slurm"
 
-    def read(self) -> None:
-        """Find the jobs that an earlier launch left in the queue."""
-        try:
-            found = parse_json((self.folder / "jobs.json").read_text())
-        except (OSError, ValueError):
-            return
-        if isinstance(found, dict):
-            self.jobs |= {str(run): str(job) for run, job in found.items()}
+    def active(self) -> dict[str, str]:
+        """The job of each run that waits or trains; as last heard, while the controller does not answer."""
+        with self.waiting_for("squeue"):
+            listed = _call("squeue", "--noheader", "--array", "--format=%i %o").splitlines()
+            runs = {place: run for script in self.folder.glob("*.sh") for place, run in _runs_of(script)}
+            placed = {
+                (script, job.rpartition("_")[2]): job
+                for job, _, script in (line.strip().partition(" ") for line in listed)
+            }
+            self.jobs = {runs[place]: job for place, job in placed.items() if place in runs}
+        return self.jobs or {}
 
-    def active(self) -> set[str]:
-        """Runs whose job waits or runs; as last heard, while the controller does not answer."""
+    @contextmanager
+    def waiting_for(self, command: str) -> Iterator[None]:
+        """What is asked in it may go unanswered for PATIENCE_SECONDS, once SLURM has answered at all."""
         try:
-            self.listed = set(_call("squeue", "--noheader", "--array", "--format=%i").split())
-            self.heard_at, self.is_silent = time.monotonic(), False
-        except LlamaScaleError as error:
-            if self.heard_at is None or time.monotonic() - self.heard_at > PATIENCE_SECONDS:
+            yield
+        except StoreError as error:
+            now = time.monotonic()
+            if self.jobs is None or now - self.silent_since.get(command, now) > PATIENCE_SECONDS:
                 raise
-            if not self.is_silent:
+            if not self.silent_since:
                 self.tell(f"{error.message}: the store is watched until SLURM answers again")
-            self.is_silent = True
-        return {run for run, job in self.jobs.items() if job in self.listed}
+            self.silent_since.setdefault(command, now)
+        else:
+            self.silent_since.pop(command, None)
 
     def submit(self, tasks: Sequence[Task], after: str | None = None) -> None:
         """Arrays of `tasks`, in their order; `after` is the job that must have ended well before."""
@@ -121,23 +129,27 @@ class _Queue:
         )
         script = self.folder / f"{canonical_hash(text)}.sh"
         write_atomically(script, text)
-        logs = self.folder / "%A_%a.log"
+        logs = f"{str(self.folder).replace('%', '%%')}/%A_%a.log"
         waiting = [f"--dependency=afterok:{after}"] if after else []
         said = _call(
             "sbatch",
             "--parsable",
             f"--array=0-{len(runs) - 1}",
             f"--job-name=llama-scale-{self.store.resolve().name}",
-            f"--output={logs.resolve()}",
+            f"--output={logs}",
             *waiting,
             *self.options,
             str(script),
         )
         job = said.strip().split(";")[0]
-        queued = {run: f"{job}_{index}" for index, run in enumerate(runs)}
-        self.jobs |= queued
-        self.listed.update(queued.values())
-        write_atomically(self.folder / "jobs.json", json.dumps(self.jobs, indent=1))
+        self.jobs = {**(self.jobs or {}), **{run: f"{job}_{index}" for index, run in enumerate(runs)}}
+
+
+@cache  # by its name, a hash of what it says
+def _runs_of(script: Path) -> list[tuple[tuple[str, str], str]]:
+    """Each run of an array, by its script and its place there."""
+    runs = script.read_text().partition("\nruns=(")[2].partition(")")[0].split()
+    return [((str(script), str(index)), run) for index, run in enumerate(runs)]
 
 
 def check_slurm() -> None:
@@ -165,7 +177,6 @@ def launch_on_slurm(
     jobs in the queue, to be watched again. A controller that falls silent is waited for; `tell` hears of it.
     """
     queue = _Queue(store=store, options=list(options), device=device, tell=tell)
-    queue.read()
     began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
     with noting_interrupts() as interrupted:
         while True:
@@ -185,7 +196,7 @@ def launch_on_slurm(
             )
             if finished.union(failed) >= {task.run for task in tasks}:
                 return LaunchReport(failed=failed, seconds=elapsed, busy_share=None)
-            if not queue.is_silent:
+            if "squeue" not in queue.silent_since:
                 _queue_what_waits(
                     queue, [task for task in tasks if task.run not in finished.union(failed, active)]
                 )
@@ -198,12 +209,13 @@ def launch_on_slurm(
 
 def _queue_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
     """Submit runs that are not in the queue: those that can start, then branches behind their trunk."""
-    try:
-        _submit_what_waits(queue, tasks)
-    except LlamaScaleError:
-        queue.active()  # is it this that is refused, or has the controller fallen silent?
-        if not queue.is_silent:
-            raise
+    with queue.waiting_for("sbatch"):
+        try:
+            _submit_what_waits(queue, tasks)
+        except InputError:
+            queue.active()  # is it this that is refused, or has the controller fallen silent?
+            if "squeue" not in queue.silent_since:
+                raise
 
 
 def _submit_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
@@ -217,10 +229,10 @@ def _submit_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
     for task in ordered:
         if task.parent and not task.is_ready() and not task.parent.is_finished:
             behind.setdefault(task.parent.run, []).append(task)
-    active = queue.active() if behind else set()
+    active = queue.active() if behind else {}
     for trunk, branches in behind.items():
         if trunk in active:
-            queue.submit(branches, after=queue.jobs[trunk])
+            queue.submit(branches, after=active[trunk])
 
 
 @cache
@@ -233,18 +245,17 @@ def _largest_array() -> int:
 
 
 def _call(*command: str) -> str:
-    """What a SLURM command says; raises InputError where it refuses, StoreError where it does not answer."""
+    """What a SLURM command says; raises StoreError where nothing answers it, InputError where it refuses."""
+    up = "see whether the SLURM controller is up (`scontrol ping`), then run the same command again"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
     except subprocess.TimeoutExpired:
-        raise StoreError(
-            f"{command[0]} has not answered for {COMMAND_SECONDS:.0f} s",
-            hint="see whether the SLURM controller is up (`scontrol ping`), then run the same command again",
-        ) from None
+        raise StoreError(f"{command[0]} has not answered for {COMMAND_SECONDS:.0f} s", hint=up) from None
     if done.returncode:
         reason = done.stderr.strip().splitlines()
-        raise InputError(
-            f"{command[0]} refused: {reason[-1] if reason else f'exit code {done.returncode}'}",
-            hint="correct --launcher-options, or see `scontrol ping` and `sinfo`",
-        )
+        message = f"{command[0]} refused: {reason[-1] if reason else f'exit code {done.returncode}'}"
+        # squeue is asked for nothing that could be refused.
+        if command[0] == "squeue" or UNANSWERED.search(message):
+            raise StoreError(message, hint=up)
+        raise InputError(message, hint="correct --launcher-options, or see `scontrol ping` and `sinfo`")
     return done.stdout

@@ -7,6 +7,7 @@ such lines cross at T = (training of a - training of b) / (token of b - token of
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -197,21 +198,8 @@ def compare_models(request: Request, models: tuple[str, ...], bought: tuple[str,
     """
     from llama_scale.planning.assumptions import assumptions
 
-    named = list(dict.fromkeys((find_model(text), text in bought) for text in (*models, *bought)))
-    if not named:
-        raise InputError(
-            "which models?",
-            hint="name some: llama-scale compare llama-65b chinchilla-70b gpt-3-175b palm-540b",
-        )
-    if len(named) > MOST_MODELS:
-        raise InputError(f"{len(named)} models are too many", hint=f"name at most {MOST_MODELS}")
-    problems = problems_by_unit(request)
+    named, problems = _models_called(models, bought), problems_by_unit(request)
     compared = tuple(_compared(request, problems, model, is_bought) for model, is_bought in named)
-    twice = {model.name for model in compared if sum(other.name == model.name for other in compared) > 1}
-    if twice:
-        raise InputError(
-            f"two models are called {' and '.join(sorted(twice))}", hint="give each file its own name = ..."
-        )
     anew = request
     if bought and request.economics.deployment is not None and request.kv_heads is None:
         anew = replace(request, kv_heads=QUALITY_FLOOR)  # of the models to train, as a plan has them
@@ -225,6 +213,24 @@ def compare_models(request: Request, models: tuple[str, ...], bought: tuple[str,
         warnings=_warnings(request, compared, [model for model, _ in named]),
         words=(*models, *(f"--buy={text}" for text in bought)),
     )
+
+
+def _models_called(models: Sequence[str], bought: Sequence[str]) -> list[tuple[ReferenceModel, bool]]:
+    """Each once, with whether it is bought; raises InputError for none, too many, or two of one name."""
+    named = list(dict.fromkeys((find_model(text), text in bought) for text in (*models, *bought)))
+    if not named:
+        raise InputError(
+            "which models?",
+            hint="name some: llama-scale compare llama-65b chinchilla-70b gpt-3-175b palm-540b",
+        )
+    if len(named) > MOST_MODELS:
+        raise InputError(f"{len(named)} models are too many", hint=f"name at most {MOST_MODELS}")
+    counts = Counter(model.name for model, _ in named)
+    if twice := sorted(name for name, count in counts.items() if count > 1):
+        raise InputError(
+            f"two models are called {' and '.join(twice)}", hint="give each file its own name = ..."
+        )
+    return named
 
 
 def crossing(ours: Costs, theirs: Costs) -> Crossing:

@@ -151,7 +151,7 @@ def _read_cache() -> dict[str, dict[str, Any]]:
     try:
         content = parse_json(_cache_file().read_text())
         return {key: asdict(_checked(entry)) for key, entry in content.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

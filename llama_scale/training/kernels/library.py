@@ -78,13 +78,14 @@ def library() -> Library | Absent:
     compiler = _compiler()
     if compiler is None:
         return Absent("no C compiler is on the path", "install gcc or clang, or set CC")
-    key, kept = _key(compiler), cache_folder() / "kernels"
+    key = _key(compiler)
     try:
+        kept = cache_folder() / "kernels"
         return Library(_found(kept, key) or load(_build(compiler, kept, key)), f"c-{key}")
     except subprocess.SubprocessError as error:
         return Absent(f"{compiler} failed: {_said(error)}", "set CC to a newer gcc or clang")
     except (OSError, LlamaScaleError) as error:
-        return Absent(f"{kept} cannot be used: {error}", "set XDG_CACHE_HOME to a folder that can be written")
+        return Absent(f"they cannot be kept: {error}", "set XDG_CACHE_HOME to a folder that can be written")
 
 
 def _compiler() -> str | None:
