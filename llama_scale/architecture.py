@@ -26,6 +26,7 @@ LLAMA_CONTEXT = 2_048
 USUAL_HEAD_SIZES = {0: 8, 96: 16, 192: 32, 384: 64, 1024: 128}  # from a width on: six heads, or eight of 128
 FINE = 0.001  # in log N: sizes whose nearest shapes are listed
 HIDDEN_MULTIPLE = 256  # LLaMA's released code rounds 2/3 x 4d up to a multiple of this
+WIDE = 65_536  # four times LLaMA 3.1 405B: from here on the widths that are tried lie farther apart
 
 
 @frozen
@@ -284,9 +285,13 @@ def _usual_width(parameters: float, tables: int) -> float:
 
 
 def _step_of_widths(usual: float) -> tuple[int, int]:
-    """What widths about a usual one are multiples of, and the size of their heads."""
+    """What widths about a usual one are multiples of, and the size of their heads.
+
+    No closer than 0.8 % from WIDE on: at 1e14 parameters there would be thousands of widths, of no use.
+    """
     head_size = usual_head_size(usual)
-    return head_size * (4 if usual >= 2048 else 1), head_size
+    doublings = max(0, math.floor(math.log2(usual / WIDE)) + 1)
+    return head_size * (4 if usual >= 2048 else 1) << doublings, head_size
 
 
 @lru_cache(maxsize=4096)  # who looks for the best of many sizes meets each shape again and again

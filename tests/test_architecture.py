@@ -91,6 +91,15 @@ def test_nearest_shape_is_near_and_buildable(log_parameters: float, convention: 
     assert 39 < shape.width / shape.layers < 200
 
 
+@pytest.mark.parametrize("low", [8.2e9, 6.1e11, 4e13, 5.9e14])
+def test_widths_of_no_size_are_so_many_that_a_search_takes_long(low: float) -> None:
+    """Multiples of 512 took 17 s about 5.9e14 parameters, which refusals ask for too."""
+    shapes = nearest_shapes(low, 1.03 * low)
+    widths = sorted({shape.width for shape in shapes})
+    assert all(wider / narrower > 1.007 for narrower, wider in pairwise(widths))
+    assert all(0.99 < shape.parameters.total / low < 1.04 for shape in shapes)
+
+
 @pytest.mark.parametrize("low", [2.1e6, 3.3e8, 8.2e9, 6.1e11])
 @pytest.mark.parametrize("kv_heads", [None, 8])
 def test_nearest_shapes_are_those_of_every_size_between(low: float, kv_heads: int | None) -> None:

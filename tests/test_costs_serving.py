@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,15 @@ def test_the_nearest_limit_that_can_be_met_is_true(name: str) -> None:
     loose = serve(replace(usual, **{name: least * 1.001}), SHAPE_65B)
     assert float(loose.batch) >= 1
     assert float(getattr(loose, name)) <= least * 1.001 * (1 + 1e-12)
+
+
+def test_deployments_are_alike_by_what_they_say() -> None:
+    """So are the questions that hold them, and what is worked out of one is that of its like."""
+    one, like = deployment(largest_batch=64), deployment(largest_batch=64)
+    assert (one, hash(one)) == (like, hash(like))
+    assert one != deployment(largest_batch=32)
+    assert one != faster(one, memory=2)
+    assert pickle.loads(pickle.dumps(one)) == one
 
 
 def test_requests_that_make_no_sense_are_refused() -> None:

@@ -66,11 +66,19 @@ def test_the_cards_are_those_that_are_visible(visible: str | None, cards: tuple[
     assert cards_from(TABLE, visible) == cards
 
 
-def test_a_card_whose_memory_the_driver_does_not_tell_is_a_card() -> None:
+@pytest.mark.parametrize("untold", ["[N/A]", "[Not Supported]"])
+def test_a_card_whose_memory_the_driver_does_not_tell_is_a_card(untold: str) -> None:
     """As where it is the machine's own: without it a sweep had a worker a core, none of them on a card."""
-    (card,) = cards_from("0, GPU-aa, [N/A]\n", None)
+    (card,) = cards_from(f"0, GPU-aa, {untold}\n", None)
     assert card == Card(name="GPU-aa", memory_bytes=float("inf"))
     assert default_workers((card,), largest_bytes=1e9) == len(usable_cores())
+
+
+@pytest.mark.parametrize("fault", ["[GPU is lost]", "[GPU requires reset]", "[Unknown Error]"])
+def test_a_card_that_cannot_be_used_gets_no_runs(fault: str) -> None:
+    """Were its memory taken as unknown, all runs would seem to fit on it, and each would fail there."""
+    cards = cards_from(f"0, GPU-aa, {fault}\n1, GPU-bb, 81079\n", None)
+    assert [card.name for card in cards] == ["GPU-bb"]
 
 
 def test_a_device_by_number_is_one_card_that_is_shared(

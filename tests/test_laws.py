@@ -385,6 +385,8 @@ def test_a_hostile_value_is_read_or_refused_but_never_a_surprise(
         ("noise", float("nan"), "noise"),
         ("draws", {"E": [1, 2], "A": [1], "B": [1], "alpha": [1], "beta": [1]}, "one length"),
         ("draws", {}, "draws are empty"),
+        ("draws", {name: [] for name in ("E", "A", "B", "alpha", "beta")}, "draws are empty"),
+        ("draws", [1, 2], "draws must be lists by name"),
     ],
 )
 def test_what_is_wrong_with_a_fit_is_said(tmp_path: Path, key: str, value: object, said: str) -> None:

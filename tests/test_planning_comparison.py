@@ -77,6 +77,18 @@ def test_llama_13b_against_the_compute_optimal_model_of_its_loss() -> None:
     )
 
 
+def test_dollars_of_serving_are_told_where_only_training_has_no_price() -> None:
+    words: Any = {
+        "accelerator": "t4",
+        "serve_accelerator": "h200",
+        "cost_in": "gpu-hours",
+        "serve_tokens": 1e12,
+    }
+    bill = compare("llama-13b", **words).models[0].lifetime
+    assert bill.serve_usd is not None and bill.serve_usd > 0
+    assert bill.train_usd is bill.total_usd is None
+
+
 @settings(max_examples=200, deadline=None)
 @given(ours=costs, theirs=costs, demand=st.floats(1, 1e18))
 def test_a_crossing_says_who_is_cheaper_at_every_demand(ours: Costs, theirs: Costs, demand: float) -> None:

@@ -41,7 +41,7 @@ Limit = Literal["memory", "largest batch", "time per output token", "time to fir
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 
 
-@frozen(eq=False)  # what is worked out of one may be kept by it
+@frozen
 class Deployment:
     """How a model is served: on what, in how many bits, requests of what length, within what limits.
 
@@ -75,6 +75,11 @@ class Deployment:
                 f"one copy of a model on at most {self.most_accelerators} accelerators is out of range",
                 hint=f"give a number from 1 to {LARGEST_GROUP}",
             )
+
+    def __hash__(self) -> int:
+        """Of its numbers: its accelerator has no hash. What is worked out of one may be kept by it."""
+        limits = (self.largest_batch, self.time_per_output_token_seconds, self.time_to_first_token_seconds)
+        return hash((self.traffic, self.weight_bits, self.kv_bits, self.most_accelerators, limits))
 
     @property
     def traffic(self) -> Traffic:

@@ -244,7 +244,8 @@ def side_by_side(
 
 def _approach_json(approach: Approach, level: float) -> dict[str, Any]:
     found = plain(approach)
-    return {"approach": (number := found.pop("number")), "name": NAMES[number], "level": level, **found}
+    number = found.pop("number")
+    return {"approach": number, "name": NAMES[number], "level": level, **found}
 
 
 def _isoflop_json(found: IsoFlop, bias: float | None, variations: Sequence[Variation]) -> dict[str, Any]:

@@ -156,9 +156,11 @@ def _best(sizes: Sequence[LossBySize], log_flops: Array, drawn: Array | None = N
 
 def _neighbours(losses: Array, logs: Array, at: Index) -> tuple[Index, Index]:
     """The next smaller and larger size that reaches C (S, G); -1 and the number of sizes for none."""
-    reached, (index, sizes) = np.isfinite(losses), (np.arange(len(logs))[:, None, None], logs[:, None, None])
-    below = np.where(reached & (sizes < logs[at] - SAME_SIZE), index, -1).max(axis=0)
-    return below, np.where(reached & (sizes > logs[at] + SAME_SIZE), index, len(logs)).min(axis=0)
+    reached, index = np.isfinite(losses), np.arange(len(logs))[:, None, None]
+    apart = logs[:, None, None] - logs[at]
+    below = np.where(reached & (apart < -SAME_SIZE), index, -1).max(axis=0)
+    above = np.where(reached & (apart > SAME_SIZE), index, len(logs)).min(axis=0)
+    return below, above
 
 
 def _lines(

@@ -168,7 +168,8 @@ def ladder(stages: tuple[float, ...], delta: float) -> tuple[float, ...]:
 
 def better(one: Minima, other: Minima) -> Minima:
     """Of two batches, the lower minimum of each problem."""
-    return other.replaced(wins := np.flatnonzero(one.objective <= other.objective), one.take(wins))
+    wins = np.flatnonzero(one.objective <= other.objective)
+    return other.replaced(wins, one.take(wins))
 
 
 def at_bound(constants: Array) -> Mask:

@@ -111,15 +111,17 @@ def ends_of(observations: Observations) -> list[Ends]:
 
 def losses_along(curves: Sequence[TrainingCurve]) -> list[LossBySize]:
     """Each run by its own smoothed losses."""
-    return [
-        Along(
-            log_size=float(np.log(curve.parameters)),
-            log_flops_per_token=float(np.log(curve.flops_per_token)),
-            log_flops=(log_flops := np.log(curve.flops_per_token * curve.tokens)),
-            log_loss=smooth(log_flops, np.log(curve.loss)),
-        )
-        for curve in curves
-    ]
+    return [_along(curve) for curve in curves]
+
+
+def _along(curve: TrainingCurve) -> Along:
+    log_flops = np.log(curve.flops_per_token * curve.tokens)
+    return Along(
+        log_size=float(np.log(curve.parameters)),
+        log_flops_per_token=float(np.log(curve.flops_per_token)),
+        log_flops=log_flops,
+        log_loss=smooth(log_flops, np.log(curve.loss)),
+    )
 
 
 def smooth(log_flops: Array, log_loss: Array) -> Array:

@@ -18,6 +18,7 @@ from llama_scale.launch.memory import PROCESS_BYTES
 from llama_scale.training.free_memory import free_memory_bytes
 
 QUESTION = ("nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits")
+UNTOLD = ("[N/A]", "[Not Supported]")  # new and older drivers, of memory that a card does not count
 
 
 @frozen
@@ -109,7 +110,8 @@ def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:
     """Cards out of nvidia-smi's lines `index, uuid, free MiB`; those in `visible` alone if it is given.
 
     Unknown memory is taken as infinite: of a part of a card (MIG), whose name the table lacks, and of a card
-    that shares the machine's, of which drivers say [N/A].
+    that shares the machine's. A card of which the table says in its place that it is lost, or is to be reset,
+    is none.
 
     >>> cards_from("0, GPU-aa, 81079", None)
     (Card(name='GPU-aa', memory_bytes=85017493504.0),)
@@ -119,8 +121,8 @@ def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:
     for row in (line.split(", ") for line in table.splitlines()):
         with suppress(ValueError):
             index, uuid, mebibytes = row
-            is_told = mebibytes.replace(".", "", 1).isdigit()
-            free[index] = free[uuid] = float(mebibytes) * 2**20 if is_told else math.inf
+            memory = math.inf if mebibytes in UNTOLD else float(mebibytes) * 2**20
+            free[index] = free[uuid] = memory
             names.append(uuid)  # CUDA may number cards in another order; the names agree
     if visible is not None:
         names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]

@@ -181,8 +181,6 @@ def _law_from_json(content: Mapping[str, Any]) -> tuple[ScalingLaw, Repetition |
 def _draws_from_json(columns: Any) -> tuple[ScalingLaw | None, NDArray[np.float64] | None]:
     if columns is None:
         return None, None
-    if not columns:
-        raise ValueError("draws are empty")
     arrays = dict(columns_of("draws", columns, columns))
     noise = arrays.pop("noise", None)
     if noise is not None and not (np.isfinite(noise) & (noise >= 0)).all():

@@ -99,9 +99,13 @@ def _checked_sigmoid(values: Arrays) -> Sigmoid:
 
 def columns_of(what: str, columns: Any, names: Iterable[str]) -> Arrays:
     """Draws by name; ValueError unless they are lists of one length, and not empty."""
+    if not isinstance(columns, Mapping):
+        raise ValueError(f"{what} must be lists by name")
     arrays = arrays_of(columns, names)
-    first, *others = {array.shape for array in arrays.values()} or {()}
-    if others or len(first) != 1 or not first[0]:
+    shapes = {array.shape for array in arrays.values()}
+    if shapes <= {(0,)}:
+        raise ValueError(f"{what} are empty")
+    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
         raise ValueError(f"{what} must be lists of one length")
     return arrays
 

@@ -54,9 +54,9 @@ def part_of(law: Law, shape: tuple[int, ...], part: slice) -> Law:
 
 
 def _each(laws: Sequence[Any], combine: Callable[[Sequence[Numbers]], Numbers]) -> Any:
-    """The law of the same kind, each of its constants what `combine` makes of theirs; bits are alike."""
+    """The law of the same kind, each of its constants what `combine` makes of theirs."""
     first = laws[0]
-    if isinstance(first, Penalty):
+    if isinstance(first, Penalty):  # of the bits alone, which one question has alike in all its laws
         return first
     if not is_dataclass(first):
         return combine(laws)

@@ -43,7 +43,7 @@ class Way(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A condition as it stands, and where in a request it is.
+    """A condition as it stands, and where in a request it is: along `path`, or else under its word.
 
     `rounded` takes a value up to one that can be asked for; `room` is left over what could just do, and
     `less` are shares of it that shapes of other proportions may do with.
@@ -53,14 +53,15 @@ class Condition(NamedTuple):
     name: str
     value: float
     form: Callable[[float], str]
-    path: str
+    path: str = ""
     rounded: Callable[[float], float] = float
     room: float = ROOM
     less: tuple[float, ...] = ()
 
     def moved(self, request: Request, factor: float) -> Request:
         """The request with so many times as much of it."""
-        return limited(_with(request, self.path.split("."), self.rounded(self.value * factor)))
+        path = (self.path or self.word).split(".")
+        return limited(_with(request, path, self.rounded(self.value * factor)))
 
     def at(self, value: float) -> Way:
         """The way of asking for another value."""
@@ -167,11 +168,10 @@ def conditions(request: Request) -> Iterator[Condition]:
         yield Condition("deadline", f"the {deadline.name}", deadline.seconds, duration, "deadline.seconds")
         yield Condition("accelerators", chips, deadline.accelerators, _whole, path, math.ceil)
     if (largest := request.max_parameters) is not None:
-        word, name = "max_parameters", "the largest size"
-        yield Condition(word, name, largest, format_count, word, room=ROOM_FOR_SHAPES)
+        name = "the largest size"
+        yield Condition("max_parameters", name, largest, format_count, room=ROOM_FOR_SHAPES)
     if (unique := request.unique_tokens) is not None:
-        word, name = "unique_tokens", "the unique data"
-        yield Condition(word, name, unique, format_count, word)
+        yield Condition("unique_tokens", "the unique data", unique, format_count)
     yield from _of_serving(request)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -66,8 +67,16 @@ def work(
         _leave_log(folder, traceback.format_exc())
         return EXIT_FAILED
     finally:
-        torch.cuda.empty_cache()  # others of its card count on what a run took when it has ended
+        _give_back_memory()
     return EXIT_DONE if outcome in ("done", "diverged") else EXIT_RETRY
+
+
+def _give_back_memory() -> None:
+    """Give back what torch kept of a card for a run that has ended: other runs on it count on that."""
+    if torch.cuda.is_initialized():
+        gc.collect()  # what torch imports late holds the frames of a first run, and so its model, in a cycle
+        with suppress(RuntimeError):  # a card that has failed fails at every call; why is in the run's log
+            torch.cuda.empty_cache()
 
 
 @lru_cache(maxsize=1)
