@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,18 +99,15 @@ def _unavailable(source: SourceConfig, error: Exception) -> InputError:
 
 def _write(texts: Iterator[str], limit: int | None, folder: Path) -> int:
     """Lines {"text": ...} in files of about FILE_BYTES; returns how many."""
-    documents, size = 0, 0
-    lines = iter(texts)
-    more = True
-    while more:
-        more = False
-        with (folder / f"documents-{documents:012d}.jsonl").open("wb") as file:  # in order, by name
-            for text in lines:
-                file.write(canonical_json({FIELD: text}).encode() + b"\n")
-                documents, size = documents + 1, size + len(text.encode("utf-8", "surrogatepass"))
-                if limit is not None and size >= limit:
-                    break
-                if file.tell() >= FILE_BYTES:
-                    more = True
-                    break
+    documents, size, file = 0, 0, None
+    with ExitStack() as opened:
+        for text in texts:
+            if file is None or file.tell() >= FILE_BYTES:
+                opened.close()
+                path = folder / f"documents-{documents:012d}.jsonl"  # in order, by name
+                file = opened.enter_context(path.open("wb"))
+            file.write(canonical_json({FIELD: text}).encode() + b"\n")
+            documents, size = documents + 1, size + len(text.encode("utf-8", "surrogatepass"))
+            if limit is not None and size >= limit:
+                break
     return documents
