@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
@@ -39,24 +39,17 @@ CHECKPOINT_SECONDS = 30.0
 LOOK_SECONDS = 1.0  # between two looks at what the steps were like and at whether to stop
 
 
-class Log(Protocol):
-    """What a run is logged to: its events, by the process that leads; nothing, by the others."""
-
-    def append(self, event: str, **fields: Any) -> None: ...
-    def check(self) -> None: ...
-    def sync(self) -> None: ...
-    def conclude(self, result: dict[str, Any]) -> None: ...
-    def close(self) -> None: ...
-
-
 class SilentLog:
-    """The log of a process that does not lead."""
+    """The log of a process that does not lead: as an EventLog, without the events."""
 
     def append(self, event: str, **fields: Any) -> None: ...
     def check(self) -> None: ...
     def sync(self) -> None: ...
     def conclude(self, result: dict[str, Any]) -> None: ...
     def close(self) -> None: ...
+
+
+Log = EventLog | SilentLog
 
 
 @frozen
