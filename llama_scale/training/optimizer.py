@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from llama_scale.runs import OptimizerConfig, Precision, RunConfig
-from llama_scale.training.kernels import FlatAdamW, Library, used_on
+from llama_scale.training.kernels import Library, used_on
+from llama_scale.training.kernels.adamw import FlatAdamW
 from llama_scale.training.muon import Muon
 from llama_scale.training.scaling import Treatment, treatments
 
