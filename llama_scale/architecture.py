@@ -87,10 +87,9 @@ class ModelConfig:
     @property
     def parameters(self) -> ParameterCounts:
         """Exact counts, norms included."""
-        attention = 2 * self.width * self.head_size * (self.heads + self.kv_heads)
         norms = 2 * self.width + (2 * self.head_size if self.qk_norm else 0)
-        body = self.layers * (attention + 3 * self.width * self.hidden + norms) + self.width
         table = self.vocabulary * self.width
+        body = self.matrix_weights - table + self.layers * norms + self.width
         return ParameterCounts(
             total=body + table * (1 if self.tied_head else 2),
             non_embedding=body,

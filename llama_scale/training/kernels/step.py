@@ -208,32 +208,26 @@ class Step:
         self._backward.append(self.turn.taken(self.library.call("norm_backward", *backward)))
 
     def _attention(self, block: Block, place: _Norm) -> None:
-        attention, config, library = block.attention, self.config, self.library
-        heads = (config.heads, config.kv_heads, config.head_size)
+        attention, config, call = block.attention, self.config, self.library.call
         qkv = torch.empty(self.rows, self._qkv_columns)
         rotated = torch.empty(self.rows, self._query_key * config.head_size)
         inverse = torch.empty(self.rows, self._query_key if config.qk_norm else 0)
         mixed, log_sum = torch.empty_like(self._dmixed), torch.empty(self.rows, config.heads)
-        norms = [
-            norm.weight for norm in (attention.query_norm, attention.key_norm) if isinstance(norm, nn.RMSNorm)
-        ]
-        weights, dweights = (norms, [*map(_gradient, norms)]) if norms else ([None] * 2, [None] * 2)
         projections = [attention.query.weight, attention.key.weight, attention.value.weight]
         self._linear(projections, place.y, qkv, self._dy, self._dqkv)
-        table, sizes = (self._cosine, self._sine), (self.rows, self.length, *heads)
+        norms = [n.weight for n in (attention.query_norm, attention.key_norm) if isinstance(n, nn.RMSNorm)]
+        weights, gradients = (norms, [*map(_gradient, norms)]) if norms else ([None] * 2, [None] * 2)
+        sizes = (self.length, config.heads, config.kv_heads, config.head_size)
+        turned = (inverse, qkv, self._cosine, self._sine, *weights)
+        attended = (mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes)
         self._forward += [
-            library.call("rotary", rotated, inverse, qkv, *table, *weights, *sizes, config.norm_epsilon),
-            library.call(
-                "attention", mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes[1:]
-            ),
+            call("rotary", rotated, *turned, self.rows, *sizes, config.norm_epsilon),
+            call("attention", *attended),
         ]
-        dmixed = (self._dmixed, mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes[1:])
-        unrotated = library.call(
-            "rotary_backward", self._dqkv, inverse, qkv, *table, *weights, *dweights, *sizes
-        )
+        unrotated = call("rotary_backward", self._dqkv, *turned, *gradients, self.rows, *sizes)
         self._backward.append(
             [
-                library.call("attention_backward", self._dqkv, *dmixed),
+                call("attention_backward", self._dqkv, self._dmixed, *attended),
                 *(self.turn.taken(unrotated) if norms else [unrotated]),
             ]
         )
