@@ -32,7 +32,7 @@ class Attention(nn.Module):
             for _ in range(2)
         )
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
         batch, length, _ = x_BTD.shape
         q_BTHS = self.query(x_BTD).view(batch, length, self.heads, self.head_size)
         k_BTKS = self.key(x_BTD).view(batch, length, self.kv_heads, self.head_size)
@@ -70,10 +70,10 @@ class Block(nn.Module):
         self.feed_forward = SwiGLU(config)
         self.output = block_output
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
         return self.output(self, x_BTD, rotation)
 
-    def through(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def through(self, x_BTD: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
         """The block itself, of which everything is kept."""
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation)
         return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))
@@ -91,22 +91,16 @@ class Llama(nn.Module):
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.tied_head:
             self.head.weight = self.embedding.weight
-        cosine, sine = rotary_table(config)
-        self.register_buffer("cosine", cosine, persistent=False)
-        self.register_buffer("sine", sine, persistent=False)
+        self.register_buffer("rotation", rotary_table(config), persistent=False)
         self.losses = losses
         if compiled:
-            self._compile_parts()
-
-    def _compile_parts(self) -> None:
-        start_compiling()
-        self.losses, output = compiled_part(losses), compiled_part(block_output)
-        for block in self.blocks:
-            cast(Block, block).output = output
+            start_compiling()
+            self.losses, output = compiled_part(losses), compiled_part(block_output)
+            for block in self.blocks:
+                cast(Block, block).output = output
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        length = tokens_BT.shape[1]
-        rotation = self.get_buffer("cosine")[:length], self.get_buffer("sine")[:length]
+        rotation = self.get_buffer("rotation")[:, : tokens_BT.shape[1]].unbind()
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD, rotation)
@@ -121,7 +115,7 @@ class Llama(nn.Module):
         return self.losses(self(tokens_BT).flatten(0, 1), targets_BT.flatten(), z_loss)
 
 
-def block_output(block: Block, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def block_output(block: Block, x_BTD: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
     """What `block` makes of x, keeping for the backward pass what its `recompute` says."""
     return recomputed(block.recompute, block.through, x_BTD, rotation)
 
@@ -156,17 +150,17 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor, reduction: str) -> Tenso
     return F.cross_entropy(logits_NV.float(), targets_N, reduction=reduction)
 
 
-def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of position x theta^(-2i/S), each [T, 1, S], the sines signed for `rotate`."""
+def rotary_table(config: ModelConfig) -> Tensor:
+    """Cosines and sines of position x theta^(-2i/S), [2, T, 1, S], the sines signed for `rotate`."""
     half = config.head_size // 2
     frequency = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = torch.outer(torch.arange(config.context, dtype=torch.float64), frequency)
     cosine = torch.cat([angle.cos(), angle.cos()], -1)
     sine = torch.cat([-angle.sin(), angle.sin()], -1)
-    return cosine[:, None].float(), sine[:, None].float()
+    return torch.stack([cosine, sine])[:, :, None].float()
 
 
-def rotate(x_BTHS: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x_BTHS: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
     """Rotary positions (Su et al. 2021), pairing channel i with i + S/2 as LLaMA in transformers does.
 
     In 32 bits whatever x has: 8 bits of mantissa do not hold the angle of a late position.

@@ -34,9 +34,7 @@ def sharded(config: RunConfig, device: torch.device, world: World) -> tuple[Llam
         fully_shard(module, mesh=mesh, mp_policy=policy)
     model.to_empty(device=device)
     with torch.no_grad():
-        tables = rotary_table(config.model)
-        for buffer, table in zip(map(model.get_buffer, ("cosine", "sine")), tables, strict=True):
-            buffer.copy_(table)
+        model.get_buffer("rotation").copy_(rotary_table(config.model))
         for weight in model.parameters():
             if weight.ndim < 2:
                 fill(weight, torch.ones(weight.shape))

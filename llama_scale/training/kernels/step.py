@@ -138,7 +138,7 @@ class Step:
         )
         numbers: tuple[Numbers, ...] = ("f32", "i16") if integers else ("f32",)
         self._product_scratch = product_scratch(library, self._products(), *numbers)
-        self._cosine, self._sine = model.get_buffer("cosine"), model.get_buffer("sine")
+        self._rotation = model.get_buffer("rotation")
         self._forward: list[Call] = []
         self._backward: list[list[Call]] = []  # in the order of the forward pass: each part is run backwards
         self._record(model)
@@ -218,7 +218,7 @@ class Step:
         norms = [n.weight for n in (attention.query_norm, attention.key_norm) if isinstance(n, nn.RMSNorm)]
         weights, gradients = (norms, [*map(_gradient, norms)]) if norms else ([None] * 2, [None] * 2)
         sizes = (self.length, config.heads, config.kv_heads, config.head_size)
-        turned = (inverse, qkv, self._cosine, self._sine, *weights)
+        turned = (inverse, qkv, *self._rotation, *weights)
         attended = (mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes)
         self._forward += [
             call("rotary", rotated, *turned, self.rows, *sizes, config.norm_epsilon),
