@@ -36,28 +36,24 @@ FIXED_BETA2, FIXED_WARMUP = 0.99, 100  # where rate and batch are given by hand
 
 
 @frozen
-class HyperParameters:
-    """What a rule chose, for a peak `learning_rate` of AdamW and warm-up in steps.
+class Tuning:
+    """What depends on the size of a model and on how long it trains.
 
-    `extrapolation` are factors beyond the range that the rule was found on, 1 within it.
+    `learning_rate` is AdamW's peak, warm-up is in steps.
     """
 
-    regime: Regime
     learning_rate: float
     sequences_per_step: int
     beta2: float
     warmup_steps: int
-    extrapolation: Mapping[str, float]
 
 
 @frozen
-class Tuning:
-    """What depends on the size of a model and on how long it trains; warm-up in steps."""
+class HyperParameters(Tuning):
+    """What a rule chose; `extrapolation` are factors beyond the range that it was found on, 1 within it."""
 
-    learning_rate: float
-    sequences_per_step: int
-    beta2: float
-    warmup_steps: int
+    regime: Regime
+    extrapolation: Mapping[str, float]
 
 
 def tuning(

@@ -67,7 +67,11 @@ def _texts(source: SourceConfig) -> Iterator[str]:
     except InputError:
         raise
     except Exception as error:  # of requests, of the hub, of fsspec, of pyarrow: there is no common one
-        raise _unavailable(source, error) from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise InputError(
+            f"cannot fetch {source.source}: {said}",
+            hint=f'check the name and the network, or use the source "{BUILTIN}", which needs neither',
+        ) from error
 
 
 def _rows(source: SourceConfig) -> Iterator[dict[str, Any]]:
@@ -86,14 +90,6 @@ def _rows(source: SourceConfig) -> Iterator[dict[str, Any]]:
         revision = huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=20).sha
     yield from datasets.load_dataset(
         name, source.subset or None, split=source.split, revision=revision, streaming=True
-    )
-
-
-def _unavailable(source: SourceConfig, error: Exception) -> InputError:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-    return InputError(
-        f"cannot fetch {source.source}: {said}",
-        hint=f'check the name and the network, or use the source "{BUILTIN}", which needs neither',
     )
 
 

@@ -23,6 +23,7 @@ from llama_scale.files import cache_folder, parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator, accelerator, accelerator_of_device
 from llama_scale.runs import Precision
+from llama_scale.training.environment import cpu_facts
 from llama_scale.training.kernels import Library, used_on
 from llama_scale.training.kernels.products import Numbers, product, product_scratch
 from llama_scale.training.kernels.turns import together
@@ -94,7 +95,8 @@ def _measured_here(precision: Precision) -> Peak | None:
         return None
     else:
         name, multiplier = f"torch {torch.__version__}", _by_torch
-    key = f"{_cpu_name()}, {quantities.counted(count, 'thread')}, {precision}, {name}"
+    cpu = cpu_facts().get("model name") or platform.processor() or platform.machine()
+    key = f"{cpu}, {quantities.counted(count, 'thread')}, {precision}, {name}"
     known = _read_cache()
     if key not in known:
         rate = _matrix_product_rate(multiplier, DTYPES[precision])
@@ -153,12 +155,3 @@ def _checked(entry: dict[str, Any]) -> Peak:
 
 def _cache_file() -> Path:
     return cache_folder() / "peaks.json"
-
-
-def _cpu_name() -> str:
-    """The CPU's own name where the system says it, else its architecture."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

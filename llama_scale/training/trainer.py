@@ -114,16 +114,14 @@ class Trainer:
                     raise
                 # The others of a world would go on without this one.
                 if self.micro_batch == 1 or self.world.shards:
-                    raise self._too_large(advice()) from error
+                    raise InputError(
+                        f"{counted(self.micro_batch, 'sequence')} of {self.config.model.context} tokens at "
+                        f"once {'does' if self.micro_batch == 1 else 'do'} not fit in the memory of "
+                        f"{self.device}",
+                        hint=advice(),
+                    ) from error
             self.optimizer.discard()  # once the error, whose frames hold memory, is gone
             self.micro_batch = halved(self.micro_batch)
-
-    def _too_large(self, advice: str) -> InputError:
-        return InputError(
-            f"{counted(self.micro_batch, 'sequence')} of {self.config.model.context} tokens at once "
-            f"{'does' if self.micro_batch == 1 else 'do'} not fit in the memory of {self.device}",
-            hint=advice,
-        )
 
     def _smaller(self) -> str:
         """What would make a step take less memory."""
