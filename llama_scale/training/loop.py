@@ -122,21 +122,6 @@ class _Interval:
             "each_gradient_norm": norms,
         }
 
-    def notes(self, micro_batch: int) -> Notes:
-        """What a checkpoint says of the steps that are not logged yet."""
-        rows = tuple((s.step, s.loss_nats, s.gradient_norm, s.learning_rate) for s in self.steps)
-        return Notes(micro_batch=micro_batch, unlogged=rows)
-
-    @classmethod
-    def noted(cls, notes: Notes) -> _Interval:
-        """The interval that a checkpoint's notes tell of."""
-        return cls(
-            steps=[
-                Step(step=step, loss_nats=loss, gradient_norm=norm, learning_rate=rate)
-                for step, loss, norm, rate in notes.unlogged
-            ]
-        )
-
 
 def train_run(
     store: Path,
@@ -207,7 +192,7 @@ def _start(
             delete_checkpoint(folder, step)
     branch, interval = trainer.config.branch, _Interval()
     if restored is not None:
-        interval = _Interval.noted(restored.notes)
+        interval = _Interval(steps=[Step(*row) for row in restored.notes.unlogged])
     elif branch is not None:
         restored = _branch_point(trainer, RunFolder(store / branch.parent), branch.step, log)
         if restored is None:
@@ -338,7 +323,7 @@ def _save(trainer: Trainer, folder: RunFolder, log: Log, goal: Goal, interval: _
             folder,
             trainer.step,
             trainer.optimizer.tensors(),
-            notes=interval.notes(trainer.micro_batch),
+            notes=Notes(micro_batch=trainer.micro_batch, unlogged=tuple(interval.steps)),
             check=log.check,
             world=trainer.world,
         )

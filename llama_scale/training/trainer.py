@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llama_scale.errors import InputError
-from llama_scale.frozen import frozen
 from llama_scale.quantities import counted
 from llama_scale.runs import RunConfig
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_sequences
@@ -39,8 +38,7 @@ FREED = "steps took more: free what others hold, then give the same command, whi
 T = TypeVar("T")
 
 
-@frozen
-class Step:
+class Step(NamedTuple):
     """What one step was like: its number counts from 1, its loss is in nats per token."""
 
     step: int
