@@ -109,25 +109,24 @@ def _cpu() -> tuple[str, ...]:
     return (platform.machine(), *(facts[key] for key in ("model name", "flags", "Features") if key in facts))
 
 
-def _compile(compiler: str) -> bytes:
-    """The library's bytes. Raises CalledProcessError with what the compiler said, and TimeoutExpired."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "kernels.so"
+def _build(compiler: str, folder: Path, key: str) -> Path:
+    """The library, put into `folder`.
+
+    Raises CalledProcessError with what the compiler said, and TimeoutExpired.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "kernels.so"
         for attempt, cpu in enumerate(FOR_THIS_CPU, 1):
             command = [compiler, *FLAGS, *cpu, "-o", str(target), *map(str, SOURCES), "-lm"]
+            last = attempt == len(FOR_THIS_CPU)
             done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=COMPILE_SECONDS
+                command, capture_output=True, text=True, check=last, timeout=COMPILE_SECONDS
             )
-            if done.returncode == 0 or attempt == len(FOR_THIS_CPU):
-                done.check_returncode()
+            if done.returncode == 0:
                 break
-        return target.read_bytes()
-
-
-def _build(compiler: str, folder: Path, key: str) -> Path:
-    code = _compile(compiler)
-    write_atomically(target := folder / _name(key, code), code)
-    return target
+        code = target.read_bytes()
+    write_atomically(built := folder / _name(key, code), code)
+    return built
 
 
 def _found(folder: Path, key: str) -> ctypes.CDLL | None:
