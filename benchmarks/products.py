@@ -23,7 +23,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from train_step import CPU_SIZES, Size
 
-from llama_scale.training.kernels import Absent, Library, library, product, product_scratch
+from llama_scale.training.kernels import Absent, Library, library
+from llama_scale.training.kernels.products import product, product_scratch
 
 VOCABULARY, CONTEXT = 256, 256
 Operands = tuple[Tensor, Tensor]

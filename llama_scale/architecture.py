@@ -7,7 +7,7 @@ f hidden size of SwiGLU, V vocabulary, T context.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -88,10 +88,9 @@ class ModelConfig:
     @property
     def parameters(self) -> ParameterCounts:
         """Exact counts, norms included."""
-        attention = 2 * self.width * self.head_size * (self.heads + self.kv_heads)
         norms = 2 * self.width + (2 * self.head_size if self.qk_norm else 0)
-        body = self.layers * (attention + 3 * self.width * self.hidden + norms) + self.width
         table = self.vocabulary * self.width
+        body = self.matrix_weights - table + self.layers * norms + self.width
         return ParameterCounts(
             total=body + table * (1 if self.tied_head else 2),
             non_embedding=body,
@@ -281,7 +280,12 @@ def _ladder(
 def _usual_width(parameters: float, tables: int) -> float:
     """The width at which layers of the family's aspect ratio and tables of so many rows hold a size."""
     ratio = aspect_ratio(parameters)
-    return _positive_root(lambda width: 12 * width**3 / ratio + tables * width - parameters)
+    low, high = 1e-3, 1e9
+    for _ in range(60):  # bisection of the logarithm
+        middle = math.sqrt(low * high)
+        too_narrow = 12 * middle**3 / ratio + tables * middle < parameters
+        low, high = (middle, high) if too_narrow else (low, middle)
+    return high
 
 
 def _step_of_widths(usual: float) -> tuple[int, int]:
@@ -330,15 +334,6 @@ def _least_odd(candidates: Sequence[_Candidate], parameters: float) -> ModelConf
         near or candidates,
         key=lambda one: 3000 * (one.size - wanted) ** 2 + 8 * (one.stretch - proportions) ** 2 + one.uneven,
     ).shape
-
-
-def _positive_root(increasing: Callable[[float], float]) -> float:
-    """Where an increasing function of a positive number crosses zero, by bisection of its logarithm."""
-    low, high = 1e-3, 1e9
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if increasing(middle) < 0 else (low, middle)
-    return high
 
 
 def _divisors(number: int) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from llama_scale import step_law
@@ -36,28 +37,24 @@ FIXED_BETA2, FIXED_WARMUP = 0.99, 100  # where rate and batch are given by hand
 
 
 @frozen
-class HyperParameters:
-    """What a rule chose, for a peak `learning_rate` of AdamW and warm-up in steps.
+class Tuning:
+    """What depends on the size of a model and on how long it trains.
 
-    `extrapolation` are factors beyond the range that the rule was found on, 1 within it.
+    `learning_rate` is AdamW's peak, warm-up is in steps.
     """
 
-    regime: Regime
     learning_rate: float
     sequences_per_step: int
     beta2: float
     warmup_steps: int
-    extrapolation: Mapping[str, float]
 
 
 @frozen
-class Tuning:
-    """What depends on the size of a model and on how long it trains; warm-up in steps."""
+class HyperParameters(Tuning):
+    """What a rule chose; `extrapolation` are factors beyond the range that it was found on, 1 within it."""
 
-    learning_rate: float
-    sequences_per_step: int
-    beta2: float
-    warmup_steps: int
+    regime: Regime
+    extrapolation: Mapping[str, float]
 
 
 def tuning(
@@ -89,12 +86,8 @@ def tuning(
         )
     else:
         found = hyperparameters(rule, shape, tokens, sequences_per_step=sequences_per_step)
-    return Tuning(
-        learning_rate=found.learning_rate if learning_rate is None else learning_rate,
-        sequences_per_step=found.sequences_per_step,
-        beta2=found.beta2 if beta2 is None else beta2,
-        warmup_steps=found.warmup_steps if warmup_steps is None else warmup_steps,
-    )
+    by_hand = {"learning_rate": learning_rate, "beta2": beta2, "warmup_steps": warmup_steps}
+    return replace(found, **{name: value for name, value in by_hand.items() if value is not None})
 
 
 def hyperparameters(

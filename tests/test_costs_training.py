@@ -170,7 +170,7 @@ def test_activations_are_what_autograd_keeps_of_our_own_layer(kv_heads: int) -> 
     from llama_scale.training.model import Block, rotary_table
 
     shape = llama(1, 512, heads=8, kv_heads=kv_heads, hidden=1536, vocabulary=256, context=256)
-    block, rotation = Block(shape), rotary_table(shape)
+    block, rotation = Block(shape), rotary_table(shape).unbind()
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*block.parameters(), *rotation)}
     kept: dict[int, int] = {}
 

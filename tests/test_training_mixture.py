@@ -21,7 +21,6 @@ from llama_scale.training.data import (
     evaluation_cautions,
     files_in_memory,
     seen,
-    training_batch,
     training_sequences,
 )
 from llama_scale.training.mixture import chunks_drawn, draw
@@ -52,7 +51,7 @@ def lone(tokens: int) -> TokenFiles:
 
 def test_every_chunk_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
     files = lone(10 * 4 + 1)
-    steps = [training_batch(files, seed=3, step=s, sequences=2, context=4) for s in range(10)]
+    steps = [training_sequences(files, np.arange(s, s + 2), seed=3, context=4) for s in range(0, 20, 2)]
     starts = [int(row[0]) for batch in steps for row in batch]
     assert sorted(starts[:10]) == sorted(starts[10:]) == list(range(0, 40, 4))
     assert starts[:10] != starts[10:]
@@ -116,8 +115,8 @@ def test_a_mixture_is_a_function_of_seed_and_position_however_it_is_cut(
     whole = training_sequences(files, np.arange(2100), seed=1, context=32)
     for sequences in (7, 300):
         steps = [
-            training_batch(files, seed=1, step=step, sequences=sequences, context=32)
-            for step in reversed(range(2100 // sequences))
+            training_sequences(files, np.arange(first, first + sequences), seed=1, context=32)
+            for first in reversed(range(0, 2100, sequences))
         ]
         assert (np.concatenate(steps[::-1]) == whole).all()
     scattered = np.random.default_rng(0).permutation(2100)

@@ -69,7 +69,7 @@ def test_a_token_does_not_see_the_ones_after_it() -> None:
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:
-    rotation = rotary_table(SMALL)
+    rotation = rotary_table(SMALL).unbind()
     query, key = torch.randn(8), torch.randn(8)
     q = rotate(query.expand(1, SMALL.context, 1, 8), rotation)[0, :, 0]
     k = rotate(key.expand(1, SMALL.context, 1, 8), rotation)[0, :, 0]

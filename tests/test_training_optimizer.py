@@ -11,8 +11,8 @@ from small_runs import small_model, small_run
 from torch import Tensor
 
 from llama_scale.runs import RunConfig
-from llama_scale.training.kernels import FlatAdamW, Library, library
-from llama_scale.training.kernels.adamw import PIECE
+from llama_scale.training.kernels import Library, library
+from llama_scale.training.kernels.adamw import PIECE, FlatAdamW
 from llama_scale.training.model import Llama
 from llama_scale.training.muon import Muon, orthogonal
 from llama_scale.training.optimizer import FlatOptimizer

@@ -29,12 +29,10 @@ from llama_scale.training.kernels import (
     KernelGradients,
     Library,
     gradients_of,
-    product,
-    product_scratch,
     step,
 )
 from llama_scale.training.kernels.library import FLAGS, SOURCES, load
-from llama_scale.training.kernels.products import Numbers
+from llama_scale.training.kernels.products import Numbers, product, product_scratch
 from llama_scale.training.model import Llama
 from llama_scale.training.optimizer import FlatOptimizer
 from llama_scale.training.peak import peak_of

@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 
 from llama_scale.errors import StoreError
-from llama_scale.training.shards import ShardWriter, file_sha256, map_shards, token_type
+from llama_scale.training.shards import file_sha256, map_shards, token_type, write_shards
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
 def test_what_is_written_over_several_files_is_read_as_one(tmp_path: Path, dtype: str) -> None:
     tokens = np.random.default_rng(0).integers(60_000, size=1000).astype(dtype)
-    writer = ShardWriter(tmp_path, "train-00", dtype, shard_tokens=96)
-    for document in np.split(tokens, [5, 5, 300, 301, 999]):
-        writer.append(document)
-    stated = writer.close()
+    stated = write_shards(tmp_path, "train-00", np.split(tokens, [5, 5, 300, 301, 999]), shard_tokens=96)
     assert [shard["tokens"] for shard in stated] == [96] * 10 + [40]
     for shard in stated:
         data = (tmp_path / shard["file"]).read_bytes()
@@ -28,9 +25,7 @@ def test_what_is_written_over_several_files_is_read_as_one(tmp_path: Path, dtype
 
 
 def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, "train-00", "uint16", shard_tokens=10)
-    writer.append(np.arange(25, dtype=np.uint16))
-    stated = writer.close()
+    stated = write_shards(tmp_path, "train-00", [np.arange(25, dtype=np.uint16)], shard_tokens=10)
     (tmp_path / stated[1]["file"]).write_bytes(b"short")
     with pytest.raises(ValueError, match=r"train-00-00001\.bin is 5 bytes"):
         map_shards(tmp_path, stated, "uint16")

@@ -101,10 +101,9 @@ def find_prepared(
 
     By names, sizes and times, so that a long text is not read at every start.
     """
-    made = [(folder, _manifest(folder)) for folder in prepared_folders(store)]
-    alike = [pair for pair in made if pair[1].get("reads") == what_is_read(config)]
+    alike = _made_of(config, store)
     marks = [fingerprint(source, store) for source in config.mixture] if alike else []
-    for folder, manifest in alike:
+    for folder, manifest in alike.items():
         cut_alike = tokenizer is None or manifest["tokenizer"]["sha256"] == sha256_of(tokenizer)
         if cut_alike and marks in _looks(manifest):
             return open_tokens(folder)
@@ -113,20 +112,25 @@ def find_prepared(
 
 def changed_since(config: DataConfig, store: Path, corpus: str) -> dict[str, tuple[str, ...]]:
     """Corpora but `corpus` that were made of the same sources, each with those that changed since."""
-    manifests = [_manifest(folder) for folder in prepared_folders(store)]
-    alike = [found for found in manifests if found.get("reads") == what_is_read(config)]
-    earlier = {sha256: found for found in alike if (sha256 := found["corpus"]["sha256"]) != corpus}
+    found = {manifest["corpus"]["sha256"]: manifest for manifest in _made_of(config, store).values()}
+    earlier = {sha256: manifest for sha256, manifest in found.items() if sha256 != corpus}
     if not earlier:
         return {}
     now = {source.label: fingerprint(source, store) for source in config.mixture}
     return {
         sha256: tuple(
             label
-            for (label, mark), before in zip(now.items(), found["fingerprints"], strict=True)
+            for (label, mark), before in zip(now.items(), manifest["fingerprints"], strict=True)
             if mark != before
         )
-        for sha256, found in earlier.items()
+        for sha256, manifest in earlier.items()
     }
+
+
+def _made_of(config: DataConfig, store: Path) -> dict[Path, dict[str, Any]]:
+    """The prepared folders whose manifests tell of the same sources, with these."""
+    manifests = {folder: _manifest(folder) for folder in prepared_folders(store)}
+    return {f: found for f, found in manifests.items() if found.get("reads") == what_is_read(config)}
 
 
 def what_is_read(config: DataConfig) -> dict[str, Any]:
@@ -271,19 +275,12 @@ def _chunks(tokens: TokenShards, context: int) -> int:
     return max(0, len(tokens) - 1) // context
 
 
-def training_batch(
-    files: TokenFiles, *, seed: int, step: int, sequences: int, context: int
-) -> NDArray[np.int64]:
-    """Ids of one step, [sequences, context + 1]: inputs and, one place on, their targets."""
-    positions = np.arange(step * sequences, (step + 1) * sequences)
-    return training_sequences(files, positions, seed=seed, context=context)
-
-
 def training_sequences(
     files: TokenFiles, positions: NDArray[np.int64], *, seed: int, context: int
 ) -> NDArray[np.int64]:
     """Ids of the training sequences at `positions` of a run, [len(positions), context + 1].
 
+    All but the last of a sequence are inputs, all but the first their targets.
     Sources are drawn by weight; each is cut into chunks of `context`, all of which every epoch of it visits.
     """
     drawn, earlier = draw(files.counts, seed, positions)

@@ -221,16 +221,12 @@ def _blocks(file: Path) -> Iterator[str]:
     """The text in large parts, the last of them empty."""
     with _opened(file) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")  # a mark of byte order is no text
-        while block := _next_block(text, file):
-            yield block
+        try:
+            while block := text.read(BLOCK_CHARACTERS):
+                yield block
+        except UnicodeDecodeError:
+            raise _not_utf8(file) from None
     yield ""
-
-
-def _next_block(text: io.TextIOWrapper, file: Path) -> str:
-    try:
-        return text.read(BLOCK_CHARACTERS)
-    except UnicodeDecodeError:
-        raise _not_utf8(file) from None
 
 
 def _not_utf8(file: Path) -> InputError:
@@ -330,13 +326,10 @@ def named(fields: Iterable[str]) -> str:
 def _parquet_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
     """The column's text of every row, with the row's number from 0 up; empty cells are left out."""
     with _parquet(file) as opened:
-        cells = enumerate(_cells(opened, _text_column(file, opened.schema_arrow, field)))
-        yield from ((row, text) for row, text in cells if text is not None)
-
-
-def _cells(opened: Any, column: str) -> Iterator[str | None]:
-    for batch in opened.iter_batches(batch_size=PARQUET_ROWS, columns=[column]):
-        yield from batch.column(0).to_pylist()
+        column = _text_column(file, opened.schema_arrow, field)
+        batches = opened.iter_batches(batch_size=PARQUET_ROWS, columns=[column])
+        cells = (cell for batch in batches for cell in batch.column(0).to_pylist())
+        yield from ((row, text) for row, text in enumerate(cells) if text is not None)
 
 
 def _text_column(file: Path, schema: Any, field: str) -> str:

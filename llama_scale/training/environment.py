@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy
 import torch
@@ -26,6 +27,14 @@ def software(device: torch.device, kernels: str) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "kernels": kernels,
     }
+
+
+def cpu_facts() -> dict[str, str]:
+    """What Linux says of this CPU, such as its `model name` and `flags`; nothing elsewhere."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return {}
 
 
 def threads_here() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +315,5 @@ def _their_name(name: str) -> str:
 
 def shape_line(config: ModelConfig) -> str:
     """The shape in a few words, for who exports it."""
-    shape = asdict(config)
     words = ("layers", "width", "heads", "kv_heads", "vocabulary", "context")
-    return ", ".join(f"{name.replace('_', ' ')} {shape[name]:,}" for name in words)
+    return ", ".join(f"{name.replace('_', ' ')} {getattr(config, name):,}" for name in words)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +67,11 @@ def _texts(source: SourceConfig) -> Iterator[str]:
     except InputError:
         raise
     except Exception as error:  # of requests, of the hub, of fsspec, of pyarrow: there is no common one
-        raise _unavailable(source, error) from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise InputError(
+            f"cannot fetch {source.source}: {said}",
+            hint=f'check the name and the network, or use the source "{BUILTIN}", which needs neither',
+        ) from error
 
 
 def _rows(source: SourceConfig) -> Iterator[dict[str, Any]]:
@@ -88,28 +93,17 @@ def _rows(source: SourceConfig) -> Iterator[dict[str, Any]]:
     )
 
 
-def _unavailable(source: SourceConfig, error: Exception) -> InputError:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-    return InputError(
-        f"cannot fetch {source.source}: {said}",
-        hint=f'check the name and the network, or use the source "{BUILTIN}", which needs neither',
-    )
-
-
 def _write(texts: Iterator[str], limit: int | None, folder: Path) -> int:
     """Lines {"text": ...} in files of about FILE_BYTES; returns how many."""
-    documents, size = 0, 0
-    lines = iter(texts)
-    more = True
-    while more:
-        more = False
-        with (folder / f"documents-{documents:012d}.jsonl").open("wb") as file:  # in order, by name
-            for text in lines:
-                file.write(canonical_json({FIELD: text}).encode() + b"\n")
-                documents, size = documents + 1, size + len(text.encode("utf-8", "surrogatepass"))
-                if limit is not None and size >= limit:
-                    break
-                if file.tell() >= FILE_BYTES:
-                    more = True
-                    break
+    documents, size, file = 0, 0, None
+    with ExitStack() as opened:
+        for text in texts:
+            if file is None or file.tell() >= FILE_BYTES:
+                opened.close()
+                path = folder / f"documents-{documents:012d}.jsonl"  # in order, by name
+                file = opened.enter_context(path.open("wb"))
+            file.write(canonical_json({FIELD: text}).encode() + b"\n")
+            documents, size = documents + 1, size + len(text.encode("utf-8", "surrogatepass"))
+            if limit is not None and size >= limit:
+                break
     return documents

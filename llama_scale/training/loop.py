@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
@@ -39,24 +39,17 @@ CHECKPOINT_SECONDS = 30.0
 LOOK_SECONDS = 1.0  # between two looks at what the steps were like and at whether to stop
 
 
-class Log(Protocol):
-    """What a run is logged to: its events, by the process that leads; nothing, by the others."""
-
-    def append(self, event: str, **fields: Any) -> None: ...
-    def check(self) -> None: ...
-    def sync(self) -> None: ...
-    def conclude(self, result: dict[str, Any]) -> None: ...
-    def close(self) -> None: ...
-
-
 class SilentLog:
-    """The log of a process that does not lead."""
+    """The log of a process that does not lead: as an EventLog, without the events."""
 
     def append(self, event: str, **fields: Any) -> None: ...
     def check(self) -> None: ...
     def sync(self) -> None: ...
     def conclude(self, result: dict[str, Any]) -> None: ...
     def close(self) -> None: ...
+
+
+Log = EventLog | SilentLog
 
 
 @frozen
@@ -129,21 +122,6 @@ class _Interval:
             "each_gradient_norm": norms,
         }
 
-    def notes(self, micro_batch: int) -> Notes:
-        """What a checkpoint says of the steps that are not logged yet."""
-        rows = tuple((s.step, s.loss_nats, s.gradient_norm, s.learning_rate) for s in self.steps)
-        return Notes(micro_batch=micro_batch, unlogged=rows)
-
-    @classmethod
-    def noted(cls, notes: Notes) -> _Interval:
-        """The interval that a checkpoint's notes tell of."""
-        return cls(
-            steps=[
-                Step(step=step, loss_nats=loss, gradient_norm=norm, learning_rate=rate)
-                for step, loss, norm, rate in notes.unlogged
-            ]
-        )
-
 
 def train_run(
     store: Path,
@@ -214,7 +192,7 @@ def _start(
             delete_checkpoint(folder, step)
     branch, interval = trainer.config.branch, _Interval()
     if restored is not None:
-        interval = _Interval.noted(restored.notes)
+        interval = _Interval(steps=[Step(*row) for row in restored.notes.unlogged])
     elif branch is not None:
         restored = _branch_point(trainer, RunFolder(store / branch.parent), branch.step, log)
         if restored is None:
@@ -345,7 +323,7 @@ def _save(trainer: Trainer, folder: RunFolder, log: Log, goal: Goal, interval: _
             folder,
             trainer.step,
             trainer.optimizer.tensors(),
-            notes=interval.notes(trainer.micro_batch),
+            notes=Notes(micro_batch=trainer.micro_batch, unlogged=tuple(interval.steps)),
             check=log.check,
             world=trainer.world,
         )

@@ -7,10 +7,10 @@ there too, and sends nothing unless WANDB_MODE=online says so.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from llama_scale.canonical import plain
 from llama_scale.errors import InputError, LlamaScaleError
@@ -19,13 +19,8 @@ from llama_scale.training.meter import Reading
 
 MirrorName = Literal["tensorboard", "wandb"]
 MIRRORS: tuple[MirrorName, ...] = get_args(MirrorName)
+Mirror = Callable[[Reading], None]  # copies a reading to somewhere
 WANDB_MODES = ("offline", "online", "shared", "disabled", "dryrun", "run")
-
-
-class Mirror(Protocol):
-    """Somewhere that readings are copied to."""
-
-    def __call__(self, reading: Reading) -> None: ...
 
 
 def check_mirrors(names: Sequence[MirrorName]) -> None:

@@ -17,18 +17,6 @@ from llama_scale.training.compiling import compiled_part, start_compiling
 from llama_scale.training.recompute import recomputed
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) x weight over the last dimension (Zhang & Sennrich 2019)."""
-
-    def __init__(self, size: int, epsilon: float) -> None:
-        super().__init__()
-        self.epsilon = epsilon
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.epsilon)
-
-
 class Attention(nn.Module):
     """Causal attention with rotary positions; K < H gives grouped queries, K = 1 multi-query."""
 
@@ -39,10 +27,12 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.width, config.kv_heads * config.head_size, bias=False)
         self.value = nn.Linear(config.width, config.kv_heads * config.head_size, bias=False)
         self.output = nn.Linear(config.heads * config.head_size, config.width, bias=False)
-        self.query_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else nn.Identity()
+        self.query_norm, self.key_norm = (
+            nn.RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
         batch, length, _ = x_BTD.shape
         q_BTHS = self.query(x_BTD).view(batch, length, self.heads, self.head_size)
         k_BTKS = self.key(x_BTD).view(batch, length, self.kv_heads, self.head_size)
@@ -62,7 +52,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(config.hidden, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(gated(self.gate(x_BTD), self.up(x_BTD)))
+        return self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
 
 
 class Block(nn.Module):
@@ -74,16 +64,16 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, recompute: Recompute = "none") -> None:
         super().__init__()
         self.recompute: Recompute = recompute
-        self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
+        self.attention_norm = nn.RMSNorm(config.width, config.norm_epsilon)
         self.attention = Attention(config)
-        self.feed_forward_norm = RMSNorm(config.width, config.norm_epsilon)
+        self.feed_forward_norm = nn.RMSNorm(config.width, config.norm_epsilon)
         self.feed_forward = SwiGLU(config)
         self.output = block_output
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
         return self.output(self, x_BTD, rotation)
 
-    def through(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def through(self, x_BTD: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
         """The block itself, of which everything is kept."""
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation)
         return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))
@@ -97,26 +87,20 @@ class Llama(nn.Module):
         self.config, self.recompute, self.compiled = config, recompute, compiled
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.blocks = nn.ModuleList(Block(config, recompute) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width, config.norm_epsilon)
+        self.norm = nn.RMSNorm(config.width, config.norm_epsilon)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.tied_head:
             self.head.weight = self.embedding.weight
-        cosine, sine = rotary_table(config)
-        self.register_buffer("cosine", cosine, persistent=False)
-        self.register_buffer("sine", sine, persistent=False)
+        self.register_buffer("rotation", rotary_table(config), persistent=False)
         self.losses = losses
         if compiled:
-            self._compile_parts()
-
-    def _compile_parts(self) -> None:
-        start_compiling()
-        self.losses, output = compiled_part(losses), compiled_part(block_output)
-        for block in self.blocks:
-            cast(Block, block).output = output
+            start_compiling()
+            self.losses, output = compiled_part(losses), compiled_part(block_output)
+            for block in self.blocks:
+                cast(Block, block).output = output
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        length = tokens_BT.shape[1]
-        rotation = self.get_buffer("cosine")[:length], self.get_buffer("sine")[:length]
+        rotation = self.get_buffer("rotation")[:, : tokens_BT.shape[1]].unbind()
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD, rotation)
@@ -131,14 +115,9 @@ class Llama(nn.Module):
         return self.losses(self(tokens_BT).flatten(0, 1), targets_BT.flatten(), z_loss)
 
 
-def block_output(block: Block, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def block_output(block: Block, x_BTD: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
     """What `block` makes of x, keeping for the backward pass what its `recompute` says."""
     return recomputed(block.recompute, block.through, x_BTD, rotation)
-
-
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """x / rms(x) x weight over the last dimension."""
-    return F.rms_norm(x, weight.shape, weight, epsilon)
 
 
 def attend(q_BTHS: Tensor, k_BTKS: Tensor, v_BTKS: Tensor) -> Tensor:
@@ -157,15 +136,13 @@ def attend(q_BTHS: Tensor, k_BTKS: Tensor, v_BTKS: Tensor) -> Tensor:
     return mixed_BHTS.transpose(1, 2)
 
 
-def gated(gate_BTF: Tensor, up_BTF: Tensor) -> Tensor:
-    """silu(gate) x up."""
-    return F.silu(gate_BTF) * up_BTF
-
-
 def losses(logits_NV: Tensor, targets_N: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
-    """Mean cross entropy + `z_loss` x mean log^2 Z; and the cross entropy alone, in nats."""
+    """Mean cross entropy + `z_loss` x mean log^2 Z; and the cross entropy alone, in nats.
+
+    The second term keeps softmax's denominator Z near one (PaLM, section 5).
+    """
     loss = cross_entropy(logits_NV, targets_N, "mean")
-    return loss + z_loss * squared_log_denominator(logits_NV) if z_loss else loss, loss
+    return loss + z_loss * logits_NV.float().logsumexp(-1).square().mean() if z_loss else loss, loss
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor, reduction: str) -> Tensor:
@@ -173,22 +150,17 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor, reduction: str) -> Tenso
     return F.cross_entropy(logits_NV.float(), targets_N, reduction=reduction)
 
 
-def squared_log_denominator(logits_NV: Tensor) -> Tensor:
-    """Mean log^2 Z of softmax's denominator Z, which z-loss keeps near one (PaLM, section 5)."""
-    return logits_NV.float().logsumexp(-1).square().mean()
-
-
-def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of position x theta^(-2i/S), each [T, 1, S], the sines signed for `rotate`."""
+def rotary_table(config: ModelConfig) -> Tensor:
+    """Cosines and sines of position x theta^(-2i/S), [2, T, 1, S], the sines signed for `rotate`."""
     half = config.head_size // 2
     frequency = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = torch.outer(torch.arange(config.context, dtype=torch.float64), frequency)
     cosine = torch.cat([angle.cos(), angle.cos()], -1)
     sine = torch.cat([-angle.sin(), angle.sin()], -1)
-    return cosine[:, None].float(), sine[:, None].float()
+    return torch.stack([cosine, sine])[:, :, None].float()
 
 
-def rotate(x_BTHS: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x_BTHS: Tensor, rotation: tuple[Tensor, ...]) -> Tensor:
     """Rotary positions (Su et al. 2021), pairing channel i with i + S/2 as LLaMA in transformers does.
 
     In 32 bits whatever x has: 8 bits of mantissa do not hold the angle of a late position.

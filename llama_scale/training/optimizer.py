@@ -1,15 +1,15 @@
-"""Optimisers: a small protocol, and AdamW or Muon over flat buffers for the model of one process."""
+"""AdamW or Muon over flat buffers, for the model of one process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from llama_scale.runs import OptimizerConfig, Precision, RunConfig
-from llama_scale.training.kernels import FlatAdamW, Library, used_on
+from llama_scale.training.kernels import Library, used_on
+from llama_scale.training.kernels.adamw import FlatAdamW
 from llama_scale.training.muon import Muon
 from llama_scale.training.scaling import Treatment, treatments
 
@@ -17,35 +17,6 @@ Tensors = Mapping[str, Mapping[str, Tensor]]  # by what they are ("weights", "ex
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MOMENTUM = "momentum"
 DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "i16": torch.float32}
-
-
-class Optimizer(Protocol):
-    """What the training loop needs of an optimiser, however its weights are laid out or spread."""
-
-    @property
-    def name(self) -> str:
-        """What computes its step, for a run's record."""
-        ...
-
-    def gather(self) -> None:
-        """Keep the gradients of a backward pass, that of one micro-batch, for the step."""
-        ...
-
-    def discard(self) -> None:
-        """Forget all gradients since the last step, those of a backward pass that broke off too."""
-        ...
-
-    def step(self, learning_rate: float) -> Tensor:
-        """Clip, update, clear; returns the whole gradient's norm before clipping."""
-        ...
-
-    def tensors(self) -> Tensors:
-        """The weights and all that the next step needs besides, live: what is copied in here counts."""
-        ...
-
-    def resume(self, steps: int) -> None:
-        """Count on from `steps` steps taken, after `tensors` were filled from a checkpoint."""
-        ...
 
 
 class FlatOptimizer:
@@ -76,12 +47,12 @@ class FlatOptimizer:
         return self._kernels.name if self._kernels else "torch"
 
     def gather(self) -> None:
-        """Add what a backward pass left to the 32-bit gradients."""
+        """Add what the backward pass of a micro-batch left to the 32-bit gradients."""
         for group in self._groups:
             group.gather()
 
     def discard(self) -> None:
-        """Forget all gradients since the last step."""
+        """Forget all gradients since the last step, those of a backward pass that broke off too."""
         for group in self._groups:
             group.discard()
 
@@ -126,7 +97,7 @@ class FlatOptimizer:
             )
 
     def tensors(self) -> Tensors:
-        """Weights and moments by weight, as views of the flat buffers."""
+        """Weights and all that the next step needs besides, by weight: live views of the flat buffers."""
         found = {"weights": {n: v for group in self._groups for n, v in group.views(group.master)}}
         for moment in MOMENTS:
             buffers = [(group, self._adamw.state[group.master][moment]) for group in self._by_adamw]
@@ -136,7 +107,7 @@ class FlatOptimizer:
         return found
 
     def resume(self, steps: int) -> None:
-        """Count on from `steps` steps taken, with the weights that the master copies hold."""
+        """Count on from `steps` steps taken, after `tensors` were filled from a checkpoint."""
         set_steps(self._adamw, steps)
         for group in self._groups:
             group.publish()

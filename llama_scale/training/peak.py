@@ -23,13 +23,16 @@ from llama_scale.files import cache_folder, parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator, accelerator, accelerator_of_device
 from llama_scale.runs import Precision
-from llama_scale.training.kernels import Library, product, product_scratch, used_on
-from llama_scale.training.kernels.products import Numbers
+from llama_scale.training.environment import cpu_facts
+from llama_scale.training.kernels import Library, used_on
+from llama_scale.training.kernels.products import Numbers, product, product_scratch
 from llama_scale.training.kernels.turns import together
 from llama_scale.training.optimizer import DTYPES
 
 SIZES = (512, 1024)  # of square matrices; which one a CPU multiplies fastest depends on its caches
 TRIES = 6
+# From two matrices to a call that multiplies them, and how many times at once.
+Multiplier = Callable[[Tensor, Tensor], tuple[Callable[[], Any], int]]
 
 
 @frozen
@@ -85,72 +88,60 @@ def _measured_here(precision: Precision) -> Peak | None:
 
     None in i16 without its kernels.
     """
-    kernels = used_on(torch.device("cpu")) if precision != "bf16" else None
-    count = torch.get_num_threads()
-    multiplier, products_of = f"torch {torch.__version__}", _by_torch
-    numbers: Numbers = "i16" if precision == "i16" else "f32"
-    if isinstance(kernels, Library) and (numbers == "i16" or kernels.multiplies):
-        multiplier, products_of = f"kernels {kernels.name}", partial(_by_kernels, kernels, numbers, count)
+    kernels, count = used_on(torch.device("cpu")), torch.get_num_threads()
+    if precision != "bf16" and isinstance(kernels, Library) and (precision == "i16" or kernels.multiplies):
+        name, multiplier = f"kernels {kernels.name}", partial(_by_kernels, kernels, precision, count)
     elif precision == "i16":
         return None
-    threads = quantities.counted(count, "thread")
-    key = f"{_cpu_name()}, {threads}, {precision}, {multiplier}"
-    cached = _read_cache()
-    if key not in cached:
-        rate = _matrix_product_rate(products_of, DTYPES[precision])
-        found = {"flops_per_second": rate, "source": f"{key}, measured {datetime.date.today().isoformat()}"}
+    else:
+        name, multiplier = f"torch {torch.__version__}", _by_torch
+    cpu = cpu_facts().get("model name") or platform.processor() or platform.machine()
+    key = f"{cpu}, {quantities.counted(count, 'thread')}, {precision}, {name}"
+    known = _read_cache()
+    if key not in known:
+        rate = _matrix_product_rate(multiplier, DTYPES[precision])
+        source = f"{key}, measured {datetime.date.today().isoformat()}"
+        known[key] = Peak(flops_per_second=rate, source=source)
         with suppress(StoreError):  # a cache that cannot be written is measured again
-            write_atomically(_cache_file(), json.dumps({**cached, key: found}, indent=1))
-        return Peak(flops_per_second=rate, source=found["source"])
-    return Peak(**cached[key])
+            plain = {key: asdict(peak) for key, peak in known.items()}
+            write_atomically(_cache_file(), json.dumps(plain, indent=1))
+    return known[key]
 
 
-@frozen
-class Products:
-    """A call that computes `count` products at once."""
-
-    multiply: Callable[[], Any]
-    count: int = 1
-
-
-def _matrix_product_rate(products_of: Callable[[Tensor, Tensor], Products], dtype: torch.dtype) -> float:
+def _matrix_product_rate(multiplier: Multiplier, dtype: torch.dtype) -> float:
     """The best of a few square products, about a second in all; anything that disturbs makes it lower."""
     best = 0.0
     for size in SIZES:
-        products = products_of(*(torch.randn(size, size).to(dtype) for _ in range(2)))
+        multiply, count = multiplier(*(torch.randn(size, size).to(dtype) for _ in range(2)))
         for _ in range(TRIES):
             began = time.perf_counter()
-            products.multiply()
-            best = max(best, 2.0 * size**3 * products.count / (time.perf_counter() - began))
+            multiply()
+            best = max(best, 2.0 * size**3 * count / (time.perf_counter() - began))
     return best
 
 
-def _by_torch(left: Tensor, right: Tensor) -> Products:
-    return Products(multiply=partial(torch.mm, left, right))
+def _by_torch(left: Tensor, right: Tensor) -> tuple[Callable[[], Any], int]:
+    return partial(torch.mm, left, right), 1
 
 
-def _by_kernels(kernels: Library, numbers: Numbers, threads: int, left: Tensor, right: Tensor) -> Products:
+def _by_kernels(
+    kernels: Library, numbers: Numbers, threads: int, left: Tensor, right: Tensor
+) -> tuple[Callable[[], Any], int]:
     """One on each thread, as a step has them."""
-    sizes, pool = (len(left), len(left), len(left)), ThreadPoolExecutor(threads)
-    calls = [
-        product(
-            kernels,
-            torch.empty_like(left),
-            left,
-            right,
-            numbers=numbers,
-            scratch=product_scratch(kernels, [sizes], numbers),
-        )
-        for _ in range(threads)
-    ]
-    return Products(multiply=partial(together, pool, calls), count=threads)
+    size = len(left)
+
+    def call() -> partial[Any]:
+        scratch = product_scratch(kernels, [(size, size, size)], numbers)
+        return product(kernels, torch.empty_like(left), left, right, numbers=numbers, scratch=scratch)
+
+    return partial(together, ThreadPoolExecutor(threads), [call() for _ in range(threads)]), threads
 
 
-def _read_cache() -> dict[str, dict[str, Any]]:
+def _read_cache() -> dict[str, Peak]:
     """What was measured before; entries that are not ours are left out."""
     try:
         content = parse_json(_cache_file().read_text())
-        return {key: asdict(_checked(entry)) for key, entry in content.items()}
+        return {key: _checked(entry) for key, entry in content.items()}
     except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -164,12 +155,3 @@ def _checked(entry: dict[str, Any]) -> Peak:
 
 def _cache_file() -> Path:
     return cache_folder() / "peaks.json"
-
-
-def _cpu_name() -> str:
-    """The CPU's own name where the system says it, else its architecture."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -28,7 +28,7 @@ from llama_scale.training.data import (
     write_manifest,
 )
 from llama_scale.training.documents import Document
-from llama_scale.training.shards import Tokens, token_type, writing
+from llama_scale.training.shards import Tokens, token_type, write_shards
 from llama_scale.training.tokenizer import AnyTokenizer, byte_tokenizer, sha256_of, train_bpe
 
 SCRATCH = "reading-order.tmp"
@@ -158,14 +158,12 @@ def _source(
         "sha256": text.sha256,
     }
     for part, places in zip(PARTS, (text.train, text.validation), strict=True):
-        with writing(folder, f"{part}-{number:02d}", dtype) as writer:
-            for place in places.tolist():
-                writer.append(encoded[ends[place] - lengths[place] : ends[place]])
+        ordered = (encoded[ends[place] - lengths[place] : ends[place]] for place in places.tolist())
         stated[part] = {
             "documents": len(places),
             "bytes": int(text.catalogue.sizes[places].sum()),
             "tokens": int(lengths[places].sum()),
-            "shards": writer.shards,
+            "shards": write_shards(folder, f"{part}-{number:02d}", ordered),
         }
     scratch.unlink()
     return stated

@@ -7,23 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from llama_scale.architecture import Recompute
 
 _aten = torch.ops.aten
 # What costs more to compute again than to keep: products, and attention by whichever kernel.
-PRODUCTS = frozenset(
-    {
-        _aten.mm.default,
-        _aten.addmm.default,
-        _aten.bmm.default,
-        _aten._scaled_dot_product_flash_attention_for_cpu.default,
-        _aten._scaled_dot_product_flash_attention.default,
-        _aten._scaled_dot_product_efficient_attention.default,
-        _aten._scaled_dot_product_cudnn_attention.default,
-    }
-)
+PRODUCTS = [
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten.bmm.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+]
 
 
 def recomputed(mode: Recompute, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
@@ -42,8 +40,4 @@ def recomputed(mode: Recompute, part: Callable[..., Tensor], *inputs: Any) -> Te
 
 
 def _keeping_products() -> Any:
-    return create_selective_checkpoint_contexts(_policy)
-
-
-def _policy(_: Any, operator: Any, *args: Any, **options: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operator in PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
+    return create_selective_checkpoint_contexts(PRODUCTS)

@@ -35,12 +35,13 @@ def kind_of(name: str, weight: nn.Parameter) -> Kind:
 def initialise(model: Llama, seed: int, gain: float, *, mup_base_width: int | None = None) -> None:
     """Normal weights of deviation gain/sqrt(fan-in), over sqrt(2L) for projections into the residual stream.
 
-    Every matrix draws from its own generator, keyed by (seed, its place among the weights): its
-    start does not depend on the sizes of those before it.
+    The gains of norms are one. Every matrix draws from its own generator, keyed by (seed, its place among the
+    weights): its start does not depend on the sizes of those before it.
     """
     with torch.no_grad():
         for position, (name, weight) in enumerate(model.named_parameters()):
             if weight.ndim < 2:
+                weight.fill_(1)  # also where the model was made on no device
                 continue
             generator = torch.Generator().manual_seed((seed * 1_000_003 + position) % GENERATOR_SEEDS)
             deviation = gain * _unit_deviation(model, name, weight, mup_base_width)

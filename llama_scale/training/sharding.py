@@ -14,7 +14,7 @@ from llama_scale.training.model import Llama, rotary_table
 from llama_scale.training.muon import SIZE_OF_ADAMW, orthogonal
 from llama_scale.training.optimizer import DTYPES, MOMENTS, MOMENTUM, Tensors, set_steps, started_adamw
 from llama_scale.training.scaling import Treatment, initialise, treatments
-from llama_scale.training.world import World, check_shares, fill, own_part, own_rows
+from llama_scale.training.world import World, check_shares, own_part, own_rows
 
 
 def sharded(config: RunConfig, device: torch.device, world: World) -> tuple[Llama, ShardedOptimizer]:
@@ -34,12 +34,7 @@ def sharded(config: RunConfig, device: torch.device, world: World) -> tuple[Llam
         fully_shard(module, mesh=mesh, mp_policy=policy)
     model.to_empty(device=device)
     with torch.no_grad():
-        tables = rotary_table(config.model)
-        for buffer, table in zip(map(model.get_buffer, ("cosine", "sine")), tables, strict=True):
-            buffer.copy_(table)
-        for weight in model.parameters():
-            if weight.ndim < 2:
-                fill(weight, torch.ones(weight.shape))
+        model.get_buffer("rotation").copy_(rotary_table(config.model))
     initialise(model, config.seed, config.initial_gain, mup_base_width=config.mup_base_width)
     return model, ShardedOptimizer(model, config, world)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,57 +72,35 @@ def _windows(tokens: Tokens, length: int) -> Tokens:
     return np.ndarray(shape, tokens.dtype, tokens.data, strides=(tokens.itemsize, tokens.itemsize))
 
 
-class ShardWriter:
-    """Appends tokens to files of at most `shard_tokens`, hashing them on the way."""
+def write_shards(
+    folder: Path, stem: str, stretches: Iterable[Tokens], shard_tokens: int = SHARD_TOKENS
+) -> list[dict[str, Any]]:
+    """Write tokens, one stretch after the other, to files of `shard_tokens`, the last of what is left.
 
-    def __init__(self, folder: Path, stem: str, dtype: str, shard_tokens: int = SHARD_TOKENS) -> None:
-        self.folder, self.stem, self.dtype, self.shard_tokens = folder, stem, dtype, shard_tokens
-        self.shards: list[dict[str, Any]] = []
-        self._file: BinaryIO | None = None
-        self._left = 0
-        self._digest = hashlib.sha256()
+    Returns name, tokens and sha256 of each.
+    """
+    shards = []
+    for number, pieces in groupby(_cut(stretches, shard_tokens), key=itemgetter(0)):
+        name, tokens, digest = f"{stem}-{number:05d}.bin", 0, hashlib.sha256()
+        with (folder / name).open("wb") as file:
+            for _, piece in pieces:
+                data = piece.tobytes()
+                file.write(data)
+                digest.update(data)
+                tokens += len(piece)
+        shards.append({"file": name, "tokens": tokens, "sha256": digest.hexdigest()})
+    return shards
 
-    def append(self, tokens: Tokens) -> None:
-        """Add tokens; a stretch may go on in the next file."""
+
+def _cut(stretches: Iterable[Tokens], shard_tokens: int) -> Iterator[tuple[int, Tokens]]:
+    """Pieces of the stretches, each with the number of the file that it goes to."""
+    written = 0
+    for tokens in stretches:
         while len(tokens):
-            if not self._left:
-                self._begin()
-            assert self._file is not None
-            data = tokens[: self._left].tobytes()
-            self._file.write(data)
-            self._digest.update(data)
-            count = min(len(tokens), self._left)
-            self._left -= count
-            self.shards[-1]["tokens"] += count
-            tokens = tokens[count:]
-
-    def close(self) -> list[dict[str, Any]]:
-        """End the last file; returns name, tokens and sha256 of each."""
-        if self._file is not None:
-            self._file.close()
-            self.shards[-1]["sha256"] = self._digest.hexdigest()
-            self._file = None
-        return self.shards
-
-    def _begin(self) -> None:
-        self.close()
-        name = f"{self.stem}-{len(self.shards):05d}.bin"
-        self._file, self._left, self._digest = (
-            (self.folder / name).open("wb"),
-            self.shard_tokens,
-            hashlib.sha256(),
-        )
-        self.shards.append({"file": name, "tokens": 0})
-
-
-@contextmanager
-def writing(folder: Path, stem: str, dtype: str) -> Iterator[ShardWriter]:
-    """A writer whose last file is closed whatever happens."""
-    writer = ShardWriter(folder, stem, dtype)
-    try:
-        yield writer
-    finally:
-        writer.close()
+            number, filled = divmod(written, shard_tokens)
+            piece, tokens = tokens[: shard_tokens - filled], tokens[shard_tokens - filled :]
+            yield number, piece
+            written += len(piece)
 
 
 def map_shards(folder: Path, shards: Sequence[Mapping[str, Any]], dtype: str) -> TokenShards:

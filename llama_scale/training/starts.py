@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,8 +22,7 @@ def identity(model: Llama) -> str:
     """A sha256 of names, shapes and 32-bit values: the same however a file lays them out."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
-        for part in _content(name, weight.detach()):
-            digest.update(part)
+        _add(digest, name, weight.detach())
     return digest.hexdigest()
 
 
@@ -47,8 +46,7 @@ def fill_start(folder: RunFolder, weights: Mapping[str, Tensor]) -> None:
                 whole = file.get_tensor(name)
                 if whole.shape != weight.shape:
                     raise ValueError(f"{name} has shape {tuple(whole.shape)}, not {tuple(weight.shape)}")
-                for part in _content(name, whole):
-                    digest.update(part)
+                _add(digest, name, whole)
                 fill(weight, whole)
         if digest.hexdigest() != folder.config.initial_weights:
             raise ValueError("it has changed since the run was planned")
@@ -59,6 +57,6 @@ def fill_start(folder: RunFolder, weights: Mapping[str, Tensor]) -> None:
         ) from error
 
 
-def _content(name: str, weight: Tensor) -> Iterator[bytes | memoryview]:
-    yield json.dumps([name, list(weight.shape)]).encode()
-    yield weight.float().contiguous().numpy().data
+def _add(digest: hashlib._Hash, name: str, weight: Tensor) -> None:
+    digest.update(json.dumps([name, list(weight.shape)]).encode())
+    digest.update(weight.float().contiguous().numpy().data)

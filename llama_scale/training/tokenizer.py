@@ -81,11 +81,6 @@ class Tokenizer:
     def to_json(self) -> str:
         return json.dumps({"kind": self.kind, "tokens": [token.hex() for token in self.tokens]})
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Tokenizer:
-        content = parse_json(text)
-        return cls(kind=content["kind"], tokens=tuple(bytes.fromhex(token) for token in content["tokens"]))
-
 
 @dataclass(frozen=True, kw_only=True)
 class GivenTokenizer:
@@ -147,7 +142,9 @@ AnyTokenizer = Tokenizer | GivenTokenizer
 def tokenizer_from_json(text: str | bytes) -> AnyTokenizer:
     """What `to_json` of either wrote; raises ValueError, KeyError or TypeError for anything else."""
     content = parse_json(text)
-    return GivenTokenizer(**content) if content["kind"] == "start" else Tokenizer.from_json(text)
+    if content["kind"] == "start":
+        return GivenTokenizer(**content)
+    return Tokenizer(kind=content["kind"], tokens=tuple(map(bytes.fromhex, content["tokens"])))
 
 
 def sha256_of(tokenizer: AnyTokenizer) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from llama_scale.errors import InputError
-from llama_scale.frozen import frozen
 from llama_scale.quantities import counted
 from llama_scale.runs import RunConfig
-from llama_scale.training.data import TokenFiles, evaluation_batches, training_batch
+from llama_scale.training.data import TokenFiles, evaluation_batches, training_sequences
 from llama_scale.training.environment import has_bf16
 from llama_scale.training.kernels import gradients_of
 from llama_scale.training.micro_batch import (
@@ -24,10 +24,13 @@ from llama_scale.training.micro_batch import (
     model_too_large,
 )
 from llama_scale.training.model import Llama
-from llama_scale.training.optimizer import FlatOptimizer, Optimizer
+from llama_scale.training.optimizer import FlatOptimizer
 from llama_scale.training.scaling import initialise
 from llama_scale.training.schedule import learning_rate_factor
 from llama_scale.training.world import ALONE, World
+
+if TYPE_CHECKING:
+    from llama_scale.training.sharding import ShardedOptimizer
 
 LN2 = math.log(2)
 # An evaluation keeps nothing for a backward pass: where it finds no room, that went to somebody else.
@@ -35,8 +38,7 @@ FREED = "steps took more: free what others hold, then give the same command, whi
 T = TypeVar("T")
 
 
-@frozen
-class Step:
+class Step(NamedTuple):
     """What one step was like: its number counts from 1, its loss is in nats per token."""
 
     step: int
@@ -75,14 +77,9 @@ class Trainer:
 
     def advance(self) -> None:
         """Take one step; its loss and gradient norm stay on the device until they are collected."""
-        config = self.config
-        ids = training_batch(
-            self.files,
-            seed=config.seed,
-            step=self.step,
-            sequences=config.sequences_per_step,
-            context=config.model.context,
-        )[self.world.rows(config.sequences_per_step)]
+        config, sequences = self.config, self.config.sequences_per_step
+        own = np.arange(self.step * sequences, (self.step + 1) * sequences)[self.world.rows(sequences)]
+        ids = training_sequences(self.files, own, seed=config.seed, context=config.model.context)
         batch = _sent(torch.from_numpy(ids), self.device)
         loss = self._fitting(lambda: self._accumulate(batch), self._smaller)
         norm = self.optimizer.step(self.learning_rate(self.step))
@@ -115,16 +112,14 @@ class Trainer:
                     raise
                 # The others of a world would go on without this one.
                 if self.micro_batch == 1 or self.world.shards:
-                    raise self._too_large(advice()) from error
+                    raise InputError(
+                        f"{counted(self.micro_batch, 'sequence')} of {self.config.model.context} tokens at "
+                        f"once {'does' if self.micro_batch == 1 else 'do'} not fit in the memory of "
+                        f"{self.device}",
+                        hint=advice(),
+                    ) from error
             self.optimizer.discard()  # once the error, whose frames hold memory, is gone
             self.micro_batch = halved(self.micro_batch)
-
-    def _too_large(self, advice: str) -> InputError:
-        return InputError(
-            f"{counted(self.micro_batch, 'sequence')} of {self.config.model.context} tokens at once "
-            f"{'does' if self.micro_batch == 1 else 'do'} not fit in the memory of {self.device}",
-            hint=advice,
-        )
 
     def _smaller(self) -> str:
         """What would make a step take less memory."""
@@ -193,7 +188,9 @@ class Trainer:
         self._uncollected.clear()
 
 
-def _build(config: RunConfig, device: torch.device, world: World) -> tuple[Llama, Optimizer]:
+def _build(
+    config: RunConfig, device: torch.device, world: World
+) -> tuple[Llama, FlatOptimizer | ShardedOptimizer]:
     """The model at its start on `device`, and its optimiser."""
     if world.shards:
         from llama_scale.training.sharding import sharded

@@ -13,44 +13,23 @@ from llama_scale.frozen import frozen
 from llama_scale.runs import Precision
 from llama_scale.training.compiling import telling_refusals
 from llama_scale.training.environment import has_bf16
-from llama_scale.training.kernels.adamw import FlatAdamW
 from llama_scale.training.kernels.library import Absent, Library, library
-from llama_scale.training.kernels.products import product, product_scratch
 from llama_scale.training.kernels.step import KernelGradients
 from llama_scale.training.model import Llama
-
-__all__ = [
-    "Absent",
-    "FlatAdamW",
-    "Gradients",
-    "KernelGradients",
-    "Library",
-    "TorchGradients",
-    "check_precision",
-    "gradients_of",
-    "library",
-    "product",
-    "product_scratch",
-    "used_on",
-]
-
 
 SPREAD = Absent("its weights are spread over processes", "train it in one process")
 
 
 class Gradients(Protocol):
-    """Adds `share` times the gradients of a model's objective to its weights' `grad`; gives the mean loss."""
+    """Adds `share` times the gradients of a model's objective to its weights' `grad`; gives the mean loss.
+
+    `name` says what computes, for a run's record; `loss` gives the sum of losses in nats.
+    """
 
     @property
-    def name(self) -> str:
-        """What computes, for a run's record."""
-        ...
-
+    def name(self) -> str: ...
     def __call__(self, tokens_BT: Tensor, targets_BT: Tensor, z_loss: float, share: float) -> Tensor: ...
-
-    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The sum of losses in nats."""
-        ...
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor: ...
 
 
 @frozen(kw_only=False)

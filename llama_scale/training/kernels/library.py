@@ -22,6 +22,7 @@ from torch import Tensor
 from llama_scale.errors import LlamaScaleError
 from llama_scale.files import cache_folder, write_atomically
 from llama_scale.frozen import frozen
+from llama_scale.training.environment import cpu_facts
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "products_f32.c", "products_i16.c"))
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "products.h"))
@@ -89,10 +90,8 @@ def library() -> Library | Absent:
 
 
 def _compiler() -> str | None:
-    for name in filter(None, (os.environ.get("CC"), *COMPILERS)):
-        if found := shutil.which(name):
-            return found
-    return None
+    found = map(shutil.which, filter(None, (os.environ.get("CC"), *COMPILERS)))
+    return next(filter(None, found), None)
 
 
 def _key(compiler: str) -> str:
@@ -106,36 +105,29 @@ def _key(compiler: str) -> str:
 
 def _cpu() -> tuple[str, ...]:
     """The CPU's model and features: code for one may not run on another that shares the home folder."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    if not (facts := cpu_facts()):
         return (platform.platform(), platform.processor())
-    told = dict(line.split(":", 1) for line in lines if ":" in line)
-    return (
-        platform.machine(),
-        *(v.strip() for k, v in told.items() if k.strip() in ("model name", "flags", "Features")),
-    )
-
-
-def _compile(compiler: str) -> bytes:
-    """The library's bytes. Raises CalledProcessError with what the compiler said, and TimeoutExpired."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "kernels.so"
-        for attempt, cpu in enumerate(FOR_THIS_CPU, 1):
-            command = [compiler, *FLAGS, *cpu, "-o", str(target), *map(str, SOURCES), "-lm"]
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=COMPILE_SECONDS
-            )
-            if done.returncode == 0 or attempt == len(FOR_THIS_CPU):
-                done.check_returncode()
-                break
-        return target.read_bytes()
+    return (platform.machine(), *(facts[key] for key in ("model name", "flags", "Features") if key in facts))
 
 
 def _build(compiler: str, folder: Path, key: str) -> Path:
-    code = _compile(compiler)
-    write_atomically(target := folder / _name(key, code), code)
-    return target
+    """The library, put into `folder`.
+
+    Raises CalledProcessError with what the compiler said, and TimeoutExpired.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "kernels.so"
+        for attempt, cpu in enumerate(FOR_THIS_CPU, 1):
+            command = [compiler, *FLAGS, *cpu, "-o", str(target), *map(str, SOURCES), "-lm"]
+            last = attempt == len(FOR_THIS_CPU)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=last, timeout=COMPILE_SECONDS
+            )
+            if done.returncode == 0:
+                break
+        code = target.read_bytes()
+    write_atomically(built := folder / _name(key, code), code)
+    return built
 
 
 def _found(folder: Path, key: str) -> ctypes.CDLL | None:

@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llama_scale.frozen import frozen
 from llama_scale.training.kernels.library import Library
 from llama_scale.training.kernels.products import Numbers, Sizes, product, product_scratch
 from llama_scale.training.kernels.turns import Turn, together, turns
-from llama_scale.training.model import Block, Llama, RMSNorm
+from llama_scale.training.model import Block, Llama
 
 Call = Callable[[], Any]
 LEAST_SIDE = 64  # of a weight matrix in integers: with less copying takes what multiplying saves
@@ -100,7 +100,7 @@ class KernelGradients:
 class _Norm:
     """A place in the residual stream: x [M, D], its norm, 1 / rms [M]."""
 
-    module: RMSNorm
+    module: nn.RMSNorm
     x: Tensor
     y: Tensor
     inverse: Tensor
@@ -138,7 +138,7 @@ class Step:
         )
         numbers: tuple[Numbers, ...] = ("f32", "i16") if integers else ("f32",)
         self._product_scratch = product_scratch(library, self._products(), *numbers)
-        self._cosine, self._sine = model.get_buffer("cosine"), model.get_buffer("sine")
+        self._rotation = model.get_buffer("rotation")
         self._forward: list[Call] = []
         self._backward: list[list[Call]] = []  # in the order of the forward pass: each part is run backwards
         self._record(model)
@@ -189,11 +189,11 @@ class Step:
             place = self._next(place, after)
         self._linear([model.head.weight], place.y, self._logits, self._dy, self._logits)
 
-    def _norm(self, module: RMSNorm) -> _Norm:
+    def _norm(self, module: nn.RMSNorm) -> _Norm:
         x, y = (torch.empty(self.rows, self.config.width) for _ in range(2))
         return _Norm(module, x, y, torch.empty(self.rows))
 
-    def _next(self, before: _Norm, module: RMSNorm) -> _Norm:
+    def _next(self, before: _Norm, module: nn.RMSNorm) -> _Norm:
         """Add the change to the stream and norm it."""
         after = self._norm(module)
         self._start(after, before.x, self._change)
@@ -201,39 +201,33 @@ class Step:
 
     def _start(self, place: _Norm, before: Tensor, change: Tensor | None) -> None:
         weight, size = place.module.weight, (self.rows, self.config.width)
-        forward = (place.x, place.y, place.inverse, before, change, weight, *size, place.module.epsilon)
+        forward = (place.x, place.y, place.inverse, before, change, weight, *size, self.config.norm_epsilon)
         self._forward.append(self.library.call("add_norm", *forward))
         add = int(place.module is not self._last_norm)  # with which the backward pass begins
         backward = (self._dx, self._dy, place.x, place.inverse, weight, _gradient(weight), *size, add)
         self._backward.append(self.turn.taken(self.library.call("norm_backward", *backward)))
 
     def _attention(self, block: Block, place: _Norm) -> None:
-        attention, config, library = block.attention, self.config, self.library
-        heads = (config.heads, config.kv_heads, config.head_size)
+        attention, config, call = block.attention, self.config, self.library.call
         qkv = torch.empty(self.rows, self._qkv_columns)
         rotated = torch.empty(self.rows, self._query_key * config.head_size)
         inverse = torch.empty(self.rows, self._query_key if config.qk_norm else 0)
         mixed, log_sum = torch.empty_like(self._dmixed), torch.empty(self.rows, config.heads)
-        norms = [
-            norm.weight for norm in (attention.query_norm, attention.key_norm) if isinstance(norm, RMSNorm)
-        ]
-        weights, dweights = (norms, [*map(_gradient, norms)]) if norms else ([None] * 2, [None] * 2)
         projections = [attention.query.weight, attention.key.weight, attention.value.weight]
         self._linear(projections, place.y, qkv, self._dy, self._dqkv)
-        table, sizes = (self._cosine, self._sine), (self.rows, self.length, *heads)
+        norms = [n.weight for n in (attention.query_norm, attention.key_norm) if isinstance(n, nn.RMSNorm)]
+        weights, gradients = (norms, [*map(_gradient, norms)]) if norms else ([None] * 2, [None] * 2)
+        sizes = (self.length, config.heads, config.kv_heads, config.head_size)
+        turned = (inverse, qkv, *self._rotation, *weights)
+        attended = (mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes)
         self._forward += [
-            library.call("rotary", rotated, inverse, qkv, *table, *weights, *sizes, config.norm_epsilon),
-            library.call(
-                "attention", mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes[1:]
-            ),
+            call("rotary", rotated, *turned, self.rows, *sizes, config.norm_epsilon),
+            call("attention", *attended),
         ]
-        dmixed = (self._dmixed, mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes[1:])
-        unrotated = library.call(
-            "rotary_backward", self._dqkv, inverse, qkv, *table, *weights, *dweights, *sizes
-        )
+        unrotated = call("rotary_backward", self._dqkv, *turned, *gradients, self.rows, *sizes)
         self._backward.append(
             [
-                library.call("attention_backward", self._dqkv, *dmixed),
+                call("attention_backward", self._dqkv, self._dmixed, *attended),
                 *(self.turn.taken(unrotated) if norms else [unrotated]),
             ]
         )
