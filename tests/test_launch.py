@@ -481,6 +481,16 @@ def test_a_job_that_sbatch_hears_nothing_of_is_looked_for_and_else_given_again(
     assert len(told) == 1 and told[0].endswith(": the store is watched until SLURM answers again")
 
 
+def test_a_disk_that_refuses_a_script_is_no_silence_of_slurm(
+    slurm: Callable[..., tuple[list[str], list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama_scale.launch.slurm.PATIENCE_SECONDS", 0.0)
+    (tmp_path / "runs" / "slurm").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match="cannot write"):
+        slurm()
+    assert (tmp_path / "bin" / "asked").read_text().split().count("squeue") == 1  # and not asked again
+
+
 @pytest.mark.parametrize(
     ("patience", "programs", "said"),
     [

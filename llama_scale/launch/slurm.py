@@ -64,6 +64,10 @@ exit "$code"
 """
 
 
+class _Unanswered(StoreError):
+    """Nothing is heard from the controller."""
+
+
 @dataclass(slots=True)
 class _Queue:
     """The jobs of a store, and how often each run was submitted.
@@ -101,7 +105,7 @@ class _Queue:
         """What is asked in it may go unanswered for PATIENCE_SECONDS, once SLURM has answered at all."""
         try:
             yield
-        except StoreError as error:
+        except _Unanswered as error:
             now = time.monotonic()
             if self.jobs is None or now - self.silent_since.get(command, now) > PATIENCE_SECONDS:
                 raise
@@ -245,17 +249,17 @@ def _largest_array() -> int:
 
 
 def _call(*command: str) -> str:
-    """What a SLURM command says; raises StoreError where nothing answers it, InputError where it refuses."""
+    """What a SLURM command says; raises _Unanswered where nothing is heard, InputError where it refuses."""
     up = "see whether the SLURM controller is up (`scontrol ping`), then run the same command again"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
     except subprocess.TimeoutExpired:
-        raise StoreError(f"{command[0]} has not answered for {COMMAND_SECONDS:.0f} s", hint=up) from None
+        raise _Unanswered(f"{command[0]} has not answered for {COMMAND_SECONDS:.0f} s", hint=up) from None
     if done.returncode:
         reason = done.stderr.strip().splitlines()
         message = f"{command[0]} refused: {reason[-1] if reason else f'exit code {done.returncode}'}"
         # squeue is asked for nothing that could be refused.
         if command[0] == "squeue" or UNANSWERED.search(message):
-            raise StoreError(message, hint=up)
+            raise _Unanswered(message, hint=up)
         raise InputError(message, hint="correct --launcher-options, or see `scontrol ping` and `sinfo`")
     return done.stdout
