@@ -92,12 +92,16 @@ class _Queue:
         """The job of each run that waits or trains; as last heard, while the controller does not answer."""
         with self.waiting_for("squeue"):
             listed = _call("squeue", "--noheader", "--array", "--format=%i %o").splitlines()
-            runs = {place: run for script in self.folder.glob("*.sh") for place, run in _runs_of(script)}
-            placed = {
-                (script, job.rpartition("_")[2]): job
-                for job, _, script in (line.strip().partition(" ") for line in listed)
-            }
-            self.jobs = {runs[place]: job for place, job in placed.items() if place in runs}
+            folder = self.folder
+            runs = {place: run for script in folder.glob("*.sh") for place, run in _runs_of(script)}
+            found = {}
+            for job, _, command in (line.strip().partition(" ") for line in listed):
+                script = Path(command)
+                run = runs.get((script.name, job.rpartition("_")[2]))
+                # SLURM may know the folder by another name: a link to it was given, or is.
+                if run and folder in (script.parent, script.parent.resolve()):
+                    found[run] = job
+            self.jobs = found
         return self.jobs or {}
 
     @contextmanager
@@ -151,9 +155,9 @@ class _Queue:
 
 @cache  # by its name, a hash of what it says
 def _runs_of(script: Path) -> list[tuple[tuple[str, str], str]]:
-    """Each run of an array, by its script and its place there."""
+    """Each run of an array, by the name of its script and its place there."""
     runs = script.read_text().partition("\nruns=(")[2].partition(")")[0].split()
-    return [((str(script), str(index)), run) for index, run in enumerate(runs)]
+    return [((script.name, str(index)), run) for index, run in enumerate(runs)]
 
 
 def check_slurm() -> None:
