@@ -10,6 +10,7 @@ from llama_scale.architecture import ModelConfig
 from llama_scale.checked import all_of, raise_all
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
+from llama_scale.hyperparameters import Tuning
 from llama_scale.quantities import format_flops, format_number
 from llama_scale.runs import SEEDS, RunRole
 from llama_scale.shapes import (
@@ -28,7 +29,6 @@ from llama_scale.sweeps.spec import (
     LearningRateSearch,
     SweepSpec,
 )
-from llama_scale.sweeps.tuning import tuning
 
 MOST_RUNS = 10_000  # more take minutes to plan, and folders to no end
 SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
@@ -49,10 +49,7 @@ class Family:
 
     model: ModelConfig
     seed: int
-    learning_rate: float
-    sequences_per_step: int
-    beta2: float
-    warmup_steps: int
+    tuned: Tuning
     ends: tuple[End, ...]
 
 
@@ -197,8 +194,7 @@ def _durations(design: Lasting, model: ModelConfig) -> tuple[float, ...]:
 
 def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]) -> Iterator[Family]:
     """The family of one model and seed, or one for each learning rate or batch that a search tries."""
-    design, training = spec.design, spec.training
-    tuned = tuning(training, model, _middle(ends))
+    design, tuned = spec.design, spec.training.tuning(model, _middle(ends))
     sequences, rate = tuned.sequences_per_step, tuned.learning_rate
     tried = [(rate, sequences)]
     if isinstance(design, LearningRateSearch):
@@ -208,15 +204,8 @@ def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]
         batches = [max(1, round(tokens / model.context)) for tokens in design.batches_tokens]
         tried = [(rate * (batch / sequences) ** design.learning_rate_exponent, batch) for batch in batches]
     for learning_rate, batch in tried:
-        yield Family(
-            model=model,
-            seed=seed,
-            learning_rate=learning_rate,
-            sequences_per_step=batch,
-            beta2=tuned.beta2,
-            warmup_steps=tuned.warmup_steps,
-            ends=ends,
-        )
+        one = replace(tuned, learning_rate=learning_rate, sequences_per_step=batch)
+        yield Family(model=model, seed=seed, tuned=one, ends=ends)
 
 
 def _middle(ends: tuple[End, ...]) -> float:
