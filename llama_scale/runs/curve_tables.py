@@ -38,9 +38,8 @@ def write_curves(path: Path, store: Path) -> int:
 
 def _rows(folder: RunFolder) -> Iterator[tuple[Any, ...]]:
     config = folder.config
-    by_step = {event["step"]: event for event in folder.events() if event["event"] == "train"}
-    for step in sorted(by_step):
-        event = by_step[step]
+    for event in folder.reports():
+        step = event["step"]
         yield (
             folder.run,
             config.role,

@@ -234,15 +234,18 @@ class RunFolder:
         checked = (_checked_event(line) for line in reversed(lines))
         return next((event for event in checked if event and event["event"] == "train"), None)
 
+    def reports(self) -> list[dict[str, Any]]:
+        """What was logged of training, in order of steps; those that a resumed run repeated count once."""
+        by_step = {event["step"]: event for event in self.events() if event["event"] == "train"}
+        return [by_step[step] for step in sorted(by_step)]
+
     def curve(self) -> LossCurve:
-        """The training loss logged so far; steps that a resumed run repeated count once."""
-        by_step = {e["step"]: e for e in self.events() if e["event"] == "train"}
-        tokens_per_step = self.config.tokens_per_step
-        steps = tuple(sorted(by_step))
+        """The training loss logged so far."""
+        reports, tokens_per_step = self.reports(), self.config.tokens_per_step
         return LossCurve(
-            steps=steps,
-            tokens=tuple(step * tokens_per_step for step in steps),
-            loss_nats=tuple(by_step[step]["loss_nats"] for step in steps),
+            steps=tuple(report["step"] for report in reports),
+            tokens=tuple(report["step"] * tokens_per_step for report in reports),
+            loss_nats=tuple(report["loss_nats"] for report in reports),
         )
 
     def claim(self) -> AbstractContextManager[Lease]:

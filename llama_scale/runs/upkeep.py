@@ -35,7 +35,8 @@ class Harm:
 def harms(folder: RunFolder) -> Iterator[Harm]:
     """What is amiss in one run's folder; reads every byte of it, as far as the disk gives it."""
     try:
-        yield from _harms(folder)
+        for what, consequence in _harms(folder):
+            yield Harm(run=folder.run, what=what, consequence=consequence)
     except StoreError as error:
         yield Harm(run=folder.run, what=error.message, consequence=error.hint)
     except OSError as error:
@@ -43,44 +44,32 @@ def harms(folder: RunFolder) -> Iterator[Harm]:
         yield Harm(run=folder.run, what=what, consequence="the rest of this run was not checked")
 
 
-def _harms(folder: RunFolder) -> Iterator[Harm]:
+def _harms(folder: RunFolder) -> Iterator[tuple[str, str]]:
     config, result = folder.config, folder.result()
-    lost = folder.unread_log_bytes()
-    if lost:
-        yield Harm(
-            run=folder.run,
-            what=f"the last {lost:,} bytes of events.jsonl are torn or changed",
-            consequence="a run that goes on cuts them off; a finished run keeps its result",
+    if lost := folder.unread_log_bytes():
+        yield (
+            f"the last {lost:,} bytes of events.jsonl are torn or changed",
+            "a run that goes on cuts them off; a finished run keeps its result",
         )
     for step in folder.checkpoint_steps():
         if reason := _checkpoint_harm(folder, step):
-            yield Harm(
-                run=folder.run,
-                what=f"checkpoint {step} cannot be used: {reason}",
-                consequence="the run goes on from the one before",
-            )
+            yield f"checkpoint {step} cannot be used: {reason}", "the run goes on from the one before"
     if result is None:
         return
     if reason := _unlike_log(folder, result):
-        yield Harm(
-            run=folder.run,
-            what=f"result.json differs from the run's log: {reason}",
-            consequence="fits take it as it is; delete it, and the sweep trains the run anew",
+        yield (
+            f"result.json differs from the run's log: {reason}",
+            "fits take it as it is; delete it, and the sweep trains the run anew",
         )
     end = config.schedule.total_steps
     if result.get("status") == "done" and end is not None and result.get("steps") != end:
-        yield Harm(
-            run=folder.run,
-            what=f"result.json is of step {result.get('steps')}, its schedule ends at {end}",
-            consequence="it is left out of fits; delete it, and the sweep trains the run anew",
+        yield (
+            f"result.json is of step {result.get('steps')}, its schedule ends at {end}",
+            "it is left out of fits; delete it, and the sweep trains the run anew",
         )
-    stated = result.get("weights_sha256")
-    if stated and (folder.path / WEIGHTS).exists() and sha256_of(folder.path / WEIGHTS) != stated:
-        yield Harm(
-            run=folder.run,
-            what=f"{WEIGHTS} is not what the run ended with",
-            consequence="its result stands, but it cannot be exported",
-        )
+    weights, stated = folder.path / WEIGHTS, result.get("weights_sha256")
+    if stated and weights.exists() and sha256_of(weights) != stated:
+        yield f"{WEIGHTS} is not what the run ended with", "its result stands, but it cannot be exported"
 
 
 def _unlike_log(folder: RunFolder, result: Mapping[str, Any]) -> str:
