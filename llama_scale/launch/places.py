@@ -10,6 +10,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from llama_scale import quantities
 from llama_scale.errors import InputError
@@ -17,15 +18,16 @@ from llama_scale.frozen import frozen
 from llama_scale.launch.memory import PROCESS_BYTES
 from llama_scale.training.free_memory import free_memory_bytes
 
-QUESTION = ("nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits")
+QUESTION = ("nvidia-smi", "--query-gpu=index,uuid,memory.free,name", "--format=csv,noheader,nounits")
 
 
 @frozen
 class Card:
-    """An accelerator by the name that CUDA_VISIBLE_DEVICES takes, and its free memory."""
+    """An accelerator by the name that CUDA_VISIBLE_DEVICES takes, its free memory, and what it is."""
 
     name: str
     memory_bytes: float
+    model: str = ""
 
 
 @frozen
@@ -86,6 +88,13 @@ def cards_here() -> tuple[Card, ...]:
     return cards_from(said.stdout, os.environ.get("CUDA_VISIBLE_DEVICES")) if said.returncode == 0 else ()
 
 
+def device_here(device: str) -> str | None:
+    """What the driver calls the card of this machine that `device` is; None where it is none."""
+    cards, place = () if device == "cpu" else cards_here(), device.partition(":")[2]
+    number = int(place) if place.isdigit() else 0
+    return cards[number].model if number < len(cards) else None
+
+
 def cards_for(device: str) -> tuple[Card, ...]:
     """The cards that a sweep on `device` shares out: all of them, or the one that it names as cuda:N.
 
@@ -106,22 +115,25 @@ def cards_for(device: str) -> tuple[Card, ...]:
 
 
 def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:
-    """Cards out of nvidia-smi's lines `index, uuid, free MiB`; those in `visible` alone if it is given.
+    """Cards out of nvidia-smi's lines `index, uuid, free MiB, name`; those in `visible` alone if it is given.
 
-    Unknown memory is taken as infinite: of a part of a card (MIG), whose name the table lacks, and of a card
-    that shares the machine's, of which drivers say [N/A].
+    Unknown memory is taken as infinite: of a part of a card (MIG), which the table lacks and which is taken
+    for one of the first, and of a card that shares the machine's, of which drivers say [N/A].
 
-    >>> cards_from("0, GPU-aa, 81079", None)
-    (Card(name='GPU-aa', memory_bytes=85017493504.0),)
+    >>> cards_from("0, GPU-aa, 81079, NVIDIA L4", None)
+    (Card(name='GPU-aa', memory_bytes=85017493504.0, model='NVIDIA L4'),)
     """
-    free: dict[str, float] = {}
-    names: list[str] = []
+    cards: dict[str, Card] = {}
+    by_index: dict[str, Card] = {}
     for row in (line.split(", ") for line in table.splitlines()):
         with suppress(ValueError):
-            index, uuid, mebibytes = row
+            index, uuid, mebibytes, model = row
             is_told = mebibytes.replace(".", "", 1).isdigit()
-            free[index] = free[uuid] = float(mebibytes) * 2**20 if is_told else math.inf
-            names.append(uuid)  # CUDA may number cards in another order; the names agree
-    if visible is not None:
-        names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    return tuple(Card(name=name, memory_bytes=free.get(name, math.inf)) for name in names)
+            free = float(mebibytes) * 2**20 if is_told else math.inf
+            # CUDA may number cards in another order; the names agree
+            cards[uuid] = by_index[index] = Card(name=uuid, memory_bytes=free, model=model)
+    if visible is None:
+        return tuple(cards.values())
+    names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    part = Card(name="", memory_bytes=math.inf, model=next((card.model for card in cards.values()), ""))
+    return tuple(replace((by_index | cards).get(name, part), name=name) for name in names)
