@@ -24,16 +24,7 @@ from pathlib import Path
 from llama_scale.canonical import canonical_hash
 from llama_scale.errors import InputError, LlamaScaleError, StoreError
 from llama_scale.files import write_atomically
-from llama_scale.launch.tasks import (
-    Attempts,
-    LaunchReport,
-    Progress,
-    Task,
-    finished_of,
-    noting_interrupts,
-    progress_of,
-    shares_done,
-)
+from llama_scale.launch.tasks import Attempts, Launch, LaunchReport, Progress, Task, noting_interrupts
 from llama_scale.runs import EXIT_RETRY
 
 POLL_SECONDS = 2.0
@@ -185,29 +176,15 @@ def launch_on_slurm(
     jobs in the queue, to be watched again. A controller that falls silent is waited for; `tell` hears of it.
     """
     queue = _Queue(store=store, options=list(options), device=device, tell=tell)
-    began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
+    launch = Launch(tasks, watch, queue.attempts)
     with noting_interrupts() as interrupted:
         while True:
             active = queue.active()
-            finished = finished_of(tasks)
-            failed = queue.attempts.failed(tasks, finished, active)
-            elapsed = time.monotonic() - began
-            watch(
-                progress_of(
-                    tasks,
-                    finished=finished,
-                    before=before,
-                    running=[task for task in tasks if task.run in active and task.folder.is_held()],
-                    failed=failed,
-                    elapsed_seconds=elapsed,
-                )
-            )
-            if finished.union(failed) >= {task.run for task in tasks}:
-                return LaunchReport(failed=failed, seconds=elapsed, busy_share=None)
+            ended, report = launch.look(active)
+            if report:
+                return report
             if "squeue" not in queue.silent_since:
-                _queue_what_waits(
-                    queue, [task for task in tasks if task.run not in finished.union(failed, active)]
-                )
+                _queue_what_waits(queue, [task for task in tasks if task.run not in ended.union(active)])
             until = time.monotonic() + POLL_SECONDS
             while time.monotonic() < until:
                 if interrupted():
@@ -227,14 +204,12 @@ def _queue_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
 
 
 def _submit_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
-    ordered = sorted(tasks, key=lambda task: -task.path_seconds)
-    ready = [task for task in ordered if task.is_ready()]
-    if ready:
+    if ready := queue.attempts.ready(tasks, ()):
         queue.submit(ready)
         for task in ready:  # now that it is in the queue
             queue.attempts.add(task)
     behind: dict[str, list[Task]] = {}
-    for task in ordered:
+    for task in sorted(tasks, key=lambda task: -task.path_seconds):
         if task.parent and not task.is_ready() and not task.parent.is_finished:
             behind.setdefault(task.parent.run, []).append(task)
     active = queue.active() if behind else {}
