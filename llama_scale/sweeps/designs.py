@@ -13,13 +13,7 @@ from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import Tuning
 from llama_scale.quantities import format_flops, format_number
 from llama_scale.runs import SEEDS, RunRole
-from llama_scale.shapes import (
-    ExplicitShape,
-    model_of_shape,
-    model_of_size,
-    model_of_width,
-    models_named,
-)
+from llama_scale.shapes import ExplicitShape, models_named
 from llama_scale.sweeps.sizes import models_around_optima
 from llama_scale.sweeps.spec import (
     BatchSearch,
@@ -145,20 +139,19 @@ def _repeated(spec: SweepSpec) -> list[tuple[ModelConfig, tuple[End, ...]]]:
 
 
 def _repeat_models(spec: SweepSpec) -> list[ModelConfig]:
-    by_width = bool(spec.design.widths)
-    return all_of([lambda r=r: _model(spec, r if by_width else None, r) for r in spec.design.repeats])
+    again = spec.design.repeats
+    if spec.design.widths:
+        return all_of([lambda w=w: _model(spec, int(w), None) for w in again])
+    return all_of([lambda s=s: _model(spec, None, s) for s in again])
 
 
 def _model(
-    spec: SweepSpec, width: float | None, size: float | None, shape: ExplicitShape | None = None
+    spec: SweepSpec, width: int | None, size: float | None, shape: ExplicitShape | None = None
 ) -> ModelConfig:
-    """A model by the one of its three names that is given, the width first."""
+    """A model by the one of its three names that is given."""
     vocabulary = spec.data.vocabulary
-    if width is not None:
-        return model_of_width(int(width), spec.shape, vocabulary=vocabulary)
-    if size is not None:
-        return model_of_size(size, spec.shape, vocabulary=vocabulary)
-    return model_of_shape(shape or ExplicitShape(layers=1, width=1), spec.shape, vocabulary=vocabulary)
+    [model] = models_named(spec.shape, vocabulary=vocabulary, widths=[width], sizes=[size], shapes=[shape])
+    return model
 
 
 def _ends(spec: SweepSpec, model: ModelConfig) -> tuple[End, ...]:

@@ -112,6 +112,11 @@ class Members(Checked):
     repeats: tuple[float, ...] = ()
     seeds: int = 1
 
+    @property
+    def names_models(self) -> bool:
+        """Whether it says which models to train."""
+        return bool(self.widths or self.sizes or self.shapes)
+
     def problems(self) -> Iterator[InputError]:
         yield from _positive("design", self)
         if sum(map(bool, (self.widths, self.sizes, self.shapes))) > 1:
@@ -129,13 +134,6 @@ class Members(Checked):
                     f"design.repeats holds {width:g}, but here it names widths, which are whole numbers",
                     hint=f"use {round(width)}",
                 )
-
-
-def _needs_models(design: Members) -> Iterator[InputError]:
-    if not (design.widths or design.sizes or design.shapes):
-        yield InputError(
-            "design names no models", hint='add design.sizes = ["10M", "30M", "100M"], or design.widths'
-        )
 
 
 @frozen
@@ -158,7 +156,7 @@ class IsoFlop(Members):
     @property
     def is_predicted(self) -> bool:
         """Whether the sizes come from a law."""
-        return not (self.widths or self.sizes or self.shapes)
+        return not self.names_models
 
     def problems(self) -> Iterator[InputError]:
         yield from Members.problems(self)
@@ -186,7 +184,10 @@ class Lasting(Members):
 
     def problems(self) -> Iterator[InputError]:
         yield from Members.problems(self)
-        yield from _needs_models(self)
+        if not self.names_models:
+            yield InputError(
+                "design names no models", hint='add design.sizes = ["10M", "30M", "100M"], or design.widths'
+            )
         if bool(self.durations) == bool(self.tokens_per_parameter):
             said = "says twice" if self.durations else "does not say"
             yield InputError(
@@ -366,9 +367,9 @@ def _model_problems(design: Members, shape: ShapeSpec, vocabulary: int, *, mup: 
         models = models_named(
             shape,
             vocabulary=vocabulary,
-            widths=[width for width in dict.fromkeys(widths) if width is not None],
-            sizes=[size for size in dict.fromkeys(sizes) if size is not None],
-            shapes=[one for one in dict.fromkeys(shapes) if one is not None],
+            widths=dict.fromkeys(widths),
+            sizes=dict.fromkeys(sizes),
+            shapes=dict.fromkeys(shapes),
         )
     except InputError as error:
         yield from problems_in(error)
