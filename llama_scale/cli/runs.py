@@ -114,7 +114,7 @@ def show_run(run: str, store: Path, as_json: bool) -> None:
 @json_option
 def diff_runs(one: str, other: str, store: Path, as_json: bool) -> None:
     """In which settings, and in which results, do two runs differ?"""
-    from llama_scale.runs.upkeep import differences
+    from llama_scale.canonical import differences
 
     folders = [_find(store, run) for run in (one, other)]
     ours, theirs = ({"config": folder.config, "result": folder.result()} for folder in folders)

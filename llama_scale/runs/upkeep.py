@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llama_scale.canonical import plain
 from llama_scale.errors import StoreError
 from llama_scale.files import is_left_behind, reason_of
 from llama_scale.frozen import frozen
@@ -222,15 +221,3 @@ def _delete(path: Path) -> None:
     gone = path.with_name(f".{path.name.lstrip('.')}.pruned.tmp")
     path.rename(gone)  # a checkpoint goes at once or not at all
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted paths at which two configs or results differ, with both values; items of lists count from 0."""
-    one, other = plain(one), plain(other)
-    if isinstance(one, list) and isinstance(other, list):
-        one, other = dict(enumerate(one)), dict(enumerate(other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in dict.fromkeys([*one, *other]):
-            yield from differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
-    elif one != other:
-        yield path, one, other
