@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,12 +79,9 @@ def shown(value: Any) -> str:
 
 def _canonical(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: item for f in fields(value) if not _as_before(f, item := getattr(value, f.name))}
+        named = ((f, getattr(value, f.name)) for f in fields(value))
+        return {f.name: item for f, item in named if not (_ADDED in f.metadata and item == f.default)}
     return plain(value)
-
-
-def _as_before(field: Field[Any], value: Any) -> bool:
-    return _ADDED in field.metadata and value == field.default
 
 
 _CANONICAL = json.JSONEncoder(default=_canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -214,17 +214,13 @@ class Attempts:
     ) -> tuple[str, ...]:
         """Runs that are given up, and branches whose trunk never reached their point; `active` ones apart."""
         given_up = self.worn_out().difference(active)
-        blocked = _blocked(tasks, given_up.union(finished))
-        return tuple(sorted((given_up | blocked).difference(finished, active)))
-
-
-def _blocked(tasks: Sequence[Task], ended: Collection[str]) -> set[str]:
-    """Branches whose trunk ended without reaching their point."""
-    return {
-        task.run
-        for task in tasks
-        if task.run not in ended and task.parent and task.parent.run in ended and not task.is_ready()
-    }
+        ended = given_up.union(finished)
+        cut_off = {
+            task.run
+            for task in tasks
+            if task.run not in ended and task.parent and task.parent.run in ended and not task.is_ready()
+        }
+        return tuple(sorted((given_up | cut_off).difference(finished, active)))
 
 
 @dataclass(slots=True)

@@ -95,17 +95,17 @@ def harms_without_spec(store: Path) -> Iterator[Harm]:
             )
 
 
-def torn(store: Path, runs: Iterable[str]) -> tuple[str, ...]:
-    """What `mend` would find of these runs, in words."""
-    return tuple(
-        f"{file} of run {run} {harm}"
+def torn(store: Path, runs: Iterable[str]) -> dict[tuple[str, str], str]:
+    """What `mend` would find of these runs, in words, by run and file."""
+    return {
+        (run, file): f"{file} of run {run} {harm}"
         for run in runs
         for file, harm in (
             ("spec.json", "is torn: it will be written again"),
             ("result.json", "is torn or was changed: the run will be trained anew"),
         )
         if RunFolder(store / run).is_torn(file)
-    )
+    }
 
 
 def mend(store: Path, by_id: Mapping[str, RunConfig]) -> tuple[str, ...]:

@@ -53,7 +53,8 @@ def families(spec: SweepSpec) -> list[Family]:
     members = _members(spec)
     first = [family for model, ends in members for family in _tuned(spec, model, spec.seed, ends)]
     found = [*first]
-    for turn, (model, ends) in enumerate(_repeated(spec), start=design.seeds):
+    once_more = [(model, ends) for model in _repeat_models(spec) if (ends := _ends(spec, model))]
+    for turn, (model, ends) in enumerate(once_more, start=design.seeds):
         found += _tuned(spec, model, _seed(spec, turn), ends)
     found = _with_holdouts(spec, found)
     once = _runs_of(spec, found)
@@ -133,12 +134,8 @@ def _unmet_budgets(
             )
 
 
-def _repeated(spec: SweepSpec) -> list[tuple[ModelConfig, tuple[End, ...]]]:
-    """The models to train once more, with the ends of their runs, if there are any."""
-    return [(model, ends) for model in _repeat_models(spec) if (ends := _ends(spec, model))]
-
-
 def _repeat_models(spec: SweepSpec) -> list[ModelConfig]:
+    """The models to train once more, whether a budget gives them tokens or not."""
     again = spec.design.repeats
     if spec.design.widths:
         return all_of([lambda w=w: _model(spec, int(w), None) for w in again])
