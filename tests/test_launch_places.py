@@ -63,6 +63,8 @@ def test_a_card_gets_as_many_workers_as_its_memory_and_its_cores_allow() -> None
         ("MIG-cc", (Card(name="MIG-cc", memory_bytes=float("inf"), model="NVIDIA A"),)),
         ("", ()),
         ("-1", ()),
+        ("1,-1,0", (replace(BB, name="1"),)),
+        ("0,7,1", (replace(AA, name="0"),)),
     ],
 )
 def test_the_cards_are_those_that_are_visible(visible: str | None, cards: tuple[Card, ...]) -> None:

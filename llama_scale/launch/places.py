@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import takewhile
 
 from llama_scale import quantities
 from llama_scale.errors import InputError
@@ -134,6 +135,9 @@ def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:
             cards[uuid] = by_index[index] = Card(name=uuid, memory_bytes=free, model=model)
     if visible is None:
         return tuple(cards.values())
-    names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     part = Card(name="", memory_bytes=math.inf, model=next((card.model for card in cards.values()), ""))
-    return tuple(replace((by_index | cards).get(name, part), name=name) for name in names)
+    # CUDA's own rule: the first number that no card has, such as -1, ends the list.
+    names = takewhile(
+        lambda name: name in by_index or not name.lstrip("-").isdigit(), map(str.strip, visible.split(","))
+    )
+    return tuple(replace((by_index | cards).get(name, part), name=name) for name in names if name)
