@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,18 +53,19 @@ def canonical_hash(value: Any) -> str:
     return sha256(canonical_json(value).encode("ascii")).hexdigest()[:16]
 
 
-def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """Where two plain documents differ, a line a place: `optimizer.beta2 was 0.99, is 0.95`."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in sorted({*before, *after}):
-            where = f"{path}.{key}" if path else str(key)
-            yield from differences(before.get(key, MISSING), after.get(key, MISSING), where)
-    elif before is MISSING or after is MISSING:
-        yield (
-            f"{path} was added: {shown(after)}" if before is MISSING else f"{path} is gone: {shown(before)}"
-        )
+def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted paths at which two documents differ, with both values, None where one has nothing.
+
+    Items of lists count from 0.
+    """
+    before, after = plain(before), plain(after)
+    if isinstance(before, list) and isinstance(after, list):
+        before, after = dict(enumerate(before)), dict(enumerate(after))
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys([*before, *after]):
+            yield from differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
     elif before != after:
-        yield f"{path} was {shown(before)}, is {shown(after)}"
+        yield path, before, after
 
 
 def shown(value: Any) -> str:
@@ -78,12 +79,9 @@ def shown(value: Any) -> str:
 
 def _canonical(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: item for f in fields(value) if not _as_before(f, item := getattr(value, f.name))}
+        named = ((f, getattr(value, f.name)) for f in fields(value))
+        return {f.name: item for f, item in named if not (_ADDED in f.metadata and item == f.default)}
     return plain(value)
-
-
-def _as_before(field: Field[Any], value: Any) -> bool:
-    return _ADDED in field.metadata and value == field.default
 
 
 _CANONICAL = json.JSONEncoder(default=_canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)

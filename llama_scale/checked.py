@@ -26,15 +26,13 @@ class Checked:
 
 
 class SeveralErrors(InputError):
-    """Several things that are wrong with one input, told together."""
+    """Several things that are wrong with one input, told together; `source` is where they stand."""
 
-    def __init__(self, errors: Iterable[InputError]) -> None:
+    def __init__(self, errors: Iterable[InputError], source: str = "") -> None:
         self.errors = tuple(errors)
-        lines = [f"  {error.message} ({error.hint})" for error in self.errors]
-        super().__init__(
-            "\n".join([f"{len(lines)} problems", *lines]),
-            hint="correct them all, then run the same command again",
-        )
+        told = f"{source} has {len(self.errors)} problems" if source else f"{len(self.errors)} problems"
+        lines = (f"  {error.message}" + (f" ({error.hint})" if error.hint else "") for error in self.errors)
+        super().__init__("\n".join([told, *lines]), hint="correct them all, then run the same command again")
 
 
 def raise_all(errors: Iterable[InputError]) -> None:

@@ -88,7 +88,10 @@ def structure(tables: Mapping[str, Any], type_: type[T], *, source: str) -> T:
         problems = list(_problems(error, _Place(keys=(), value=tables, type=type_)))
         if not problems:
             raise
-        raise _all_at_once(source, problems) from error
+        if len(problems) > 1:
+            raise SeveralErrors(problems, source) from error
+        only = problems[0]
+        raise InputError(f"{source}: {only.message}", hint=only.hint or "correct that value") from error
 
 
 def apply_overrides(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -268,7 +271,7 @@ def _field_hook(converter: Converter, name: str, type_: Any) -> _Hook | None:
         inner = _field_hook(converter, name, wanted)
         return inner and (lambda value, expected: None if value is None else inner(value, expected))
     if (kinds := _tables_by_kind(type_)) is not None:
-        return _kind_hook(converter, name, kinds)
+        return _kind_hook(converter, name, type_, kinds)
     parse = next((_PARSERS[unit] for unit in _PARSERS if name.endswith(unit)), quantities.parse_number)
     if type_ in (int, float):
         return lambda value, _: _number(value, type_, parse)
@@ -291,24 +294,21 @@ def _list_hook(converter: Converter, type_: Any, parse: Callable[[str], float]) 
     return read_list
 
 
+@cache
 def _tables_by_kind(type_: Any) -> dict[str, type] | None:
     """The dataclasses of a union by the one word that `kind` may be in each; None for other types."""
-    choices = get_args(type_) if get_origin(type_) in (Union, UnionType) else ()
+    choices = _choices(type_)
     if len(choices) < 2 or not all(_is_dataclass_type(choice) for choice in choices):
         return None
     return {get_args(get_type_hints(choice)["kind"])[0]: choice for choice in choices}
 
 
 def kind_of(table: Mapping[str, Any], type_: Any) -> Any:
-    """Which of a union of dataclasses that differ in `kind` a table is, be it one of them or not."""
-    return _kind_of(table, _tables_by_kind(type_) or {})
-
-
-def _kind_of(table: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
-    """What its `kind` says, in capitals or not.
+    """Which of a union of dataclasses a table is: the word of its `kind`, even where it is that of none.
 
     Without one, of those that know the most of its keys the first with the fewest problems.
     """
+    kinds = _tables_by_kind(type_) or {}
     if "kind" in table:
         return known_word(table["kind"], kinds)
     known = {kind: len({field.name for field in fields(kinds[kind])} & table.keys()) for kind in kinds}
@@ -316,7 +316,7 @@ def _kind_of(table: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     return min(likely, key=lambda kind: len(_problems_as(table, kinds[kind])))
 
 
-def _problems_as(table: Mapping[str, Any], type_: type) -> list[_Problem]:
+def _problems_as(table: Mapping[str, Any], type_: type) -> list[InputError]:
     try:
         _converter(detailed=True).structure(table, type_)
     except Exception as error:
@@ -324,13 +324,13 @@ def _problems_as(table: Mapping[str, Any], type_: type) -> list[_Problem]:
     return []
 
 
-def _kind_hook(converter: Converter, name: str, kinds: Mapping[str, type]) -> _Hook:
+def _kind_hook(converter: Converter, name: str, type_: Any, kinds: Mapping[str, type]) -> _Hook:
     """Reads a table as what its `kind_of` says."""
 
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError("expected a table")
-        kind = _kind_of(value, kinds)
+        kind = kind_of(value, type_)
         if not isinstance(kind, str) or kind not in kinds:
             close = nearest(str(kind), kinds)
             raise InputError(
@@ -344,9 +344,13 @@ def _kind_hook(converter: Converter, name: str, kinds: Mapping[str, type]) -> _H
 
 def _type_but_none(type_: Any) -> Any | None:
     """X of `X | None`; None for every other type."""
-    choices = get_args(type_) if get_origin(type_) in (Union, UnionType) else ()
-    wanted = [choice for choice in choices if choice is not type(None)]
+    wanted = [choice for choice in _choices(type_) if choice is not type(None)]
     return wanted[0] if len(wanted) == 1 else None
+
+
+def _choices(union: Any) -> tuple[Any, ...]:
+    """The types that a union may be; none for every other type."""
+    return get_args(union) if get_origin(union) in (Union, UnionType) else ()
 
 
 def _number(value: Any, type_: type, parse: Callable[[str], float]) -> int | float:
@@ -396,43 +400,31 @@ class _Place:
         return _Place(keys=(*self.keys, str(key)), value=value, type=type_)
 
 
-@frozen
-class _Problem:
-    what: str
-    hint: str | None = None
-
-
-def _problems(error: BaseException, place: _Place) -> Iterator[_Problem]:
+def _problems(error: BaseException, place: _Place) -> Iterator[InputError]:
+    """What was wrong, key by key; the hint is empty where the message says it all."""
     from cattrs.errors import ForbiddenExtraKeysError
 
-    place = _narrowed(place, error)
+    for note in getattr(error, "__notes__", ()):
+        if hasattr(note, "type"):  # the attribute or index that cattrs was at
+            place = place.child(note.name if hasattr(note, "name") else note.index, note.type)
     name = ".".join(place.keys) or "the file"
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from _problems(inner, place)
     elif isinstance(error, SeveralErrors):
-        yield from (_Problem(what=inner.message, hint=inner.hint) for inner in error.errors)
+        yield from error.errors
     elif isinstance(error, ForbiddenExtraKeysError):
         known = [f.name for f in fields(error.cl)]
         for key in sorted(error.extra_fields):
-            unknown = unknown_key(".".join((*place.keys, key)), key, known)
-            yield _Problem(what=unknown.message, hint=unknown.hint)
+            yield unknown_key(".".join((*place.keys, key)), key, known)
     elif isinstance(error, KeyError) and place.keys and error.args == (place.keys[-1],):
-        yield _Problem(what=f"{name} is missing", hint=f"add {place.keys[-1]} = ...")
+        yield InputError(f"{name} is missing", hint=f"add {place.keys[-1]} = ...")
     elif isinstance(error, LlamaScaleError):
         given = f"{name} = {shown(place.value)}: " if not isinstance(place.value, Mapping) else ""
-        yield _Problem(what=given + error.message, hint=error.hint)
+        yield InputError(given + error.message, hint=error.hint)
     else:
         what, hint = _explained(error, place)
-        yield _Problem(what=f"{name} = {shown(place.value)}: {what}", hint=hint)
-
-
-def _narrowed(place: _Place, error: BaseException) -> _Place:
-    """`place` with the attributes and indices that cattrs noted on the error."""
-    for note in getattr(error, "__notes__", ()):
-        if hasattr(note, "type"):
-            place = place.child(note.name if hasattr(note, "name") else note.index, note.type)
-    return place
+        yield InputError(f"{name} = {shown(place.value)}: {what}", hint=hint)
 
 
 def unknown_key(path: str, key: str, known: Sequence[str]) -> InputError:
@@ -442,20 +434,12 @@ def unknown_key(path: str, key: str, known: Sequence[str]) -> InputError:
     return InputError(f"{path} is not a known key", hint=hint)
 
 
-def _explained(error: BaseException, place: _Place) -> tuple[str, str | None]:
+def _explained(error: BaseException, place: _Place) -> tuple[str, str]:
     types = (place.type, *get_args(place.type))
     choices = [str(choice) for type_ in types if get_origin(type_) is Literal for choice in get_args(type_)]
     if not choices and not isinstance(error, (ValueError, TypeError)):
         raise error  # a bug of ours, not of the file
     if not choices:
-        return str(error), None
+        return str(error), ""
     close = nearest(str(place.value), choices)
-    return f"expected one of {', '.join(choices)}", f"did you mean {close[0]!r}?" if close else None
-
-
-def _all_at_once(source: str, problems: list[_Problem]) -> InputError:
-    if len(problems) == 1:
-        return InputError(f"{source}: {problems[0].what}", hint=problems[0].hint or "correct that value")
-    lines = [f"  {problem.what}" + (f" ({problem.hint})" if problem.hint else "") for problem in problems]
-    message = "\n".join([f"{source} has {len(problems)} problems", *lines])
-    return InputError(message, hint="correct them all, then run the same command again")
+    return f"expected one of {', '.join(choices)}", f"did you mean {close[0]!r}?" if close else ""

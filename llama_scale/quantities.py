@@ -47,8 +47,8 @@ _CURRENCY = re.compile(r"\$|usd|dollars?")
 _DURATION_PART = re.compile(rf"\s*(?P<number>{_NUMBER})\s*(?P<unit>[a-z]+)")
 
 
-def _with_prefixes(unit: str, prefixes: Mapping[str, float]) -> dict[str, float]:
-    return {prefix + unit: factor for prefix, factor in prefixes.items()}
+def _units(prefixes: Mapping[str, float], *names: str, each: float = 1.0) -> dict[str, float]:
+    return {prefix + name: factor * each for name in names for prefix, factor in prefixes.items()}
 
 
 _COUNT_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -67,26 +67,21 @@ _KINDS: dict[QuantityKind, _Kind] = {
     "count": _Kind(
         name="a count of parameters or tokens",
         examples="7B, 1.4T, 300M or 1e12",
-        units={
-            scale + noun: factor
-            for scale, factor in _COUNTS.items()
-            for noun in ("", "tokens", "parameters", "params")
-        },
+        units=_units(_COUNTS, "", "tokens", "parameters", "params"),
     ),
     "flops": _Kind(
         name="FLOPs",
         examples="1e24, 5.88e23 FLOPs or 100 EFLOPs",
         units={
-            **_with_prefixes("flops", _SI),
-            **_with_prefixes("flop", _SI),
-            **_with_prefixes("flop/s-days", {k: v * _DAY for k, v in _SI.items()}),
-            **_with_prefixes("f-days", {k: v * _DAY for k, v in _SI.items() if k}),
+            **_units(_SI, "flops", "flop"),
+            **_units(_SI, "flop/s-days", each=_DAY),
+            **_units({k: v for k, v in _SI.items() if k}, "f-days", each=_DAY),
         },
     ),
     "flops_per_second": _Kind(
         name="FLOP/s",
         examples="989 TFLOP/s or 3.12e14",
-        units={**_with_prefixes("flop/s", _SI), **_with_prefixes("flops/s", _SI)},
+        units=_units(_SI, "flop/s", "flops/s"),
     ),
     "usd": _Kind(
         name="dollars",
@@ -96,28 +91,20 @@ _KINDS: dict[QuantityKind, _Kind] = {
     "usd_per_hour": _Kind(
         name="dollars an hour",
         examples="$2.50/h",
-        units={
-            sign + per: 1.0
-            for sign in ("$", "")
-            for per in ("/h", "/hr", "/hour", "perhour", "/gpu-hour", "/gpu-h", "/gpuh")
-        },
+        units=_units({"$": 1.0, "": 1.0}, "/h", "/hr", "/hour", "perhour", "/gpu-hour", "/gpu-h", "/gpuh"),
     ),
     "gpu_hours": _Kind(
         name="GPU-hours",
         examples="1M GPU-hours or 82,432 GPU-hours",
-        units={
-            scale + hours: factor
-            for hours in ("gpu-hours", "gpu-hour", "gpuhours", "gpuhour", "gpu-h", "gpuh")
-            for scale, factor in _COUNTS.items()
-        },
+        units=_units(_COUNTS, "gpu-hours", "gpu-hour", "gpuhours", "gpuhour", "gpu-h", "gpuh"),
         bare=False,
     ),
     "bytes": _Kind(
         name="bytes",
         examples="80GiB, 512 MB or 1e9",
         units={
-            **_with_prefixes("b", {k: v for k, v in _SI.items() if k not in ("z", "y")}),
-            **_with_prefixes("b", _BINARY),
+            **_units({k: v for k, v in _SI.items() if k not in ("z", "y")}, "b"),
+            **_units(_BINARY, "b"),
             "bytes": 1.0,
         },
     ),

@@ -79,15 +79,15 @@ def models_named(
     shape: ShapeSpec,
     *,
     vocabulary: int,
-    widths: Iterable[int] = (),
-    sizes: Iterable[float] = (),
-    shapes: Iterable[ExplicitShape] = (),
+    widths: Iterable[int | None] = (),
+    sizes: Iterable[float | None] = (),
+    shapes: Iterable[ExplicitShape | None] = (),
 ) -> list[ModelConfig]:
-    """The models of all these names, each once; raises InputError with all that cannot be built."""
+    """The models of all these names, each once; None names none. Raises InputError with all problems."""
     makers = [
-        *(lambda w=w: model_of_width(w, shape, vocabulary=vocabulary) for w in widths),
-        *(lambda s=s: model_of_size(s, shape, vocabulary=vocabulary) for s in sizes),
-        *(lambda s=s: model_of_shape(s, shape, vocabulary=vocabulary) for s in shapes),
+        *(lambda w=w: model_of_width(w, shape, vocabulary=vocabulary) for w in widths if w is not None),
+        *(lambda s=s: model_of_size(s, shape, vocabulary=vocabulary) for s in sizes if s is not None),
+        *(lambda s=s: model_of_shape(s, shape, vocabulary=vocabulary) for s in shapes if s is not None),
     ]
     return list(dict.fromkeys(all_of(makers)))
 

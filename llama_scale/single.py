@@ -15,7 +15,6 @@ from llama_scale.architecture import (
     LLAMA_33B,
     LLAMA_65B,
     ModelConfig,
-    Recompute,
 )
 from llama_scale.checked import Checked, problems_in
 from llama_scale.errors import InputError
@@ -23,18 +22,12 @@ from llama_scale.frozen import frozen
 from llama_scale.hyperparameters import Rule, Tuning, tuning
 from llama_scale.runs import (
     DataConfig,
-    DecayShape,
-    OptimizerConfig,
-    OptimizerKind,
-    Precision,
     RunConfig,
-    ScheduleConfig,
-    ScheduleKind,
     TokenizerName,
+    TrainingTable,
     mup_problems,
     seed_problems,
     text_problems,
-    training_problems,
 )
 from llama_scale.shapes import TOO_LARGE, ExplicitShape, ShapeSpec, model_of_shape, model_of_size
 
@@ -46,33 +39,10 @@ DEFAULT_MODEL = "1M"
 
 
 @frozen
-class SingleTraining(Checked):
+class SingleTraining(TrainingTable):
     """How the run is trained; rate, batch, beta2 and warm-up that are left out are by the named `rule`."""
 
     rule: Rule = "measured"
-    learning_rate: float | None = None
-    sequences_per_step: int | None = None
-    schedule: ScheduleKind = "wsd"
-    warmup_steps: int | None = None
-    decay_fraction: float = 0.2
-    decay_shape: DecayShape = "1-sqrt"
-    final_fraction: float = 0.0
-    initial_gain: float = 0.25
-    beta1: float = 0.9
-    beta2: float | None = None
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
-    optimizer: OptimizerKind = "adamw"
-    momentum: float = 0.95
-    precision: Precision = "f32"
-    z_loss: float = 0.0
-    mup_base_width: int | None = None
-    recompute: Recompute = "none"
-    compile: bool = False
-    micro_batch: int | None = None
-
-    def problems(self) -> Iterator[InputError]:
-        yield from training_problems(self)
 
 
 @frozen
@@ -180,35 +150,19 @@ def single_run(spec: SingleSpec, corpus: str, start: Start | None = None) -> Run
 
     Raises InputError for a model that cannot be built and a run too short for its warm-up and decay.
     """
-    training = spec.training
     model = replace(start.model, context=spec.shape.context) if start else model_of(spec)
     chosen, steps = _chosen(spec, model)
-    return RunConfig(
+    run = spec.training.run(
+        chosen,
         role="continued" if start else "train",
         model=model,
         data=spec.data,
         corpus=corpus,
-        optimizer=OptimizerConfig(
-            learning_rate=chosen.learning_rate,
-            beta1=training.beta1,
-            beta2=chosen.beta2,
-            weight_decay=training.weight_decay,
-            clip_norm=training.clip_norm,
-            kind=training.optimizer,
-            momentum=training.momentum,
-        ),
-        schedule=_schedule(training, steps, chosen.warmup_steps),
-        sequences_per_step=chosen.sequences_per_step,
         seed=spec.seed,
-        initial_gain=training.initial_gain,
-        precision=training.precision,
-        z_loss=training.z_loss,
-        mup_base_width=training.mup_base_width,
-        recompute=training.recompute,
-        compile=training.compile,
-        micro_batch=training.micro_batch,
-        initial_weights=start.sha256 if start else None,
+        total_steps=steps,
+        decay_steps=_decay_steps(spec.training, steps, chosen.warmup_steps),
     )
+    return replace(run, initial_weights=start.sha256) if start else run
 
 
 def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[Tuning, int]:
@@ -234,7 +188,8 @@ def _chosen(spec: SingleSpec, model: ModelConfig) -> tuple[Tuning, int]:
     return chosen(float(spec.steps * a_step), found.sequences_per_step), spec.steps
 
 
-def _schedule(training: SingleTraining, steps: int, warmup: int) -> ScheduleConfig:
+def _decay_steps(training: SingleTraining, steps: int, warmup: int) -> int:
+    """Steps that a schedule with a decay of its own gives it; InputError where the run is too short."""
     least = {"wsd": max(1, round(steps * training.decay_fraction)), "constant": 0}
     decay = least.get(training.schedule, 1)  # the others come down over all that warm-up leaves
     if warmup + decay > steps:
@@ -245,14 +200,7 @@ def _schedule(training: SingleTraining, steps: int, warmup: int) -> ScheduleConf
             hint="train for longer, or set training.warmup_steps"
             + (" or training.decay_fraction lower" if decay > 1 else " lower"),
         )
-    return ScheduleConfig(
-        kind=training.schedule,
-        total_steps=steps,
-        warmup_steps=warmup,
-        decay_steps=decay if training.schedule == "wsd" else 0,
-        decay_shape=training.decay_shape,
-        final_fraction=training.final_fraction,
-    )
+    return decay if training.schedule == "wsd" else 0
 
 
 def model_of(spec: SingleSpec) -> ModelConfig:

@@ -18,7 +18,6 @@ from recipes import prepared_sweep
 from llama_scale.cli import main
 from llama_scale.runs import RunFolder, create_run, load_records, read_records, run_id, write_records
 from llama_scale.runs.tables import read_table
-from llama_scale.runs.upkeep import differences
 from llama_scale.training.loop import train_run
 
 RECORDS = Path(__file__).parents[1] / "sweeps" / "results" / "default-seed0.json"
@@ -362,9 +361,6 @@ def test_diff_names_what_differs(store: Path) -> None:
     assert "result.data.0.tokens" in fields and "result.data.0.name" not in fields
     assert not any(field.startswith("config.model") for field in fields)
     assert runs(store, "diff", first.run, first.run)[1]["differences"] == []
-    texts = [{"name": "one"}]
-    assert list(differences({"data": texts}, {})) == [("data", texts, None)]
-    assert list(differences({"data": {"one": 1}}, {"data": 2})) == [("data", {"one": 1}, 2)]
 
 
 def test_a_run_is_named_by_its_id_or_by_how_that_begins(store: Path) -> None:

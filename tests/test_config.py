@@ -367,8 +367,11 @@ def test_differences_name_their_place() -> None:
     before = {"optimizer": {"beta2": 0.99, "kind": "adamw"}, "seed": 1}
     after = {"optimizer": {"beta2": 0.95}, "seed": 1, "branch": None}
     assert list(differences(before, after)) == [
-        "branch was added: null",
-        "optimizer.beta2 was 0.99, is 0.95",
-        'optimizer.kind is gone: "adamw"',
+        ("optimizer.beta2", 0.99, 0.95),
+        ("optimizer.kind", "adamw", None),
     ]
+    texts = [{"name": "one"}, {"name": "two"}]
+    assert list(differences({"data": texts}, {"data": texts[:1]})) == [("data.1", {"name": "two"}, None)]
+    assert list(differences({"data": texts}, {})) == [("data", texts, None)]
+    assert list(differences({"data": {"one": 1}}, {"data": 2})) == [("data", {"one": 1}, 2)]
     assert not list(differences(before, before))

@@ -408,6 +408,10 @@ for script; do :; done
 {text}
 """
 TAKE = 'echo "7_0 $script" > {folder}/queue; echo 7'
+TAKE_BY_LINK = (
+    "ln -sfn {folder}/../runs {folder}/link;"
+    'echo "7_0 {folder}/link/slurm/$(basename "$script")" > {folder}/queue; echo 7'
+)
 LIST = "cat {folder}/queue"
 UNHEARD = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
 
@@ -459,26 +463,36 @@ def test_a_controller_that_falls_silent_before_it_is_given_a_job_is_waited_for(
 
 
 @pytest.mark.parametrize(
-    ("silence", "is_taken"),
+    ("silence", "taken"),
     [
-        ("exec sleep 60", False),
-        (f"echo '{UNHEARD}' >&2; exit 1", False),
-        (f"echo '{UNHEARD}' >&2; exit 1", True),
+        ("exec sleep 60", ""),
+        (f"echo '{UNHEARD}' >&2; exit 1", ""),
+        (f"echo '{UNHEARD}' >&2; exit 1", f"{TAKE}; "),
+        (f"echo '{UNHEARD}' >&2; exit 1", f"{TAKE_BY_LINK}; "),
     ],
 )
 def test_a_job_that_sbatch_hears_nothing_of_is_looked_for_and_else_given_again(
     silence: str,
-    is_taken: bool,
+    taken: str,
     slurm: Callable[..., tuple[list[str], list[str]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The controller may have taken it all the same."""
+    """The controller may have taken it all the same, from a folder that it knows by the name of a link."""
     monkeypatch.setattr("llama_scale.launch.slurm.COMMAND_SECONDS", 5.0)
-    before = f"{TAKE}; " if is_taken else ""
-    asked, told = slurm(sbatch=f"if [ $count = 1 ]; then {before}{silence}; fi; {TAKE}")
-    again = [] if is_taken else ["squeue", "sbatch"]
+    asked, told = slurm(sbatch=f"if [ $count = 1 ]; then {taken}{silence}; fi; {TAKE}")
+    again = [] if taken else ["squeue", "sbatch"]
     assert asked == ["squeue", "sbatch", *again, "squeue", "squeue"]
     assert len(told) == 1 and told[0].endswith(": the store is watched until SLURM answers again")
+
+
+def test_a_disk_that_refuses_a_script_is_no_silence_of_slurm(
+    slurm: Callable[..., tuple[list[str], list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama_scale.launch.slurm.PATIENCE_SECONDS", 0.0)
+    (tmp_path / "runs" / "slurm").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match="cannot write"):
+        slurm()
+    assert (tmp_path / "bin" / "asked").read_text().split().count("squeue") == 1  # and not asked again
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,9 @@ def test_an_accelerator_that_is_not_here_is_estimated_from_its_table(tmp_path: P
 def with_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A real program in place of nvidia-smi, which knows one card."""
     driver = tmp_path / "nvidia-smi"
-    driver.write_text(f"#!/bin/sh\necho {name}\n")
+    driver.write_text(f"#!/bin/sh\necho 0, GPU-aa, 80000, {name}\n")
     driver.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
 
@@ -106,6 +107,18 @@ def test_a_guess_for_a_card_that_no_table_has_says_of_which_it_is(
     assert step_time(dear, device="cuda", threads=1, measure=Stopwatch(1.0))[1] == said
     times = step_times(grid, device="cuda", threads=1, measure=None)
     assert times.source == f"{said}; the live view corrects it"
+
+
+def test_a_card_that_is_hidden_is_not_what_trains_here(
+    grid: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of models that only it could afford had been tried on the cores."""
+    with_card(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    hidden, cores = (
+        step_times(grid, device=device, threads=1, measure=None).seconds for device in ("auto", "cpu")
+    )
+    assert hidden == cores
 
 
 def test_what_a_cluster_trains_is_estimated_from_its_table_though_such_a_card_is_here(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,16 @@ from llama_scale.launch.places import (
     cards_from,
     cards_here,
     default_workers,
+    device_here,
     places_for,
     rooms_of,
     threads_per_worker,
     usable_cores,
 )
 
-TABLE = "0, GPU-aa, 80000\n1, GPU-bb, 40000\n"
-AA, BB = Card(name="GPU-aa", memory_bytes=80000 * 2**20), Card(name="GPU-bb", memory_bytes=40000 * 2**20)
+TABLE = "0, GPU-aa, 80000, NVIDIA A\n1, GPU-bb, 40000, NVIDIA B\n"
+AA = Card(name="GPU-aa", memory_bytes=80000 * 2**20, model="NVIDIA A")
+BB = Card(name="GPU-bb", memory_bytes=40000 * 2**20, model="NVIDIA B")
 
 
 def test_every_core_belongs_to_one_worker() -> None:
@@ -55,11 +58,13 @@ def test_a_card_gets_as_many_workers_as_its_memory_and_its_cores_allow() -> None
     ("visible", "cards"),
     [
         (None, (AA, BB)),
-        ("1", (Card(name="1", memory_bytes=BB.memory_bytes),)),
+        ("1", (replace(BB, name="1"),)),
         ("GPU-bb, GPU-aa", (BB, AA)),
-        ("MIG-cc", (Card(name="MIG-cc", memory_bytes=float("inf")),)),
+        ("MIG-cc", (Card(name="MIG-cc", memory_bytes=float("inf"), model="NVIDIA A"),)),
         ("", ()),
         ("-1", ()),
+        ("1,-1,0", (replace(BB, name="1"),)),
+        ("0,7,1", (replace(AA, name="0"),)),
     ],
 )
 def test_the_cards_are_those_that_are_visible(visible: str | None, cards: tuple[Card, ...]) -> None:
@@ -69,16 +74,18 @@ def test_the_cards_are_those_that_are_visible(visible: str | None, cards: tuple[
 @pytest.mark.parametrize("untold", ["[N/A]", "[Not Supported]"])
 def test_a_card_whose_memory_the_driver_does_not_tell_is_a_card(untold: str) -> None:
     """As where it is the machine's own: without it a sweep had a worker a core, none of them on a card."""
-    (card,) = cards_from(f"0, GPU-aa, {untold}\n", None)
-    assert card == Card(name="GPU-aa", memory_bytes=float("inf"))
+    (card,) = cards_from(f"0, GPU-aa, {untold}, NVIDIA GB10\n", None)
+    assert card == Card(name="GPU-aa", memory_bytes=float("inf"), model="NVIDIA GB10")
     assert default_workers((card,), largest_bytes=1e9) == len(usable_cores())
 
 
 @pytest.mark.parametrize("fault", ["[GPU is lost]", "[GPU requires reset]", "[Unknown Error]"])
 def test_a_card_that_cannot_be_used_gets_no_runs(fault: str) -> None:
     """Were its memory taken as unknown, all runs would seem to fit on it, and each would fail there."""
-    cards = cards_from(f"0, GPU-aa, {fault}\n1, GPU-bb, 81079\n", None)
-    assert [card.name for card in cards] == ["GPU-bb"]
+    table = f"0, GPU-aa, {fault}, NVIDIA L4\n1, GPU-bb, 81079, NVIDIA L4\n"
+    assert [card.name for card in cards_from(table, None)] == ["GPU-bb"]
+    assert [card.name for card in cards_from(table, "0,1")] == ["1"]
+    assert [card.name for card in cards_from(table, "GPU-aa,GPU-bb")] == ["GPU-bb"]
 
 
 def test_a_device_by_number_is_one_card_that_is_shared(
@@ -95,6 +102,8 @@ def test_a_device_by_number_is_one_card_that_is_shared(
         (BB,),
         (),
     ]
+    named = [device_here(device) for device in ("auto", "cuda", "cuda:1", "cuda:2", "cpu")]
+    assert named == [AA.model, AA.model, BB.model, None, None]
     with pytest.raises(InputError, match=r"there is no cuda:2: nvidia-smi knows of 2 cards"):
         cards_for("cuda:2")
     # those of a login node are not those that a cluster's jobs run on

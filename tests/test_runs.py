@@ -285,13 +285,13 @@ def test_a_torn_result_is_set_aside_though_the_run_looks_held(folder: RunFolder)
     """As after a power cut: the run's last lease is that of a process of before."""
     (folder.path / "result.json").write_text("")
     with folder.claim():
-        (said,) = torn(folder.path.parent, [folder.run])
+        (said,) = torn(folder.path.parent, [folder.run]).values()
         assert said.startswith(f"result.json of run {folder.run} is torn")
         assert folder.is_finished
         (said,) = mend(folder.path.parent, {folder.run: CONFIG})
         assert "kept as result.damaged-0" in said
     assert not folder.is_finished
-    assert torn(folder.path.parent, [folder.run]) == ()
+    assert not torn(folder.path.parent, [folder.run])
 
 
 def test_all_runs_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:

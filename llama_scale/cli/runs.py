@@ -114,7 +114,7 @@ def show_run(run: str, store: Path, as_json: bool) -> None:
 @json_option
 def diff_runs(one: str, other: str, store: Path, as_json: bool) -> None:
     """In which settings, and in which results, do two runs differ?"""
-    from llama_scale.runs.upkeep import differences
+    from llama_scale.canonical import differences
 
     folders = [_find(store, run) for run in (one, other)]
     ours, theirs = ({"config": folder.config, "result": folder.result()} for folder in folders)
@@ -152,14 +152,12 @@ def export_runs(path: Path, curves: bool, force: bool, store: Path, as_json: boo
     """
     from llama_scale.files import check_new
     from llama_scale.runs import read_records
-    from llama_scale.runs.tables import write_table
+    from llama_scale.runs.tables import write_curves, write_table
 
     check_new(path, overwrite=force, other="name")
     records = read_records(store)
     held = quantities.counted(len(records), "run")
     if curves:
-        from llama_scale.runs.curve_tables import write_curves
-
         rows = write_curves(path, store)
         told = f"{quantities.counted(rows, 'logged step')} of {held} written to {path}."
         return current_output().result({"path": str(path), "runs": len(records), "steps": rows}, told)

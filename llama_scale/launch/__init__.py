@@ -156,6 +156,7 @@ def prepare_sweep(
     threads = threads_per_worker(count)
     timed = _measure(device, threads) if dry_run and launcher == "local" else None
     times = step_times(sweep, device=device, threads=threads, measure=timed, elsewhere=launcher != "local")
+    harmed = torn(store, sweep.by_id) if dry_run else {}
     return PreparedSweep(
         sweep=sweep,
         text=text,
@@ -166,13 +167,9 @@ def prepare_sweep(
         cards=cards,
         launcher=launcher,
         earlier=_earlier_text(store, sweep, text.corpus) if text else None,
-        mended=torn(store, sweep.by_id) if dry_run else mend(store, sweep.by_id),
-        anew=_results_torn(store, sweep) if dry_run else frozenset(),
+        mended=tuple(harmed.values()) if dry_run else mend(store, sweep.by_id),
+        anew=frozenset(run for run, file in harmed if file == "result.json"),
     )
-
-
-def _results_torn(store: Path, sweep: Sweep) -> frozenset[str]:
-    return frozenset(run for run in sweep.by_id if RunFolder(store / run).is_torn("result.json"))
 
 
 def _earlier_text(store: Path, sweep: Sweep, corpus: str) -> EarlierText | None:

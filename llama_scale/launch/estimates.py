@@ -7,13 +7,15 @@ of the answer say that.
 from __future__ import annotations
 
 import math
-import subprocess
 from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.costs.efficiency import training_mfu
 from llama_scale.frozen import frozen
 from llama_scale.hardware import accelerator, accelerator_of_device
+from llama_scale.launch.places import device_here
 from llama_scale.quantities import format_fraction
 from llama_scale.runs import DataConfig, RunConfig
 from llama_scale.sweeps import MachineSpec, Sweep
@@ -29,7 +31,6 @@ STATE_BYTES = 12  # a parameter in a checkpoint: itself and two moments, fp32
 WEIGHT_BYTES = 4
 LOG_BYTES, LOG_BYTES_PER_STEP = 2_000, 45  # of 80 logs of 40 to 5,000 steps: 42 a step, 1,000 a start
 KEPT_CHECKPOINTS = 2
-_QUESTION = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
 
 _Key = tuple[ModelConfig, int]  # what the time of a step depends on: a model, and sequences
 Measure = Callable[[RunConfig], float]
@@ -56,7 +57,7 @@ def step_times(
     Where the recipe is meant for an accelerator that is not here, nothing is measured; nor where a cluster
     trains the runs `elsewhere`, whose cards the recipe knows and this machine does not.
     """
-    machine, here = sweep.spec.machine, None if device == "cpu" else device_here()
+    machine, here = sweep.spec.machine, device_here(device)
     absent = machine and (here is None or accelerator_of_device(here) != accelerator(machine.accelerator))
     if machine and (absent or elsewhere):
         return _from_table(sweep, machine, elsewhere=elsewhere)
@@ -78,21 +79,11 @@ def step_times(
 
 def step_time(config: RunConfig, *, device: str, threads: int, measure: Measure) -> tuple[float, str]:
     """Seconds of a step of one run here and where they come from: measured, unless a step takes too long."""
-    here = None if device == "cpu" else device_here()
+    here = device_here(device)
     guessed = _guess(config, here, threads)
     if guessed > AFFORDABLE_SECONDS:
         return guessed, _guess_in_words(here)
     return measure(config), "measured on a few steps here"
-
-
-def device_here() -> str | None:
-    """What the driver calls the first CUDA device, None where there is none; torch is not loaded for it."""
-    try:
-        said = subprocess.run(_QUESTION, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    names = said.stdout.splitlines() if said.returncode == 0 else []
-    return names[0].strip() if names else None
 
 
 def disk_bytes(config: RunConfig, steps: int, branch_points: int = 0) -> float:
@@ -163,15 +154,10 @@ def _interpolated(guessed: Mapping[_Key, float], measured: Mapping[_Key, float],
     """The guess, corrected by how the measured models around it came out against theirs."""
     if not measured:
         return guessed[key]
-    at = math.log(guessed[key])
-    known = sorted((math.log(guessed[k]), math.log(seconds / guessed[k])) for k, seconds in measured.items())
-    below = [point for point in known if point[0] <= at]
-    above = [point for point in known if point[0] >= at]
-    if not below or not above:
-        return guessed[key] * math.exp((below or above)[-1 if below else 0][1])
-    (x0, y0), (x1, y1) = below[-1], above[0]
-    share = (at - x0) / (x1 - x0) if x1 > x0 else 0.0
-    return guessed[key] * math.exp(y0 + share * (y1 - y0))
+    known = sorted(measured, key=lambda k: guessed[k])
+    places = [math.log(guessed[k]) for k in known]
+    off = [math.log(measured[k] / guessed[k]) for k in known]
+    return guessed[key] * math.exp(np.interp(math.log(guessed[key]), places, off))
 
 
 def _said(

@@ -71,7 +71,6 @@ class _Pool:
     needs: dict[str, float] = field(default_factory=dict)
     workers: list[_Worker] = field(default_factory=list)
     attempts: Attempts = field(default_factory=Attempts)
-    not_before: dict[str, float] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     failed: tuple[str, ...] = ()
 
@@ -150,7 +149,7 @@ class _Pool:
         if code == EXIT_DONE:
             self.finished.add(task.run)
         elif code == EXIT_RETRY:
-            self.not_before[task.run] = now + RETRY_SECONDS
+            self.attempts.not_before[task.run] = now + RETRY_SECONDS
             if task.parent and task.config.first_step not in task.parent.checkpoint_steps():
                 # Its branch point turned out to be harmed and was deleted: the trunk makes it again.
                 self.finished.discard(task.parent.run)
@@ -161,15 +160,8 @@ class _Pool:
 
     def assign(self) -> None:
         """Give each idle worker the ready run with the longest way to go, of those that its memory holds."""
-        now = time.monotonic()
         taken = {worker.task.run for worker in self.workers if worker.task}
-        taken |= self.finished | self.attempts.worn_out()
-        ready = [
-            task
-            for task in self.tasks.values()
-            if task.run not in taken and self.not_before.get(task.run, 0) <= now and task.is_ready()
-        ]
-        ready.sort(key=lambda task: -task.path_seconds)
+        ready = self.attempts.ready(self.tasks.values(), taken | self.finished | self.attempts.worn_out())
         for worker in self.workers:
             if worker.task is None:
                 room = self._room_left(worker.place)
@@ -201,11 +193,11 @@ class _Pool:
         """What our workers train, without runs that they only ask for again and are refused within a tick."""
         asked = time.monotonic() - ASKING_SECONDS
         busy = [(worker.task, worker.since) for worker in self.workers if worker.task]
-        return [task for task, since in busy if task.run not in self.not_before or since < asked]
+        return [task for task, since in busy if task.run not in self.attempts.not_before or since < asked]
 
     def _held(self, training: Sequence[Task]) -> tuple[str, ...]:
         """Runs that our workers were refused, as another process holds them, or did when it was killed."""
-        refused = self.not_before.keys() - self.finished - {task.run for task in training}
+        refused = self.attempts.not_before.keys() - self.finished - {task.run for task in training}
         return tuple(sorted(run for run in refused if self.tasks[run].folder.is_held()))
 
     def is_over(self) -> bool:

@@ -22,14 +22,12 @@ from urllib.parse import urlsplit
 from llama_scale.errors import InputError
 from llama_scale.launch.tasks import (
     Attempts,
+    Launch,
     LaunchReport,
     Progress,
     Task,
-    finished_of,
     note_death,
     noting_interrupts,
-    progress_of,
-    shares_done,
 )
 from llama_scale.runs import EXIT_DONE, EXIT_RETRY
 
@@ -57,14 +55,13 @@ class _Flight:
 
     running: dict[Any, Task] = field(default_factory=dict)
     attempts: Attempts = field(default_factory=Attempts)
-    not_before: dict[str, float] = field(default_factory=dict)
 
     def settle(self, task: Task, code: int) -> None:
         """What a worker's exit code means for its run."""
         if code == EXIT_DONE and task.is_finished():
             return
         if code == EXIT_RETRY:
-            self.not_before[task.run] = time.monotonic() + RETRY_SECONDS
+            self.attempts.not_before[task.run] = time.monotonic() + RETRY_SECONDS
             return
         if code < 0:
             note_death(task.folder, code)
@@ -135,44 +132,20 @@ def _fly(
 ) -> LaunchReport:
     train = ray.remote(max_retries=NODE_DEATHS, **needs)(_train)
     flight, place = _Flight(), str(store.resolve())
-    began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
+    launch = Launch(tasks, watch, flight.attempts)
     with noting_interrupts() as interrupted:
         while True:
-            finished = finished_of(tasks)
-            running = list(flight.running.values())
-            failed = flight.attempts.failed(tasks, finished, [task.run for task in running])
-            elapsed = time.monotonic() - began
-            watch(
-                progress_of(
-                    tasks,
-                    finished=finished,
-                    before=before,
-                    running=[task for task in running if task.folder.is_held()],
-                    failed=failed,
-                    elapsed_seconds=elapsed,
-                )
-            )
-            ended = finished.union(failed)
-            if ended >= {task.run for task in tasks} and not running:
-                return LaunchReport(failed=failed, seconds=elapsed, busy_share=None)
+            running = {task.run for task in flight.running.values()}
+            ended, report = launch.look(running)
+            if report and not running:
+                return report
             if interrupted():
                 _stop(ray, flight)
                 raise KeyboardInterrupt
-            taken = ended | {task.run for task in running}
-            for task in _next(tasks, taken, flight, places=_places(ray, needs) - len(running)):
+            room = max(0, _places(ray, needs) - len(running))
+            for task in flight.attempts.ready(tasks, ended | running)[:room]:
                 flight.running[train.remote(place, task.run, device)] = task
             _collect(ray, flight)
-
-
-def _next(tasks: Sequence[Task], taken: set[str], flight: _Flight, places: int) -> list[Task]:
-    """The runs to start now, longest way to go first, no more than there is room for."""
-    now = time.monotonic()
-    ready = [
-        task
-        for task in tasks
-        if task.run not in taken and flight.not_before.get(task.run, 0.0) <= now and task.is_ready()
-    ]
-    return sorted(ready, key=lambda task: -task.path_seconds)[: max(0, places)]
 
 
 def _check_ray_listens(address: str) -> None:

@@ -10,6 +10,8 @@ import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import takewhile
 
 from llama_scale import quantities
 from llama_scale.errors import InputError
@@ -17,16 +19,17 @@ from llama_scale.frozen import frozen
 from llama_scale.launch.memory import PROCESS_BYTES
 from llama_scale.training.free_memory import free_memory_bytes
 
-QUESTION = ("nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits")
+QUESTION = ("nvidia-smi", "--query-gpu=index,uuid,memory.free,name", "--format=csv,noheader,nounits")
 UNTOLD = ("[N/A]", "[Not Supported]")  # new and older drivers, of memory that a card does not count
 
 
 @frozen
 class Card:
-    """An accelerator by the name that CUDA_VISIBLE_DEVICES takes, and its free memory."""
+    """An accelerator by the name that CUDA_VISIBLE_DEVICES takes, its free memory, and what it is."""
 
     name: str
     memory_bytes: float
+    model: str = ""
 
 
 @frozen
@@ -87,6 +90,13 @@ def cards_here() -> tuple[Card, ...]:
     return cards_from(said.stdout, os.environ.get("CUDA_VISIBLE_DEVICES")) if said.returncode == 0 else ()
 
 
+def device_here(device: str) -> str | None:
+    """What the driver calls the card of this machine that `device` is; None where it is none."""
+    cards, place = () if device == "cpu" else cards_here(), device.partition(":")[2]
+    number = int(place) if place.isdigit() else 0
+    return cards[number].model if number < len(cards) else None
+
+
 def cards_for(device: str) -> tuple[Card, ...]:
     """The cards that a sweep on `device` shares out: all of them, or the one that it names as cuda:N.
 
@@ -107,23 +117,30 @@ def cards_for(device: str) -> tuple[Card, ...]:
 
 
 def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:
-    """Cards out of nvidia-smi's lines `index, uuid, free MiB`; those in `visible` alone if it is given.
+    """Cards out of nvidia-smi's lines `index, uuid, free MiB, name`; those in `visible` alone if it is given.
 
-    Unknown memory is taken as infinite: of a part of a card (MIG), whose name the table lacks, and of a card
-    that shares the machine's. A card of which the table says in its place that it is lost, or is to be reset,
-    is none.
+    Unknown memory is taken as infinite: of a part of a card (MIG), which the table lacks and which is taken
+    for one of the first, and of a card that shares the machine's. A card of which the table says in its place
+    that it is lost, or is to be reset, is none.
 
-    >>> cards_from("0, GPU-aa, 81079", None)
-    (Card(name='GPU-aa', memory_bytes=85017493504.0),)
+    >>> cards_from("0, GPU-aa, 81079, NVIDIA L4", None)
+    (Card(name='GPU-aa', memory_bytes=85017493504.0, model='NVIDIA L4'),)
     """
-    free: dict[str, float] = {}
-    names: list[str] = []
+    cards: dict[str, Card | None] = {}
+    by_index: dict[str, Card | None] = {}
     for row in (line.split(", ") for line in table.splitlines()):
         with suppress(ValueError):
-            index, uuid, mebibytes = row
-            memory = math.inf if mebibytes in UNTOLD else float(mebibytes) * 2**20
-            free[index] = free[uuid] = memory
-            names.append(uuid)  # CUDA may number cards in another order; the names agree
-    if visible is not None:
-        names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    return tuple(Card(name=name, memory_bytes=free.get(name, math.inf)) for name in names)
+            index, uuid, mebibytes, model = row
+            cards[uuid] = by_index[index] = None  # CUDA may number cards in another order; the names agree
+            free = math.inf if mebibytes in UNTOLD else float(mebibytes) * 2**20
+            cards[uuid] = by_index[index] = Card(name=uuid, memory_bytes=free, model=model)
+    able = tuple(filter(None, cards.values()))
+    if visible is None:
+        return able
+    part = Card(name="", memory_bytes=math.inf, model=able[0].model if able else "")
+    # CUDA's own rule: the first number that no card has, such as -1, ends the list.
+    names = takewhile(
+        lambda name: name in by_index or not name.lstrip("-").isdigit(), map(str.strip, visible.split(","))
+    )
+    asked = {name: (by_index | cards).get(name, part) for name in names if name}
+    return tuple(replace(card, name=name) for name, card in asked.items() if card)

@@ -24,16 +24,7 @@ from pathlib import Path
 from llama_scale.canonical import canonical_hash
 from llama_scale.errors import InputError, LlamaScaleError, StoreError
 from llama_scale.files import write_atomically
-from llama_scale.launch.tasks import (
-    Attempts,
-    LaunchReport,
-    Progress,
-    Task,
-    finished_of,
-    noting_interrupts,
-    progress_of,
-    shares_done,
-)
+from llama_scale.launch.tasks import Attempts, Launch, LaunchReport, Progress, Task, noting_interrupts
 from llama_scale.runs import EXIT_RETRY
 
 POLL_SECONDS = 2.0
@@ -64,6 +55,10 @@ exit "$code"
 """
 
 
+class _Unanswered(StoreError):
+    """Nothing is heard from the controller."""
+
+
 @dataclass(slots=True)
 class _Queue:
     """The jobs of a store, and how often each run was submitted.
@@ -88,12 +83,16 @@ class _Queue:
         """The job of each run that waits or trains; as last heard, while the controller does not answer."""
         with self.waiting_for("squeue"):
             listed = _call("squeue", "--noheader", "--array", "--format=%i %o").splitlines()
-            runs = {place: run for script in self.folder.glob("*.sh") for place, run in _runs_of(script)}
-            placed = {
-                (script, job.rpartition("_")[2]): job
-                for job, _, script in (line.strip().partition(" ") for line in listed)
-            }
-            self.jobs = {runs[place]: job for place, job in placed.items() if place in runs}
+            folder = self.folder
+            runs = {place: run for script in folder.glob("*.sh") for place, run in _runs_of(script)}
+            found = {}
+            for job, _, command in (line.strip().partition(" ") for line in listed):
+                script = Path(command)
+                run = runs.get((script.name, job.rpartition("_")[2]))
+                # SLURM may know the folder by another name: a link to it was given, or is.
+                if run and folder in (script.parent, script.parent.resolve()):
+                    found[run] = job
+            self.jobs = found
         return self.jobs or {}
 
     @contextmanager
@@ -101,7 +100,7 @@ class _Queue:
         """What is asked in it may go unanswered for PATIENCE_SECONDS, once SLURM has answered at all."""
         try:
             yield
-        except StoreError as error:
+        except _Unanswered as error:
             now = time.monotonic()
             if self.jobs is None or now - self.silent_since.get(command, now) > PATIENCE_SECONDS:
                 raise
@@ -147,9 +146,9 @@ class _Queue:
 
 @cache  # by its name, a hash of what it says
 def _runs_of(script: Path) -> list[tuple[tuple[str, str], str]]:
-    """Each run of an array, by its script and its place there."""
+    """Each run of an array, by the name of its script and its place there."""
     runs = script.read_text().partition("\nruns=(")[2].partition(")")[0].split()
-    return [((str(script), str(index)), run) for index, run in enumerate(runs)]
+    return [((script.name, str(index)), run) for index, run in enumerate(runs)]
 
 
 def check_slurm() -> None:
@@ -177,29 +176,15 @@ def launch_on_slurm(
     jobs in the queue, to be watched again. A controller that falls silent is waited for; `tell` hears of it.
     """
     queue = _Queue(store=store, options=list(options), device=device, tell=tell)
-    began, before = time.monotonic(), shares_done(tasks, finished_of(tasks))
+    launch = Launch(tasks, watch, queue.attempts)
     with noting_interrupts() as interrupted:
         while True:
             active = queue.active()
-            finished = finished_of(tasks)
-            failed = queue.attempts.failed(tasks, finished, active)
-            elapsed = time.monotonic() - began
-            watch(
-                progress_of(
-                    tasks,
-                    finished=finished,
-                    before=before,
-                    running=[task for task in tasks if task.run in active and task.folder.is_held()],
-                    failed=failed,
-                    elapsed_seconds=elapsed,
-                )
-            )
-            if finished.union(failed) >= {task.run for task in tasks}:
-                return LaunchReport(failed=failed, seconds=elapsed, busy_share=None)
+            ended, report = launch.look(active)
+            if report:
+                return report
             if "squeue" not in queue.silent_since:
-                _queue_what_waits(
-                    queue, [task for task in tasks if task.run not in finished.union(failed, active)]
-                )
+                _queue_what_waits(queue, [task for task in tasks if task.run not in ended.union(active)])
             until = time.monotonic() + POLL_SECONDS
             while time.monotonic() < until:
                 if interrupted():
@@ -219,14 +204,12 @@ def _queue_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
 
 
 def _submit_what_waits(queue: _Queue, tasks: Sequence[Task]) -> None:
-    ordered = sorted(tasks, key=lambda task: -task.path_seconds)
-    ready = [task for task in ordered if task.is_ready()]
-    if ready:
+    if ready := queue.attempts.ready(tasks, ()):
         queue.submit(ready)
         for task in ready:  # now that it is in the queue
             queue.attempts.add(task)
     behind: dict[str, list[Task]] = {}
-    for task in ordered:
+    for task in sorted(tasks, key=lambda task: -task.path_seconds):
         if task.parent and not task.is_ready() and not task.parent.is_finished:
             behind.setdefault(task.parent.run, []).append(task)
     active = queue.active() if behind else {}
@@ -245,17 +228,17 @@ def _largest_array() -> int:
 
 
 def _call(*command: str) -> str:
-    """What a SLURM command says; raises StoreError where nothing answers it, InputError where it refuses."""
+    """What a SLURM command says; raises _Unanswered where nothing is heard, InputError where it refuses."""
     up = "see whether the SLURM controller is up (`scontrol ping`), then run the same command again"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
     except subprocess.TimeoutExpired:
-        raise StoreError(f"{command[0]} has not answered for {COMMAND_SECONDS:.0f} s", hint=up) from None
+        raise _Unanswered(f"{command[0]} has not answered for {COMMAND_SECONDS:.0f} s", hint=up) from None
     if done.returncode:
         reason = done.stderr.strip().splitlines()
         message = f"{command[0]} refused: {reason[-1] if reason else f'exit code {done.returncode}'}"
         # squeue is asked for nothing that could be refused.
         if command[0] == "squeue" or UNANSWERED.search(message):
-            raise StoreError(message, hint=up)
+            raise _Unanswered(message, hint=up)
         raise InputError(message, hint="correct --launcher-options, or see `scontrol ping` and `sinfo`")
     return done.stdout

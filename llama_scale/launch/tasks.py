@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -178,11 +179,13 @@ def shares_done(tasks: Sequence[Task], finished: Collection[str]) -> dict[str, f
 class Attempts:
     """How often each run has failed since it last got further: ATTEMPTS times, and it is given up.
 
-    A long run may be killed often and still arrive.
+    A long run may be killed often and still arrive. `not_before` is when one may be tried again that was
+    refused, on this process's monotonic clock.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     reached: dict[str, int] = field(default_factory=dict)
+    not_before: dict[str, float] = field(default_factory=dict)
 
     def add(self, task: Task) -> None:
         """Count one more, the first again where the run has saved a later step since the last."""
@@ -191,6 +194,16 @@ class Attempts:
             self.reached[task.run] = step
             self.counts[task.run] = 0
         self.counts[task.run] += 1
+
+    def ready(self, tasks: Iterable[Task], taken: Collection[str]) -> list[Task]:
+        """The runs that can start now, but for those `taken`; the longest way to go first."""
+        now = time.monotonic()
+        ready = (
+            task
+            for task in tasks
+            if task.run not in taken and self.not_before.get(task.run, 0.0) <= now and task.is_ready()
+        )
+        return sorted(ready, key=lambda task: -task.path_seconds)
 
     def worn_out(self) -> set[str]:
         """Runs that have failed too often."""
@@ -201,17 +214,46 @@ class Attempts:
     ) -> tuple[str, ...]:
         """Runs that are given up, and branches whose trunk never reached their point; `active` ones apart."""
         given_up = self.worn_out().difference(active)
-        blocked = _blocked(tasks, given_up.union(finished))
-        return tuple(sorted((given_up | blocked).difference(finished, active)))
+        ended = given_up.union(finished)
+        cut_off = {
+            task.run
+            for task in tasks
+            if task.run not in ended and task.parent and task.parent.run in ended and not task.is_ready()
+        }
+        return tuple(sorted((given_up | cut_off).difference(finished, active)))
 
 
-def _blocked(tasks: Sequence[Task], ended: Collection[str]) -> set[str]:
-    """Branches whose trunk ended without reaching their point."""
-    return {
-        task.run
-        for task in tasks
-        if task.run not in ended and task.parent and task.parent.run in ended and not task.is_ready()
-    }
+@dataclass(slots=True)
+class Launch:
+    """A launch on machines that are not ours to watch: how far its runs are, the store alone tells."""
+
+    tasks: Sequence[Task]
+    watch: Callable[[Progress], None]
+    attempts: Attempts = field(default_factory=Attempts)
+    began: float = field(default_factory=time.monotonic)
+    before: Mapping[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = shares_done(self.tasks, finished_of(self.tasks))
+
+    def look(self, active: Collection[str]) -> tuple[set[str], LaunchReport | None]:
+        """Show how it stands while `active` runs are out; which have ended, and how it did once all have."""
+        finished = finished_of(self.tasks)
+        failed = self.attempts.failed(self.tasks, finished, active)
+        elapsed = time.monotonic() - self.began
+        self.watch(
+            progress_of(
+                self.tasks,
+                finished=finished,
+                before=self.before,
+                running=[task for task in self.tasks if task.run in active and task.folder.is_held()],
+                failed=failed,
+                elapsed_seconds=elapsed,
+            )
+        )
+        ended = finished.union(failed)
+        is_over = ended >= {task.run for task in self.tasks}
+        return ended, LaunchReport(failed=failed, seconds=elapsed, busy_share=None) if is_over else None
 
 
 def note_death(folder: RunFolder, code: int) -> None:

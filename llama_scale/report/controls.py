@@ -27,8 +27,8 @@ class Control:
     name: str
     label: str
     format: Literal["count", "share", "price", "loss", "cost"]
-    scale: Literal["log", "linear"]
-    step: float
+    scale: Literal["log", "linear"] = "log"
+    step: float = FINE
     low: float
     high: float
     planned: float
@@ -43,17 +43,7 @@ def controls(plan: Plan, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _log(name: str, label: str, form: Any, planned: float, width: float, **others: Any) -> Control:
     low, high = planned / width, planned * width
-    return Control(
-        name=name,
-        label=label,
-        format=form,
-        scale="log",
-        step=FINE,
-        low=low,
-        high=high,
-        planned=planned,
-        **others,
-    )
+    return Control(name=name, label=label, format=form, low=low, high=high, planned=planned, **others)
 
 
 def _goals(plan: Plan, settings: dict[str, Any]) -> list[Control]:
@@ -82,7 +72,6 @@ def _demand(settings: dict[str, Any]) -> Control:
         name="serve_tokens",
         label="Served tokens",
         format="count",
-        scale="log",
         step=2 * FINE,
         low=FIRST_DEMAND,
         high=FIRST_DEMAND * DEMAND_WIDTH**2,

@@ -47,9 +47,10 @@ from llama_scale.runs.folders import (
     stop_signals,
 )
 from llama_scale.runs.leases import BusyError
-from llama_scale.runs.limits import SEEDS, mup_problems, seed_problems, training_problems
+from llama_scale.runs.limits import SEEDS, mup_problems, seed_problems
 from llama_scale.runs.listing import import_records, imported_records, read_records
 from llama_scale.runs.records import RunRecord, RunStatus, load_records, read_record, write_records
+from llama_scale.runs.settings import TrainingTable
 
 __all__ = [
     "BUILTIN",
@@ -80,6 +81,7 @@ __all__ = [
     "ScheduleKind",
     "SourceConfig",
     "TokenizerName",
+    "TrainingTable",
     "apportion",
     "branches_by_trunk",
     "branches_of",
@@ -98,7 +100,6 @@ __all__ = [
     "seed_problems",
     "stop_signals",
     "text_problems",
-    "training_problems",
     "vocabulary_problems",
     "write_records",
 ]

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llama_scale.canonical import canonical_hash, canonical_json, differences
+from llama_scale.canonical import canonical_hash, canonical_json, differences, shown
 from llama_scale.config import structure
 from llama_scale.errors import InputError, StoreError
 from llama_scale.files import parse_json, read_whole, reason_of, store_error, write_atomically
@@ -87,16 +87,16 @@ class RunFolder:
                 f"the folder {self.path} holds run {described}, so it was copied or renamed",
                 hint=f"name it {described}, or move it out of the store",
             )
-        begun = self._begun_with()
-        changes = f" ({'; '.join(differences(begun, content))})" if begun else ""
+        # What the run was last started with, as its log tells, if it does.
+        begun = next((e["config"] for e in reversed(self.events()) if "config" in e), content)
+        changes = "; ".join(
+            f"{path} was {shown(a)}, is {shown(b)}" for path, a, b in differences(begun, content)
+        )
         return StoreError(
-            f"spec.json of run {self.run} was changed{changes}: it now describes run {described}",
+            f"spec.json of run {self.run} was changed{f' ({changes})' if changes else ''}: "
+            f"it now describes run {described}",
             hint="put the file back, or move this run's folder away and run the sweep again",
         )
-
-    def _begun_with(self) -> dict[str, Any]:
-        """The spec that the run was last started with, as its log tells; empty where it tells none."""
-        return next((e["config"] for e in reversed(self.events()) if "config" in e), {})
 
     def _read_spec(self) -> tuple[dict[str, Any], RunConfig]:
         try:
@@ -234,15 +234,18 @@ class RunFolder:
         checked = (_checked_event(line) for line in reversed(lines))
         return next((event for event in checked if event and event["event"] == "train"), None)
 
+    def reports(self) -> list[dict[str, Any]]:
+        """What was logged of training, in order of steps; those that a resumed run repeated count once."""
+        by_step = {event["step"]: event for event in self.events() if event["event"] == "train"}
+        return [by_step[step] for step in sorted(by_step)]
+
     def curve(self) -> LossCurve:
-        """The training loss logged so far; steps that a resumed run repeated count once."""
-        by_step = {e["step"]: e for e in self.events() if e["event"] == "train"}
-        tokens_per_step = self.config.tokens_per_step
-        steps = tuple(sorted(by_step))
+        """The training loss logged so far."""
+        reports, tokens_per_step = self.reports(), self.config.tokens_per_step
         return LossCurve(
-            steps=steps,
-            tokens=tuple(step * tokens_per_step for step in steps),
-            loss_nats=tuple(by_step[step]["loss_nats"] for step in steps),
+            steps=tuple(report["step"] for report in reports),
+            tokens=tuple(report["step"] * tokens_per_step for report in reports),
+            loss_nats=tuple(report["loss_nats"] for report in reports),
         )
 
     def claim(self) -> AbstractContextManager[Lease]:

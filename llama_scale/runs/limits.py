@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import Protocol
 
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
@@ -61,34 +60,6 @@ def out_of_limits(value: object) -> Iterator[InputError]:
 @cache
 def _limited(type_: type) -> tuple[str, ...]:
     return tuple(name for name in LIMITS if name in getattr(type_, "__dataclass_fields__", ()))
-
-
-class TrainingTable(Protocol):
-    """What a recipe's [training] says of these, of one run or of a sweep."""
-
-    @property
-    def precision(self) -> str: ...
-    @property
-    def recompute(self) -> str: ...
-    @property
-    def compile(self) -> bool: ...
-    @property
-    def mup_base_width(self) -> int | None: ...
-    @property
-    def optimizer(self) -> str: ...
-    @property
-    def learning_rate(self) -> float | None: ...
-
-
-def training_problems(training: TrainingTable) -> Iterator[InputError]:
-    """What is amiss with [training] by itself."""
-    yield from out_of_limits(training)
-    yield from precision_problems(training.precision, training.recompute, compiled=training.compile)
-    yield from mup_problems(
-        training.mup_base_width,
-        optimizer=training.optimizer,
-        rate_is_given=training.learning_rate is not None,
-    )
 
 
 def precision_problems(precision: str, recompute: str, *, compiled: bool) -> Iterator[InputError]:

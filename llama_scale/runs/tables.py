@@ -1,4 +1,4 @@
-"""Records as flat tables, CSV or Parquet, out and in: the runs table of every other tool."""
+"""Flat tables, as every other tool has them: records as CSV or Parquet, out and in; loss curves as CSV."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from llama_scale.checked import raise_all
 from llama_scale.config import structure
 from llama_scale.errors import InputError
 from llama_scale.files import write_atomically
+from llama_scale.runs.folders import RunFolder, run_folders
 from llama_scale.runs.records import RunRecord, load_records, write_records
 
 FORMATS = (".json", ".csv", ".parquet")
@@ -29,6 +30,8 @@ COLUMNS = (
 MAY_BE_EMPTY = ("budget_flops", "loss", "bits_per_byte", "unique_tokens")
 LATER = ("unique_tokens",)  # columns that tables of earlier versions lack
 FITTED_COUNT = "matmul"
+# Losses are of training, the mean since the row before: not called `loss`, so that no law is fitted to them.
+CURVE = ("run", "role", "parameters", "step", "tokens", "train_flops", "learning_rate", "train_loss")
 
 
 def write_table(path: Path, records: Iterable[RunRecord]) -> None:
@@ -37,15 +40,49 @@ def write_table(path: Path, records: Iterable[RunRecord]) -> None:
     if path.suffix == ".json":
         write_records(path, records, other="another file")
     elif path.suffix == ".csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-        write_atomically(path, text.getvalue(), other="another file")
+        _write_csv(path, COLUMNS, (map(_cell, row.values()) for row in rows))
     elif path.suffix == ".parquet":
         write_atomically(path, _parquet(rows), other="another file")
     else:
         raise _unknown(path)
+
+
+def write_curves(path: Path, store: Path) -> int:
+    """Write every run's curve as CSV, a branch from where it leaves its trunk; returns the number of rows.
+
+    `parameters` are those of `matmul`. Raises InputError for another ending, and for a store without curves.
+    """
+    if path.suffix != ".csv":
+        raise InputError(f"loss curves are written as CSV, not as {path.name!r}", hint="end its name in .csv")
+    rows = [row for folder in run_folders(store) for row in _curve(folder)]
+    if not rows:
+        raise InputError(
+            f"no run of {str(store)!r} has logged a loss", hint="train some: `llama-scale sweep`"
+        )
+    _write_csv(path, CURVE, rows)
+    return len(rows)
+
+
+def _curve(folder: RunFolder) -> Iterator[tuple[Any, ...]]:
+    config = folder.config
+    for event in folder.reports():
+        step = event["step"]
+        yield (
+            folder.run,
+            config.role,
+            config.model.parameters.matmul,
+            step,
+            step * config.tokens_per_step,
+            f"{config.train_flops(step):.6g}",
+            f"{event['learning_rate']:.4g}",
+            f"{event['loss_nats']:.5g}",
+        )
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_atomically(path, text.getvalue(), other="another file")
 
 
 def read_table(path: Path) -> tuple[RunRecord, ...]:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llama_scale.canonical import plain
 from llama_scale.errors import StoreError
 from llama_scale.files import is_left_behind, reason_of
 from llama_scale.frozen import frozen
@@ -35,7 +34,8 @@ class Harm:
 def harms(folder: RunFolder) -> Iterator[Harm]:
     """What is amiss in one run's folder; reads every byte of it, as far as the disk gives it."""
     try:
-        yield from _harms(folder)
+        for what, consequence in _harms(folder):
+            yield Harm(run=folder.run, what=what, consequence=consequence)
     except StoreError as error:
         yield Harm(run=folder.run, what=error.message, consequence=error.hint)
     except OSError as error:
@@ -43,44 +43,32 @@ def harms(folder: RunFolder) -> Iterator[Harm]:
         yield Harm(run=folder.run, what=what, consequence="the rest of this run was not checked")
 
 
-def _harms(folder: RunFolder) -> Iterator[Harm]:
+def _harms(folder: RunFolder) -> Iterator[tuple[str, str]]:
     config, result = folder.config, folder.result()
-    lost = folder.unread_log_bytes()
-    if lost:
-        yield Harm(
-            run=folder.run,
-            what=f"the last {lost:,} bytes of events.jsonl are torn or changed",
-            consequence="a run that goes on cuts them off; a finished run keeps its result",
+    if lost := folder.unread_log_bytes():
+        yield (
+            f"the last {lost:,} bytes of events.jsonl are torn or changed",
+            "a run that goes on cuts them off; a finished run keeps its result",
         )
     for step in folder.checkpoint_steps():
         if reason := _checkpoint_harm(folder, step):
-            yield Harm(
-                run=folder.run,
-                what=f"checkpoint {step} cannot be used: {reason}",
-                consequence="the run goes on from the one before",
-            )
+            yield f"checkpoint {step} cannot be used: {reason}", "the run goes on from the one before"
     if result is None:
         return
     if reason := _unlike_log(folder, result):
-        yield Harm(
-            run=folder.run,
-            what=f"result.json differs from the run's log: {reason}",
-            consequence="fits take it as it is; delete it, and the sweep trains the run anew",
+        yield (
+            f"result.json differs from the run's log: {reason}",
+            "fits take it as it is; delete it, and the sweep trains the run anew",
         )
     end = config.schedule.total_steps
     if result.get("status") == "done" and end is not None and result.get("steps") != end:
-        yield Harm(
-            run=folder.run,
-            what=f"result.json is of step {result.get('steps')}, its schedule ends at {end}",
-            consequence="it is left out of fits; delete it, and the sweep trains the run anew",
+        yield (
+            f"result.json is of step {result.get('steps')}, its schedule ends at {end}",
+            "it is left out of fits; delete it, and the sweep trains the run anew",
         )
-    stated = result.get("weights_sha256")
-    if stated and (folder.path / WEIGHTS).exists() and sha256_of(folder.path / WEIGHTS) != stated:
-        yield Harm(
-            run=folder.run,
-            what=f"{WEIGHTS} is not what the run ended with",
-            consequence="its result stands, but it cannot be exported",
-        )
+    weights, stated = folder.path / WEIGHTS, result.get("weights_sha256")
+    if stated and weights.exists() and sha256_of(weights) != stated:
+        yield f"{WEIGHTS} is not what the run ended with", "its result stands, but it cannot be exported"
 
 
 def _unlike_log(folder: RunFolder, result: Mapping[str, Any]) -> str:
@@ -107,17 +95,17 @@ def harms_without_spec(store: Path) -> Iterator[Harm]:
             )
 
 
-def torn(store: Path, runs: Iterable[str]) -> tuple[str, ...]:
-    """What `mend` would find of these runs, in words."""
-    return tuple(
-        f"{file} of run {run} {harm}"
+def torn(store: Path, runs: Iterable[str]) -> dict[tuple[str, str], str]:
+    """What `mend` would find of these runs, in words, by run and file."""
+    return {
+        (run, file): f"{file} of run {run} {harm}"
         for run in runs
         for file, harm in (
             ("spec.json", "is torn: it will be written again"),
             ("result.json", "is torn or was changed: the run will be trained anew"),
         )
         if RunFolder(store / run).is_torn(file)
-    )
+    }
 
 
 def mend(store: Path, by_id: Mapping[str, RunConfig]) -> tuple[str, ...]:
@@ -233,15 +221,3 @@ def _delete(path: Path) -> None:
     gone = path.with_name(f".{path.name.lstrip('.')}.pruned.tmp")
     path.rename(gone)  # a checkpoint goes at once or not at all
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted paths at which two configs or results differ, with both values; items of lists count from 0."""
-    one, other = plain(one), plain(other)
-    if isinstance(one, list) and isinstance(other, list):
-        one, other = dict(enumerate(one)), dict(enumerate(other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in dict.fromkeys([*one, *other]):
-            yield from differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
-    elif one != other:
-        yield path, one, other

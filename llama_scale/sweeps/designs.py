@@ -10,15 +10,10 @@ from llama_scale.architecture import ModelConfig
 from llama_scale.checked import all_of, raise_all
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
+from llama_scale.hyperparameters import Tuning
 from llama_scale.quantities import format_flops, format_number
 from llama_scale.runs import SEEDS, RunRole
-from llama_scale.shapes import (
-    ExplicitShape,
-    model_of_shape,
-    model_of_size,
-    model_of_width,
-    models_named,
-)
+from llama_scale.shapes import ExplicitShape, models_named
 from llama_scale.sweeps.sizes import models_around_optima
 from llama_scale.sweeps.spec import (
     BatchSearch,
@@ -28,7 +23,6 @@ from llama_scale.sweeps.spec import (
     LearningRateSearch,
     SweepSpec,
 )
-from llama_scale.sweeps.tuning import tuning
 
 MOST_RUNS = 10_000  # more take minutes to plan, and folders to no end
 SEED_STRIDE = 1_000  # between the seeds of repeats, so that sweeps of neighbouring base seeds share none
@@ -49,10 +43,7 @@ class Family:
 
     model: ModelConfig
     seed: int
-    learning_rate: float
-    sequences_per_step: int
-    beta2: float
-    warmup_steps: int
+    tuned: Tuning
     ends: tuple[End, ...]
 
 
@@ -62,7 +53,8 @@ def families(spec: SweepSpec) -> list[Family]:
     members = _members(spec)
     first = [family for model, ends in members for family in _tuned(spec, model, spec.seed, ends)]
     found = [*first]
-    for turn, (model, ends) in enumerate(_repeated(spec), start=design.seeds):
+    once_more = [(model, ends) for model in _repeat_models(spec) if (ends := _ends(spec, model))]
+    for turn, (model, ends) in enumerate(once_more, start=design.seeds):
         found += _tuned(spec, model, _seed(spec, turn), ends)
     found = _with_holdouts(spec, found)
     once = _runs_of(spec, found)
@@ -142,26 +134,21 @@ def _unmet_budgets(
             )
 
 
-def _repeated(spec: SweepSpec) -> list[tuple[ModelConfig, tuple[End, ...]]]:
-    """The models to train once more, with the ends of their runs, if there are any."""
-    return [(model, ends) for model in _repeat_models(spec) if (ends := _ends(spec, model))]
-
-
 def _repeat_models(spec: SweepSpec) -> list[ModelConfig]:
-    by_width = bool(spec.design.widths)
-    return all_of([lambda r=r: _model(spec, r if by_width else None, r) for r in spec.design.repeats])
+    """The models to train once more, whether a budget gives them tokens or not."""
+    again = spec.design.repeats
+    if spec.design.widths:
+        return all_of([lambda w=w: _model(spec, int(w), None) for w in again])
+    return all_of([lambda s=s: _model(spec, None, s) for s in again])
 
 
 def _model(
-    spec: SweepSpec, width: float | None, size: float | None, shape: ExplicitShape | None = None
+    spec: SweepSpec, width: int | None, size: float | None, shape: ExplicitShape | None = None
 ) -> ModelConfig:
-    """A model by the one of its three names that is given, the width first."""
+    """A model by the one of its three names that is given."""
     vocabulary = spec.data.vocabulary
-    if width is not None:
-        return model_of_width(int(width), spec.shape, vocabulary=vocabulary)
-    if size is not None:
-        return model_of_size(size, spec.shape, vocabulary=vocabulary)
-    return model_of_shape(shape or ExplicitShape(layers=1, width=1), spec.shape, vocabulary=vocabulary)
+    [model] = models_named(spec.shape, vocabulary=vocabulary, widths=[width], sizes=[size], shapes=[shape])
+    return model
 
 
 def _ends(spec: SweepSpec, model: ModelConfig) -> tuple[End, ...]:
@@ -197,8 +184,7 @@ def _durations(design: Lasting, model: ModelConfig) -> tuple[float, ...]:
 
 def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]) -> Iterator[Family]:
     """The family of one model and seed, or one for each learning rate or batch that a search tries."""
-    design, training = spec.design, spec.training
-    tuned = tuning(training, model, _middle(ends))
+    design, tuned = spec.design, spec.training.tuning(model, _middle(ends))
     sequences, rate = tuned.sequences_per_step, tuned.learning_rate
     tried = [(rate, sequences)]
     if isinstance(design, LearningRateSearch):
@@ -208,15 +194,8 @@ def _tuned(spec: SweepSpec, model: ModelConfig, seed: int, ends: tuple[End, ...]
         batches = [max(1, round(tokens / model.context)) for tokens in design.batches_tokens]
         tried = [(rate * (batch / sequences) ** design.learning_rate_exponent, batch) for batch in batches]
     for learning_rate, batch in tried:
-        yield Family(
-            model=model,
-            seed=seed,
-            learning_rate=learning_rate,
-            sequences_per_step=batch,
-            beta2=tuned.beta2,
-            warmup_steps=tuned.warmup_steps,
-            ends=ends,
-        )
+        one = replace(tuned, learning_rate=learning_rate, sequences_per_step=batch)
+        yield Family(model=model, seed=seed, tuned=one, ends=ends)
 
 
 def _middle(ends: tuple[End, ...]) -> float:

@@ -16,9 +16,9 @@ from llama_scale.architecture import ModelConfig
 from llama_scale.checked import raise_all
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_count, format_flops
-from llama_scale.runs import Branch, OptimizerConfig, RunConfig, ScheduleConfig, run_id
+from llama_scale.runs import Branch, RunConfig, run_id
 from llama_scale.shapes import TOO_LARGE
-from llama_scale.sweeps.designs import End, Family, families, models_without_budget
+from llama_scale.sweeps.designs import End, families, models_without_budget
 from llama_scale.sweeps.spec import SweepSpec
 
 
@@ -72,7 +72,14 @@ def expand(name: str, spec: SweepSpec, corpus: str) -> Sweep:
     runs: dict[str, RunConfig] = {}
     errors: list[InputError] = []
     for family in families(spec):
-        trunk = _trunk(spec, corpus, family)
+        trunk = spec.training.run(
+            family.tuned,
+            role="trunk",
+            model=family.model,
+            data=spec.data,
+            corpus=corpus,
+            seed=family.seed,
+        )
         parent, shares = run_id(trunk), spec.training.shares_trunks
         if shares:
             runs.setdefault(parent, trunk)
@@ -106,41 +113,6 @@ def _seen_tests(runs: Collection[RunConfig]) -> Iterator[InputError]:
 def _curve(run: RunConfig) -> RunConfig:
     """What decides the losses of a run: all but what it is for."""
     return replace(run, role="train", budget_flops=None)
-
-
-def _trunk(spec: SweepSpec, corpus: str, family: Family) -> RunConfig:
-    training = spec.training
-    return RunConfig(
-        role="trunk",
-        model=family.model,
-        data=spec.data,
-        corpus=corpus,
-        optimizer=OptimizerConfig(
-            learning_rate=family.learning_rate,
-            beta1=training.beta1,
-            beta2=family.beta2,
-            weight_decay=training.weight_decay,
-            clip_norm=training.clip_norm,
-            kind=training.optimizer,
-            momentum=training.momentum,
-        ),
-        schedule=ScheduleConfig(
-            kind=training.schedule,
-            total_steps=None,
-            warmup_steps=family.warmup_steps,
-            decay_shape=training.decay_shape,
-            final_fraction=training.final_fraction,
-        ),
-        sequences_per_step=family.sequences_per_step,
-        seed=family.seed,
-        initial_gain=training.initial_gain,
-        precision=training.precision,
-        z_loss=training.z_loss,
-        mup_base_width=training.mup_base_width,
-        recompute=training.recompute,
-        compile=training.compile,
-        micro_batch=training.micro_batch,
-    )
 
 
 def _own_run(trunk: RunConfig, end: End) -> RunConfig:

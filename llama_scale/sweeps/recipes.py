@@ -56,13 +56,9 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Tables of which `above` has the last word; one of another kind takes the place of the whole other."""
     if "kind" in above and kind_of(above, DesignSpec) != kind_of(below, DesignSpec):  # no others have kinds
         return above
-    both = below.keys() & above.keys()
-    merged = {k: _over(below[k], above[k]) for k in both if _are_tables(below[k], above[k])}
+    tables = (key for key in below.keys() & above.keys() if isinstance(below[key], dict))
+    merged = {key: _over(below[key], above[key]) for key in tables if isinstance(above[key], dict)}
     return {**below, **above, **merged}
-
-
-def _are_tables(*values: Any) -> bool:
-    return all(isinstance(value, dict) for value in values)
 
 
 def _recipes() -> Iterator[Path]:

@@ -82,15 +82,11 @@ def _of_no_model(optima: Mapping[float, float]) -> Iterator[InputError]:
             )
 
 
-def _one_sided(budget: float, optimum: float, sizes: list[int]) -> list[InputError]:
+def _one_sided(budget: float, optimum: float, sizes: list[int]) -> Iterator[InputError]:
     below = sum(size < optimum for size in sizes)
-    if min(below, len(sizes) - below) >= SIDE:
-        return []
-    side = "smaller" if below < SIDE else "larger"
-    return [
-        InputError(
+    if min(below, len(sizes) - below) < SIDE:
+        yield InputError(
             f"{format_flops(budget)} have their predicted optimum at {format_count(optimum)} parameters, "
-            f"but fewer than {SIDE} {side} models",
+            f"but fewer than {SIDE} {'smaller' if below < SIDE else 'larger'} models",
             hint="leave out that budget, raise design.sizes_per_budget, or open more of [shape]",
         )
-    ]

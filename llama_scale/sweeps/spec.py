@@ -6,23 +6,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import field
 from typing import Any, Literal
 
-from llama_scale.architecture import Recompute
-from llama_scale.canonical import added
+from llama_scale.architecture import ModelConfig
 from llama_scale.checked import Checked, problems_in
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator, accelerator
-from llama_scale.hyperparameters import Rule
+from llama_scale.hyperparameters import Rule, Tuning, tuning
 from llama_scale.runs import (
     DataConfig,
-    DecayShape,
-    OptimizerKind,
-    Precision,
-    ScheduleKind,
+    TrainingTable,
     mup_problems,
     seed_problems,
     text_problems,
-    training_problems,
 )
 from llama_scale.shapes import ExplicitShape, ShapeSpec, models_named
 
@@ -32,7 +27,7 @@ AROUND = {"sizes_per_budget": (5, 100), "spread": (1.1, 1000.0)}  # within which
 
 
 @frozen
-class TrainingSpec(Checked):
+class TrainingSpec(TrainingTable):
     """How every member is trained.
 
     The peak learning rate is `learning_rate`, or `learning_rate_times_width` / width. A batch is
@@ -42,33 +37,12 @@ class TrainingSpec(Checked):
     "fixed" unless it is named, else "measured".
 
     With a `schedule` other than wsd every length is a run of its own. `mup_base_width` carries the rate of
-    that width to all by muP. The others are a run's own settings (`runs/configs.py`).
+    that width to all by muP.
     """
 
     rule: Rule | None = None
-
     learning_rate_times_width: float | None = None
-    learning_rate: float | None = None
-    sequences_per_step: int | None = None
     batch_tokens: int | None = None
-    warmup_steps: int | None = None
-    decay_fraction: float = 0.2
-    initial_gain: float = 0.25
-    beta2: float | None = None
-    weight_decay: float = 0.1
-    optimizer: OptimizerKind = added("adamw")
-    momentum: float = added(0.95)
-    beta1: float = added(0.9)
-    clip_norm: float = added(1.0)
-    schedule: ScheduleKind = added("wsd")
-    decay_shape: DecayShape = added("1-sqrt")
-    final_fraction: float = added(0.0)
-    precision: Precision = added("f32")
-    z_loss: float = added(0.0)
-    mup_base_width: int | None = added(None)
-    recompute: Recompute = added("none")
-    compile: bool = added(False)
-    micro_batch: int | None = added(None)
 
     @property
     def shares_trunks(self) -> bool:
@@ -82,8 +56,25 @@ class TrainingSpec(Checked):
         by_hand = rate is not None and (self.sequences_per_step or self.batch_tokens) is not None
         return self.rule or ("fixed" if by_hand else "measured")
 
+    def tuning(self, model: ModelConfig, tokens: float) -> Tuning:
+        """Rate, batch, beta2 and warm-up of `model` on `tokens`: by hand where given, else by the rule."""
+        sequences, rate = self.sequences_per_step, self.learning_rate
+        if sequences is None and self.batch_tokens is not None:
+            sequences = max(1, round(self.batch_tokens / model.context))
+        if rate is None and self.learning_rate_times_width is not None:
+            rate = self.learning_rate_times_width / model.width
+        return tuning(
+            self.named_rule,
+            model,
+            tokens,
+            learning_rate=rate,
+            sequences_per_step=sequences,
+            beta2=self.beta2,
+            warmup_steps=self.warmup_steps,
+        )
+
     def problems(self) -> Iterator[InputError]:
-        yield from training_problems(self)
+        yield from TrainingTable.problems(self)
         for names in (("learning_rate", "learning_rate_times_width"), ("sequences_per_step", "batch_tokens")):
             if self.rule == "fixed" or all(getattr(self, name) is not None for name in names):
                 yield from _one_of("training", self, names)
@@ -121,6 +112,11 @@ class Members(Checked):
     repeats: tuple[float, ...] = ()
     seeds: int = 1
 
+    @property
+    def names_models(self) -> bool:
+        """Whether it says which models to train."""
+        return bool(self.widths or self.sizes or self.shapes)
+
     def problems(self) -> Iterator[InputError]:
         yield from _positive("design", self)
         if sum(map(bool, (self.widths, self.sizes, self.shapes))) > 1:
@@ -138,13 +134,6 @@ class Members(Checked):
                     f"design.repeats holds {width:g}, but here it names widths, which are whole numbers",
                     hint=f"use {round(width)}",
                 )
-
-
-def _needs_models(design: Members) -> Iterator[InputError]:
-    if not (design.widths or design.sizes or design.shapes):
-        yield InputError(
-            "design names no models", hint='add design.sizes = ["10M", "30M", "100M"], or design.widths'
-        )
 
 
 @frozen
@@ -167,7 +156,7 @@ class IsoFlop(Members):
     @property
     def is_predicted(self) -> bool:
         """Whether the sizes come from a law."""
-        return not (self.widths or self.sizes or self.shapes)
+        return not self.names_models
 
     def problems(self) -> Iterator[InputError]:
         yield from Members.problems(self)
@@ -195,7 +184,10 @@ class Lasting(Members):
 
     def problems(self) -> Iterator[InputError]:
         yield from Members.problems(self)
-        yield from _needs_models(self)
+        if not self.names_models:
+            yield InputError(
+                "design names no models", hint='add design.sizes = ["10M", "30M", "100M"], or design.widths'
+            )
         if bool(self.durations) == bool(self.tokens_per_parameter):
             said = "says twice" if self.durations else "does not say"
             yield InputError(
@@ -375,9 +367,9 @@ def _model_problems(design: Members, shape: ShapeSpec, vocabulary: int, *, mup: 
         models = models_named(
             shape,
             vocabulary=vocabulary,
-            widths=[width for width in dict.fromkeys(widths) if width is not None],
-            sizes=[size for size in dict.fromkeys(sizes) if size is not None],
-            shapes=[one for one in dict.fromkeys(shapes) if one is not None],
+            widths=dict.fromkeys(widths),
+            sizes=dict.fromkeys(sizes),
+            shapes=dict.fromkeys(shapes),
         )
     except InputError as error:
         yield from problems_in(error)
