@@ -18,6 +18,7 @@ from llama_scale.plots.style import (
     ORANGE,
     SMALL,
     band,
+    beside,
     cost_axis,
     count_axis,
     legend,
@@ -68,8 +69,7 @@ def cost_by_size(curve: CostBySize, *, convention: str = "total") -> Figure:
     _parts(axes, curve, shown)
     _ranges(axes, curve)
     _marks(axes, curve, amount(curve.compute_optimal.value, curve.unit))
-    count_axis(axes, "x")
-    axes.set_xlabel(parameters_label(convention))
+    count_axis(axes, "x", parameters_label(convention))
     cost_axis(axes, "y", curve.unit, "lifetime cost")
     axes.set_title(f"What each size costs over its life at a loss of {curve.loss_nats:.3f}")
     return figure
@@ -143,14 +143,13 @@ def _ranges(axes: Axes, curve: CostBySize) -> None:
             path_effects=[HALO],
         )
         left = _share_across(axes, high) > 1 - NEAR_EDGE
-        axes.annotate(
+        beside(
+            axes,
+            low if left else high,
+            height,
             f"within {format_fraction(excess)}",
-            (low if left else high, height),
+            (-4 if left else 4, 0),
             xycoords=across,
-            xytext=(-4 if left else 4, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
             fontsize=SMALL - 1,
             color=BLACK,
             path_effects=[HALO],
@@ -220,8 +219,7 @@ def loss_by_size(curve: LossBySize, *, convention: str = "total") -> Figure:
     axes.set_xlim(sizes[0], sizes[-1])
     axes.set_xscale("log")
     _marks(axes, curve, f"{curve.compute_optimal.value:.3f}")
-    count_axis(axes, "x")
-    axes.set_xlabel(parameters_label(convention))
+    count_axis(axes, "x", parameters_label(convention))
     axes.set_ylabel("predicted loss (nats per token)")
     axes.set_title(f"What each size reaches for {amount(curve.cost, curve.unit)} of training and serving")
     return figure
