@@ -49,7 +49,7 @@ class Sample(Program):
         return ["show", "group"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return {"show": show, "group": Group("group", commands={"show": show})}.get(cmd_name)
+        return {"show": show, "group": Group("group", alone="show", commands={"show": show})}.get(cmd_name)
 
 
 sample = Sample(name="llama-scale", context_settings=main.context_settings)

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import options
-from llama_scale.cli import plan as plan_command
-from llama_scale.cli.options import COUNT, completing, one_of
-from llama_scale.cli.plan_options import NUMBER, model_names
+from llama_scale.cli.options import COUNT, completing, one_of, with_parameters
+from llama_scale.cli.plan_options import NUMBER, PLAN_OPTIONS, model_names
 
 if TYPE_CHECKING:
     from llama_scale.planning import Comparison
 
 QUESTION = frozenset(
-    {  # what plan alone asks: compare takes the rest of its options as they are
+    {  # what plan alone asks, or means otherwise
         *("serve_tokens", "budget", "target_loss", "target_score", "match", "against", "max_parameters"),
         *("accelerators", "deadline", "unique_tokens", "retrain_every", "request_rate"),
-        *("recompute", "pue", "carbon"),
-        *("vocabulary", "sensitivity", "explain", "form", "html", "force", "as_json", "quiet"),
+        *("recompute", "pue", "carbon", "vocabulary", "kv_heads"),
     }
 )
 
@@ -54,6 +52,7 @@ QUESTION = frozenset(
     type=NUMBER,
     help="Of the compute-optimal equals. [default: as many as the model has]",
 )
+@with_parameters(*(option for option in PLAN_OPTIONS if option.name not in QUESTION))
 @click.option(
     "--format",
     "form",
@@ -83,21 +82,6 @@ def command(
         "csv": lambda: _csv(found),
     }
     current_output().result(found.to_json(), views[form])
-
-
-def _share_options() -> None:
-    """Gives the command those options of `plan` that say what things cost and which law holds."""
-    own = {parameter.name for parameter in command.params}
-    shared = [
-        parameter
-        for parameter in plan_command.command.params
-        if parameter.name not in QUESTION and parameter.name not in own
-    ]
-    place = next(index for index, parameter in enumerate(command.params) if parameter.name == "form")
-    command.params[place:place] = shared
-
-
-_share_options()
 
 
 def _text(found: Comparison) -> Iterator[Any]:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import click
-
 from llama_scale import quantities
 from llama_scale.cli.options import (
     BUDGET,
     COUNT,
     FRACTION,
     USD_PER_HOUR,
-    Function,
     HeadedOption,
     PathType,
     QuantityType,
     completing,
     one_of,
+    with_parameters,
 )
 from llama_scale.errors import InputError
 
@@ -237,11 +235,9 @@ HEADINGS = {
     "Training": TRAINING,
     "Serving": SERVING,
 }
-
-
-def plan_options(function: Function) -> Function:
-    """Every option that is a word of `plan`, under its heading."""
-    listed = [(heading, names, settings) for heading, group in HEADINGS.items() for names, settings in group]
-    for heading, names, settings in reversed(listed):
-        function = click.option(*names, cls=HeadedOption, heading=heading, **settings)(function)
-    return function
+PLAN_OPTIONS = [  # every word of `plan`
+    HeadedOption(names, heading=heading, **settings)
+    for heading, group in HEADINGS.items()
+    for names, settings in group
+]
+plan_options = with_parameters(*PLAN_OPTIONS)
