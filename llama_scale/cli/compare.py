@@ -72,16 +72,17 @@ def command(
     over-training, costs, and the served tokens from which each is cheaper than another, or than the
     compute-optimal model of its loss.
     """
-    from llama_scale.cli.output import current_output
+    from llama_scale.cli.output import csv_text, current_output
     from llama_scale.planning import compare
 
     found = compare(*models, buy=buy, **words)
+    document = found.to_json()
     views = {
         "text": lambda: list(_text(found)),
         "md": lambda: found._repr_markdown_(),
-        "csv": lambda: _csv(found),
+        "csv": lambda: csv_text([_plain(model) for model in document["models"]]),
     }
-    current_output().result(found.to_json(), views[form])
+    current_output().result(document, views[form])
 
 
 def _text(found: Comparison) -> Iterator[Any]:
@@ -105,17 +106,6 @@ def _text(found: Comparison) -> Iterator[Any]:
     yield from (entry("next", step) for step in words.next_steps(found))
 
 
-def _csv(found: Comparison) -> str:
-    """The models, one a line, numbers in base units."""
-    import csv
-    import io
-
-    plain = [
-        {name: value for name, value in model.items() if not isinstance(value, (dict, list))}
-        for model in found.to_json()["models"]
-    ]
-    page = io.StringIO()
-    writer = csv.DictWriter(page, fieldnames=list(plain[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return page.getvalue().rstrip("\n")
+def _plain(model: dict[str, Any]) -> dict[str, Any]:
+    """What a line has room for."""
+    return {name: value for name, value in model.items() if not isinstance(value, (dict, list))}

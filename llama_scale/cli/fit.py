@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,10 +160,10 @@ def command(
     with k = 1 (chinchilla) or free (skaling), shows the envelope of training curves and IsoFLOP parabolas
     beside it, and tests it on runs that the fit never saw.
     """
-    from llama_scale.cli import fit_curves, fit_extras
-    from llama_scale.cli.fit_report import report
+    from llama_scale.cli import fit_curves, fit_extras, fit_report
     from llama_scale.cli.output import current_output
     from llama_scale.files import check_new
+    from llama_scale.laws import fit_to_json
 
     given = sources or (store,)
     fit_on, futures = words.pop("fit_on"), words.pop("futures")
@@ -189,17 +190,17 @@ def command(
         return fit_curves.run(given, words | {"fit_on": fit_on}, futures, output=output, force=force)
     words["weights"] = _weights(words["weights"])
     words["rules"] = _rules(words.pop("burn_in"), words.pop("repeats"), words.pop("flops"))
-    if words["form"] == fit_extras.REPEATED:
-        fit, report = fit_extras.fit_repeated(given, words, base_law), fit_extras.report_repeated
-    else:
-        fit = _fit(given, words)
+    is_repeated = words["form"] == fit_extras.REPEATED
+    fit = _fit_repeated(given, words, base_law) if is_repeated else _fit(given, words)
+    report = fit_extras.report_repeated if is_repeated else fit_report.report
     if scores is not None or task is not None:
         from llama_scale.fitting.downstream import with_scores
 
         fit = with_scores(fit, scores, task)
     file = _save(fit, given, output, force, store)
+    document = fit_to_json(fit, draws=False) | {"file": None if file is None else str(file)}
     current_output().result(
-        _document(fit, file), lambda: fit_extras.with_scores_shown(list(report(fit, file)), fit)
+        document, lambda: [*report(fit), *fit_extras.scores(fit), *fit_report.kept(fit, file)]
     )
 
 
@@ -208,22 +209,30 @@ def _on_the_line(option: str) -> bool:
     return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
-def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
-    from llama_scale.cli.fit_extras import name_of
-    from llama_scale.cli.fit_report import refused
-    from llama_scale.cli.output import current_output
-    from llama_scale.fitting import Settings, UnidentifiedFitError, fit
+def _asked(sources: tuple[Path, ...], words: dict[str, Any]) -> dict[str, Any]:
+    """What every fit of laws is asked, and what it is called: its first source, links not followed."""
+    from llama_scale.fitting import Settings
 
     first = sources[0]
+    name = first.stem if first.suffix else Path(os.path.abspath(first)).name
+    gathered = {word: words.pop(word) for word in ("where", "convention", "rules")}
+    return {**gathered, "settings": Settings(**words), "name": name}
+
+
+def _fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str | None) -> Fit:
+    from llama_scale.fitting import fit_repeated
+
+    words.pop("form")
+    return fit_repeated(sources, **_asked(sources, words), base_law=base_law)
+
+
+def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
+    from llama_scale.cli.fit_report import refused
+    from llama_scale.cli.output import current_output
+    from llama_scale.fitting import UnidentifiedFitError, fit
+
     try:
-        return fit(
-            sources,
-            where=words.pop("where"),
-            convention=words.pop("convention"),
-            rules=words.pop("rules"),
-            settings=Settings(**words),
-            name=name_of(first),
-        )
+        return fit(sources, **_asked(sources, words))
     except UnidentifiedFitError as error:
         output, found = current_output(), error.details
         if not output.json:  # there the error's own object holds it
@@ -249,12 +258,6 @@ def _weights(text: str | None) -> float | None:
         raise InputError(
             f"--weights {text} is no power of compute", hint="use --weights none, .25, .5 or 1"
         ) from None
-
-
-def _document(fit: Fit, file: Path | None) -> dict[str, Any]:
-    from llama_scale.laws import fit_to_json
-
-    return fit_to_json(fit, draws=False) | {"file": None if file is None else str(file)}
 
 
 def _save(fit: Fit, sources: tuple[Path, ...], output: Path | None, force: bool, store: Path) -> Path | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_scale.cli.output import entry, table, wrapped
@@ -45,46 +43,12 @@ def check_options(form: str, given: Mapping[str, Any]) -> None:
             raise InputError(f"--form {form} takes no --{option}", hint=f"leave --{option} out")
 
 
-def name_of(source: Path) -> str:
-    """What a fit of it is called: the file's name without its ending, or the folder's, links not followed."""
-    return source.stem if source.suffix else Path(os.path.abspath(source)).name
-
-
-def fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str | None) -> Fit:
-    """The fit of `--form repeated`."""
-    from llama_scale.fitting import Settings, fit_repeated
-
-    first = sources[0]
-    gathered = {name: words.pop(name) for name in ("where", "convention", "rules") if name in words}
-    words.pop("form")
-    return fit_repeated(
-        sources,
-        **gathered,
-        base_law=base_law,
-        settings=Settings(**words),
-        name=name_of(first),
-    )
-
-
-def with_scores_shown(pieces: list[Any], fit: Fit) -> list[Any]:
-    """A fit's report with its scores above the lines that say where it is kept and what comes next."""
-    if fit.downstream is None:
-        return pieces
-    last = next(
-        (
-            i
-            for i, piece in enumerate(pieces)
-            if isinstance(piece, str) and piece.startswith(("kept in", "next"))
-        ),
-        len(pieces),
-    )
-    return [*pieces[:last], "", *_scores(fit), *pieces[last:]]
-
-
-def _scores(fit: Fit) -> Iterator[Any]:
+def scores(fit: Fit) -> Iterator[Any]:
     """What a loss scores: a table over the losses of the models that were scored, and how sure that is."""
     found = fit.downstream
-    assert found is not None
+    if found is None:
+        return
+    yield ""
     best, worst = found.losses
     level = found.evidence["level"]
     rows = []
@@ -114,9 +78,8 @@ def _scores(fit: Fit) -> Iterator[Any]:
     yield ""
 
 
-def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
+def report_repeated(fit: Fit) -> Iterator[Any]:
     """What `fit --form repeated` prints: what repeats are worth, every minimum, what to beware of."""
-
     found, chosen = fit.evidence["repeated_data"], fit.evidence["selection"]
     assert fit.repetition is not None
     worth = fit.repeated(1.0)
@@ -154,10 +117,6 @@ def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
         )
     yield from _intervals(fit)
     yield from (entry("warning", text) for text in fit.evidence["warnings"])
-    where = str(file) if file else "LAW.json"
-    if file:
-        yield entry("kept in", f"{file}, with {chosen['draws']} draws")
-    yield f"{'next':11}llama-scale plan --law {where} --serve-tokens 1e12"
 
 
 def _worths(fit: Fit) -> Any:

@@ -90,6 +90,18 @@ def json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(whole, default=plain, indent=2, allow_nan=False, ensure_ascii=False)
 
 
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as lines of CSV under their names: numbers in base units, nothing for None."""
+    import csv
+    import io
+
+    page = io.StringIO()
+    writer = csv.DictWriter(page, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return page.getvalue().rstrip("\n")
+
+
 def print_error(error: LlamaScaleError, *, as_json: bool) -> None:
     """What went wrong and how to fix it, on stderr; in JSON mode on stdout too, for programs."""
     with suppress(OSError):  # stderr, or stdout below, may be what failed

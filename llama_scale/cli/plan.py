@@ -167,16 +167,15 @@ def _refuse_in_csv(**asked: bool) -> None:
 
 
 def _csv(plan: Plan) -> str:
-    """The models, one a line, numbers in base units."""
-    models = [
-        ("recommended", plan.recommended),
-        ("optimum", plan.optimum),
-        ("compute_optimal", plan.compute_optimal),
-    ]
-    if plan.compute_optimal_on_budget is not None:
-        models.append(("compute_optimal_on_budget", plan.compute_optimal_on_budget))
-    lines = [",".join(("model", *plan.recommended.to_json()))]
-    for name, model in models:
-        cells = ("" if value is None else repr(value) for value in model.to_json().values())
-        lines.append(",".join((name, *cells)))
-    return "\n".join(lines)
+    """The models, one a line."""
+    from llama_scale.cli.output import csv_text
+
+    models = {
+        "recommended": plan.recommended,
+        "optimum": plan.optimum,
+        "compute_optimal": plan.compute_optimal,
+        "compute_optimal_on_budget": plan.compute_optimal_on_budget,
+    }
+    return csv_text(
+        [{"model": name, **model.to_json()} for name, model in models.items() if model is not None]
+    )

@@ -219,7 +219,7 @@ def _conclude_with_law(
     prepared: PreparedSweep, records: tuple[RunRecord, ...], store: Path, ended: dict[str, Any]
 ) -> None:
     """Fit what was trained, test it, draw it, and say what comes next."""
-    from llama_scale.cli.fit_report import digest
+    from llama_scale.cli.fit_report import digest, kept
     from llama_scale.fitting import fit
     from llama_scale.fitting.kept import free_name, sweep_hash
     from llama_scale.laws import fit_to_json, write_fit
@@ -240,9 +240,7 @@ def _conclude_with_law(
         "file": str(file),
         "figures": [str(figure) for figure in figures],
     }
-    *answer, next_command = digest(found, file, store)
-    drawn = [f"figure     {path}" for path in figures]
-    current_output().result(value, lambda: [*answer, *drawn, next_command])
+    current_output().result(value, lambda: [*digest(found, store), *kept(found, file, figures)])
 
 
 def _list_failures(prepared: PreparedSweep, report: LaunchReport) -> None:
