@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from llama_scale.architecture import CONVENTIONS
 from llama_scale.cli import options
@@ -170,22 +169,7 @@ def command(
     scores, task = words.pop("scores"), words.pop("task")
     if output is not None:
         check_new(output, overwrite=force, other="--output", sources=(given, scores, base_law))
-    fit_extras.check_options(
-        words["form"],
-        {
-            "base-law": base_law,
-            "fit-on": fit_on,
-            "predict": futures,
-            "scores": scores,
-            "task": task,
-            "budget": words["budgets"],
-            "burn-in": words["burn_in"],
-            "backtest": words["protocol"],
-            "profile": words["profile"],
-            **{name: words[name] for name in ("weights", "direction", "resampling", "convention", "flops")},
-            **{name: _on_the_line(name) for name in fit_extras.DEFAULTED},
-        },
-    )
+    fit_extras.check_options(click.get_current_context())
     if words["form"] == fit_extras.MULTI_POWER:
         return fit_curves.run(given, words | {"fit_on": fit_on}, futures, output=output, force=force)
     words["weights"] = _weights(words["weights"])
@@ -202,11 +186,6 @@ def command(
     current_output().result(
         document, lambda: [*report(fit), *fit_extras.scores(fit), *fit_report.kept(fit, file)]
     )
-
-
-def _on_the_line(option: str) -> bool:
-    """Whether the command line itself gives the option."""
-    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _asked(sources: tuple[Path, ...], words: dict[str, Any]) -> dict[str, Any]:

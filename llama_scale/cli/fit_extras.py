@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import click
+from click.core import ParameterSource
+
 from llama_scale.cli.output import entry, table, wrapped
+from llama_scale.cli.settings import key_of
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_fraction, format_level, format_number
 
@@ -15,32 +19,36 @@ if TYPE_CHECKING:
 REPEATED = "repeated"
 OWN_LAW = "own"
 MULTI_POWER = "multi-power"
-ONLY_WITH = {"base-law": (REPEATED,), "fit-on": (MULTI_POWER,), "predict": (MULTI_POWER,)}
+ONLY_WITH = {"base-law": REPEATED, "fit-on": MULTI_POWER, "predict": MULTI_POWER}
 DEFAULTED = ("repeats", "draws", "level", "seed")  # options whose default is a value like any other
+OF_CHOICE = ("weights", "direction", "resampling", "budget", "backtest", "profile")
 NOT_WITH = {
-    REPEATED: ("weights", "direction", "resampling", "budget", "backtest", "profile"),
-    MULTI_POWER: (
-        *("weights", "direction", "resampling", "budget", "backtest", "profile"),
-        *("scores", "task", "convention", "burn-in", *DEFAULTED, "flops"),
-    ),
+    REPEATED: OF_CHOICE,
+    MULTI_POWER: (*OF_CHOICE, "scores", "task", "convention", "burn-in", *DEFAULTED, "flops"),
 }
 SCORE_ROWS = 5
 EPOCHS = (2, 4, 8, 16, 40)
 SYMBOLS = {"tokens_decay": "R_D*", "parameters_decay": "R_N*"}
 
 
-def check_options(form: str, given: Mapping[str, Any]) -> None:
+def check_options(ctx: click.Context) -> None:
     """Raises InputError for an option that the form makes nothing of."""
-    for option, value in given.items():
-        value = value if value != "auto" else None
-        forms = ONLY_WITH.get(option)
-        if value and forms and form not in forms:
+    form = ctx.params["form"]
+    for option in filter(lambda option: _is_given(ctx, option), ctx.command.params):
+        name = key_of(option)
+        if form != (its_form := ONLY_WITH.get(name, form)):
             raise InputError(
-                f"--{option} is of no use with --form {form}",
-                hint=f"it goes with --form {' or '.join(forms)}",
+                f"--{name} is of no use with --form {form}", hint=f"it goes with --form {its_form}"
             )
-        if value and form in (REPEATED, MULTI_POWER) and option in NOT_WITH[form]:
-            raise InputError(f"--form {form} takes no --{option}", hint=f"leave --{option} out")
+        if name in NOT_WITH.get(form, ()):
+            raise InputError(f"--form {form} takes no --{name}", hint=f"leave --{name} out")
+
+
+def _is_given(ctx: click.Context, option: click.Parameter) -> bool:
+    name = option.name or ""
+    if name in DEFAULTED:
+        return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    return bool(ctx.params.get(name)) and ctx.params[name] != "auto"
 
 
 def scores(fit: Fit) -> Iterator[Any]:

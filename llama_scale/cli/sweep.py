@@ -103,8 +103,7 @@ def command(
         output.result(plan_as_json(prepared), lambda: plan_in_words(prepared))
         return 0
     output.talk(_opening(prepared, store))
-    for caution in cautions(prepared):
-        output.warn(caution)
+    output.warn_each(cautions(prepared))
     report = _train(
         prepared, store=store, device=device, launcher=launcher, launcher_options=launcher_options
     )
