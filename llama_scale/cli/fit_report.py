@@ -28,8 +28,7 @@ def report(fit: Fit) -> Iterator[Any]:
     yield from _held_out(fit)
     if evidence["selection"]["candidates"]:
         yield from ("", *fit_selection.candidates(evidence["selection"]))
-    outer = list(fit_selection.protocol(evidence.get("backtest")))
-    yield from (("", *outer[:-1]) if outer else ())
+    yield from fit_selection.protocol(evidence.get("backtest"))
     yield ""
     yield from _reasons(fit)
     yield from _cautions(fit)

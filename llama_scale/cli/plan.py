@@ -71,8 +71,12 @@ def command(
     from llama_scale.planning import plan
     from llama_scale.planning.markdown import markdown
 
-    if form == "csv" and not as_json:
-        _refuse_in_csv(explain=explain, sensitivity=sensitivity)
+    if form == "csv" and not as_json and (explain or sensitivity):
+        adds = "explain" if explain else "sensitivity"
+        raise InputError(
+            f"--{adds} adds what --format csv, the models line by line, has no place for",
+            hint="leave one of them out, or use --format md or --json",
+        )
     if html is not None:
         from llama_scale.files import at_home
         from llama_scale.report import check_target
@@ -155,15 +159,6 @@ def _explained(plan: Plan) -> Iterator[str]:
         mark = "default, change with" if item.is_default else "given by"
         yield entry(item.name, f"{item.value}\n{item.source}{dated} ({mark} {item.option})", indent=21)
     yield ""
-
-
-def _refuse_in_csv(**asked: bool) -> None:
-    """Raises InputError for words that add what lines of models cannot hold."""
-    for name in (name for name, is_asked in asked.items() if is_asked):
-        raise InputError(
-            f"--{name} adds what --format csv, the models line by line, has no place for",
-            hint="leave one of them out, or use --format md or --json",
-        )
 
 
 def _csv(plan: Plan) -> str:

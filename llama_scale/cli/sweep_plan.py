@@ -125,11 +125,13 @@ def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
         "token_bytes": prepared.token_bytes,
         "models_without_budget": [plain(model) for model in prepared.sweep.without_budget],
         "warnings": [*prepared.mended, *cautions(prepared)],
-        "runs": [_run_as_json(run, plain(run.config)) for run in runs],
+        "runs": [_run_as_json(run) for run in runs],
     }
 
 
-def _run_as_json(run: PlannedRun, config: dict[str, Any]) -> dict[str, Any]:
+def _run_as_json(run: PlannedRun) -> dict[str, Any]:
+    from llama_scale.canonical import plain
+
     return {
         "run": run.task.run,
         "role": run.config.role,
@@ -144,7 +146,7 @@ def _run_as_json(run: PlannedRun, config: dict[str, Any]) -> dict[str, Any]:
         "epochs": run.epochs,
         "expected_seconds": run.task.seconds,
         "disk_bytes": run.disk_bytes,
-        "config": config,
+        "config": plain(run.config),
     }
 
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from llama_scale.cli.options import (
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
 from llama_scale.cli.settings import OwnOption
-from llama_scale.cli.train_words import dry_run_json, dry_run_words, opening, result_json, result_words
+from llama_scale.cli.train_words import dry_run_json, dry_run_words, opening, result_words
 from llama_scale.hardware import accelerator_names
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ def _train(
         raise KeyboardInterrupt
     result = world.agree(run.folder.result() or {})
     if world.leads:
-        output.result(result_json(run, result, seconds), lambda: result_words(run, result, finished=finished))
+        told = {"folder": str(run.folder.path), **result, "seconds": seconds}
+        output.result(told, lambda: result_words(run, result, finished=finished))
     return 0 if result.get("status") == "done" else 1
 
 
@@ -208,7 +209,7 @@ def _until_stopped(
     from llama_scale.training.worker import stop_on_signals, use_allotted_threads
 
     use_allotted_threads()
-    should_stop: Callable[[], bool] = stop_on_signals(parent)
+    should_stop = stop_on_signals(parent)
     began = time.monotonic()
     with watch_run(run, seat) as watch:
         outcome = train_single(

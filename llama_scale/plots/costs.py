@@ -26,6 +26,7 @@ from llama_scale.plots.style import (
     note,
     of_draws,
     parameters_label,
+    place_in,
     styled,
 )
 from llama_scale.quantities import format_count, format_fraction
@@ -101,10 +102,7 @@ def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
     sizes, train, total = curve.parameters[shown], curve.train[shown], curve.total[shown]
     tall = axes.get_ylim()[1]
     ends = np.exp(np.interp((0.92, 0.6, 0.08), (0, 1), np.log(sizes[[0, -1]])))
-    models = [
-        axes.transLimits.transform((np.log10(each.parameters), each.value))
-        for each in (curve.chosen, curve.compute_optimal)
-    ]
+    models = [place_in(axes, each.parameters, each.value) for each in (curve.chosen, curve.compute_optimal)]
     floor = RANGE_HEIGHTS[0.01] * tall
     for name, colour, ground, low, high in (
         ("training", "white", BLUE, np.full_like(train, floor), train),
@@ -112,7 +110,7 @@ def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
     ):
         for end in ends:
             foot, top = (float(np.interp(end, sizes, edge)) for edge in (low, high))
-            spot = axes.transLimits.transform((np.log10(end), (foot + top) / 2))
+            spot = place_in(axes, float(end), (foot + top) / 2)
             if top - foot > THICK * tall and not any((abs(spot - model) < NAMED).all() for model in models):
                 axes.text(
                     float(end),
@@ -142,7 +140,7 @@ def _ranges(axes: Axes, curve: CostBySize) -> None:
             solid_capstyle="butt",
             path_effects=[HALO],
         )
-        left = _share_across(axes, high) > 1 - NEAR_EDGE
+        left = place_in(axes, high, 0)[0] > 1 - NEAR_EDGE
         beside(
             axes,
             low if left else high,
@@ -186,7 +184,7 @@ def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> Non
         clip_on=False,
         zorder=5,
     )
-    across = _share_across(axes, place.parameters)
+    across = place_in(axes, place.parameters, 0)[0]
     left = across > 1 - NEAR_EDGE or (place.parameters < other.parameters and across > NEAR_EDGE)
     note(
         axes,
@@ -196,11 +194,6 @@ def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> Non
         offset=(-8, -9) if left else (8, -9),
         fontweight="bold" if name == "chosen" else "normal",
     )
-
-
-def _share_across(axes: Axes, x: float) -> float:
-    """How far along the axes a value lies, 0 at the left end and 1 at the right."""
-    return float(axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0])
 
 
 @styled

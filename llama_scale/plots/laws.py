@@ -99,7 +99,7 @@ def _frontier(axes: Axes, fit: Fit, flops: Any) -> None:
 
 
 @styled
-def optima(fit: Fit, *, level: float = DEFAULT_LEVEL) -> Figure:
+def optima(fit: Fit) -> Figure:
     """The best N and D against compute, with bands, from the runs to a hundred times beyond them.
 
     The other approaches, where the fit holds them, are marked at the budgets that they were asked about.
@@ -118,7 +118,9 @@ def optima(fit: Fit, *, level: float = DEFAULT_LEVEL) -> Figure:
         axes.plot(flops, getattr(best, name), color=BLUE, label=f"law ({fit.law.form})")
         if fit.draws is not None:
             drawn = np.asarray(getattr(fit.draws.compute_optimum(flops[:, None]), name))
-            band(axes, flops, tails(drawn, level), BLUE, f"{format_level(level)} of its draws")
+            band(
+                axes, flops, tails(drawn, DEFAULT_LEVEL), BLUE, f"{format_level(DEFAULT_LEVEL)} of its draws"
+            )
         _beside(axes, fit, name)
         axes.set_xlim(low, high)
         flops_axis(axes, COMPUTE)

@@ -263,9 +263,7 @@ def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]], *, a
         some = np.unique(np.linspace(0, len(labels) - 1, MOST_NAMED).round().astype(int))
         labels = [labels[index] for index in some]
     height = axes.get_window_extent().height * 72 / axes.figure.dpi
-    spots = np.array(
-        [axes.transLimits.transform(axes.transScale.transform((x, y)))[1] for x, y, *_ in labels]
-    )
+    spots = np.array([place_in(axes, x, y)[1] for x, y, *_ in labels])
     places = spread(spots * height, LABELS_APART)
     places += max(0.0, -places.min()) - max(0.0, places.max() - height)  # beside the axes, not beyond them
     for (x, y, text, colour), place, spot in zip(labels, places, spots, strict=True):
@@ -281,6 +279,11 @@ def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]], *, a
             annotation_clip=False,
             path_effects=[HALO],
         )
+
+
+def place_in(axes: Axes, x: float, y: float) -> Any:
+    """Where a point lies (2,): 0 at the left and the foot of the axes, 1 at the right and the top."""
+    return axes.transLimits.transform(axes.transScale.transform((x, y)))
 
 
 def spread(places: Any, apart: float) -> Any:
