@@ -60,7 +60,7 @@ def cost_by_size(curve: CostBySize, *, convention: str = "total") -> Figure:
         sizes, curve.train[shown], curve.serve[shown], colors=(BLUE, ORANGE), alpha=0.7, linewidth=0
     )
     axes.plot(sizes, total, color=BLACK, linewidth=1.2)
-    axes.set_ylim(0, 1.12 * total.max())
+    axes.set_ylim(0, 1.12 * max(total.max(), curve.chosen.value))
     axes.set_xlim(sizes[0], sizes[-1])
     axes.set_xscale("log")
     if curve.band is not None:
@@ -129,7 +129,10 @@ def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
 def _ranges(axes: Axes, curve: CostBySize) -> None:
     """Bars for the sizes within each excess of the least cost, their names on the side that has room."""
     across = axes.get_xaxis_transform()
-    for excess, (low, high) in curve.ranges:
+    for excess, ends in curve.ranges:
+        low, high = np.clip(ends, *axes.get_xlim())
+        if not low < high:  # sizes so near to the lowest loss that there is, that the curve leaves them out
+            continue
         height = RANGE_HEIGHTS.get(excess, 0.09)
         axes.plot(
             [low, high],
