@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import options
-from llama_scale.cli.options import COUNT, completing, one_of, with_parameters
-from llama_scale.cli.plan_options import NUMBER, PLAN_OPTIONS, model_names
+from llama_scale.cli.options import COUNT, MODELS, completing, one_of, with_parameters
+from llama_scale.cli.plan_options import NUMBER, PLAN_OPTIONS
 
 if TYPE_CHECKING:
     from llama_scale.planning import Comparison
@@ -32,14 +32,12 @@ QUESTION = frozenset(
         "llama-scale compare llama-7b llama-13b llama-33b llama-65b --json",
     ),
 )
-@click.argument(
-    "models", nargs=-1, metavar="[MODEL]...", shell_complete=completing(model_names, or_files=True)
-)
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completing(MODELS, or_files=True))
 @click.option(
     "--buy",
     multiple=True,
     metavar="MODEL",
-    shell_complete=completing(model_names, or_files=True),
+    shell_complete=completing(MODELS, or_files=True),
     help="Take this one off the shelf, at no cost of training; against one of your own.",
 )
 @click.option(

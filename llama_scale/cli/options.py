@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -204,11 +205,20 @@ def completing(
     return complete
 
 
-def shipped_recipes() -> list[str]:
-    """Names of the recipes that ship, to complete; imported only then, as help waits for every import."""
-    from llama_scale.sweeps import recipe_names
+def named(module: str, attribute: str) -> Callable[[], Iterable[str]]:
+    """The names that a module of ours lists; imported when they are asked for, as help waits for imports."""
 
-    return recipe_names()
+    def names() -> Iterable[str]:
+        found: Any = getattr(import_module(f"llama_scale.{module}"), attribute)
+        return found if isinstance(found, Mapping) else found()
+
+    return names
+
+
+ACCELERATORS = named("hardware", "accelerator_names")
+LAWS = named("laws", "published_names")
+MODELS = named("planning.references", "reference_names")
+RECIPES = named("sweeps", "recipe_names")
 
 
 def complete_run_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

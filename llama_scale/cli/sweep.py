@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale import quantities
-from llama_scale.cli.options import command as make_command
 from llama_scale.cli.options import (
+    RECIPES,
     completing,
     device_option,
     json_option,
     one_of,
     quiet_option,
     set_option,
-    shipped_recipes,
     store_option,
 )
+from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
 from llama_scale.errors import UnidentifiedError
 
@@ -40,7 +40,7 @@ LOG_ROOM_BYTES = 65_536  # with less than this free, a disk is full
         "llama-scale sweep my-recipe.toml --store /scratch/runs --set seed=1",
     )
 )
-@click.argument("recipe", default="default", shell_complete=completing(shipped_recipes, or_files=True))
+@click.argument("recipe", default="default", shell_complete=completing(RECIPES, or_files=True))
 @click.option("--dry-run", is_flag=True, help="Show every run with its cost, train nothing, write nothing.")
 @click.option(
     "--workers",
