@@ -9,6 +9,7 @@ import click
 
 from llama_scale.cli import options
 from llama_scale.cli.options import COUNT, MODELS, completing, one_of, with_parameters
+from llama_scale.cli.output import csv_text, current_output, entry, table, wrapped
 from llama_scale.cli.plan_options import NUMBER, PLAN_OPTIONS
 
 if TYPE_CHECKING:
@@ -70,7 +71,6 @@ def command(
     over-training, costs, and the served tokens from which each is cheaper than another, or than the
     compute-optimal model of its loss.
     """
-    from llama_scale.cli.output import csv_text, current_output
     from llama_scale.planning import compare
 
     found = compare(*models, buy=buy, **words)
@@ -84,7 +84,6 @@ def command(
 
 
 def _text(found: Comparison) -> Iterator[Any]:
-    from llama_scale.cli.output import entry, table, wrapped
     from llama_scale.planning import comparison_words as words
 
     yield from (wrapped(found.sentence), "")

@@ -11,18 +11,12 @@ import click
 from llama_scale.architecture import CONVENTIONS
 from llama_scale.cli import options
 from llama_scale.cli.options import FLOPS, FRACTION
+from llama_scale.cli.output import current_output
 from llama_scale.cli.settings import OwnOption
-from llama_scale.errors import StoreError
+from llama_scale.errors import InputError, StoreError
 
 if TYPE_CHECKING:
-    from llama_scale.fitting import Rules
     from llama_scale.laws import Fit
-
-FORMS = ("auto", "chinchilla", "skaling", "tied", "kaplan", "repeated", "multi-power")
-REPEATS = ("all", "best", "mean")
-ACCOUNTINGS = ("6nd", "exact")
-RESAMPLINGS = ("rows", "runs", "budgets", "model")
-DIRECTIONS = ("auto", "compute", "overtraining")
 
 
 @options.command(
@@ -37,7 +31,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=options.PathType(path_type=Path))
 @click.option(
     "--form",
-    type=options.one_of(FORMS),
+    type=options.one_of(["auto", "chinchilla", "skaling", "tied", "kaplan", "repeated", "multi-power"]),
     default="auto",
     help="Of the law; auto lets predictions of the farther runs by the nearer ones choose.",
 )
@@ -79,14 +73,14 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--repeats",
-    type=options.one_of(REPEATS),
+    type=options.one_of(["all", "best", "mean"]),
     default="all",
     help="Of one size and duration: all count, the best (of a grid of settings), or the mean (of seeds).",
 )
 @click.option(
     "--flops",
     cls=OwnOption,
-    type=options.one_of(ACCOUNTINGS),
+    type=options.one_of(["6nd", "exact"]),
     help="How FLOPs are counted: 6ND, or as the source does. [default: exact where it does, else 6nd]",
 )
 @click.option("--delta", type=float, help="Huber's, on log loss. [default: 1e-3; chosen with --form auto]")
@@ -99,7 +93,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--direction",
-    type=options.one_of(DIRECTIONS),
+    type=options.one_of(["auto", "compute", "overtraining"]),
     default="auto",
     help="Where plans lie, and backtests look: more compute, or many tokens a parameter.",
 )
@@ -117,7 +111,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.option("--draws", type=int, default=1000, help="Laws drawn for the intervals; 0 for none.")
 @click.option(
     "--resampling",
-    type=options.one_of(RESAMPLINGS),
+    type=options.one_of(["rows", "runs", "budgets", "model"]),
     help="What is drawn. [default: model where runs share trunks or are few, else rows]",
 )
 @click.option("--level", type=FRACTION, default="90%", help="Of the intervals.")
@@ -160,7 +154,6 @@ def command(
     beside it, and tests it on runs that the fit never saw.
     """
     from llama_scale.cli import fit_curves, fit_extras, fit_report
-    from llama_scale.cli.output import current_output
     from llama_scale.files import check_new
     from llama_scale.laws import fit_to_json
 
@@ -172,8 +165,11 @@ def command(
     fit_extras.check_options(click.get_current_context())
     if words["form"] == fit_extras.MULTI_POWER:
         return fit_curves.run(given, words | {"fit_on": fit_on}, futures, output=output, force=force)
+    from llama_scale.fitting.rules import Rules, parse_burn_in
+
     words["weights"] = _weights(words["weights"])
-    words["rules"] = _rules(words.pop("burn_in"), words.pop("repeats"), words.pop("flops"))
+    burn_in = parse_burn_in(words.pop("burn_in"))
+    words["rules"] = Rules(burn_in=burn_in, repeats=words.pop("repeats"), flops=words.pop("flops"))
     is_repeated = words["form"] == fit_extras.REPEATED
     fit = _fit_repeated(given, words, base_law) if is_repeated else _fit(given, words)
     report = fit_extras.report_repeated if is_repeated else fit_report.report
@@ -207,7 +203,6 @@ def _fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: st
 
 def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
     from llama_scale.cli.fit_report import refused
-    from llama_scale.cli.output import current_output
     from llama_scale.fitting import UnidentifiedFitError, fit
 
     try:
@@ -219,16 +214,7 @@ def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
         raise
 
 
-def _rules(burn_in: str | None, repeats: Any, flops: Any) -> Rules:
-    from llama_scale.fitting import Rules
-    from llama_scale.fitting.rules import parse_burn_in
-
-    return Rules(burn_in=parse_burn_in(burn_in), repeats=repeats, flops=flops)
-
-
 def _weights(text: str | None) -> float | None:
-    from llama_scale.errors import InputError
-
     if text is None or text == "none":
         return None if text is None else 0.0
     try:
@@ -242,7 +228,6 @@ def _weights(text: str | None) -> float | None:
 def _save(fit: Fit, sources: tuple[Path, ...], output: Path | None, force: bool, store: Path) -> Path | None:
     """Where the fit was written; a default place that cannot be written costs a warning, not the answer."""
     from llama_scale.canonical import canonical_hash
-    from llama_scale.cli.output import current_output
     from llama_scale.laws import fit_to_json, write_fit
 
     if output is not None:

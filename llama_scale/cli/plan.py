@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import options
+from llama_scale.cli.output import csv_text, current_output, entry, table, wrapped
 from llama_scale.cli.plan_options import plan_options
 from llama_scale.errors import InputError
 
@@ -67,7 +68,6 @@ def command(
     Takes a scaling law, a demand and a budget (or a quality), and names the model of lowest loss (or
     lowest lifetime cost), a LLaMA shape that can be built, what it costs and how sure the law is of it.
     """
-    from llama_scale.cli.output import current_output
     from llama_scale.planning import plan
     from llama_scale.planning.markdown import markdown
 
@@ -105,7 +105,6 @@ def _document(plan: Plan, explain: bool) -> dict[str, Any]:
 
 def _text(plan: Plan, explain: bool, sensitivity: bool) -> Iterator[Any]:
     """The answer, the table, the reasons, what to beware of, and what to ask next."""
-    from llama_scale.cli.output import entry, table, wrapped
     from llama_scale.planning import words
     from llama_scale.planning.again import command, next_steps
     from llama_scale.planning.reasons import reasons
@@ -127,7 +126,6 @@ def _text(plan: Plan, explain: bool, sensitivity: bool) -> Iterator[Any]:
 
 def _tables(plan: Plan, sensitivity: bool) -> Iterator[Any]:
     """The regret of a demand that is not known, and, if asked for, what moves the bill."""
-    from llama_scale.cli.output import table, wrapped
     from llama_scale.planning import words
 
     if plan.regret is not None:
@@ -141,7 +139,6 @@ def _tables(plan: Plan, sensitivity: bool) -> Iterator[Any]:
 
 
 def _explained(plan: Plan) -> Iterator[str]:
-    from llama_scale.cli.output import entry
     from llama_scale.planning.explain import explain
 
     yield "Formulas"
@@ -163,8 +160,6 @@ def _explained(plan: Plan) -> Iterator[str]:
 
 def _csv(plan: Plan) -> str:
     """The models, one a line."""
-    from llama_scale.cli.output import csv_text
-
     models = {
         "recommended": plan.recommended,
         "optimum": plan.optimum,

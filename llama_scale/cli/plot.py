@@ -19,6 +19,7 @@ from llama_scale.cli.options import (
     where_option,
     with_parameters,
 )
+from llama_scale.cli.output import current_output, table
 from llama_scale.cli.plan_options import plan_options
 from llama_scale.cli.settings import OwnOption
 
@@ -56,8 +57,6 @@ def command() -> None:
 @click.pass_context
 def kinds(ctx: click.Context, as_json: bool) -> None:
     """Which pictures are there, and what does each answer?"""
-    from llama_scale.cli.output import current_output, table
-
     assert isinstance(command, Group)
     questions = [(name, one.get_short_help_str(80)) for name, one in sorted(command.commands.items())]
     drawn = [(name, question) for name, question in questions if name != ctx.info_name]
@@ -97,7 +96,6 @@ def _write(
     kind: str, output: Path, force: bool, sources: Iterable[object], draw: Callable[[], Drawn]
 ) -> None:
     """Checks the file's name before any work, draws, and writes."""
-    from llama_scale.cli.output import current_output
     from llama_scale.files import check_new
     from llama_scale.plots.files import format_of, save
 

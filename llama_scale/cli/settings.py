@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from llama_scale.cli.output import Output
+from llama_scale.cli.output import Output, current_output, table
 from llama_scale.errors import InputError, LlamaScaleError
 
 PREFIX = "LLAMA_SCALE"
@@ -119,8 +119,6 @@ def _path_named(root: click.Group, words: Sequence[str]) -> tuple[str, ...]:
 
 def show(ctx: click.Context) -> None:
     """Prints every option of the command with its value and where it came from."""
-    from llama_scale.cli.output import current_output, table
-
     options = [p for p in ctx.command.params if isinstance(p, click.Option) and p.name in ctx.params]
     rows = [
         (key_of(option), _written(option, ctx.params[option.name or ""]), origin(ctx, option))
