@@ -171,7 +171,7 @@ def test_runs_on_a_text_that_changed_are_named(tmp_path: Path) -> None:
     text.write_text(text.read_text() + "\nmore = True\n")
     changed = prepare_sweep(recipe, store=store, workers=2, device="cpu")
     assert changed.earlier == EarlierText(sources=("text",), runs=3)
-    assert cautions(changed)[0].startswith("The text of text has changed since 3 runs of this sweep trained")
+    assert next(cautions(changed)).startswith("The text of text has changed since 3 runs of this sweep")
     publish_step(changed.tasks[0].folder, 1)  # what was begun on the new text was meant
     assert prepare_sweep(recipe, store=store, workers=2, device="cpu").earlier is None
 

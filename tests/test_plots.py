@@ -214,7 +214,12 @@ def test_a_rival_that_is_out_of_view_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_parameters": "10B"}, {"serve_accelerators": 1, "accelerator": "h100", "budget": "$50M"}]
+    "limits",
+    [
+        {"max_parameters": "10B"},
+        {"serve_accelerators": 1, "accelerator": "h100", "budget": "$50M"},
+        {"unique_tokens": "1B", "budget": "$5M"},  # which buys hardly more than a hundredth of it would
+    ],
 )
 def test_names_of_marked_sizes_and_parts_stay_within_the_axes(limits: dict[str, Any]) -> None:
     drawn = plots.cost_by_size(curves.cost_by_size(plan(serve_tokens=1e12, **limits)))
@@ -225,6 +230,7 @@ def test_names_of_marked_sizes_and_parts_stay_within_the_axes(limits: dict[str, 
     for text in axes.texts:
         box = text.get_window_extent(canvas.get_renderer())
         assert frame.x0 - 1 <= box.x0 < box.x1 <= frame.x1 + 1, text.get_text()
+        assert frame.y0 - 1 <= box.y0 < box.y1 <= frame.y1 + 1, text.get_text()
 
 
 def test_a_part_is_named_where_no_model_is() -> None:

@@ -367,7 +367,7 @@ def _contrast(one: str, other: str) -> float:
 def test_words_and_controls_stand_out_from_their_ground(look: str) -> None:
     shades = _shades((DATA / "page.css").read_text())[look]
     for ground in ("paper", "panel"):
-        for words in ("ink", "soft", "rival", "train", "good", "accent"):
+        for words in ("ink", "soft", "rival", "train", "accent"):
             assert _contrast(shades[words], shades[ground]) >= 4.5, (words, ground)
     assert _contrast(shades["warn-ink"], shades["warn"]) >= 4.5
     assert shades["halo"] == shades["paper"]

@@ -11,6 +11,7 @@ from llama_scale.cli import Program, main
 from llama_scale.cli.options import (
     BUDGET,
     COUNT,
+    LAWS,
     USD_PER_HOUR,
     Group,
     completing,
@@ -49,7 +50,7 @@ class Sample(Program):
         return ["show", "group"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return {"show": show, "group": Group("group", commands={"show": show})}.get(cmd_name)
+        return {"show": show, "group": Group("group", alone="show", commands={"show": show})}.get(cmd_name)
 
 
 sample = Sample(name="llama-scale", context_settings=main.context_settings)
@@ -271,17 +272,37 @@ def test_options_that_may_be_given_several_times_are_shown_as_they_are_written()
 
 
 def test_values_complete_or_else_files() -> None:
-    def laws() -> list[str]:
-        return ["besiroglu-2024", "hoffmann-2022"]
-
     def broken() -> list[str]:
         raise OSError
 
     context, option = click.Context(show), show.params[0]
-    assert [item.value for item in completing(laws)(context, option, "b")] == ["besiroglu-2024"]
-    assert completing(laws)(context, option, "x") == []
+    assert [item.value for item in completing(LAWS)(context, option, "b")] == ["besiroglu-2024"]
+    assert completing(LAWS)(context, option, "x") == []
     assert completing(broken)(context, option, "") == []
-    assert [item.type for item in completing(laws, or_files=True)(context, option, "x")] == ["file"]
+    assert [item.type for item in completing(LAWS, or_files=True)(context, option, "x")] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (("plan",), "match", "llama-13b"),
+        (("plan",), "serve_accelerator", "H100-SXM"),
+        (("compare",), "buy", "llama-2-70b"),
+        (("train",), "model", "llama-7b"),
+        (("train",), "peak", "H100-SXM"),
+        (("sweep",), "recipe", "overtraining"),
+        (("data", "prepare"), "recipe", "default"),
+    ],
+)
+def test_each_kind_of_name_completes(words: tuple[str, ...], name: str, value: str) -> None:
+    context = click.Context(main)
+    for word in words:
+        assert isinstance(context.command, click.Group)
+        command = context.command.get_command(context, word)
+        assert command is not None
+        context = click.Context(command, parent=context, info_name=word)
+    option = next(one for one in context.command.params if one.name == name)
+    assert value in [item.value for item in option.shell_complete(context, value[:3])]
 
 
 def test_overrides_arrive_in_order() -> None:

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import click
 
-from llama_scale.cli.failures import check_command, exit_code_of
-from llama_scale.cli.output import Helpful, show_version
+from llama_scale.cli.failures import exit_code_of
+from llama_scale.cli.helpful import HelpfulGroup, show_version
 from llama_scale.cli.settings import json_asked
 from llama_scale.frozen import frozen
 
@@ -46,7 +46,7 @@ COMMANDS = {
 }
 
 
-class Program(Helpful, click.Group):
+class Program(HelpfulGroup):
     """The top of the command line: loads commands lazily, and gives every error one line and one hint."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -60,7 +60,6 @@ class Program(Helpful, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        check_command(self, ctx, args)
         if (entry := COMMANDS.get(args[0])) and not entry.lasts:
             # As numpy loads, OpenBLAS starts a thread a core: a quarter of a plan's time, for no use of them.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -23,7 +23,6 @@ from llama_scale.quantities import counted, format_bytes
 from llama_scale.version import code_version
 
 Status = Literal["pass", "warn", "fail"]
-OLDEST_PYTHON = (3, 11)
 ROOM_FOR_A_SWEEP = 2 * 2**30  # the default sweep's text and checkpoints, with as much to spare
 ROOM_AT_ALL = 200 * 2**20
 MEMORY_FOR_A_SWEEP = 3 * 2**30
@@ -41,8 +40,8 @@ class Check:
 
 def examine(store: Path, root: click.Context) -> Iterator[Check]:
     """Every check, in the order in which they are worth mending."""
-    yield _program()
-    yield _python()
+    yield Check("llama-scale", "pass", code_version())
+    yield Check("python", "pass", f"{platform.python_version()} at {sys.executable}")
     yield from map(_package, _requirements())
     yield from _devices()
     yield _memory()
@@ -51,18 +50,6 @@ def examine(store: Path, root: click.Context) -> Iterator[Check]:
     yield _corpus()
     yield from _extras()
     yield _settings(root)
-
-
-def _program() -> Check:
-    return Check("llama-scale", "pass", code_version())
-
-
-def _python() -> Check:
-    good = sys.version_info >= OLDEST_PYTHON
-    fix = None if good else f"install Python {'.'.join(map(str, OLDEST_PYTHON))} or newer"
-    return Check(
-        "python", "pass" if good else "fail", f"{platform.python_version()} at {sys.executable}", fix
-    )
 
 
 def _requirements() -> list[str]:

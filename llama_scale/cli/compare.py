@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import options
-from llama_scale.cli import plan as plan_command
-from llama_scale.cli.options import COUNT, completing, one_of
-from llama_scale.cli.plan_options import NUMBER, model_names
+from llama_scale.cli.options import COUNT, MODELS, completing, one_of, with_parameters
+from llama_scale.cli.output import csv_text, current_output, entry, table, wrapped
+from llama_scale.cli.plan_options import NUMBER, PLAN_OPTIONS
 
 if TYPE_CHECKING:
     from llama_scale.planning import Comparison
 
 QUESTION = frozenset(
-    {  # what plan alone asks: compare takes the rest of its options as they are
+    {  # what plan alone asks, or means otherwise
         *("serve_tokens", "budget", "target_loss", "target_score", "match", "against", "max_parameters"),
         *("accelerators", "deadline", "unique_tokens", "retrain_every", "request_rate"),
-        *("recompute", "pue", "carbon"),
-        *("vocabulary", "sensitivity", "explain", "form", "html", "force", "as_json", "quiet"),
+        *("recompute", "pue", "carbon", "vocabulary", "kv_heads"),
     }
 )
 
@@ -34,14 +33,12 @@ QUESTION = frozenset(
         "llama-scale compare llama-7b llama-13b llama-33b llama-65b --json",
     ),
 )
-@click.argument(
-    "models", nargs=-1, metavar="[MODEL]...", shell_complete=completing(model_names, or_files=True)
-)
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completing(MODELS, or_files=True))
 @click.option(
     "--buy",
     multiple=True,
     metavar="MODEL",
-    shell_complete=completing(model_names, or_files=True),
+    shell_complete=completing(MODELS, or_files=True),
     help="Take this one off the shelf, at no cost of training; against one of your own.",
 )
 @click.option(
@@ -54,6 +51,7 @@ QUESTION = frozenset(
     type=NUMBER,
     help="Of the compute-optimal equals. [default: as many as the model has]",
 )
+@with_parameters(*(option for option in PLAN_OPTIONS if option.name not in QUESTION))
 @click.option(
     "--format",
     "form",
@@ -73,35 +71,19 @@ def command(
     over-training, costs, and the served tokens from which each is cheaper than another, or than the
     compute-optimal model of its loss.
     """
-    from llama_scale.cli.output import current_output
     from llama_scale.planning import compare
 
     found = compare(*models, buy=buy, **words)
+    document = found.to_json()
     views = {
         "text": lambda: list(_text(found)),
         "md": lambda: found._repr_markdown_(),
-        "csv": lambda: _csv(found),
+        "csv": lambda: csv_text([_plain(model) for model in document["models"]]),
     }
-    current_output().result(found.to_json(), views[form])
-
-
-def _share_options() -> None:
-    """Gives the command those options of `plan` that say what things cost and which law holds."""
-    own = {parameter.name for parameter in command.params}
-    shared = [
-        parameter
-        for parameter in plan_command.command.params
-        if parameter.name not in QUESTION and parameter.name not in own
-    ]
-    place = next(index for index, parameter in enumerate(command.params) if parameter.name == "form")
-    command.params[place:place] = shared
-
-
-_share_options()
+    current_output().result(document, views[form])
 
 
 def _text(found: Comparison) -> Iterator[Any]:
-    from llama_scale.cli.output import entry, table, wrapped
     from llama_scale.planning import comparison_words as words
     from llama_scale.planning.words import assumed
 
@@ -122,17 +104,6 @@ def _text(found: Comparison) -> Iterator[Any]:
     yield from (entry("next", step) for step in words.next_steps(found))
 
 
-def _csv(found: Comparison) -> str:
-    """The models, one a line, numbers in base units."""
-    import csv
-    import io
-
-    plain = [
-        {name: value for name, value in model.items() if not isinstance(value, (dict, list))}
-        for model in found.to_json()["models"]
-    ]
-    page = io.StringIO()
-    writer = csv.DictWriter(page, fieldnames=list(plain[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return page.getvalue().rstrip("\n")
+def _plain(model: dict[str, Any]) -> dict[str, Any]:
+    """What a line has room for."""
+    return {name: value for name, value in model.items() if not isinstance(value, (dict, list))}

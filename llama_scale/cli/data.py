@@ -10,11 +10,11 @@ import click
 from llama_scale import quantities
 from llama_scale.cli.options import (
     COUNT,
+    RECIPES,
     Group,
     completing,
     json_option,
     set_option,
-    shipped_recipes,
     store_option,
 )
 from llama_scale.cli.output import current_output, table
@@ -41,7 +41,7 @@ def command() -> None:
         "llama-scale data prepare --set data.source=hub:roneneldan/TinyStories",
     )
 )
-@click.argument("recipe", default="default", shell_complete=completing(shipped_recipes, or_files=True))
+@click.argument("recipe", default="default", shell_complete=completing(RECIPES, or_files=True))
 @store_option
 @set_option
 @json_option

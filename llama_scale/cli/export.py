@@ -8,6 +8,7 @@ import click
 
 from llama_scale.cli import options
 from llama_scale.cli.options import complete_run_ids, one_of
+from llama_scale.cli.output import current_output
 from llama_scale.cli.settings import OwnOption
 
 
@@ -41,7 +42,6 @@ def command(run: str, form: str, output: Path | None, store: Path, as_json: bool
     Writes a folder that AutoModelForCausalLM and AutoTokenizer of transformers load, with equal logits and
     token ids. A run that has not ended gives its newest checkpoint.
     """
-    from llama_scale.cli.output import current_output
     from llama_scale.runs import find_run
     from llama_scale.training.data import data_folder, open_tokens
     from llama_scale.training.exchange import hf_config, shape_line, write_hf

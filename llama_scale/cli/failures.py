@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -46,18 +46,6 @@ def explain(error: BaseException) -> LlamaScaleError:
     if isinstance(error, click.ClickException):
         return LlamaScaleError(error.format_message(), hint="see `llama-scale --help`")
     return Interrupted("interrupted", hint="give the same command again")
-
-
-def check_command(group: click.Group, ctx: click.Context, words: Sequence[str]) -> None:
-    """Raises InputError, with the nearest name, if `words` begin with a command that `group` lacks."""
-    known = group.list_commands(ctx)
-    if words[0] in known or words[0].startswith("-") or ctx.resilient_parsing:
-        return
-    from llama_scale.config import nearest
-
-    close = nearest(words[0], known)
-    hint = f"did you mean `{ctx.command_path} {close[0]}`?" if close else f"see `{ctx.command_path} --help`"
-    raise InputError(f"there is no command {words[0]!r}", hint=hint)
 
 
 def _message(error: click.UsageError) -> str:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from llama_scale.architecture import CONVENTIONS
 from llama_scale.cli import options
 from llama_scale.cli.options import FLOPS, FRACTION
+from llama_scale.cli.output import current_output
 from llama_scale.cli.settings import OwnOption
-from llama_scale.errors import StoreError
+from llama_scale.errors import InputError, StoreError
 
 if TYPE_CHECKING:
-    from llama_scale.fitting import Rules
     from llama_scale.laws import Fit
-
-FORMS = ("auto", "chinchilla", "skaling", "tied", "kaplan", "repeated", "multi-power")
-REPEATS = ("all", "best", "mean")
-ACCOUNTINGS = ("6nd", "exact")
-RESAMPLINGS = ("rows", "runs", "budgets", "model")
-DIRECTIONS = ("auto", "compute", "overtraining")
 
 
 @options.command(
@@ -37,7 +31,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=options.PathType(path_type=Path))
 @click.option(
     "--form",
-    type=options.one_of(FORMS),
+    type=options.one_of(["auto", "chinchilla", "skaling", "tied", "kaplan", "repeated", "multi-power"]),
     default="auto",
     help="Of the law; auto lets predictions of the farther runs by the nearer ones choose.",
 )
@@ -79,14 +73,14 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--repeats",
-    type=options.one_of(REPEATS),
+    type=options.one_of(["all", "best", "mean"]),
     default="all",
     help="Of one size and duration: all count, the best (of a grid of settings), or the mean (of seeds).",
 )
 @click.option(
     "--flops",
     cls=OwnOption,
-    type=options.one_of(ACCOUNTINGS),
+    type=options.one_of(["6nd", "exact"]),
     help="How FLOPs are counted: 6ND, or as the source does. [default: exact where it does, else 6nd]",
 )
 @click.option("--delta", type=float, help="Huber's, on log loss. [default: 1e-3; chosen with --form auto]")
@@ -99,7 +93,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 )
 @click.option(
     "--direction",
-    type=options.one_of(DIRECTIONS),
+    type=options.one_of(["auto", "compute", "overtraining"]),
     default="auto",
     help="Where plans lie, and backtests look: more compute, or many tokens a parameter.",
 )
@@ -117,7 +111,7 @@ DIRECTIONS = ("auto", "compute", "overtraining")
 @click.option("--draws", type=int, default=1000, help="Laws drawn for the intervals; 0 for none.")
 @click.option(
     "--resampling",
-    type=options.one_of(RESAMPLINGS),
+    type=options.one_of(["rows", "runs", "budgets", "model"]),
     help="What is drawn. [default: model where runs share trunks or are few, else rows]",
 )
 @click.option("--level", type=FRACTION, default="90%", help="Of the intervals.")
@@ -159,71 +153,60 @@ def command(
     with k = 1 (chinchilla) or free (skaling), shows the envelope of training curves and IsoFLOP parabolas
     beside it, and tests it on runs that the fit never saw.
     """
-    from llama_scale.cli import fit_curves, fit_extras
-    from llama_scale.cli.fit_report import report
-    from llama_scale.cli.output import current_output
+    from llama_scale.cli import fit_curves, fit_extras, fit_report
     from llama_scale.files import check_new
+    from llama_scale.laws import fit_to_json
 
     given = sources or (store,)
     fit_on, futures = words.pop("fit_on"), words.pop("futures")
     scores, task = words.pop("scores"), words.pop("task")
     if output is not None:
         check_new(output, overwrite=force, other="--output", sources=(given, scores, base_law))
-    fit_extras.check_options(
-        words["form"],
-        {
-            "base-law": base_law,
-            "fit-on": fit_on,
-            "predict": futures,
-            "scores": scores,
-            "task": task,
-            "budget": words["budgets"],
-            "burn-in": words["burn_in"],
-            "backtest": words["protocol"],
-            "profile": words["profile"],
-            **{name: words[name] for name in ("weights", "direction", "resampling", "convention", "flops")},
-            **{name: _on_the_line(name) for name in fit_extras.DEFAULTED},
-        },
-    )
+    fit_extras.check_options(click.get_current_context())
     if words["form"] == fit_extras.MULTI_POWER:
         return fit_curves.run(given, words | {"fit_on": fit_on}, futures, output=output, force=force)
+    from llama_scale.fitting.rules import Rules, parse_burn_in
+
     words["weights"] = _weights(words["weights"])
-    words["rules"] = _rules(words.pop("burn_in"), words.pop("repeats"), words.pop("flops"))
-    if words["form"] == fit_extras.REPEATED:
-        fit, report = fit_extras.fit_repeated(given, words, base_law), fit_extras.report_repeated
-    else:
-        fit = _fit(given, words)
+    burn_in = parse_burn_in(words.pop("burn_in"))
+    words["rules"] = Rules(burn_in=burn_in, repeats=words.pop("repeats"), flops=words.pop("flops"))
+    is_repeated = words["form"] == fit_extras.REPEATED
+    fit = _fit_repeated(given, words, base_law) if is_repeated else _fit(given, words)
+    report = fit_extras.report_repeated if is_repeated else fit_report.report
     if scores is not None or task is not None:
         from llama_scale.fitting.downstream import with_scores
 
         fit = with_scores(fit, scores, task)
     file = _save(fit, given, output, force, store)
+    document = fit_to_json(fit, draws=False) | {"file": None if file is None else str(file)}
     current_output().result(
-        _document(fit, file), lambda: fit_extras.with_scores_shown(list(report(fit, file)), fit)
+        document, lambda: [*report(fit), *fit_extras.scores(fit), *fit_report.kept(fit, file)]
     )
 
 
-def _on_the_line(option: str) -> bool:
-    """Whether the command line itself gives the option."""
-    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
+def _asked(sources: tuple[Path, ...], words: dict[str, Any]) -> dict[str, Any]:
+    """What every fit of laws is asked, and what it is called: its first source, links not followed."""
+    from llama_scale.fitting import Settings
+
+    first = sources[0]
+    name = first.stem if first.suffix else Path(os.path.abspath(first)).name
+    gathered = {word: words.pop(word) for word in ("where", "convention", "rules")}
+    return {**gathered, "settings": Settings(**words), "name": name}
+
+
+def _fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str | None) -> Fit:
+    from llama_scale.fitting import fit_repeated
+
+    words.pop("form")
+    return fit_repeated(sources, **_asked(sources, words), base_law=base_law)
 
 
 def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
-    from llama_scale.cli.fit_extras import name_of
     from llama_scale.cli.fit_report import refused
-    from llama_scale.cli.output import current_output
-    from llama_scale.fitting import Settings, UnidentifiedFitError, fit
+    from llama_scale.fitting import UnidentifiedFitError, fit
 
-    first = sources[0]
     try:
-        return fit(
-            sources,
-            where=words.pop("where"),
-            convention=words.pop("convention"),
-            rules=words.pop("rules"),
-            settings=Settings(**words),
-            name=name_of(first),
-        )
+        return fit(sources, **_asked(sources, words))
     except UnidentifiedFitError as error:
         output, found = current_output(), error.details
         if not output.json:  # there the error's own object holds it
@@ -231,16 +214,7 @@ def _fit(sources: tuple[Path, ...], words: dict[str, Any]) -> Fit:
         raise
 
 
-def _rules(burn_in: str | None, repeats: Any, flops: Any) -> Rules:
-    from llama_scale.fitting import Rules
-    from llama_scale.fitting.rules import parse_burn_in
-
-    return Rules(burn_in=parse_burn_in(burn_in), repeats=repeats, flops=flops)
-
-
 def _weights(text: str | None) -> float | None:
-    from llama_scale.errors import InputError
-
     if text is None or text == "none":
         return None if text is None else 0.0
     try:
@@ -251,16 +225,9 @@ def _weights(text: str | None) -> float | None:
         ) from None
 
 
-def _document(fit: Fit, file: Path | None) -> dict[str, Any]:
-    from llama_scale.laws import fit_to_json
-
-    return fit_to_json(fit, draws=False) | {"file": None if file is None else str(file)}
-
-
 def _save(fit: Fit, sources: tuple[Path, ...], output: Path | None, force: bool, store: Path) -> Path | None:
     """Where the fit was written; a default place that cannot be written costs a warning, not the answer."""
     from llama_scale.canonical import canonical_hash
-    from llama_scale.cli.output import current_output
     from llama_scale.laws import fit_to_json, write_fit
 
     if output is not None:

@@ -58,16 +58,15 @@ def remarks(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 def _sensitivity(varied: Sequence[Evidence]) -> str:
     """Single budgets by their range alone, the others one by one."""
-    budgets = [v["exponent_a"] for v in varied if v["name"].startswith("without the budget")]
-    said = [
-        f"{format_number(v['exponent_a'])} {v['name']}"
-        for v in varied
-        if not v["name"].startswith("without the budget")
-    ]
+    budgets, said = [], []
+    for exponent, name in ((one["exponent_a"], one["name"]) for one in varied):
+        if name.startswith("without the budget"):
+            budgets.append(exponent)
+        else:
+            said.append(f"{format_number(exponent)} {name}")
     if budgets:
-        said.append(
-            f"{format_number(min(budgets))} to {format_number(max(budgets))} when one budget is left out"
-        )
+        low, high = (format_number(end(budgets)) for end in (min, max))
+        said.append(f"{low} to {high} when one budget is left out")
     return f"a by IsoFLOP would be {'; '.join(said)}"
 
 

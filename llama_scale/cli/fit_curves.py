@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from llama_scale.fitting.curve_fit import CurveLaws, FutureSchedule, ModelCurves
 
 LAW = "L = L0 + A S^-alpha - B sum (fall of rate) (1 - (1 + C rate^-gamma S_k)^-beta)"
+CONSTANTS = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
+ERROR_COLUMNS = ("model", "curve", "role", "points", "mean", "worst", "last", "left out")
 FINAL = {"cosine": 0.1}  # share of the peak at which a schedule ends, where it isn't said; else 0
 
 
@@ -26,6 +29,7 @@ def run(
     force: bool,
 ) -> None:
     """Fit, keep where asked, and print."""
+    from llama_scale.files import check_new, write_atomically
     from llama_scale.fitting.curve_fit import fit_curve_laws
 
     laws = fit_curve_laws(
@@ -37,7 +41,9 @@ def run(
     )
     document = laws.to_json() | {"file": None if output is None else str(output)}
     if output is not None:
-        _keep(document, output, force)
+        check_new(output, overwrite=force, other="--output")
+        text = json.dumps(document, allow_nan=False) + "\n"
+        write_atomically(output, text, other="another file with --output")
     current_output().result(document, lambda: list(report(laws, output)))
 
 
@@ -60,16 +66,6 @@ def parse_future(text: str) -> FutureSchedule:
     return FutureSchedule(kind=kind, steps=steps, final_fraction=final)
 
 
-def _keep(document: dict[str, Any], output: Path, force: bool) -> None:
-    import json
-
-    from llama_scale.files import check_new, write_atomically
-
-    check_new(output, overwrite=force, other="--output")
-    text = json.dumps(document, allow_nan=False) + "\n"
-    write_atomically(output, text, other="another file with --output")
-
-
 def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:
     """The answer in a sentence, the laws, their errors by curve, predictions, what to beware of."""
     points = sum(model.fit.points for model in laws.models)
@@ -79,22 +75,25 @@ def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:
         f" follow a multi-power law within"
         f" {_mean([error for model in laws.models for error in model.fitted])} on average.",
     )
-    yield from ("", table([_constants(model) for model in laws.models], ("model", *_names(), "starts agree")))
+    yield from (
+        "",
+        table([_constants(model) for model in laws.models], ("model", *CONSTANTS, "starts agree")),
+    )
     yield wrapped(LAW, 3)
-    yield from ("", "Errors by curve, relative to the loss:", table(_errors(laws), _ERROR_COLUMNS))
-    guesses = [(model, guess) for model in laws.models for guess in model.predictions]
-    if guesses:
-        rows = [
-            (
-                _label(model),
-                guess.schedule.kind,
-                format_count(guess.schedule.steps),
-                format_fraction(guess.schedule.final_fraction),
-                f"{guess.loss_nats:.4f}",
-                format_number(guess.beyond, 2),
-            )
-            for model, guess in guesses
-        ]
+    yield from ("", "Errors by curve, relative to the loss:", table(_errors(laws), ERROR_COLUMNS))
+    rows = [
+        (
+            _label(model),
+            guess.schedule.kind,
+            format_count(guess.schedule.steps),
+            format_fraction(guess.schedule.final_fraction),
+            f"{guess.loss_nats:.4f}",
+            format_number(guess.beyond, 2),
+        )
+        for model in laws.models
+        for guess in model.predictions
+    ]
+    if rows:
         columns = ("model", "schedule", "steps", "ends at", "final loss", "x longest")
         yield from ("", "Schedules that were not run, predicted:", table(rows, columns))
     yield ""
@@ -103,16 +102,9 @@ def report(laws: CurveLaws, file: Path | None) -> Iterator[Any]:
         yield entry("kept in", str(file))
 
 
-_ERROR_COLUMNS = ("model", "curve", "role", "points", "mean", "worst", "last", "left out")
-
-
-def _names() -> tuple[str, ...]:
-    return ("L0", "A", "alpha", "B", "C", "beta", "gamma")
-
-
 def _constants(model: ModelCurves) -> list[str]:
-    values = [format_number(float(getattr(model.fit.law, name)), 4) for name in _names()]
-    marked = [f"{v} (bound)" if n in model.fit.at_bound else v for n, v in zip(_names(), values, strict=True)]
+    values = {name: format_number(float(getattr(model.fit.law, name)), 4) for name in CONSTANTS}
+    marked = [f"{value} (bound)" if name in model.fit.at_bound else value for name, value in values.items()]
     return [_label(model), *marked, f"{model.fit.agreed} of {model.fit.starts}"]
 
 

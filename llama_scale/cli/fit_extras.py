@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+from click.core import ParameterSource
+
 from llama_scale.cli.output import entry, table, wrapped
+from llama_scale.cli.settings import key_of
 from llama_scale.errors import InputError
 from llama_scale.quantities import format_fraction, format_level, format_number
 
@@ -17,74 +19,44 @@ if TYPE_CHECKING:
 REPEATED = "repeated"
 OWN_LAW = "own"
 MULTI_POWER = "multi-power"
-ONLY_WITH = {"base-law": (REPEATED,), "fit-on": (MULTI_POWER,), "predict": (MULTI_POWER,)}
+ONLY_WITH = {"base-law": REPEATED, "fit-on": MULTI_POWER, "predict": MULTI_POWER}
 DEFAULTED = ("repeats", "draws", "level", "seed")  # options whose default is a value like any other
+OF_CHOICE = ("weights", "direction", "resampling", "budget", "backtest", "profile")
 NOT_WITH = {
-    REPEATED: ("weights", "direction", "resampling", "budget", "backtest", "profile"),
-    MULTI_POWER: (
-        *("weights", "direction", "resampling", "budget", "backtest", "profile"),
-        *("scores", "task", "convention", "burn-in", *DEFAULTED, "flops"),
-    ),
+    REPEATED: OF_CHOICE,
+    MULTI_POWER: (*OF_CHOICE, "scores", "task", "convention", "burn-in", *DEFAULTED, "flops"),
 }
 SCORE_ROWS = 5
 EPOCHS = (2, 4, 8, 16, 40)
 SYMBOLS = {"tokens_decay": "R_D*", "parameters_decay": "R_N*"}
 
 
-def check_options(form: str, given: Mapping[str, Any]) -> None:
+def check_options(ctx: click.Context) -> None:
     """Raises InputError for an option that the form makes nothing of."""
-    for option, value in given.items():
-        value = value if value != "auto" else None
-        forms = ONLY_WITH.get(option)
-        if value and forms and form not in forms:
+    form = ctx.params["form"]
+    for option in filter(lambda option: _is_given(ctx, option), ctx.command.params):
+        name = key_of(option)
+        if form != (its_form := ONLY_WITH.get(name, form)):
             raise InputError(
-                f"--{option} is of no use with --form {form}",
-                hint=f"it goes with --form {' or '.join(forms)}",
+                f"--{name} is of no use with --form {form}", hint=f"it goes with --form {its_form}"
             )
-        if value and form in (REPEATED, MULTI_POWER) and option in NOT_WITH[form]:
-            raise InputError(f"--form {form} takes no --{option}", hint=f"leave --{option} out")
+        if name in NOT_WITH.get(form, ()):
+            raise InputError(f"--form {form} takes no --{name}", hint=f"leave --{name} out")
 
 
-def name_of(source: Path) -> str:
-    """What a fit of it is called: the file's name without its ending, or the folder's, links not followed."""
-    return source.stem if source.suffix else Path(os.path.abspath(source)).name
+def _is_given(ctx: click.Context, option: click.Parameter) -> bool:
+    name = option.name or ""
+    if name in DEFAULTED:
+        return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    return bool(ctx.params.get(name)) and ctx.params[name] != "auto"
 
 
-def fit_repeated(sources: tuple[Path, ...], words: dict[str, Any], base_law: str | None) -> Fit:
-    """The fit of `--form repeated`."""
-    from llama_scale.fitting import Settings, fit_repeated
-
-    first = sources[0]
-    gathered = {name: words.pop(name) for name in ("where", "convention", "rules") if name in words}
-    words.pop("form")
-    return fit_repeated(
-        sources,
-        **gathered,
-        base_law=base_law,
-        settings=Settings(**words),
-        name=name_of(first),
-    )
-
-
-def with_scores_shown(pieces: list[Any], fit: Fit) -> list[Any]:
-    """A fit's report with its scores above the lines that say where it is kept and what comes next."""
-    if fit.downstream is None:
-        return pieces
-    last = next(
-        (
-            i
-            for i, piece in enumerate(pieces)
-            if isinstance(piece, str) and piece.startswith(("kept in", "next"))
-        ),
-        len(pieces),
-    )
-    return [*pieces[:last], "", *_scores(fit), *pieces[last:]]
-
-
-def _scores(fit: Fit) -> Iterator[Any]:
+def scores(fit: Fit) -> Iterator[Any]:
     """What a loss scores: a table over the losses of the models that were scored, and how sure that is."""
     found = fit.downstream
-    assert found is not None
+    if found is None:
+        return
+    yield ""
     best, worst = found.losses
     level = found.evidence["level"]
     rows = []
@@ -114,9 +86,8 @@ def _scores(fit: Fit) -> Iterator[Any]:
     yield ""
 
 
-def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
+def report_repeated(fit: Fit) -> Iterator[Any]:
     """What `fit --form repeated` prints: what repeats are worth, every minimum, what to beware of."""
-
     found, chosen = fit.evidence["repeated_data"], fit.evidence["selection"]
     assert fit.repetition is not None
     worth = fit.repeated(1.0)
@@ -154,10 +125,6 @@ def report_repeated(fit: Fit, file: Path | None = None) -> Iterator[Any]:
         )
     yield from _intervals(fit)
     yield from (entry("warning", text) for text in fit.evidence["warnings"])
-    where = str(file) if file else "LAW.json"
-    if file:
-        yield entry("kept in", f"{file}, with {chosen['draws']} draws")
-    yield f"{'next':11}llama-scale plan --law {where} --serve-tokens 1e12"
 
 
 def _worths(fit: Fit) -> Any:

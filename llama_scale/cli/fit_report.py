@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SAME = 1e-6  # relative: objectives that differ by less are one
 
 
-def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
-    """What `fit` prints: pieces of text and tables, in order. `file` is where the fit was kept."""
+def report(fit: Fit) -> Iterator[Any]:
+    """What `fit` prints: pieces of text and tables, in order."""
     evidence = fit.evidence
     yield from _law(fit)
     if evidence.get("profile"):
@@ -28,15 +28,13 @@ def report(fit: Fit, file: Path | None = None) -> Iterator[Any]:
     yield from _held_out(fit)
     if evidence["selection"]["candidates"]:
         yield from ("", *fit_selection.candidates(evidence["selection"]))
-    outer = list(fit_selection.protocol(evidence.get("backtest")))
-    yield from (("", *outer[:-1]) if outer else ())
+    yield from fit_selection.protocol(evidence.get("backtest"))
     yield ""
     yield from _reasons(fit)
     yield from _cautions(fit)
-    yield from _kept(fit, file)
 
 
-def digest(fit: Fit, file: Path, source: Path) -> Iterator[Any]:
+def digest(fit: Fit, source: Path) -> Iterator[Any]:
     """What `sweep` ends with: the law, its optima and test, what to beware of; `fit SOURCE` says the rest."""
     yield from _law(fit)
     yield from ("", *_optima(fit))
@@ -46,7 +44,6 @@ def digest(fit: Fit, file: Path, source: Path) -> Iterator[Any]:
     yield entry("noise", f"{_noise(fit)}{f'; {seeds}' if seeds else ''}")
     yield from _cautions(fit)
     yield f"{'details':{MARGIN}}llama-scale fit {source}"
-    yield from _kept(fit, file)
 
 
 def _law(fit: Fit) -> Iterator[Any]:
@@ -59,9 +56,11 @@ def _cautions(fit: Fit) -> Iterator[str]:
     yield from (entry("left out", text) for text in _exclusions(fit.evidence.get("exclusions", ())))
 
 
-def _kept(fit: Fit, file: Path | None) -> Iterator[str]:
+def kept(fit: Fit, file: Path | None, figures: Sequence[Path] = ()) -> Iterator[str]:
+    """Where the fit and its figures are, and what to do with it."""
     if file:
         yield entry("kept in", f"{file}, with {fit.evidence['selection']['draws']} draws")
+    yield from (f"{'figure':{MARGIN}}{figure}" for figure in figures)
     yield f"{'next':{MARGIN}}llama-scale plan --law {file or 'LAW.json'} --serve-tokens 1e12"
 
 

@@ -28,6 +28,7 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
 
     for verdict in (backtest or {}).get("protocol", ()):
         way, chosen = ALONG[verdict["direction"]], verdict["chosen"]
+        yield ""
         yield wrapped(
             f"Held out from all of it: {verdict['held_out_runs']} runs farthest in {way},"
             f" up to {format_number(verdict['factor'], 2)}x"
@@ -51,7 +52,6 @@ def protocol(backtest: Mapping[str, Any] | None) -> Iterator[Any]:
             yield from _grid(verdict["candidates"])
         if verdict["refused"]:
             yield wrapped(f"the fit of the others would be refused: {verdict['refused']}", 3)
-        yield ""
 
 
 def _grid(tried: Sequence[Mapping[str, Any]]) -> Iterator[Any]:

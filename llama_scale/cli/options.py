@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,7 @@ from click.shell_completion import CompletionItem
 
 from llama_scale import quantities
 from llama_scale.cli import settings
-from llama_scale.cli.failures import check_command
-from llama_scale.cli.output import Helpful
+from llama_scale.cli.helpful import Helpful, HelpfulGroup
 from llama_scale.errors import InputError, LlamaScaleError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -35,20 +35,13 @@ class QuantityType(click.ParamType):
             # a settings file may give a list, a table or true
             return self.parse(value if type(value) in (int, float) else str(value))
         except InputError as error:
-            raise HintedParameterError(error.message, error.hint, ctx=ctx, param=param) from error
+            raise HintedParameterError(error.message, error.hint, param, ctx) from error
 
 
 class HintedParameterError(click.BadParameter):
     """A bad value of an option, with its own way out."""
 
-    def __init__(
-        self,
-        message: str,
-        hint: str,
-        *,
-        ctx: click.Context | None = None,
-        param: click.Parameter | None = None,
-    ) -> None:
+    def __init__(self, message: str, hint: str, param: click.Parameter | None, ctx: click.Context | None):
         super().__init__(message, ctx=ctx, param=param)
         self.hint = hint
 
@@ -58,12 +51,8 @@ class PathType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
-            raise HintedParameterError(
-                "the path is empty",
-                "name a file or folder; `.` is the one that you are in",
-                ctx=ctx,
-                param=param,
-            )
+            hint = "name a file or folder; `.` is the one that you are in"
+            raise HintedParameterError("the path is empty", hint, param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -93,15 +82,19 @@ class HeadedOption(click.Option):
         self.heading = heading
 
 
+def with_parameters(*parameters: click.Parameter) -> Callable[[Function], Function]:
+    """A decorator that gives a command parameters that others have too."""
+
+    def decorate(function: Function) -> Function:
+        given: list[click.Parameter] = getattr(function, "__click_params__", [])
+        function.__click_params__ = [*given, *reversed(parameters)]  # pyright: ignore[reportFunctionMemberAccess]
+        return function
+
+    return decorate
+
+
 class Command(Helpful):
-    """A command with examples: help shows them unwrapped after the question, tests run them.
-
-    `--show-settings` says where every setting came from; defaults come from the settings files.
-    """
-
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **others: Any) -> None:
-        super().__init__(*args, **others)
-        self.examples = tuple(examples)
+    """A command whose defaults come from the settings files; `--show-settings` says what came from where."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*self.params, settings.SHOW_SETTINGS, *super().get_params(ctx)[len(self.params) :]]
@@ -131,32 +124,19 @@ class Command(Helpful):
             with formatter.section(heading):
                 formatter.write_dl(records)
 
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_help_text(ctx, formatter)
-        _write_examples(formatter, self.examples)
 
-
-def _write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
-    if examples:
-        with formatter.section("Examples"):
-            formatter.write("".join(f"  {example}\n" for example in examples))
-
-
-class Group(Helpful, click.Group):
+class Group(HelpfulGroup):
     """A command of commands, such as `runs`; alone, and with options alone, it is its command `alone`."""
 
     command_class = Command
 
-    def __init__(
-        self, *args: Any, alone: str | None = None, examples: Sequence[str] = (), **others: Any
-    ) -> None:
+    def __init__(self, *args: Any, alone: str, **others: Any) -> None:
         super().__init__(*args, **others)
         self.alone = alone
-        self.examples = tuple(examples)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         begins = args[:1] and (args[0] in ctx.help_option_names or not args[0].startswith("-"))
-        if self.alone and not begins and not ctx.resilient_parsing:
+        if not begins and not ctx.resilient_parsing:
             self._refuse_late_name(ctx, self.commands[self.alone], args)
             args = [self.alone, *args]
         return super().parse_args(ctx, args)
@@ -174,19 +154,6 @@ class Group(Helpful, click.Group):
                 raise InputError(
                     f"{args[0]} stands before {name}: options come after", hint=f"write `{line}`"
                 )
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_help_text(ctx, formatter)
-        _write_examples(formatter, self.examples)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        check_command(self, ctx, args)
-        return super().resolve_command(ctx, args)
-
-
-Group.group_class = Group
 
 
 def command(*, examples: Sequence[str], name: str | None = None) -> Callable[[Callable[..., Any]], Command]:
@@ -238,11 +205,20 @@ def completing(
     return complete
 
 
-def shipped_recipes() -> list[str]:
-    """Names of the recipes that ship, to complete; imported only then, as help waits for every import."""
-    from llama_scale.sweeps import recipe_names
+def named(module: str, attribute: str) -> Callable[[], Iterable[str]]:
+    """The names that a module of ours lists; imported when they are asked for, as help waits for imports."""
 
-    return recipe_names()
+    def names() -> Iterable[str]:
+        found: Any = getattr(import_module(f"llama_scale.{module}"), attribute)
+        return found if isinstance(found, Mapping) else found()
+
+    return names
+
+
+ACCELERATORS = named("hardware", "accelerator_names")
+LAWS = named("laws", "published_names")
+MODELS = named("planning.references", "reference_names")
+RECIPES = named("sweeps", "recipe_names")
 
 
 def complete_run_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

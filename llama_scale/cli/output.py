@@ -10,13 +10,12 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from llama_scale.errors import LlamaScaleError
 from llama_scale.frozen import frozen
-from llama_scale.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -91,6 +90,18 @@ def json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(whole, default=plain, indent=2, allow_nan=False, ensure_ascii=False)
 
 
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as lines of CSV under their names: numbers in base units, nothing for None."""
+    import csv
+    import io
+
+    page = io.StringIO()
+    writer = csv.DictWriter(page, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return page.getvalue().rstrip("\n")
+
+
 def print_error(error: LlamaScaleError, *, as_json: bool) -> None:
     """What went wrong and how to fix it, on stderr; in JSON mode on stdout too, for programs."""
     with suppress(OSError):  # stderr, or stdout below, may be what failed
@@ -123,33 +134,6 @@ def reader_may_leave(stream: TextIO) -> Iterator[None]:
 def _is_closed_terminal(error: OSError, stream: TextIO) -> bool:
     """Whether it was one that failed: isatty says no by then. The same error of a file is the disk's."""
     return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
-
-
-class Helpful(click.Command):
-    """A command whose help may be left half read as well."""
-
-    def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.callback = _show_help
-        return option
-
-
-def _show_help(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
-    if asked and not ctx.resilient_parsing:
-        _tell_and_exit(ctx, ctx.get_help())
-
-
-def show_version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
-    """What `--version` does: click's own fails where nobody reads on, as in a shell's test with `| true`."""
-    if asked and not ctx.resilient_parsing:
-        _tell_and_exit(ctx, f"llama-scale {__version__}")
-
-
-def _tell_and_exit(ctx: click.Context, text: str) -> NoReturn:
-    with reader_may_leave(sys.stdout):
-        click.echo(text, color=ctx.color)
-    ctx.exit()
 
 
 def table(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import options
+from llama_scale.cli.output import csv_text, current_output, entry, table, wrapped
 from llama_scale.cli.plan_options import plan_options
 from llama_scale.errors import InputError
 
@@ -67,12 +68,15 @@ def command(
     Takes a scaling law, a demand and a budget (or a quality), and names the model of lowest loss (or
     lowest lifetime cost), a LLaMA shape that can be built, what it costs and how sure the law is of it.
     """
-    from llama_scale.cli.output import current_output
     from llama_scale.planning import plan
     from llama_scale.planning.markdown import markdown
 
-    if form == "csv" and not as_json:
-        _refuse_in_csv(explain=explain, sensitivity=sensitivity)
+    if form == "csv" and not as_json and (explain or sensitivity):
+        adds = "explain" if explain else "sensitivity"
+        raise InputError(
+            f"--{adds} adds what --format csv, the models line by line, has no place for",
+            hint="leave one of them out, or use --format md or --json",
+        )
     if html is not None:
         from llama_scale.files import at_home
         from llama_scale.report import check_target
@@ -101,7 +105,6 @@ def _document(plan: Plan, explain: bool) -> dict[str, Any]:
 
 def _text(plan: Plan, explain: bool, sensitivity: bool) -> Iterator[Any]:
     """The answer, the table, the reasons, what to beware of, and what to ask next."""
-    from llama_scale.cli.output import entry, table, wrapped
     from llama_scale.planning import words
     from llama_scale.planning.again import command, next_steps
     from llama_scale.planning.reasons import reasons
@@ -123,7 +126,6 @@ def _text(plan: Plan, explain: bool, sensitivity: bool) -> Iterator[Any]:
 
 def _tables(plan: Plan, sensitivity: bool) -> Iterator[Any]:
     """The regret of a demand that is not known, and, if asked for, what moves the bill."""
-    from llama_scale.cli.output import table, wrapped
     from llama_scale.planning import words
 
     if plan.regret is not None:
@@ -137,7 +139,6 @@ def _tables(plan: Plan, sensitivity: bool) -> Iterator[Any]:
 
 
 def _explained(plan: Plan) -> Iterator[str]:
-    from llama_scale.cli.output import entry
     from llama_scale.planning.explain import explain
 
     yield "Formulas"
@@ -156,26 +157,14 @@ def _explained(plan: Plan) -> Iterator[str]:
     yield ""
 
 
-def _refuse_in_csv(**asked: bool) -> None:
-    """Raises InputError for words that add what lines of models cannot hold."""
-    for name in (name for name, is_asked in asked.items() if is_asked):
-        raise InputError(
-            f"--{name} adds what --format csv, the models line by line, has no place for",
-            hint="leave one of them out, or use --format md or --json",
-        )
-
-
 def _csv(plan: Plan) -> str:
-    """The models, one a line, numbers in base units."""
-    models = [
-        ("recommended", plan.recommended),
-        ("optimum", plan.optimum),
-        ("compute_optimal", plan.compute_optimal),
-    ]
-    if plan.compute_optimal_on_budget is not None:
-        models.append(("compute_optimal_on_budget", plan.compute_optimal_on_budget))
-    lines = [",".join(("model", *plan.recommended.to_json()))]
-    for name, model in models:
-        cells = ("" if value is None else repr(value) for value in model.to_json().values())
-        lines.append(",".join((name, *cells)))
-    return "\n".join(lines)
+    """The models, one a line."""
+    models = {
+        "recommended": plan.recommended,
+        "optimum": plan.optimum,
+        "compute_optimal": plan.compute_optimal,
+        "compute_optimal_on_budget": plan.compute_optimal_on_budget,
+    }
+    return csv_text(
+        [{"model": name, **model.to_json()} for name, model in models.items() if model is not None]
+    )

@@ -5,41 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import click
-
 from llama_scale import quantities
 from llama_scale.cli.options import (
+    ACCELERATORS,
     BUDGET,
     COUNT,
     FRACTION,
+    LAWS,
+    MODELS,
     USD_PER_HOUR,
-    Function,
     HeadedOption,
     PathType,
     QuantityType,
     completing,
     one_of,
+    with_parameters,
 )
 from llama_scale.errors import InputError
-
-
-def _law_names() -> tuple[str, ...]:
-    from llama_scale.laws import published_names
-
-    return published_names()
-
-
-def _accelerator_names() -> tuple[str, ...]:
-    from llama_scale.hardware import accelerator_names
-
-    return accelerator_names()
-
-
-def model_names() -> tuple[str, ...]:
-    """Names of the published models, read when one is to be completed."""
-    from llama_scale.planning.references import reference_names
-
-    return reference_names()
 
 
 def _checked(name: str, parse: Callable[[Any], object]) -> QuantityType:
@@ -93,14 +75,14 @@ QUESTION = (
     _option(
         "--match",
         metavar="MODEL",
-        shell_complete=completing(model_names),
+        shell_complete=completing(MODELS),
         help="Reach the quality of a published model instead, such as llama-13b, or of a "
         "compute-optimal one by its size: 13B.",
     ),
     _option(
         "--against",
         metavar="MODEL",
-        shell_complete=completing(model_names, or_files=True),
+        shell_complete=completing(MODELS, or_files=True),
         help="Buy or train: set an open model off the shelf (a name, or a TOML) against the plan.",
     ),
     _option(
@@ -144,7 +126,7 @@ TRAINING = (
     _option(
         "--accelerator",
         metavar="NAME",
-        shell_complete=completing(_accelerator_names),
+        shell_complete=completing(ACCELERATORS),
         help="What trains it. [default: H100-SXM]",
     ),
     _option("--price", type=USD_PER_HOUR, help="Of an hour of one. [default: a dated quote]"),
@@ -167,7 +149,7 @@ SERVING = (
     _option(
         "--serve-accelerator",
         metavar="NAME",
-        shell_complete=completing(_accelerator_names),
+        shell_complete=completing(ACCELERATORS),
         help="What serves it. [default: what trains it]",
     ),
     _option(
@@ -215,7 +197,7 @@ MODEL = (
     _option(
         "--law",
         metavar="LAW",
-        shell_complete=completing(_law_names),
+        shell_complete=completing(LAWS),
         help="A published law, a fit's JSON, or E=..,A=..,B=..,alpha=..,beta=.. [default: besiroglu-2024]",
     ),
     _option(
@@ -237,11 +219,9 @@ HEADINGS = {
     "Training": TRAINING,
     "Serving": SERVING,
 }
-
-
-def plan_options(function: Function) -> Function:
-    """Every option that is a word of `plan`, under its heading."""
-    listed = [(heading, names, settings) for heading, group in HEADINGS.items() for names, settings in group]
-    for heading, names, settings in reversed(listed):
-        function = click.option(*names, cls=HeadedOption, heading=heading, **settings)(function)
-    return function
+PLAN_OPTIONS = [  # every word of `plan`
+    HeadedOption(names, heading=heading, **settings)
+    for heading, group in HEADINGS.items()
+    for names, settings in group
+]
+plan_options = with_parameters(*PLAN_OPTIONS)

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale.cli import compare
-from llama_scale.cli.options import Group, PathType, json_option, quiet_option, store_option, where_option
+from llama_scale.cli.options import (
+    Group,
+    PathType,
+    json_option,
+    quiet_option,
+    store_option,
+    where_option,
+    with_parameters,
+)
+from llama_scale.cli.output import current_output, table
 from llama_scale.cli.plan_options import plan_options
 from llama_scale.cli.settings import OwnOption
 
@@ -48,8 +57,6 @@ def command() -> None:
 @click.pass_context
 def kinds(ctx: click.Context, as_json: bool) -> None:
     """Which pictures are there, and what does each answer?"""
-    from llama_scale.cli.output import current_output, table
-
     assert isinstance(command, Group)
     questions = [(name, one.get_short_help_str(80)) for name, one in sorted(command.commands.items())]
     drawn = [(name, question) for name, question in questions if name != ctx.info_name]
@@ -89,7 +96,6 @@ def _write(
     kind: str, output: Path, force: bool, sources: Iterable[object], draw: Callable[[], Drawn]
 ) -> None:
     """Checks the file's name before any work, draws, and writes."""
-    from llama_scale.cli.output import current_output
     from llama_scale.files import check_new
     from llama_scale.plots.files import format_of, save
 
@@ -104,22 +110,20 @@ def _write(
     current_output().result(document, f"{output}: {title}")
 
 
-def _runs_and_law(
-    kind: str, sources: Sequence[str], where: Sequence[str], *, law: bool
-) -> tuple[Any, Any, dict[str, Any]]:
-    from llama_scale.cli.plot_sources import needed, runs_and_law
+def _runs_and_law(sources: Sequence[str], where: Sequence[str]) -> tuple[Any, Any, dict[str, Any]]:
+    from llama_scale.cli.plot_sources import runs_and_law
 
     runs, fit = runs_and_law(sources, where)
-    fit = needed(fit, sources, kind, where) if law else fit
     held = 0 if runs.held_out is None else len(runs.held_out)
     return runs, fit, {"runs": len(runs), "held_out": held, "law": None if fit is None else fit.name}
 
 
 def _runs_beside_law(kind: str, sources: Sequence[str], where: Sequence[str]) -> Drawn:
     from llama_scale import plots
+    from llama_scale.cli.plot_sources import needed
 
-    runs, fit, facts = _runs_and_law(kind, sources, where, law=True)
-    return getattr(plots, kind)(fit, runs), facts
+    runs, fit, facts = _runs_and_law(sources, where)
+    return getattr(plots, kind)(needed(fit, sources, kind, where), runs), facts
 
 
 @_kind("curves", "How did the runs learn?", ("{}", "{} runs -o {}.svg", "{} curves.csv --force"))
@@ -144,7 +148,7 @@ def draw_isoflop(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Loss against size at each budget, the fitted minima and, where a law is kept, the runs held out."""
     from llama_scale import plots
 
-    runs, fit, facts = _runs_and_law("isoflop", sources, where, law=False)
+    runs, fit, facts = _runs_and_law(sources, where)
     return plots.isoflop(runs, fit), facts
 
 
@@ -155,7 +159,7 @@ def draw_envelope(sources: tuple[str, ...], where: tuple[str, ...]) -> Drawn:
     """Losses of each size against FLOPs, their lower edge, and the best size along it (Approach 1)."""
     from llama_scale import plots
 
-    runs, _, facts = _runs_and_law("envelope", sources, where, law=False)
+    runs, _, facts = _runs_and_law(sources, where)
     return plots.envelope(runs), facts
 
 
@@ -219,8 +223,8 @@ def draw_backtest(sources: tuple[str, ...]) -> Drawn:
     return _law("backtest", sources)
 
 
-def _planned(words: dict[str, Any], figure: str, *, of_curve: bool = True) -> Drawn:
-    """Plans, computes the curve of the figure's name where it shows one, draws."""
+def _planned(words: dict[str, Any], figure: str) -> Drawn:
+    """Plans, computes the curve of the figure's name where there is one, draws."""
     from llama_scale import plots
     from llama_scale.planning import curves, plan
     from llama_scale.planning.again import command as again
@@ -228,9 +232,9 @@ def _planned(words: dict[str, Any], figure: str, *, of_curve: bool = True) -> Dr
     answer = plan(**words)
     drawn: Any = getattr(plots, figure)
     told = {"answer": answer.sentence, "again": again(answer)}
-    if not of_curve:
+    if (curve_of := getattr(curves, figure, None)) is None:
         return drawn(answer), told
-    return drawn(getattr(curves, figure)(answer), convention=answer.request.fit.convention), told
+    return drawn(curve_of(answer), convention=answer.request.fit.convention), told
 
 
 @_kind(
@@ -290,7 +294,7 @@ def draw_break_even(**words: Any) -> Drawn:
 @plan_options
 def draw_sensitivity(**words: Any) -> Drawn:
     """The tornado: every input at its low and its high, by the dollars between them."""
-    return _planned(words, "sensitivity", of_curve=False)
+    return _planned(words, "sensitivity")
 
 
 def _compared(models: tuple[str, ...], words: dict[str, Any], figure: str) -> Drawn:
@@ -305,19 +309,12 @@ DEFAULT_MODELS = (
     *("llama-7b", "llama-13b", "llama-33b", "llama-65b"),
     *("chinchilla-70b", "gpt-3-175b", "palm-540b", "gopher-280b"),
 )
-MODELS = compare.command.params[0]
-
-
-def _words_of_compare(function: Any) -> Any:
-    """The models, and the options of `compare` that say what things cost and which law holds."""
-    left_out = {"models", "buy", "form", "as_json", "quiet"}
-    shared = [parameter for parameter in compare.command.params if parameter.name not in left_out]
-    function.__click_params__ = [MODELS, *shared][::-1]
-    return function
+LEFT_OUT = {"buy", "form", "as_json", "quiet"}  # of compare's options; the rest says what models cost
+words_of_compare = with_parameters(*(each for each in compare.command.params if each.name not in LEFT_OUT))
 
 
 @_kind("models", "Where do existing models stand under one law?", ("{}", "{} llama-7b gpt-3-175b -o {}.svg"))
-@_words_of_compare
+@words_of_compare
 def draw_models(models: tuple[str, ...], **words: Any) -> Drawn:
     """Parameters and tokens of each MODEL (default: LLaMA, Chinchilla, GPT-3, PaLM, Gopher), with lines of
     equal predicted loss.
@@ -328,7 +325,7 @@ def draw_models(models: tuple[str, ...], **words: Any) -> Drawn:
 @_kind(
     "bets", "Which existing models paid for their training?", ("{}", "{} llama-7b palm-540b --cost-in usd")
 )
-@_words_of_compare
+@words_of_compare
 def draw_bets(models: tuple[str, ...], **words: Any) -> Drawn:
     """Cost of each MODEL over that of the compute-optimal model of its loss, as demand grows, with the demand
     from which it is the cheaper.

@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from llama_scale.cli import options
+from llama_scale.cli.output import current_output, entry, wrapped
 from llama_scale.cli.plan_options import plan_options
 from llama_scale.cli.settings import OwnOption
-
-DEFAULT_FILE = "plan.html"
 
 
 @options.command(
@@ -28,7 +27,7 @@ DEFAULT_FILE = "plan.html"
     "-o",
     cls=OwnOption,
     type=options.PathType(path_type=Path),
-    default=DEFAULT_FILE,
+    default="plan.html",
     metavar="FILE",
     help="The HTML file to write.",
 )
@@ -41,7 +40,6 @@ def command(output: Path, force: bool, as_json: bool, quiet: bool, **words: Any)
     Takes the words of `plan` and writes its answer as one HTML file, to mail or to print: the recommendation,
     its costs and what they rest on, with controls that ask the same question anew. The file needs no network.
     """
-    from llama_scale.cli.output import current_output, entry, wrapped
     from llama_scale.files import at_home
     from llama_scale.planning import plan
     from llama_scale.report import check_target, write_report

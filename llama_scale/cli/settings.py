@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from llama_scale.cli.output import Output
+from llama_scale.cli.output import Output, current_output, table
 from llama_scale.errors import InputError, LlamaScaleError, StoreError
 from llama_scale.files import user_folder
 
@@ -50,16 +50,14 @@ def defaults(command: click.Command, name: str, parent: click.Context) -> dict[s
     variables of the command that it does not.
     """
     path = (*_command_path(parent), name)
-    found, origins = _variables_for(command, path)
     if not parent.resilient_parsing:
         _warn_of_strangers(command, path)
+    found: dict[str, tuple[Any, str]] = dict(_variables_for(command, path))
     for file in files():
-        for key, value in _settings_for(command, path, parent.find_root(), file).items():
-            if key not in found:
-                found[key] = value
-                origins[key] = str(file)
-    parent.meta.setdefault(_ORIGINS, {}).update(origins)
-    return found
+        said = _settings_for(command, path, parent.find_root(), file)
+        found = {key: (value, str(file)) for key, value in said.items()} | found
+    parent.meta.setdefault(_ORIGINS, {}).update({key: origin for key, (_, origin) in found.items()})
+    return {key: value for key, (value, _) in found.items()}
 
 
 def origin(ctx: click.Context, option: click.Parameter) -> str:
@@ -120,8 +118,6 @@ def _path_named(root: click.Group, words: Sequence[str]) -> tuple[str, ...]:
 
 def show(ctx: click.Context) -> None:
     """Prints every option of the command with its value and where it came from."""
-    from llama_scale.cli.output import current_output, table
-
     options = [p for p in ctx.command.params if isinstance(p, click.Option) and p.name in ctx.params]
     rows = [
         (key_of(option), _written(option, ctx.params[option.name or ""]), origin(ctx, option))
@@ -132,7 +128,7 @@ def show(ctx: click.Context) -> None:
     current_output().result({"settings": settings}, lambda: table(shown, ("setting", "value", "from")))
 
 
-def key_of(option: click.Option) -> str:
+def key_of(option: click.Parameter) -> str:
     """The name of `option` in the settings files: its long form without the dashes."""
     return max(option.opts, key=len).lstrip("-")
 
@@ -168,18 +164,14 @@ def commands(
             yield from commands(click.Context(command, parent=ctx, info_name=name), (*path, name))
 
 
-def _variables_for(command: click.Command, path: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the environment says for the parameters of one command, and by which variables."""
-    found: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+def _variables_for(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """What the environment says for the parameters of one command, each with the variable that says it."""
     for parameter in command.params:
         variable = next(filter(os.environ.get, variables(path, parameter)), None)
         if variable is not None and parameter.name:
             several = getattr(parameter, "multiple", False) or parameter.nargs != 1
             text = os.environ[variable]
-            found[parameter.name] = parameter.type.split_envvar_value(text) if several else text
-            origins[parameter.name] = variable
-    return found, origins
+            yield parameter.name, (parameter.type.split_envvar_value(text) if several else text, variable)
 
 
 def _warn_of_strangers(command: click.Command, path: tuple[str, ...]) -> None:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama_scale import quantities
-from llama_scale.cli.options import command as make_command
 from llama_scale.cli.options import (
+    RECIPES,
     completing,
     device_option,
     json_option,
     one_of,
     quiet_option,
     set_option,
-    shipped_recipes,
     store_option,
 )
+from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
 from llama_scale.errors import UnidentifiedError
 
@@ -40,7 +40,7 @@ LOG_ROOM_BYTES = 65_536  # with less than this free, a disk is full
         "llama-scale sweep my-recipe.toml --store /scratch/runs --set seed=1",
     )
 )
-@click.argument("recipe", default="default", shell_complete=completing(shipped_recipes, or_files=True))
+@click.argument("recipe", default="default", shell_complete=completing(RECIPES, or_files=True))
 @click.option("--dry-run", is_flag=True, help="Show every run with its cost, train nothing, write nothing.")
 @click.option(
     "--workers",
@@ -103,8 +103,7 @@ def command(
         output.result(plan_as_json(prepared), lambda: plan_in_words(prepared))
         return 0
     output.talk(_opening(prepared, store))
-    for caution in cautions(prepared):
-        output.warn(caution)
+    output.warn_each(cautions(prepared))
     report = _train(
         prepared, store=store, device=device, launcher=launcher, launcher_options=launcher_options
     )
@@ -219,7 +218,7 @@ def _conclude_with_law(
     prepared: PreparedSweep, records: tuple[RunRecord, ...], store: Path, ended: dict[str, Any]
 ) -> None:
     """Fit what was trained, test it, draw it, and say what comes next."""
-    from llama_scale.cli.fit_report import digest
+    from llama_scale.cli.fit_report import digest, kept
     from llama_scale.fitting import fit
     from llama_scale.fitting.kept import free_name, sweep_hash
     from llama_scale.laws import fit_to_json, write_fit
@@ -240,9 +239,7 @@ def _conclude_with_law(
         "file": str(file),
         "figures": [str(figure) for figure in figures],
     }
-    *answer, next_command = digest(found, file, store)
-    drawn = [f"figure     {path}" for path in figures]
-    current_output().result(value, lambda: [*answer, *drawn, next_command])
+    current_output().result(value, lambda: [*digest(found, store), *kept(found, file, figures)])
 
 
 def _list_failures(prepared: PreparedSweep, report: LaunchReport) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from llama_scale import quantities
@@ -74,45 +74,34 @@ def expected_time(prepared: PreparedSweep) -> str:
     return quantities.format_seconds(max(1, round(seconds))) if seconds else "no time"
 
 
-def cautions(prepared: PreparedSweep) -> list[str]:
+def cautions(prepared: PreparedSweep) -> Iterator[str]:
     """What will not come of this sweep, told before it trains."""
-    return [*_changed_text(prepared), *_without_budget(prepared), *_no_law(prepared)]
+    if earlier := prepared.earlier:
+        changed, runs = " and ".join(earlier.sources), quantities.counted(earlier.runs, "run")
+        yield (
+            f"The text of {changed} has changed since {runs} of this sweep trained on it: all begins anew on "
+            "the new one. To go on with those, put the old text back."
+        )
+    if names := [_name(model) for model in prepared.sweep.without_budget]:
+        meet = "meets" if len(names) == 1 else "meet"
+        said = f"{', '.join(names)} {meet} no budget within design.tokens_per_parameter"
+        yield f"{said}: no run of it is fitted."
+    yield from _no_law(prepared)
 
 
-def _changed_text(prepared: PreparedSweep) -> list[str]:
-    """That what was trained on an earlier text will not be used, where there is any."""
-    if not (earlier := prepared.earlier):
-        return []
-    changed = " and ".join(earlier.sources)
-    return [
-        f"The text of {changed} has changed since {quantities.counted(earlier.runs, 'run')} of this sweep "
-        "trained on it: all begins anew on the new one. To go on with those, put the old text back."
-    ]
-
-
-def _without_budget(prepared: PreparedSweep) -> list[str]:
-    """The models that are named in vain, where there are any."""
-    names = [_name(model) for model in prepared.sweep.without_budget]
-    if not names:
-        return []
-    said = f"{', '.join(names)} meets" if len(names) == 1 else f"{', '.join(names)} meet"
-    return [f"{said} no budget within design.tokens_per_parameter: no run of it is fitted."]
-
-
-def _no_law(prepared: PreparedSweep) -> list[str]:
+def _no_law(prepared: PreparedSweep) -> Iterator[str]:
     """Why the runs will fix no law, where a design that ends with one has too few of them."""
     from llama_scale.fitting.observations import check_spread
     from llama_scale.sweeps import Grid, IsoFlop
 
     if not isinstance(prepared.sweep.spec.design, (IsoFlop, Grid)):
-        return []
+        return
     fitted = [run for run in prepared.sweep.runs if run.role == "train"]
     tokens = [run.tokens_per_step * (run.schedule.total_steps or 0) for run in fitted]
     try:
         check_spread([run.model.parameters.matmul for run in fitted], tokens)
     except UnidentifiedError as error:
-        return [f"No law will come of it by itself: {error.message} ({error.hint})."]
-    return []
+        yield f"No law will come of it by itself: {error.message} ({error.hint})."
 
 
 def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
@@ -136,11 +125,13 @@ def plan_as_json(prepared: PreparedSweep) -> dict[str, Any]:
         "token_bytes": prepared.token_bytes,
         "models_without_budget": [plain(model) for model in prepared.sweep.without_budget],
         "warnings": [*prepared.mended, *cautions(prepared)],
-        "runs": [_run_as_json(run, plain(run.config)) for run in runs],
+        "runs": [_run_as_json(run) for run in runs],
     }
 
 
-def _run_as_json(run: PlannedRun, config: dict[str, Any]) -> dict[str, Any]:
+def _run_as_json(run: PlannedRun) -> dict[str, Any]:
+    from llama_scale.canonical import plain
+
     return {
         "run": run.task.run,
         "role": run.config.role,
@@ -155,7 +146,7 @@ def _run_as_json(run: PlannedRun, config: dict[str, Any]) -> dict[str, Any]:
         "epochs": run.epochs,
         "expected_seconds": run.task.seconds,
         "disk_bytes": run.disk_bytes,
-        "config": config,
+        "config": plain(run.config),
     }
 
 
@@ -169,7 +160,7 @@ def plan_in_words(prepared: PreparedSweep) -> list[object]:
         "",
         _models(prepared),
         "",
-        *_notes(prepared, runs),
+        *map(wrapped, _notes(prepared, runs)),
     ]
 
 
@@ -228,26 +219,33 @@ def _models(prepared: PreparedSweep) -> object:
     return table(rows, ("model", "heads", "head size", "hidden", "width/layers", "total", "matmul", "runs"))
 
 
-def _notes(prepared: PreparedSweep, runs: list[PlannedRun]) -> list[str]:
+def _notes(prepared: PreparedSweep, runs: list[PlannedRun]) -> Iterator[str]:
     spec, sweep = prepared.sweep.spec, prepared.sweep
     own, unshared = sum(sweep.own_flops.values()), sweep.unshared_flops
     saved = 1 - own / unshared
     less = f", {saved:.0%} less than without shared trunks" if saved >= 0.005 else ""
-    first = sweep.runs[0].model
-    longest = max(run.tokens for run in runs)
+    yield (
+        f"Models are layers x width; context {sweep.runs[0].model.context:,}, vocabulary "
+        f"{spec.data.vocabulary:,} ({spec.data.tokenizer}). Budgets and tokens per parameter count matmul "
+        "parameters."
+    )
+    yield (
+        f"{quantities.format_flops(own)} in all{less}. A row's FLOPs and time are its own; a branch's tokens "
+        "and epochs include its trunk's."
+    )
+    if (seeds := len({run.seed for run in sweep.runs})) > 1:
+        yield f"Runs have {seeds} seeds: rows that look alike differ in theirs."
     disk = quantities.format_bytes(sum(run.disk_bytes for run in runs))
-    notes = [
-        f"Models are layers x width; context {first.context:,}, vocabulary {spec.data.vocabulary:,} "
-        f"({spec.data.tokenizer}). Budgets and tokens per parameter count matmul parameters.",
-        f"{quantities.format_flops(own)} in all{less}. A "
-        "row's FLOPs and time are its own; a branch's tokens and epochs include its trunk's.",
-        *_seeds(sweep.runs),
-        f"Disk is the most that a run holds: {disk} if all did at once.{_tokens(prepared)}",
-        f"{prepared.text_in_words} The longest run sees {quantities.format_count(longest)} tokens.",
-        *_stated(prepared),
-        *(f"Warning: {caution}" for caution in cautions(prepared)),
-    ]
-    return [wrapped(note) for note in notes]
+    yield f"Disk is the most that a run holds: {disk} if all did at once.{_tokens(prepared)}"
+    longest = quantities.format_count(max(run.tokens for run in runs))
+    yield f"{prepared.text_in_words} The longest run sees {longest} tokens."
+    if stated := spec.expected:
+        flops, seconds = (
+            quantities.format_flops(stated.train_flops),
+            quantities.format_seconds(stated.seconds),
+        )
+        yield f"The recipe states {flops} and {seconds}."
+    yield from (f"Warning: {caution}" for caution in cautions(prepared))
 
 
 def _tokens(prepared: PreparedSweep) -> str:
@@ -257,20 +255,3 @@ def _tokens(prepared: PreparedSweep) -> str:
         return ""
     made = "" if prepared.text.train_tokens else ", twice that while they are made"
     return f" The text's tokens take {quantities.format_bytes(size)} more{made}."
-
-
-def _seeds(runs: Sequence[RunConfig]) -> list[str]:
-    """That rows may look alike, where they do."""
-    count = len({run.seed for run in runs})
-    return [f"Runs have {count} seeds: rows that look alike differ in theirs."] if count > 1 else []
-
-
-def _stated(prepared: PreparedSweep) -> list[str]:
-    """What the recipe itself says that it takes, where it does."""
-    expected = prepared.sweep.spec.expected
-    if expected is None:
-        return []
-    return [
-        f"The recipe states {quantities.format_flops(expected.train_flops)} and "
-        f"{quantities.format_seconds(expected.seconds)}."
-    ]

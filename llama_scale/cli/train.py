@@ -7,18 +7,19 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llama_scale.cli.options import (
+    ACCELERATORS,
     COUNT,
     PathType,
     completing,
     device_option,
     json_option,
+    named,
     one_of,
     quiet_option,
     set_option,
@@ -27,8 +28,7 @@ from llama_scale.cli.options import (
 from llama_scale.cli.options import command as make_command
 from llama_scale.cli.output import current_output
 from llama_scale.cli.settings import OwnOption
-from llama_scale.cli.train_words import dry_run_json, dry_run_words, opening, result_json, result_words
-from llama_scale.hardware import accelerator_names
+from llama_scale.cli.train_words import dry_run_json, dry_run_words, opening, result_words
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +37,6 @@ if TYPE_CHECKING:
     from llama_scale.single import SingleSpec
     from llama_scale.training.mirrors import MirrorName
     from llama_scale.training.world import World
-
-
-def _family() -> Iterable[str]:
-    from llama_scale.single import FAMILY
-
-    return FAMILY
 
 
 @make_command(
@@ -56,7 +50,7 @@ def _family() -> Iterable[str]:
 @click.argument("recipe", required=False, type=PathType(dir_okay=False, path_type=Path))
 @click.option(
     "--model",
-    shell_complete=completing(_family),
+    shell_complete=completing(named("single", "FAMILY")),
     help="A name (llama-7b), a parameter count (10M) or layers by width (4x256).  [default: 1M]",
 )
 @click.option(
@@ -79,7 +73,7 @@ def _family() -> Iterable[str]:
 @click.option("--sequences", type=click.IntRange(min=1), help="Sequences of a step.  [default: by rule]")
 @click.option(
     "--peak",
-    shell_complete=completing(accelerator_names),
+    shell_complete=completing(ACCELERATORS),
     help="What MFU is measured against: an accelerator or a rate (990 TFLOP/s).  [default: this device's]",
 )
 @click.option(
@@ -195,7 +189,8 @@ def _train(
         raise KeyboardInterrupt
     result = world.agree(run.folder.result() or {})
     if world.leads:
-        output.result(result_json(run, result, seconds), lambda: result_words(run, result, finished=finished))
+        told = {"folder": str(run.folder.path), **result, "seconds": seconds}
+        output.result(told, lambda: result_words(run, result, finished=finished))
     return 0 if result.get("status") == "done" else 1
 
 
@@ -208,7 +203,7 @@ def _until_stopped(
     from llama_scale.training.worker import stop_on_signals, use_allotted_threads
 
     use_allotted_threads()
-    should_stop: Callable[[], bool] = stop_on_signals(parent)
+    should_stop = stop_on_signals(parent)
     began = time.monotonic()
     with watch_run(run, seat) as watch:
         outcome = train_single(

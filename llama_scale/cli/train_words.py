@@ -87,11 +87,6 @@ def dry_run_words(run: KnownRun, seconds: float, source: str) -> list[object]:
     return [f"Run {run.folder.run} {state}.", "", table(rows, ("", ""))]
 
 
-def result_json(run: KnownRun, result: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What the run ended with, and the seconds that this command spent on it."""
-    return {"folder": str(run.folder.path), **result, "seconds": seconds}
-
-
 def result_words(run: KnownRun, result: dict[str, Any], *, finished: bool) -> str:
     """The answer in a sentence, and what comes next."""
     name, store = run.folder.run, run.folder.path.parent

@@ -41,25 +41,6 @@ _HOMES = {
     "trust": ("backtest", "choice", "predictions", "residuals"),
 }
 _FIGURES = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = [
-    "backtest",
-    "best_by_demand",
-    "choice",
-    "contours",
-    "cost_by_size",
-    "cost_over_time",
-    "envelope",
-    "isoflop",
-    "loss_by_size",
-    "loss_curves",
-    "model_bets",
-    "model_map",
-    "optima",
-    "predictions",
-    "residuals",
-    "save",
-    "sensitivity",
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,11 +61,9 @@ def isoflop(observations: Observations, fit: Fit | None = None) -> Figure:
         _held_out(axes, observations.held_out, fit, labels)
     _minima(axes, found.profiles, found.level)
     axes.margins(x=0.03)
-    count_axis(axes, "x")
-    plain_axis(axes, "y")
+    count_axis(axes, "x", parameters_label(observations.convention))
+    plain_axis(axes, "y", LOSS)
     end_labels(axes, labels)
-    axes.set_xlabel(parameters_label(observations.convention))
-    axes.set_ylabel(LOSS)
     axes.set_title("Loss at equal compute, and the best size of each budget (FLOPs)")
     legend(axes, "best")
     return figure
@@ -133,23 +131,19 @@ def envelope(observations: Observations) -> Figure:
     sizes: list[LossBySize] = list(ends_of(observations)) if ends else losses_along(observations.curves)
     figure = new_figure(height=4.4, width=8.2)
     losses, best = figure.subplots(1, 2, width_ratios=(3, 2))
-    _by_size(losses, sizes, found)
-    losses.set_xlabel("training compute C (FLOPs)")
-    losses.set_ylabel(LOSS if ends else "loss (nats per token)")
+    _by_size(losses, sizes, found, LOSS if ends else "loss (nats per token)")
     losses.set_title("Each size as compute grows, and the envelope")
     best.plot(found.flops, found.parameters, ".", color=BLACK, markersize=2.5, label="best size")
     if found.of_parameters is not None:
         _power(best, found.of_parameters, found.flops)
-    flops_axis(best, "x")
-    count_axis(best, "y")
-    best.set_xlabel("training compute C (FLOPs)")
-    best.set_ylabel(parameters_label(observations.convention))
+    flops_axis(best)
+    count_axis(best, "y", parameters_label(observations.convention))
     best.set_title("The best size")
     best.legend(loc="upper left")
     return figure
 
 
-def _by_size(axes: Axes, sizes: list[LossBySize], found: Any) -> None:
+def _by_size(axes: Axes, sizes: list[LossBySize], found: Any, label: str) -> None:
     ordered = sorted(sizes, key=lambda size: size.log_size)
     labels: Labels = []
     for size, colour in zip(ordered, by_rank(len(ordered)), strict=True):
@@ -164,8 +158,8 @@ def _by_size(axes: Axes, sizes: list[LossBySize], found: Any) -> None:
         )
     lowest = np.min([np.exp(size.at(np.log(found.flops))[0]) for size in ordered], axis=0)
     axes.plot(found.flops, lowest, color=BLACK, linewidth=3.5, alpha=0.45, label="lowest loss of all sizes")
-    flops_axis(axes, "x")
-    plain_axis(axes, "y")
+    flops_axis(axes)
+    plain_axis(axes, "y", label)
     end_labels(axes, labels, at_edge=True)
     axes.legend(loc="lower left")
 

@@ -18,6 +18,7 @@ from llama_scale.plots.style import (
     ORANGE,
     SMALL,
     band,
+    beside,
     cost_axis,
     count_axis,
     legend,
@@ -25,6 +26,7 @@ from llama_scale.plots.style import (
     note,
     of_draws,
     parameters_label,
+    place_in,
     styled,
 )
 from llama_scale.quantities import format_count, format_fraction
@@ -58,7 +60,7 @@ def cost_by_size(curve: CostBySize, *, convention: str = "total") -> Figure:
         sizes, curve.train[shown], curve.serve[shown], colors=(BLUE, ORANGE), alpha=0.7, linewidth=0
     )
     axes.plot(sizes, total, color=BLACK, linewidth=1.2)
-    axes.set_ylim(0, 1.12 * total.max())
+    axes.set_ylim(0, 1.12 * max(total.max(), curve.chosen.value))
     axes.set_xlim(sizes[0], sizes[-1])
     axes.set_xscale("log")
     if curve.band is not None:
@@ -68,8 +70,7 @@ def cost_by_size(curve: CostBySize, *, convention: str = "total") -> Figure:
     _parts(axes, curve, shown)
     _ranges(axes, curve)
     _marks(axes, curve, amount(curve.compute_optimal.value, curve.unit))
-    count_axis(axes, "x")
-    axes.set_xlabel(parameters_label(convention))
+    count_axis(axes, "x", parameters_label(convention))
     cost_axis(axes, "y", curve.unit, "lifetime cost")
     axes.set_title(f"What each size costs over its life at a loss of {curve.loss_nats:.3f}")
     return figure
@@ -101,10 +102,7 @@ def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
     sizes, train, total = curve.parameters[shown], curve.train[shown], curve.total[shown]
     tall = axes.get_ylim()[1]
     ends = np.exp(np.interp((0.92, 0.6, 0.08), (0, 1), np.log(sizes[[0, -1]])))
-    models = [
-        axes.transLimits.transform((np.log10(each.parameters), each.value))
-        for each in (curve.chosen, curve.compute_optimal)
-    ]
+    models = [place_in(axes, each.parameters, each.value) for each in (curve.chosen, curve.compute_optimal)]
     floor = RANGE_HEIGHTS[0.01] * tall
     for name, colour, ground, low, high in (
         ("training", "white", BLUE, np.full_like(train, floor), train),
@@ -112,7 +110,7 @@ def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
     ):
         for end in ends:
             foot, top = (float(np.interp(end, sizes, edge)) for edge in (low, high))
-            spot = axes.transLimits.transform((np.log10(end), (foot + top) / 2))
+            spot = place_in(axes, float(end), (foot + top) / 2)
             if top - foot > THICK * tall and not any((abs(spot - model) < NAMED).all() for model in models):
                 axes.text(
                     float(end),
@@ -131,7 +129,10 @@ def _parts(axes: Axes, curve: CostBySize, shown: Any) -> None:
 def _ranges(axes: Axes, curve: CostBySize) -> None:
     """Bars for the sizes within each excess of the least cost, their names on the side that has room."""
     across = axes.get_xaxis_transform()
-    for excess, (low, high) in curve.ranges:
+    for excess, ends in curve.ranges:
+        low, high = np.clip(ends, *axes.get_xlim())
+        if not low < high:  # sizes so near to the lowest loss that there is, that the curve leaves them out
+            continue
         height = RANGE_HEIGHTS.get(excess, 0.09)
         axes.plot(
             [low, high],
@@ -142,15 +143,14 @@ def _ranges(axes: Axes, curve: CostBySize) -> None:
             solid_capstyle="butt",
             path_effects=[HALO],
         )
-        left = _share_across(axes, high) > 1 - NEAR_EDGE
-        axes.annotate(
+        left = place_in(axes, high, 0)[0] > 1 - NEAR_EDGE
+        beside(
+            axes,
+            low if left else high,
+            height,
             f"within {format_fraction(excess)}",
-            (low if left else high, height),
+            (-4 if left else 4, 0),
             xycoords=across,
-            xytext=(-4 if left else 4, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
             fontsize=SMALL - 1,
             color=BLACK,
             path_effects=[HALO],
@@ -187,7 +187,7 @@ def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> Non
         clip_on=False,
         zorder=5,
     )
-    across = _share_across(axes, place.parameters)
+    across = place_in(axes, place.parameters, 0)[0]
     left = across > 1 - NEAR_EDGE or (place.parameters < other.parameters and across > NEAR_EDGE)
     note(
         axes,
@@ -197,11 +197,6 @@ def _mark(axes: Axes, place: Place, name: str, marker: str, other: Place) -> Non
         offset=(-8, -9) if left else (8, -9),
         fontweight="bold" if name == "chosen" else "normal",
     )
-
-
-def _share_across(axes: Axes, x: float) -> float:
-    """How far along the axes a value lies, 0 at the left end and 1 at the right."""
-    return float(axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0])
 
 
 @styled
@@ -220,8 +215,7 @@ def loss_by_size(curve: LossBySize, *, convention: str = "total") -> Figure:
     axes.set_xlim(sizes[0], sizes[-1])
     axes.set_xscale("log")
     _marks(axes, curve, f"{curve.compute_optimal.value:.3f}")
-    count_axis(axes, "x")
-    axes.set_xlabel(parameters_label(convention))
+    count_axis(axes, "x", parameters_label(convention))
     axes.set_ylabel("predicted loss (nats per token)")
     axes.set_title(f"What each size reaches for {amount(curve.cost, curve.unit)} of training and serving")
     return figure

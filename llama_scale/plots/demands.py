@@ -14,9 +14,9 @@ from llama_scale.plots.style import (
     BLUE,
     GREEN,
     GREY,
-    SMALL,
     VERMILION,
     band,
+    beside,
     cost_axis,
     count_axis,
     end_labels,
@@ -38,61 +38,40 @@ def best_by_demand(curve: BestByDemand, *, convention: str = "total") -> Figure:
     """The best size, and its tokens per parameter, against the tokens that it will serve."""
     figure = new_figure(height=5.6)
     sizes, ratios = figure.subplots(2, 1, sharex=True)
-    level = of_draws(curve.level)
-    rows: tuple[tuple[Axes, Any, Any, float, float], ...] = (
-        (sizes, curve.parameters, curve.parameters_band, curve.chosen.parameters, curve.unserved.parameters),
-        (
-            ratios,
-            curve.tokens_per_parameter,
-            curve.ratio_band,
-            curve.chosen.tokens / curve.chosen.parameters,
-            curve.unserved.tokens / curve.unserved.parameters,
-        ),
-    )
-    for axes, values, ends, chosen, unserved in rows:
-        axes.plot(curve.serve_tokens, values, color=BLUE, label="best")
-        if ends is not None:
-            band(axes, curve.serve_tokens, ends, BLUE, level)
-        axes.margins(y=0.12)  # the name of the dashed line has room on either side of it
-        axes.axhline(unserved, color=GREY, linestyle="--", linewidth=1)
-        if curve.planned:
-            axes.plot([curve.planned], [chosen], "o", color=BLACK, markersize=8, markeredgecolor="white")
+    chosen, alone = curve.chosen, curve.unserved
+    planned_ratio, ratio = (each.tokens / each.parameters for each in (chosen, alone))
+    _best(sizes, curve, curve.parameters, curve.parameters_band)
+    _unserved(sizes, alone.parameters, format_count(alone.parameters), 4)
+    _best(ratios, curve, curve.tokens_per_parameter, curve.ratio_band)
+    _unserved(ratios, ratio, f"{format_number(ratio)} tokens per parameter", -4)
+    if curve.planned:
+        for axes, value in ((sizes, chosen.parameters), (ratios, planned_ratio)):
+            axes.plot([curve.planned], [value], "o", color=BLACK, markersize=8, markeredgecolor="white")
     if curve.parameters_band is not None:
         ratios.legend(loc="upper left")
     known = curve.serve_tokens[np.isfinite(curve.tokens)]
     sizes.set_xlim(known[0], known[-1])
-    if curve.planned:
-        sizes.set_title(
-            f"The best model, by what it will serve (chosen for {format_count(curve.planned)} tokens)"
-        )
-    else:
-        sizes.set_title("The best model, by what it will serve")
-    _level(sizes, curve, f"training alone: {format_count(curve.unserved.parameters)}", -1)
-    ratio = curve.unserved.tokens / curve.unserved.parameters
-    _level(ratios, curve, f"training alone: {format_number(ratio)} tokens per parameter", 1)
-    count_axis(sizes, "y")
-    plain_axis(ratios, "y")
-    count_axis(ratios, "x")
-    sizes.set_ylabel(parameters_label(convention))
-    ratios.set_ylabel("tokens per parameter D/N")
-    ratios.set_xlabel("tokens served over its life T")
+    told = f" (chosen for {format_count(curve.planned)} tokens)" if curve.planned else ""
+    sizes.set_title(f"The best model, by what it will serve{told}")
+    count_axis(sizes, "y", parameters_label(convention))
+    plain_axis(ratios, "y", "tokens per parameter D/N")
+    count_axis(ratios, "x", "tokens served over its life T")
     return figure
 
 
-def _level(axes: Axes, curve: BestByDemand, text: str, side: int) -> None:
-    """The name of the dashed line of a model that serves nothing, on its right end."""
-    value = curve.unserved.parameters if side < 0 else curve.unserved.tokens / curve.unserved.parameters
-    axes.annotate(
-        text,
-        (1, value),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(-4, -4 * side),
-        textcoords="offset points",
-        ha="right",
-        va="top" if side > 0 else "bottom",
-        fontsize=SMALL,
-        color="#555555",
-    )
+def _best(axes: Axes, curve: BestByDemand, values: Any, ends: Any) -> None:
+    """A property of the best model along demands, with its band."""
+    axes.plot(curve.serve_tokens, values, color=BLUE, label="best")
+    if ends is not None:
+        band(axes, curve.serve_tokens, ends, BLUE, of_draws(curve.level))
+
+
+def _unserved(axes: Axes, value: float, text: str, up: int) -> None:
+    """The dashed line of a model that serves nothing, its name at the right end."""
+    axes.margins(y=0.12)  # room for the name on either side of the line
+    axes.axhline(value, color=GREY, linestyle="--", linewidth=1)
+    edge = axes.get_yaxis_transform()
+    beside(axes, 1, value, f"training alone: {text}", (-4, up), xycoords=edge, color="#555555")
 
 
 @styled

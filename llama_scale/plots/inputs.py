@@ -17,6 +17,7 @@ from llama_scale.plots.style import (
     BLUE,
     ORANGE,
     SMALL,
+    beside,
     cost_axis,
     count_axis,
     legend_below,
@@ -63,8 +64,7 @@ def sensitivity(plan: Plan) -> Figure:
     _bill_axis(bills, rows, base)
     known = [case.parameters for row in rows for case in (row.low, row.high) if np.isfinite(case.parameters)]
     sizes.set_xlim(min(*known, best) / 1.15, max(*known, best) * 1.15)
-    count_axis(sizes, "x", most=4)
-    sizes.set_xlabel(f"best {parameters_label(plan.request.fit.convention)}")
+    count_axis(sizes, "x", f"best {parameters_label(plan.request.fit.convention)}", most=4)
     bills.set_title(f"What moves the bill of {format_usd(base)}")
     sizes.set_title(f"… and the best size, {format_count(best)}")
     legend_below(figure, [Patch(**look) for look in LOOKS.values()], list(LOOKS))
@@ -106,12 +106,4 @@ def _names(axes: Axes, place: int, row: Sensitivity, middle: float) -> None:
         if not np.isfinite(value):
             text, value = f"{text}: impossible", middle
         end = min(value, middle) if left else max(value, middle)
-        axes.annotate(
-            text,
-            (end, place),
-            xytext=(-4 if left else 4, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
-            fontsize=SMALL - 1,
-        )
+        beside(axes, end, place, text, (-4 if left else 4, 0), fontsize=SMALL - 1)

@@ -15,9 +15,9 @@ from llama_scale.plots.style import (
     GREEN,
     GREY,
     ORANGE,
-    SMALL,
     VERMILION,
     band,
+    beside,
     count_axis,
     flops_axis,
     legend_below,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llama_scale.fitting import Observations
     from llama_scale.laws import Fit
 
+COMPUTE = "training compute C = 6ND (FLOPs)"
 AROUND = 2.5  # times beyond the runs, each way
 AHEAD = 100.0  # times beyond the dearest run: where optima are drawn
 BESIDE = {1: ("envelope", "s", GREEN), 2: ("IsoFLOP parabolas", "D", ORANGE)}
@@ -81,11 +82,9 @@ def contours(fit: Fit, observations: Observations) -> Figure:
             zorder=5,
             label="held out",
         )
-    flops_axis(axes, "x")
-    count_axis(axes, "y")
+    flops_axis(axes, COMPUTE)
+    count_axis(axes, "y", parameters_label(fit.convention))
     level_labels(axes, drawn)
-    axes.set_xlabel("training compute C = 6ND (FLOPs)")
-    axes.set_ylabel(parameters_label(fit.convention))
     axes.set_title("The law's lines of equal loss (nats per token), and the best sizes")
     legend_below(figure, *axes.get_legend_handles_labels())
     return figure
@@ -100,7 +99,7 @@ def _frontier(axes: Axes, fit: Fit, flops: Any) -> None:
 
 
 @styled
-def optima(fit: Fit, *, level: float = DEFAULT_LEVEL) -> Figure:
+def optima(fit: Fit) -> Figure:
     """The best N and D against compute, with bands, from the runs to a hundred times beyond them.
 
     The other approaches, where the fit holds them, are marked at the budgets that they were asked about.
@@ -119,25 +118,17 @@ def optima(fit: Fit, *, level: float = DEFAULT_LEVEL) -> Figure:
         axes.plot(flops, getattr(best, name), color=BLUE, label=f"law ({fit.law.form})")
         if fit.draws is not None:
             drawn = np.asarray(getattr(fit.draws.compute_optimum(flops[:, None]), name))
-            band(axes, flops, tails(drawn, level), BLUE, f"{format_level(level)} of its draws")
+            band(
+                axes, flops, tails(drawn, DEFAULT_LEVEL), BLUE, f"{format_level(DEFAULT_LEVEL)} of its draws"
+            )
         _beside(axes, fit, name)
         axes.set_xlim(low, high)
-        flops_axis(axes, "x")
-        count_axis(axes, "y")
+        flops_axis(axes, COMPUTE)
+        count_axis(axes, "y", label)
         if support:
             axes.axvspan(support.low, support.high, color=GREY, alpha=0.1, linewidth=0)
-            axes.annotate(
-                "the runs",
-                (support.low, 1),
-                xycoords=axes.get_xaxis_transform(),
-                xytext=(4, -4),
-                textcoords="offset points",
-                va="top",
-                fontsize=SMALL,
-                color="#555555",
-            )
-        axes.set_xlabel("training compute C = 6ND (FLOPs)")
-        axes.set_ylabel(label)
+            edge = axes.get_xaxis_transform()
+            beside(axes, support.low, 1, "the runs", (4, -4), xycoords=edge, color="#555555")
         exponent = float(fit.law.exponent_a)
         power = exponent if name == "parameters" else 1 - exponent
         axes.set_title(f"{'N' if name == 'parameters' else 'D'} grows as C^{power:.2f}")

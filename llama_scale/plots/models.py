@@ -60,13 +60,11 @@ def model_map(found: Comparison) -> Figure:
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
     axes.plot(sizes, tokens, "o", color=VERMILION, markeredgecolor="white", markersize=8, zorder=4)
-    count_axis(axes, "x")
-    count_axis(axes, "y")
+    count_axis(axes, "x", parameters_label(found.request.fit.convention))
+    count_axis(axes, "y", "training tokens D")
     level_labels(axes, drawn)
     legend_below(figure, *axes.get_legend_handles_labels())
     notes(axes, [(model.parameters, model.tokens, model.name) for model in models])
-    axes.set_xlabel(parameters_label(found.request.fit.convention))
-    axes.set_ylabel("training tokens D")
     axes.set_title("Models that exist, and lines of equal predicted loss (nats per token)")
     return figure
 
@@ -102,12 +100,11 @@ def model_bets(found: Comparison) -> Figure:
             breaks.append((crossing.serve_tokens, 1.0, format_count(crossing.serve_tokens, 2)))
     axes.axhline(1, color=GREY, linewidth=1)
     axes.set_xlim(*DEMANDS)
-    count_axis(axes, "x")
-    plain_axis(axes, "y")
+    count_axis(axes, "x", "tokens served over its life T")
+    over = "lifetime cost over that of the compute-optimal\nmodel of the same predicted loss"
+    plain_axis(axes, "y", over)
     end_labels(axes, labels)
     notes(axes, breaks)
-    axes.set_xlabel("tokens served over its life T")
-    axes.set_ylabel("lifetime cost over that of the compute-optimal\nmodel of the same predicted loss")
     axes.set_title("Which models paid for their training by what they serve")
     return figure
 

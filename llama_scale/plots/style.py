@@ -10,6 +10,7 @@ from typing import Any, Literal, ParamSpec
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
@@ -120,19 +121,19 @@ def parameters_label(convention: str) -> str:
     return f"parameters N ({CONVENTIONS[convention]})"
 
 
-def count_axis(axes: Axes, which: Which, *, most: int = 7) -> None:
+def count_axis(axes: Axes, which: Which, label: str = "", *, most: int = 7) -> None:
     """A logarithmic axis of parameters or tokens: 30K, 7B."""
-    _logarithmic(axes, which, format_count, most)
+    _logarithmic(axes, which, label, format_count, most)
 
 
-def plain_axis(axes: Axes, which: Which) -> None:
+def plain_axis(axes: Axes, which: Which, label: str = "") -> None:
     """A logarithmic axis of plain numbers: losses, ratios, of which millions are counted as such."""
-    _logarithmic(axes, which, lambda value: f"{value:,g}" if value < 1e6 else format_count(value))
+    _logarithmic(axes, which, label, lambda value: f"{value:,g}" if value < 1e6 else format_count(value))
 
 
-def flops_axis(axes: Axes, which: Which) -> None:
-    """A logarithmic axis of FLOPs: 10²¹, 5×10²¹."""
-    _logarithmic(axes, which, scientific)
+def flops_axis(axes: Axes, label: str = "training compute C (FLOPs)") -> None:
+    """A logarithmic axis of FLOPs, from left to right: 10²¹, 5×10²¹."""
+    _logarithmic(axes, "x", label, scientific)
 
 
 def scientific(value: float) -> str:
@@ -149,31 +150,36 @@ def scientific(value: float) -> str:
 def cost_axis(axes: Axes, which: Which, unit: CostUnit, what: str) -> None:
     """An axis of costs, its label with the unit: FLOPs by one power of ten for all ticks."""
     if unit == "flops":
-        power = math.floor(math.log10(max(map(abs, _limits(axes, which)))))
+        power = math.floor(math.log10(max(map(abs, _axis(axes, which).get_view_interval()))))
         name, form = f"{scientific(10.0**power)} FLOPs", lambda value: f"{value / 10.0**power:g}"
     else:
         name, form = {"usd": ("US dollars", _dollars), "gpu_hours": ("GPU-hours", format_count)}[unit]
-    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis = _axis(axes, which)
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
     axis.set_label_text(f"{what} ({name})")
 
 
 def log_dollar_axis(axes: Axes, which: Which) -> None:
-    """A logarithmic axis of dollars."""
-    _logarithmic(axes, which, _dollars)
+    """A logarithmic axis of dollars, its label left as it is."""
+    _logarithmic(axes, which, "", _dollars)
 
 
 def _dollars(value: float) -> str:
     return f"-{format_usd(-value)}" if value < 0 else format_usd(value) if value else "$0"
 
 
-def _logarithmic(axes: Axes, which: Which, form: Callable[[float], str], most: int = 7) -> None:
+def _axis(axes: Axes, which: Which) -> Axis:
+    return axes.xaxis if which == "x" else axes.yaxis
+
+
+def _logarithmic(axes: Axes, which: Which, label: str, form: Callable[[float], str], most: int = 7) -> None:
     """Ticks at as many round values as have room for their names, at powers of ten where decades are many."""
-    axis = _scaled(axes, which)
-    low, high = _limits(axes, which)
+    axes.set(**{f"{which}scale": "log"})
+    axis = _axis(axes, which)
+    low, high = sorted(axis.get_view_interval())
     if high < low * (1 + LEAST_SPAN):
         low, high = low * (1 - LEAST_SPAN), high * (1 + LEAST_SPAN)
-        (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+        axes.set(**{f"{which}lim": (low, high)})
     choices = _close_ticks(low, high, most) if high / low < CLOSE else _ticks_by_decade(low, high, most)
     extent = axes.get_window_extent()
     room = (extent.width if which == "x" else extent.height) * 72 / axes.figure.dpi / math.log(high / low)
@@ -190,6 +196,8 @@ def _logarithmic(axes: Axes, which: Which, form: Callable[[float], str], most: i
     powers = all(math.log10(tick).is_integer() for tick in ticks)
     axis.set_minor_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=99) if powers else NullLocator())
     axis.set_minor_formatter(NullFormatter())
+    if label:
+        axis.set_label_text(label)
 
 
 def _ticks_by_decade(low: float, high: float, most: int) -> list[list[float]]:
@@ -215,16 +223,6 @@ def _close_ticks(low: float, high: float, most: int) -> list[list[float]]:
         for count in range(most, 1, -1)
     )
     return [[float(tick) for tick in ticks if low <= tick <= high] for ticks in found]
-
-
-def _scaled(axes: Axes, which: Which) -> Any:
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    return axes.xaxis if which == "x" else axes.yaxis
-
-
-def _limits(axes: Axes, which: Which) -> tuple[float, float]:
-    low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
-    return low, high
 
 
 def of_draws(level: float) -> str:
@@ -265,24 +263,27 @@ def end_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]], *, a
         some = np.unique(np.linspace(0, len(labels) - 1, MOST_NAMED).round().astype(int))
         labels = [labels[index] for index in some]
     height = axes.get_window_extent().height * 72 / axes.figure.dpi
-    spots = np.array(
-        [axes.transLimits.transform(axes.transScale.transform((x, y)))[1] for x, y, *_ in labels]
-    )
+    spots = np.array([place_in(axes, x, y)[1] for x, y, *_ in labels])
     places = spread(spots * height, LABELS_APART)
     places += max(0.0, -places.min()) - max(0.0, places.max() - height)  # beside the axes, not beyond them
     for (x, y, text, colour), place, spot in zip(labels, places, spots, strict=True):
-        axes.annotate(
+        beside(
+            axes,
+            1.0 if at_edge else x,
+            y,
             text,
-            (1.0, y) if at_edge else (x, y),
+            (5, place - spot * height),
             xycoords=axes.get_yaxis_transform() if at_edge else "data",
-            xytext=(5, place - spot * height),
-            textcoords="offset points",
             va="center",
             color=as_text(colour),
-            fontsize=SMALL,
             annotation_clip=False,
             path_effects=[HALO],
         )
+
+
+def place_in(axes: Axes, x: float, y: float) -> Any:
+    """Where a point lies (2,): 0 at the left and the foot of the axes, 1 at the right and the top."""
+    return axes.transLimits.transform(axes.transScale.transform((x, y)))
 
 
 def spread(places: Any, apart: float) -> Any:
@@ -312,17 +313,23 @@ def level_labels(axes: Axes, drawn: ContourSet) -> None:
     axes.clabel(drawn, fmt=f"%.{digits}f", fontsize=SMALL - 1, colors="#666666")
 
 
-def note(axes: Axes, x: float, y: float, text: str, **words: Any) -> None:
-    """A few words beside a point, on a ground that keeps lines out of them."""
-    offset = words.pop("offset", (7, 6))
+def beside(
+    axes: Axes, x: float, y: float, text: str, offset: tuple[float, float] = (7, 6), **words: Any
+) -> None:
+    """A few words beside a point, `offset` points from it and on the side of it that these lead to."""
+    across, up = offset
     settings: dict[str, Any] = {
-        "textcoords": "offset points",
         "fontsize": SMALL,
-        "ha": "left" if offset[0] >= 0 else "right",
-        "va": "bottom" if offset[1] > 0 else "top" if offset[1] < 0 else "center",
-        "bbox": {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+        "ha": "left" if across >= 0 else "right",
+        "va": "bottom" if up > 0 else "top" if up < 0 else "center",
     }
-    axes.annotate(text, (x, y), xytext=offset, **(settings | words))
+    axes.annotate(text, (x, y), xytext=offset, textcoords="offset points", **(settings | words))
+
+
+def note(axes: Axes, x: float, y: float, text: str, **words: Any) -> None:
+    """The same on a ground that keeps lines out of the words."""
+    ground = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+    beside(axes, x, y, text, bbox=ground, **words)
 
 
 NEAR = ((7, 7), (7, -7), (-7, 7), (-7, -7))

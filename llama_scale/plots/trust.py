@@ -76,10 +76,8 @@ def predictions(fit: Fit, observations: Observations) -> Figure:
     axes.set_xlim(*ends)
     axes.set_ylim(*ends)
     axes.set_aspect("equal")
-    plain_axis(axes, "x")
-    plain_axis(axes, "y")
-    axes.set_xlabel("measured loss (nats per token)")
-    axes.set_ylabel("predicted loss (nats per token)")
+    plain_axis(axes, "x", "measured loss (nats per token)")
+    plain_axis(axes, "y", "predicted loss (nats per token)")
     axes.set_title("Predicted against measured loss")
     axes.legend(loc="upper left")
     return figure
@@ -110,10 +108,8 @@ def residuals(fit: Fit, observations: Observations) -> Figure:
         if fit.noise:
             label = f"noise of a run, ±{format_fraction(fit.noise, 2)}"
             axes.axhspan(-100 * fit.noise, 100 * fit.noise, color=GREY, alpha=0.13, linewidth=0, label=label)
-    flops_axis(by_flops, "x")
-    plain_axis(by_ratio, "x")
-    by_flops.set_xlabel("training compute C (FLOPs)")
-    by_ratio.set_xlabel("tokens per parameter D/N")
+    flops_axis(by_flops)
+    plain_axis(by_ratio, "x", "tokens per parameter D/N")
     by_flops.set_ylabel("predicted over measured loss − 1 (%)")
     by_flops.set_title("Residuals by compute")
     by_ratio.set_title("Residuals by tokens per parameter")

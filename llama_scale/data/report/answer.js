@@ -53,7 +53,7 @@ const answers = (() => {
     const objective = objectiveOf(base, settings, base.ownLaw);
     const best = model.describe(problem, model.best(problem, objective));
     const costs = costsOnGrid(base, problem);
-    const found = { problem, objective, best, unit: base.unit, settings, costs };
+    const found = { problem, best, unit: base.unit, settings, costs };
     if (!Number.isFinite(best.tokens)) return { ...found, rival: null };
     const equal = { fixed: "loss", value: best.loss * (1 + 1e-12) };
     const alone = { ...model.withoutServing(problem), limits: { ...problem.limits, parameters: Infinity, flops: Infinity } };
@@ -330,5 +330,5 @@ const answers = (() => {
     return sizes;
   }
 
-  return { cheapRanges, costCurve, demandCurve, intervals, objectiveOf, prepare, scheduleOf, solve, spent };
+  return { cheapRanges, costCurve, demandCurve, intervals, prepare, scheduleOf, solve, spent };
 })();

@@ -129,7 +129,7 @@ const charts = (() => {
 
   const LAYERS = {
     // A filled band between two curves.
-    area({ x, low, high, tone, opacity = 0.25 }, { scales, inside }) {
+    area({ x, low, high, tone, opacity }, { scales, inside }) {
       const d = area(Array.from(x, scales.x), Array.from(low, scales.y), Array.from(high, scales.y));
       inside.push(element("path", { class: `fill t-${tone}`, "fill-opacity": opacity, d }));
     },
@@ -157,20 +157,20 @@ const charts = (() => {
       labels.push({ x: (first + last) / 2, y: frame.top + 14, words: label, tone, anchor: "middle" });
     },
     // A vertical rule with a name.
-    rule({ at, tone = "soft", label, level = 0 }, { scales, frame, inside, labels }) {
+    rule({ at, label }, { scales, frame, inside, labels }) {
       const x = scales.x(at);
       if (!(x >= frame.left - 1 && x <= frame.right + 1)) return;
       inside.push(element("line", { class: "guide", x1: x, x2: x, y1: frame.top, y2: frame.bottom }));
-      if (label) labels.push({ x: x + 5, y: frame.bottom - 8 - level * SMALLEST_GAP, words: label, tone, anchor: "start" });
+      labels.push({ x: x + 5, y: frame.bottom - 8, words: label, tone: "soft", anchor: "start" });
     },
-    points({ x, y, tone, radius = 3, hollow, names }, { scales, inside }) {
+    points({ x, y, tone, radius, hollow, names }, { scales, inside }) {
       Array.from(x).forEach((value, i) => {
         const [cx, cy] = [scales.x(value), scales.y(y[i])];
         if (!Number.isFinite(cx) || !Number.isFinite(cy)) return;
         const look = hollow
           ? { class: `stroke t-${tone}`, fill: "none", "stroke-width": 1.5 }
           : { class: `fill t-${tone}`, "fill-opacity": 0.55 };
-        const named = names?.[i] ? [element("title", {}, names[i])] : [];
+        const named = names[i] ? [element("title", {}, names[i])] : [];
         inside.push(element("circle", { cx: coordinate(cx), cy: coordinate(cy), r: radius, ...look }, ...named));
       });
     },

@@ -9,10 +9,32 @@ const model = (() => {
   const HIGH = Math.log(SEARCH.largest) + 3;
   const STEP = (HIGH - LOW) / (SEARCH.coarse - 1);
   const WIDEST = 60; // in log D
+  const NEAR = 1e-9; // of log D: laws with a penalty are asked for many sizes
 
   function linspace(low, high, count) {
     const step = (high - low) / (count - 1);
     return Float64Array.from({ length: count }, (_, i) => (i === count - 1 ? high : i * step + low));
+  }
+
+  // Where Newton's steps from a place come to rest, within `near` of it.
+  function newton(step, from, near = 1e-14) {
+    let x = from;
+    for (let i = 0; i < 60; i++) {
+      const change = step(x);
+      x -= change;
+      if (!(Math.abs(change) > near * Math.max(1, Math.abs(x)))) break;
+    }
+    return x;
+  }
+
+  // A function that keeps what it made by key, `most` at a time: what most controls leave as it is.
+  function remembered(most, make) {
+    const known = new Map();
+    return (key, ...asked) => {
+      if (known.size > most) known.clear();
+      if (!known.has(key)) known.set(key, make(...asked));
+      return known.get(key);
+    };
   }
 
   // np.interp over rising nodes: the ends' values beyond them.
@@ -116,31 +138,25 @@ const model = (() => {
       if (trained.kind !== "plain") return bisected(rises);
       const bySize = A * Math.pow(n, -alpha);
       const start = Math.log(k * beta * B) - Math.log(b * penalty(n, 1));
-      let x = start / (beta + b);
-      for (let i = 0; i < 40; i++) {
+      const root = newton((x) => {
         const falling = B * Math.exp(-beta * x);
         const value = start - (beta + b) * x + (k - 1) * Math.log(bySize + falling);
-        const change = value / (-(beta + b) + ((1 - k) * beta * falling) / (bySize + falling));
-        x -= change;
-        if (!(Math.abs(change) > 1e-8)) break;
-      }
-      return Math.exp(Math.min(x, WIDEST));
+        return value / (-(beta + b) + ((1 - k) * beta * falling) / (bySize + falling));
+      }, start / (beta + b), NEAR);
+      return Math.exp(Math.min(root, WIDEST));
     }
 
     // The loss is convex in log D: from the tokens that would do without the penalty, which are too few,
     // Newton's steps stay short of the root, and pass the lowest loss only where there is none.
     function tokensForLoss(target, n) {
       const [bySize, rising] = [trained.bySize(n), penalty(n, 1)];
-      let x = Math.log(trained.tokensForLoss(target, n));
-      for (let i = 0; i < 40; i++) {
+      const root = newton((x) => {
         const { whole, slope: falls } = trained.along(bySize, Math.exp(x));
         const added = rising * Math.exp(b * x);
         const slope = falls + b * added;
-        const change = slope < 0 ? (E + whole + added - target) / slope : 0;
-        x -= change;
-        if (!(Math.abs(change) > 1e-8)) break;
-      }
-      const tokens = Math.exp(x);
+        return slope < 0 ? (E + whole + added - target) / slope : 0;
+      }, Math.log(trained.tokensForLoss(target, n)), NEAR);
+      const tokens = Math.exp(root);
       return loss(n, tokens) <= target * (1 + 1e-9) ? tokens : NaN;
     }
 
@@ -283,16 +299,10 @@ const model = (() => {
     return { ...best, seconds: best.seconds / (traffic.read / traffic.samples + traffic.written) };
   }
 
-  // Seconds of a token at every size of the grid: what most controls leave as it is.
-  const tables = new Map();
-  function secondsOnGrid(deployment, traffic, family) {
-    const key = `${traffic.read} ${traffic.written}`;
-    if (!tables.has(key)) {
-      if (tables.size > 8) tables.clear();
-      tables.set(key, family.grid.map((sizes) => serve(deployment, traffic, sizes.shape).seconds));
-    }
-    return tables.get(key);
-  }
+  // Seconds of a token at every size of the grid.
+  const secondsOnGrid = remembered(8, (deployment, traffic, family) =>
+    family.grid.map((sizes) => serve(deployment, traffic, sizes.shape).seconds),
+  );
 
   // ---- what a life costs: costs/economics.py, lifetime.py
 
@@ -326,7 +336,8 @@ const model = (() => {
     const traffic = { read: settings.read, written: Math.max(settings.written, 1), samples };
     const attended = attendedTokens(settings, samples);
     const byRoofline = deployment !== null && base.unit !== "flops";
-    const table = deployment === null ? null : secondsOnGrid(deployment, traffic, base.family);
+    const request = `${traffic.read} ${traffic.written}`;
+    const table = deployment === null ? null : secondsOnGrid(request, deployment, traffic, base.family);
     const seconds = (sizes) => {
       const { index = -1 } = sizes;
       return (index < 0 ? serve(deployment, traffic, sizes.shape).seconds : table[index]) / settings.utilisation;
@@ -342,7 +353,7 @@ const model = (() => {
     }
 
     const problem = {
-      base, law, rates, traffic, seconds, byRoofline, rate, settings,
+      base, law, rates, request, seconds, byRoofline, rate,
       family: base.family,
       serveTokens: settings.serve_tokens,
       trainRate: rate.train,
@@ -368,41 +379,31 @@ const model = (() => {
     return alone;
   }
 
-  const servable = new Map();
-  function largestServable(problem, family) {
-    const key = `${family === problem.base.family} ${problem.traffic.read} ${problem.traffic.written}`;
-    if (!servable.has(key)) {
-      if (servable.size > 64) servable.clear();
-      servable.set(key, searchServable(problem, family));
-    }
-    return servable.get(key);
-  }
-
   // serving.largest_servable: grids within grids find where size, growing, meets memory or latency.
-  function searchServable(problem, family) {
+  const largestServable = remembered(64, ({ family, seconds }) => {
     let low = family.coordinate(SEARCH.smallest);
     let high = family.coordinate(SEARCH.largest);
     for (let round = 0; round < 3; round++) {
       const x = linspace(low, high, 257);
       let last = -1;
       for (let i = x.length - 1; i >= 0 && last < 0; i--) {
-        if (!Number.isNaN(problem.seconds(family.sizes(x[i])))) last = i;
+        if (!Number.isNaN(seconds(family.sizes(x[i])))) last = i;
       }
       if (last < 0) return 0;
       if (last === x.length - 1) return family.sizes(x[last]).parameters;
       [low, high] = [x[last], x[last + 1]];
     }
     return family.sizes(low).parameters;
-  }
+  });
 
   function limitsOf(problem) {
-    const { base, rates } = problem;
-    const { limits } = base;
-    const served = limits.must_be_servable ? largestServable(problem, base.family) : Infinity;
+    const { rates, request } = problem;
+    const { limits } = problem.base;
+    const served = limits.must_be_servable ? largestServable(request, problem) : Infinity;
     return {
       flops: limits.deadline_hours === null ? Infinity : limits.deadline_hours / rates.hoursPerFlop,
       parameters: Math.min(served, limits.max_parameters ?? Infinity),
-      servable: problem.byRoofline && problem.serveTokens ? largestServable(problem, base.family) : Infinity,
+      servable: problem.byRoofline && problem.serveTokens ? largestServable(request, problem) : Infinity,
     };
   }
 
@@ -440,16 +441,6 @@ const model = (() => {
     const sizes = problem.family.sizes(Math.log(parameters));
     const isBeyond = sizes.train * tokens > limits.flops || sizes.parameters > limits.parameters;
     return isBeyond ? null : { sizes, tokens };
-  }
-
-  function newton(step, from) {
-    let x = from;
-    for (let i = 0; i < 60; i++) {
-      const change = step(x);
-      x -= change;
-      if (!(Math.abs(change) > 1e-14 * Math.max(1, Math.abs(x)))) break;
-    }
-    return x;
   }
 
   function logSum(a, b) {
@@ -573,6 +564,6 @@ const model = (() => {
   }
 
   return {
-    STEP, best, describe, familyOf, lawOf, modelAt, problemOf, serve, tokensFor, withoutServing,
+    STEP, best, describe, familyOf, lawOf, modelAt, problemOf, tokensFor, withoutServing,
   };
 })();
