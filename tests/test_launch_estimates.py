@@ -112,7 +112,7 @@ def test_a_guess_for_a_card_that_no_table_has_says_of_which_it_is(
 def test_a_card_that_is_hidden_is_not_what_trains_here(
     grid: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps of models that only it could afford had been tried on the cores."""
+    """Else steps of models that only it could afford would be tried on the cores."""
     with_card(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     hidden, cores = (

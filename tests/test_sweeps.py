@@ -266,7 +266,7 @@ def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
 
 
 def test_a_base_without_a_kind_is_of_the_one_that_its_keys_fit(tmp_path: Path) -> None:
-    """To say it too, in capitals or not, is no other kind: what the base names beside it had been lost."""
+    """To say it too, in capitals or not, is no other kind: what the base names beside it is kept."""
     recipes = {
         "more": 'base = "default"\n[design]\nkind = "IsoFLOP"\nseeds = 2\n',
         "lasting": 'base = "lasting-base"\n[design]\nkind = "Grid"\nseeds = 2\n',

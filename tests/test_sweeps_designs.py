@@ -73,7 +73,7 @@ def test_a_grid_may_be_of_ratios_and_of_named_shapes(tmp_path: Path) -> None:
     ],
 )
 def test_a_design_without_a_kind_is_one_that_can_be(tmp_path: Path, design: str, kind: str) -> None:
-    """Tokens per parameter, which all kinds know, had been those of an isoflop design that lacks budgets."""
+    """Tokens per parameter, which all kinds know, are a grid's where no budgets stand beside them."""
     (tmp_path / "recipe.toml").write_text(BASE + design)
     assert load_toml(tmp_path / "recipe.toml", SweepSpec).design.kind == kind
 

@@ -390,7 +390,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 def test_where_no_home_is_known_nothing_is_kept_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None
 ) -> None:
-    """As of a container's user without an entry in passwd: a folder named ~ had been made there."""
+    """As of a container's user without an entry in passwd: no folder named ~ is made either."""
     monkeypatch.chdir(tmp_path)
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
