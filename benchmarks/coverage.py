@@ -1,12 +1,12 @@
-"""How often intervals cover the truth, on made-up sweeps of a known law.
+"""How often intervals cover the truth, on made-up runs of a known law.
 
     python benchmarks/coverage.py [--seeds 200] [--draws 200] [--skaling-seeds 60] [--chosen-seeds 60]
                                   [--repeated-seeds 40]
 
-First independent runs of random sizes and durations, then sweeps of 6 trunks x 6 budgets, whose three runs
-on new trunks, at 4 times the largest budget, are held out; then fits whose form is not named: their
-constants, and how far their best N errs a hundred times beyond; last runs that repeat their data, about
-their own law. Tables of 0 seeds are left out. Real runs: benchmarks/extrapolation.py.
+Tables, in turn, none of 0 seeds: independent runs of random sizes and durations; sweeps of 6 trunks x 6
+budgets, whose three runs on new trunks, at 4 times the largest budget, are held out; fits whose form is not
+named, and how far their best N errs a hundred times beyond; runs that repeat their data. Real runs:
+benchmarks/extrapolation.py.
 """
 
 from __future__ import annotations

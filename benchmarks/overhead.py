@@ -1,10 +1,9 @@
-"""What the store, the heartbeat and what one sees cost a run: seconds in them, of all that the run takes.
+"""What the store, the heartbeat and what one sees cost a run: the budget is 1 % of its time.
 
-A straight run at one width of the default recipe, trained by the loop that workers use, with every way from
-the loop to the store, to the meter with its plain lines and to the mirrors timed where it is called. The
-budget is 1 % of a run's time.
+    python benchmarks/overhead.py [--steps 3000] [--width 48] [--repeats 3] [--mirrors tensorboard wandb]
 
-Run: python benchmarks/overhead.py [--steps 3000] [--width 48] [--repeats 3] [--mirrors tensorboard wandb]
+A straight run at one width of the default recipe, trained by the loop that workers use: every way from it to
+the store, to the meter with its plain lines and to the mirrors is timed where it is called.
 """
 
 from __future__ import annotations

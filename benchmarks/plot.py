@@ -1,7 +1,9 @@
 """CPU time of every `llama-scale plot KIND` in a new process: the budget is 2 s each on a 2-core machine.
 
-Run: python benchmarks/plot.py [repetitions]. Beside the budget stands how many times the import of click and
-numpy alone each takes: a measure that a slower machine hardly moves.
+    python benchmarks/plot.py [repetitions]
+
+Beside it stands how many times the import of click and numpy fits into each, which a slower machine hardly
+moves.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """How long the page of a plan takes to write, and to redraw after a control moves, in headless Chromium.
 
-Run: python benchmarks/report.py [moves] [height]. The window is 1,400 pixels wide and 1,000 high; with 2,400
-all charts are in sight at once. The budgets are 1 s to write and 16 ms a move on a 2-core machine.
-A move is what the page does for it: its script, and the style and layout that its changes make, forced right
-after it. Beside that wall time stands the CPU time of the browser's main thread: for the same (script, style,
-layout), and for a whole frame, painting included; and how many times 100,000 powers, timed in the same
-browser, the former takes, which other work on the machine and a slower one hardly move.
+    python benchmarks/report.py [moves] [height]    # of the window, 1,000; with 2,400 all charts are in sight
+
+The budgets are 1 s to write and 16 ms a move on a 2-core machine. A move is what the page does for it: its
+script, and the style and layout that its changes make, forced right after it. Beside the wall time stands the
+CPU time of the browser's main thread, for the same and for a whole frame, painting included; and how many
+times 100,000 powers, timed in the same browser, fit into a move, which a slower or busy machine hardly moves.
 """
 
 from __future__ import annotations
