@@ -65,15 +65,19 @@ def test_a_card_gets_as_many_workers_as_its_memory_and_its_cores_allow() -> None
         ("-1", ()),
         ("1,-1,0", (replace(BB, name="1"),)),
         ("0,7,1", (replace(AA, name="0"),)),
+        ("NoDevFiles", ()),
+        ("1,,0", (replace(BB, name="1"),)),
+        ("GPU-b,GPU-dd,GPU-aa", (replace(BB, name="GPU-b"),)),
+        ("GPU-,0", ()),
     ],
 )
 def test_the_cards_are_those_that_are_visible(visible: str | None, cards: tuple[Card, ...]) -> None:
     assert cards_from(TABLE, visible) == cards
 
 
-@pytest.mark.parametrize("untold", ["[N/A]", "[Not Supported]"])
+@pytest.mark.parametrize("untold", ["[N/A]", "[Not Supported]", "[Insufficient Permissions]"])
 def test_a_card_whose_memory_the_driver_does_not_tell_is_a_card(untold: str) -> None:
-    """As where it is the machine's own: without it a sweep had a worker a core, none of them on a card."""
+    """As where it is the machine's own, or in parts: a sweep had a worker a core, none of them on a card."""
     (card,) = cards_from(f"0, GPU-aa, {untold}, NVIDIA GB10\n", None)
     assert card == Card(name="GPU-aa", memory_bytes=float("inf"), model="NVIDIA GB10")
     assert default_workers((card,), largest_bytes=1e9) == len(usable_cores())

@@ -313,6 +313,20 @@ def test_a_spec_that_was_changed_is_refused(folder: RunFolder) -> None:
         _ = RunFolder(folder.path).config
 
 
+def test_what_was_changed_in_a_spec_is_told(folder: RunFolder) -> None:
+    """A setting that was left out is not said to have been null: it had its default."""
+    spec = json.loads((folder.path / "spec.json").read_text())
+    with folder.claim() as lease, closing(EventLog(folder, lease)) as log:
+        log.append("start", config=spec["config"])
+    changed = {key: value for key, value in spec["config"].items() if key != "initial_gain"}
+    changed |= {"seed": 7, "z_loss": 1e-4}
+    (folder.path / "spec.json").write_text(json.dumps({**spec, "config": changed}))
+    with pytest.raises(StoreError) as refused:
+        _ = RunFolder(folder.path).config
+    told = "initial_gain is gone: 0.25; seed was 0, is 7; z_loss was added: 0.0001"
+    assert f"was changed ({told})" in refused.value.message
+
+
 def test_a_copy_of_a_run_under_another_name_is_called_that(folder: RunFolder) -> None:
     copy = folder.path.with_name(f"{folder.run}.before")
     shutil.copytree(folder.path, copy)

@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import takewhile
 
 from llama_scale import quantities
 from llama_scale.errors import InputError
@@ -20,7 +19,8 @@ from llama_scale.launch.memory import PROCESS_BYTES
 from llama_scale.training.free_memory import free_memory_bytes
 
 QUESTION = ("nvidia-smi", "--query-gpu=index,uuid,memory.free,name", "--format=csv,noheader,nounits")
-UNTOLD = ("[N/A]", "[Not Supported]")  # new and older drivers, of memory that a card does not count
+# Of memory that a card does not count, in words of new and older drivers; in a container, of a card in parts.
+UNTOLD = ("[N/A]", "[Not Supported]", "[Insufficient Permissions]")
 
 
 @frozen
@@ -121,26 +121,30 @@ def cards_from(table: str, visible: str | None) -> tuple[Card, ...]:
 
     Unknown memory is taken as infinite: of a part of a card (MIG), which the table lacks and which is taken
     for one of the first, and of a card that shares the machine's. A card of which the table says in its place
-    that it is lost, or is to be reset, is none.
+    that it is lost, or is to be reset, is none. As for CUDA, the first name in `visible` that is no card's,
+    such as -1 or SLURM's NoDevFiles, ends the list, and the beginning of one card's uuid is its name.
 
     >>> cards_from("0, GPU-aa, 81079, NVIDIA L4", None)
     (Card(name='GPU-aa', memory_bytes=85017493504.0, model='NVIDIA L4'),)
     """
-    cards: dict[str, Card | None] = {}
     by_index: dict[str, Card | None] = {}
+    by_uuid: dict[str, Card | None] = {}
     for row in (line.split(", ") for line in table.splitlines()):
         with suppress(ValueError):
             index, uuid, mebibytes, model = row
-            cards[uuid] = by_index[index] = None  # CUDA may number cards in another order; the names agree
+            by_index[index] = by_uuid[uuid] = None
             free = math.inf if mebibytes in UNTOLD else float(mebibytes) * 2**20
-            cards[uuid] = by_index[index] = Card(name=uuid, memory_bytes=free, model=model)
-    able = tuple(filter(None, cards.values()))
+            by_index[index] = by_uuid[uuid] = Card(name=uuid, memory_bytes=free, model=model)
+    able = tuple(filter(None, by_index.values()))
     if visible is None:
-        return able
+        return able  # by uuid: CUDA may number cards in another order
     part = Card(name="", memory_bytes=math.inf, model=able[0].model if able else "")
-    # CUDA's own rule: the first number that no card has, such as -1, ends the list.
-    names = takewhile(
-        lambda name: name in by_index or not name.lstrip("-").isdigit(), map(str.strip, visible.split(","))
-    )
-    asked = {name: (by_index | cards).get(name, part) for name in names if name}
+    cards = by_index | by_uuid
+    asked: dict[str, Card | None] = {}
+    for name in map(str.strip, visible.split(",")):
+        begun = [uuid for uuid in by_uuid if name.startswith("GPU-") and uuid.startswith(name)]
+        whole = begun[0] if len(begun) == 1 else name
+        if whole not in cards and not name.startswith("MIG-"):
+            break
+        asked[name] = cards.get(whole, part)
     return tuple(replace(card, name=name) for name, card in asked.items() if card)

@@ -89,9 +89,7 @@ class RunFolder:
             )
         # What the run was last started with, as its log tells, if it does.
         begun = next((e["config"] for e in reversed(self.events()) if "config" in e), content)
-        changes = "; ".join(
-            f"{path} was {shown(a)}, is {shown(b)}" for path, a, b in differences(begun, content)
-        )
+        changes = "; ".join(_change(*difference) for difference in differences(begun, content))
         return StoreError(
             f"spec.json of run {self.run} was changed{f' ({changes})' if changes else ''}: "
             f"it now describes run {described}",
@@ -360,6 +358,15 @@ def write_spec(folder: RunFolder, config: RunConfig) -> None:
     # The text that the id is a hash of, on a line of its own: anyone can check it.
     spec = f'{{"schema":1,"run":"{folder.run}","config":\n{canonical_json(config)}\n}}\n'
     write_atomically(folder.path / "spec.json", spec)
+
+
+def _change(path: str, before: Any, after: Any) -> str:
+    """One of the `differences` in words; what a spec leaves out has its default, so it was not null."""
+    if before is None:
+        return f"{path} was added: {shown(after)}"
+    if after is None:
+        return f"{path} is gone: {shown(before)}"
+    return f"{path} was {shown(before)}, is {shown(after)}"
 
 
 def _checked_spec(found: Any) -> dict[str, Any]:
