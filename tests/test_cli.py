@@ -129,7 +129,8 @@ def test_version() -> None:
         (["compare", "gpt-3-175b", "--budget", "1"], "option --budget", "see `llama-scale compare --help`"),
         (["fit", ""], "error: SOURCE: the path is empty", "name a file or folder"),
         (["doctor", "extra"], "got unexpected extra argument", "see `llama-scale doctor --help`"),
-        (["doctor", "--store"], "option '--store' requires an argument", "see `llama-scale --help`"),
+        (["doctor", "--store"], "option '--store' requires an argument", "see `llama-scale doctor --help`"),
+        (["runs", "ls", "--store"], "requires an argument", "see `llama-scale runs ls --help`"),
         (["plan", "--serve-tokens", "abc"], "--serve-tokens: 'abc' is not a count", "write 7B, 1.4T"),
         (["plan", "--serve-tokens", "$2M"], "--serve-tokens: expected a count", "write 7B, 1.4T"),
         (

@@ -68,6 +68,12 @@ def test_axes_name_quantity_and_unit(name: str) -> None:
     assert tuple(labels) == UNITS[name]
 
 
+def test_a_star_import_takes_every_figure_and_nothing_else() -> None:
+    taken: dict[str, Any] = {}
+    exec("from llama_scale.plots import *", taken)
+    assert set(FIGURES) | {"save"} == set(taken) - {"__builtins__"}
+
+
 def test_drawing_leaves_matplotlib_as_it_was() -> None:
     before = dict(matplotlib.rcParams)
     plots.optima(published())

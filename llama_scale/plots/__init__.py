@@ -41,6 +41,8 @@ _HOMES = {
     "trust": ("backtest", "choice", "predictions", "residuals"),
 }
 _FIGURES = {name: home for home, names in _HOMES.items() for name in names}
+# `import *` takes only what is listed here: no figure is a global before it is asked for.
+__all__ = [*_FIGURES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
