@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
 from llama_scale import step_law
@@ -86,8 +85,12 @@ def tuning(
         )
     else:
         found = hyperparameters(rule, shape, tokens, sequences_per_step=sequences_per_step)
-    by_hand = {"learning_rate": learning_rate, "beta2": beta2, "warmup_steps": warmup_steps}
-    return replace(found, **{name: value for name, value in by_hand.items() if value is not None})
+    return Tuning(
+        learning_rate=found.learning_rate if learning_rate is None else learning_rate,
+        sequences_per_step=found.sequences_per_step,
+        beta2=found.beta2 if beta2 is None else beta2,
+        warmup_steps=found.warmup_steps if warmup_steps is None else warmup_steps,
+    )
 
 
 def hyperparameters(
