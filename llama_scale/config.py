@@ -399,14 +399,20 @@ class _Place:
             value = None
         return _Place(keys=(*self.keys, str(key)), value=value, type=type_)
 
+    def of(self, error: BaseException) -> _Place:
+        """The attribute or index of this place that cattrs was at."""
+        place = self
+        for note in getattr(error, "__notes__", ()):
+            if hasattr(note, "type"):
+                place = place.child(note.name if hasattr(note, "name") else note.index, note.type)
+        return place
+
 
 def _problems(error: BaseException, place: _Place) -> Iterator[InputError]:
     """What was wrong, key by key; the hint is empty where the message says it all."""
     from cattrs.errors import ForbiddenExtraKeysError
 
-    for note in getattr(error, "__notes__", ()):
-        if hasattr(note, "type"):  # the attribute or index that cattrs was at
-            place = place.child(note.name if hasattr(note, "name") else note.index, note.type)
+    place = place.of(error)
     name = ".".join(place.keys) or "the file"
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
