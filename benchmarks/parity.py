@@ -1,10 +1,10 @@
-"""Whether runs in i16 end where runs in f32 do, beside what a small push at the start makes of f32.
+"""Whether runs in integers end where runs in f32 do, beside what a small push at the start makes of f32.
 
     llama-scale train --model 2x64 --steps 800    # prepares the text, and is what all runs are made from
     python benchmarks/parity.py runs [--seeds 6] [--push 1e-4]
 
-For each seed: the run in f32, in i16, and in f32 from weights that were pushed, each times 1 + PUSH x a
-normal number. Training amplifies any difference; so it is the pushed runs that say how far apart equals end.
+For each seed: the run in f32, in i16, in i8, and in f32 from weights that were pushed, each times 1 + PUSH x
+a normal number. Training amplifies any difference: it is the pushed runs that say how far apart equals end.
 Prints the held-out losses, and how far from that in f32 they are.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llama_scale.runs import RunConfig, RunFolder
+from llama_scale.runs import INTEGERS, RunConfig, RunFolder
 from llama_scale.training.data import TokenFiles, open_tokens, prepared_folders
 from llama_scale.training.trainer import Trainer
 
@@ -51,7 +51,7 @@ def main() -> None:
     ends: dict[str, list[float]] = {}
     for seed in range(asked.seeds):
         run = replace(config, seed=seed)
-        losses = {"f32": held_out(run, files), "i16": held_out(replace(run, precision="i16"), files)}
+        losses = {p: held_out(replace(run, precision=p), files) for p in ("f32", *INTEGERS)}
         losses |= {f"f32, push {n}": held_out(run, files, asked.push, n) for n in PUSHES}
         print(f"seed {seed}: " + ", ".join(f"{who} {loss:.5f}" for who, loss in losses.items()), flush=True)
         for who, loss in losses.items():

@@ -1,4 +1,4 @@
-"""Rates of the matrix products of a training step: by torch and ours, of floats, bf16 and 16-bit integers.
+"""Rates of the matrix products of a training step: by torch and ours, of floats, bf16 and integers.
 
     python benchmarks/products.py [--repeats 12]
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from train_step import CPU_SIZES, Size
 
 from llama_scale.training.kernels import Absent, Library, library
-from llama_scale.training.kernels.products import product, product_scratch
+from llama_scale.training.kernels.products import NUMBERS, product, product_scratch
 
 VOCABULARY, CONTEXT = 256, 256
 Operands = tuple[Tensor, Tensor]
@@ -42,16 +42,16 @@ def products(size: Size) -> Iterator[Operands]:
 def ways(kernels: Library, a: Tensor, b: Tensor) -> dict[str, tuple[Callable[[], Any], Tensor]]:
     """Calls that multiply, and where each leaves its result."""
     sizes = (a.shape[0], b.shape[1], a.shape[1])
-    wide, narrow, floats, integers = (
-        torch.empty(sizes[:2], dtype=d) for d in (a.dtype, torch.bfloat16, a.dtype, a.dtype)
-    )
-    scratch = product_scratch(kernels, [sizes], "f32", "i16")
-    ours = partial(product, kernels, scratch=scratch)
+    wide, narrow = (torch.empty(sizes[:2], dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    scratch = product_scratch(kernels, [sizes], *NUMBERS)
     return {
         "torch, f32": (partial(torch.mm, a, b, out=wide), wide),
-        "ours, f32": (ours(floats, a, b, numbers="f32"), floats),
         "torch, bf16": (partial(torch.mm, a.bfloat16(), b.bfloat16(), out=narrow), narrow),
-        "ours, i16": (ours(integers, a, b, numbers="i16"), integers),
+        **{
+            f"ours, {numbers}": (product(kernels, c, a, b, numbers=numbers, scratch=scratch), c)
+            for numbers in NUMBERS
+            for c in [torch.empty(sizes[:2])]
+        },
     }
 
 

@@ -23,6 +23,7 @@ from train_step import CPU_SIZES
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.training.kernels import Absent, KernelGradients, Library, TorchGradients, library
+from llama_scale.training.kernels.products import NUMBERS
 from llama_scale.training.model import Llama
 from llama_scale.training.scaling import initialise
 
@@ -53,10 +54,8 @@ def ways(kernels: Library, model: Llama, threads: int) -> dict[str, tuple[int, C
     """Each with the threads that torch has meanwhile."""
     ours = partial(KernelGradients, model, kernels)
     return {
-        "f32": (1, ours()),
-        f"f32 x {threads}": (1, ours(threads=threads)),
-        "i16": (1, ours(integers=True)),
-        f"i16 x {threads}": (1, ours(integers=True, threads=threads)),
+        **{n: (1, ours(n)) for n in NUMBERS},
+        **{f"{n} x {threads}": (1, ours(n, threads=threads)) for n in NUMBERS},
         "torch": (1, TorchGradients(model)),
         f"torch x {threads}": (threads, TorchGradients(model)),
     }

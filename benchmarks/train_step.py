@@ -29,13 +29,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes of the contestants import it too
 from contestants import PEERS, Contestant, Running
 
 from llama_scale.architecture import ModelConfig
 from llama_scale.frozen import frozen
+from llama_scale.runs import INTEGERS, Precision
 
 TURN_SECONDS = 0.5  # of a contestant in a round, about
 TORCH_TYPES = {"f32": "float32", "bf16": "bfloat16"}
@@ -117,7 +118,7 @@ def contestants(asked: argparse.Namespace) -> list[Contestant]:
         for compiled in (both if asked.device == "cuda" else (False,))
         for precision in asked.precisions
     ]
-    others = [precision for precision in asked.precisions if precision != "i16"]  # ours alone
+    others = [precision for precision in asked.precisions if precision not in INTEGERS]  # ours alone
     if asked.device == "cpu":
         ours.append(Contestant(who="llama-scale, torch alone"))
     peers = [
@@ -356,7 +357,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+")
     parser.add_argument("--vocabularies", nargs="+", type=int)
     parser.add_argument("--contexts", nargs="+", type=int)
-    parser.add_argument("--precisions", nargs="+", choices=("f32", "bf16", "i16"))
+    parser.add_argument("--precisions", nargs="+", choices=get_args(Precision))
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--quick", action="store_true", help="two sizes, one vocabulary, nothing compiled")
     parser.add_argument("--eager", action="store_true", help="nothing compiled")
@@ -365,7 +366,7 @@ def arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     on_gpu = asked.device == "cuda"
     asked.rounds = asked.rounds or (3 if asked.quick else 7)
-    asked.precisions = asked.precisions or (["bf16"] if on_gpu else ["f32", "bf16", "i16"])
+    asked.precisions = asked.precisions or (["bf16"] if on_gpu else [*get_args(Precision)])
     asked.contexts = asked.contexts or ([1024, 2048] if on_gpu else [256])
     asked.vocabularies = asked.vocabularies or ([8192] if on_gpu else [256] if asked.quick else [256, 4096])
     known = GPU_SIZES if on_gpu else CPU_SIZES

@@ -28,6 +28,7 @@ from llama_scale.training.kernels import (
     library,
 )
 from llama_scale.training.kernels.library import FLAGS, SOURCES, load
+from llama_scale.training.kernels.products import NUMBERS
 from llama_scale.training.kernels.step import Step
 from llama_scale.training.model import Llama
 from llama_scale.training.peak import peak_of
@@ -124,8 +125,8 @@ def test_the_sum_of_losses_is_the_exact_one_and_leaves_gradients_alone(name: str
 def test_the_loss_of_a_sequence_is_the_same_in_any_batch(length: int, kernels: Library) -> None:
     """Evaluation goes by batches of training's size, which memory decides."""
     tokens, targets = batch(SHAPE, 5, length)
-    for integers in (False, True):
-        compute = KernelGradients(made(SHAPE), kernels, integers=integers)
+    for numbers in NUMBERS:
+        compute = KernelGradients(made(SHAPE), kernels, numbers)
         alone = [compute.loss(tokens[i : i + 1], targets[i : i + 1]) for i in range(5)]
         assert compute.loss(tokens, targets).item() == pytest.approx(
             torch.stack(alone).sum().item(), rel=1e-14
@@ -269,17 +270,17 @@ def test_a_share_that_fails_ends_the_step_and_the_next_one_is_right(
     compute, (tokens, targets) = KernelGradients(model, kernels, threads=3), batch(SHAPE, 3, 32)
     compute(tokens, targets)
     right = gradients(model)
-    forward = Step.forward
+    cross_entropy = Step._cross_entropy
 
     def fails(step: Step, *how: float) -> Tensor:
         if step is failing:
             raise MemoryError("no room for this share")
-        return forward(step, *how)
+        return cross_entropy(step, *how)
 
     for share in range(3):
         failing = compute._shares[next(iter(compute._shares))][share]
         with monkeypatch.context() as patch:
-            patch.setattr(Step, "forward", fails)
+            patch.setattr(Step, "_cross_entropy", fails)
             with pytest.raises(MemoryError, match="no room"):
                 compute(tokens, targets)
         model.zero_grad(set_to_none=False)

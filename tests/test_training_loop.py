@@ -25,7 +25,9 @@ from llama_scale.runs import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_RETRY,
+    INTEGERS,
     BusyError,
+    Precision,
     RunConfig,
     RunFolder,
     create_run,
@@ -132,14 +134,15 @@ def test_a_run_stopped_and_resumed_has_the_curve_of_one_that_was_not(
     assert results[0] == results[1]
 
 
-def test_a_run_of_16_bit_integers_goes_on_to_the_bit(
-    tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], kernels: Library
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_a_run_of_integers_goes_on_to_the_bit(
+    precision: Precision, tmp_path: Path, world: tuple[TokenFiles, list[RunConfig]], kernels: Library
 ) -> None:
     files, runs = world
     plain = straight(runs[-1])
     wide = replace(plain.model, layers=1, width=64, heads=2, kv_heads=2, head_size=32, hidden=192)
     calm = replace(plain.optimizer, learning_rate=1e-3)  # at 8e-3 a last bit changes the end by a percent
-    config = replace(plain, model=wide, optimizer=calm, precision="i16")
+    config = replace(plain, model=wide, optimizer=calm, precision=precision)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     create_run(whole, config)
     create_run(broken, config)

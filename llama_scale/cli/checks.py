@@ -110,7 +110,7 @@ def _kernels() -> Check:
 
     found = library()
     if isinstance(found, Absent):
-        said = f"none, torch alone trains, more slowly and not in i16: {found.reason}"
+        said = f"none, torch alone trains, more slowly and not in integers: {found.reason}"
         return Check("kernels", "warn", said, found.fix)
     return Check("kernels", "pass", f"{found.name}, compiled for this CPU")
 

@@ -6,9 +6,9 @@ from llama_scale.runs import RunConfig
 
 # Fitted from above to the peak resident memory of five shapes on CPU (torch 2.13, widths 64 to 1024,
 # vocabularies of 1,024 to 32,000): a process with torch, the states, what the backward pass keeps. The bound
-# holds for bf16, which has no kernels of ours, and i16 as well: .60 to .76 of it were taken. Pages of torch's
-# libraries are .08 GB of it; those of its build for CUDA, .34 GB, are not counted: workers share them, and a
-# kernel that wants memory takes them back.
+# holds for bf16, which has no kernels of ours, and integers as well: .60 to .76 of it were taken. Pages of
+# torch's libraries are .08 GB of it; those of its build for CUDA, .34 GB, are not counted: workers share
+# them, and a kernel that wants memory takes them back.
 PROCESS_BYTES = 350e6
 STATE_BYTES = 1.1 * 16  # a parameter: weight, gradient and two moments in fp32
 ACTIVATION_FACTOR = 1.6

@@ -47,7 +47,7 @@ from llama_scale.runs.folders import (
     stop_signals,
 )
 from llama_scale.runs.leases import BusyError
-from llama_scale.runs.limits import SEEDS, mup_problems, seed_problems
+from llama_scale.runs.limits import INTEGERS, SEEDS, mup_problems, seed_problems
 from llama_scale.runs.listing import import_records, imported_records, read_records
 from llama_scale.runs.records import RunRecord, RunStatus, load_records, read_record, write_records
 from llama_scale.runs.settings import TrainingTable
@@ -60,6 +60,7 @@ __all__ = [
     "EXIT_RETRY",
     "HUB",
     "INITIAL_WEIGHTS",
+    "INTEGERS",
     "MIXTURE_BLOCK",
     "PASSED_OVER",
     "SEEDS",

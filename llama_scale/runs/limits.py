@@ -26,6 +26,7 @@ class Limits:
         return start + (f" and less than {self.below:g}" if self.below < math.inf else " and finite")
 
 
+INTEGERS = ("i16", "i8")  # precisions that C kernels alone compute
 SEEDS = 2**32  # of these every generator here takes products and sums in 64 bits
 POSITIVE, COUNT, SHARE = Limits(above=0.0), Limits(least=1.0), Limits(least=0.0, below=1.0)
 LIMITS = {
@@ -64,15 +65,18 @@ def _limited(type_: type) -> tuple[str, ...]:
 
 def precision_problems(precision: str, recompute: str, *, compiled: bool) -> Iterator[InputError]:
     """What the precision leaves no room for."""
-    if precision == "i16" and recompute != "none":
+    if precision not in INTEGERS:
+        return
+    if recompute != "none":
         yield InputError(
-            f"training.precision is i16, whose kernels keep what training.recompute = {recompute} "
+            f"training.precision is {precision}, whose kernels keep what training.recompute = {recompute} "
             "would compute again",
             hint='set training.recompute = "none", or training.precision = "f32"',
         )
-    if precision == "i16" and compiled:
+    if compiled:
         yield InputError(
-            "training.precision is i16, which C kernels compute, but training.compile leaves all to torch",
+            f"training.precision is {precision}, which C kernels compute, but training.compile leaves all to "
+            "torch",
             hint='set training.compile = false, or training.precision = "f32"',
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from llama_scale.runs import OptimizerConfig, Precision, RunConfig
+from llama_scale.runs import INTEGERS, OptimizerConfig, Precision, RunConfig
 from llama_scale.training.kernels import Library, used_on
 from llama_scale.training.kernels.adamw import FlatAdamW
 from llama_scale.training.muon import Muon
@@ -16,7 +16,11 @@ from llama_scale.training.scaling import Treatment, treatments
 Tensors = Mapping[str, Mapping[str, Tensor]]  # by what they are ("weights", "exp_avg", ...), then by weight
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MOMENTUM = "momentum"
-DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "i16": torch.float32}
+DTYPES: dict[Precision, torch.dtype] = {
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    **dict.fromkeys(INTEGERS, torch.float32),
+}
 
 
 class FlatOptimizer:

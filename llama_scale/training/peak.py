@@ -22,7 +22,7 @@ from llama_scale.errors import InputError, StoreError
 from llama_scale.files import cache_folder, parse_json, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.hardware import Accelerator, accelerator, accelerator_of_device
-from llama_scale.runs import Precision
+from llama_scale.runs import INTEGERS, Precision
 from llama_scale.training.environment import cpu_facts
 from llama_scale.training.kernels import Library, used_on
 from llama_scale.training.kernels.products import Numbers, product, product_scratch
@@ -86,12 +86,12 @@ def _of(chip: Accelerator) -> Peak:
 def _measured_here(precision: Precision) -> Peak | None:
     """Measured once for a CPU, its threads and what multiplies there, then read from the user's cache.
 
-    None in i16 without its kernels.
+    None in integers without its kernels.
     """
     kernels, count = used_on(torch.device("cpu")), torch.get_num_threads()
-    if precision != "bf16" and isinstance(kernels, Library) and (precision == "i16" or kernels.multiplies):
+    if precision != "bf16" and isinstance(kernels, Library) and (precision in INTEGERS or kernels.multiplies):
         name, multiplier = f"kernels {kernels.name}", partial(_by_kernels, kernels, precision, count)
-    elif precision == "i16":
+    elif precision in INTEGERS:
         return None
     else:
         name, multiplier = f"torch {torch.__version__}", _by_torch

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llama_scale.errors import InputError
 from llama_scale.quantities import counted
-from llama_scale.runs import RunConfig
+from llama_scale.runs import INTEGERS, RunConfig
 from llama_scale.training.data import TokenFiles, evaluation_batches, training_sequences
 from llama_scale.training.environment import has_bf16
 from llama_scale.training.kernels import gradients_of
@@ -126,8 +126,8 @@ class Trainer:
         precision, recompute = self.config.precision, self.config.recompute
         ways = {
             f"training.micro_batch below {self.micro_batch}": self.micro_batch > 1,
-            'training.precision = "f32" with training.recompute = "full"': precision == "i16",
-            'training.recompute = "full"': precision != "i16" and recompute != "full",
+            'training.precision = "f32" with training.recompute = "full"': precision in INTEGERS,
+            'training.recompute = "full"': precision not in INTEGERS and recompute != "full",
             'training.precision = "bf16"': precision == "f32" and has_bf16(self.device),
         }
         left = ", ".join(way for way, is_left in ways.items() if is_left)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llama_scale.errors import InputError
 from llama_scale.frozen import frozen
-from llama_scale.runs import Precision
+from llama_scale.runs import INTEGERS, Precision
 from llama_scale.training.compiling import telling_refusals
 from llama_scale.training.environment import has_bf16
 from llama_scale.training.kernels.library import Absent, Library, library
@@ -68,13 +68,13 @@ def gradients_of(model: Llama, precision: Precision = "f32", *, sequences: int |
     """
     found, threads = _kernels_for(model), torch.get_num_threads()
     if isinstance(found, Absent):
-        if precision == "i16":
-            raise _without_kernels(found)
+        if precision in INTEGERS:
+            raise _without_kernels(precision, found)
         return TorchGradients(model)
-    busy = min(threads, sequences or threads) if found.multiplies or precision == "i16" else 1
-    if precision != "i16" and busy < threads:  # torch's products keep all of them busy
+    busy = min(threads, sequences or threads) if found.multiplies or precision in INTEGERS else 1
+    if precision not in INTEGERS and busy < threads:  # torch's products keep all of them busy
         return TorchGradients(model)
-    return KernelGradients(model, found, integers=precision == "i16", threads=busy)
+    return KernelGradients(model, found, precision if precision in INTEGERS else "f32", threads=busy)
 
 
 def check_precision(precision: Precision, device: torch.device, *, processes: int = 1) -> None:
@@ -84,16 +84,16 @@ def check_precision(precision: Precision, device: torch.device, *, processes: in
             f"training.precision is bf16, which {torch.cuda.get_device_name(device)} does not compute in",
             hint="set training.precision to f32, or use a card of 2020 or later",
         )
-    if precision != "i16":
+    if precision not in INTEGERS:
         return
     found = SPREAD if processes > 1 else used_on(device)
     if isinstance(found, Absent):
-        raise _without_kernels(found)
+        raise _without_kernels(precision, found)
 
 
-def _without_kernels(why: Absent) -> InputError:
+def _without_kernels(precision: Precision, why: Absent) -> InputError:
     return InputError(
-        f"training.precision is i16, which only C kernels compute, and here they don't: {why.reason}",
+        f"training.precision is {precision}, which only C kernels compute, and here they don't: {why.reason}",
         hint=f"{why.fix}, or set training.precision to f32",
     )
 
@@ -114,7 +114,7 @@ def _kernels_for(model: Llama) -> Library | Absent:
 
 
 def used_on(device: torch.device) -> Library | Absent:
-    """The kernels for f32 and i16 runs on `device`, or why torch does everything."""
+    """The kernels for runs in f32 and in integers on `device`, or why torch does everything."""
     if device.type != "cpu":
         return Absent(f"{device.type} has kernels of its own", "train on a CPU (--device cpu)")
     return library()

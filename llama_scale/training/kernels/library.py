@@ -24,7 +24,9 @@ from llama_scale.files import cache_folder, write_atomically
 from llama_scale.frozen import frozen
 from llama_scale.training.environment import cpu_facts
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "products_f32.c", "products_i16.c"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("kernels.c", "products_f32.c", "products_integers.c")
+)
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "products.h"))
 SWITCH = "LLAMA_SCALE_KERNELS"
 COMPILERS = ("cc", "gcc", "clang")
@@ -34,7 +36,13 @@ FOR_THIS_CPU = (("-march=native",), ("-mcpu=native",), ())  # the first that the
 COMPILE_SECONDS = 120
 LEAST_LANES = 8  # AVX's: other processors have libraries that know them better, and torch calls those
 # Functions that give a size, and how many sizes they take.
-SIZES_OF = {"lanes": 0, "attention_scratch": 2, "f32_product_scratch": 3, "i16_product_scratch": 3}
+SIZES_OF = {
+    "lanes": 0,
+    "attention_scratch": 2,
+    "f32_product_scratch": 3,
+    "i16_product_scratch": 3,
+    "i8_product_scratch": 3,
+}
 
 
 class _Pointer(ctypes.c_void_p):

@@ -1,10 +1,10 @@
-"""Matrix products (`products_f32.c`, `products_i16.c`), as calls to be made later."""
+"""Matrix products (`products_f32.c`, `products_integers.c`), as calls to be made later."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from llama_scale.training.kernels.library import Library
 
 Sizes = tuple[int, int, int]  # m, n and k of a product [m, n] = [m, k] [k, n]
-Numbers = Literal["f32", "i16"]  # what is multiplied; operands and results are of 32-bit floats
+Numbers = Literal["f32", "i16", "i8"]  # what is multiplied; operands and results are of 32-bit floats
+NUMBERS: tuple[Numbers, ...] = get_args(Numbers)
 
 
 def product_scratch(library: Library, products: Iterable[Sizes], *numbers: Numbers) -> Tensor:

@@ -1,7 +1,7 @@
 """Loss and gradients of a LLaMA as a fixed list of calls over memory that is allocated once.
 
-Matrix products are of 32-bit floats or of 16-bit integers (`products.py`); all else is in `kernels.c`. Shapes
-as in `training/model.py`; M = B T rows.
+Matrix products are of 32-bit floats or of integers (`products.py`); all else is in `kernels.c`. Shapes as in
+`training/model.py`; M = B T rows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +24,39 @@ Call = Callable[[], Any]
 LEAST_SIDE = 64  # of a weight matrix in integers: with less copying takes what multiplying saves
 
 
+class Products(NamedTuple):
+    """What is multiplied: y = x w^T in training and in evaluation, dx = dy w, dw = dy^T x."""
+
+    forward: Numbers
+    evaluated: Numbers
+    inputs: Numbers
+    weights: Numbers
+
+
+def _alike(numbers: Numbers) -> Products:
+    return Products(numbers, numbers, numbers, numbers)
+
+
+# In 8 bits a weight's gradient, a sum over all tokens, keeps 16 (Wortsman et al. 2023, arXiv 2304.13013), and
+# so does the head: gradients of most logits are less than half a unit of 8 bits, 1/254 of the target's.
+BLOCKS: dict[Numbers, Products] = {
+    "f32": _alike("f32"),
+    "i16": _alike("i16"),
+    "i8": Products("i8", "i16", "i8", "i16"),
+}
+HEAD = BLOCKS | {"i8": _alike("i16")}
+
+
 class KernelGradients:
     """Loss and gradients of one model, over memory that is kept from call to call.
 
-    With `integers` products of weight matrices with both sides of LEAST_SIDE or more are of 16-bit integers.
-    Each of up to `threads` threads takes a share of the sequences; last bits depend on how many do.
+    Products of weight matrices with both sides of LEAST_SIDE or more are of `numbers`. Each of up to
+    `threads` threads takes a share of the sequences; last bits depend on how many do.
     """
 
-    def __init__(self, model: Llama, library: Library, *, integers: bool = False, threads: int = 1) -> None:
-        self.model, self.library, self.integers, self.threads = model, library, integers, threads
+    def __init__(self, model: Llama, library: Library, numbers: Numbers = "f32", *, threads: int = 1) -> None:
+        self.model, self.library, self.threads = model, library, threads
+        self.numbers: Numbers = numbers
         self._weights = tuple(model.parameters())
         self._shares: dict[tuple[int, ...], tuple[Step, ...]] = {}
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -53,10 +77,10 @@ class KernelGradients:
         return (total / tokens_BT.numel()).float()
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The sum of losses in nats, by the same products; keeps buffers of no other shape beside its own."""
+        """The sum of losses in nats, in 8 bits by products in 16; keeps buffers of no other shape."""
         if not any(shape[:2] == tokens_BT.shape for shape in self._shares):
             self._shares.clear()
-        return self._sum(self._read(tokens_BT, targets_BT), Step.forward)
+        return self._sum(self._read(tokens_BT, targets_BT), Step.evaluate)
 
     def _read(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Step, ...]:
         """A step for each share of a batch, which they have read."""
@@ -90,7 +114,7 @@ class KernelGradients:
             batch, length = shape
             sizes = [len(part) for part in torch.empty(batch).tensor_split(min(self.threads, batch))]
             self._shares[key] = tuple(
-                Step(self.model, self.library, size, length, integers=self.integers, turn=turn)
+                Step(self.model, self.library, size, length, numbers=self.numbers, turn=turn)
                 for size, turn in zip(sizes, turns(len(sizes)), strict=True)
             )
         return self._shares[key]
@@ -116,10 +140,11 @@ class Step:
         batch: int,
         length: int,
         *,
-        integers: bool,
+        numbers: Numbers,
         turn: Turn,
     ) -> None:
-        self.config, self.library, self.integers = model.config, library, integers
+        self.config, self.library = model.config, library
+        self.numbers: Numbers = numbers
         self.turn = turn
         self.batch, self.length, self.rows = batch, length, batch * length
         width, vocabulary = self.config.width, self.config.vocabulary
@@ -136,10 +161,10 @@ class Step:
         self._attention_scratch = torch.empty(
             library.functions.attention_scratch(length, self.config.head_size)
         )
-        numbers: tuple[Numbers, ...] = ("f32", "i16") if integers else ("f32",)
-        self._product_scratch = product_scratch(library, self._products(), *numbers)
+        used: set[Numbers] = {"f32", *BLOCKS[numbers], *HEAD[numbers]}
+        self._product_scratch = product_scratch(library, self._products(), *used)
         self._rotation = model.get_buffer("rotation")
-        self._forward: list[Call] = []
+        self._forward: list[tuple[Call, Call]] = []  # in training, and in evaluation
         self._backward: list[list[Call]] = []  # in the order of the forward pass: each part is run backwards
         self._record(model)
 
@@ -152,24 +177,33 @@ class Step:
                 raise IndexError(f"{name} {most} is outside a vocabulary of {self.config.vocabulary}")
 
     @torch.no_grad()
-    def forward(self, z_loss: float = 0.0, scale: float = 0.0) -> Tensor:
-        """The sum of losses in nats; logits become `scale` times the gradient of the sum of objectives."""
-        for call in self._forward:
+    def evaluate(self) -> Tensor:
+        """The sum of losses in nats."""
+        for _, call in self._forward:
             call()
-        logits = (self._logits, self._targets, *self._logits.shape)
-        self.library.call("cross_entropy", self._loss, *logits, float(z_loss), float(scale))()
-        return self._loss.clone()
+        return self._cross_entropy(0.0, 0.0)
 
     @torch.no_grad()
     def run(self, z_loss: float, scale: float) -> Tensor:
         """The sum of losses in nats; `scale` times the gradient of that of objectives joins the weights', but
         for what comes through the embedding.
         """
-        loss = self.forward(z_loss, scale)
+        for call, _ in self._forward:
+            call()
+        loss = self._cross_entropy(z_loss, scale)
         for part in reversed(self._backward):
             for call in part:
                 call()
         return loss
+
+    def _cross_entropy(self, z_loss: float, scale: float) -> Tensor:
+        """The sum of losses; logits become `scale` times the gradient of the sum of objectives."""
+        logits = (self._logits, self._targets, *self._logits.shape)
+        self.library.call("cross_entropy", self._loss, *logits, float(z_loss), float(scale))()
+        return self._loss.clone()
+
+    def _go_on(self, call: Call, evaluating: Call | None = None) -> None:
+        self._forward.append((call, evaluating or call))
 
     def _record(self, model: Llama) -> None:
         """The model once through, in order."""
@@ -177,7 +211,7 @@ class Step:
         first = self._norm(model.norm if not model.blocks else _blocks(model)[0].attention_norm)
         embedding = _gradient(model.embedding.weight)
         size = (self.rows, self.config.width)
-        self._forward.append(self.library.call("embed", first.x, model.embedding.weight, self._tokens, *size))
+        self._go_on(self.library.call("embed", first.x, model.embedding.weight, self._tokens, *size))
         self.embed_backward = self.library.call("embed_backward", embedding, self._dx, self._tokens, *size)
         self._start(first, first.x, None)
         place = first
@@ -187,7 +221,7 @@ class Step:
             place = self._next(place, block.feed_forward_norm)
             self._feed_forward(block, place)
             place = self._next(place, after)
-        self._linear([model.head.weight], place.y, self._logits, self._dy, self._logits)
+        self._linear([model.head.weight], place.y, self._logits, self._dy, self._logits, HEAD[self.numbers])
 
     def _norm(self, module: nn.RMSNorm) -> _Norm:
         x, y = (torch.empty(self.rows, self.config.width) for _ in range(2))
@@ -202,7 +236,7 @@ class Step:
     def _start(self, place: _Norm, before: Tensor, change: Tensor | None) -> None:
         weight, size = place.module.weight, (self.rows, self.config.width)
         forward = (place.x, place.y, place.inverse, before, change, weight, *size, self.config.norm_epsilon)
-        self._forward.append(self.library.call("add_norm", *forward))
+        self._go_on(self.library.call("add_norm", *forward))
         add = int(place.module is not self._last_norm)  # with which the backward pass begins
         backward = (self._dx, self._dy, place.x, place.inverse, weight, _gradient(weight), *size, add)
         self._backward.append(self.turn.taken(self.library.call("norm_backward", *backward)))
@@ -220,10 +254,8 @@ class Step:
         sizes = (self.length, config.heads, config.kv_heads, config.head_size)
         turned = (inverse, qkv, *self._rotation, *weights)
         attended = (mixed, log_sum, rotated, qkv, self._attention_scratch, self.batch, *sizes)
-        self._forward += [
-            call("rotary", rotated, *turned, self.rows, *sizes, config.norm_epsilon),
-            call("attention", *attended),
-        ]
+        self._go_on(call("rotary", rotated, *turned, self.rows, *sizes, config.norm_epsilon))
+        self._go_on(call("attention", *attended))
         unrotated = call("rotary_backward", self._dqkv, *turned, *gradients, self.rows, *sizes)
         self._backward.append(
             [
@@ -237,26 +269,32 @@ class Step:
         swiglu, sizes = block.feed_forward, (self.rows, self.config.hidden)
         gate_up, hidden = torch.empty(self.rows, 2 * sizes[1]), torch.empty(sizes)
         self._linear([swiglu.gate.weight, swiglu.up.weight], place.y, gate_up, self._dy, gate_up)
-        self._forward.append(self.library.call("gated", hidden, gate_up, *sizes))
+        self._go_on(self.library.call("gated", hidden, gate_up, *sizes))
         self._backward.append([self.library.call("gated_backward", gate_up, self._dhidden, *sizes)])
         self._linear([swiglu.down.weight], hidden, self._change, self._dhidden, self._dx)
 
-    def _linear(self, weights: Sequence[Tensor], x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> None:
+    def _linear(
+        self,
+        weights: Sequence[Tensor],
+        x: Tensor,
+        y: Tensor,
+        dx: Tensor,
+        dy: Tensor,
+        products: Products | None = None,
+    ) -> None:
         """y = x weights^T, outputs side by side; weights that lie together in memory in one product."""
         start, backward = 0, list[Call]()
+        multiply = partial(product, self.library, scratch=self._product_scratch)
         for weight, gradient in _joined(weights):
             columns = slice(start, start + weight.shape[0])
-            part = dy[:, columns]
-            is_large = min(weight.shape) >= LEAST_SIDE
-            multiply = partial(self._product, "i16" if self.integers and is_large else "f32")
-            self._forward.append(multiply(y[:, columns], x, weight.t()))
-            backward += self.turn.taken(multiply(gradient, part.t(), x, add=True))
-            backward.append(multiply(dx, part, weight, add=start > 0))
+            out, back = y[:, columns], dy[:, columns]
+            of = (products or BLOCKS[self.numbers]) if min(weight.shape) >= LEAST_SIDE else _alike("f32")
+            forward, evaluated = (multiply(out, x, weight.t(), numbers=n) for n in (of.forward, of.evaluated))
+            self._go_on(forward, evaluated)
+            backward += self.turn.taken(multiply(gradient, back.t(), x, numbers=of.weights, add=True))
+            backward.append(multiply(dx, back, weight, numbers=of.inputs, add=start > 0))
             start = columns.stop
         self._backward.append(backward)
-
-    def _product(self, numbers: Numbers, c: Tensor, a: Tensor, b: Tensor, *, add: bool = False) -> Call:
-        return product(self.library, c, a, b, numbers=numbers, scratch=self._product_scratch, add=add)
 
     def _products(self) -> Iterator[Sizes]:
         """Sizes of the largest products of a step, forward and backward."""
