@@ -81,7 +81,7 @@ class Absent:
 
 @cache
 def library() -> Library | Absent:
-    """The kernels, compiled now if need be (about three seconds, once for a machine and version)."""
+    """The kernels, compiled now if need be (about five seconds, once for a machine and version)."""
     if os.environ.get(SWITCH, "on").lower() in ("off", "0", "no", "false"):
         return Absent(f"{SWITCH} switches them off", f"unset {SWITCH}")
     compiler = _compiler()
