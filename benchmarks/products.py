@@ -44,15 +44,14 @@ def ways(kernels: Library, a: Tensor, b: Tensor) -> dict[str, tuple[Callable[[],
     sizes = (a.shape[0], b.shape[1], a.shape[1])
     wide, narrow = (torch.empty(sizes[:2], dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     scratch = product_scratch(kernels, [sizes], *NUMBERS)
-    return {
+    calls: dict[str, tuple[Callable[[], Any], Tensor]] = {
         "torch, f32": (partial(torch.mm, a, b, out=wide), wide),
         "torch, bf16": (partial(torch.mm, a.bfloat16(), b.bfloat16(), out=narrow), narrow),
-        **{
-            f"ours, {numbers}": (product(kernels, c, a, b, numbers=numbers, scratch=scratch), c)
-            for numbers in NUMBERS
-            for c in [torch.empty(sizes[:2])]
-        },
     }
+    for numbers in NUMBERS:
+        c = torch.empty(sizes[:2])
+        calls[f"ours, {numbers}"] = product(kernels, c, a, b, numbers=numbers, scratch=scratch), c
+    return calls
 
 
 def measure(kernels: Library, size: Size, repeats: int) -> dict[str, tuple[float, float]]:

@@ -7,9 +7,11 @@ import itertools
 import math
 import mmap
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ from llama_scale.training.optimizer import FlatOptimizer
 from llama_scale.training.peak import peak_of
 from llama_scale.training.scaling import initialise
 
-INTEGERS: tuple[Numbers, ...] = ("i16", "i8")
+INTEGERS = NUMBERS[1:]
 BETWEEN = 1e30
 SHAPE = ModelConfig(
     layers=2, width=128, heads=4, kv_heads=2, head_size=32, hidden=352, vocabulary=300, context=64
@@ -313,17 +315,23 @@ def test_gradients_are_close_to_those_of_32_bits(
         assert (one - other).norm() < (2e-3 if integers == "i16" else 8e-2) * other.norm()
 
 
-def test_in_8_bits_the_head_and_evaluation_keep_16(kernels: Library) -> None:
-    head_alone = replace(SHAPE, width=64, heads=1, kv_heads=1, head_size=32, hidden=48)
-    losses = list[float]()
-    for config in (head_alone, SHAPE):
-        models = [KernelGradients(made(config), kernels, numbers) for numbers in INTEGERS]
-        (in_16, found_16), (in_8, found_8) = map(gradients, models)
-        losses += [in_16, in_8]
-        ids = torch.randint(config.vocabulary, (2, 65), generator=torch.Generator().manual_seed(1))
-        assert torch.equal(*(model.loss(ids[:, :-1], ids[:, 1:]) for model in models))
-        assert all(map(torch.equal, found_16, found_8)) is (config == head_alone)
-    assert losses[0] == losses[1] and losses[2] != losses[3]
+def test_in_8_bits_gradients_of_weights_the_head_and_evaluation_keep_16(
+    kernels: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Counter[tuple[str, Numbers]]()
+
+    def counted(library: Library, c: Tensor, a: Tensor, b: Tensor, *, numbers: Numbers, **how: Any) -> Any:
+        where = "head" if SHAPE.vocabulary in (*c.shape, *a.shape) else "blocks"
+        asked[where, numbers] += 1
+        return product(library, c, a, b, numbers=numbers, **how)
+
+    monkeypatch.setattr(step, "product", counted)
+    model, ids = made(SHAPE), torch.zeros(1, 64, dtype=torch.int64)
+    by_bytes = gradients_of(model, "i8", sequences=1)
+    by_bytes(ids, ids, 0.0, 1.0)
+    each = 7 * SHAPE.layers  # matrices, of which y and dx, then what is evaluated and dw
+    assert asked == {("blocks", "i8"): 2 * each, ("blocks", "i16"): 2 * each, ("head", "i16"): 4}
+    assert torch.equal(by_bytes.loss(ids, ids), gradients_of(model, "i16", sequences=1).loss(ids, ids))
 
 
 @pytest.mark.parametrize(("width", "same"), [(48, True), (64, False)])

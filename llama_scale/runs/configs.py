@@ -17,7 +17,7 @@ RunRole = Literal["train", "holdout", "trunk", "search", "continued"]
 OptimizerKind = Literal["adamw", "muon"]
 ScheduleKind = Literal["wsd", "cosine", "linear", "constant"]
 DecayShape = Literal["1-sqrt", "linear"]
-Precision = Literal["f32", "bf16", "i16", "i8"]  # INTEGERS: of matrix products alone, all else as in f32
+Precision = Literal["f32", "bf16", "i16", "i8"]  # i16, i8: of matrix products alone
 
 
 @frozen

@@ -86,7 +86,7 @@ def _of(chip: Accelerator) -> Peak:
 def _measured_here(precision: Precision) -> Peak | None:
     """Measured once for a CPU, its threads and what multiplies there, then read from the user's cache.
 
-    None in integers without its kernels.
+    In 8 bits that of products in 8 alone, which are a part of a step's. None in integers without kernels.
     """
     kernels, count = used_on(torch.device("cpu")), torch.get_num_threads()
     if precision != "bf16" and isinstance(kernels, Library) and (precision in INTEGERS or kernels.multiplies):

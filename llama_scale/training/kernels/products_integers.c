@@ -1,5 +1,5 @@
-/* Products of whole matrices by integers of 16 or 8 bits: twice or four times as many multiply-adds an instruction as
-   in 32-bit floats.
+/* Products of whole matrices by integers of 16 or 8 bits: twice as many multiply-adds an instruction as in 32-bit
+   floats or, by AVX-512 VNNI alone, four times. Elsewhere bytes are widened first, which takes longer than 16 bits.
 
    The sum over k is cut into blocks of up to DEPTH terms. In a block each row of a and each column of b is rounded to
    whole multiples of a unit of its own, and sums of products are exact in any order.
@@ -7,8 +7,9 @@
      Rounding errs by up to 2e-4 of the norm (sqrt(512 / 12) / 32,766) whatever the numbers are, an eighth of what bf16
      does. Das et al. 2018 (arXiv 1802.00930) train by 16-bit integers with one unit a tensor. Norms are to lie between
      1e-34 and 1e34: lesser ones count as zero.
-   - In 8 bits MOST units are its largest number, and no sum can leave 32 bits. Processors multiply bytes that have a
-     sign by bytes that have none: b's are RAISED, and sums of a row of a begin where what that adds is undone.
+   - In 8 bits MOST units are its largest number, which is to lie between 4e-37 and 5e33, and no sum can leave 32 bits.
+     Processors multiply bytes that have a sign by bytes that have none: b's are RAISED, and sums of a row of a begin
+     where what that adds is undone.
 
    Operands are copied first: a in panels of HIGH rows, whose numbers are broadcast, b in panels of WIDE columns. A
    32-bit lane holds 2 or 4 terms, W apart: terms may come in any order that a and b share, and this one needs no
@@ -313,7 +314,7 @@ INLINE void product(float *c, size c_row, const float *a, size a_row, size a_col
     size numbers = panels(m) * panel, rows = panels(m) * HIGH, columns = round_up(least(n, STRIP), TOGETHER * W);
     int32_t *starts = scratch + numbers * blocks;
     float *a_units = (float *)(starts + rows * blocks), *b_units = a_units + rows * blocks;
-    operand right = {(int32_t *)(b_units + columns), 0, b_units};
+    operand right = {(int32_t *)(b_units + columns), starts, b_units}; /* it has no starts: these are not touched */
     for (size j = 0; j < n; j += STRIP)
         for (size block = 0; block < blocks; block++) {
             size first = block * depth, terms = least(depth, k - first), some = least(STRIP, n - j);
@@ -328,7 +329,7 @@ INLINE void product(float *c, size c_row, const float *a, size a_row, size a_col
             else if (j == 0) copy_columns(left, panel, HIGH, HIGH, from, a_column, m, terms, 0, bits);
             if (b_row == 1)
                 for (size i = 0; i < some; i += WIDE) {
-                    operand to = {right.numbers + i * lanes_of(bits), 0, right.units + i};
+                    operand to = {right.numbers + i * lanes_of(bits), starts, right.units + i};
                     turn_rows(to, with + i * b_column, b_column, least(WIDE, some - i), terms, bits);
                 }
             else

@@ -6,7 +6,7 @@ Matrix products are of 32-bit floats or of integers (`products.py`); all else is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -44,14 +44,14 @@ BLOCKS: dict[Numbers, Products] = {
     "i16": _alike("i16"),
     "i8": Products("i8", "i16", "i8", "i16"),
 }
-HEAD = BLOCKS | {"i8": _alike("i16")}
+HEAD: dict[Numbers, Products] = {**BLOCKS, "i8": _alike("i16")}
 
 
 class KernelGradients:
     """Loss and gradients of one model, over memory that is kept from call to call.
 
-    Products of weight matrices with both sides of LEAST_SIDE or more are of `numbers`. Each of up to
-    `threads` threads takes a share of the sequences; last bits depend on how many do.
+    Products of weight matrices with both sides of LEAST_SIDE or more are of what BLOCKS and HEAD have for
+    `numbers`. Each of up to `threads` threads takes a share of the sequences; last bits depend on how many.
     """
 
     def __init__(self, model: Llama, library: Library, numbers: Numbers = "f32", *, threads: int = 1) -> None:
@@ -221,7 +221,7 @@ class Step:
             place = self._next(place, block.feed_forward_norm)
             self._feed_forward(block, place)
             place = self._next(place, after)
-        self._linear([model.head.weight], place.y, self._logits, self._dy, self._logits, HEAD[self.numbers])
+        self._linear([model.head.weight], place.y, self._logits, self._dy, self._logits, HEAD)
 
     def _norm(self, module: nn.RMSNorm) -> _Norm:
         x, y = (torch.empty(self.rows, self.config.width) for _ in range(2))
@@ -280,7 +280,7 @@ class Step:
         y: Tensor,
         dx: Tensor,
         dy: Tensor,
-        products: Products | None = None,
+        table: Mapping[Numbers, Products] = BLOCKS,
     ) -> None:
         """y = x weights^T, outputs side by side; weights that lie together in memory in one product."""
         start, backward = 0, list[Call]()
@@ -288,7 +288,7 @@ class Step:
         for weight, gradient in _joined(weights):
             columns = slice(start, start + weight.shape[0])
             out, back = y[:, columns], dy[:, columns]
-            of = (products or BLOCKS[self.numbers]) if min(weight.shape) >= LEAST_SIDE else _alike("f32")
+            of = table[self.numbers if min(weight.shape) >= LEAST_SIDE else "f32"]
             forward, evaluated = (multiply(out, x, weight.t(), numbers=n) for n in (of.forward, of.evaluated))
             self._go_on(forward, evaluated)
             backward += self.turn.taken(multiply(gradient, back.t(), x, numbers=of.weights, add=True))
