@@ -7,7 +7,7 @@ import torch
 
 from llama_scale.cli import checks
 from llama_scale.errors import InputError
-from llama_scale.training.kernels import check_precision
+from llama_scale.training.kernels import Library, check_precision
 
 CARDS = {0: "an A100", 1: "a T4"}
 
@@ -52,3 +52,13 @@ def test_doctor_asks_every_card(monkeypatch: pytest.MonkeyPatch) -> None:
     for count, found in ((1, "in hardware"), (2, "emulated: runs use float32")):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         assert {check.name: check.found for check in checks._devices()}["bf16"] == found
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_doctor_says_where_bytes_are_slow(
+    fast: bool, kernels: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_cpu_has", lambda *names: fast and "avx512_vnni" in names)
+    check = checks._kernels()
+    assert check.status == "pass" and kernels.name in check.found
+    assert ("i8 is slower than i16" in check.found) is not fast
