@@ -7,6 +7,7 @@ import torch
 
 from llama_scale.cli import checks
 from llama_scale.errors import InputError
+from llama_scale.training import environment
 from llama_scale.training.kernels import Library, check_precision
 
 CARDS = {0: "an A100", 1: "a T4"}
@@ -54,11 +55,19 @@ def test_doctor_asks_every_card(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {check.name: check.found for check in checks._devices()}["bf16"] == found
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    ("facts", "fast"),
+    [
+        ({"flags": "sse2 avx512_vnni"}, True),
+        ({"flags": "sse2"}, False),
+        ({"Features": "bf16"}, False),
+        ({}, False),
+    ],
+)
 def test_doctor_says_where_bytes_are_slow(
-    fast: bool, kernels: Library, monkeypatch: pytest.MonkeyPatch
+    facts: dict[str, str], fast: bool, kernels: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "_cpu_has", lambda *names: fast and "avx512_vnni" in names)
+    monkeypatch.setattr(environment, "cpu_facts", lambda: facts)
     check = checks._kernels()
     assert check.status == "pass" and kernels.name in check.found
     assert ("i8 is slower than i16" in check.found) is not fast

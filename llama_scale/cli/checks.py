@@ -117,11 +117,10 @@ def _kernels() -> Check:
 
 
 def _cpu_has(*names: str) -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return any(name in flags for name in names)
+    from llama_scale.training.environment import cpu_facts
+
+    facts = cpu_facts()
+    return not {*names}.isdisjoint(f"{facts.get('flags', '')} {facts.get('Features', '')}".split())
 
 
 def _memory() -> Check:
